@@ -1,0 +1,25 @@
+"""Refusals: one line with the thing, the value and the fix, and the exit code it ends with."""
+
+
+class Refusal(Exception):
+    """The command cannot go on for a reason the user can mend; `str(error)` is the whole line."""
+
+    exit_code: int
+
+
+class ConfigError(Refusal):
+    """A flag, a config field or a command line that cannot be meant."""
+
+    exit_code = 64
+
+
+class DataError(Refusal):
+    """Data that is missing, damaged, foreign or not what it says it is."""
+
+    exit_code = 65
+
+
+class CannotWrite(Refusal):
+    """A disk that is full or read-only, or a place that is already taken."""
+
+    exit_code = 73

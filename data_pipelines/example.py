@@ -1,0 +1,117 @@
+"""The nouns of the road: an entry of a data set, the stored record, the batch on the host."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float, Int, Int8, Int32, Int64, UInt8
+
+FORMAT_VERSION = 1
+
+JOINTS = (
+    "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle",
+    "pelvis", "thorax", "upper neck", "head top",
+    "right wrist", "right elbow", "right shoulder", "left shoulder", "left elbow", "left wrist",
+)  # fmt: skip
+MIRRORED_JOINTS = (5, 4, 3, 2, 1, 0, 6, 7, 8, 9, 15, 14, 13, 12, 11, 10)
+BONES = (
+    (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9),
+    (10, 11), (11, 12), (12, 7), (7, 13), (13, 14), (14, 15),
+)  # fmt: skip
+NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
+
+UNLABELLED = -1  # a single label that nobody gave; such an image trains with weight 0
+PADDING_ID = -1  # the id of a row that only fills a batch
+
+LabelKind = Literal["single", "multi"]
+Keypoints = Float[np.ndarray, "people 16 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One image as its data set describes it, before a byte of it is read.
+
+    `keypoints` are 0-based pixels of the stored image (x, y, visibility); `label` is a class id,
+    or one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 where
+    there is none.
+    """
+
+    id: str
+    path: Path
+    label: int | tuple[int, ...]
+    keypoints: Keypoints
+    source_index: int = 0
+
+
+class Reject(NamedTuple):
+    """A listed image that cannot be used, and why."""
+
+    split: str
+    id: str
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class RawSplit:
+    """The entries of one split and the funnel that led to them."""
+
+    listed: int
+    annotated: int
+    on_disk: int
+    entries: list[Entry]
+
+
+@dataclasses.dataclass(frozen=True)
+class RawData:
+    """A whole data set as its own files describe it; `provenance` goes into the manifest."""
+
+    name: str
+    label_kind: LabelKind
+    classes: tuple[str, ...]
+    splits: Mapping[str, RawSplit]
+    rejects: list[Reject]
+    provenance: Mapping[str, str | int | float | list[str]]
+
+
+def record_features(label_kind: LabelKind, classes: int) -> tfds.features.FeaturesDict:
+    """The stored form of one example: the file's own bytes beside what is known about it."""
+    label = (
+        tfds.features.Scalar(np.int64)
+        if label_kind == "single"
+        else tfds.features.Tensor(shape=(classes,), dtype=np.int8)
+    )
+    return tfds.features.FeaturesDict(
+        {
+            "id": tfds.features.Text(),
+            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "width_px": tfds.features.Scalar(np.int64),
+            "height_px": tfds.features.Scalar(np.int64),
+            "label": label,
+            "keypoints": tfds.features.Sequence(
+                tfds.features.Tensor(shape=(len(JOINTS), 3), dtype=np.float32)
+            ),
+            "source_index": tfds.features.Scalar(np.int64),
+        }
+    )
+
+
+class HostBatch(NamedTuple):
+    """A batch in the host's memory; the device normalises it and draws its heatmaps.
+
+    `keypoints` are pixels of the crop, padded with people that have no joint; `disc_radius` is
+    5 % of the whole image's width, in pixels of the crop; `weight` is 0 for unlabelled and for
+    padding rows; `id` is the record's position in its split, -1 for padding.
+    """
+
+    image: UInt8[np.ndarray, "b h w 3"]
+    keypoints: Float[np.ndarray, "b people 16 3"]
+    disc_radius: Float[np.ndarray, " b"]
+    label: Int32[np.ndarray, " b"] | Int8[np.ndarray, "b k"]
+    weight: Float[np.ndarray, " b"]
+    id: Int64[np.ndarray, " b"]
+
+
+Label = Int[np.ndarray, ""] | Int8[np.ndarray, " k"]

@@ -1,0 +1,102 @@
+"""Files that are either whole or absent: atomic writes, fresh folders, digests."""
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from data_pipelines import faults
+from data_pipelines.errors import CannotWrite
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file's content, read in pieces."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def writing(target: Path) -> Iterator[None]:
+    """Turns an operating-system refusal while writing `target` into one line and exit code 73."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            free = shutil.disk_usage(existing_ancestor(target)).free
+            raise CannotWrite(
+                f"no room to write {target}: {error.strerror} ({free / 2**20:,.0f} MiB free); "
+                "free some space or choose another place"
+            ) from error
+        raise CannotWrite(
+            f"cannot write {target}: {error.strerror or error}; choose a place you may write to"
+        ) from error
+
+
+def existing_ancestor(path: Path) -> Path:
+    """The nearest folder above `path` that exists already."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def write_atomically(path: Path, content: bytes | str) -> None:
+    """Writes the whole file under its final name, or leaves what was there before."""
+    data = content.encode("utf-8") if isinstance(content, str) else content
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".partial")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            faults.point("files.before_rename")
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def fresh_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` that becomes `target` when the block ends without error.
+
+    A folder that an earlier, killed attempt left behind is swept away first.
+    """
+    partial = target.parent / f".{target.name}.partial"
+    with writing(target):
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    try:
+        with writing(target):
+            yield partial
+            faults.point("files.before_rename")
+            _sync_tree(partial)
+            _replace_folder(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _replace_folder(partial: Path, target: Path) -> None:
+    aside = target.parent / f".{target.name}.replaced"
+    shutil.rmtree(aside, ignore_errors=True)
+    if target.exists():
+        target.replace(aside)
+    partial.replace(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
