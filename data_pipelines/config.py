@@ -6,24 +6,23 @@ No `from __future__ import annotations` here: the command line reads the fields'
 import dataclasses
 import math
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, TypeVar
 
 from data_pipelines.errors import ConfigError
 
-Value = TypeVar(
-    "Value", bool, int, float, str, tuple[int, ...], tuple[float, float], tuple[str, ...]
-)
+Value = TypeVar("Value")
+Group = TypeVar("Group", bound="Settings")
 
 
 def setting(
     default: Value,
     help: str,
     *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    above: float = -math.inf,
+    low: float | int = -math.inf,
+    high: float | int = math.inf,
+    above: float | int = -math.inf,
     choices: Sequence[str] = (),
 ) -> Value:
     """A field with its help text and what its value must satisfy (each element, for a tuple)."""
@@ -46,7 +45,7 @@ class Settings:
             raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is resolved")
         super().__setattr__(name, value)
 
-    def resolved(self) -> Self:
+    def resolved(self: Group) -> Group:
         """A frozen twin, rebuilt through the constructor so that its checks see final values."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         twin = type(self)(**values)
@@ -70,8 +69,8 @@ def _check_tuple(name: str, field: dataclasses.Field[Any], value: Any) -> None:
         kinds = (kinds[0],) * len(value)
     if len(value) != len(kinds):
         raise ConfigError(f"{name}={value!r} has {len(value)} values; it takes {len(kinds)}")
-    for kind, element in zip(kinds, value, strict=True):
-        _check_scalar(name, field, kind, element)
+    for place, (kind, element) in enumerate(zip(kinds, value, strict=True)):
+        _check_scalar(f"{name}[{place}]", field, kind, element)
 
 
 def _check_scalar(name: str, field: dataclasses.Field[Any], kind: Any, value: Any) -> None:
@@ -89,7 +88,7 @@ def _check_scalar(name: str, field: dataclasses.Field[Any], kind: Any, value: An
         raise ConfigError(f"{name}={value!r} is out of range; it takes {_range(rules)}")
 
 
-def _range(rules: typing.Mapping[str, float]) -> str:
+def _range(rules: Mapping[str, Any]) -> str:
     bounds = []
     if math.isfinite(rules["above"]):
         bounds.append(f"more than {rules['above']:g}")

@@ -1,0 +1,1 @@
+"""One module per data set: its own files in, the entries of its splits out."""

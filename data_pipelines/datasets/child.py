@@ -1,0 +1,100 @@
+"""Runs a parser of other people's files in a child process with time and memory limits.
+
+A parser is a module with `parse(path)` that returns what JSON can carry and raises DataError.
+"""
+
+import contextlib
+import importlib
+import json
+import math
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from data_pipelines.errors import DataError
+
+_SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads reserve memory
+_LONGEST_QUOTE = 400
+
+
+def parse_in_child(
+    module: str, path: Path, *, seconds: float = 300, memory_bytes: int = 4 * 2**30
+) -> Any:
+    """What `module.parse(path)` returns, run where a crash, a hang or a hog harms nobody."""
+    search_path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+    command = [sys.executable, "-P", "-W", "ignore", "-X", "utf8", "-m", __name__]
+    try:
+        done = subprocess.run(
+            [*command, module, str(path), str(math.ceil(seconds)), str(memory_bytes)],
+            env={**os.environ, **_SINGLE_THREADED, "PYTHONPATH": search_path},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise DataError(
+            f"{path} was not parsed within {seconds:g} s; is it the right file? get it again"
+        ) from error
+    said = _last_line(done.stderr)
+    if done.returncode == DataError.exit_code:
+        raise DataError(said)
+    if done.returncode != 0:
+        raise DataError(
+            f"parsing {path} {_ending(done.returncode)} ({said}); the file is probably damaged: "
+            "get it again"
+        )
+    try:
+        return json.loads(done.stdout)
+    except ValueError as error:
+        raise DataError(f"parsing {path} gave no JSON ({error}); get the file again") from error
+
+
+def _last_line(stderr: bytes) -> str:
+    lines = stderr.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:_LONGEST_QUOTE] if lines else "no message"
+
+
+def _ending(returncode: int) -> str:
+    if returncode > 0:
+        return f"failed with exit code {returncode}"
+    return f"was ended by signal {-returncode}, {signal.strsignal(-returncode)}"
+
+
+def main(module: str, path: str, seconds: str, memory_bytes: str) -> int:
+    """The child: sets its limits, then parses; the answer goes to stdout, a refusal to stderr."""
+    for kind, amount in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_CPU, int(seconds)),
+        (resource.RLIMIT_AS, int(memory_bytes)),
+    ):
+        _limit(kind, amount)
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            answer = importlib.import_module(module).parse(Path(path))
+        sys.stdout.write(json.dumps(answer, allow_nan=False))
+    except DataError as error:
+        sys.stderr.write(" ".join(str(error).splitlines()))
+        return DataError.exit_code
+    except MemoryError:
+        sys.stderr.write(
+            f"{path} needs more than {int(memory_bytes) / 2**30:.2g} GiB to be parsed; "
+            "is it the right file? get it again"
+        )
+        return DataError.exit_code
+    return 0
+
+
+def _limit(kind: int, amount: int) -> None:
+    _, hard = resource.getrlimit(kind)
+    allowed = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+    with contextlib.suppress(ValueError, OSError):  # macOS refuses some of them
+        resource.setrlimit(kind, (allowed, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))

@@ -1,0 +1,161 @@
+"""The things that people hold and that lie about, each in units of a person's height."""
+
+import dataclasses
+import functools
+
+import numpy as np
+
+from data_pipelines.datasets.drawn.canvas import (
+    Colour,
+    Point,
+    Points,
+    Shape,
+    area,
+    colours,
+    disc,
+    mix,
+    oval,
+    stroke,
+)
+
+_WHITE, _SILVER, _BLACK, _GREEN = (255, 255, 255), (160, 160, 165), (0, 0, 0), (52, 140, 60)
+
+
+@dataclasses.dataclass(frozen=True)
+class Thing:
+    """Shapes around the point where it is held, which is 0."""
+
+    shapes: tuple[Shape, ...]
+
+    @functools.cached_property
+    def centre(self) -> complex:
+        """The middle of the box around it."""
+        x, y = np.real(self._points), np.imag(self._points)
+        return complex(x.min() + x.max(), y.min() + y.max()) / 2
+
+    @functools.cached_property
+    def radius(self) -> float:
+        """How far it reaches from its middle."""
+        return float(np.abs(self._points - self.centre).max())
+
+    @property
+    def _points(self) -> Points:
+        return np.concatenate([shape.points for shape in self.shapes])
+
+
+def _ring(tone: str, centre: Point, radius: float, width: float) -> Shape:
+    return Shape(tone, centre + oval(radius, radius), width)
+
+
+def _box(tone: str, centre: Point, width: float, height: float) -> Shape:
+    half = complex(width, height) / 2
+    corners = (-half, half.conjugate(), half, -half.conjugate())
+    return area(tone, *(centre + corner for corner in corners))
+
+
+def _wedge(tone: str, radius: float, start: float, end: float) -> Shape:
+    return area(tone, 0, *oval(radius, radius, start, end))
+
+
+_SPOKES = np.exp(1j * np.radians([20, 80, 140]))
+
+
+def _bicycle() -> tuple[Shape, ...]:
+    """Saddle at 0; bars, crank and wheels where a rider's hands and feet come to lie."""
+    rear, front, crank, bars = -0.12 + 0.4j, 0.55 + 0.4j, 0.17 + 0.39j, 0.43 - 0.05j
+    seat, head = 0.02 + 0.1j, 0.44 + 0.06j  # the upper corners of the frame
+    wheels = [
+        shape
+        for hub in (rear, front)
+        for shape in (
+            _ring("rubber", hub, 0.17, 0.022),
+            *(stroke("metal", 0.006, hub - spoke, hub + spoke) for spoke in 0.155 * _SPOKES),
+        )
+    ]
+    frame = (rear, crank, seat, rear), (seat, head, crank), (head, front)
+    return (
+        *wheels,
+        stroke("metal", 0.018, seat, 0.035j),
+        *(stroke("main", 0.024, *tubes) for tubes in frame),
+        stroke("metal", 0.018, head, bars, bars + 0.035),
+        stroke("rubber", 0.036, -0.05 + 0.035j, 0.05 + 0.035j),
+        disc("second", crank, 0.035),
+        stroke("rubber", 0.018, crank - 0.02 - 0.06j, crank + 0.02 + 0.06j),
+    )
+
+
+def _umbrella() -> tuple[Shape, ...]:
+    """The hand at 0, the canopy above it."""
+    top = -0.36j
+    return (
+        stroke("metal", 0.018, top - 0.21j, 0.08j, 0.03 + 0.1j, 0.05 + 0.08j),
+        Shape("main", top + oval(0.29, 0.19, 180.0, 360.0), filled=True),
+        Shape("second", top + oval(0.1, 0.19, 180.0, 360.0), filled=True),
+    )
+
+
+def _book() -> tuple[Shape, ...]:
+    """Open towards its reader, so that both covers are seen; the middle at 0."""
+    across, down = np.array([0, 0.15, 0.15, 0]), np.array([-0.07, -0.09, 0.09, 0.11])
+    return tuple(
+        Shape(tone, side * across + 1j * down, filled=True)
+        for tone, width in (("main", 1.12), ("paper", 1.0))
+        for side in (-width, width)
+    )
+
+
+def _guitar() -> tuple[Shape, ...]:
+    """The sound hole at 0, the neck to the right."""
+    return (
+        disc("main", -0.11, 0.13),
+        disc("main", 0.045, 0.095),
+        Shape("main", -0.03 + oval(0.1, 0.075), filled=True),
+        disc("rubber", 0.01, 0.036),
+        stroke("rubber", 0.032, 0.04, 0.5),
+        stroke("second", 0.05, 0.5, 0.56),
+        stroke("rubber", 0.02, -0.15 - 0.04j, -0.15 + 0.04j),
+    )
+
+
+_LEAVES = (-0.13 - 0.1j, 0.12 - 0.12j, -0.02 - 0.2j, 0.15 + 0.01j)
+
+THINGS = {
+    "ball": Thing((
+        disc("main", 0, 0.08),
+        *(_wedge("second", 0.08, start, start + 60) for start in (0.0, 120.0, 240.0)),
+        disc("paper", 0, 0.02),
+    )),
+    "barbell": Thing((
+        stroke("metal", 0.022, -0.42, 0.42),
+        *(_box("main", side * 0.345, 0.045, 0.27) for side in (-1, 1)),
+        *(_box("rubber", side * 0.39, 0.035, 0.18) for side in (-1, 1)),
+    )),
+    "bicycle": Thing(_bicycle()),
+    "book": Thing(_book()),
+    "chair": Thing((
+        stroke("main", 0.03, -0.11 - 0.26j, -0.11 + 0.24j),
+        stroke("main", 0.03, 0.13 + 0.01j, 0.13 + 0.24j),
+        _box("second", 0.01 + 0.005j, 0.26, 0.05),
+        _box("second", -0.11 - 0.18j, 0.04, 0.16),
+    )),
+    "guitar": Thing(_guitar()),
+    "plant": Thing((
+        *(stroke("leaf", 0.06, 0.08j, leaf) for leaf in _LEAVES),
+        area("main", -0.1 + 0.06j, 0.1 + 0.06j, 0.07 + 0.22j, -0.07 + 0.22j),
+    )),
+    "umbrella": Thing(_umbrella()),
+}  # fmt: skip
+KINDS = tuple(THINGS)
+
+
+def paint(rng: np.random.Generator) -> dict[str, Colour]:
+    """Colours for a thing; none has a hue or lightness of its own that would give it away."""
+    main, second, third = colours(rng, 3)
+    return {
+        "main": main,
+        "second": second,
+        "paper": mix(third, _WHITE, 0.35),
+        "metal": mix(second, _SILVER, 0.6),
+        "rubber": mix(third, _BLACK, 0.3),
+        "leaf": mix(third, _GREEN, 0.5),
+    }

@@ -1,0 +1,183 @@
+"""MPII as its own files describe it: annotations, images and split lists into entries."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines.datasets import mpii_mat
+from data_pipelines.datasets.child import parse_in_child
+from data_pipelines.datasets.image_files import find_images
+from data_pipelines.datasets.mpii_mat import Annotation, Joint, Person
+from data_pipelines.datasets.mpii_splits import derive_lists, is_official, list_digest, read_lists
+from data_pipelines.datasets.mpii_splits import stem as stem_of
+from data_pipelines.errors import DataError
+from data_pipelines.example import (
+    HIDDEN,
+    JOINTS,
+    NOT_ANNOTATED,
+    UNLABELLED,
+    VISIBLE,
+    Entry,
+    Keypoints,
+    RawData,
+    RawSplit,
+    Reject,
+)
+from data_pipelines.files import sha256
+
+Classes = Mapping[str, set[int]]  # each action's name, in the order of its class id, and act_ids
+
+DOWNLOAD = "https://datasets.d2.mpi-inf.mpg.de/andriluka14cvpr"
+GET_ANNOTATIONS = (
+    f"download {DOWNLOAD}/mpii_human_pose_v1_u12_2.zip (MPII, non-commercial research only), "
+    "unpack it and pass mpii_human_pose_v1_u12_1.mat"
+)
+GET_IMAGES = (
+    f"download {DOWNLOAD}/mpii_human_pose_v1.tar.gz (12.9 GB, non-commercial research only) and "
+    "pass the archive or its unpacked folder images/"
+)
+
+
+def read(
+    annotations: Path,
+    images: Path,
+    splits: Path | None,
+    *,
+    name: str = "mpii",
+    split_seed: int = 0,
+    spool: Path | None = None,
+) -> RawData:
+    """The whole data set; without `splits` they are derived, with an own train/val cut.
+
+    `images` is a folder, or an archive whose listed images are unpacked into `spool`.
+    """
+    if not annotations.is_file():
+        raise DataError(f"no annotation file {annotations}; {GET_ANNOTATIONS}")
+    if not images.exists():
+        raise DataError(f"no images at {images}; {GET_IMAGES}")
+    published = None if splits is None else read_lists(splits)
+    rows = [Annotation(*row) for row in parse_in_child(mpii_mat.__name__, annotations)]
+    lists = derive_lists(rows, split_seed) if published is None else published
+    by_stem = _by_stem(rows, [stem for stems in lists.values() for stem in stems])
+    classes = _name_classes(by_stem.values())
+    if not classes:
+        listed = sum(map(len, lists.values()))
+        raise DataError(
+            f"none of the {listed} listed images has an action in {annotations}; {GET_ANNOTATIONS}"
+        )
+    paths = find_images(images, [row.name for row in by_stem.values()], spool)
+    if not paths:
+        raise DataError(f"none of the {len(by_stem)} listed images is in {images}; {GET_IMAGES}")
+    labels = {action: label for label, action in enumerate(classes)}
+    rejects: list[Reject] = []
+    raw_splits = {}
+    for split, stems in lists.items():
+        raw_splits[split], refused = _read_split(split, stems, by_stem, paths, labels)
+        rejects += refused
+    cut = {"split_seed": split_seed} if published is None else {}
+    return RawData(
+        name=name,
+        label_kind="single",
+        classes=tuple(classes),
+        splits=raw_splits,
+        rejects=rejects,
+        provenance={
+            "annotations": annotations.name,
+            "annotations_sha256": sha256(annotations),
+            "images": images.name,
+            **_describe_splits(lists, derived=published is None),
+            **cut,
+            "videos_in_train_and_val": _shared_videos(lists, by_stem),
+            "act_ids": [",".join(map(str, sorted(ids))) for ids in classes.values()],
+        },
+    )
+
+
+def _by_stem(rows: Sequence[Annotation], listed: Iterable[str]) -> dict[str, Annotation]:
+    """The annotation of each listed image that has one, in the order of the annotation file."""
+    wanted = set(listed)
+    found: dict[str, Annotation] = {}
+    for row in rows:
+        stem = stem_of(row.name)
+        if stem not in wanted:
+            continue
+        if stem in found:
+            raise DataError(
+                f"annolist({found[stem].source_index}) and annolist({row.source_index}) are both "
+                f"of the listed image {row.name!r}; {GET_ANNOTATIONS}"
+            )
+        found[stem] = row
+    return found
+
+
+def _name_classes(rows: Iterable[Annotation]) -> Classes:
+    """The actions in order of first appearance; several act_ids may share one name."""
+    classes: dict[str, set[int]] = {}
+    for row in rows:
+        if row.act_name:
+            classes.setdefault(row.act_name, set()).add(row.act_id)
+    return classes
+
+
+def _read_split(
+    split: str,
+    stems: Sequence[str],
+    by_stem: Mapping[str, Annotation],
+    paths: Mapping[str, Path],
+    labels: Mapping[str, int],
+) -> tuple[RawSplit, list[Reject]]:
+    entries, rejects = [], []
+    for stem in stems:
+        row = by_stem.get(stem)
+        if row is None:
+            rejects.append(Reject(split, stem, "is not in the annotation file"))
+        elif row.name not in paths:
+            rejects.append(Reject(split, stem, f"has no file {row.name!r} among the images"))
+        else:
+            entries.append(
+                Entry(
+                    id=stem,
+                    path=paths[row.name],
+                    label=labels.get(row.act_name, UNLABELLED),
+                    keypoints=stack_people(row.people),
+                    source_index=row.source_index,
+                )
+            )
+    annotated = sum(stem in by_stem for stem in stems)
+    return RawSplit(len(stems), annotated, len(entries), entries), rejects
+
+
+def stack_people(people: Sequence[Person]) -> Keypoints:
+    """The joints of an image's people as one array, (0, 0, NOT_ANNOTATED) where one is missing."""
+    rows = [[_keypoint(joint) for joint in person] for person in people]
+    return np.array(rows, np.float32).reshape(len(rows), len(JOINTS), 3)
+
+
+def _keypoint(joint: Joint | None) -> tuple[float, float, int]:
+    if joint is None:
+        return 0.0, 0.0, NOT_ANNOTATED
+    x, y, is_visible = joint
+    return x, y, VISIBLE if is_visible else HIDDEN
+
+
+def _describe_splits(
+    lists: Mapping[str, Sequence[str]], *, derived: bool
+) -> dict[str, str | list[str]]:
+    if derived:
+        kind = "derived, not comparable with published numbers"
+    else:
+        kind = "official lists" if is_official(lists) else "own lists"
+    return {
+        "split_kind": kind,
+        "list_sha256": [f"{split} {list_digest(stems)}" for split, stems in lists.items()],
+    }
+
+
+def _shared_videos(lists: Mapping[str, Sequence[str]], by_stem: Mapping[str, Annotation]) -> int:
+    """How many videos have frames on both sides; none should, or validation is no test."""
+    train, val = (
+        {by_stem[stem].vididx for stem in lists[split] if stem in by_stem} - {0}
+        for split in ("train", "val")
+    )
+    return len(train & val)

@@ -1,0 +1,97 @@
+"""Which MPII images belong to which split: the published lists, or a cut made from the .mat."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from data_pipelines.datasets.mpii_mat import Annotation
+from data_pipelines.errors import DataError
+
+SPLITS = ("train", "val", "test")
+TRAIN_SHARE = 8219 / (8219 + 6988)
+OFFICIAL_SHA256 = {
+    "train": "9b364f8c7c4a3f306c787e2b057afcbafd44ad991cd6e31a1026a3f7ce774042",
+    "val": "0b8339985f8b163868a59bdaa572a34992f524fcf024e146700ac0ec178177d9",
+    "test": "b5ac700f9183c37d2ac835f50b49b0be4c1a05d16cf9634cd74d26de967ce64a",
+}
+SOURCE = (
+    "fetch images_mpii_{train,val,test}.txt from src/data/mpii/lists of "
+    "github.com/rohitgirdhar/AttentionalPoolingAction (commit 2ac917d), or derive the splits"
+)
+
+
+def stem(name: str) -> str:
+    """An image's name without the suffix of a JPEG file."""
+    for suffix in (".jpg", ".jpeg"):
+        if name.lower().endswith(suffix):
+            return name[: -len(suffix)]
+    return name
+
+
+def read_lists(folder: Path) -> dict[str, list[str]]:
+    """The image stems of each list in `folder`; the test list may be absent."""
+    lists: dict[str, list[str]] = {}
+    owner: dict[str, str] = {}
+    for split in SPLITS:
+        path = folder / f"images_mpii_{split}.txt"
+        if split == "test" and not path.exists():
+            continue
+        lists[split] = _read_list(path)
+        for name in lists[split]:
+            if name in owner:
+                raise DataError(
+                    f"{path} lists {name!r}, which the {owner[name]} list holds already; "
+                    f"remove one, or {SOURCE}"
+                )
+            owner[name] = split
+    return lists
+
+
+def _read_list(path: Path) -> list[str]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise DataError(f"{path} cannot be read ({reason}); {SOURCE}") from error
+    names = [stem(line.strip()) for line in lines if line.strip()]
+    if not names:
+        raise DataError(f"{path} lists no image; {SOURCE}")
+    return names
+
+
+def list_digest(names: Sequence[str]) -> str:
+    """The SHA-256 of a list written as it is published: one stem a line."""
+    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+
+
+def is_official(lists: Mapping[str, Sequence[str]]) -> bool:
+    """Whether these are the lists that published numbers refer to."""
+    return {split: list_digest(names) for split, names in lists.items()} == OFFICIAL_SHA256
+
+
+def derive_lists(annotations: Sequence[Annotation], seed: int) -> dict[str, list[str]]:
+    """Splits by MPII's own rule, with a train/val cut between videos that depends on `seed`.
+
+    Used are images with a sufficiently separated person; of MPII's training images only those
+    with an action. Frames of one video stay together.
+    """
+    used = [row for row in annotations if row.single_people]
+    labelled = [row for row in used if row.is_train and row.act_id > 0]
+    videos: dict[str, list[Annotation]] = {}
+    for row in labelled:
+        videos.setdefault(f"{row.vididx}" if row.vididx else row.name, []).append(row)
+    in_train: set[int] = set()
+    for video in sorted(videos, key=lambda video: list_digest([f"{seed}", video])):
+        if len(in_train) < TRAIN_SHARE * len(labelled):
+            in_train.update(row.source_index for row in videos[video])
+    lists = {
+        "train": [stem(row.name) for row in labelled if row.source_index in in_train],
+        "val": [stem(row.name) for row in labelled if row.source_index not in in_train],
+        "test": [stem(row.name) for row in used if not row.is_train],
+    }
+    if not lists["train"] or not lists["val"]:
+        raise DataError(
+            f"no train/val cut can be derived from {len(labelled)} labelled images of "
+            f"{len(videos)} videos; pass the lists instead"
+        )
+    return {split: names for split, names in lists.items() if names}

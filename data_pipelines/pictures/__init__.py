@@ -1,0 +1,1 @@
+"""Data made visible: skeletons on images, batches as grids, pages of both."""

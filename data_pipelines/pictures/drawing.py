@@ -1,0 +1,139 @@
+"""Draws skeletons onto images, and batches as grids; blue is a person's left, orange the right."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from jaxtyping import Float, UInt8
+from PIL import Image, ImageDraw, ImageFont
+
+from data_pipelines.example import (
+    BONES,
+    HIDDEN,
+    JOINTS,
+    NOT_ANNOTATED,
+    PADDING_ID,
+    HostBatch,
+    Keypoints,
+)
+from data_pipelines.manifest import classes_of
+from data_pipelines.transforms import View, resize
+
+RGB = tuple[int, int, int]
+Picture = UInt8[np.ndarray, "h w 3"]
+
+LEFT, RIGHT, CENTRE = (0, 142, 255), (255, 140, 0), (240, 240, 240)
+CASING = (24, 24, 24)  # a dark edge, so that lines stand out from any ground
+DISC = (255, 255, 255)
+PAPER, INK = (255, 255, 255), (30, 30, 30)
+SUBPIXEL_BITS = 4
+GAP_PX, CAPTION_PX, TEXT_PX = 8, 22, 14
+
+
+def side_colour(*joints: int) -> RGB:
+    """The colour of a joint or bone: one that touches a side of the body belongs to it."""
+    names = " ".join(JOINTS[joint] for joint in joints)
+    return LEFT if "left" in names else RIGHT if "right" in names else CENTRE
+
+
+def draw_skeletons(image: Picture, keypoints: Keypoints) -> Picture:
+    """The image with everybody's annotated joints: filled where visible, hollow where hidden."""
+    canvas = np.ascontiguousarray(image).copy()
+    thickness = max(1, round(max(image.shape[:2]) / 160))
+    for person in keypoints:
+        seen = person[:, 2] != NOT_ANNOTATED
+        bones = [bone for bone in BONES if seen[list(bone)].all()]
+        for colour, extra in ((CASING, 2), (None, 0)):
+            for start, end in bones:
+                cv2.line(
+                    canvas,
+                    _fixed(person[start]),
+                    _fixed(person[end]),
+                    colour or side_colour(start, end),
+                    thickness + extra,
+                    cv2.LINE_AA,
+                    SUBPIXEL_BITS,
+                )
+        for joint in np.flatnonzero(seen):
+            _draw_joint(canvas, person[joint], side_colour(int(joint)), thickness)
+    return canvas
+
+
+def _draw_joint(
+    canvas: Picture, joint: Float[np.ndarray, " 3"], colour: RGB, thickness: int
+) -> None:
+    radius = (1.6 * thickness + 1) * 2**SUBPIXEL_BITS
+    inner = CASING if joint[2] == HIDDEN else colour
+    for grown, paint, filled in ((1.0, CASING, True), (0.0, inner, True), (0.0, colour, False)):
+        cv2.circle(
+            canvas,
+            _fixed(joint),
+            round(radius + grown * 2**SUBPIXEL_BITS),
+            paint,
+            cv2.FILLED if filled else thickness,
+            cv2.LINE_AA,
+            SUBPIXEL_BITS,
+        )
+
+
+def draw_disc(image: Picture, centre: Float[np.ndarray, " 3"], radius: float) -> Picture:
+    """The image with the circle that a pose target fills around a joint."""
+    canvas = np.ascontiguousarray(image).copy()
+    scaled = round(radius * 2**SUBPIXEL_BITS)
+    for colour, thickness in ((CASING, 3), (DISC, 1)):
+        cv2.circle(canvas, _fixed(centre), scaled, colour, thickness, cv2.LINE_AA, SUBPIXEL_BITS)
+    return canvas
+
+
+def _fixed(point: Float[np.ndarray, " n"]) -> tuple[int, int]:
+    """A point in OpenCV's fixed-point pixels, kept near enough that they cannot overflow."""
+    x, y = np.clip(point[:2], -1e5, 1e5) * 2**SUBPIXEL_BITS
+    return round(float(x)), round(float(y))
+
+
+def fit(view: View, side_px: int) -> View:
+    """The view with its longer side `side_px` long."""
+    height, width = view.image.shape[:2]
+    scale = side_px / max(height, width)
+    return resize(view, max(1, round(width * scale)), max(1, round(height * scale)), smooth=True)
+
+
+def label_text(label: object, classes: Sequence[str]) -> str:
+    """The names of what a label says."""
+    return ", ".join(classes[each] for each in classes_of(label)) or "no label"
+
+
+def first_joint_inside(keypoints: Keypoints, image: Picture) -> Float[np.ndarray, " 3"] | None:
+    """The first annotated joint that lies in the image, where there is one."""
+    height, width, _ = image.shape
+    x, y, visibility = np.moveaxis(keypoints, -1, 0)
+    inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (visibility != NOT_ANNOTATED)
+    return keypoints[inside][0] if inside.any() else None
+
+
+def draw_batch(
+    batch: HostBatch, classes: Sequence[str], *, columns: int = 0, side_px: int = 240
+) -> bytes:
+    """A PNG of the batch's images in reading order, each with its skeletons and its label."""
+    count = len(batch.image)
+    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    wide, high = side_px + GAP_PX, side_px + GAP_PX + CAPTION_PX
+    size = columns * wide + GAP_PX, math.ceil(count / columns) * high + GAP_PX
+    sheet = Image.new("RGB", size, PAPER)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_PX)
+    for index in range(count):
+        left, top = GAP_PX + index % columns * wide, GAP_PX + index // columns * high
+        view = fit(View(batch.image[index], batch.keypoints[index], 0.0), side_px)
+        drawn = draw_skeletons(view.image, view.keypoints)
+        sheet.paste(Image.fromarray(drawn), (left, top))
+        text = label_text(batch.label[index], classes) if batch.weight[index] else "no label"
+        if batch.id[index] == PADDING_ID:
+            text = "(padding)"
+        while text and pen.textlength(text, font) > side_px:
+            text = text[:-2] + "\u2026" if len(text) > 1 else ""
+        pen.text((left, top + side_px + 4), text, INK, font)
+    png = io.BytesIO()
+    sheet.save(png, "PNG")
+    return png.getvalue()

@@ -1,0 +1,81 @@
+"""The batches a config would see, beside the stored images they were made from."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from data_pipelines import decode, files, loader, manifest, records
+from data_pipelines.config import DataConfig
+from data_pipelines.example import PADDING_ID, HostBatch
+from data_pipelines.manifest import Manifest
+from data_pipelines.pictures.drawing import label_text
+from data_pipelines.pictures.page import Figure, Gallery, Page, render, thumbnail
+from data_pipelines.transforms import View
+
+
+def show(
+    data: DataConfig, *, seed: int, batch_size: int, html: Path, say: Callable[[str], None] = print
+) -> None:
+    """Writes a page of training batch 0 of `seed`, and of the first evaluation batch."""
+    stated = manifest.load(data.directory)
+    with loader.training_batches(data, stated, seed=seed, batch_size=batch_size) as batches:
+        training = next(batches)
+    with loader.evaluation_batches(data, stated, batch_size=batch_size) as batches:
+        evaluation = next(batches)
+    page = Page(
+        title=f"{stated.name}: what a model sees",
+        lead=f"The first training batch of seed {seed} and the first evaluation batch, "
+        f"{batch_size} images each, from {data.directory} (fingerprint {stated.fingerprint})",
+        warnings=(),
+        tables=(),
+        galleries=[
+            _gallery("Training batch", data.train_split, training, data, stated),
+            _gallery("Evaluation batch", data.eval_split, evaluation, data, stated),
+        ],
+        facts_heading="Settings",
+        facts=[
+            (f"data.{field.name}", str(getattr(data, field.name)))
+            for field in dataclasses.fields(data)
+        ],
+    )
+    files.write_atomically(html, render(page))
+    say(f"batches: {html}")
+
+
+def _gallery(
+    heading: str, split: str, batch: HostBatch, data: DataConfig, stated: Manifest
+) -> Gallery:
+    stored = records.open_split(data.directory, split, stated)
+    rows = [row for row in range(len(batch.id)) if batch.id[row] != PADDING_ID]
+    padding = len(batch.id) - len(rows)
+    note = (
+        f"Split {split}. Left: as stored. Right: the crop, its circle a joint's disc in the target."
+    )
+    if padding:
+        note += f" {padding} more rows only fill the batch."
+    return Gallery(
+        heading=heading,
+        note=note,
+        figures=[_figure(batch, row, stored[int(batch.id[row])], stated.classes) for row in rows],
+        wide=True,
+    )
+
+
+def _figure(batch: HostBatch, row: int, record: records.Record, classes: Sequence[str]) -> Figure:
+    label = label_text(record["label"], classes)
+    weight = "" if batch.weight[row] else " \u00b7 weight 0"
+    stored = View(decode.decode(record["image"]), record["keypoints"], 0.0)
+    crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]))
+    return Figure(
+        title=label,
+        details=f"{record['id']} \u00b7 record {batch.id[row]}{weight}",
+        thumbnails=[
+            thumbnail(stored, alt=f"{label}, as stored", caption=_size(stored)),
+            thumbnail(crop, alt=f"{label}, as a model sees it", caption=_size(crop)),
+        ],
+    )
+
+
+def _size(view: View) -> str:
+    height_px, width_px, _ = view.image.shape
+    return f"{width_px} \u00d7 {height_px} px"

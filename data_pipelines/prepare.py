@@ -1,0 +1,281 @@
+"""From a data set's own files to verified records: nothing is dropped without being named."""
+
+import collections
+import csv
+import importlib.metadata
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import simplejpeg
+
+from data_pipelines import decode, faults, files, records
+from data_pipelines.errors import CannotWrite, DataError
+from data_pipelines.example import Entry, RawData, RawSplit, Reject
+from data_pipelines.manifest import MANIFEST, Manifest, Shard, Tally, load, save
+from data_pipelines.transforms import View, resize
+
+REJECTS = "rejects.csv"
+FEW_IMAGES = 5
+LARGEST_FILE_BYTES = 256 * 2**20
+JPEG_QUALITY = 95
+NEWS_EVERY_S = 15.0
+WRITERS = ("tensorflow-datasets", "array-record")
+
+Say = Callable[[str], None]
+
+
+def build(
+    out: Path,
+    source: Callable[[Path], RawData],
+    *,
+    max_rejects: int = 0,
+    max_width_px: int = 0,
+    overwrite: bool = False,
+    say: Say = print,
+) -> Manifest:
+    """Turns a data set into records and a manifest under `out`, or leaves nothing there.
+
+    `source` may write raw files into the folder it is given. Images wider than `max_width_px`
+    are shrunk to it, 0 leaves all of them as they are. More than `max_rejects` images that cannot
+    be used end it; their list then stands beside `out`.
+    """
+    out = out.resolve()
+    refuse_taken(out, overwrite)
+    spilled = out.with_name(f"{out.name}.{REJECTS}")
+    with files.fresh_folder(out) as partial:
+        raw = _read_source(source, partial)
+        intake = _Intake(raw, max_width_px, say)
+        written = records.write(
+            partial,
+            raw.label_kind,
+            len(raw.classes),
+            {name: intake.records(name, split) for name, split in raw.splits.items()},
+        )
+        if len(intake.rejects) > max_rejects:
+            files.write_atomically(spilled, rejects_table(intake.rejects))
+            raise DataError(_too_many(raw, intake.rejects, max_rejects, spilled))
+        _refuse_untrainable(raw, intake)
+        if intake.rejects:
+            files.write_atomically(partial / REJECTS, rejects_table(intake.rejects))
+        manifest = _describe(raw, intake, written, partial, max_width_px)
+        save(manifest, partial)
+    spilled.unlink(missing_ok=True)
+    for line in report(out, raw, manifest, len(intake.rejects)):
+        say(line)
+    return manifest
+
+
+def refuse_taken(out: Path, overwrite: bool) -> None:
+    """Refuses a place that holds a data set, unless that may be replaced, or anything else."""
+    with files.writing(out):
+        if not out.exists():
+            return
+        if not out.is_dir():
+            raise CannotWrite(f"{out} is a file; pass another --out")
+        if not any(out.iterdir()):
+            return
+    if not (out / MANIFEST).is_file():
+        raise CannotWrite(
+            f"{out} holds files that are no prepared data and stays untouched; pass another --out"
+        )
+    if not overwrite:
+        try:
+            held = load(out)
+            described = f"data set {held.name} ({held.fingerprint})"
+        except DataError:
+            described = "a damaged data set"
+        raise CannotWrite(f"{out} already holds {described}; pass --overwrite or another --out")
+
+
+def _read_source(source: Callable[[Path], RawData], partial: Path) -> RawData:
+    try:
+        raw = source(partial)
+    except OSError as error:
+        if error.filename and not Path(str(error.filename)).is_relative_to(partial):
+            raise DataError(
+                f"cannot read {error.filename}: {error.strerror}; mend it or pass another"
+            ) from error
+        raise
+    for name, times in collections.Counter(raw.classes).items():
+        if times > 1:
+            raise DataError(f"class {name!r} is listed {times} times; give each its own name")
+        if not _is_text(name):
+            raise DataError(f"class {name!r} is no valid UTF-8; rename it")
+    return raw
+
+
+def _is_text(name: str) -> bool:
+    try:
+        return bool(name.encode())
+    except UnicodeEncodeError:
+        return False
+
+
+class News:
+    """Tells now and then how far a long walk over images has come."""
+
+    def __init__(self, say: Say) -> None:
+        self._say = say
+        self._told_at = time.monotonic()
+
+    def tell(self, split: str, done: int, total: int) -> None:
+        """Says a line if the last one is long ago."""
+        if time.monotonic() - self._told_at > NEWS_EVERY_S:
+            self._told_at = time.monotonic()
+            self._say(f"{split}: {done:,} of {total:,} images read")
+
+
+class _Intake:
+    """Turns entries into records one at a time, and keeps count of what passed and what did not."""
+
+    def __init__(self, raw: RawData, max_width_px: int, say: Say) -> None:
+        self.rejects = list(raw.rejects)
+        self.tallies = {name: Tally(len(raw.classes)) for name in raw.splits}
+        self._raw = raw
+        self._max_width_px = max_width_px
+        self._home: dict[str, str] = {}  # the split of every id
+        self._news = News(say)
+
+    def records(self, split: str, contents: RawSplit) -> Iterator[records.Record]:
+        """The usable entries of a split, in order."""
+        for done, entry in enumerate(contents.entries):
+            self._news.tell(split, done, len(contents.entries))
+            faults.point("prepare.entry")
+            try:
+                self._refuse_repetition(split, entry.id)
+                record = examine(entry, self._raw, self._max_width_px)
+            except DataError as error:
+                self.rejects.append(Reject(split, entry.id, str(error)))
+                continue
+            self.tallies[split].add(entry.id, entry.label, record["keypoints"])
+            yield record
+
+    def _refuse_repetition(self, split: str, id: str) -> None:
+        if not _is_text(id):
+            raise DataError("its name is not valid UTF-8; rename it")
+        if id in self._home:
+            raise DataError(f"its name is already listed in split {self._home[id]!r}; list it once")
+        self._home[id] = split
+
+
+def examine(entry: Entry, raw: RawData, max_width_px: int) -> records.Record:
+    """Reads, decodes and checks one image; a DataError's text is why it cannot be used."""
+    fault = records.label_fault(
+        entry.label, raw.label_kind, len(raw.classes)
+    ) or records.keypoints_fault(entry.keypoints)
+    if fault:
+        raise DataError(fault)
+    content = _read(entry.path)
+    view = View(decode.decode(content), entry.keypoints, 0.0)
+    height_px, width_px, _ = view.image.shape
+    if 0 < max_width_px < width_px:
+        height_px = max(1, round(height_px * max_width_px / width_px))
+        width_px = max_width_px
+        view = resize(view, width_px, height_px, smooth=True)
+        content = simplejpeg.encode_jpeg(view.image, quality=JPEG_QUALITY)
+    return {
+        "id": entry.id,
+        "image": content,
+        "width_px": width_px,
+        "height_px": height_px,
+        "label": np.array(entry.label, np.int8 if raw.label_kind == "multi" else np.int64),
+        "keypoints": view.keypoints.astype(np.float32),
+        "source_index": entry.source_index,
+    }
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if not path.is_file():
+            raise DataError("its file is no regular file" if path.exists() else "it has no file")
+        size = path.stat().st_size
+        if size > LARGEST_FILE_BYTES:
+            raise DataError(f"its file has {size:,} bytes, more than any image")
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"its file cannot be read ({error.strerror or error})") from error
+
+
+def _too_many(raw: RawData, rejects: Sequence[Reject], max_rejects: int, spilled: Path) -> str:
+    listed = sum(split.listed for split in raw.splits.values())
+    named = "; ".join(f"{each.split} {each.id!r}: {each.reason}" for each in rejects[:3])
+    more = f"; and {len(rejects) - 3:,} more" if len(rejects) > 3 else ""
+    return (
+        f"{len(rejects):,} of {listed:,} listed images cannot be used, more than --max-rejects "
+        f"{max_rejects} ({named}{more}); {spilled} lists them: mend them, or pass "
+        f"--max-rejects {len(rejects)}"
+    )
+
+
+def _refuse_untrainable(raw: RawData, intake: _Intake) -> None:
+    if "train" not in raw.splits:
+        raise DataError(f"data set {raw.name} has no split 'train', only {', '.join(raw.splits)}")
+    if not intake.tallies["train"].ids:
+        raise DataError(
+            f"split 'train' of data set {raw.name} has no usable image of "
+            f"{raw.splits['train'].listed:,} listed; check its list and the folder of its images"
+        )
+
+
+def rejects_table(rejects: Sequence[Reject]) -> bytes:
+    """The CSV of split, id and reason, in which no cell can act as a spreadsheet's formula."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text)
+    writer.writerow(Reject._fields)
+    for reject in rejects:
+        writer.writerow([f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell for cell in reject])
+    return text.getvalue().encode("utf-8", "backslashreplace")
+
+
+def _describe(
+    raw: RawData,
+    intake: _Intake,
+    written: Mapping[str, Sequence[tuple[Path, int]]],
+    folder: Path,
+    max_width_px: int,
+) -> Manifest:
+    versions = {name: importlib.metadata.version(name) for name in WRITERS}
+    return Manifest(
+        name=raw.name,
+        label_kind=raw.label_kind,
+        classes=tuple(raw.classes),
+        max_people=max(tally.max_people for tally in intake.tallies.values()),
+        splits={
+            name: tally.split([_shard(folder, file, count) for file, count in written[name]])
+            for name, tally in intake.tallies.items()
+        },
+        provenance={**raw.provenance, **versions, "max_width_px": max_width_px},
+    )
+
+
+def _shard(folder: Path, file: Path, examples: int) -> Shard:
+    path = folder / file
+    return Shard(file.as_posix(), path.stat().st_size, examples, files.sha256(path))
+
+
+def report(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterator[str]:
+    """The way from what is listed to what is used, split by split, and what came of it."""
+    rows: list[tuple[str, ...]] = [
+        ("split", "listed", "found", "on disk", "labelled", "with joints", "used")
+    ]
+    for name, split in raw.splits.items():
+        held = manifest.splits[name]
+        reached = (split.listed, split.annotated, split.on_disk)
+        kept = (held.labelled, held.with_joints, held.examples)
+        rows += [(name, *(f"{count:,}" for count in reached + kept))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for first, *others in rows:
+        numbers = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
+        yield "  ".join((f"{first:<{widths[0]}}", *numbers))
+    few = sum(count < FEW_IMAGES for count in manifest.splits["train"].class_counts)
+    size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
+    yield (
+        f"classes: {len(manifest.classes):,}, of which {few:,} have fewer than {FEW_IMAGES} "
+        f"training images; people in an image: at most {manifest.max_people}"
+    )
+    if rejected:
+        yield f"rejected {rejected:,} images: {out / REJECTS} names them"
+    yield f"wrote {size / 2**20:,.1f} MiB of records to {out} (fingerprint {manifest.fingerprint})"

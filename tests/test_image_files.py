@@ -1,0 +1,147 @@
+"""Image files are found by name in folders and archives, and odd archives are refused."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from data_pipelines.datasets import image_files
+from data_pipelines.datasets.image_files import find_images
+from data_pipelines.errors import CannotWrite, ConfigError, DataError
+
+Mode = Literal["w", "w:gz"]
+
+NAMES = ("a.jpg", "ü.jpg", "c.jpg")
+
+
+def add(
+    tar: tarfile.TarFile, name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE
+) -> None:
+    member = tarfile.TarInfo(name)
+    member.type = kind
+    member.size = len(content)
+    member.linkname = "a.jpg"
+    tar.addfile(member, io.BytesIO(content))
+
+
+def write_tar(path: Path, mode: Mode = "w") -> Path:
+    with tarfile.open(path, mode) as tar:
+        add(tar, "images", kind=tarfile.DIRTYPE)
+        add(tar, "images/README", b"unwanted")
+        for name in ("a.jpg", "ü.jpg", "unlisted.jpg"):
+            add(tar, f"images/{name}", f"bytes of {name}".encode())
+    return path
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_gives_the_wanted_files_only(tmp_path: Path, mode: Mode) -> None:
+    archive = write_tar(tmp_path / "images.tar", mode)
+    found = find_images(archive, NAMES, tmp_path / "deep" / "spool")
+    assert sorted(found) == ["a.jpg", "ü.jpg"]
+    assert found["ü.jpg"].read_bytes() == "bytes of ü.jpg".encode()
+    assert sorted(path.name for path in (tmp_path / "deep" / "spool").iterdir()) == sorted(found)
+
+
+def test_a_folder_gives_its_files(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    (tmp_path / "c.jpg").mkdir()
+    (tmp_path / "other.jpg").write_bytes(b"1")
+    assert find_images(tmp_path, NAMES, None) == {"a.jpg": tmp_path / "a.jpg"}
+
+
+def test_names_that_lead_elsewhere_are_not_found(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"1")
+    assert find_images(images, ["../secret.jpg", str(secret), "..", ""], None) == {}
+
+
+def test_case_and_unicode_form_are_forgiven_when_nothing_matches_exactly(tmp_path: Path) -> None:
+    for name in ("A.JPG", "u\u0308.Jpg", "c.jpg", "C.JPG"):
+        (tmp_path / name).write_bytes(b"1")
+    found = find_images(tmp_path, NAMES, None)
+    assert [found[name].name for name in NAMES] == ["A.JPG", "u\u0308.Jpg", "c.jpg"]
+
+
+def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("A.JPG", "a.JPG"):
+        (tmp_path / name).write_bytes(b"1")
+    with pytest.raises(DataError, match=r"A\.JPG and a\.JPG, and both could be 'a\.jpg'; keep one"):
+        find_images(tmp_path, NAMES, None)
+
+
+Fill = Callable[[tarfile.TarFile], None]
+
+
+@pytest.mark.parametrize(
+    ("fill", "said"),
+    [
+        (lambda tar: add(tar, "images/a.jpg", kind=tarfile.SYMTYPE), "a link or a device"),
+        (lambda tar: add(tar, "x", kind=tarfile.LNKTYPE), "a link or a device"),
+        (lambda tar: add(tar, "x", kind=tarfile.FIFOTYPE), "a link or a device"),
+        (lambda tar: add(tar, "x", kind=tarfile.CHRTYPE), "a link or a device"),
+        (lambda tar: add(tar, "../a.jpg", b"x"), "'../a.jpg', which leads outside"),
+        (lambda tar: add(tar, "images/../../a.jpg", b"x"), "leads outside"),
+        (lambda tar: add(tar, "/etc/a.jpg", b"x"), "'/etc/a.jpg', which leads outside"),
+        (lambda tar: add(tar, "big", bytes(2000)), "'big' of 2,000 bytes, more than any image"),
+        (lambda tar: [add(tar, f"{n}") for n in range(9)], "more than 8 members"),
+        (lambda tar: [add(tar, name, b"x") for name in ("1/a.jpg", "2/A.jpg")], "'A.jpg' twice"),
+    ],
+)
+def test_odd_members_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill: Fill, said: str
+) -> None:
+    monkeypatch.setattr(image_files, "MEMBER_BYTES", 1000)
+    monkeypatch.setattr(image_files, "MEMBER_LIMIT", 8)
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        fill(tar)
+    with pytest.raises(DataError) as refusal:
+        find_images(archive, NAMES, tmp_path / "spool")
+    line = str(refusal.value)
+    assert said in line and line.startswith(f"{archive} holds") and "unpack it" in line
+    assert not (tmp_path / "a.jpg").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"no archive" * 100, bytes(5)])
+def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    archive = tmp_path / "images.tar"
+    archive.write_bytes(content)
+    with pytest.raises(
+        DataError, match=r"images\.tar is not a whole \.tar or \.tar\.gz archive .*download it"
+    ):
+        find_images(archive, NAMES, tmp_path / "spool")
+
+
+@pytest.mark.parametrize("kept", [60, 200, -1])
+def test_a_truncated_archive_is_refused(tmp_path: Path, kept: int) -> None:
+    archive = write_tar(tmp_path / "images.tgz", "w:gz")
+    archive.write_bytes(archive.read_bytes()[:kept])
+    with pytest.raises(DataError, match=r"is not a whole \.tar or \.tar\.gz archive"):
+        find_images(archive, NAMES, tmp_path / "spool")
+
+
+def test_an_archive_whose_digest_does_not_match_is_refused(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "images.tgz", "w:gz")
+    content = bytearray(archive.read_bytes())
+    content[-8] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(DataError, match="CRC check failed"):
+        find_images(archive, NAMES, tmp_path / "spool")
+
+
+def test_an_archive_needs_a_place_to_unpack_it(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "images.tar")
+    with pytest.raises(ConfigError, match="no folder to unpack it into"):
+        find_images(archive, NAMES, None)
+    with pytest.raises(CannotWrite, match="choose"):
+        find_images(archive, NAMES, archive / "spool")
+
+
+def test_an_absent_place_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="neither a folder nor an archive"):
+        find_images(tmp_path / "absent", NAMES, None)

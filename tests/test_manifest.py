@@ -1,0 +1,140 @@
+"""A manifest that was damaged, edited or written by something else is refused by name."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from data_pipelines import manifest
+from data_pipelines.errors import DataError
+from data_pipelines.manifest import Manifest, Shard, Split
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """A folder with a manifest of two splits, and no shard."""
+    shards = (Shard("records/train-0", 10, 4, "a" * 64), Shard("records/train-1", 12, 5, "b" * 64))
+    train = Split(9, 9, 6, (3, 3, 3), "c" * 64, shards)
+    val = Split(0, 0, 0, (0, 0, 0), manifest.digest_ids([]), ())
+    provenance = {"images": "a folder", "seed": 3, "lists": ["train", "val"]}
+    classes = ("jumping", "résumé, reading", "waiting")
+    splits = {"train": train, "val": val}
+    manifest.save(Manifest("people", "single", classes, 2, splits, provenance), tmp_path)
+    return tmp_path
+
+
+def refusal_of(folder: Path) -> str:
+    with pytest.raises(DataError) as refusal:
+        manifest.load(folder)
+    assert "\n" not in str(refusal.value)
+    return str(refusal.value)
+
+
+def test_what_is_saved_is_what_is_loaded(data: Path) -> None:
+    stated = manifest.load(data)
+    assert stated.classes[1] == "résumé, reading"
+    manifest.save(stated, data)
+    assert manifest.load(data) == stated
+
+
+def test_the_fingerprint_names_everything_but_where_it_came_from(data: Path) -> None:
+    stated = manifest.load(data)
+    digests = {
+        dataclasses.replace(stated, **change).fingerprint
+        for change in (
+            {},
+            {"name": "mpii"},
+            {"classes": stated.classes[::-1]},
+            {"max_people": 3},
+            {"splits": dict(list(stated.splits.items())[:1])},
+        )
+    }
+    assert len(digests) == 5
+    assert dataclasses.replace(stated, provenance={}).fingerprint == stated.fingerprint
+
+
+def test_the_digest_of_ids_knows_their_order_and_borders() -> None:
+    lists = (["a", "b"], ["b", "a"], ["ab"], ["a", "b", ""], [])
+    assert len({manifest.digest_ids(each) for each in lists}) == len(lists)
+
+
+def test_bits_flipped_anywhere_are_never_silent(data: Path) -> None:
+    path, stated = data / manifest.MANIFEST, manifest.load(data)
+    whole, rng = path.read_bytes(), np.random.default_rng(0)
+    for place in rng.choice(len(whole), 120, replace=False):
+        content = bytearray(whole)
+        content[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(content)
+        try:
+            found = manifest.load(data)
+        except DataError:
+            continue
+        assert dataclasses.replace(found, provenance=stated.provenance) == stated
+
+
+def without(name: str) -> Callable[[dict[str, Any]], Any]:
+    def remove(content: dict[str, Any]) -> Any:
+        return {key: value for key, value in content.items() if key != name}
+
+    return remove
+
+
+def with_value(value: Any, *way: str | int) -> Callable[[dict[str, Any]], Any]:
+    def replace(content: Any) -> Any:
+        inner = content
+        for step in way[:-1]:
+            inner = inner[step]
+        inner[way[-1]] = value
+        return content
+
+    return replace
+
+
+TRAIN, SHARD = ("splits", "train"), ("splits", "train", "shards", 0)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "told"),
+    [
+        (without("classes"), "must hold exactly name, label_kind, classes"),
+        (without("fingerprint"), "was changed after its fingerprint None"),
+        (without("format_version"), "format_version=None and this gap_jax reads 1"),
+        (with_value(2, "format_version"), "format_version=2 and this gap_jax reads 1"),
+        (with_value(1, "surprise"), "must hold exactly"),
+        (with_value("x", "max_people"), "manifest.json.max_people is 'x'"),
+        (with_value(True, "max_people"), "max_people is True"),
+        (with_value(-1, "max_people"), "max_people is -1"),
+        (with_value([], "splits"), "manifest.json.splits is []"),
+        (with_value("some", "label_kind"), "label_kind is 'some'"),
+        (with_value(["a", "a", "b"], "classes"), "a class is listed twice"),
+        (with_value(["a", "b", 3], "classes"), "classes[] is 3"),
+        (with_value(["a", "b", "c"], "classes"), "was changed after its fingerprint"),
+        (with_value(8, *TRAIN, "examples"), "do not add up to its examples"),
+        (with_value([3, 6], *TRAIN, "class_counts"), "does not count every class"),
+        (with_value("../x", *SHARD, "file"), "lies outside the folder"),
+        (with_value("/x", *SHARD, "file"), "lies outside the folder"),
+        (with_value(None, *SHARD, "sha256"), "sha256 is None"),
+        (lambda content: [content], "format_version=None"),
+    ],
+)
+def test_a_tampered_manifest_is_refused(
+    data: Path, tamper: Callable[[dict[str, Any]], Any], told: str
+) -> None:
+    path = data / manifest.MANIFEST
+    path.write_text(json.dumps(tamper(json.loads(path.read_text()))))
+    refusal = refusal_of(data)
+    assert told in refusal
+    assert refusal.startswith(str(path))
+    assert refusal.endswith("prepare the data again")
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'])
+def test_a_manifest_that_is_no_manifest_is_refused(data: Path, content: bytes) -> None:
+    (data / manifest.MANIFEST).write_bytes(content)
+    assert str(data / manifest.MANIFEST) in refusal_of(data)
+    (data / manifest.MANIFEST).unlink()
+    assert refusal_of(data) == f"no prepared data in {data}: it holds no manifest.json"
