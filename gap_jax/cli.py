@@ -1,0 +1,58 @@
+"""The console script `gap_jax`: it picks the command, and the command alone loads its packages."""
+
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from gap_jax import __version__
+from gap_jax.errors import ConfigError, exit_code
+from gap_jax.variants import nearest
+
+HELP = """gap_jax COMMAND ...
+
+  train    train or evaluate; the same as python -m gap_jax.main
+  data     prepare, check and show data sets
+  config   show, explain and compare configs
+
+  --version, and --help behind any command
+"""
+
+COMMANDS = ("train", "data", "config")
+SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The exit code of a command line."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return exit_code(lambda: _dispatch(words))
+
+
+def _dispatch(words: list[str]) -> int | None:
+    match words:
+        case ["--version"]:
+            print(_versions())
+        case ["--help" | "-h"] | ["help"]:
+            print(HELP)
+        case ["train", *rest]:
+            from gap_jax import main as training
+
+            return training.run(rest)
+        case ["data", *rest]:
+            from gap_jax.commands import data
+
+            return data.run(rest)
+        case ["config", *rest]:
+            from gap_jax.commands import config
+
+            return config.run(rest)
+        case []:
+            raise ConfigError(f"no command was given; commands are {', '.join(COMMANDS)}")
+        case [word, *_]:
+            raise ConfigError(f"unknown command {word!r}{nearest(word, COMMANDS)}")
+    return None
+
+
+def _versions() -> str:
+    found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN_PACKAGES]
+    python = ".".join(map(str, sys.version_info[:3]))
+    return f"gap_jax {__version__} · python {python} · " + " · ".join(found)

@@ -1,0 +1,1 @@
+"""What the words behind `gap_jax COMMAND` mean; each module holds one command."""

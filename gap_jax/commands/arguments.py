@@ -1,0 +1,35 @@
+"""argparse as every command but training uses it: a slip is one line and exit code 64."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NoReturn
+
+from gap_jax.errors import ConfigError
+
+OVERRIDES = ("--config.", "--noconfig.")
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that refuses in one line; pass allow_abbrev=False to it and to its subparsers."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
+    """The options; `overrides` holds the --config.group.field=value words of a command with one."""
+    options, rest = parser.parse_known_args(words)
+    overrides = [word for word in rest if options.takes_config and word.startswith(OVERRIDES)]
+    strays = [word for word in rest if word not in overrides]
+    if strays:
+        raise ConfigError(f"unknown argument {strays[0]!r}; see {parser.prog} --help")
+    options.overrides = overrides
+    return options
+
+
+def natural(text: str) -> int:
+    """An option's whole number of 0 or more."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative; it takes 0 or more")
+    return number

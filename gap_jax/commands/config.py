@@ -1,0 +1,44 @@
+"""`gap_jax config …`: what a config says, field by field, and where it leaves the paper's run."""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from gap_jax.commands.arguments import Parser, parse
+from gap_jax.config import Config, fields
+from gap_jax.flags import explain, read_config
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `gap_jax config` with the words behind it."""
+    parser = Parser(
+        prog="gap_jax config",
+        description="Show a config as JSON, explain its fields, or list what differs.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(takes_config=True)
+    parser.add_argument("action", choices=("show", "explain", "diff"))
+    parser.add_argument("config", metavar="FILE[:parts]", help="a config, as for --config")
+    parser.add_argument(
+        "--against", metavar="FILE[:parts]", help="diff: the other config; default: the defaults"
+    )
+    parser.epilog = "Fields can be overridden: --config.group.field=value"
+    options = parse(parser, words)
+    cfg = read_config(options.config, options.overrides)
+    match options.action:
+        case "show":
+            print(json.dumps(dataclasses.asdict(cfg), indent=1))
+        case "explain":
+            print(explain(cfg))
+        case _:
+            other = read_config(options.against) if options.against else Config().resolved()
+            print("\n".join(differences(other, cfg)) or "no field differs")
+
+
+def differences(before: Config, after: Config) -> list[str]:
+    """One line for each field whose value changed, the old value first."""
+    return [
+        f"{name}: {old!r} -> {new!r}"
+        for (name, _, old), (_, _, new) in zip(fields(before), fields(after), strict=True)
+        if old != new
+    ]

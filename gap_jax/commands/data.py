@@ -1,0 +1,189 @@
+"""`gap_jax data …`: what the words of the command line mean; the work is in data_pipelines."""
+
+import argparse
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from rich.progress import Progress
+
+from data_pipelines import check, files, prepare
+from data_pipelines.datasets import mpii, objects, people
+from data_pipelines.example import RawData
+from data_pipelines.pictures.show import show
+from gap_jax.commands.arguments import Parser, natural, parse
+from gap_jax.flags import read_config
+
+MPII_HELP = """Takes MPII Human Pose as it is published: mpii_human_pose_v1_u12_1.mat from
+mpii_human_pose_v1_u12_2.zip and the folder or archive of images (12.9 GB), both from
+http://human-pose.mpi-inf.mpg.de, and the lists images_mpii_{train,val,test}.txt of the Attentional
+Pooling release (src/data/mpii/lists). The images are for research only, not for commercial use."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `gap_jax data` with the words behind it."""
+    parser = Parser(
+        prog="gap_jax data", description="Prepare, check and show data sets.", allow_abbrev=False
+    )
+    parser.set_defaults(takes_config=False)
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    preparing = actions.add_parser(
+        "prepare", help="raw files to records and a manifest", allow_abbrev=False
+    )
+    _add_data_sets(preparing)
+    checking = actions.add_parser(
+        "check", help="verify records and write a contact sheet", allow_abbrev=False
+    )
+    checking.add_argument("directory", metavar="DIR", type=Path, help="a prepared data set")
+    checking.add_argument("--html", type=Path, help="contact sheet; default DIR/contact_sheet.html")
+    checking.set_defaults(command=_check)
+    showing = actions.add_parser(
+        "show", help="draw the augmented batch a config would see", allow_abbrev=False
+    )
+    showing.add_argument("directory", metavar="DIR", type=Path, help="a prepared data set")
+    showing.add_argument("--config", metavar="FILE[:parts]", required=True, help="the config")
+    showing.add_argument("--html", type=Path, help="the page; default DIR/batch.html")
+    showing.set_defaults(command=_show, takes_config=True)
+    options = parse(parser, words)
+    options.command(options)
+
+
+def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
+    names = preparing.add_subparsers(metavar="NAME", required=True)
+    drawn = names.add_parser(
+        "people", help="draw people doing 8 actions, as true MPII", allow_abbrev=False
+    )
+    _add_drawing_options(drawn, people.SIZES, _prepare_people)
+    drawn.add_argument("--difficulty", choices=tuple(people.DIFFICULTIES), default="default")
+    scenes = names.add_parser(
+        "objects", help="draw scenes labelled with the objects in them", allow_abbrev=False
+    )
+    _add_drawing_options(scenes, objects.SIZES, _prepare_objects)
+    real = names.add_parser(
+        "mpii", help="take the published MPII", description=MPII_HELP, allow_abbrev=False
+    )
+    real.add_argument("--annotations", type=Path, required=True, metavar="FILE.mat")
+    real.add_argument("--images", type=Path, required=True, metavar="DIR|TAR")
+    real.add_argument(
+        "--splits",
+        required=True,
+        metavar="DIR|derive",
+        help="folder of the official lists; derive makes a split of its own, for no comparison",
+    )
+    real.add_argument(
+        "--max-width",
+        type=natural,
+        default=0,
+        metavar="PX",
+        help="shrink wider images and store them anew; 0 (default) keeps the original bytes",
+    )
+    _add_output_options(real, "mpii", _prepare_mpii)
+
+
+def _add_drawing_options(
+    parser: argparse.ArgumentParser,
+    sizes: dict[str, int],
+    command: Callable[[argparse.Namespace], None],
+) -> None:
+    parser.add_argument("--seed", type=natural, default=0, help="root of every random number")
+    for split, size in sizes.items():
+        parser.add_argument(f"--{split}", type=natural, default=size, help=f"images; {size}")
+    parser.set_defaults(split_names=tuple(sizes), max_width=0)
+    _add_output_options(parser, parser.prog.rpartition(" ")[2], command)
+
+
+def _add_output_options(
+    parser: argparse.ArgumentParser, name: str, command: Callable[[argparse.Namespace], None]
+) -> None:
+    parser.add_argument("--out", type=Path, default=Path("data") / name, metavar="DIR")
+    parser.add_argument(
+        "--max-rejects",
+        type=natural,
+        default=0,
+        metavar="N",
+        help="unusable images that are left out with a note in rejects.csv; one more ends in 65",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set")
+    parser.set_defaults(command=command)
+
+
+def _prepare_people(options: argparse.Namespace) -> None:
+    def draw(folder: Path) -> RawData:
+        raw = folder / "raw"
+        with _drawing(options) as progress:
+            people.draw(
+                raw,
+                seed=options.seed,
+                difficulty=options.difficulty,
+                sizes=_sizes(options),
+                progress=progress,
+            )
+        return mpii.read(raw / "annotations.mat", raw / "images", raw / "splits", name="people")
+
+    _build(options, draw)
+
+
+def _prepare_objects(options: argparse.Namespace) -> None:
+    def draw(folder: Path) -> RawData:
+        raw = folder / "raw"
+        with _drawing(options) as progress:
+            objects.draw(raw, seed=options.seed, sizes=_sizes(options), progress=progress)
+        return objects.read(raw)
+
+    _build(options, draw)
+
+
+def _prepare_mpii(options: argparse.Namespace) -> None:
+    splits = None if options.splits == "derive" else Path(options.splits)
+    nearby = files.existing_ancestor(options.out)
+    with (
+        files.writing(nearby),
+        tempfile.TemporaryDirectory(prefix=".unpacked", dir=nearby) as spool,
+    ):
+
+        def read(folder: Path) -> RawData:
+            del folder  # nothing raw is kept of a data set that has its own files
+            return mpii.read(options.annotations, options.images, splits, spool=Path(spool))
+
+        _build(options, read)
+
+
+@contextlib.contextmanager
+def _drawing(options: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
+    """A bar on a terminal, one line elsewhere."""
+    total = sum(_sizes(options).values())
+    print(f"drawing {total:,} images from seed {options.seed}", flush=True)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("drawing", total=total)
+        yield lambda done, _: bar.update(task, completed=done)
+
+
+def _sizes(options: argparse.Namespace) -> dict[str, int]:
+    return {name: getattr(options, name) for name in options.split_names}
+
+
+def _build(options: argparse.Namespace, source: Callable[[Path], RawData]) -> None:
+    prepare.build(
+        options.out,
+        source,
+        max_rejects=options.max_rejects,
+        max_width_px=options.max_width,
+        overwrite=options.overwrite,
+    )
+
+
+def _check(options: argparse.Namespace) -> None:
+    check.check(options.directory, html=options.html or options.directory / "contact_sheet.html")
+
+
+def _show(options: argparse.Namespace) -> None:
+    root = f"--config.data.root={options.directory}"
+    cfg = read_config(options.config, [*options.overrides, root])
+    show(
+        cfg.data,
+        seed=cfg.train.seed,
+        batch_size=cfg.train.batch_size,
+        html=options.html or options.directory / "batch.html",
+    )

@@ -1,0 +1,142 @@
+"""From a command line to a resolved config; every slip becomes one line that names the right field.
+
+`--config=FILE[:part,part]` runs `get_config` of FILE; `--config.group.field=value` fills fields.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from data_pipelines.errors import ConfigError
+from gap_jax.config import Config, Settings, fields
+from gap_jax.variants import nearest
+
+OVERRIDE = "config."
+
+
+def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
+    """Adds --config to a command's own flags and parses, refusing what absl would let pass."""
+    config_flags.DEFINE_config_file(
+        "config",
+        None,
+        "FILE[:part,part…] whose get_config makes the run's config",
+        lock_config=True,
+        flag_values=own,
+        sys_argv=list(argv),
+    )
+    _check_config_file(argv)
+    _check_names(argv, own)
+    try:
+        rest = flags.FLAGS(
+            own(list(argv), known_only=True)
+        )  # what is left may be absl's or grain's
+    except ConfigError:
+        raise
+    except flags.IllegalFlagValueError as error:
+        raise ConfigError(_value_problem(str(error))) from error
+    except flags.Error as error:
+        raise ConfigError(str(error)) from error
+    except Exception as error:  # a config file is a program, and may fail in any way
+        raise ConfigError(f"the config cannot be read: {type(error).__name__}: {error}") from error
+    if len(rest) > 1:
+        raise ConfigError(
+            f"stray word {rest[1]!r} on the command line; "
+            "fields are written --config.group.field=value"
+        )
+    return rest
+
+
+def read_config(spec: str, overrides: Sequence[str] = ()) -> Config:
+    """The resolved config of FILE[:parts] and --config.group.field=value overrides."""
+    own = flags.FlagValues()
+    parse(["gap_jax", f"--config={spec}", *overrides], own)
+    return resolve(own["config"].value)
+
+
+def resolve(config: Any) -> Config:
+    """The frozen config, checked with its final values."""
+    if config is None:
+        raise ConfigError(
+            "no --config=FILE was given; the paper's run is --config=configs/gap_pose.py"
+        )
+    if not isinstance(config, Config):
+        raise ConfigError(
+            f"get_config returned a {type(config).__name__}; it must return gap_jax.config.Config"
+        )
+    return config.resolved()
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        if flag.lstrip("-") != "config" or not flag.startswith("-"):
+            continue
+        path = Path((value if equals else following).split(":")[0])
+        if not path.is_file():
+            siblings = [str(each) for each in sorted(path.parent.glob("*.py"))]
+            raise ConfigError(f"config file {path} does not exist{nearest(str(path), siblings)}")
+
+
+def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
+    known = [name for name, _, _ in fields(Config())]
+    seen: collections.Counter[str] = collections.Counter()
+    for word in argv[1:]:
+        if word == "--":
+            break
+        if not word.startswith("-"):
+            continue
+        name = word.lstrip("-").split("=", 1)[0]
+        if name.startswith("no" + OVERRIDE):
+            name = name.removeprefix("no")
+        if name.startswith(OVERRIDE):
+            _check_field_name(name.removeprefix(OVERRIDE), known)
+            if not seen["config"]:
+                raise ConfigError(f"--{name} stands before --config=FILE; put --config first")
+        elif not any(
+            each in own or each in flags.FLAGS for each in (name, name.removeprefix("no"))
+        ):
+            raise ConfigError(f"unknown flag --{name}{nearest(name, list(own))}")
+        seen[name] += 1
+        if seen[name] > 1:
+            raise ConfigError(f"--{name} is given twice; keep one of them")
+
+
+def _check_field_name(name: str, known: list[str]) -> None:
+    if name in known:
+        return
+    members = [each for each in known if each.startswith(name + ".")]
+    if members:
+        raise ConfigError(f"config.{name} is a group; its fields are {', '.join(members)}")
+    leaf = name.rpartition(".")[2]
+    same_leaf = [each for each in known if each.rpartition(".")[2] == leaf]
+    hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
+    raise ConfigError(f"config has no field {name!r}{hint or '; --help lists them all'}")
+
+
+def _value_problem(message: str) -> str:
+    """absl says 'flag --config.train.steps=abc: invalid literal…'; the type is what helps."""
+    flag, _, problem = message.removeprefix("flag --").partition(": ")
+    name, _, value = flag.removeprefix(OVERRIDE).partition("=")
+    kinds = {name: field.type for name, field, _ in fields(Config())}
+    if name not in kinds:
+        return f"--{flag}: {problem}"
+    return f"{name}={value!r} is not of type {getattr(kinds[name], '__name__', kinds[name])}"
+
+
+def explain(cfg: Settings) -> str:
+    """One line a field: its name and value, then its help and its choices."""
+    rows = [
+        (f"{name}={value!r}", field.metadata["help"] + _choices(field))
+        for name, field, value in fields(cfg)
+    ]
+    return "\n".join(f"  {left:<44} {right}" for left, right in rows)
+
+
+def _choices(field: dataclasses.Field[Any]) -> str:
+    choices = field.metadata["choices"]
+    return f" [{' | '.join(choices)}]" if choices else ""

@@ -1,0 +1,87 @@
+"""`python -m gap_jax.main --config=FILE[:parts]`: the training command."""
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+
+from absl import app, flags
+
+from data_pipelines import manifest, records
+from data_pipelines.config import DataConfig
+from data_pipelines.errors import ConfigError, DataError
+from gap_jax.config import Config
+from gap_jax.errors import NotBuilt, exit_code
+from gap_jax.flags import explain, parse, resolve
+
+USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
+                       [--mode=train|evaluate] [--config.group.field=value ...]
+
+  --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
+             gap_pose), a data set (mpii people objects), a scale (full demo)
+  --workdir  folder of the run; the default is runs/ and the config's name
+  --mode     train (default) or evaluate
+
+Fields, with the paper's defaults:
+"""
+
+PREPARE = {
+    "mpii": "gap_jax data prepare mpii --annotations mpii_human_pose_v1_u12_1.mat --images images "
+    "--splits lists --out data/mpii",
+    "people": "gap_jax data prepare people --out data/people",
+    "objects": "gap_jax data prepare objects --out data/objects",
+}
+
+
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command's exit code."""
+    words = ["gap_jax.main", *(sys.argv[1:] if argv is None else argv)]
+    if any(word in ("--help", "-h", "-help", "--helpfull") for word in words):
+        print(USAGE + explain(Config()))
+        return 0
+    return exit_code(lambda: _run_app(words))
+
+
+def _run_app(words: list[str]) -> int:
+    own = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "folder of the run", flag_values=own)
+    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=own)
+    try:
+        app.run(partial(_start, own), argv=words, flags_parser=partial(parse, own=own))
+    except SystemExit as end:
+        return int(end.code or 0)
+    raise AssertionError("absl's app.run ends in SystemExit")
+
+
+def _start(own: flags.FlagValues, argv: Sequence[str]) -> int:
+    del argv  # parse has refused every stray word
+    cfg = resolve(own["config"].value)
+    check_data(cfg.data)
+    raise NotBuilt("the config and the data are good, and training is not built yet")
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuses a run whose records are absent, damaged or of another data set."""
+    if not (data.directory / manifest.MANIFEST).exists():
+        hint = (
+            ""
+            if data.name != "mpii"
+            else (
+                "; without MPII, try the drawn people: "
+                f"{PREPARE['people']} and --config=configs/gap_pose.py:demo"
+            )
+        )
+        raise DataError(
+            f"no prepared data in {data.directory} (data.root): run {PREPARE[data.name]}{hint}"
+        )
+    found = manifest.load(data.directory)
+    if found.name != data.name:
+        raise ConfigError(
+            f"data.name={data.name} and {data.directory} holds {found.name}; "
+            f"set data.name={found.name} or another data.root"
+        )
+    for split in (data.train_split, data.eval_split):
+        records.open_split(data.directory, split, found)
+
+
+if __name__ == "__main__":
+    sys.exit(run())

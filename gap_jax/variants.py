@@ -1,0 +1,48 @@
+"""The grammar of what follows the colon in --config=FILE:part,part."""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+
+from data_pipelines.config import DATASETS
+from data_pipelines.errors import ConfigError
+
+METHODS = ("mean", "attention", "attention_pose", "gap", "gap_pose")
+SCALES = ("full", "demo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """What follows the colon in --config=FILE:part,part: a method, a data set, a scale."""
+
+    method: str
+    data: str
+    scale: str
+
+
+def parse_variant(text: str, *, method: str) -> Variant:
+    """Reads the parts in any order; `demo` alone means `people,demo`, nothing the paper's run."""
+    kinds = {"method": METHODS, "data": DATASETS, "scale": SCALES}
+    chosen: dict[str, str] = {}
+    for part in (word for word in text.split(",") if word):
+        kind = next((name for name, words in kinds.items() if part in words), None)
+        if kind is None:
+            raise ConfigError(
+                f"config variant {part!r} is unknown{nearest(part, [*METHODS, *DATASETS, *SCALES])}"
+            )
+        if kind in chosen:
+            raise ConfigError(
+                f"config variant {text!r} names two {kind}s: {chosen[kind]} and {part}"
+            )
+        chosen[kind] = part
+    scale = chosen.get("scale", "full")
+    data = chosen.get("data", "people" if scale == "demo" else "mpii")
+    return Variant(chosen.get("method", method), data, scale)
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """A hint that ends an error: the nearest known word, else all of them where they are few."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(words)}" if 0 < len(words) <= 20 else ""
