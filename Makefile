@@ -32,7 +32,7 @@ demo: $(VENV)/run-time
 	@echo "open $(DATA)/contact_sheet.html and $(DATA)/batch.html; training is not built yet"
 
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .

@@ -27,6 +27,7 @@ from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, begin, center
 from data_pipelines.workers import BUFFERED_BATCHES, ImageBlocks, start_worker
 
+EPOCHS = 2**32  # endless; Grain's own endlessness overflows in batches of one row
 MOST_THREADS = 8  # beyond these, Python's lock eats what another decoding thread adds
 SAMPLED_IMAGES = 32  # whose decoded size stands for all
 
@@ -95,7 +96,7 @@ def training_batches(
     rows = Rows(data, manifest, data.train_split)
     if data.cache == "ram":
         rows.keep_decoded()
-    sequence = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat()
+    sequence = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat(EPOCHS)
     return _run(sequence.random_map(_random_place), rows, data, share, process, start_step)
 
 
@@ -153,9 +154,9 @@ def _run(
         flags.FLAGS.mark_as_parsed()  # grain reads flags, and a library's caller may have none
     index, count = process
     blocks = ImageBlocks(data.workers, rows.image_shape(share)) if data.workers else None
-    fill = functools.partial(_fill, rows, blocks)
+    batch_fn = functools.partial(fill, rows, blocks)
     mine = slice(index + start_step * count, None, count)
-    batches = places.batch(share, batch_fn=fill)[mine]
+    batches = places.batch(share, batch_fn=batch_fn)[mine]
     if blocks is None:
         threads = min(MOST_THREADS, _cores())
         return Batches(batches.to_iter_dataset(grain.ReadOptions(threads, threads)))
@@ -167,7 +168,7 @@ def _run(
     return Batches(ahead.mp_prefetch(parallel, start_worker), blocks)
 
 
-def _fill(
+def fill(
     rows: "Rows", blocks: ImageBlocks | None, places: Sequence[Place]
 ) -> tuple[tuple[int, int] | None, HostBatch]:
     """A batch, and the address of its images where they stay behind in shared memory."""
@@ -184,7 +185,8 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _available_memory() -> int:
+def available_memory() -> int:
+    """The bytes that could be used without making the machine swap."""
     try:
         table = Path("/proc/meminfo").read_text("ascii")
         return int(table.partition("MemAvailable:")[2].split()[0]) * 1024
@@ -212,7 +214,7 @@ class Rows:
         self._kept = {}
         sample = np.linspace(0, len(self) - 1, SAMPLED_IMAGES).astype(int).tolist()
         needed = len(self) * float(np.mean([self._whole(i).view.image.nbytes for i in sample]))
-        free = _available_memory()
+        free = available_memory()
         if needed > free:
             raise ConfigError(
                 f"data.cache=ram needs about {needed / 2**30:,.1f} GiB for split {self._split!r} "

@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 from data_pipelines.errors import ConfigError
 
 BUFFERED_BATCHES = 1  # finished batches that may wait in each worker
-_SHARED_MEMORY = Path("/dev") / "shm"
+SHARED_MEMORY = Path("/dev") / "shm"
 BLOCKS_EACH = 2 * BUFFERED_BATCHES + 3  # filling, queued, fetched, queued again, copied out
 _FREE, _FILLED = 0, 1
 
@@ -90,11 +90,11 @@ def _bytes(block: SharedMemory) -> memoryview:
 
 def _check_room(workers: int, needed: int) -> None:
     """Refuses what does not fit, since a worker that runs out of it is killed without a word."""
-    if not _SHARED_MEMORY.is_dir():
+    if not SHARED_MEMORY.is_dir():
         return
-    free = shutil.disk_usage(_SHARED_MEMORY).free
+    free = shutil.disk_usage(SHARED_MEMORY).free
     if needed > free:
         raise ConfigError(
             f"data.workers={workers} needs {needed / 2**20:,.0f} MiB of shared memory and "
-            f"{_SHARED_MEMORY} has {free / 2**20:,.0f} MiB free; use data.workers=0 or enlarge it"
+            f"{SHARED_MEMORY} has {free / 2**20:,.0f} MiB free; use data.workers=0 or enlarge it"
         )

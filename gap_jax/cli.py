@@ -10,14 +10,16 @@ from gap_jax.variants import nearest
 
 HELP = """gap_jax COMMAND ...
 
-  train    train or evaluate; the same as python -m gap_jax.main
-  data     prepare, check and show data sets
-  config   show, explain and compare configs
+  train     train or evaluate; the same as python -m gap_jax.main
+  data      prepare, check and show data sets
+  config    show, explain and compare configs
+  evaluate  exact numbers of a run on a split
+  export    a trained model as a folder of its own
 
   --version, and --help behind any command
 """
 
-COMMANDS = ("train", "data", "config")
+COMMANDS = ("train", "data", "config", "evaluate", "export")
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -45,6 +47,14 @@ def _dispatch(words: list[str]) -> int | None:
             from gap_jax.commands import config
 
             return config.run(rest)
+        case ["evaluate", *rest]:
+            from gap_jax.commands import evaluate
+
+            return evaluate.run(rest)
+        case ["export", *rest]:
+            from gap_jax.commands import export
+
+            return export.run(rest)
         case []:
             raise ConfigError(f"no command was given; commands are {', '.join(COMMANDS)}")
         case [word, *_]:

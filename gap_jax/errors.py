@@ -12,7 +12,6 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Diverged",
-    "NotBuilt",
     "Preempted",
     "Refusal",
     "WorkdirInUse",
@@ -45,12 +44,6 @@ class WorkdirInUse(Refusal):
     """A run's folder that another living process holds."""
 
     exit_code = 77
-
-
-class NotBuilt(Refusal):
-    """A command whose name is settled and whose work is still to come."""
-
-    exit_code = BUG
 
 
 def exit_code(command: Callable[[], int | None]) -> int:

@@ -71,15 +71,21 @@ def resolve(config: Any) -> Config:
     return config.resolved()
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
+def find_spec(argv: Sequence[str]) -> str:
+    """The FILE[:parts] behind --config, empty where there is none."""
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
-        if flag.lstrip("-") != "config" or not flag.startswith("-"):
-            continue
-        path = Path((value if equals else following).split(":")[0])
-        if not path.is_file():
-            siblings = [str(each) for each in sorted(path.parent.glob("*.py"))]
-            raise ConfigError(f"config file {path} does not exist{nearest(str(path), siblings)}")
+        if flag in ("--config", "-config"):
+            return value if equals else following
+    return ""
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    spec = find_spec(argv)
+    path = Path(spec.split(":")[0])
+    if spec and not path.is_file():
+        siblings = [str(each) for each in sorted(path.parent.glob("*.py"))]
+        raise ConfigError(f"config file {path} does not exist{nearest(str(path), siblings)}")
 
 
 def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:

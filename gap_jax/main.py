@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 
 from absl import app, flags
 
@@ -10,16 +11,17 @@ from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.errors import ConfigError, DataError
 from gap_jax.config import Config
-from gap_jax.errors import NotBuilt, exit_code
-from gap_jax.flags import explain, parse, resolve
+from gap_jax.errors import exit_code
+from gap_jax.flags import explain, find_spec, parse, resolve
 
 USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
                        [--mode=train|evaluate] [--config.group.field=value ...]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose), a data set (mpii people objects), a scale (full demo)
-  --workdir  folder of the run; the default is runs/ and the config's name
-  --mode     train (default) or evaluate
+  --workdir  folder of the run, runs/ and the config's name by default; the same command in the
+             same folder goes on where an earlier one stopped
+  --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
 
 Fields, with the paper's defaults:
 """
@@ -46,17 +48,37 @@ def _run_app(words: list[str]) -> int:
     flags.DEFINE_string("workdir", "", "folder of the run", flag_values=own)
     flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=own)
     try:
-        app.run(partial(_start, own), argv=words, flags_parser=partial(parse, own=own))
+        app.run(
+            partial(_start, own, spec=find_spec(words)),
+            argv=words,
+            flags_parser=partial(parse, own=own),
+        )
     except SystemExit as end:
         return int(end.code or 0)
     raise AssertionError("absl's app.run ends in SystemExit")
 
 
-def _start(own: flags.FlagValues, argv: Sequence[str]) -> int:
+def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     del argv  # parse has refused every stray word
     cfg = resolve(own["config"].value)
     check_data(cfg.data)
-    raise NotBuilt("the config and the data are good, and training is not built yet")
+    workdir = Path(own["workdir"].value or name_workdir(spec))
+    if own["mode"].value == "evaluate":
+        from gap_jax.commands import evaluate
+
+        data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
+        evaluate.run([str(workdir), *data])
+    else:
+        from gap_jax.train import train  # only now, so that a slip above need not wait for jax
+
+        train(cfg, workdir)
+    return 0
+
+
+def name_workdir(spec: str) -> str:
+    """Where a run goes that names no place: runs/gap_pose-attention-demo, say."""
+    file, _, parts = spec.partition(":")
+    return str(Path("runs") / "-".join([Path(file).stem, *filter(None, parts.split(","))]))
 
 
 def check_data(data: DataConfig) -> None:

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.tiny_data import prepare_tiny_people
 
 from data_pipelines.config import DATASETS
 from gap_jax import __version__, cli
-from gap_jax.main import PREPARE, run
+from gap_jax.main import PREPARE, name_workdir, run
+from tests.tiny_data import prepare_tiny_people
 
 ROOT = Path(__file__).parent.parent
 GAP_POSE = f"--config={ROOT / 'configs/gap_pose.py'}"
@@ -94,22 +94,28 @@ def test_the_hints_are_commands_that_exist(name: str, capsys: pytest.CaptureFixt
     assert all(word in printed for word in words if word.startswith("--"))
 
 
-def test_with_good_data_training_is_not_built_yet(
+def test_data_that_cannot_be_meant_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare_tiny_people(tmp_path / "people")
-    root = f"--config.data.root={tmp_path / 'people'}"
+    words = [f"--config.data.root={tmp_path / 'people'}", f"--workdir={tmp_path / 'run'}"]
     capsys.readouterr()
-    assert run([f"{GAP_POSE}:demo", root]) == 70
-    assert refusal(capsys).startswith("70: the config and the data are good")
-    assert run([f"{GAP_POSE}:mean,objects", root]) == 64
+    assert run([f"{GAP_POSE}:mean,objects", *words]) == 64
     assert "holds people; set data.name=people" in refusal(capsys)
-    assert run([f"{GAP_POSE}:demo", root, "--config.data.eval_split=vall"]) == 65
+    assert run([f"{GAP_POSE}:demo", *words, "--config.data.eval_split=vall"]) == 65
     assert "has no split 'vall'; it has train, val" in refusal(capsys)
+    assert run([f"{GAP_POSE}:demo", *words, "--config.init.weights=absent.safetensors"]) == 66
+    assert "absent.safetensors" in refusal(capsys)
     shard = next((tmp_path / "people").rglob("*val.array_record*"))
     shard.unlink()
-    assert run([f"{GAP_POSE}:demo", root]) == 65
+    assert run([f"{GAP_POSE}:demo", *words]) == 65
     assert f"shard {shard} is missing" in refusal(capsys)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_has_a_folder_of_its_name() -> None:
+    assert name_workdir("configs/gap_pose.py") == "runs/gap_pose"
+    assert name_workdir("a/gap_pose.py:attention,demo") == "runs/gap_pose-attention-demo"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 from gap_jax.errors import ConfigError
 
@@ -25,6 +25,15 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
         raise ConfigError(f"unknown argument {strays[0]!r}; see {parser.prog} --help")
     options.overrides = overrides
     return options
+
+
+def checkpoint(text: str) -> Literal["best", "latest"] | int:
+    """An option's choice among the checkpoints of a run."""
+    if text == "best" or text == "latest":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is neither best nor latest nor a step")
+    return int(text)
 
 
 def natural(text: str) -> int:

@@ -20,7 +20,7 @@ from data_pipelines.datasets.drawn.canvas import (
     oval,
     smooth_background,
     turn,
-)  # fmt: skip
+)
 from data_pipelines.datasets.drawn.scene import ACTOR, NOBODY, OBJECT, PERSON, Item, Person, Scene
 
 _GREY = (128, 128, 128)

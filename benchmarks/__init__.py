@@ -1,0 +1,1 @@
+"""Measurements that a person starts: `python -m benchmarks`; nothing here runs with the tests."""

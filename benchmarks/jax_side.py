@@ -1,0 +1,240 @@
+"""Our step: the product's own, on one fixed batch, from weights that PyTorch can be given too."""
+
+import dataclasses
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+
+from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
+from configs.gap_pose import get_config
+from data_pipelines.example import HostBatch
+from data_pipelines.manifest import Manifest
+from gap_jax.batch import Batch
+from gap_jax.config import Config
+from gap_jax.learning import steps
+from gap_jax.learning.optim import name_path
+from gap_jax.learning.setup import Setup, assemble
+from gap_jax.learning.sharding import globalise
+from gap_jax.learning.state import Model, Variables, fold_network
+from gap_jax.models.layers import Conv
+from gap_jax.models.network import normalise
+
+LEAVES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
+COMPILED = "compiled"  # folder of the compilation cache
+
+
+def build(task: Task, folder: Path) -> "TrainStep | EvalStep":
+    """The step of a task, not yet compiled."""
+    if jax.default_backend() != "cpu":
+        jax.config.update("jax_compilation_cache_dir", str(folder / COMPILED))
+    setup = _set_up(task)
+    kind = TrainStep if task.mode == "train" else EvalStep
+    return kind(task, setup, _draw_variables(setup.target.variables), folder)
+
+
+def configure(task: Task) -> Config:
+    """The product's config of a task: a variant of the paper's, without the pose branch."""
+    cfg = get_config(task.head)
+    model, train = cfg.model, cfg.train
+    cfg.pose.branch, model.saliency_input = False, "features"
+    model.backbone, model.stage, model.strides = task.backbone, task.stage, "v1_5"
+    model.norm, model.norm_group_size = task.norm, task.norm_group or task.batch
+    model.dtype = "bfloat16" if task.half else "float32"
+    cfg.data.image_size_px = task.px
+    train.batch_size, train.accumulate, cfg.eval.batch_size = task.batch, 1, task.batch
+    return cfg.resolved()
+
+
+def _set_up(task: Task) -> Setup:
+    classes = tuple(map(str, range(task.classes)))
+    cfg = configure(task)
+    setup = assemble(cfg, Manifest("mpii", "single", classes, 1, {}, {}), jax.devices()[:1])
+    if task.one_by_one == "dot":
+        return setup
+    model = _with_convolutions(setup.model, setup.target.variables)
+    train_step = steps.build_train_step(cfg, model, setup.optimizer, setup.mesh)
+    return dataclasses.replace(
+        setup,
+        model=model,
+        train_step=jax.jit(train_step, donate_argnums=0),
+        eval_step=jax.jit(steps.build_eval_step(model, setup.mesh)),
+    )
+
+
+def _with_convolutions(model: Model, shapes: Variables) -> Model:
+    """The same network with its 1x1 convolutions as convolutions."""
+    network = nnx.merge(model.graph, shapes.params, shapes.stats)
+    for _, module in nnx.iter_modules(network):
+        if isinstance(module, Conv):
+            module.as_product = False
+    return Model(nnx.split(network, nnx.Param, nnx.BatchStat)[0])
+
+
+def _draw_variables(shapes: Variables) -> Variables:
+    """He's weights, and norms as different from channel to channel as trained ones.
+
+    The last of a unit stays small, or an untrained network's maps would double in every unit.
+    """
+    rng = np.random.default_rng(0)
+
+    def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
+        *_, module, _, name = ("", "", *name_path(path).split("/"))
+        match name:
+            case "kernel":
+                values = rng.standard_normal(leaf.shape, np.float32)
+                values *= math.sqrt(2 / math.prod(leaf.shape[:-1]))
+            case "gamma":
+                values = rng.uniform(*((0.1, 0.3) if module == "conv3" else (0.5, 1.5)), leaf.shape)
+            case "var":
+                values = rng.uniform(0.5, 2, leaf.shape)
+            case _:
+                values = rng.uniform(-0.1, 0.1, leaf.shape)
+        return jax.device_put(values.astype(leaf.dtype), leaf.sharding)
+
+    return jax.tree_util.tree_map_with_path(draw, shapes)
+
+
+class _OurStep:
+    def __init__(self, task: Task, setup: Setup, variables: Variables, folder: Path) -> None:
+        self.setup = setup
+        self.variables = variables
+        self.folder = folder
+        self.batch = _as_batch(task, setup.mesh)
+
+    def run(self, steps: int) -> None:
+        """One step after the other."""
+        raise NotImplementedError
+
+    def time(self, steps: int) -> dict[str, float]:
+        """Seconds for each step."""
+        return clock(self.run, steps)
+
+    def save_weights(self) -> None:
+        """Leaves the variables, under PyTorch's names, where the other rows find them."""
+        np.savez(self.folder / WEIGHTS, allow_pickle=False, **convert(self.variables))
+
+
+class TrainStep(_OurStep):
+    """The product's training step, its state carried on."""
+
+    def prepare(self) -> dict[str, Any]:
+        """Compiles."""
+        start = time.perf_counter()
+        self.initial = self.setup.start(self.variables)
+        self.step = self.setup.train_step.lower(self.initial, self.batch).compile()
+        self._start()
+        self.run(1)
+        return {"compile_s": time.perf_counter() - start, **_describe(self.step)}
+
+    def logits(self) -> Float[np.ndarray, "b k"]:
+        """In training, but without dropout."""
+
+        def apply(variables: Variables) -> Float[Array, "b k"]:
+            image = normalise(self.batch.image[0])
+            return self.setup.model.apply(variables, image, train=True)[0].logits
+
+        return np.asarray(jax.jit(apply)(self.variables))
+
+    def losses(self) -> list[float]:
+        """From the initial state on."""
+        self._start()
+        losses = []
+        for _ in range(LOSSES):
+            self.state, metrics = self.step(self.state, self.batch)
+            losses.append(float(metrics.loss))
+        return losses
+
+    def run(self, steps: int) -> None:
+        """One step after the other; each needs the state of the last."""
+        for _ in range(steps):
+            self.state, _ = self.step(self.state, self.batch)
+        jax.block_until_ready(self.state)
+
+    def _start(self) -> None:
+        self.state = jax.tree.map(jnp.copy, self.initial)  # a step takes its state's memory
+
+
+class EvalStep(_OurStep):
+    """The product's evaluation step, of the folded network or of the network as trained."""
+
+    def __init__(self, task: Task, setup: Setup, variables: Variables, folder: Path) -> None:
+        super().__init__(task, setup, variables, folder)
+        self.evaluated, self.eval_step = variables, setup.eval_step
+        if task.folded:
+            model, self.evaluated = fold_network(setup.model, variables)
+            self.eval_step = jax.jit(steps.build_eval_step(model, setup.mesh))
+
+    def prepare(self) -> dict[str, Any]:
+        """Compiles."""
+        start = time.perf_counter()
+        self.step = self.eval_step.lower(self.evaluated, self.batch).compile()
+        self.run(1)
+        return {"compile_s": time.perf_counter() - start, **_describe(self.step)}
+
+    def logits(self) -> Float[np.ndarray, "b k"]:
+        """The scores of the batch."""
+        return np.asarray(self.step(self.evaluated, self.batch))
+
+    def run(self, steps: int) -> None:
+        """One step after the other."""
+        jax.block_until_ready([self.step(self.evaluated, self.batch) for _ in range(steps)])
+
+
+def _as_batch(task: Task, mesh: Mesh) -> Batch:
+    pictures, labels = draw_batch(task)
+    rows = task.batch
+    host = HostBatch(
+        image=pictures,
+        keypoints=np.zeros((rows, 1, 16, 3), np.float32),
+        disc_radius=np.ones(rows, np.float32),
+        label=labels.astype(np.int32),
+        weight=np.ones(rows, np.float32),
+        id=np.arange(rows),
+    )
+    return globalise([host], mesh)
+
+
+def _describe(compiled: Any) -> dict[str, Any]:
+    device = jax.devices()[0]
+    memory = compiled.memory_analysis()
+    return {
+        "device": device.device_kind,
+        "platform": device.client.platform_version.replace("\n", " "),
+        "temporary_gb": memory.temp_size_in_bytes / 1e9 if memory else None,
+    }
+
+
+def convert(variables: PyTree) -> dict[str, np.ndarray]:
+    """A mean-pooling ResNet's variables as PyTorch's usual names and layouts."""
+    converted = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
+        _, *names = name_path(path).split("/")
+        value = np.asarray(leaf)
+        if names[0] == "pooling":
+            kernel = names[-1] == "kernel"
+            name, value = ("fc.weight", value[0].T) if kernel else ("fc.bias", value[0])
+        else:
+            name = _name(names[1:])
+            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
+        converted[name] = np.ascontiguousarray(value)
+    return converted
+
+
+def _name(names: list[str]) -> str:
+    """stages/0/1/conv2/norm/gamma becomes layer1.1.bn2.weight."""
+    *place, pair, part, leaf = names
+    is_norm = part == "norm"
+    if pair == "shortcut":
+        pair = f"downsample.{int(is_norm)}"
+    elif is_norm:
+        pair = pair.replace("conv", "bn")
+    stage = [f"layer{int(place[1]) + 1}", place[2]] if place else []
+    return ".".join([*stage, pair, LEAVES.get(leaf, "weight")])

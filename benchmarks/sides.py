@@ -1,0 +1,153 @@
+"""One step of one network, as a row of a table: ours or PyTorch's, in a process of its own."""
+
+import dataclasses
+import importlib
+import importlib.util
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+
+from benchmarks.alternating import RowFailed, pin
+
+CELL_PX = 16  # white noise would make all pictures alike to a mean
+LOSSES = 3  # of steps in a row: the second follows from every gradient of the first
+WEIGHTS = "weights.npz"
+TINY: dict[str, Any] = {"backbone": "resnet50", "stage": 1, "px": 32, "classes": 5}
+
+Answers = dict[str, list[float] | np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a row computes. `plain` is this package's own PyTorch, `timm` that package's."""
+
+    side: Literal["ours", "plain", "timm"] = "ours"
+    mode: Literal["train", "eval"] = "train"
+    head: Literal["mean", "attention", "gap"] = "mean"
+    backbone: str = "resnet101"
+    stage: int = 0
+    px: int = 224
+    batch: int = 2
+    classes: int = 393
+    half: bool = False  # bfloat16
+    norm: Literal["train", "frozen"] = "train"
+    norm_group: int = 0  # images; 0 is the whole batch, as in PyTorch
+    folded: bool = True  # batch norm, in evaluation
+    one_by_one: Literal["dot", "conv"] = "dot"
+    compiled: bool = False  # torch.compile
+    pinned: bool = True
+
+    def is_same_function(self, other: "Task") -> bool:
+        """Whether both have to give the same numbers."""
+        return all(
+            getattr(self, name) == getattr(other, name)
+            for name in ("mode", "head", "backbone", "stage", "px", "batch", "norm", "norm_group")
+        )
+
+
+class Step(Protocol):
+    """What a side builds from a task and the folder where the rows share their weights."""
+
+    def prepare(self) -> dict[str, Any]:
+        """Compiles, does a step or two, and tells of it; the numbers below start over."""
+        ...
+
+    def logits(self) -> Float[np.ndarray, "b k"]:
+        """Before the first step, with batch norm as in the step."""
+        ...
+
+    def losses(self) -> list[float]:
+        """What the first LOSSES training steps in a row start with."""
+        ...
+
+    def time(self, steps: int) -> dict[str, float]:
+        """`clock` of so many steps, until the device is idle again."""
+        ...
+
+
+def reason_to_skip(task: Task) -> str:
+    """Why a task cannot be measured here; empty if it can."""
+    needed = {"ours": (), "plain": ("torch",), "timm": ("torch", "timm")}[task.side]
+    for package in needed:
+        if importlib.util.find_spec(package) is None:
+            return f"{package} is not installed"
+    return ""
+
+
+def draw_batch(task: Task) -> tuple[UInt8[np.ndarray, "b h w 3"], Int[np.ndarray, " b"]]:
+    """Pictures of coloured squares and their labels, the same on both sides."""
+    rng = np.random.default_rng(0)
+    cells = -(-task.px // CELL_PX)
+    squares = rng.integers(0, 256, (task.batch, cells, cells, 3), np.uint8)
+    pictures = squares.repeat(CELL_PX, 1).repeat(CELL_PX, 2)[:, : task.px, : task.px]
+    return pictures, rng.integers(0, task.classes, task.batch)
+
+
+def build(task: Task, folder: Path) -> Step:
+    """The step of a task; the frameworks are imported in its own process alone."""
+    if task.pinned:
+        pin()
+    module = "jax_side" if task.side == "ours" else "torch_side"
+    return importlib.import_module(f"benchmarks.{module}").build(task, folder)
+
+
+def serve(make: Callable[..., Any], *rest: Any) -> None:
+    """Makes something of the arguments, then answers the orders through the last until a False.
+
+    An order is a method's name and its arguments. Whatever goes wrong is the last answer.
+    """
+    *arguments, orders = rest
+    try:
+        served = make(*arguments)
+        while order := orders.recv():
+            name, *details = order
+            orders.send(getattr(served, name)(*details))
+    except Exception as error:
+        orders.send(RowFailed(f"{type(error).__name__}: {error}".partition("\n")[0]))
+
+
+def clock(run: Callable[[int], None], steps: int) -> dict[str, float]:
+    """Seconds for each step, by the clock on the wall and by this process's clock."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run(steps)
+    return {
+        "wall": (time.perf_counter() - wall) / steps,
+        "cpu": (time.process_time() - cpu) / steps,
+    }
+
+
+def ask(row: Connection, name: str, *arguments: Any, timeout_s: float | None = None) -> Any:
+    """A row's answer to an order."""
+    try:
+        row.send((name, *arguments))
+        if not row.poll(timeout_s):
+            raise RowFailed(f"{name}: no answer within {timeout_s:.0f} s")
+        answer = row.recv()
+    except (EOFError, OSError) as error:
+        raise RowFailed(f"{name}: its process died") from error
+    if isinstance(answer, RowFailed):
+        raise answer
+    return answer
+
+
+def compare(ours: Answers, theirs: Answers, most: float) -> dict[str, float]:
+    """The largest difference of each answer as a share of its largest value.
+
+    One above `most`, or one that is no number, is refused.
+    """
+    shares = {}
+    for name in ours:
+        a, b = (np.asarray(side[name], np.float64) for side in (ours, theirs))
+        if a.shape != b.shape:
+            raise RowFailed(f"{name}: shapes {a.shape} and {b.shape} differ")
+        shares[name] = float(np.abs(a - b).max() / np.abs(b).max())
+        if not shares[name] <= most:
+            raise RowFailed(
+                f"{name} differ by {shares[name]:.1e} of the largest, more than {most:.0e}"
+            )
+    return shares

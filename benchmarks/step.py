@@ -1,0 +1,103 @@
+"""CPU seconds of a whole step on one core: ours beside PyTorch's, and head beside head."""
+
+import contextlib
+import dataclasses
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from benchmarks import alternating, sides
+from benchmarks.alternating import Ratio, Rounds, serving
+from benchmarks.sides import Task, ask
+
+TOLERANCE = 1e-3  # float32: of the largest value
+STEPS = {"train": 1, "eval": 3}  # in a turn
+CHECKS = {"train": ("logits", "losses"), "eval": ("logits",)}
+RATIOS: dict[str, tuple[Ratio, ...]] = {
+    "train": (
+        ("mean", "torch eager", "<= 1.45"),
+        ("attention", "mean", "<= 1.02"),
+        ("gap", "mean", "<= 1.15"),
+    ),
+    "eval": (
+        ("mean", "torch eager", "<= 1.05"),
+        ("attention", "mean", ""),
+        ("gap", "mean", ""),
+    ),
+}
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
+
+
+class Result(NamedTuple):
+    """The turns of every row; `differences` is how far PyTorch's outputs are from ours."""
+
+    mode: str
+    task: dict[str, Any]
+    machine: str
+    rounds: Rounds
+    skipped: dict[str, str]
+    differences: dict[str, float]
+    compile_s: dict[str, float]
+
+
+def plan(base: Task, names: list[str] | None = None) -> dict[str, Task]:
+    """The rows by name, `mean` first: it holds the weights of the others."""
+    rows = {
+        "mean": base,
+        "torch eager": dataclasses.replace(base, side="plain"),
+        "attention": dataclasses.replace(base, head="attention"),
+        "gap": dataclasses.replace(base, head="gap"),
+    }
+    return {name: rows[name] for name in rows if names is None or name in ("mean", *names)}
+
+
+def measure(rows: dict[str, Task], turns: int) -> Result:
+    """Every row in every turn, once those that compute the same are seen to give the same."""
+    base = rows["mean"]
+    skipped = {name: why for name, task in rows.items() if (why := sides.reason_to_skip(task))}
+    measured = {name: task for name, task in rows.items() if name not in skipped}
+    differences: dict[str, float] = {}
+    compile_s: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        asks: dict[str, Connection] = {}
+        for name, task in measured.items():
+            row = stack.enter_context(serving(sides.serve, sides.build, task, Path(folder)))
+            compile_s[name] = ask(row, "prepare")["compile_s"]
+            if name == "mean":
+                ask(row, "save_weights")
+            elif task.is_same_function(base):
+                differences |= _compare(asks["mean"], row, base.mode)
+            asks[name] = row
+
+        def cpu_seconds(name: str) -> float:
+            return ask(asks[name], "time", STEPS[base.mode])["cpu"]
+
+        rounds = alternating.alternate(list(asks), turns, cpu_seconds)
+        machine = alternating.describe_machine(PACKAGES)
+    described = dataclasses.asdict(base)
+    return Result(base.mode, described, machine, rounds, skipped, differences, compile_s)
+
+
+def _compare(ours: Connection, theirs: Connection, mode: str) -> dict[str, float]:
+    answers = ({check: ask(row, check) for check in CHECKS[mode]} for row in (ours, theirs))
+    return sides.compare(*answers, most=TOLERANCE)
+
+
+def render(result: Result) -> str:
+    """The machine, the table, and what the two sides were checked by."""
+    task = result.task
+    title = (
+        f"{result.mode} step of {task['backbone']}, {task['px']} px, batch {task['batch']}, "
+        "float32, one thread: CPU s"
+    )
+    apart = [f"{name} {share:.0e}" for name, share in result.differences.items()]
+    compiled = [f"{name} {seconds:.0f}" for name, seconds in result.compile_s.items()]
+    lines = [
+        result.machine,
+        "",
+        alternating.render(title, result.rounds, result.skipped, RATIOS[result.mode]),
+        f"  largest difference between the two sides: {', '.join(apart) or 'not compared'}",
+        f"  wall s until the first step was done: {', '.join(compiled)}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,128 @@
+"""PyTorch's step: a plain or timm's ResNet, eager or compiled, with our weights."""
+
+import contextlib
+import importlib
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
+from benchmarks.torch_resnet import MOMENTUM, ResNet, nn, torch
+from gap_jax.config import OptimConfig
+from gap_jax.models.network import INPUT_MEAN
+from gap_jax.models.resnet import BLOCKS
+
+WARM_UP = 2  # steps: the first choose algorithms
+
+
+def build(task: Task, folder: Path) -> "TorchStep":
+    """The step of a task, with the weights that our row left in the folder."""
+    if task.pinned:
+        torch.set_num_threads(1)
+    torch.backends.cudnn.benchmark = True
+    return TorchStep(task, _load(_network(task), folder / WEIGHTS))
+
+
+def _network(task: Task) -> Any:
+    if task.side == "plain":
+        return ResNet(BLOCKS[task.backbone][: task.stage or None], task.classes)
+    timm: Any = importlib.import_module("timm")
+    network = timm.create_model(task.backbone, num_classes=task.classes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = MOMENTUM
+    return network
+
+
+def _load(network: Any, file: Path) -> Any:
+    with np.load(file) as weights:
+        state = {name: torch.from_numpy(weights[name]) for name in weights.files}
+    missing, unexpected = network.load_state_dict(state, strict=False)
+    odd = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if odd or unexpected:
+        raise ValueError(f"PyTorch lacks {odd} and does not know {unexpected}")
+    return network
+
+
+class TorchStep:
+    """Training or evaluation in channels-last layout, the faster one, on one fixed batch."""
+
+    def __init__(self, task: Task, network: Any) -> None:
+        self.task = task
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = network.to(self.device, memory_format=torch.channels_last)
+        self.network.train(task.mode == "train")
+        self.initial = {name: value.clone() for name, value in network.state_dict().items()}
+        self.call = torch.compile(self.network) if task.compiled else self.network
+        pictures, labels = draw_batch(task)
+        self.pictures = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
+        self.labels = torch.from_numpy(labels).to(self.device)
+        self.mean = torch.tensor(INPUT_MEAN, device=self.device)[:, None, None]
+        self._start()
+
+    def prepare(self) -> dict[str, Any]:
+        """Compiles, or lets cuDNN choose."""
+        start = time.perf_counter()
+        self.run(WARM_UP)
+        facts = {"compile_s": time.perf_counter() - start, "cudnn": torch.backends.cudnn.version()}
+        if self.device == "cuda":
+            facts["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        self._start()
+        return facts
+
+    def logits(self) -> Float[np.ndarray, "b k"]:
+        """Of the initial weights, with batch norm as in the step."""
+        self._start()
+        with torch.no_grad():
+            return self._forward().float().cpu().numpy()
+
+    def losses(self) -> list[float]:
+        """From the initial state on."""
+        self._start()
+        return [float(self._train()) for _ in range(LOSSES)]
+
+    def time(self, steps: int) -> dict[str, float]:
+        """Seconds for each step."""
+        return clock(self.run, steps)
+
+    def run(self, steps: int) -> None:
+        """One step after the other."""
+        for _ in range(steps):
+            if self.task.mode == "train":
+                self._train()
+            else:
+                with torch.inference_mode():
+                    self._forward()
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+
+    def _start(self) -> None:
+        """The initial weights and an optimiser that remembers nothing."""
+        self.network.load_state_dict(self.initial)
+        cfg = OptimConfig()
+        decayed = [value for value in self.network.parameters() if value.ndim > 1]
+        others = [value for value in self.network.parameters() if value.ndim == 1]
+        self.optimizer = torch.optim.SGD(
+            [{"params": decayed, "weight_decay": cfg.weight_decay}, {"params": others}],
+            lr=cfg.learning_rate,
+            momentum=cfg.momentum,
+        )
+
+    def _forward(self) -> Any:
+        image = self.pictures.float() - self.mean
+        with torch.autocast(self.device, torch.bfloat16) if self.task.half else _AS_IT_IS:
+            return self.call(image)
+
+    def _train(self) -> Any:
+        logits = self._forward().float()
+        loss = nn.functional.cross_entropy(logits, self.labels)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+
+_AS_IT_IS = contextlib.nullcontext()

@@ -1,0 +1,89 @@
+"""`gap_jax evaluate RUN`: the exact numbers of a trained model on a split of its data."""
+
+import argparse
+import dataclasses
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from data_pipelines import loader
+from data_pipelines import manifest as data_manifest
+from gap_jax.commands.arguments import Parser, checkpoint, parse
+from gap_jax.config import Config, MeshConfig
+from gap_jax.errors import DataError
+from gap_jax.evaluation import evaluate
+from gap_jax.explain.artefact import Opened, open_model
+from gap_jax.learning.sharding import make_mesh, replicated
+from gap_jax.learning.steps import build_eval_step
+from gap_jax.runtime.places import RunDir
+
+DESCRIPTION = """Scores every image of a split, whatever eval.max_examples says, with the average of
+the parameters where the run keeps one. The last line printed is one JSON object; of a run, the
+scores and a table of the classes are written under RUN/eval."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `gap_jax evaluate` with the words behind it."""
+    parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, allow_abbrev=False)
+    parser.set_defaults(takes_config=False)
+    parser.add_argument("model", metavar="RUN", type=Path, help="a run, or an exported model")
+    parser.add_argument("--split", help="split to score; default: the run's data.eval_split")
+    parser.add_argument(
+        "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
+        help="which step of the run; best (default) is the one of highest mAP",
+    )  # fmt: skip
+    parser.add_argument("--data", type=Path, metavar="DIR", help="where the run's data lie now")
+    _evaluate(parse(parser, words))
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    opened = open_model(options.model, checkpoint=options.checkpoint)
+    origin = opened.origin
+    split = options.split or opened.cfg.data.eval_split
+    scores, summary = score_split(opened, split, options.data)
+    print(
+        f"{opened.source}: step {origin.step:,}, {origin.weights} weights, "
+        f"{summary['examples']:,} labelled images of {split}"
+    )
+    if not opened.is_exported:
+        folder = RunDir(opened.source).scores(split, origin.step)
+        evaluate.store(folder, scores, summary, opened.classes)
+        print(f"scores, metrics and classes are in {folder}")
+    print(json.dumps(summary, allow_nan=False))
+
+
+def score_split(
+    opened: Opened, split: str, directory: Path | None = None
+) -> tuple[evaluate.Scores, dict[str, Any]]:
+    """The scores of a split of the model's own data, and their summary."""
+    data = dataclasses.replace(
+        opened.cfg.data, eval_split=split, root=str(directory or opened.cfg.data.directory)
+    ).resolved()
+    if not (data.directory / data_manifest.MANIFEST).exists():
+        raise DataError(
+            f"no prepared data in {data.directory}, where {opened.source} found its own; "
+            "name their place with --data DIR"
+        )
+    manifest = data_manifest.load(data.directory)
+    opened.check_data(manifest)
+    mesh = _evaluation_mesh(opened.cfg)
+    eval_step = jax.jit(build_eval_step(opened.model, mesh))
+    variables = jax.device_put(opened.variables, replicated(mesh))
+    batch_size = opened.cfg.eval.batch_size
+    with loader.evaluation_batches(data, manifest, batch_size=batch_size) as batches:
+        scores = evaluate.score(eval_step, variables, batches, mesh, lambda: False)
+    if scores is None:
+        raise AssertionError("nobody tells an evaluation of its own to stop")
+    return scores, evaluate.summarise(scores)
+
+
+def _evaluation_mesh(cfg: Config) -> Mesh:
+    """As many of this machine's devices as the run's batches can be spread over."""
+    devices = jax.devices()
+    count = math.gcd(len(devices), cfg.train.micro_batch_size, cfg.eval.batch_size)
+    return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), devices[:count])

@@ -1,0 +1,204 @@
+"""Opens what was trained: a step of a run, or the folder that an export made of one.
+
+An exported folder holds `arrays` (orbax), config.json, classes.json, preprocess.json and, with the
+digest of each of them, manifest.json.
+"""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from data_pipelines import files
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config
+from gap_jax.errors import CheckpointError, ConfigError
+from gap_jax.learning.setup import describe_state
+from gap_jax.learning.state import Model, Variables, describe_model
+from gap_jax.runtime import rundir
+from gap_jax.runtime.checkpoint import Checkpoints, load_arrays
+from gap_jax.runtime.digests import LeafFacts, find_damaged, find_misfits, name_some, place
+from gap_jax.runtime.places import RunDir
+from gap_jax.weights.native import name_arrays, replace_arrays
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+PREPROCESSING = "preprocess.json"
+ARRAYS = "arrays"
+
+Which = Literal["best", "latest"] | int
+Weights = Literal["ema", "raw"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where a model's numbers come from: a step of a run, and the data it was trained on."""
+
+    run: str
+    step: int
+    weights: Weights
+    fingerprint: str
+    metrics: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """The manifest of an exported model; `files` are SHA-256 by name."""
+
+    gap_jax: str
+    formats: list[str]
+    origin: Origin
+    leaves: dict[str, LeafFacts]
+    files: dict[str, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Opened:
+    """A trained model, ready to be applied to crops that `cfg.data` describes."""
+
+    source: Path
+    cfg: Config
+    classes: tuple[str, ...]
+    origin: Origin
+    model: Model
+    variables: Variables
+    is_exported: bool
+
+    def check_data(self, data: Manifest) -> None:
+        """Refuses data other than those the model was trained on."""
+        moves = rundir.list_moves(self.classes, data.classes)
+        if moves:
+            raise CheckpointError(
+                f"{self.source} was trained on other classes: {moves}; evaluate it on its own data"
+            )
+        if data.fingerprint != self.origin.fingerprint:
+            raise CheckpointError(
+                f"{self.source} was trained on data with fingerprint {self.origin.fingerprint} and "
+                f"these have {data.fingerprint}: the same classes, other images, labels or order; "
+                "evaluate it on its own data"
+            )
+
+
+def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "ema") -> Opened:
+    """A step of the run in `path`, or the exported model in it, which is of one step only.
+
+    `ema` takes the average of the parameters where the run keeps one, `raw` what was trained.
+    """
+    if not any((path / name).exists() for name in (ARRAYS, PREPROCESSING)):
+        return _open_run(RunDir(path), checkpoint, weights)
+    opened = _open_export(path)
+    if checkpoint not in ("best", opened.origin.step) or weights not in (
+        "ema",
+        opened.origin.weights,
+    ):
+        raise ConfigError(
+            f"{path} is an exported model, of step {opened.origin.step} and its "
+            f"{opened.origin.weights} weights only; name the run for another one"
+        )
+    return opened
+
+
+def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
+    if not run.config.is_file():
+        raise CheckpointError(
+            f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}"
+        )
+    cfg = rundir.load_config(run)
+    with Checkpoints(run.checkpoints, warn=print) as checkpoints:
+        step = _choose_step(checkpoints, checkpoint)
+        facts = checkpoints.read_facts(step)
+        model, _, target = describe_state(cfg, len(facts["classes"]))
+        state = checkpoints.load(step, target).state
+    is_averaged = weights == "ema" and bool(state.ema)
+    return Opened(
+        source=run.root,
+        cfg=cfg,
+        classes=tuple(facts["classes"]),
+        origin=Origin(
+            run=run.root.absolute().name,
+            step=step,
+            weights="ema" if is_averaged else "raw",
+            fingerprint=facts["fingerprint"],
+            metrics=facts["metrics"],
+        ),
+        model=model,
+        variables=state.best_variables if is_averaged else state.variables,
+        is_exported=False,
+    )
+
+
+def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
+    known = checkpoints.list_steps()
+    if not known:
+        raise CheckpointError(
+            f"no good checkpoint in {checkpoints.folder}; train until one is saved"
+        )
+    match which:
+        case "latest":
+            return known[-1]
+        case "best":
+            best = checkpoints.find_best()
+            if best is None:
+                raise CheckpointError(
+                    f"no checkpoint in {checkpoints.folder} has been evaluated; "
+                    "use --checkpoint latest"
+                )
+            return best
+        case step:
+            return step
+
+
+def digest_files(folder: Path) -> dict[str, str]:
+    """The SHA-256 of every file of an exported model but its manifest."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = {path.relative_to(folder).as_posix(): path for path in found}
+    return {name: files.sha256(path) for name, path in names.items() if name != MANIFEST}
+
+
+def _open_export(folder: Path) -> Opened:
+    contents = _read_manifest(folder)
+    found = digest_files(folder)
+    for name, digest in contents.files.items():
+        if found.get(name) != digest:
+            raise _damaged(folder, f"{name} is {'changed' if name in found else 'gone'}")
+    cfg, classes = rundir.load_config(RunDir(folder)), rundir.load_classes(RunDir(folder))
+    model, shapes = describe_model(cfg, len(classes), folded=True)
+    target = name_arrays(shapes)
+    misfits = find_misfits(contents.leaves, target)
+    if misfits:
+        raise _damaged(folder, name_some(misfits))
+    leaves = load_arrays(folder.absolute() / ARRAYS)
+    damaged = find_damaged(leaves, contents.leaves)
+    if damaged:
+        raise _damaged(folder, f"another digest: {name_some(damaged)}")
+    return Opened(
+        source=folder,
+        cfg=cfg,
+        classes=classes,
+        origin=contents.origin,
+        model=model,
+        variables=replace_arrays(shapes, place(leaves, target)),
+        is_exported=True,
+    )
+
+
+def _read_manifest(folder: Path) -> Contents:
+    try:
+        content = json.loads((folder / MANIFEST).read_text("utf-8"))
+        version = content.pop("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(
+                f"{folder} has format_version={version!r} and this gap_jax reads "
+                f"{FORMAT_VERSION}; export the run again"
+            )
+        leaves = {
+            name: LeafFacts(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
+            for name, leaf in content.pop("leaves").items()
+        }
+        return Contents(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(folder, f"{MANIFEST} is not readable") from error
+
+
+def _damaged(folder: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{folder} is not what was exported ({reason}); export the run again")

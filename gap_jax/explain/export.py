@@ -1,0 +1,136 @@
+"""Takes a model out of its run: folded parameters and all that is needed to apply them."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+import gap_jax
+from data_pipelines import files
+from data_pipelines.transforms import LONGEST_ASPECT
+from gap_jax.config import Config
+from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
+from gap_jax.explain.artefact import (
+    ARRAYS,
+    FORMAT_VERSION,
+    MANIFEST,
+    PREPROCESSING,
+    Contents,
+    Opened,
+    Weights,
+    Which,
+    digest_files,
+    open_model,
+)
+from gap_jax.learning.state import Model, Variables, describe_model, fold_network
+from gap_jax.models.network import INPUT_MEAN, INPUT_SCALE, normalise
+from gap_jax.runtime import rundir
+from gap_jax.runtime.checkpoint import store_arrays
+from gap_jax.runtime.digests import copy_to_host, describe
+from gap_jax.runtime.places import RunDir
+from gap_jax.weights.native import name_arrays
+
+FORMATS = ("orbax",)
+TOLERANCE = 1e-5  # of the largest logit
+IMAGES = 2
+
+
+def export(
+    run: Path,
+    out: Path,
+    formats: Sequence[str] = FORMATS,
+    weights: Weights = "ema",
+    checkpoint: Which = "best",
+) -> Opened:
+    """Writes the folder `out`, and opens it again: it must give the logits that the run gives."""
+    unknown = [name for name in formats if name not in FORMATS]
+    if unknown or not formats:
+        raise ConfigError(f"export formats {list(formats)} are not all among {', '.join(FORMATS)}")
+    if out.exists():
+        raise CannotWrite(f"{out} exists already and stays untouched; choose another --out")
+    opened = open_model(run, checkpoint=checkpoint, weights=weights)
+    if opened.is_exported:
+        raise ConfigError(f"{run} is an exported model already; name a run")
+    with files.fresh_folder(out) as partial:
+        _write(partial, opened, formats)
+        exported = open_model(partial)
+        _verify(exported, opened)
+    return dataclasses.replace(exported, source=out)
+
+
+def describe_preprocessing(cfg: Config) -> dict[str, Any]:
+    """How any program makes the network's input of a picture, in the order of its steps."""
+    data = cfg.data
+    is_reference = data.preprocessing == "reference"
+    return {
+        "color": "RGB",
+        "longest_aspect": LONGEST_ASPECT,
+        "limit_width_px": data.limit_width_px if is_reference else 0,
+        "short_side_px": data.short_side_px,
+        "interpolation": "bilinear" if is_reference else "bilinear, area below half the size",
+        "center_crop_px": [data.image_size_px, data.image_size_px],
+        "mean": list(INPUT_MEAN),
+        "scale": list(INPUT_SCALE),
+        "layout": "batch height width color, float32, (pixel - mean) / scale",
+    }
+
+
+def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
+    folded = jax.jit(lambda variables: fold_network(opened.model, variables)[1])(opened.variables)
+    leaves = copy_to_host(name_arrays(folded))
+    store_arrays(folder.absolute() / ARRAYS, leaves)
+    place = RunDir(folder)
+    names = [{"name": name} for name in opened.classes]
+    _save(place.config, rundir.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
+    _save(place.classes, rundir.FORMAT_VERSION, {"classes": names})
+    _save(folder / PREPROCESSING, FORMAT_VERSION, describe_preprocessing(opened.cfg))
+    contents = Contents(
+        gap_jax=gap_jax.__version__,
+        formats=list(formats),
+        origin=opened.origin,
+        leaves=describe(leaves),
+        files=digest_files(folder),
+    )
+    _save(folder / MANIFEST, FORMAT_VERSION, dataclasses.asdict(contents))
+
+
+def _verify(exported: Opened, original: Opened) -> None:
+    """In float32 on any device: a trunk in bfloat16 would hide what folding did."""
+    exactly = dataclasses.replace(
+        original.cfg, model=dataclasses.replace(original.cfg.model, dtype="float32")
+    )
+    side = original.cfg.data.image_size_px
+    image = np.random.default_rng(0).integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
+    after, before = (
+        _logits(
+            describe_model(exactly, len(each.classes), folded=each.is_exported)[0],
+            each.variables,
+            image,
+        )
+        for each in (exported, original)
+    )
+    error, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
+    if not error <= TOLERANCE * largest:
+        raise CheckpointError(
+            f"the export of {original.source} at step {original.origin.step} was not kept: its "
+            f"logits differ from the run's by {error:.2g} where the largest is {largest:.2g}; "
+            "try another --checkpoint"
+        )
+
+
+def _logits(model: Model, variables: Variables, image: np.ndarray) -> Float[np.ndarray, "b k"]:
+    def apply(variables: Variables, image: jax.Array) -> jax.Array:
+        return model.apply(variables, normalise(image))[0].logits
+
+    with jax.default_matmul_precision("highest"):
+        return np.asarray(jax.jit(apply)(variables, image))
+
+
+def _save(path: Path, version: int, content: Mapping[str, Any]) -> None:
+    text = json.dumps({"format_version": version, **content}, indent=1, ensure_ascii=False)
+    files.write_atomically(path, text + "\n")

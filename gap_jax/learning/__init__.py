@@ -1,0 +1,1 @@
+"""Everything inside jit: targets, losses, optimisers, as pure functions."""

@@ -1,0 +1,162 @@
+"""The optimiser of a run: decay, momentum or Adam, schedule, clipping, factors by path, freezing.
+
+A path is the names down to a parameter joined by slashes, as in backbone/stage1/0/conv1/kernel; a
+shorter path stands for everything below it.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int, PyTree
+
+from gap_jax.config import OptimConfig
+from gap_jax.errors import ConfigError
+from gap_jax.variants import nearest
+
+Step = Int[Array, ""] | int
+
+
+def learning_rate(cfg: OptimConfig, steps: int, step: Step) -> Float[Array, ""]:
+    """The rate of update number `step`, counted from 0, in a run of `steps`.
+
+    With warm-up over W steps the rate is multiplied by (step + 1) / W until that is 1. Stairs are
+    counted from step 0; the cosine starts behind the warm-up and would reach 0 at `steps`.
+    """
+    at = jnp.asarray(step, jnp.int32)
+    match cfg.schedule:
+        case "staircase":
+            stairs = (at // cfg.decay_every_steps).astype(jnp.float32)
+            rate = cfg.learning_rate * jnp.float32(cfg.decay_factor) ** stairs
+        case "cosine":
+            length = max(steps - cfg.warmup_steps, 1)
+            progress = jnp.clip((at - cfg.warmup_steps) / length, 0, 1)
+            rate = cfg.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+        case _:
+            rate = jnp.float32(cfg.learning_rate)
+    if cfg.warmup_steps:
+        rate = rate * jnp.minimum((at + 1) / cfg.warmup_steps, 1)
+    return rate
+
+
+def build_optimizer(
+    cfg: OptimConfig, steps: int, params: PyTree
+) -> optax.GradientTransformationExtraArgs:
+    """The run's optimiser for parameters (or their shapes); `update` takes `step=` by name.
+
+    The rate follows the step it is given and nothing is counted here but Adam's moments, so a
+    skipped update still moves the schedule on. In order: clipping of the global gradient norm;
+    then `sgd`: decay added to the gradient, v = momentum v + g, update -rate v; or `adamw`: Adam's
+    direction plus decay, update -rate times it. Frozen parameters have no state, are outside the
+    norm, and their update is 0.
+    """
+    factors = parse_multipliers(cfg.multipliers)
+    check_paths("optim.multipliers", factors, params)
+    check_paths("optim.frozen", cfg.frozen, params)
+    decay = optax.add_decayed_weights(cfg.weight_decay, mask=mask_decayed)
+    rule = (
+        (decay, optax.trace(cfg.momentum)) if cfg.name == "sgd" else (optax.scale_by_adam(), decay)
+    )
+    clip = (optax.clip_by_global_norm(cfg.clip_norm),) if cfg.clip_norm else ()
+    moving = optax.chain(*clip, *rule, _scale_by_rate(cfg, steps, factors))
+    frozen = mask_frozen(params, cfg.frozen)
+    if not any(jax.tree.leaves(frozen)):
+        return moving
+    if all(jax.tree.leaves(frozen)):
+        raise ConfigError(f"optim.frozen={cfg.frozen} freezes every parameter; leave some to train")
+    return optax.partition({False: moving, True: optax.set_to_zero()}, frozen)
+
+
+def mask_decayed(params: PyTree) -> PyTree[bool]:
+    """True at convolution-like weights, which are the leaves named `kernel`.
+
+    So `bias`, batch norm's `gamma` and `beta`, and a saliency's `gate` never decay.
+    """
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: name_path(path).split("/")[-1] == "kernel", params
+    )
+
+
+def mask_frozen(tree: PyTree, frozen: Iterable[str]) -> PyTree[bool]:
+    """True at the leaves on or below a frozen path; for parameters and statistics alike."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: any(_is_below(name_path(path), each) for each in frozen), tree
+    )
+
+
+def gradient_norm(grads: PyTree, frozen: Iterable[str]) -> Float[Array, ""]:
+    """The global norm of the gradients that move something: what clipping sees."""
+    pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(mask_frozen(grads, frozen)), strict=True)
+    return optax.tree.norm([leaf for leaf, is_frozen in pairs if not is_frozen])
+
+
+def parse_multipliers(multipliers: Iterable[str]) -> dict[str, float]:
+    """Reads ('backbone=0.1',) into {'backbone': 0.1}."""
+    factors: dict[str, float] = {}
+    for text in multipliers:
+        path, equals, number = text.partition("=")
+        try:
+            factor = float(number)
+        except ValueError:
+            factor = math.nan
+        if not (path and equals and math.isfinite(factor) and factor >= 0):
+            raise ConfigError(
+                f"optim.multipliers: {text!r} is not PATH=FACTOR with a factor of 0 or more; "
+                "write it as 'backbone=0.1'"
+            )
+        if path in factors:
+            raise ConfigError(f"optim.multipliers names {path!r} twice; keep one of them")
+        factors[path] = factor
+    return factors
+
+
+def check_paths(field: str, paths: Iterable[str], params: PyTree) -> None:
+    """Refuses a path at which there is no parameter, naming the nearest one that is there."""
+    known = dict.fromkeys(
+        "/".join(parts[: depth + 1])
+        for path, _ in jax.tree_util.tree_leaves_with_path(params)
+        for parts in [name_path(path).split("/")]
+        for depth in range(len(parts))
+    )
+    for path in paths:
+        if path not in known:
+            tops = [each for each in known if "/" not in each]
+            hint = nearest(path, list(known)) or nearest(path, tops)
+            raise ConfigError(f"{field}: the model has no parameters at {path!r}{hint}")
+
+
+def name_path(path: tuple[Any, ...]) -> str:
+    """A leaf's path as text; the box that nnx puts around a leaf is no part of it."""
+    if path and path[-1] == jax.tree_util.GetAttrKey("value"):
+        path = path[:-1]
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _is_below(name: str, path: str) -> bool:
+    return name == path or name.startswith(path + "/")
+
+
+def _scale_by_rate(
+    cfg: OptimConfig, steps: int, factors: Mapping[str, float]
+) -> optax.GradientTransformationExtraArgs:
+    """Multiplies by -rate(step) and by the factor of the longest path that holds a parameter."""
+
+    def factor(name: str) -> float:
+        held = [path for path in factors if _is_below(name, path)]
+        return factors[max(held, key=len)] if held else 1.0
+
+    def update(
+        updates: PyTree, state: optax.OptState, params: PyTree = None, **extra_args: Any
+    ) -> tuple[PyTree, optax.OptState]:
+        del params
+        rate = learning_rate(cfg, steps, extra_args["step"])
+
+        def scale(path: tuple[Any, ...], leaf: Array) -> Array:
+            return -rate * factor(name_path(path)) * leaf
+
+        return jax.tree_util.tree_map_with_path(scale, updates), state
+
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

@@ -1,0 +1,102 @@
+"""From a config to what a run computes with: mesh, model, optimiser, compiled steps, state."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import PyTree
+
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config
+from gap_jax.learning import losses, optim, sharding, state, steps
+from gap_jax.learning.state import Model, TrainState, Variables
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """`target` is the shape, type and place of every leaf of the state."""
+
+    cfg: Config
+    classes: int
+    mesh: Mesh
+    model: Model
+    optimizer: optax.GradientTransformationExtraArgs
+    target: TrainState
+    train_step: Any
+    eval_step: Any
+
+    def initial_variables(self) -> Variables:
+        """Fresh parameters and statistics, a function of train.seed alone."""
+
+        def initialise() -> Variables:
+            return state.split_network(self.cfg, self.classes, self.cfg.train.seed)[1]
+
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.target.variables)
+        return jax.jit(initialise, out_shardings=places)()
+
+    def start(self, variables: Variables) -> TrainState:
+        """The state before the first step, from these variables."""
+
+        def start(variables: Variables) -> TrainState:
+            return state.start_state(variables, self.optimizer, averaged=_is_averaged(self.cfg))
+
+        places = jax.tree.map(lambda leaf: leaf.sharding, self.target)
+        return jax.jit(start, out_shardings=places)(variables)
+
+    def map_size(self) -> tuple[int, int] | None:
+        """Rows and columns of the joint heatmaps; None without a pose branch."""
+        side = self.cfg.data.image_size_px
+        image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+        outputs, _ = jax.eval_shape(self.model.apply, self.target.variables, image)
+        return None if outputs.pose is None else outputs.pose.shape[1:3]
+
+
+def describe_state(
+    cfg: Config, classes: int
+) -> tuple[Model, optax.GradientTransformationExtraArgs, TrainState]:
+    """The model, its optimiser, and the shape and type of every leaf of the state."""
+    model, shapes = state.describe_model(cfg, classes)
+    optimizer = optim.build_optimizer(cfg.optim, cfg.train.steps, shapes.params)
+    abstract = jax.eval_shape(
+        lambda variables: state.start_state(variables, optimizer, averaged=_is_averaged(cfg)),
+        shapes,
+    )
+    return model, optimizer, abstract
+
+
+def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
+    """Everything but the numbers; nothing is compiled or computed yet."""
+    mesh = sharding.make_mesh(cfg, devices)
+    model, optimizer, abstract = describe_state(cfg, len(data.classes))
+    places = sharding.state_shardings(abstract, mesh)
+    weights = None
+    if cfg.train.class_weights == "balanced":
+        counts = data.splits[cfg.data.train_split].class_counts
+        weights = jnp.asarray(losses.balanced_class_weights(counts))
+    train_step = steps.build_train_step(cfg, model, optimizer, mesh, weights)
+    return Setup(
+        cfg=cfg,
+        classes=len(data.classes),
+        mesh=mesh,
+        model=model,
+        optimizer=optimizer,
+        target=_place(abstract, places),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(places, None)),
+        eval_step=jax.jit(steps.build_eval_step(model, mesh)),
+    )
+
+
+def _is_averaged(cfg: Config) -> bool:
+    return cfg.train.ema_decay > 0
+
+
+def _place(abstract: PyTree, places: PyTree) -> PyTree:
+    return jax.tree.map(
+        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        abstract,
+        places,
+    )

@@ -1,0 +1,186 @@
+"""One training step and one evaluation step: pure functions, compiled once each.
+
+A batch is (micro-batches, images, ...). Its gradient is the sum over micro-batches of the gradient
+of their share of the batch's mean loss; running statistics move once, by the mean of what each
+micro-batch alone would have made of them. So cutting a batch into micro-batches changes nothing.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+
+from gap_jax.batch import Batch
+from gap_jax.config import Config
+from gap_jax.learning import losses, optim
+from gap_jax.learning.sharding import replicated
+from gap_jax.learning.state import Model, TrainState, Variables
+from gap_jax.learning.targets import draw_heatmaps
+from gap_jax.models.network import normalise
+
+LONGEST_UNROLLED = 8  # on CPU a convolution inside a loop takes almost six times as long
+
+
+class Metrics(NamedTuple):
+    """What a training step tells; `finite` is 0 where the step was skipped."""
+
+    loss: Float[Array, ""]
+    loss_action: Float[Array, ""]
+    loss_pose: Float[Array, ""]
+    accuracy: Float[Array, ""]
+    grad_norm: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    finite: Float[Array, ""]
+    skipped_in_row: Int[Array, ""]
+    skipped: Int[Array, ""]
+
+
+class Parts(NamedTuple):
+    """A micro-batch's shares of the batch's means."""
+
+    loss: Float[Array, ""]
+    loss_action: Float[Array, ""]
+    loss_pose: Float[Array, ""]
+    accuracy: Float[Array, ""]
+
+
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+EvalStep = Callable[[Variables, Batch], Float[Array, "b k"]]
+MicroLoss = Callable[[PyTree, PyTree, Batch, Key[Array, " b"]], tuple[Array, tuple[Parts, PyTree]]]
+
+
+def build_train_step(
+    cfg: Config,
+    model: Model,
+    optimizer: optax.GradientTransformationExtraArgs,
+    mesh: Mesh,
+    class_weights: Float[Array, " k"] | None = None,
+) -> TrainStep:
+    """The function (state, batch) -> (state, metrics) of a run."""
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        whole = jax.lax.with_sharding_constraint(state.variables.params, replicated(mesh))
+        micro_loss = _build_micro_loss(cfg, model, batch, class_weights)
+        grads, parts, stats = _accumulate(micro_loss, whole, state, batch, cfg.train.seed)
+        norm = optim.gradient_norm(grads, cfg.optim.frozen)
+        finite = jnp.isfinite(parts.loss) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(
+            grads, state.opt_state, state.variables.params, step=state.step
+        )
+        params = optax.apply_updates(state.variables.params, updates)
+        stats = _keep_frozen(cfg, stats, state.variables.stats)
+        moved = Variables(params, stats)
+        proposed = (moved, opt_state, _average(state.ema, moved, cfg.train.ema_decay))
+        kept = (state.variables, state.opt_state, state.ema)
+        variables, opt_state, ema = jax.tree.map(
+            lambda new, old: jnp.where(finite, new, old), proposed, kept
+        )
+        in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
+        skipped = state.skipped + jnp.where(finite, 0, 1)
+        after = TrainState(state.step + 1, variables, opt_state, ema, in_row, skipped)
+        rate = optim.learning_rate(cfg.optim, cfg.train.steps, state.step)
+        return after, Metrics(*parts, norm, rate, finite.astype(jnp.float32), in_row, skipped)
+
+    return train_step
+
+
+def build_eval_step(model: Model, mesh: Mesh) -> EvalStep:
+    """The function (variables, batch of one micro-batch) -> logits, the same on every device."""
+
+    def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
+        whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
+        outputs, _ = model.apply(whole, normalise(batch.image[0]))
+        return jax.lax.with_sharding_constraint(outputs.logits, replicated(mesh))
+
+    return eval_step
+
+
+def _build_micro_loss(
+    cfg: Config, model: Model, batch: Batch, class_weights: Float[Array, " k"] | None
+) -> MicroLoss:
+    labelled = batch.weight.sum()
+    images = jnp.float32(batch.id.size)
+
+    def micro_loss(
+        params: PyTree, stats: PyTree, part: Batch, keys: Key[Array, " b"]
+    ) -> tuple[Array, tuple[Parts, PyTree]]:
+        outputs, stats = model.apply(
+            Variables(params, stats), normalise(part.image), train=True, keys=keys
+        )
+        if part.label.ndim == 1:
+            each = losses.softmax_cross_entropy(
+                outputs.logits, part.label, cfg.train.label_smoothing, class_weights
+            )
+        else:
+            each = losses.sigmoid_cross_entropy(outputs.logits, part.label)
+        action = losses.weighted_mean(each, part.weight, labelled)
+        pose = jnp.float32(0)
+        if outputs.pose is not None:
+            targets = draw_heatmaps(
+                part.keypoints,
+                part.disc_radius,
+                _size(part.image),
+                _size(outputs.pose),
+                cfg.pose,
+            )
+            of_image = losses.pose_loss(outputs.pose, targets, cfg.pose.reduction)
+            pose = losses.weighted_mean(of_image, jnp.ones_like(of_image), images)
+        loss = action + cfg.pose.weight * pose
+        hits = losses.top1_hits(outputs.logits, part.label)
+        accuracy = losses.weighted_mean(hits, part.weight, labelled)
+        return loss, (Parts(loss, action, pose, accuracy), stats)
+
+    return micro_loss
+
+
+def _accumulate(
+    micro_loss: MicroLoss, params: PyTree, state: TrainState, batch: Batch, seed: int
+) -> tuple[PyTree, Parts, PyTree]:
+    """The gradient and the means of the whole batch, and the mean of the moved statistics."""
+    micro_batches, images = batch.id.shape
+    root = jax.random.fold_in(jax.random.key(seed), state.step)
+    rows = jnp.arange(micro_batches * images).reshape(micro_batches, images)
+    keys = jax.vmap(jax.vmap(lambda row: jax.random.fold_in(root, row)))(rows)
+
+    def differentiate(part: Batch, part_keys: Key[Array, " b"]) -> tuple[PyTree, Parts, PyTree]:
+        gradient = jax.grad(micro_loss, has_aux=True)
+        grads, (parts, stats) = gradient(params, state.variables.stats, part, part_keys)
+        return grads, parts, jax.tree.map(lambda leaf: leaf / micro_batches, stats)
+
+    if micro_batches <= LONGEST_UNROLLED and jax.default_backend() == "cpu":
+        results = [
+            differentiate(Batch(*part), keys[i]) for i, part in enumerate(zip(*batch, strict=True))
+        ]
+        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *results)
+    shapes = jax.eval_shape(differentiate, jax.tree.map(lambda leaf: leaf[0], batch), keys[0])
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add(total: PyTree, part: tuple[Batch, Array]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, differentiate(*part)), None
+
+    return jax.lax.scan(add, zeros, (batch, keys))[0]
+
+
+def _size(pixels: Float[Array, "b h w c"] | UInt8[Array, "b h w c"]) -> tuple[int, int]:
+    _, height, width, _ = pixels.shape
+    return height, width
+
+
+def _keep_frozen(cfg: Config, stats: PyTree, before: PyTree) -> PyTree:
+    """What is frozen keeps its statistics to the bit."""
+    if cfg.model.norm == "frozen":
+        return before
+    return jax.tree.map(
+        lambda is_frozen, new, old: old if is_frozen else new,
+        optim.mask_frozen(stats, cfg.optim.frozen),
+        stats,
+        before,
+    )
+
+
+def _average(ema: Variables | tuple[()], moved: Variables, decay: float) -> Variables | tuple[()]:
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, moved) if ema else ()

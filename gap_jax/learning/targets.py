@@ -1,0 +1,53 @@
+"""Joint heatmaps, drawn on the device from the keypoints of a batch."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from gap_jax.config import PoseConfig
+
+
+class PoseTargets(NamedTuple):
+    """What the pose branch should say; only joints that are `valid` carry a loss."""
+
+    heatmaps: Float[Array, "b h w 16"]
+    valid: Bool[Array, "b 16"]
+
+
+def draw_heatmaps(
+    keypoints: Float[Array, "b people 16 3"],
+    disc_radius: Float[Array, " b"],
+    image_size_px: tuple[int, int],
+    map_size: tuple[int, int],
+    cfg: PoseConfig,
+) -> PoseTargets:
+    """Heatmaps of an H x W image on h x w cells, the maximum over people.
+
+    Cell (i, j) stands for the point (i*H/h, j*W/w), its top-left corner: legacy bilinear resizing
+    samples there, and so do the strided convolutions of the trunk. With d the distance from that
+    point to a joint: `disc` is 1 where d <= disc_radius, both in pixels; `gaussian` is
+    exp(-d^2 / (2 sigma^2)), both in cells. A joint is valid where anybody has it annotated, seen or
+    hidden, inside the crop or not.
+    """
+    x, y, visibility = jnp.moveaxis(keypoints.astype(jnp.float32), -1, 0)
+    annotated = (visibility > 0) & jnp.isfinite(x) & jnp.isfinite(y)
+    (height, width), (rows, columns) = image_size_px, map_size
+    dy = _offsets(y, height, rows)[..., :, None]
+    dx = _offsets(x, width, columns)[..., None, :]
+    if cfg.target == "disc":
+        drawn = dy**2 + dx**2 <= disc_radius[:, None, None, None, None] ** 2
+    else:
+        squared_cells = (dy * (rows / height)) ** 2 + (dx * (columns / width)) ** 2
+        drawn = jnp.exp(-squared_cells / (2 * cfg.sigma_cells**2))
+    per_person = jnp.where(annotated[..., None, None], drawn, 0).astype(jnp.float32)
+    heatmaps = jnp.moveaxis(per_person.max(axis=1, initial=0), 1, -1)
+    return PoseTargets(heatmaps, annotated.any(axis=1))
+
+
+def _offsets(
+    position: Float[Array, "b people 16"], side_px: int, cells: int
+) -> Float[Array, "b people 16 {cells}"]:
+    corners = jnp.asarray(np.arange(cells) * side_px / cells, jnp.float32)
+    return corners[None, None, None, :] - position[..., None]

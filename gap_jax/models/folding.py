@@ -1,0 +1,33 @@
+"""A network for evaluation only, in which everything that no picture changes is multiplied out."""
+
+from flax import nnx
+
+from gap_jax.models.layers import ConvNorm
+from gap_jax.models.network import Network
+from gap_jax.models.pooling import FactoredSaliency, LinearSaliency
+
+
+def fold(network: Network) -> Network:
+    """A copy with equal outputs: batch norms inside their convolutions, V c as one vector."""
+    folded = nnx.clone(network)
+    for _, module in nnx.iter_modules(folded):
+        if isinstance(module, ConvNorm):
+            _fold_norm(module)
+    saliency = folded.pooling.saliency
+    if isinstance(saliency, FactoredSaliency) and saliency.space == "weight":
+        folded.pooling.saliency = _as_linear(saliency)
+    return folded
+
+
+def _fold_norm(pair: ConvNorm) -> None:
+    if pair.norm is None:
+        return
+    scale, shift = pair.norm.affine()
+    pair.conv.kernel[...] = pair.conv.kernel[...] * scale[None, None, None]
+    pair.conv.bias = nnx.data(nnx.Param(shift))
+    pair.norm = nnx.data(None)
+
+
+def _as_linear(saliency: FactoredSaliency) -> LinearSaliency:
+    vector = saliency.vector()
+    return LinearSaliency(*vector.shape, bias=False, init=lambda *_: vector, rngs=nnx.Rngs(0))

@@ -1,0 +1,258 @@
+"""Convolution, batch norm over groups of images, and max-pooling, as the backbones need them."""
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Initializer
+from jax import lax
+from jaxtyping import Array, Float, UInt8
+
+HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
+SMALL = nnx.initializers.normal(1e-3)  # what attentional pooling adds to a backbone starts small
+
+
+def along_channels(vector: Float[Array, " c"], x: Float[Array, "*any c"]) -> Float[Array, "*one c"]:
+    """One value for each channel, in a shape that broadcasts against `x`."""
+    return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
+
+
+def project(
+    x: Float[Array, "*any c"], kernel: Float[Array, "c d"], *, exactly: bool = False
+) -> Float[Array, "*any d"]:
+    """`x @ kernel` over the channels of any map, in the arithmetic of `x`.
+
+    `exactly`: summed in float32, and left so, whatever the arithmetic of `x`.
+    """
+    return lax.dot_general(
+        x,
+        kernel.astype(x.dtype),
+        (((x.ndim - 1,), (0,)), ((), ())),
+        precision=lax.Precision.HIGHEST if exactly else None,
+        preferred_element_type=jnp.float32 if exactly else None,
+    )
+
+
+class Dense(nnx.Module):
+    """A 1x1 convolution over a map with any number of axes."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        *,
+        bias: bool = True,
+        init: Initializer = HE,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.kernel = nnx.Param(init(rngs.params(), (features_in, features), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(features)) if bias else None
+
+    def __call__(
+        self, x: Float[Array, "*any c"], *, exactly: bool = False
+    ) -> Float[Array, "*any d"]:
+        y = project(x, self.kernel[...], exactly=exactly)
+        return y if self.bias is None else y + along_channels(self.bias[...].astype(y.dtype), y)
+
+
+class Conv(nnx.Module):
+    """A convolution with an odd, symmetrically padded window, NHWC by HWIO.
+
+    A 1x1 one is a matrix product: XLA writes its weight gradient as a convolution with a window
+    as large as the map otherwise, which took a third of a training step on CPU.
+    """
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        *,
+        size: int = 1,
+        stride: int = 1,
+        bias: bool = False,
+        init: Initializer = HE,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.kernel = nnx.Param(
+            init(rngs.params(), (size, size, features_in, features), jnp.float32)
+        )
+        self.bias = nnx.Param(jnp.zeros(features)) if bias else None
+        self.stride = stride
+        self.as_product = size == 1
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
+        kernel = self.kernel[...].astype(x.dtype)
+        if self.as_product:
+            y = project(subsample(x, self.stride), kernel[0, 0])
+        else:
+            pad = kernel.shape[0] // 2
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                ((pad, pad), (pad, pad)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return y if self.bias is None else y + along_channels(self.bias[...].astype(y.dtype), y)
+
+
+def subsample(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
+    """Every `stride`-th row and column from the first on.
+
+    The slice ends on the last of them, so that its size is the very expression a padded strided
+    convolution has; an exporter with symbolic sizes can then add the two.
+    """
+    if stride == 1:
+        return x
+    b, h, w, c = x.shape
+    last_row, last_column = ((size - 1) // stride * stride for size in (h, w))
+    return lax.slice(x, (0, 0, 0, 0), (b, last_row + 1, last_column + 1, c), (1, stride, stride, 1))
+
+
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """How batch norm behaves all over a network.
+
+    `group_size` images share statistics in training; `decay` is the share of the running
+    statistics that a step keeps; `frozen` uses those in training too, and never moves them.
+    """
+
+    group_size: int = 16
+    decay: float = 0.997
+    eps: float = 1e-5
+    frozen: bool = False
+
+
+class BatchNorm(nnx.Module):
+    """(x - mean) / sqrt(var + eps) * gamma + beta, with statistics per group of images.
+
+    In training a batch of b images falls into b / min(group_size, b) groups of neighbours, each
+    with the mean and (biased) variance of its own; so the result depends on no device mesh. The
+    running statistics then move by the mean over the groups, from what they were before the
+    call: the mean of several calls' results is the result of one call with all their groups.
+    """
+
+    def __init__(self, features: int, norm: Norm) -> None:
+        self.gamma = nnx.Param(jnp.ones(features))
+        self.beta = nnx.Param(jnp.zeros(features))
+        self.mean = nnx.BatchStat(jnp.zeros(features))
+        self.var = nnx.BatchStat(jnp.ones(features))
+        self.norm = norm
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h w c"]:
+        if not train or self.norm.frozen:
+            scale, shift = self.affine()
+            return (x * along_channels(scale, x) + along_channels(shift, x)).astype(x.dtype)
+        grouped = _group(x, self.norm.group_size)
+        mean, var = _moments(grouped)
+        self._move(mean, var)
+        scale = lax.rsqrt(var + self.norm.eps) * self.gamma[...][None]
+        shift = self.beta[...][None] - mean * scale
+        normed = grouped * scale[:, None, None, None] + shift[:, None, None, None]
+        return normed.astype(x.dtype).reshape(x.shape)
+
+    def affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
+        """The scale and shift that the running statistics amount to."""
+        scale = self.gamma[...] * lax.rsqrt(self.var[...] + self.norm.eps)
+        return scale, self.beta[...] - self.mean[...] * scale
+
+    def _move(self, mean: Float[Array, "groups c"], var: Float[Array, "groups c"]) -> None:
+        keep = self.norm.decay
+        self.mean[...] = keep * self.mean[...] + (1 - keep) * lax.stop_gradient(mean).mean(0)
+        self.var[...] = keep * self.var[...] + (1 - keep) * lax.stop_gradient(var).mean(0)
+
+
+def _group(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups g h w c"]:
+    size = min(group_size, x.shape[0])
+    if x.shape[0] % size:
+        raise ValueError(f"{x.shape[0]} images do not fall into groups of {size} for batch norm")
+    return x.reshape(-1, size, *x.shape[1:])
+
+
+def _moments(
+    grouped: Float[Array, "groups g h w c"],
+) -> tuple[Float[Array, "groups c"], Float[Array, "groups c"]]:
+    """Mean and biased variance in one pass over the data, in float32."""
+    values = grouped.astype(jnp.float32)
+    mean = values.mean((1, 2, 3))
+    return mean, jnp.maximum(jnp.square(values).mean((1, 2, 3)) - jnp.square(mean), 0)
+
+
+class ConvNorm(nnx.Module):
+    """A convolution and its batch norm; `folding` turns the pair into one convolution."""
+
+    def __init__(
+        self,
+        features_in: int,
+        features: int,
+        *,
+        size: int = 1,
+        stride: int = 1,
+        norm: Norm,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.conv = Conv(features_in, features, size=size, stride=stride, rngs=rngs)
+        self.norm: BatchNorm | None = BatchNorm(features, norm)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
+        y = self.conv(x)
+        return y if self.norm is None else self.norm(y, train=train)
+
+
+PoolPadding = Literal["same", "symmetric"]
+
+
+def max_pool(x: Float[Array, "b h w c"], padding: PoolPadding) -> Float[Array, "b h2 w2 c"]:
+    """3x3 maxima at stride 2; of equal values the first in the window takes the whole gradient.
+
+    `same` is TensorFlow's padding, which starts at the map's corner where the size is even;
+    `symmetric` (torch's padding=1) always starts one outside. Nine shifted slices: the scatter
+    behind `reduce_window`'s gradient is ten times slower on CPU.
+    """
+    edges = [(0, 0, 0), *(_pool_edges(size, padding) for size in x.shape[1:3]), (0, 0, 0)]
+    return _max_pool(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges))
+
+
+def _pool_edges(size: Any, padding: PoolPadding) -> tuple[Any, Any, int]:
+    """What to add before and after, where `size` may be an exporter's symbol."""
+    total = 2 * ((size - 1) // 2 + 1) + 1 - size
+    before = total // 2 if padding == "same" else 1
+    return before, total - before, 0
+
+
+@jax.custom_vjp
+def _max_pool(padded: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+    return _max_and_place(padded)[0]
+
+
+def _max_and_place(
+    padded: Float[Array, "b h w c"],
+) -> tuple[Float[Array, "b h2 w2 c"], UInt8[Array, "b h2 w2 c"]]:
+    """The maximum of each window, and which of its nine cells holds it first."""
+    b, h, w, c = padded.shape
+    rows, columns = h - 2, w - 2  # the extent of the windows' corners
+    largest = lax.slice(padded, (0, 0, 0, 0), (b, rows, columns, c), (1, 2, 2, 1))
+    place = jnp.zeros(largest.shape, jnp.uint8)
+    for cell in range(1, 9):
+        i, j = divmod(cell, 3)
+        shifted = lax.slice(padded, (0, i, j, 0), (b, i + rows, j + columns, c), (1, 2, 2, 1))
+        place = jnp.where(shifted > largest, jnp.uint8(cell), place)
+        largest = jnp.maximum(largest, shifted)
+    return largest, place
+
+
+def _max_pool_gradient(
+    place: UInt8[Array, "b h2 w2 c"], gradient: Float[Array, "b h2 w2 c"]
+) -> tuple[Float[Array, "b h w c"]]:
+    zero = jnp.zeros((), gradient.dtype)
+    spread = []
+    for cell in range(9):
+        i, j = divmod(cell, 3)
+        edges = [(0, 0, 0), (i, 2 - i, 1), (j, 2 - j, 1), (0, 0, 0)]
+        spread.append(lax.pad(jnp.where(place == cell, gradient, zero), zero, edges))
+    return (sum(spread[1:], spread[0]),)
+
+
+_max_pool.defvjp(_max_and_place, _max_pool_gradient)

@@ -1,0 +1,41 @@
+"""The pose branch: hidden convolutions on the backbone's map, then a heatmap for each joint."""
+
+import jax
+from flax import nnx
+from flax.typing import Initializer
+from jaxtyping import Array, Float
+
+from gap_jax.models.layers import SMALL, Conv, Dense
+
+
+class PoseBranch(nnx.Module):
+    """(heatmaps, hidden): float32 heatmaps, and the last hidden layer for a saliency to read.
+
+    Heatmaps are linear in the hidden layer, or in the map itself where there is none.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        hidden: tuple[int, ...],
+        *,
+        joints: int = 16,
+        kernel_size: int = 1,
+        init: Initializer = SMALL,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.hidden = nnx.List()
+        for width in hidden:
+            self.hidden.append(
+                Conv(features, width, size=kernel_size, bias=True, init=init, rngs=rngs)
+            )
+            features = width
+        self.joints = Dense(features, joints, rngs=rngs)
+        self.features = features
+
+    def __call__(
+        self, x: Float[Array, "b h w f"]
+    ) -> tuple[Float[Array, "b h w j"], Float[Array, "b h w s"]]:
+        for layer in self.hidden:
+            x = jax.nn.relu(layer(x))
+        return self.joints(x, exactly=True), x

@@ -1,0 +1,94 @@
+"""ResNet-50/101/152 with bottleneck units, strides where TF-slim or where torchvision has them."""
+
+from typing import Literal
+
+import jax
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from gap_jax.models.layers import ConvNorm, Norm, max_pool, subsample
+
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+Strides = Literal["slim", "v1_5"]
+
+
+class Bottleneck(nnx.Module):
+    """relu(shortcut + 1x1 · 3x3 · 1x1), the stride in the 3x3.
+
+    A shortcut is a convolution where the number of channels changes, else every `stride`-th
+    position of the input.
+    """
+
+    def __init__(
+        self, features_in: int, width: int, stride: int, *, norm: Norm, rngs: nnx.Rngs
+    ) -> None:
+        features = 4 * width
+        self.stride = stride
+        self.shortcut = (
+            ConvNorm(features_in, features, stride=stride, norm=norm, rngs=rngs)
+            if features_in != features
+            else None
+        )
+        self.conv1 = ConvNorm(features_in, width, norm=norm, rngs=rngs)
+        self.conv2 = ConvNorm(width, width, size=3, stride=stride, norm=norm, rngs=rngs)
+        self.conv3 = ConvNorm(width, features, norm=norm, rngs=rngs)
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
+        if self.shortcut is None:
+            shortcut = subsample(x, self.stride)
+        else:
+            shortcut = self.shortcut(x, train=train)
+        y = jax.nn.relu(self.conv1(x, train=train))
+        y = jax.nn.relu(self.conv2(y, train=train))
+        return jax.nn.relu(shortcut + self.conv3(y, train=train))
+
+
+class ResNet(nnx.Module):
+    """The map after the first `stage` blocks (0: after all of them).
+
+    `slim` halves the map in the last unit of every block but the fourth and pads its max-pool as
+    TensorFlow does; `v1_5` halves it in the first unit of every block but the first and pads as
+    torch does. The weights of either fit both and mean something else in the other one.
+    Every unit's output is named "unit" for `jax.checkpoint`, which may keep those alone.
+    """
+
+    def __init__(
+        self,
+        blocks: tuple[int, ...],
+        *,
+        strides: Strides,
+        stage: int = 0,
+        width: int = 64,
+        norm: Norm,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.pool_padding: Literal["same", "symmetric"] = (
+            "same" if strides == "slim" else "symmetric"
+        )
+        self.conv1 = ConvNorm(3, width, size=7, stride=2, norm=norm, rngs=rngs)
+        self.stages = nnx.List()
+        channels = width
+        for index, units in enumerate(blocks[: stage or None]):
+            strided = _strided_unit(strides, index, units, blocks=len(blocks))
+            built = nnx.List()
+            for unit in range(units):
+                stride = 2 if unit == strided else 1
+                built.append(Bottleneck(channels, width << index, stride, norm=norm, rngs=rngs))
+                channels = 4 * (width << index)
+            self.stages.append(built)
+        self.features = channels
+
+    def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
+        x = max_pool(jax.nn.relu(self.conv1(x, train=train)), self.pool_padding)
+        for units in self.stages:
+            for unit in units:
+                x = checkpoint_name(unit(x, train=train), "unit")
+        return x
+
+
+def _strided_unit(strides: Strides, index: int, units: int, *, blocks: int) -> int | None:
+    """Which unit of a block halves the map, if one does."""
+    if strides == "slim":
+        return units - 1 if index < blocks - 1 else None
+    return 0 if index > 0 else None

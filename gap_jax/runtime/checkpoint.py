@@ -1,0 +1,295 @@
+"""Checkpoints of a run: written in the background, digested leaf by leaf, verified before use.
+
+The state is copied to the host and handed to one worker thread, which writes the arrays with
+orbax into a hidden folder, reads them back, compares every leaf's SHA-256 with that of the copy,
+renames the folder to the step's number and only then deletes what is no longer kept.
+With several processes all of them copy, as that gathers what is spread, and the first one writes.
+"""
+
+import concurrent.futures
+import dataclasses
+import json
+import logging
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import jax
+import orbax.checkpoint as ocp
+
+from data_pipelines import faults, files
+from gap_jax.errors import CannotWrite, CheckpointError
+from gap_jax.runtime import steps
+from gap_jax.runtime.digests import (
+    Leaves,
+    copy_to_host,
+    describe,
+    find_damaged,
+    find_misfits,
+    name_some,
+    place,
+)
+
+
+class Restored(NamedTuple):
+    """A state as it was after `step` updates, and the facts that were saved with it."""
+
+    step: int
+    state: Any
+    facts: dict[str, Any]
+
+
+class Checkpoints:
+    """The latest `keep` saves in a folder, and the one whose metric `best_metric` is largest.
+
+    Facts are small JSON: config, classes, preprocessing, data fingerprint, `metrics`.
+    """
+
+    def __init__(
+        self, folder: Path, *, warn: Callable[[str], None], keep: int = 3, best_metric: str = "mAP"
+    ) -> None:
+        self.folder = folder.absolute()
+        self._warn = warn
+        self._keep = keep
+        self._best_metric = best_metric
+        self._held: int | None = None  # the step that was restored or saved last
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._worker: concurrent.futures.Executor | None = None
+
+    def __enter__(self) -> "Checkpoints":
+        """Makes saving possible; a save that nobody waits for would be lost in silence."""
+        self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Waits for a save in progress; its failure is raised, or said beside an earlier one."""
+        try:
+            self.wait()
+        except Exception as failure:
+            if error is None:
+                raise
+            if error is not failure:
+                self._warn(f"{failure}")
+        finally:
+            if self._worker:
+                self._worker.shutdown()
+
+    def list_steps(self) -> list[int]:
+        """The steps that can be restored, ascending."""
+        return list(steps.survey(self.folder).good)
+
+    def find_best(self) -> int | None:
+        """The step with the largest metric, the earliest of equals."""
+        return self._best_of(steps.survey(self.folder).good)
+
+    def read_facts(self, step: int) -> dict[str, Any]:
+        """The facts that were saved with a step."""
+        return self._find(step).facts
+
+    def resume(self, target: Any) -> Restored | None:
+        """The newest good state, or None in a fresh folder; only the holder of the lock asks.
+
+        `target` has the state's structure, with the wanted dtypes, shapes and shardings. What is
+        damaged is set aside and said, and the step before it is taken. Of several processes the
+        first one resumes, and the others load the step it found.
+        """
+        steps.sweep(self.folder)
+        found = steps.survey(self.folder)
+        for name in found.foreign:
+            self._warn(f"{self.folder / name} is no checkpoint of this run and stays untouched")
+        for step, reason in found.damaged.items():
+            self._set_aside(step, reason)
+        for step in reversed(found.good):
+            try:
+                return self._restore(found.good[step], target)
+            except steps.DamageError as damage:
+                self._set_aside(step, str(damage))
+        aside = steps.survey(self.folder).set_aside
+        if aside:
+            raise CheckpointError(
+                f"no checkpoint in {self.folder} is usable, {name_some(aside)} being damaged; "
+                "move them away to begin anew, or restore a copy"
+            )
+        return None
+
+    def load(self, step: int, target: Any) -> Restored:
+        """Exactly this step, or a refusal; changes nothing in the folder."""
+        try:
+            return self._restore(self._find(step), target)
+        except steps.DamageError as damage:
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is damaged ({damage}); "
+                f"choose another of {self.list_steps()}"
+            ) from damage
+
+    def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
+        """Begins to save the state after `step` updates; first waits for an earlier save.
+
+        The step that is held already is not written twice.
+        """
+        if self._worker is None:
+            raise RuntimeError("save inside a `with` block, whose end waits for the disk")
+        if self._pending and not self._pending.done():
+            self._warn(f"checkpoint {self._held} is still being written, and training waits for it")
+        self.wait()
+        if step == self._held:
+            return
+        leaves = copy_to_host(state)
+        record = steps.Record(step, json.loads(json.dumps(facts, allow_nan=False)), {}, {})
+        self._held = step
+        if jax.process_index() == 0:
+            self._clear_the_way(step)
+            self._pending = self._worker.submit(self._write, record, leaves)
+
+    def check(self) -> None:
+        """Raises the failure of a save that ended in the background; call it every step."""
+        if self._pending and self._pending.done():
+            self._pending.result()
+
+    def wait(self) -> None:
+        """Waits for the save in progress and raises its failure."""
+        if self._pending:
+            self._pending.result()
+
+    def finish(self, step: int) -> None:
+        """Waits, and proves by reading it from the disk that `step` is there and whole."""
+        self.wait()
+        if jax.process_index() == 0:
+            try:
+                _read(self.folder / str(step), self._find(step))
+            except steps.DamageError as damage:
+                raise CheckpointError(
+                    f"the final checkpoint {step} in {self.folder} does not read back ({damage}); "
+                    "check the disk and run the same command again"
+                ) from damage
+
+    def _write(self, record: steps.Record, leaves: Leaves) -> None:
+        size_bytes = sum(leaf.nbytes for leaf in leaves.values())
+        try:
+            with files.fresh_folder(self.folder / str(record.step)) as partial:
+                faults.point("checkpoint.begin")
+                store_arrays(partial / steps.ARRAYS, leaves)
+                written = steps.digest_files(partial)
+                record = dataclasses.replace(record, leaves=describe(leaves), files=written)
+                steps.write_record(partial, record)
+                _read(partial, steps.read_record(partial))
+                faults.point("checkpoint.before_commit")
+        except CannotWrite as refusal:
+            raise CannotWrite(
+                f"{refusal}; checkpoint {record.step} takes up to {size_bytes / 2**20:,.1f} MiB, "
+                "and the ones before it are intact"
+            ) from refusal
+        except steps.DamageError as damage:
+            raise CannotWrite(
+                f"checkpoint {record.step} in {self.folder} does not read back as it was written "
+                f"({damage}); check the disk and the memory"
+            ) from damage
+        faults.point("checkpoint.after_commit")
+        good = steps.survey(self.folder).good
+        kept = {*list(good)[-self._keep :], self._best_of(good)}
+        steps.prune(self.folder, good.keys() - kept)
+
+    def _clear_the_way(self, step: int) -> None:
+        """A stranger named like the next step gives way; a good checkpoint does not."""
+        if step in steps.survey(self.folder).good:
+            raise CheckpointError(
+                f"checkpoint {step} exists already in {self.folder}; "
+                "resume from it or choose another workdir"
+            )
+        if (self.folder / str(step)).exists():
+            self._set_aside(step, "it stands where one has to be saved")
+
+    def _set_aside(self, step: int, reason: str) -> None:
+        aside = steps.set_aside(self.folder, step)
+        self._warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
+
+    def _find(self, step: int) -> steps.Record:
+        good = steps.survey(self.folder).good
+        if step not in good:
+            raise CheckpointError(
+                f"no good checkpoint {step} in {self.folder}; choose one of {list(good)}"
+            )
+        return good[step]
+
+    def _best_of(self, good: Mapping[int, steps.Record]) -> int | None:
+        scores = {
+            step: record.facts.get("metrics", {}).get(self._best_metric)
+            for step, record in good.items()
+        }
+        rated = {step: score for step, score in scores.items() if score is not None}
+        return max(rated, key=rated.__getitem__, default=None)
+
+    def _restore(self, record: steps.Record, target: Any) -> Restored:
+        faults.point("restore.before")
+        misfits = find_misfits(record.leaves, target)
+        if misfits:
+            raise CheckpointError(
+                f"checkpoint {record.step} in {self.folder} belongs to another model or optimiser: "
+                f"{name_some(misfits)}; use the config it was made with or another workdir"
+            )
+        leaves = _read(self.folder / str(record.step), record)
+        self._held = record.step
+        return Restored(record.step, place(leaves, target), record.facts)
+
+
+def _open_orbax() -> ocp.Checkpointer:
+    """Orbax for host arrays, by this process alone."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def store_arrays(path: Path, leaves: Leaves) -> None:
+    """Writes named host arrays with orbax; what the system refuses is an OSError."""
+    try:
+        with _open_orbax() as orbax:
+            orbax.save(path, args=ocp.args.StandardSave(leaves))
+    except ValueError as error:  # what TensorStore makes of every refusal of the system
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def load_arrays(path: Path) -> Leaves:
+    """Reads named host arrays with orbax; verify their files before, and the arrays after."""
+    with _open_orbax() as orbax:
+        return orbax.restore(path)
+
+
+def _read(path: Path, record: steps.Record) -> Leaves:
+    """The arrays of the step in `path`, every one of them proved by its digest."""
+    steps.verify_files(path, record)
+    leaves = load_arrays(path / steps.ARRAYS)
+    damaged = find_damaged(leaves, record.leaves)
+    if damaged:
+        raise steps.DamageError(f"another digest: {name_some(damaged)}")
+    return leaves
+
+
+def _quieten_orbax() -> None:
+    """Orbax logs a failure before it raises it, and TensorStore prints a traceback for every write
+    that it gives up after the first; all of that is one line of ours.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    inherited = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            inherited(unraisable)
+
+    sys.unraisablehook = report
+
+
+_quieten_orbax()

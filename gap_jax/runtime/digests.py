@@ -1,0 +1,102 @@
+"""The leaves of a state as named host arrays, and the digests by which they are known again."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+Leaves = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Form:
+    """What a leaf must be to take another's place."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafFacts(Form):
+    """What is written down of a leaf."""
+
+    sha256: str
+
+    @property
+    def form(self) -> Form:
+        """Its dtype and shape without its content."""
+        return Form(self.dtype, self.shape)
+
+
+def name_leaves(tree: Any) -> dict[str, Any]:
+    """The leaves of a pytree under their paths, as in params/head/kernel."""
+    found, _ = jax.tree_util.tree_flatten_with_path(tree)
+    named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
+    if len(named) != len(found):
+        raise ValueError("two leaves of the state have the same path")
+    return named
+
+
+def copy_to_host(state: Any) -> Leaves:
+    """A copy of the whole state that no later donation can touch; every process calls this."""
+    whole = {name: _gather(leaf) for name, leaf in name_leaves(state).items()}
+    return {name: np.array(leaf) for name, leaf in jax.device_get(whole).items()}
+
+
+def _gather(leaf: jax.Array) -> jax.Array | np.ndarray:
+    if leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def place(leaves: Leaves, target: Any) -> Any:
+    """The tree of `target` with the host's values, under the target's shardings."""
+    arrays = [_place(leaves[name], like) for name, like in name_leaves(target).items()]
+    return jax.tree.unflatten(jax.tree.structure(target), arrays)
+
+
+def _place(value: np.ndarray, like: Any) -> jax.Array:
+    if like.sharding is None:
+        return jax.device_put(value)
+    return jax.make_array_from_callback(value.shape, like.sharding, value.__getitem__)
+
+
+def describe(leaves: Leaves) -> dict[str, LeafFacts]:
+    """Dtype, shape and SHA-256 of the bytes of every leaf."""
+    return {name: LeafFacts(str(x.dtype), x.shape, _digest(x)) for name, x in leaves.items()}
+
+
+def _digest(array: np.ndarray) -> str:
+    content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    return hashlib.sha256(content.data).hexdigest()
+
+
+def find_damaged(leaves: Leaves, written: dict[str, LeafFacts]) -> list[str]:
+    """The names of the leaves that are absent, unexpected or not what was written."""
+    found = describe(leaves)
+    names = sorted(found.keys() | written.keys())
+    return [name for name in names if found.get(name) != written.get(name)]
+
+
+def find_misfits(written: dict[str, LeafFacts], target: Any) -> list[str]:
+    """One clause for each leaf whose name, dtype or shape is not that of the target's leaf."""
+    there = {name: leaf.form for name, leaf in written.items()}
+    here = {name: Form(str(x.dtype), tuple(x.shape)) for name, x in name_leaves(target).items()}
+    return [
+        f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]
+
+
+def name_some(names: Sequence[str], most: int = 3) -> str:
+    """The first few of many names, and how many more there are."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest

@@ -1,0 +1,70 @@
+"""Where in a run's folder each thing lies."""
+
+import dataclasses
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDir:
+    """The places in a run's folder; whoever writes there makes the place first."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        """Every field of the config; a folder with it is a run."""
+        return self.root / "config.json"
+
+    @property
+    def manifest(self) -> Path:
+        """The environment of each attempt, and the step at which the run was complete."""
+        return self.root / "manifest.json"
+
+    @property
+    def classes(self) -> Path:
+        """The names of the classes in order, with their images in each split."""
+        return self.root / "classes.json"
+
+    @property
+    def preflight(self) -> Path:
+        """What was said before the first step of the latest attempt."""
+        return self.root / "preflight.txt"
+
+    @property
+    def log(self) -> Path:
+        """What the console showed."""
+        return self.root / "log.txt"
+
+    @property
+    def metrics(self) -> Path:
+        """Rows of numbers by step."""
+        return self.root / "metrics.jsonl"
+
+    @property
+    def ledger(self) -> Path:
+        """Every step's exact loss and the digest of its records."""
+        return self.root / "ledger.jsonl"
+
+    @property
+    def tensorboard(self) -> Path:
+        """Event files."""
+        return self.root / "tb"
+
+    @property
+    def first_batch(self) -> Path:
+        """A picture of the first training batch."""
+        return self.root / "samples" / "train_batch0.png"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Saved states by step."""
+        return self.root / "checkpoints"
+
+    @property
+    def evaluation(self) -> Path:
+        """Scores and tables by split and step."""
+        return self.root / "eval"
+
+    def scores(self, split: str, step: int) -> Path:
+        """The folder of one evaluation."""
+        return self.evaluation / split / f"step_{step:08}"

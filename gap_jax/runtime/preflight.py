@@ -1,0 +1,187 @@
+"""The block that a run prints before its first step: what it is about to do, for you to doubt."""
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.cells import cell_len, chop_cells
+
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config, OptimConfig
+from gap_jax.learning.losses import pose_weight_in_all_units
+
+WIDTH = 100
+LABEL_WIDTH = 12  # with the colon and the space behind it
+REFERENCE_BATCH = 128  # of the attentional-pooling release
+
+
+class ParameterGroup(NamedTuple):
+    """A part of the model: its parameters, and how many of them were loaded."""
+
+    name: str
+    parameters: int
+    loaded: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Preflight:
+    """Everything the block is made of; `resumed_step` is 0 in a fresh run.
+
+    `pose_cells` is a heatmap's height and width, None without a pose branch. `memory_bytes` is
+    (needed, there) on one device, where both are known.
+    """
+
+    cfg: Config
+    data: Manifest
+    workdir: Path
+    resumed_step: int
+    changes: tuple[str, ...]
+    devices: int
+    device_kind: str
+    groups: tuple[ParameterGroup, ...]
+    pose_cells: tuple[int, int] | None
+    first_batch: Path
+    memory_bytes: tuple[int, int] | None = None
+
+
+def render(facts: Preflight) -> str:
+    """The block, no line of it wider than `WIDTH` cells."""
+    rows = [
+        ("start", _start(facts)),
+        ("data", _data(facts)),
+        ("batch", _batch(facts)),
+        ("lr", _schedule(facts)),
+        ("init", _init(facts)),
+        ("loss", _loss(facts)),
+    ]
+    if facts.memory_bytes:
+        needed, there = (f"{size / 2**30:,.1f} GiB" for size in facts.memory_bytes)
+        rows.append(("memory", f"{needed} estimated of {there} on each device"))
+    rows.append(("look at", f"{facts.first_batch}, the first batch as the model sees it"))
+    rows.extend(("warning", text) for text in _doubts(facts))
+    title = "-- preflight "
+    lines = [title + "-" * (WIDTH - len(title))]
+    for label, text in rows:
+        wrapped = wrap(text, WIDTH - LABEL_WIDTH)
+        lines.append(f"{label:<{LABEL_WIDTH - 2}}: {wrapped[0]}")
+        lines.extend(" " * LABEL_WIDTH + line for line in wrapped[1:])
+    return "\n".join([*lines, "-" * WIDTH])
+
+
+def wrap(text: str, width: int) -> list[str]:
+    """Lines of at most `width` cells, cut inside a word only where it fills more than a line."""
+    lines = [""]
+    for word in text.split(" "):
+        joined = f"{lines[-1]} {word}" if lines[-1] else word
+        if cell_len(joined) <= width:
+            lines[-1] = joined
+            continue
+        pieces = chop_cells(word, width)
+        lines[-1:] = [lines[-1], *pieces] if lines[-1] else pieces
+    return lines
+
+
+def _start(facts: Preflight) -> str:
+    if facts.resumed_step:
+        changes = "; ".join(facts.changes) or "config unchanged"
+        return f"resumed at step {facts.resumed_step:,} of {facts.workdir} ({changes})"
+    loaded = any(group.loaded for group in facts.groups)
+    source = f", initialised from {facts.cfg.init.weights}" if loaded else ""
+    return f"fresh run in {facts.workdir}{source}"
+
+
+def _data(facts: Preflight) -> str:
+    data, cfg = facts.data, facts.cfg.data
+    train, val = data.splits[cfg.train_split], data.splits[cfg.eval_split]
+    ranked = sorted(zip(train.class_counts, data.classes, strict=True))
+    (fewest, rarest), (most, commonest) = ranked[0], ranked[-1]
+    return (
+        f"{data.name} in {cfg.directory} (fingerprint {data.fingerprint}): {train.examples:,} "
+        f"images in {cfg.train_split}, {val.examples:,} in {cfg.eval_split}; "
+        f"{len(data.classes):,} classes, from {rarest!r} with {fewest:,} training images to "
+        f"{commonest!r} with {most:,}"
+    )
+
+
+def _batch(facts: Preflight) -> str:
+    train, model = facts.cfg.train, facts.cfg.model
+    per_device = train.micro_batch_size // facts.devices
+    group = min(model.norm_group_size, train.micro_batch_size)
+    norm = f"groups of {group}" if model.norm == "train" else "running statistics, frozen"
+    return (
+        f"{train.batch_size} images = {per_device} per device x {_plural(facts.devices, 'device')} "
+        f"({facts.device_kind}) x {train.accumulate} accumulated; the reference run has "
+        f"{REFERENCE_BATCH}; batch norm over {norm}"
+    )
+
+
+def _schedule(facts: Preflight) -> str:
+    optim, train = facts.cfg.optim, facts.cfg.train
+    images = facts.data.splits[facts.cfg.data.train_split].examples
+    epochs = train.steps * train.batch_size / max(images, 1)
+    rule = f"momentum {optim.momentum:g}, " if optim.name == "sgd" else ""
+    return (
+        f"{optim.learning_rate:g}{_course(optim)}, {train.steps:,} steps = {epochs:,.1f} epochs; "
+        f"{optim.name}, {rule}weight decay {optim.weight_decay:g}"
+    )
+
+
+def _course(optim: OptimConfig) -> str:
+    warmup = f" after {optim.warmup_steps:,} steps of warm-up" if optim.warmup_steps else ""
+    match optim.schedule:
+        case "staircase":
+            stairs = f" x {optim.decay_factor:g} every {optim.decay_every_steps:,} steps"
+            return f"{warmup},{stairs}" if warmup else stairs
+        case "cosine":
+            return f"{warmup}, cosine to 0"
+        case _:
+            return f"{warmup}, constant"
+
+
+def _init(facts: Preflight) -> str:
+    if facts.resumed_step:
+        sizes = [f"{group.name} {group.parameters:,}" for group in facts.groups]
+        return f"{', '.join(sizes)} parameters from the checkpoint"
+    return "; ".join(
+        f"{group.name} {group.parameters:,} {_origin(group)}" for group in facts.groups
+    )
+
+
+def _origin(group: ParameterGroup) -> str:
+    if group.loaded == group.parameters:
+        return "loaded"
+    return f"random but for {group.loaded:,} loaded" if group.loaded else "random"
+
+
+def _loss(facts: Preflight) -> str:
+    pose = facts.cfg.pose
+    if facts.pose_cells is None:
+        return "action only, there is no pose branch"
+    height, width = facts.pose_cells
+    units = pose_weight_in_all_units(pose.weight, pose.reduction, height, width)
+    weights = " = ".join(f"{weight:.4g} as {unit}" for unit, weight in units.items())
+    train = facts.data.splits[facts.cfg.data.train_split]
+    share = train.with_joints / max(train.examples, 1)
+    return (
+        f"action x 1 + pose x {pose.weight:g} ({pose.reduction}), which on {height} x {width} "
+        f"cells is {weights}; {share:.0%} of the training images have joints"
+    )
+
+
+def _doubts(facts: Preflight) -> Iterable[str]:
+    """What often went wrong for others and can be seen before the first step."""
+    train = facts.data.splits[facts.cfg.data.train_split]
+    if not facts.resumed_step and not any(group.loaded for group in facts.groups):
+        yield "every parameter starts random; the papers' runs start from ImageNet (init.weights)"
+    if facts.pose_cells and not train.with_joints:
+        yield "no training image has a joint, so the pose branch learns nothing (pose.branch)"
+    absent = [name for name, n in zip(facts.data.classes, train.class_counts, strict=True) if not n]
+    if absent:
+        yield f"{_plural(len(absent), 'class', 'classes')} without training images: {absent[0]!r}"
+    if train.labelled < train.examples:
+        yield f"{train.examples - train.labelled:,} training images have no label and weigh nothing"
+
+
+def _plural(count: int, one: str, many: str = "") -> str:
+    return f"{count:,} {one if count == 1 else many or one + 's'}"

@@ -1,0 +1,215 @@
+"""The folder of a run: how it begins, and which later start may go on with it."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+from data_pipelines import files
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config, fields
+from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
+from gap_jax.runtime.places import RunDir
+
+FORMAT_VERSION = 1
+NAMED = 5
+
+# These may change between two starts: they decide when something is said, saved or evaluated,
+# where the records lie, and over which devices the same arithmetic is spread.
+HARMLESS = {
+    "data.root", "data.cache", "data.workers", "train.log_every_steps", "eval.every_steps",
+    "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp",
+}  # fmt: skip
+
+
+class Opening(NamedTuple):
+    """What a start finds: `changes` are harmless; `completed_step` says nothing is left to do."""
+
+    run: RunDir
+    is_new: bool
+    changes: list[str]
+    completed_step: int | None
+
+
+def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
+    """Looks without writing; refuses a folder with which this config and data cannot go on."""
+    run = RunDir(workdir.absolute())
+    if not run.config.is_file():
+        with files.writing(run.root):
+            if run.root.exists() and any(map(_is_content, run.root.iterdir())):
+                raise CannotWrite(
+                    f"{run.root} holds files that are no run and stays untouched; "
+                    "choose another --workdir"
+                )
+        return Opening(run, is_new=True, changes=[], completed_step=None)
+    before = load_config(run)
+    changes = _compare_configs(run, before, cfg)
+    _compare_data(run, data)
+    done = _load_manifest(run)["completed_step"]
+    is_complete = done is not None and cfg.train.steps == before.train.steps
+    return Opening(run, is_new=False, changes=changes, completed_step=done if is_complete else None)
+
+
+def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
+    """Makes the folder this run's, or notes another attempt at it, unless it is complete.
+
+    The order lets an attempt go on with whatever a killed one left: config.json makes the folder a
+    run, and a changed one counts only when the run no longer counts as complete.
+    """
+    opening = examine(workdir, cfg, data)
+    if opening.completed_step is not None:
+        return opening
+    run = opening.run
+    if opening.is_new:
+        _save(run.config, dataclasses.asdict(cfg))
+    _save(run.classes, {"classes": _count_classes(data)})
+    attempt = {
+        **environment,
+        "data": str(cfg.data.directory.absolute()),
+        "config_changes": opening.changes,
+    }
+    attempts = [*_load_manifest(run)["attempts"], attempt]
+    _save(
+        run.manifest,
+        {"fingerprint": data.fingerprint, "completed_step": None, "attempts": attempts},
+    )
+    if opening.changes:
+        _save(run.config, dataclasses.asdict(cfg))
+    return opening
+
+
+def complete(run: RunDir, step: int) -> None:
+    """Notes that the run has ended as it should, after `step` steps."""
+    _save(run.manifest, {**_load_manifest(run), "completed_step": step})
+
+
+def load_config(run: RunDir) -> Config:
+    """The run's config; a field that it does not know yet has its default."""
+    content = _load(run.config)
+    groups = {field.name: cast(Any, field.type) for field in dataclasses.fields(Config)}
+    try:
+        filled = {
+            name: group(**{key: _as_field(value) for key, value in content.pop(name, {}).items()})
+            for name, group in groups.items()
+        }
+        return Config(**filled, **content).resolved()
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{run.config} is not a config of this gap_jax: {error}; choose another --workdir"
+        ) from error
+
+
+def load_classes(run: RunDir) -> tuple[str, ...]:
+    """The names of the run's classes, in their order."""
+    try:
+        return tuple(each["name"] for each in _load(run.classes)["classes"])
+    except (KeyError, TypeError) as error:
+        raise _damaged(run.classes, "it lists no classes") from error
+
+
+def _is_content(path: Path) -> bool:
+    """A lock, or what a killed attempt left half-written, has a name with a dot in front."""
+    return path.is_dir() or not path.name.startswith(".")
+
+
+def _as_field(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _compare_configs(run: RunDir, before: Config, after: Config) -> list[str]:
+    """One line for each harmless change; any other is refused."""
+    changes = [
+        (name, f"{name}: {old!r} -> {new!r}")
+        for (name, _, old), (_, _, new) in zip(fields(before), fields(after), strict=True)
+        if old != new
+    ]
+    refused = [
+        line + why for name, line in changes if (why := _objection(name, before, after)) is not None
+    ]
+    if refused:
+        raise ConfigError(
+            f"{run.root} holds a run of another config, {'; '.join(refused)}; "
+            "use its values or another --workdir"
+        )
+    return [line for _, line in changes]
+
+
+def _objection(name: str, before: Config, after: Config) -> str | None:
+    """Why the field may not change, as far as that needs saying; None where it may."""
+    if name != "train.steps":
+        return None if name in HARMLESS else ""
+    if after.train.steps < before.train.steps:
+        return " (it may only grow)"
+    return " (the cosine depends on it)" if before.optim.schedule == "cosine" else None
+
+
+def _compare_data(run: RunDir, data: Manifest) -> None:
+    moves = list_moves(load_classes(run), data.classes) if run.classes.exists() else ""
+    if moves:
+        raise CheckpointError(
+            f"{run.root} was trained on other classes: {moves}; use its data or another --workdir"
+        )
+    fingerprint = _load_manifest(run)["fingerprint"]
+    if fingerprint not in (None, data.fingerprint):
+        raise CheckpointError(
+            f"{run.root} was trained on data with fingerprint {fingerprint} and these have "
+            f"{data.fingerprint}: the same classes, other images, labels or order; "
+            "use its data or another --workdir"
+        )
+
+
+def list_moves(before: Sequence[str], after: Sequence[str]) -> str:
+    """Which classes are gone, new or at another place; empty where none is."""
+    new = {name: place for place, name in enumerate(after)}
+    moves = [
+        *(f"{name!r} is gone" for name in before if name not in new),
+        *(f"{name!r} is new" for name in after if name not in before),
+        *(
+            f"{name!r} moved from {place} to {new[name]}"
+            for place, name in enumerate(before)
+            if new.get(name, place) != place
+        ),
+    ]
+    more = f", and {len(moves) - NAMED:,} more" if len(moves) > NAMED else ""
+    return ", ".join(moves[:NAMED]) + more
+
+
+def _count_classes(data: Manifest) -> list[dict[str, Any]]:
+    return [
+        {"name": name, **{split: each.class_counts[k] for split, each in data.splits.items()}}
+        for k, name in enumerate(data.classes)
+    ]
+
+
+def _load_manifest(run: RunDir) -> dict[str, Any]:
+    empty: dict[str, Any] = {"fingerprint": None, "completed_step": None, "attempts": []}
+    if not run.manifest.exists():
+        return empty
+    content = _load(run.manifest)
+    if content.keys() != empty.keys():
+        raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
+    return content
+
+
+def _save(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(
+        {"format_version": FORMAT_VERSION, **content}, indent=1, ensure_ascii=False, allow_nan=False
+    )
+    files.write_atomically(path, text + "\n")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
+        raise _damaged(path, f"it is not of format {FORMAT_VERSION}")
+    return content
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be used: {reason}; restore it or choose another --workdir"
+    )

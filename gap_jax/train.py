@@ -1,0 +1,267 @@
+"""The one loop: read this first.
+
+`train` opens the run's folder and restores or starts a state; `_loop` moves it step by step. A
+step's metrics are read one step late, so that the device never waits for the host. What happens
+between two steps (evaluate, save, stop) happens in `_Run.between`.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from data_pipelines import files, loader, manifest
+from data_pipelines.example import HostBatch
+from data_pipelines.manifest import Manifest
+from data_pipelines.pictures.drawing import draw_batch
+from gap_jax.config import Config
+from gap_jax.errors import Diverged, Preempted
+from gap_jax.evaluation import evaluate
+from gap_jax.learning import sharding
+from gap_jax.learning.setup import Setup, assemble
+from gap_jax.learning.state import TrainState, Variables
+from gap_jax.learning.steps import Metrics
+from gap_jax.runtime import environment, lock, preemption, rundir
+from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.preflight import ParameterGroup, Preflight, render
+from gap_jax.runtime.reporting.reporter import Announcer, Reporter
+from gap_jax.weights import native
+
+MOST_SKIPPED_IN_ROW, MOST_SKIPPED = 3, 10
+
+
+def train(cfg: Config, workdir: Path) -> None:
+    """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was."""
+    data = manifest.load(cfg.data.directory)
+    setup = assemble(cfg, data)
+    opening = rundir.examine(workdir, cfg, data)
+    if opening.is_new:
+        native.resolve_weights(cfg.init)  # refused here if absent, before anything is written
+    folder = opening.run
+    with preemption.watching() as watch, lock.hold(folder.root, print):
+        opening = rundir.enter(workdir, cfg, data, environment.describe_environment())
+        if opening.completed_step is not None:
+            print(f"{folder.root} is complete at step {opening.completed_step:,}")
+            return
+        with (
+            Announcer(folder) as announcer,
+            Checkpoints(
+                folder.checkpoints, warn=announcer.warn, keep=cfg.checkpoint.keep
+            ) as checkpoints,
+        ):
+            state, evaluated, groups = _open_state(setup, checkpoints, announcer)
+            start = int(state.step)
+            weights_loaded = start > 0 or any(group.loaded for group in groups)
+            with Reporter(
+                announcer,
+                folder,
+                cfg,
+                data,
+                start_step=start,
+                devices=setup.mesh.size,
+                weights_loaded=weights_loaded,
+            ) as reporter:
+                run = _Run(cfg, data, setup, folder, checkpoints, reporter, watch, evaluated)
+                text = _preflight(run, start, tuple(opening.changes), groups)
+                announcer.say(text)
+                _loop(run, state, start)
+        rundir.complete(folder, cfg.train.steps)
+
+
+def _loop(run: "_Run", state: TrainState, start: int) -> None:
+    """Updates `start` + 1 .. `train.steps`, each reported once and in order."""
+    setup, reporter = run.setup, run.reporter
+    if start:
+        run.between(state, start)  # an evaluation that a stop prevented
+    with _micro_batches(run, start) as batches:
+        train_step, unreported = None, None
+        for step in range(start + 1, run.cfg.train.steps + 1):
+            with reporter.timing("data"):
+                parts = [next(batches) for _ in range(run.cfg.train.accumulate)]
+            batch = sharding.globalise(parts, setup.mesh)
+            if train_step is None:
+                _draw_first_batch(run, parts)
+                with reporter.timing("compile"):
+                    train_step = setup.train_step.lower(state, batch).compile()
+            state, metrics = train_step(state, batch)
+            if unreported:
+                run.report(*unreported)
+            unreported = step, metrics, np.concatenate([part.id for part in parts])
+            if run.is_due(step):
+                run.report(*unreported)
+                unreported = None
+                run.between(state, step)
+            run.checkpoints.check()
+    run.checkpoints.finish(run.cfg.train.steps)
+
+
+@dataclasses.dataclass
+class _Run:
+    """An open run: what the loop works with, and what it does between two steps.
+
+    `evaluated` holds the numbers of the current step, once they are known.
+    """
+
+    cfg: Config
+    data: Manifest
+    setup: Setup
+    folder: rundir.RunDir
+    checkpoints: Checkpoints
+    reporter: Reporter
+    watch: preemption.Watch
+    evaluated: dict[str, Any]
+
+    def report(self, step: int, metrics: Metrics, ids: np.ndarray) -> None:
+        """Tells a step's numbers, and ends a run that only skips steps."""
+        self.reporter.step(step, metrics._asdict(), ids)
+        in_row, in_all = int(metrics.skipped_in_row), int(metrics.skipped)
+        if in_row >= MOST_SKIPPED_IN_ROW or in_all >= MOST_SKIPPED:
+            raise Diverged(
+                f"{in_row} steps in a row and {in_all} in all had no finite loss or gradient, the "
+                f"last of them step {step}; lower optim.learning_rate, set optim.clip_norm, or "
+                "look at the records that were named"
+            )
+
+    def is_due(self, step: int) -> bool:
+        """Whether something happens after `step` updates but the next one."""
+        return (
+            step == self.cfg.train.steps
+            or _divides(self.cfg.eval.every_steps, step)
+            or _divides(self.cfg.checkpoint.every_steps, step)
+            or self.watch.is_stopping(step)
+        )
+
+    def between(self, state: TrainState, step: int) -> None:
+        """After `step` updates: evaluates and saves where that is due, and stops if told to."""
+        is_last = step == self.cfg.train.steps
+        if (is_last or _divides(self.cfg.eval.every_steps, step)) and not self.evaluated:
+            self._evaluate(state, step)
+        stopping = self.watch.is_stopping(step)
+        if is_last or stopping or _divides(self.cfg.checkpoint.every_steps, step):
+            with self.reporter.timing("save"):
+                self.checkpoints.save(step, state, self._facts())
+        if stopping and not (is_last and self.evaluated):
+            self.checkpoints.finish(step)
+            raise Preempted(
+                f"stopped by {self.watch.cause} at step {step}; checkpoint {step} is verified; "
+                "run the same command to continue"
+            )
+        self.evaluated = {}
+
+    def _evaluate(self, state: TrainState, step: int) -> None:
+        """Scores the evaluation split; a run that is told to stop leaves that to its next start."""
+        cfg = self.cfg
+        with (
+            self.reporter.timing("eval"),
+            loader.evaluation_batches(
+                cfg.data,
+                self.data,
+                batch_size=cfg.eval.batch_size,
+                max_examples=cfg.eval.max_examples,
+            ) as batches,
+        ):
+            scores = evaluate.score(
+                self.setup.eval_step,
+                state.best_variables,
+                batches,
+                self.setup.mesh,
+                lambda: self.watch.is_stopping(step),
+            )
+        if scores is None:
+            return
+        self.evaluated = evaluate.summarise(scores)
+        place = self.folder.scores(cfg.data.eval_split, step)
+        evaluate.store(place, scores, self.evaluated, self.data.classes)
+        best = self.checkpoints.find_best()
+        is_best = best is None or (
+            self.evaluated["mAP"] > self.checkpoints.read_facts(best)["metrics"]["mAP"]
+        )
+        numbers = {
+            name: self.evaluated[name]
+            for name in ("mAP", "accuracy", "top5")
+            if self.evaluated[name] is not None
+        }
+        self.reporter.evaluated(step, cfg.data.eval_split, numbers, is_best=is_best)
+
+    def _facts(self) -> dict[str, Any]:
+        """What travels with a checkpoint."""
+        return {
+            "config": dataclasses.asdict(self.cfg),
+            "classes": list(self.data.classes),
+            "fingerprint": self.data.fingerprint,
+            "metrics": self.evaluated,
+        }
+
+
+def _divides(every_steps: int, step: int) -> bool:
+    return every_steps > 0 and step % every_steps == 0
+
+
+def _micro_batches(run: _Run, start: int) -> loader.Batches:
+    """The run's endless micro-batches, from those of update `start` + 1 on."""
+    train = run.cfg.train
+    return loader.training_batches(
+        run.cfg.data,
+        run.data,
+        seed=train.seed,
+        batch_size=train.micro_batch_size,
+        start_step=start * train.accumulate,
+    )
+
+
+def _draw_first_batch(run: _Run, parts: Sequence[HostBatch]) -> None:
+    if not run.folder.first_batch.exists():
+        picture = draw_batch(parts[0], run.data.classes)
+        files.write_atomically(run.folder.first_batch, picture)
+
+
+def _open_state(
+    setup: Setup, checkpoints: Checkpoints, announcer: Announcer
+) -> tuple[TrainState, dict[str, Any], tuple[ParameterGroup, ...]]:
+    """The newest good state and its evaluation, or a fresh one from `init.weights`."""
+    restored = checkpoints.resume(setup.target)
+    if restored is not None:
+        groups = _count_parameters(restored.state.variables, loaded=())
+        return restored.state, restored.facts["metrics"], groups
+    variables = setup.initial_variables()
+    source = native.resolve_weights(setup.cfg.init, announcer.warn)
+    loaded: tuple[str, ...] = ()
+    if source is not None:
+        variables, report = native.load_backbone(source, variables, setup.cfg.model)
+        announcer.say(str(report))
+        loaded = ("backbone",)
+    return setup.start(variables), {}, _count_parameters(variables, loaded)
+
+
+def _count_parameters(variables: Variables, loaded: Sequence[str]) -> tuple[ParameterGroup, ...]:
+    sizes = {
+        name: sum(leaf.size for leaf in jax.tree.leaves(part))
+        for name, part in variables.params.items()
+    }
+    return tuple(
+        ParameterGroup(name, size, size if name in loaded else 0) for name, size in sizes.items()
+    )
+
+
+def _preflight(
+    run: _Run, start: int, changes: tuple[str, ...], groups: tuple[ParameterGroup, ...]
+) -> str:
+    text = render(
+        Preflight(
+            cfg=run.cfg,
+            data=run.data,
+            workdir=run.folder.root,
+            resumed_step=start,
+            changes=changes,
+            devices=run.setup.mesh.size,
+            device_kind=jax.devices()[0].device_kind,
+            groups=groups,
+            pose_cells=run.setup.map_size(),
+            first_batch=run.folder.first_batch,
+        )
+    )
+    files.write_atomically(run.folder.preflight, text + "\n")
+    return text

@@ -1,0 +1,1 @@
+"""Parameters from files: our own weights and, in time, other people's."""

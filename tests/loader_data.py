@@ -1,0 +1,111 @@
+"""Small prepared splits for the loader's tests, with any labels, people and bytes."""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax._src import xla_bridge
+from PIL import Image
+
+from data_pipelines import files, manifest, records
+from data_pipelines.config import DataConfig
+from data_pipelines.example import HostBatch, LabelKind
+from data_pipelines.loader import Batches, Place, Rows
+
+CLASSES = ("a", "b", "c")
+MOST_PEOPLE = 3
+ASKED: dict[str, Any] = {"seed": 5, "batch_size": 4}
+
+
+def photo(seed: int, width: int = 24, height: int = 18) -> bytes:
+    small = np.random.default_rng(seed).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(small).resize((width, height)).save(file, "JPEG")
+    return file.getvalue()
+
+
+def people(count: int, seed: int) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    joints = rng.uniform(0, 18, (count, 16, 3)).astype(np.float32)
+    joints[..., 2] = rng.integers(0, 3, (count, 16))
+    joints[joints[..., 2] == 0] = 0
+    return joints
+
+
+def store(
+    folder: Path,
+    count: int,
+    *,
+    kind: LabelKind = "single",
+    labels: Mapping[int, Any] | None = None,
+    images: Mapping[int, bytes] | None = None,
+    shown: Mapping[int, int] | None = None,
+) -> manifest.Manifest:
+    """A training split of `count` records; some labels, images, numbers of people as told."""
+    single = kind == "single"
+    stored = [
+        {
+            "id": f"é {index}.jpg",
+            "image": (images or {}).get(index, photo(index)),
+            "width_px": 24,
+            "height_px": 18,
+            "label": (labels or {}).get(
+                index, index % 3 if single else np.eye(3, dtype=np.int8)[0]
+            ),
+            "keypoints": people((shown or {}).get(index, index % 3), index),
+            "source_index": index + 1,
+        }
+        for index in range(count)
+    ]
+    written = records.write(folder, kind, len(CLASSES), {"train": stored})["train"]
+    shards = tuple(
+        manifest.Shard(str(file), (folder / file).stat().st_size, size, files.sha256(folder / file))
+        for file, size in written
+    )
+    split = manifest.Split(count, count, count, (count, 0, 0), "", shards)
+    described = manifest.Manifest("people", kind, CLASSES, MOST_PEOPLE, {"train": split}, {})
+    manifest.save(described, folder)
+    return described
+
+
+def config(folder: Path, **fields: Any) -> DataConfig:
+    """Crops of 12 pixels from the training split, also for evaluation."""
+    small = {"root": str(folder), "image_size_px": 12, "short_side_px": 14, "eval_split": "train"}
+    return DataConfig(**{**small, **fields}).resolved()
+
+
+def take(batches: Batches, count: int) -> list[HostBatch]:
+    """The next batches, and an end of all threads and workers."""
+    with batches:
+        return [next(batches) for _ in range(count)]
+
+
+def assert_same(ours: Sequence[HostBatch], theirs: Sequence[HostBatch]) -> None:
+    """Equal to the last bit, type and shape."""
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        for name, array in one._asdict().items():
+            twin = getattr(other, name)
+            assert (array.dtype, array.shape) == (twin.dtype, twin.shape), name
+            assert array.tobytes() == twin.tobytes(), name
+
+
+def digest(batches: Sequence[HostBatch]) -> str:
+    """One name for every byte of the batches."""
+    state = hashlib.sha256()
+    for batch in batches:
+        for array in batch:
+            state.update(array.tobytes())
+    return state.hexdigest()
+
+
+class WatchedRows(Rows):
+    """Rows that fail in a process which has initialised a backend of JAX."""
+
+    def batch(self, places: Sequence[Place], images: np.ndarray) -> HostBatch:
+        if xla_bridge.backends_are_initialized():
+            raise RuntimeError("a decoding process has initialised a backend")
+        return super().batch(places, images)

@@ -1,0 +1,261 @@
+"""Damaged, foreign, half-written and half-deleted checkpoints: said, set aside, never believed."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gap_jax.errors import CannotWrite, CheckpointError
+from gap_jax.runtime import checkpoint
+from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.digests import Leaves
+from tests.saved_states import abstract, assert_same, make_state, refuse_warning, resume, save_steps
+
+FLIPS = int(os.environ.get("GAP_JAX_FLIPS", "20"))
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with checkpoints 2 and 4."""
+    folder = tmp_path_factory.mktemp("saved")
+    save_steps(folder, 2, 4)
+    return folder
+
+
+@pytest.fixture
+def folder(saved: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be damaged."""
+    return shutil.copytree(saved, tmp_path / "checkpoints")
+
+
+def list_files(step: Path) -> list[Path]:
+    return sorted(path for path in step.rglob("*") if path.is_file())
+
+
+def find_arrays(step: Path) -> Path:
+    """The file that holds most of the numbers."""
+    return max(list_files(step / "arrays"), key=lambda path: path.stat().st_size)
+
+
+def find_facts(step: Path) -> Path:
+    return step / "facts.json"
+
+
+def flip(path: Path, bit: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(content)
+
+
+def flip_middle(path: Path) -> None:
+    flip(path, path.stat().st_size * 4)
+
+
+def halve(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def blank_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] = 0
+    path.write_bytes(content)
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [flip_middle, halve, blank_a_byte, empty, Path.unlink])
+@pytest.mark.parametrize("find", [find_arrays, find_facts])
+def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
+    folder: Path, damage: Callable[[Path], None], find: Callable[[Path], Path]
+) -> None:
+    damage(find(folder / "4"))
+    step, said = resume(folder)
+    assert step == 2
+    assert len(said) == 1 and "checkpoint 4 is not usable" in said[0] and "4.corrupt" in said[0]
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4.corrupt"]
+    save_steps(folder, 4)  # the run goes on, and saves the step again
+    assert resume(folder) == (4, [])
+
+
+def test_no_damage_to_any_file_is_believed(folder: Path) -> None:
+    target = abstract(make_state(4))
+    with Checkpoints(folder, warn=refuse_warning) as checkpoints:
+        for path in list_files(folder / "4"):
+            content = path.read_bytes()
+            for bit in np.random.default_rng(0).integers(8 * len(content), size=FLIPS):
+                flip(path, int(bit))
+                with pytest.raises(CheckpointError):
+                    checkpoints.load(4, target)
+                path.write_bytes(content)
+            for damage in (halve, Path.unlink):
+                damage(path)
+                with pytest.raises(CheckpointError):
+                    checkpoints.load(4, target)
+                path.write_bytes(content)
+        assert_same(checkpoints.load(4, target).state, make_state(4))
+
+
+def test_whole_files_with_other_numbers_are_not_believed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(folder / "4" / "arrays")
+    shutil.copytree(folder / "2" / "arrays", folder / "4" / "arrays")
+    monkeypatch.setattr("gap_jax.runtime.steps.verify_files", lambda *_: None)
+    step, said = resume(folder)
+    assert step == 2 and "another digest: counters/in_row" in said[0] and "more" in said[0]
+
+
+def test_without_a_good_checkpoint_nothing_begins_anew(folder: Path) -> None:
+    for step in ("2", "4"):
+        flip_middle(find_arrays(folder / step))
+    said: list[str] = []
+    for _ in range(2):
+        with (
+            pytest.raises(CheckpointError, match=r"2\.corrupt, 4\.corrupt being damaged"),
+            Checkpoints(folder, warn=said.append) as checkpoints,
+        ):
+            checkpoints.resume(abstract(make_state(0)))
+    assert len(said) == 2
+
+
+def test_a_second_damaged_one_does_not_replace_the_first(folder: Path) -> None:
+    for expected in (["4.corrupt"], ["4.corrupt", "4.corrupt.2"]):
+        flip_middle(find_arrays(folder / "4"))
+        assert resume(folder)[0] == 2
+        assert sorted(path.name for path in folder.glob("*.corrupt*")) == expected
+        save_steps(folder, 4)
+
+
+def test_a_named_step_is_that_one_or_none(folder: Path) -> None:
+    flip_middle(find_arrays(folder / "4"))
+    with Checkpoints(folder, warn=refuse_warning) as checkpoints:
+        with pytest.raises(CheckpointError, match=r"checkpoint 4 .* is damaged"):
+            checkpoints.load(4, abstract(make_state(0)))
+        with pytest.raises(CheckpointError, match=r"no good checkpoint 3 .* one of \[2, 4\]"):
+            checkpoints.load(3, abstract(make_state(0)))
+        assert_same(checkpoints.load(2, abstract(make_state(0))).state, make_state(2))
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+
+
+def test_strangers_are_left_alone(folder: Path) -> None:
+    (folder / "7").mkdir()
+    (folder / "8").write_text("a file")
+    (folder / "9").mkdir()
+    (folder / "9" / "precious").write_text("somebody's")
+    shutil.copytree(folder / "4", folder / "11")
+    strangers = {"007", "12.orbax-checkpoint-tmp", "notes", ".keep"}
+    for name in strangers:
+        (folder / name).mkdir()
+    for name in (".5.partial", ".1.pruned"):
+        (folder / name / "arrays").mkdir(parents=True)
+    step, said = resume(folder)
+    assert step == 4
+    assert [line.split()[0].rpartition("/")[2] for line in said] == ["7", "8", "9", "11"]
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"2", "4", "7", "8", "9", "11"} | strangers
+    with Checkpoints(folder, warn=said.append) as checkpoints:
+        checkpoints.save(9, make_state(9), {})
+        checkpoints.finish(9)
+    assert "9.corrupt" in said[-1]
+    assert (folder / "9.corrupt" / "precious").read_text() == "somebody's"
+    assert resume(folder)[0] == 9
+
+
+def test_another_format_is_refused_and_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gap_jax.runtime.steps.FORMAT_VERSION", 2)
+    with pytest.raises(CheckpointError, match="2 has format 1 and this gap_jax reads 2"):
+        resume(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+
+
+def test_the_end_of_a_run_is_proved_by_reading(folder: Path) -> None:
+    with Checkpoints(folder, warn=refuse_warning) as checkpoints:
+        checkpoints.finish(4)
+        flip_middle(find_arrays(folder / "4"))
+        with pytest.raises(CheckpointError, match=r"the final checkpoint 4 .* does not read back"):
+            checkpoints.finish(4)
+        with pytest.raises(CheckpointError, match="no good checkpoint 6"):
+            checkpoints.finish(6)
+
+
+def test_what_does_not_read_back_is_never_committed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = checkpoint.store_arrays
+
+    def store_badly(path: Path, leaves: Leaves) -> None:
+        store(path, {name: leaf + 1 if name == "step" else leaf for name, leaf in leaves.items()})
+
+    monkeypatch.setattr(checkpoint, "store_arrays", store_badly)
+    with (
+        pytest.raises(CannotWrite, match=r"checkpoint 6 .*\(another digest: step\)"),
+        Checkpoints(folder, warn=refuse_warning, keep=1) as checkpoints,
+    ):
+        checkpoints.save(6, make_state(6), {})
+    assert resume(folder) == (4, [])
+
+
+NURSERY = """
+import os, resource, sys
+from pathlib import Path
+from gap_jax.errors import exit_code
+from gap_jax.runtime.checkpoint import Checkpoints
+from tests.saved_states import abstract, make_state
+
+def run(folder: Path) -> None:
+    with Checkpoints(folder, warn=print, keep=1) as checkpoints:
+        checkpoints.resume(abstract(make_state(0)))
+        if folder.name == "limit":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (4000, resource.RLIM_INFINITY))
+        for step in (6, 8):
+            checkpoints.save(step, make_state(step), {"metrics": {"mAP": step}})
+            checkpoints.wait()
+        checkpoints.finish(8)
+
+for folder in map(Path, sys.argv[1:]):
+    child = os.fork()
+    if not child:
+        point, _, passage = folder.name.partition("@")
+        os.environ["GAP_JAX_FAULTS"] = f"{point}:kill9@{passage}"
+        code = exit_code(lambda: run(folder))
+        sys.stderr.flush()
+        os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+KILLED_AT = {
+    "none@1": 8,
+    "restore.before@1": 4,
+    "checkpoint.begin@2": 6,
+    "files.before_rename@3": 6,
+    "checkpoint.before_commit@2": 6,
+    "checkpoint.after_commit@2": 8,
+    "checkpoint.prune@3": 8,
+}
+
+
+def test_a_run_killed_anywhere_goes_on_from_its_last_save(saved: Path, tmp_path: Path) -> None:
+    """All children come from one process, as most of their time would go to imports."""
+    folders = [shutil.copytree(saved, tmp_path / name) for name in (*KILLED_AT, "limit")]
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore:os.fork:RuntimeWarning", "-c", NURSERY, *map(str, folders)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    killed = [-signal.SIGKILL] * (len(KILLED_AT) - 1)
+    assert list(map(int, done.stdout.split())) == [0, *killed, 73], done.stderr
+    for folder, newest in zip(folders, [*KILLED_AT.values(), 4], strict=True):
+        assert resume(folder) == (newest, []), folder
+        assert all(path.name.isdecimal() for path in folder.iterdir()), folder
+    assert done.stderr.startswith("gap_jax: error 73: no room to write")
+    assert "File too large" in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,212 @@
+"""An exported model gives its run's logits, needs the run no more, and is whole or refused."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from jaxtyping import Float
+
+from data_pipelines import manifest
+from gap_jax import cli
+from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
+from gap_jax.explain import export as exporting
+from gap_jax.explain.artefact import open_model
+from gap_jax.explain.export import export
+from gap_jax.learning.state import Model, TrainState, Variables
+from gap_jax.models.network import normalise
+from gap_jax.runtime import rundir
+from gap_jax.weights.native import name_arrays, replace_arrays
+from tests.saved_runs import model_of, prepare_run
+from tests.saved_states import plan_fault
+from tests.tiny_data import CLASSES, names_in
+
+RATED = {2: 0.5, 4: 0.1}
+IMAGE = np.random.default_rng(3).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, TrainState]]:
+    """A run with averages whose first step is the best."""
+    return prepare_run(tmp_path_factory.mktemp("run"), "train.ema_decay=0.9", steps=RATED)
+
+
+@pytest.fixture(scope="module")
+def exported(run: tuple[Path, dict[int, TrainState]]) -> Path:
+    """The export of that run."""
+    export(run[0], run[0].parent / "exported")
+    return run[0].parent / "exported"
+
+
+@pytest.fixture
+def copy(exported: Path, tmp_path: Path) -> Path:
+    """The export, to be damaged."""
+    return shutil.copytree(exported, tmp_path / "copy")
+
+
+def logits(apply: Any, variables: Any) -> Float[np.ndarray, "b k"]:
+    outputs, _ = apply(variables, normalise(jnp.asarray(IMAGE)))
+    return np.asarray(outputs.logits)
+
+
+def assert_close(found: Float[np.ndarray, "b k"], expected: Float[np.ndarray, "b k"]) -> None:
+    assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
+
+
+def test_an_export_gives_the_logits_of_the_average(
+    run: tuple[Path, dict[int, TrainState]], copy: Path
+) -> None:
+    folder, states = run
+    opened = open_model(copy)
+    apply = jax.jit(model_of(folder).apply)
+    before = logits(apply, states[2].ema)
+    assert_close(logits(jax.jit(opened.model.apply), opened.variables), before)
+    assert np.abs(before - logits(apply, states[2].variables)).max() > 0.01 * np.abs(before).max()
+    assert opened.classes == CLASSES and opened.is_exported
+    origin = opened.origin
+    assert (origin.run, origin.step, origin.weights, origin.metrics) == (
+        "run", 2, "ema", {"mAP": 0.5},
+    )  # fmt: skip
+    assert origin.fingerprint == manifest.load(folder.parent / "data").fingerprint
+    assert not jax.tree.leaves(opened.variables.stats)
+    assert not [name for name in name_arrays(opened.variables) if "/norm/" in name]
+
+
+def test_a_command_exports_raw_weights_of_a_chosen_step_and_folds_weight_space(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ("model.space=weight", "model.gate_init=paper", "train.ema_decay=0.5")
+    folder, states = prepare_run(tmp_path, *settings, steps={1: 0.5, 4: 0.1})
+    out = tmp_path / "deep" / "out"
+    words = ["export", str(folder), "--out", str(out), "--weights", "raw", "--checkpoint", "latest"]
+    capsys.readouterr()
+    assert cli.main(words) == 0
+    printed = capsys.readouterr().out
+    assert f"exported step 4 of {folder} (raw weights, 3 classes) to {out}" in printed
+    opened = open_model(out, checkpoint=4, weights="raw")
+    saliency = [name for name in name_arrays(opened.variables) if "saliency" in name]
+    assert saliency == ["pooling/saliency/kernel"]
+    assert_close(
+        logits(jax.jit(opened.model.apply), opened.variables),
+        logits(jax.jit(model_of(folder).apply), states[4].variables),
+    )
+    assert cli.main(words) == 73
+    assert "exists already and stays untouched" in capsys.readouterr().err
+
+
+def test_an_export_is_of_one_step_and_one_kind_of_weights(exported: Path) -> None:
+    with pytest.raises(ConfigError, match="of step 2 and its ema weights only"):
+        open_model(exported, checkpoint=4)
+    with pytest.raises(ConfigError, match="of step 2 and its ema weights only"):
+        open_model(exported, weights="raw")
+
+
+def test_what_lies_in_the_folder(exported: Path) -> None:
+    assert names_in(exported) == [
+        "arrays", "classes.json", "config.json", "manifest.json", "preprocess.json",
+    ]  # fmt: skip
+    held = json.loads((exported / "manifest.json").read_text("utf-8"))
+    assert held["format_version"] == 1 and held["formats"] == ["orbax"]
+    files = {
+        path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()
+    }
+    assert held["files"].keys() == files - {"manifest.json"}
+    preprocess = json.loads((exported / "preprocess.json").read_text("utf-8"))
+    assert preprocess["short_side_px"] == 36 and preprocess["center_crop_px"] == [32, 32]
+    assert preprocess["mean"] == [128.0] * 3 and preprocess["limit_width_px"] == 0
+    classes = json.loads((exported / "classes.json").read_text("utf-8"))["classes"]
+    assert [each["name"] for each in classes] == list(CLASSES)
+    with ocp.StandardCheckpointer() as orbax:  # as a stranger would
+        arrays = orbax.restore(exported / "arrays")
+    opened = open_model(exported)
+    assert arrays.keys() == held["leaves"].keys() == name_arrays(opened.variables).keys()
+    assert arrays["backbone/layers/0/conv/bias"].shape == (24,)
+
+
+def test_it_is_a_workdir_of_no_run(exported: Path) -> None:
+    cfg = open_model(exported).cfg
+    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be used"):
+        rundir.examine(exported, cfg, manifest.load(cfg.data.directory))
+
+
+def test_export_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, line in (
+        (["--format", "onnx"], "64: export formats ['onnx'] are not all among orbax"),
+        (["--format", ""], "64: export formats [''] are not"),
+        (["--weights", "emma"], "64: argument --weights: invalid choice: 'emma'"),
+        ([], f"66: {tmp_path / 'run'} is neither a run nor an exported model"),
+    ):
+        command = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "out"), *words]
+        assert cli.main(command) == int(line[:2])
+        said = capsys.readouterr().err
+        assert said.startswith(f"gap_jax: error {line}") and said.count("\n") == 1
+    assert names_in(tmp_path) == []
+
+
+def test_an_export_is_not_exported_again(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is an exported model already"):
+        export(exported, tmp_path / "out")
+
+
+def test_every_damaged_file_is_named(copy: Path) -> None:
+    names = [path for path in sorted(copy.rglob("*")) if path.is_file()]
+    assert len(names) >= 8
+    for path in names:
+        whole = path.read_bytes()
+        for content in (whole[:-3], whole[:-1] + bytes([whole[-1] ^ 1]), None):
+            if content is None:
+                path.unlink()
+            else:
+                path.write_bytes(content)
+            with pytest.raises(CheckpointError, match="is not what was exported") as refusal:
+                open_model(copy)
+            assert path.name in str(refusal.value)
+        path.write_bytes(whole)
+    open_model(copy)
+
+
+def test_another_format_or_another_model_is_refused(copy: Path) -> None:
+    path = copy / "manifest.json"
+    held = json.loads(path.read_text("utf-8"))
+    path.write_text(json.dumps({**held, "format_version": 2}), "utf-8")
+    with pytest.raises(CheckpointError, match="has format_version=2 and this gap_jax reads 1"):
+        open_model(copy)
+    leaves = dict(held["leaves"])
+    name = "pooling/bias"
+    for changed, said in (
+        ({**leaves[name], "shape": [1, 4]}, r"pooling/bias is float32\[1, 4\] there and float32"),
+        ({**leaves[name], "sha256": "0"}, "another digest: pooling/bias"),
+    ):
+        path.write_text(json.dumps({**held, "leaves": {**leaves, name: changed}}), "utf-8")
+        with pytest.raises(CheckpointError, match=said):
+            open_model(copy)
+
+
+def test_an_export_that_answers_otherwise_is_not_kept(
+    run: tuple[Path, dict[int, TrainState]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fold = exporting.fold_network
+
+    def fold_badly(model: Model, variables: Variables) -> tuple[Model, Variables]:
+        model, folded = fold(model, variables)
+        name = "backbone/layers/1/conv/bias"
+        return model, replace_arrays(folded, {name: name_arrays(folded)[name] + 1e-3})
+
+    monkeypatch.setattr(exporting, "fold_network", fold_badly)
+    with pytest.raises(CheckpointError, match="at step 2 was not kept: its logits differ"):
+        export(run[0], tmp_path / "out")
+    assert names_in(tmp_path) == []
+
+
+def test_a_full_disk_leaves_nothing(
+    run: tuple[Path, dict[int, TrainState]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan_fault(monkeypatch, "files.before_rename:enospc@3")
+    with pytest.raises(CannotWrite, match="no room to write"):
+        export(run[0], tmp_path / "out")
+    assert names_in(tmp_path) == []

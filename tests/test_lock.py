@@ -1,0 +1,93 @@
+"""One run in a workdir: the second is refused and told who holds it; kill -9 frees it at once."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gap_jax.errors import CannotWrite, WorkdirInUse
+from gap_jax.runtime import lock
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from gap_jax.runtime import lock
+with lock.hold(Path(sys.argv[1]), print):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that holds the workdir."""
+    command = [sys.executable, "-c", HOLDER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout and process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+def no_warning(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_the_second_run_is_told_who_holds_the_workdir(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    began = time.monotonic()
+    with pytest.raises(WorkdirInUse) as refusal, lock.hold(tmp_path, no_warning):
+        pass
+    assert time.monotonic() - began < 5
+    assert refusal.value.exit_code == 77
+    owner = rf"process {holder.pid} on {re.escape(socket.gethostname())} since 20\d\d-.*\+00:00"
+    assert re.search(owner, str(refusal.value)) and "another --workdir" in str(refusal.value)
+
+
+def test_the_kernel_frees_the_lock_of_a_killed_run(
+    holder: subprocess.Popen[str], tmp_path: Path
+) -> None:
+    holder.kill()
+    holder.wait()
+    with lock.hold(tmp_path, no_warning):
+        assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
+
+
+def test_a_lock_is_freed_by_an_error_too_and_its_owner_may_be_unreadable(tmp_path: Path) -> None:
+    workdir = tmp_path / "new" / "run"
+    with pytest.raises(ZeroDivisionError), lock.hold(workdir, no_warning):
+        raise ZeroDivisionError
+    with lock.hold(workdir, no_warning):
+        (workdir / ".lock").write_text("")
+        with (
+            pytest.raises(WorkdirInUse, match="has just taken it"),
+            lock.hold(workdir, no_warning),
+        ):
+            pass
+
+
+def test_a_file_system_without_locks_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    said: list[str] = []
+    with lock.hold(tmp_path, said.append):
+        assert len(said) == 1 and "nothing stops a second run" in said[0]
+
+
+def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotWrite), lock.hold(tmp_path / "file" / "run", no_warning):
+        pass

@@ -1,0 +1,161 @@
+"""Losses against their formulas in float64, and the weighted mean that joins them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import Float, Int
+
+from gap_jax.learning import losses
+from gap_jax.learning.targets import PoseTargets
+
+
+def _log_softmax(z: Float[np.ndarray, "b k"]) -> Float[np.ndarray, "b k"]:
+    z = z.astype(np.float64)
+    return z - np.log(np.exp(z).sum(axis=1, keepdims=True))
+
+
+def _logits(b: int, k: int) -> Float[np.ndarray, "b k"]:
+    return np.random.default_rng(0).normal(0, 3, (b, k)).astype(np.float32)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_softmax_cross_entropy_is_its_formula(smoothing: float) -> None:
+    z, labels = _logits(6, 5), np.array([0, 4, 2, 2, 1, -1], np.int32)
+    weights = np.array([0.5, 2, 1, 3, 7], np.float32)
+    log_p = _log_softmax(z)
+    target = np.zeros((6, 5))
+    target[np.arange(5), labels[:5]] = 1
+    target = (1 - smoothing) * target + smoothing / 5
+    expected = -(target * log_p).sum(axis=1)
+    plain = losses.softmax_cross_entropy(jnp.asarray(z), jnp.asarray(labels), smoothing)
+    np.testing.assert_allclose(plain, expected, rtol=1e-5, atol=1e-6)
+    weighed = losses.softmax_cross_entropy(
+        jnp.asarray(z), jnp.asarray(labels), smoothing, jnp.asarray(weights)
+    )
+    np.testing.assert_allclose(weighed, expected * [0.5, 7, 1, 1, 2, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_cross_entropy_starts_at_the_log_of_the_classes_and_stays_finite_far_out() -> None:
+    labels = jnp.zeros(2, jnp.int32)
+    start = losses.softmax_cross_entropy(jnp.zeros((2, 393)), labels)
+    np.testing.assert_allclose(start, np.log(393), rtol=1e-6)
+    far = losses.softmax_cross_entropy(jnp.array([[-1e4, 1e4], [1e4, -1e4]]), labels)
+    assert far.tolist() == [2e4, 0]
+    halves = losses.softmax_cross_entropy(jnp.zeros((2, 4), jnp.bfloat16), labels)
+    assert halves.dtype == jnp.float32
+
+
+def test_sigmoid_cross_entropy_is_its_formula() -> None:
+    z = _logits(4, 6)
+    labels = np.random.default_rng(1).integers(0, 2, (4, 6)).astype(np.int8)
+    p = 1 / (1 + np.exp(-z.astype(np.float64)))
+    expected = -(labels * np.log(p) + (1 - labels) * np.log(1 - p)).mean(axis=1)
+    ours = losses.sigmoid_cross_entropy(jnp.asarray(z), jnp.asarray(labels))
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+    far = losses.sigmoid_cross_entropy(jnp.array([[1e4, -1e4]]), jnp.array([[0, 0]]))
+    assert far.tolist() == [5e3]
+
+
+def test_an_example_of_weight_0_is_nothing_whatever_it_holds() -> None:
+    values = jnp.array([1.0, 4.0, jnp.nan, jnp.inf])
+    weights = jnp.array([1.0, 0.5, 0.0, 0.0])
+    assert losses.weighted_mean(values, weights).item() == pytest.approx(2.0)
+    assert losses.sum_weighted(values, weights) == (3.0, 1.5)
+    nothing = jax.value_and_grad(losses.weighted_mean)(jnp.ones(2), jnp.zeros(2))
+    assert (nothing[0].item(), nothing[1].tolist()) == (0.0, [0.0, 0.0])
+
+
+def test_means_of_parts_add_up_to_the_mean_of_the_whole() -> None:
+    values = jnp.asarray(_logits(12, 1)[:, 0])
+    weights = jnp.array([1.0, 0, 1, 1, 0, 0, 0, 0, 2, 0.5, 1, 1])
+    whole = losses.weighted_mean(values, weights)
+    parts = zip(values.reshape(3, 4), weights.reshape(3, 4), strict=True)
+    summed = sum(losses.weighted_mean(v, w, weights.sum()) for v, w in parts)
+    np.testing.assert_allclose(summed, whole, rtol=1e-6)
+    np.testing.assert_allclose(whole, np.average(values, weights=weights), rtol=1e-6)
+    first, second = (
+        losses.sum_weighted(values[:5], weights[:5]),
+        losses.sum_weighted(values[5:], weights[5:]),
+    )
+    np.testing.assert_allclose(first.add(second).mean(), whole, rtol=1e-6)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_top1_hits_count_the_first_of_equals(many: bool) -> None:
+    logits = jnp.array([[0.0, 2, 2], [3, 1, 0], [0, 0, 0], [1, 0, 5]])
+    labels: Int[np.ndarray, " b"] | Int[np.ndarray, "b k"] = np.array([1, 1, 0, -1], np.int32)
+    if many:
+        labels = np.array([[0, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]], np.int8)
+    assert losses.top1_hits(logits, jnp.asarray(labels)).tolist() == [1, 0, 1, 0]
+
+
+def test_balanced_weights_make_classes_equal_and_average_1() -> None:
+    counts = np.array([10, 1, 0, 4])
+    weights = losses.balanced_class_weights(counts.tolist())
+    np.testing.assert_allclose(weights * counts, [5, 5, 0, 5], rtol=1e-6)
+    assert np.average(weights, weights=counts) == pytest.approx(1)
+
+
+def _pose_case(b: int) -> tuple[Float[np.ndarray, "b h w 16"], PoseTargets, float]:
+    """A prediction, its target, and S by a loop over examples and joints."""
+    rng = np.random.default_rng(b)
+    predicted = rng.normal(size=(b, 15, 14, 16)).astype(np.float32)
+    heatmaps = rng.integers(0, 2, predicted.shape).astype(np.float32)
+    valid = rng.random((b, 16)) < 0.7
+    total = 0.0
+    for example, joint in np.argwhere(valid):
+        p, y = predicted[example, :, :, joint], heatmaps[example, :, :, joint]
+        total += ((p.astype(np.float64) - y) ** 2).sum()
+    predicted[~valid.repeat(15 * 14, 0).reshape(b, 15, 14, 16)] = 1e6
+    return predicted, PoseTargets(jnp.asarray(heatmaps), jnp.asarray(valid)), total
+
+
+@pytest.mark.parametrize("b", [16, 128])
+def test_pose_reductions_are_their_formulas_and_convert_as_stated(b: int) -> None:
+    predicted, targets, S = _pose_case(b)
+    h, w, g = 15, 14, 16
+    expected = {
+        "reference": 0.5 * S / (g * b * h * w),
+        "mean": 0.5 * S / (b * h * w),
+        "sum_per_image": 0.5 * S / b,
+    }
+    for reduction, value in expected.items():
+        each = losses.pose_loss(jnp.asarray(predicted), targets, reduction)
+        loss = losses.weighted_mean(each, jnp.ones(b))
+        np.testing.assert_allclose(loss, value, rtol=1e-5)
+        units = losses.pose_weight_in_all_units(0.7, reduction, h, w)
+        for unit, weight in units.items():
+            assert weight * expected[unit] == pytest.approx(0.7 * value, rel=1e-9)
+
+
+def test_the_papers_weight_in_all_units() -> None:
+    units = losses.pose_weight_in_all_units(1e-6, "sum_per_image", 15, 15)
+    assert units == pytest.approx({"reference": 0.0036, "mean": 0.000225, "sum_per_image": 1e-6})
+
+
+def test_the_reference_on_16_images_is_its_own_literal_loss() -> None:
+    """loss.py sums over joints the batch mean of 0.5 v sum (p - y)^2 / sum of an all-ones mask."""
+    predicted, targets, _ = _pose_case(16)
+    squared = (predicted.astype(np.float64) - np.asarray(targets.heatmaps)) ** 2
+    valid = np.asarray(targets.valid, np.float64)
+    literal = sum(
+        (valid[:, j] * 0.5 * squared[..., j].sum(axis=(1, 2)) / (16 * 15 * 14)).mean()
+        for j in range(16)
+    )
+    each = losses.pose_loss(jnp.asarray(predicted), targets, "reference")
+    np.testing.assert_allclose(losses.weighted_mean(each, jnp.ones(16)), literal, rtol=1e-5)
+
+
+def test_an_invalid_joint_sends_no_gradient() -> None:
+    predicted, targets, _ = _pose_case(2)
+    gradient = jax.grad(lambda p: losses.pose_squared_error(p, targets).sum())(
+        jnp.asarray(predicted)
+    )
+    moved = np.asarray(gradient).any(axis=(1, 2))
+    np.testing.assert_array_equal(moved, targets.valid)
+
+
+def test_an_unknown_reduction_is_named() -> None:
+    with pytest.raises(ValueError, match="'sum'"):
+        losses.pose_weight_in_all_units(1.0, "sum", 2, 2)

@@ -1,0 +1,54 @@
+"""The first signal is a wish to stop, the second an end; with several processes JAX decides."""
+
+import os
+import signal
+
+import jax
+import pytest
+from jax.experimental import multihost_utils
+
+from gap_jax.runtime import preemption
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_first_signal_is_a_wish_to_stop(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with preemption.watching() as watch:
+        assert not watch.is_stopping(1)
+        os.kill(os.getpid(), number)
+        assert watch.is_stopping(1) and watch.is_stopping(2)
+        assert watch.cause == number.name
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_the_handlers_come_back_after_an_error() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(ZeroDivisionError), preemption.watching():
+        assert signal.getsignal(signal.SIGTERM) != before
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
+def test_the_second_signal_ends_the_process_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+    child = os.fork()
+    if not child:
+        with preemption.watching() as watch:
+            os.kill(os.getpid(), signal.SIGTERM)
+            if watch.is_stopping(1):
+                os.kill(os.getpid(), signal.SIGINT)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 75
+    errors = capfd.readouterr().err
+    assert errors.startswith("gap_jax: error 75: ") and errors.count("\n") == 1
+
+
+def test_several_processes_leave_the_signals_to_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: step == 7)
+    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    with preemption.watching() as watch:
+        assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+        assert [step for step in range(9) if watch.is_stopping(step)] == [7]
+        assert watch.cause == "the scheduler"

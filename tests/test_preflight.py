@@ -1,0 +1,152 @@
+"""The block before the first step: its text to the letter, its width, its doubts."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+from data_pipelines.manifest import Manifest, Split
+from gap_jax.config import Config
+from gap_jax.runtime.preflight import ParameterGroup, Preflight, render, wrap
+
+MPII = """\
+-- preflight ---------------------------------------------------------------------------------------
+start     : fresh run in runs/gap_pose, initialised from weights/resnet101.safetensors
+data      : mpii in data/mpii (fingerprint FINGERPRINT): 8,218 images in train, 6,987 in val; 3
+            classes, from 'résumé, reading' with 3 training images to '模型を見ながら歩く' with
+            8,000
+batch     : 128 images = 4 per device x 4 devices (NVIDIA H200) x 8 accumulated; the reference run
+            has 128; batch norm over groups of 16
+lr        : 0.001 x 0.33 every 5,000 steps, 12,000 steps = 186.9 epochs; sgd, momentum 0.9, weight
+            decay 0.0005
+init      : backbone 42,500,160 loaded; pooling 9,000 random but for 1,000 loaded; pose 1,586,000
+            random
+loss      : action x 1 + pose x 1e-06 (sum_per_image), which on 15 x 15 cells is 0.0036 as reference
+            = 0.000225 as mean = 1e-06 as sum_per_image; 72% of the training images have joints
+memory    : 11.3 GiB estimated of 139.0 GiB on each device
+look at   : runs/gap_pose/samples/train_batch0.png, the first batch as the model sees it
+----------------------------------------------------------------------------------------------------"""
+
+
+def mpii(**values: Any) -> Manifest:
+    train = Split(8218, 8218, 5917, (215, 3, 8000), "", ())
+    train = dataclasses.replace(train, **values)
+    splits = {"train": train, "val": Split(6987, 6987, 0, (1, 1, 1), "", ())}
+    classes = ("jumping", "résumé, reading", "模型を見ながら歩く")
+    return Manifest("mpii", "single", classes, 2, splits, {})
+
+
+def facts(cfg: Config | None = None, **values: Any) -> Preflight:
+    plain = Preflight(
+        cfg=(cfg or Config()).resolved(),
+        data=mpii(),
+        workdir=Path("runs/gap_pose"),
+        resumed_step=0,
+        changes=(),
+        devices=4,
+        device_kind="NVIDIA H200",
+        groups=(
+            ParameterGroup("backbone", 42_500_160, 42_500_160),
+            ParameterGroup("pooling", 9_000, 1_000),
+            ParameterGroup("pose", 1_586_000, 0),
+        ),
+        pose_cells=(15, 15),
+        first_batch=Path("runs/gap_pose/samples/train_batch0.png"),
+        memory_bytes=(12_133_000_000, 139 * 2**30),
+    )
+    return dataclasses.replace(plain, **values)
+
+
+def row(text: str, label: str) -> str:
+    """One row's words on one line."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"{label:<10}: "))
+    rest = lines[start + 1 :]
+    end = next(i for i, line in enumerate(rest) if not line.startswith(" "))
+    return " ".join(line.strip() for line in [lines[start][12:], *rest[:end]])
+
+
+def test_the_papers_run_reads_like_this() -> None:
+    assert render(facts()) == MPII.replace("FINGERPRINT", mpii().fingerprint)
+
+
+def test_a_resumed_run_says_from_where_and_what_changed() -> None:
+    text = render(facts(resumed_step=1834, memory_bytes=None))
+    assert row(text, "start") == "resumed at step 1,834 of runs/gap_pose (config unchanged)"
+    assert row(text, "init") == (
+        "backbone 42,500,160, pooling 9,000, pose 1,586,000 parameters from the checkpoint"
+    )
+    assert "memory" not in text
+    changes = ("train.steps: 1 -> 2", "mesh.fsdp: 1 -> 4")
+    assert row(render(facts(resumed_step=1, changes=changes)), "start").endswith(
+        "(train.steps: 1 -> 2; mesh.fsdp: 1 -> 4)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "label", "words"),
+    [
+        ({"schedule": "cosine", "warmup_steps": 25}, "lr", "steps of warm-up, cosine to 0,"),
+        ({"warmup_steps": 25}, "lr", "0.001 after 25 steps of warm-up, x 0.33 every 5,000 steps,"),
+        ({"schedule": "constant", "name": "adamw"}, "lr", "0.001, constant, 12,000 steps"),
+        ({"name": "adamw"}, "lr", "epochs; adamw, weight decay 0.0005"),
+    ],
+)  # fmt: skip
+def test_schedules_are_spelled_out(values: dict[str, Any], label: str, words: str) -> None:
+    cfg = Config()
+    for name, value in values.items():
+        setattr(cfg.optim, name, value)
+    assert words in row(render(facts(cfg)), label)
+
+
+def test_batches_losses_and_frozen_statistics_are_stated() -> None:
+    cfg = Config()
+    cfg.train.batch_size, cfg.train.accumulate, cfg.model.norm_group_size = 8, 1, 16
+    text = render(facts(cfg, devices=1, device_kind="cpu", pose_cells=None))
+    assert row(text, "batch") == (
+        "8 images = 8 per device x 1 device (cpu) x 1 accumulated; the reference run has 128; "
+        "batch norm over groups of 8"
+    )
+    assert row(text, "loss") == "action only, there is no pose branch"
+    cfg = Config()
+    cfg.model.norm = "frozen"
+    cfg.pose.weight, cfg.pose.reduction = 1.0, "reference"
+    text = render(facts(cfg, pose_cells=(14, 15)))
+    assert row(text, "batch").endswith("batch norm over running statistics, frozen")
+    assert "is 1 as reference = 0.0625 as mean = 0.0002976 as sum_per_image" in row(text, "loss")
+
+
+def test_doubts_are_raised_before_the_first_step() -> None:
+    none = tuple(group._replace(loaded=0) for group in facts().groups)
+    assert "every parameter starts random; " in row(render(facts(groups=none)), "warning")
+    for harmless in (facts(), facts(groups=none, resumed_step=5)):
+        assert "warning" not in render(harmless)
+    blind = render(facts(data=mpii(with_joints=0)))
+    assert "no training image has a joint" in row(blind, "warning")
+    assert "warning" not in render(facts(data=mpii(with_joints=0), pose_cells=None))
+    gone = render(facts(data=mpii(class_counts=(0, 5, 0), labelled=8000)))
+    assert "2 classes without training images: 'jumping'" in gone
+    assert "218 training images have no label and weigh nothing" in gone
+    one = render(facts(data=mpii(class_counts=(0, 5, 1))))
+    assert "1 class without training images: 'jumping'" in one
+
+
+def test_no_line_is_wider_than_a_hundred_cells() -> None:
+    long = Path("/scratch/" + "模型" * 80) / ("x" * 250)
+    data = dataclasses.replace(mpii(), classes=("b" * 120, "跑" * 120, "é" * 20))
+    text = render(facts(workdir=long, first_batch=long / "a b", data=data))
+    widths = [cell_len(line) for line in text.splitlines()]
+    assert max(widths) == 100
+    assert all(line[10:12] in (": ", "  ") for line in text.splitlines()[1:-1])
+    joined = "".join(line[12:] for line in text.splitlines()[1:-1]).replace(" ", "")
+    assert str(long) in joined
+    assert "跑" * 120 in joined
+
+
+def test_wrapping_loses_nothing() -> None:
+    assert wrap("", 5) == [""]
+    assert wrap("a bc def", 4) == ["a bc", "def"]
+    assert wrap("a 模型模 b", 5) == ["a", "模型", "模 b"]
+    assert wrap("abcdefgh i", 3) == ["abc", "def", "gh", "i"]
