@@ -29,7 +29,7 @@ demo: $(VENV)/run-time
 	test -e $(DATA)/manifest.json || $(BIN)/gap_jax data prepare people --out $(DATA)
 	$(BIN)/gap_jax data check $(DATA)
 	$(BIN)/gap_jax data show $(DATA) --config=configs/gap_pose.py:demo
-	@echo "open $(DATA)/contact_sheet.html and $(DATA)/batch.html; training is not built yet"
+	@echo "open $(DATA)/contact_sheet.html and $(DATA)/batch.html"
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n auto --dist loadfile

@@ -8,7 +8,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from flax import nnx
 from jax import export, lax
@@ -16,6 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from gap_jax.models.layers import BatchNorm, Conv, Norm, PoolPadding, max_pool
+from tests import oracles
 
 RNG = np.random.default_rng(0)
 

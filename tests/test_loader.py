@@ -292,5 +292,6 @@ def test_a_caller_without_flags_is_served(folder: Path, stated: Manifest) -> Non
     flags.FLAGS.unparse_flags()
     try:
         assert len(train(folder, stated, 1)) == 1
+        assert flags.FLAGS.is_parsed(), "a worker would refuse to start"
     finally:
         flags.FLAGS.mark_as_parsed()

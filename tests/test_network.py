@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from flax import nnx
 from jaxtyping import Array
-from small_networks import UNOPTIMISED, drawn, pictures, small_network
 
 from configs.gap_pose import get_config
 from data_pipelines.errors import ConfigError
@@ -23,6 +22,7 @@ from gap_jax.models.network import normalise
 from gap_jax.models.pooling import FactoredSaliency, LinearSaliency
 from gap_jax.models.small import SmallTrunk
 from gap_jax.variants import METHODS
+from tests.small_networks import UNOPTIMISED, drawn, pictures, small_network
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import oracles
 import pytest
 from flax import nnx
-from small_networks import drawn
 
 from gap_jax.models.layers import Norm
 from gap_jax.models.resnet import BLOCKS, ResNet, Strides
 from gap_jax.models.small import SmallTrunk
+from tests import oracles
+from tests.small_networks import drawn
 
 
 def sizes(make: Any, px: int) -> tuple[tuple[int, ...], int]:
@@ -47,7 +47,8 @@ def test_the_map_of_any_stage(strides: Strides, sides: tuple[int, ...]) -> None:
 
 def test_the_small_trunk_has_its_size() -> None:
     assert sizes(SmallTrunk, 96) == ((12, 12, 96), 177_560)
-    assert sizes(functools.partial(SmallTrunk, stage=2), 96)[0] == (24, 24, 48)
+    for stage, shape in enumerate(((48, 48, 24), (24, 24, 48), (12, 12, 64)), start=1):
+        assert sizes(functools.partial(SmallTrunk, stage=stage), 96)[0] == shape
 
 
 def random_resnet(strides: Strides, stage: int = 0) -> ResNet:

@@ -69,8 +69,8 @@ def describe_preprocessing(cfg: Config) -> dict[str, Any]:
     is_reference = data.preprocessing == "reference"
     return {
         "color": "RGB",
-        "longest_aspect": LONGEST_ASPECT,
         "limit_width_px": data.limit_width_px if is_reference else 0,
+        "longest_aspect": LONGEST_ASPECT,
         "short_side_px": data.short_side_px,
         "interpolation": "bilinear" if is_reference else "bilinear, area below half the size",
         "center_crop_px": [data.image_size_px, data.image_size_px],
