@@ -158,7 +158,8 @@ def _run(
     mine = slice(index + start_step * count, None, count)
     batches = places.batch(share, batch_fn=batch_fn)[mine]
     if blocks is None:
-        threads = min(MOST_THREADS, _cores())
+        cores = available_cores()
+        threads = min(MOST_THREADS, cores) if cores > 1 else 0  # a single core: no detour
         return Batches(batches.to_iter_dataset(grain.ReadOptions(threads, threads)))
     options = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)  # small: through a pipe
     ahead = grain.experimental.WithOptionsIterDataset(
@@ -179,7 +180,8 @@ def fill(
     return address, batch._replace(image=batch.image[:0].copy())
 
 
-def _cores() -> int:
+def available_cores() -> int:
+    """The processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

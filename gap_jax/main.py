@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 
 from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
@@ -60,6 +60,8 @@ def _run_app(words: list[str]) -> int:
 
 def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     del argv  # parse has refused every stray word
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TFDS and JAX tell each step of their start
     cfg = resolve(own["config"].value)
     check_data(cfg.data)
     workdir = Path(own["workdir"].value or name_workdir(spec))

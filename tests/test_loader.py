@@ -274,11 +274,17 @@ def test_the_free_memory_of_this_machine_is_known() -> None:
     assert 2**26 < loader.available_memory() < 2**50
 
 
-def test_closing_ends_the_threads(folder: Path, stated: Manifest) -> None:
+@pytest.mark.parametrize("cores", [1, 2])
+def test_closing_ends_the_threads(
+    folder: Path, stated: Manifest, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "available_cores", lambda: 1)
+    whole = train(folder, stated, 1)
     before = threading.active_count()
+    monkeypatch.setattr(loader, "available_cores", lambda: cores)
     batches = training_batches(config(folder), stated, seed=0, batch_size=4)
-    next(batches)
-    assert threading.active_count() > before
+    assert_same([next(batches)], whole)
+    assert (threading.active_count() > before) == (cores > 1)
     batches.close()
     batches.close()
     deadline = time.monotonic() + 10

@@ -132,7 +132,7 @@ def test_a_gate_starts_as_the_mean_and_decays_to_it() -> None:
     pooling = AttentionalPooling(8, 3, saliency=saliency, rngs=nnx.Rngs(0))
     x = random_map(2, 3, 3, 8)
     np.testing.assert_array_equal(pooling.maps(x).bottom_up, jnp.ones((2, 3, 3, 1)))
-    expected = x.mean((1, 2)) @ pooling.kernel[0] + pooling.bias[0]
+    expected = x.mean((1, 2)) @ pooling.kernel[0] + pooling.bias[...]
     np.testing.assert_allclose(pooling(x), expected, rtol=1e-5)
     assert set(by_path(nnx.state(saliency))) == {"chain/0/kernel", "chain/0/bias", "last/gate"}
 

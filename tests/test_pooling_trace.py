@@ -172,7 +172,7 @@ def test_scores_and_gradients_are_the_trace_forms(case: Case) -> None:
     def literal(values: Values) -> np.ndarray:
         return literal_scores(case, {"z": values["x"], **values}, np.asarray(mask))
 
-    expected = oracles.numeric_gradients(lambda v: (literal(v) * weight).sum(), values)
+    expected = oracles.numeric_gradients(lambda v: float((literal(v) * weight).sum()), values)
     largest = max(np.abs(gradient).max() for gradient in expected.values())
     for ours, tolerance in ((in_f32, 1e-5), (in_bf16, 2e-2)):
         for (_, logits), (parameters, dx, dz) in ours:
