@@ -12,7 +12,7 @@ from benchmarks.alternating import Ratio, Rounds, serving
 from benchmarks.sides import Task, ask
 
 TOLERANCE = 1e-3  # float32: of the largest value
-STEPS = {"train": 1, "eval": 3}  # in a turn
+STEPS = {"train": 2, "eval": 3}  # in a turn
 CHECKS = {"train": ("logits", "losses"), "eval": ("logits",)}
 RATIOS: dict[str, tuple[Ratio, ...]] = {
     "train": (
