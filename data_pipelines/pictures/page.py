@@ -3,8 +3,9 @@
 import base64
 import dataclasses
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
+from typing import Any
 
 import jinja2
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from data_pipelines.pictures.drawing import (
     LEFT,
     RIGHT,
+    Picture,
     draw_disc,
     draw_skeletons,
     first_joint_inside,
@@ -19,6 +21,7 @@ from data_pipelines.pictures.drawing import (
 )
 from data_pipelines.transforms import View
 
+TEMPLATE = "sheet.html"
 THUMBNAIL_PX = 320
 THUMBNAIL_QUALITY = 82
 
@@ -79,11 +82,21 @@ class Page:
 
 def render(page: Page) -> str:
     """The page as HTML; whatever a class or file is called shows as text."""
-    template = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    ).from_string(resources.files("data_pipelines").joinpath("sheet.html").read_text("utf-8"))
+    return fill_template(TEMPLATE, page=page)
+
+
+def fill_template(name: str, templates: Mapping[str, str] = {}, **values: Any) -> str:
+    """A template filled with values, which show as text; it may extend the page of this module."""
+    sheet = resources.files("data_pipelines").joinpath(TEMPLATE).read_text("utf-8")
+    environment = jinja2.Environment(
+        loader=jinja2.DictLoader({TEMPLATE: sheet, **templates}),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
     colours = {"left": f"rgb{LEFT}", "right": f"rgb{RIGHT}"}
-    text = template.render(page=page, **colours)
+    text = environment.get_template(name).render(**values, **colours)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -97,8 +110,13 @@ def thumbnail(view: View, *, alt: str, caption: str = "") -> Thumbnail:
     joint = first_joint_inside(small.keypoints, drawn) if small.disc_radius else None
     if joint is not None:
         drawn = draw_disc(drawn, joint, small.disc_radius)
+    return embed(drawn, alt=alt, caption=caption)
+
+
+def embed(picture: Picture, *, alt: str, caption: str = "") -> Thumbnail:
+    """The picture as it is, inside the page."""
     content = io.BytesIO()
-    Image.fromarray(drawn).save(content, "JPEG", quality=THUMBNAIL_QUALITY, subsampling=0)
+    Image.fromarray(picture).save(content, "JPEG", quality=THUMBNAIL_QUALITY, subsampling=0)
     source = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"
-    height_px, width_px, _ = drawn.shape
+    height_px, width_px, _ = picture.shape
     return Thumbnail(source, width_px, height_px, alt, caption)
