@@ -1,0 +1,200 @@
+"""Executes every block of README.md and docs/, as tests/doc_blocks.py says they are marked.
+
+    python -m tests.campaigns.docs [PAGE ...]      make docs-test: all pages
+
+Each page has a copy of the checkout of its own, with data/ and runs/ inside it, in which its blocks
+run in order. A line tells of each block; the exit code is 1 if one of them failed. Commands of
+ELSEWHERE are looked at and not run, and the report says so.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipelines.config import DATASETS
+from tests.doc_blocks import (
+    PAGES,
+    ROOT,
+    Block,
+    agrees,
+    objection,
+    read_blocks,
+    read_commands,
+    read_exchanges,
+    shrink,
+    split_words,
+)
+
+LONGEST_S = 3600
+SHOWN_LINES = 40
+NOT_COPIED = (
+    ".git", ".venv*", "data", "runs", "build", "dist", "*.egg-info", "__pycache__", ".*_cache",
+    ".hypothesis",
+)  # fmt: skip
+ENVIRONMENT = ("bin", "lib", "lib64", "pyvenv.cfg")
+STAMPS = ("run-time", "dev")  # with which make knows that an environment is complete
+
+# What a block may hold and nobody runs from here: the command's start, and why.
+ELSEWHERE = {
+    "git clone": "the copy of the checkout stands for the clone",
+    "cd gap_jax": "the blocks run in the checkout already",
+    "pip install": "the environment is left as it is",
+    "uv pip": "the environment is left as it is",
+    "sbatch": "there is no cluster here",
+}
+MADE_HERE = ("demo", "help", "clean")  # any other target is a campaign of its own, or would call us
+
+
+class Verdict(NamedTuple):
+    """What came of a block: `problem` is empty if it did what the page says."""
+
+    problem: str
+    notes: tuple[str, ...] = ()
+
+
+def main(pages: Sequence[str]) -> int:
+    """Checks the pages named, or all of them."""
+    failed = 0
+    for page in [Path(each).absolute() for each in pages] or PAGES:
+        with tempfile.TemporaryDirectory(prefix="docs-") as scratch:
+            folder = Path(scratch) / "gap_jax"
+            copy_checkout(folder)
+            failed += sum(bool(verdict.problem) for verdict in check_page(page, folder))
+    print(f"{failed} blocks failed" if failed else "every block does what its page says")
+    return min(failed, 1)
+
+
+def copy_checkout(folder: Path) -> None:
+    """A copy of the tree without data and runs, and with this environment as its .venv."""
+    shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
+    environment = folder / ".venv"
+    environment.mkdir()
+    for name in ENVIRONMENT:
+        (environment / name).symlink_to(Path(sys.prefix) / name)
+    for name in STAMPS:
+        (environment / name).touch()
+
+
+def check_page(page: Path, folder: Path) -> Iterator[Verdict]:
+    """Executes the blocks of a page in a folder, and says a line of each."""
+    for block in read_blocks(page):
+        if not block.is_executable:
+            continue
+        start = time.monotonic()
+        verdict = _execute(block, folder)
+        state = "FAILED" if verdict.problem else "ok"
+        taken = time.monotonic() - start
+        label = f"{block.place:<28} {block.language:<8} {block.mark or 'unmarked':<11}"
+        print(f"{label} {state:<7} {taken:8.1f} s", flush=True)
+        for line in (*verdict.notes, *verdict.problem.splitlines()):
+            print(f"    {line}", flush=True)
+        yield verdict
+
+
+def _execute(block: Block, folder: Path) -> Verdict:
+    wrong = objection(block)
+    if wrong:
+        return Verdict(wrong)
+    try:
+        match block.language, block.mark:
+            case "python", _:
+                return _succeeds([sys.executable, "-c", block.text], folder)
+            case "console", _:
+                return _prints_the_same(block, folder)
+            case _, "needs-data":
+                return _misses_data(block, folder)
+            case _, mark:
+                return _run_commands(block, folder, is_shrunk=mark == "shrink")
+    except (ValueError, subprocess.TimeoutExpired) as error:
+        return Verdict(str(error))
+
+
+def _run_commands(block: Block, folder: Path, *, is_shrunk: bool) -> Verdict:
+    script, notes = [], []
+    for command in read_commands(block):
+        target = re.match(r"make (?!-)(?P<name>[\w-]+)", command)
+        reason = next((why for start, why in ELSEWHERE.items() if start in command), None)
+        if target and target["name"] not in MADE_HERE:
+            notes.append(f"not run: {command} (a campaign of its own; its target is looked up)")
+            script.append(f"make --dry-run {target['name']} >/dev/null")
+        elif reason:
+            notes.append(f"not run: {command} ({reason})")
+        else:
+            script.append(shrink(command) if is_shrunk else command)
+    verdict = _succeeds(["bash", "-euo", "pipefail", "-c", "\n".join(script)], folder)
+    return verdict._replace(notes=tuple(notes))
+
+
+def _succeeds(words: Sequence[str], folder: Path) -> Verdict:
+    done = _run(words, folder)
+    if done.returncode == 0:
+        return Verdict("")
+    return Verdict(f"exit code {done.returncode}\n{_tail(done.stdout)}")
+
+
+def _prints_the_same(block: Block, folder: Path) -> Verdict:
+    for command, expected in read_exchanges(block):
+        printed = _run(["bash", "-c", command], folder).stdout
+        if not agrees(printed, expected):
+            return Verdict(f"$ {command}\nprints\n{_tail(printed)}\nand not\n{expected}")
+    return Verdict("")
+
+
+def _misses_data(block: Block, folder: Path) -> Verdict:
+    """Each command is understood, and refused because a file that it names is not there."""
+    for command in read_commands(block):
+        done = _run(split_words(command), folder)
+        said = done.stdout.strip().rpartition("\n")[2]
+        named = [each for each in _absent_files(command, folder) if each in said]
+        if done.returncode != 65 or not named:
+            return Verdict(
+                f"{command}\nends in {done.returncode} and not in 65 with the name of a missing "
+                f"file\n{_tail(done.stdout)}"
+            )
+    return Verdict("")
+
+
+def _absent_files(command: str, folder: Path) -> list[str]:
+    """What a command could miss: its own words that look like a file, and the data of a config."""
+    words = {part for word in split_words(command) for part in word.split("=", 1)}
+    named = {word for word in words if "/" in word or "." in word}
+    return [
+        each
+        for each in (*named, *(f"data/{name}" for name in DATASETS))
+        if not each.startswith("-") and not (folder / each).exists()
+    ]
+
+
+def _run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        words,
+        cwd=folder,
+        env=_variables(folder),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=LONGEST_S,
+        check=False,
+    )
+
+
+def _variables(folder: Path) -> Mapping[str, str]:
+    """The environment's commands first, and the copy's packages before the installed ones."""
+    path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
+
+
+def _tail(output: str) -> str:
+    return "\n".join(output.splitlines()[-SHOWN_LINES:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
