@@ -49,7 +49,7 @@ ELSEWHERE = {
     "uv pip": "the environment is left as it is",
     "sbatch": "there is no cluster here",
 }
-MADE_HERE = ("demo", "help", "clean")  # any other target is a campaign of its own, or would call us
+MADE_HERE = ("demo", "help")  # any other target is a check of its own, or would call this one
 
 
 class Verdict(NamedTuple):
@@ -122,7 +122,7 @@ def _run_commands(block: Block, folder: Path, *, is_shrunk: bool) -> Verdict:
         target = re.match(r"make (?!-)(?P<name>[\w-]+)", command)
         reason = next((why for start, why in ELSEWHERE.items() if start in command), None)
         if target and target["name"] not in MADE_HERE:
-            notes.append(f"not run: {command} (a campaign of its own; its target is looked up)")
+            notes.append(f"not run: {command} (a check of its own; its target exists)")
             script.append(f"make --dry-run {target['name']} >/dev/null")
         elif reason:
             notes.append(f"not run: {command} ({reason})")
