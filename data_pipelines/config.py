@@ -37,6 +37,9 @@ class Settings:
     group: typing.ClassVar[str]
 
     def __post_init__(self) -> None:
+        self._check_fields()
+
+    def _check_fields(self) -> None:
         for field in dataclasses.fields(self):
             check_field(f"{self.group}.{field.name}", field, getattr(self, field.name))
 
@@ -47,6 +50,7 @@ class Settings:
 
     def resolved(self: Group) -> Group:
         """A frozen twin, rebuilt through the constructor so that its checks see final values."""
+        self._check_fields()  # before a type-checked constructor can refuse in its own words
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         twin = type(self)(**values)
         object.__setattr__(twin, "_frozen", True)

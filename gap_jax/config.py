@@ -166,7 +166,7 @@ class EvalConfig(Settings):
     every_steps: int = setting(
         1000, "steps between evaluations; 0 evaluates at the end only", low=0
     )
-    max_examples: int = setting(0, "first examples of the split to use; 0 is all", low=0)
+    max_examples: int = setting(0, "examples to use, spread evenly over the split; 0 is all", low=0)
     batch_size: int = setting(64, "images per evaluation step, over all devices", low=1)
 
 
@@ -192,6 +192,21 @@ class MeshConfig(Settings):
 
 
 @dataclasses.dataclass
+class RuntimeConfig(Settings):
+    """What helps a run along and changes none of its numbers."""
+
+    group: ClassVar[str] = "runtime"
+
+    compile_cache: str = setting(
+        "", "folder that keeps compiled programs for the next start; empty is off"
+    )
+    profile_start_step: int = setting(
+        0, "first step recorded for a profiler, under profile/ in the workdir; 0 is off", low=0
+    )
+    profile_steps: int = setting(5, "steps that are recorded", low=1)
+
+
+@dataclasses.dataclass
 class Config(Settings):
     """A whole run. Mutable while flags are parsed; `resolved()` checks it and freezes it."""
 
@@ -206,6 +221,7 @@ class Config(Settings):
     eval: EvalConfig = dataclasses.field(default_factory=EvalConfig)
     checkpoint: CheckpointConfig = dataclasses.field(default_factory=CheckpointConfig)
     mesh: MeshConfig = dataclasses.field(default_factory=MeshConfig)
+    runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
         """Groups check their own fields; what two groups must agree on is checked here."""

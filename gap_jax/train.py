@@ -27,6 +27,7 @@ from gap_jax.learning.steps import Metrics
 from gap_jax.runtime import environment, lock, preemption, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.preflight import ParameterGroup, Preflight, render
+from gap_jax.runtime.profiling import Profile
 from gap_jax.runtime.reporting.reporter import Announcer, Reporter
 from gap_jax.weights import native
 
@@ -36,6 +37,8 @@ MOST_SKIPPED_IN_ROW, MOST_SKIPPED = 3, 10
 def train(cfg: Config, workdir: Path) -> None:
     """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was."""
     data = manifest.load(cfg.data.directory)
+    if cfg.runtime.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
     setup = assemble(cfg, data)
     opening = rundir.examine(workdir, cfg, data)
     if opening.is_new:
@@ -52,7 +55,7 @@ def train(cfg: Config, workdir: Path) -> None:
                 folder.checkpoints, warn=announcer.warn, keep=cfg.checkpoint.keep
             ) as checkpoints,
         ):
-            state, evaluated, groups = _open_state(setup, checkpoints, announcer)
+            state, history, groups = _open_state(setup, checkpoints, announcer)
             start = int(state.step)
             weights_loaded = start > 0 or any(group.loaded for group in groups)
             with Reporter(
@@ -64,21 +67,29 @@ def train(cfg: Config, workdir: Path) -> None:
                 devices=setup.mesh.size,
                 weights_loaded=weights_loaded,
             ) as reporter:
-                run = _Run(cfg, data, setup, folder, checkpoints, reporter, watch, evaluated)
+                run = _Run(cfg, data, setup, folder, checkpoints, reporter, watch, history)
                 text = _preflight(run, start, tuple(opening.changes), groups)
                 announcer.say(text)
-                _loop(run, state, start)
-        rundir.complete(folder, cfg.train.steps)
+                last = _loop(run, state, start)
+            if last < cfg.train.steps:
+                announcer.say(
+                    f"stopped early at step {last:,}: {cfg.train.early_stop_evals} evaluations in "
+                    "a row gained nothing (train.early_stop_evals)"
+                )
+        rundir.complete(folder, last)
 
 
-def _loop(run: "_Run", state: TrainState, start: int) -> None:
-    """Updates `start` + 1 .. `train.steps`, each reported once and in order."""
-    setup, reporter = run.setup, run.reporter
+def _loop(run: "_Run", state: TrainState, start: int) -> int:
+    """Makes the updates from `start` + 1 on, reports each once and in order; gives the last."""
+    setup, reporter, step = run.setup, run.reporter, start
     if start:
         run.between(state, start)  # an evaluation that a stop prevented
-    with _micro_batches(run, start) as batches:
+    profile = Profile(run.cfg.runtime, run.folder.profile)
+    with _micro_batches(run, start) as batches, profile:
         train_step, unreported = None, None
-        for step in range(start + 1, run.cfg.train.steps + 1):
+        while not run.is_over(step):
+            step += 1
+            profile.move_to(step, state)
             with reporter.timing("data"):
                 parts = [next(batches) for _ in range(run.cfg.train.accumulate)]
             batch = sharding.globalise(parts, setup.mesh)
@@ -95,14 +106,15 @@ def _loop(run: "_Run", state: TrainState, start: int) -> None:
                 unreported = None
                 run.between(state, step)
             run.checkpoints.check()
-    run.checkpoints.finish(run.cfg.train.steps)
+    run.checkpoints.finish(step)
+    return step
 
 
 @dataclasses.dataclass
 class _Run:
     """An open run: what the loop works with, and what it does between two steps.
 
-    `evaluated` holds the numbers of the current step, once they are known.
+    `history` holds the numbers of every evaluation so far, by step.
     """
 
     cfg: Config
@@ -112,7 +124,7 @@ class _Run:
     checkpoints: Checkpoints
     reporter: Reporter
     watch: preemption.Watch
-    evaluated: dict[str, Any]
+    history: dict[int, dict[str, Any]]
 
     def report(self, step: int, metrics: Metrics, ids: np.ndarray) -> None:
         """Tells a step's numbers, and ends a run that only skips steps."""
@@ -124,6 +136,18 @@ class _Run:
                 f"last of them step {step}; lower optim.learning_rate, set optim.clip_norm, or "
                 "look at the records that were named"
             )
+
+    def is_over(self, step: int) -> bool:
+        """Whether no update follows the `step`-th: all are done, or evaluations gain no more."""
+        patience = self.cfg.train.early_stop_evals
+        return step == self.cfg.train.steps or (
+            patience > 0 and self._evals_without_gain >= patience
+        )
+
+    @property
+    def _evals_without_gain(self) -> int:
+        scores = [numbers["mAP"] for numbers in self.history.values()]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
     def is_due(self, step: int) -> bool:
         """Whether something happens after `step` updates but the next one."""
@@ -137,19 +161,18 @@ class _Run:
     def between(self, state: TrainState, step: int) -> None:
         """After `step` updates: evaluates and saves where that is due, and stops if told to."""
         is_last = step == self.cfg.train.steps
-        if (is_last or _divides(self.cfg.eval.every_steps, step)) and not self.evaluated:
+        if (is_last or _divides(self.cfg.eval.every_steps, step)) and step not in self.history:
             self._evaluate(state, step)
         stopping = self.watch.is_stopping(step)
-        if is_last or stopping or _divides(self.cfg.checkpoint.every_steps, step):
+        if self.is_over(step) or stopping or _divides(self.cfg.checkpoint.every_steps, step):
             with self.reporter.timing("save"):
-                self.checkpoints.save(step, state, self._facts())
-        if stopping and not (is_last and self.evaluated):
+                self.checkpoints.save(step, state, self._facts(step))
+        if stopping and not (self.is_over(step) and step in self.history):
             self.checkpoints.finish(step)
             raise Preempted(
                 f"stopped by {self.watch.cause} at step {step}; checkpoint {step} is verified; "
                 "run the same command to continue"
             )
-        self.evaluated = {}
 
     def _evaluate(self, state: TrainState, step: int) -> None:
         """Scores the evaluation split; a run that is told to stop leaves that to its next start."""
@@ -172,27 +195,25 @@ class _Run:
             )
         if scores is None:
             return
-        self.evaluated = evaluate.summarise(scores)
+        summary = self.history[step] = evaluate.summarise(scores)
         place = self.folder.scores(cfg.data.eval_split, step)
-        evaluate.store(place, scores, self.evaluated, self.data.classes)
-        best = self.checkpoints.find_best()
-        is_best = best is None or (
-            self.evaluated["mAP"] > self.checkpoints.read_facts(best)["metrics"]["mAP"]
+        evaluate.store(place, scores, summary, self.data.classes)
+        names = [name for name in ("mAP", "accuracy", "top5") if summary[name] is not None]
+        self.reporter.evaluated(
+            step,
+            cfg.data.eval_split,
+            {name: summary[name] for name in names},
+            is_best=not self._evals_without_gain,
         )
-        numbers = {
-            name: self.evaluated[name]
-            for name in ("mAP", "accuracy", "top5")
-            if self.evaluated[name] is not None
-        }
-        self.reporter.evaluated(step, cfg.data.eval_split, numbers, is_best=is_best)
 
-    def _facts(self) -> dict[str, Any]:
+    def _facts(self, step: int) -> dict[str, Any]:
         """What travels with a checkpoint."""
         return {
             "config": dataclasses.asdict(self.cfg),
             "classes": list(self.data.classes),
             "fingerprint": self.data.fingerprint,
-            "metrics": self.evaluated,
+            "metrics": self.history.get(step, {}),
+            "history": list(self.history.items()),
         }
 
 
@@ -220,12 +241,12 @@ def _draw_first_batch(run: _Run, parts: Sequence[HostBatch]) -> None:
 
 def _open_state(
     setup: Setup, checkpoints: Checkpoints, announcer: Announcer
-) -> tuple[TrainState, dict[str, Any], tuple[ParameterGroup, ...]]:
-    """The newest good state and its evaluation, or a fresh one from `init.weights`."""
+) -> tuple[TrainState, dict[int, dict[str, Any]], tuple[ParameterGroup, ...]]:
+    """The newest good state and the evaluations up to it, or a fresh one from `init.weights`."""
     restored = checkpoints.resume(setup.target)
     if restored is not None:
         groups = _count_parameters(restored.state.variables, loaded=())
-        return restored.state, restored.facts["metrics"], groups
+        return restored.state, dict(restored.facts["history"]), groups
     variables = setup.initial_variables()
     source = native.resolve_weights(setup.cfg.init, announcer.warn)
     loaded: tuple[str, ...] = ()

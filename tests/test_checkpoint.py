@@ -55,6 +55,11 @@ def test_a_state_comes_back_to_the_bit_with_its_facts(
         assert_same(restored.state, state)
         checkpoints.save(4, state, FACTS)  # already there: a run stopped before its first step
         checkpoints.finish(4)
+        learned = {**FACTS, "metrics": {"mAP": 0.75}}  # by an evaluation that a stop had prevented
+        checkpoints.save(4, state, learned)
+        checkpoints.finish(4)
+        assert checkpoints.read_facts(4) == learned and checkpoints.find_best() == 4
+        assert_same(checkpoints.load(4, abstract(state)).state, state)
     assert sorted(path.name for path in (tmp_path / "runs/x").iterdir()) == ["4"]
 
 

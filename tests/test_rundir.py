@@ -32,6 +32,7 @@ ENVIRONMENT = {"versions": {"jax": "0"}, "command": "python -m gap_jax.main"}
 MAY_CHANGE = {
     "data.root", "data.cache", "data.workers", "train.steps", "train.log_every_steps",
     "eval.every_steps", "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp",
+    "model.remat", "runtime.compile_cache", "runtime.profile_start_step", "runtime.profile_steps",
 }  # fmt: skip
 OTHER_VALUES: dict[str, Any] = {
     "data.area_range": (0.5, 1.0), "data.aspect_range": (1.0, 1.5), "data.image_size_px": 440,

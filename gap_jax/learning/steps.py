@@ -5,6 +5,7 @@ of their share of the batch's mean loss; running statistics move once, by the me
 micro-batch alone would have made of them. So cutting a batch into micro-batches changes nothing.
 """
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -104,13 +105,15 @@ def _build_micro_loss(
 ) -> MicroLoss:
     labelled = batch.weight.sum()
     images = jnp.float32(batch.id.size)
+    apply = functools.partial(model.apply, train=True)
+    if cfg.model.remat:
+        keep_units = jax.checkpoint_policies.save_only_these_names("unit")
+        apply = jax.checkpoint(apply, policy=keep_units)
 
     def micro_loss(
         params: PyTree, stats: PyTree, part: Batch, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Parts, PyTree]]:
-        outputs, stats = model.apply(
-            Variables(params, stats), normalise(part.image), train=True, keys=keys
-        )
+        outputs, stats = apply(Variables(params, stats), normalise(part.image), keys=keys)
         if part.label.ndim == 1:
             each = losses.softmax_cross_entropy(
                 outputs.logits, part.label, cfg.train.label_smoothing, class_weights

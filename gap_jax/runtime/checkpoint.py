@@ -134,17 +134,21 @@ class Checkpoints:
     def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
         """Begins to save the state after `step` updates; first waits for an earlier save.
 
-        The step that is held already is not written twice.
+        Of the step that is held already only the facts are written anew, if they have changed.
         """
         if self._worker is None:
             raise RuntimeError("save inside a `with` block, whose end waits for the disk")
         if self._pending and not self._pending.done():
             self._warn(f"checkpoint {self._held} is still being written, and training waits for it")
         self.wait()
+        record = steps.Record(step, json.loads(json.dumps(facts, allow_nan=False)), {}, {})
         if step == self._held:
+            held = self._find(step)
+            if jax.process_index() == 0 and held.facts != record.facts:
+                record = dataclasses.replace(held, facts=record.facts)
+                steps.write_record(self.folder / str(step), record)
             return
         leaves = copy_to_host(state)
-        record = steps.Record(step, json.loads(json.dumps(facts, allow_nan=False)), {}, {})
         self._held = step
         if jax.process_index() == 0:
             self._clear_the_way(step)

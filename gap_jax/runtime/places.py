@@ -56,6 +56,11 @@ class RunDir:
         return self.root / "samples" / "train_batch0.png"
 
     @property
+    def profile(self) -> Path:
+        """What a profiler recorded."""
+        return self.root / "profile"
+
+    @property
     def checkpoints(self) -> Path:
         """Saved states by step."""
         return self.root / "checkpoints"

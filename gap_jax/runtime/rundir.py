@@ -1,7 +1,9 @@
 """The folder of a run: how it begins, and which later start may go on with it."""
 
 import dataclasses
+import itertools
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -19,7 +21,8 @@ NAMED = 5
 # where the records lie, and over which devices the same arithmetic is spread.
 HARMLESS = {
     "data.root", "data.cache", "data.workers", "train.log_every_steps", "eval.every_steps",
-    "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp",
+    "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp", "model.remat",
+    "runtime.compile_cache", "runtime.profile_start_step", "runtime.profile_steps",
 }  # fmt: skip
 
 
@@ -106,6 +109,14 @@ def load_classes(run: RunDir) -> tuple[str, ...]:
         return tuple(each["name"] for each in _load(run.classes)["classes"])
     except (KeyError, TypeError) as error:
         raise _damaged(run.classes, "it lists no classes") from error
+
+
+def first_command(run: RunDir) -> str:
+    """The command that began the run, programs without the folders they lie in."""
+    attempts = _load_manifest(run)["attempts"]
+    words = shlex.split(attempts[0]["command"]) if attempts else []
+    programs = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])
 
 
 def _is_content(path: Path) -> bool:

@@ -1,0 +1,61 @@
+"""A whole run in this process: it stops where evaluations gain nothing, and leaves what it owes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gap_jax.runtime import rundir
+from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.places import RunDir
+from gap_jax.train import train
+from tests.saved_runs import tiny_config
+from tests.tiny_data import prepare_tiny_people
+
+STANDING_STILL = (
+    "model.stage=1", "init.weights=", "init.allow_random=True", "optim.learning_rate=1e-30",
+    "optim.warmup_steps=0", "train.steps=20", "eval.every_steps=2", "checkpoint.every_steps=4",
+    "train.early_stop_evals=2", "runtime.profile_start_step=3", "runtime.profile_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose parameters never move, so that only its first evaluation is a gain."""
+    folder = tmp_path_factory.mktemp("endings")
+    prepare_tiny_people(folder / "data")
+    train(tiny_config(folder / "data", *STANDING_STILL, parts="mean,demo"), folder / "run")
+    return RunDir(folder / "run")
+
+
+def steps_of(path: Path) -> list[int]:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [row["step"] for row in rows if "loss_hex" in row]
+
+
+def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> None:
+    assert steps_of(stopped.ledger) == [1, 2, 3, 4, 5, 6]
+    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
+    assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
+    with Checkpoints(stopped.checkpoints, warn=pytest.fail) as checkpoints:
+        assert checkpoints.list_steps() == [4, 6]
+        history = checkpoints.read_facts(6)["history"]
+    assert [step for step, _ in history] == [2, 4, 6]
+
+
+def test_a_run_that_had_stopped_goes_no_further(
+    stopped: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg, before = rundir.load_config(stopped), stopped.ledger.read_bytes()
+    train(cfg, stopped.root)
+    assert "is complete at step 6" in capsys.readouterr().out
+    manifest = json.loads(stopped.manifest.read_text("utf-8"))
+    stopped.manifest.write_text(json.dumps({**manifest, "completed_step": None}), "utf-8")
+    train(cfg, stopped.root)  # as if it had been killed before it was noted as complete
+    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
+    assert stopped.ledger.read_bytes() == before
+
+
+def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:
+    (trace,) = stopped.profile.rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
