@@ -1,0 +1,141 @@
+"""Kills, damages and starves small runs, and compares how they end with one that nobody disturbed.
+
+    python -m tests.campaigns.faults --kills 30 --seed 0 --out DIR       make faults
+
+Every case trains by the real command, in processes of its own, until it is done. The verdicts are
+kept in DIR/verdicts.jsonl: a campaign that is stopped goes on with the next case. At its end it
+writes its table into docs/reliability.md, and the exit code is 1 if any case diverged.
+"""
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from data_pipelines import files, manifest
+from gap_jax.errors import CheckpointError
+from gap_jax.flags import read_config
+from gap_jax.learning.setup import assemble
+from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.digests import describe, name_leaves
+from gap_jax.runtime.places import RunDir
+from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
+from tests.campaigns.table import write_table
+from tests.tiny_data import prepare_tiny_people
+from tests.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, prove, train
+
+PAGE = ROOT / "docs" / "reliability.md"
+LOADS = 20  # damages of a saved step that are tried in place, for each killed run
+
+
+class Unbroken(NamedTuple):
+    """The run that all others are compared with, and how long it takes once it is compiled."""
+
+    proof: Proof
+    seconds: float
+
+
+def main() -> int:
+    """The whole campaign, or what is left of it."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.faults", description=__doc__)
+    parser.add_argument("--kills", type=int, default=30, help="runs that are killed")
+    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
+    asked = parser.parse_args()
+    out = asked.out.absolute()
+    unbroken = train_unbroken(out)
+    site = Site(out / "data", out / "cache", out / "runs", unbroken.proof)
+    verdicts = read_verdicts(out, asked)
+    for case in draw_cases(asked.kills, asked.seed, unbroken.seconds):
+        if case.name not in {each.name for each in verdicts}:
+            verdicts.append(suffer(case, site))
+            keep_verdicts(out, asked, verdicts)
+            print(json.dumps(verdicts[-1]._asdict()), flush=True)
+    in_place = list(damage_in_place(out, asked.kills * LOADS, asked.seed))
+    command = shlex.join(["python", "-m", "tests.campaigns.faults", *sys.argv[1:]])
+    write_table(asked.page, [*verdicts, *in_place], command)
+    failed = [each for each in (*verdicts, *in_place) if each.divergence or each.silent]
+    for each in failed:
+        print(f"{each.name}: {each.kind}: {each.divergence or 'silent'}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def train_unbroken(out: Path) -> Unbroken:
+    """Twice, the second time with what the first one compiled: that must not change a bit."""
+    place = out / "unbroken.json"
+    if not place.exists():
+        for name in ("data", "cache", "unbroken", "again"):
+            shutil.rmtree(out / name, ignore_errors=True)
+        prepare_tiny_people(out / "data")
+        for name in ("unbroken", "again"):
+            start = time.monotonic()
+            end = train(out / "data", out / name, cache=out / "cache")
+            seconds = time.monotonic() - start
+            if end.code:
+                raise SystemExit(f"undisturbed it ended with {end.code}: {end.complained}")
+        proof = prove(out / "unbroken")
+        if differences := proof.differences(prove(out / "again")):
+            raise SystemExit(f"two undisturbed runs differ in {differences}")
+        files.write_atomically(place, json.dumps({"proof": proof._asdict(), "seconds": seconds}))
+    held = json.loads(place.read_text("utf-8"))
+    proof = {**held["proof"], "ledger": tuple(held["proof"]["ledger"])}
+    return Unbroken(Proof(**proof), held["seconds"])
+
+
+def read_verdicts(out: Path, asked: argparse.Namespace) -> list[Verdict]:
+    """Those of an earlier start of the same campaign."""
+    place = out / "verdicts.jsonl"
+    if not place.exists():
+        return []
+    head, *rows = map(json.loads, place.read_text("utf-8").splitlines())
+    if head != _head(asked):
+        raise SystemExit(f"{place} is of another campaign, {head}; choose another --out")
+    return [Verdict(**row) for row in rows]
+
+
+def keep_verdicts(out: Path, asked: argparse.Namespace, verdicts: list[Verdict]) -> None:
+    """Writes all of them, so that no line is ever torn."""
+    rows = [_head(asked), *(each._asdict() for each in verdicts)]
+    files.write_atomically(out / "verdicts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _head(asked: argparse.Namespace) -> dict[str, Any]:
+    return {"kills": asked.kills, "seed": asked.seed}
+
+
+def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
+    """Damages file after file of the unbroken run's last step; none may then be loaded as good.
+
+    A load that gives what was saved is no harm: a flipped bit may turn 1e-05 into 1E-05.
+    """
+    cfg = read_config(SPEC, overrides(out / "data"))
+    target = assemble(cfg, manifest.load(out / "data")).target
+    folder = RunDir(out / "unbroken").checkpoints
+    found, rng = list_files(folder / str(STEPS)), np.random.default_rng(seed)
+    with Checkpoints(folder, warn=print) as checkpoints:
+        good = checkpoints.load(STEPS, target)
+        for index in range(count):
+            path, damage = found[index % len(found)], DAMAGES[rng.choice(3, p=(0.8, 0.1, 0.1))]
+            content = path.read_bytes()
+            harm(path, damage, rng)
+            try:
+                loaded = checkpoints.load(STEPS, target)
+                same = describe(name_leaves(loaded.state)) == describe(name_leaves(good.state))
+                silent = not same or loaded.facts != good.facts
+            except CheckpointError:
+                silent = False
+            path.write_bytes(content)
+            kind = f"{damage} in any file, loaded"
+            yield Verdict(f"load {index}", kind, True, "", silent, (), 0.0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
