@@ -13,13 +13,15 @@ HELP = """gap_jax COMMAND ...
   train     train or evaluate; the same as python -m gap_jax.main
   data      prepare, check and show data sets
   config    show, explain and compare configs
+  weights   list and make files for init.weights
   evaluate  exact numbers of a run on a split
+  report    one page on one run or several: numbers, differences, where they look
   export    a trained model as a folder of its own
 
   --version, and --help behind any command
 """
 
-COMMANDS = ("train", "data", "config", "evaluate", "export")
+COMMANDS = ("train", "data", "config", "weights", "evaluate", "report", "export")
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -47,10 +49,18 @@ def _dispatch(words: list[str]) -> int | None:
             from gap_jax.commands import config
 
             return config.run(rest)
+        case ["weights", *rest]:
+            from gap_jax.commands import weights
+
+            return weights.run(rest)
         case ["evaluate", *rest]:
             from gap_jax.commands import evaluate
 
             return evaluate.run(rest)
+        case ["report", *rest]:
+            from gap_jax.commands import report
+
+            return report.run(rest)
         case ["export", *rest]:
             from gap_jax.commands import export
 

@@ -1,0 +1,223 @@
+"""Methods beside each other: their numbers, and whether the same images tell them apart."""
+
+import dataclasses
+import hashlib
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_jax.config import fields
+from gap_jax.errors import ConfigError
+from gap_jax.evaluation import metrics
+from gap_jax.evaluation.metrics import Counts, Interval, Labels, Scores, Statistic
+from gap_jax.explain.report.runs import Run
+from gap_jax.runtime.rundir import HARMLESS
+
+SEED = "train.seed"
+MOST_NAMED = 3  # fields that tell two methods apart; beyond these the folder names them
+NOTHING_SHOWN = "interval straddles 0: no difference shown"
+
+
+class Score(NamedTuple):
+    """The mean of a number over a method's seeds; the interval is over images drawn anew."""
+
+    interval: Interval
+    by_seed: tuple[float, ...]
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation over seeds; nan for a single one."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else math.nan
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """Runs that differ in nothing but their seed; accuracy is None where labels are several."""
+
+    name: str
+    runs: tuple[Run, ...]
+    parameters: int
+    mean_ap: Score
+    accuracy: Score | None
+    per_class: Float[np.ndarray, " k"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """What `second` has over `first` on the same images."""
+
+    first: str
+    second: str
+    mean_ap: Interval
+    accuracy: Interval | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """Every method, in the order in which its first run was named, and every pair of them."""
+
+    methods: tuple[Method, ...]
+    differences: tuple[Difference, ...]
+    images: int
+
+    def __str__(self) -> str:
+        """One line for each method and each pair."""
+        width = max(len(method.name) for method in self.methods)
+        lines = [
+            f"{method.name:<{width}}  mAP {percent(method.mean_ap.interval)}"
+            + (f"  accuracy {percent(method.accuracy.interval)}" if method.accuracy else "")
+            for method in self.methods
+        ]
+        lines += [
+            f"{each.second} - {each.first}: mAP {percent(each.mean_ap, signed=True)}: "
+            f"{judge(each.mean_ap)}"
+            for each in self.differences
+        ]
+        return "\n".join(lines)
+
+
+def compare(runs: Sequence[Run]) -> Comparison:
+    """The methods among the runs, with 95 % intervals over the labelled images."""
+    scored = runs[0].scores.is_labelled
+    labels = runs[0].scores.labels[scored]
+    groups = _group(runs)
+    systems = [
+        [metrics.ranking_scores(run.scores.logits[scored], labels) for run in group]
+        for group in groups
+    ]
+    precise = [_mean_of(metrics.resampled_map, group) for group in systems]
+    accurate = [_mean_of(metrics.resampled_accuracy, group) for group in systems]
+    single = labels.ndim == 1
+
+    def interval(statistic: Statistic) -> Interval:
+        return metrics.bootstrap_interval(statistic, systems[0][0], labels)
+
+    methods = tuple(
+        Method(
+            name=name,
+            runs=group,
+            parameters=group[0].count_parameters(),
+            mean_ap=Score(interval(precise[i]), _alone(metrics.resampled_map, systems[i], labels)),
+            accuracy=Score(
+                interval(accurate[i]), _alone(metrics.resampled_accuracy, systems[i], labels)
+            )
+            if single
+            else None,
+            per_class=np.mean(
+                [metrics.mean_average_precision(each, labels).per_class for each in systems[i]],
+                axis=0,
+            ),
+        )
+        for i, (name, group) in enumerate(zip(_name(groups), groups, strict=True))
+    )
+    differences = tuple(
+        Difference(
+            methods[i].name,
+            methods[j].name,
+            interval(_difference(precise[j], precise[i])),
+            interval(_difference(accurate[j], accurate[i])) if single else None,
+        )
+        for i in range(len(groups))
+        for j in range(i + 1, len(groups))
+    )
+    return Comparison(methods, differences, int(scored.sum()))
+
+
+def judge(difference: Interval) -> str:
+    """What the interval of a difference allows to say."""
+    if not math.isfinite(difference.low):
+        return "too few images for an interval"
+    if difference.low > 0:
+        return "higher"
+    return "lower" if difference.high < 0 else NOTHING_SHOWN
+
+
+def percent(interval: Interval, *, signed: bool = False) -> str:
+    """An estimate and its interval in percent (of a difference: in points)."""
+    form = "{:+z.1f}" if signed else "{:z.1f}"
+    estimate, low, high = (form.format(100 * value) for value in interval)
+    return f"{estimate} ({low} to {high})" if math.isfinite(interval.low) else estimate
+
+
+def _group(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault(tuple(_identify(run).values()), []).append(run)
+    for group in groups.values():
+        seeds = {run.seed: run for run in reversed(group)}
+        for run in group:
+            if seeds[run.seed] is not run:
+                raise ConfigError(
+                    f"{seeds[run.seed].root} and {run.root} are the same run: one config, "
+                    f"{SEED}={run.seed}; name one of them"
+                )
+    return [tuple(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
+
+
+def _identify(run: Run) -> dict[str, str]:
+    """The fields that make a method, as text."""
+    return {
+        name: f"{name}={value}"
+        for name, _, value in fields(run.cfg)
+        if name not in HARMLESS and name != SEED
+    }
+
+
+def _name(groups: Sequence[tuple[Run, ...]]) -> list[str]:
+    """What each method is; those that are called alike are told apart by their fields."""
+    names = [_describe(group[0]) for group in groups]
+    told: list[str] = []
+    for name, group in zip(names, groups, strict=True):
+        alike = [
+            _identify(other[0]) for other, its in zip(groups, names, strict=True) if its == name
+        ]
+        own = _identify(group[0])
+        apart = [text for field, text in own.items() if len({each[field] for each in alike}) > 1]
+        if len(apart) > MOST_NAMED:
+            apart = [group[0].root.absolute().name]
+        told.append(", ".join([name, *apart]))
+    return told
+
+
+def _describe(run: Run) -> str:
+    model = run.cfg.model
+    match model.pooling:
+        case "mean":
+            name = "mean pooling"
+        case "attention":
+            name = "attentional pooling"
+        case _:
+            name = f"GAP-CNN (T = {model.T})"
+    return f"{name} + pose" if run.cfg.pose.branch else name
+
+
+def _alone(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> tuple[float, ...]:
+    whole = np.ones((len(labels), 1))
+    return tuple(float(rule(scores, labels, whole)[0]) for scores in systems)
+
+
+def _mean_of(rule: Statistic, systems: Sequence[Scores]) -> Statistic:
+    """The mean of a rule over the seeds of a method, whatever scores it is handed.
+
+    Every pair of methods is asked about the same resamples, so each answer is kept.
+    """
+    known: dict[bytes, Float[np.ndarray, " r"]] = {}
+
+    def statistic(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
+        del scores
+        key = hashlib.sha256(np.ascontiguousarray(counts).data).digest()
+        if key not in known:
+            known[key] = np.mean([rule(each, labels, counts) for each in systems], axis=0)
+        return known[key]
+
+    return statistic
+
+
+def _difference(more: Statistic, less: Statistic) -> Statistic:
+    def statistic(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
+        return more(scores, labels, counts) - less(scores, labels, counts)
+
+    return statistic

@@ -1,0 +1,118 @@
+"""Numbers over steps as lines in a plane: axes, round ticks and paths, for the page to draw."""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gap_jax.explain.report.comparison import Method
+from gap_jax.explain.report.runs import Row
+
+WIDTH, HEIGHT = 640, 300
+LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 46  # margins, room for numbers and labels
+MOST_TICKS = 6
+MOST_MARKED = 40  # points; on a longer line marks would only thicken it
+
+Point = tuple[float, float]
+
+
+class Tick(NamedTuple):
+    """A round number and where it stands on its axis."""
+
+    place: float
+    text: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One run's course; runs of one method share the `style`, the method's number."""
+
+    style: int
+    path: str
+    marks: Sequence[Point]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """Lines over steps; `summary` says in words what a reader who cannot see them misses."""
+
+    title: str
+    summary: str
+    x_ticks: Sequence[Tick]
+    y_ticks: Sequence[Tick]
+    lines: Sequence[Line]
+
+
+def draw_chart(
+    title: str, name: str, methods: Sequence[Method], *, scale: float = 1.0
+) -> Chart | None:
+    """A number of metrics.jsonl over steps, for every run; None where no run wrote it."""
+    courses = [
+        (style, method.name, _read(run.rows, name, scale))
+        for style, method in enumerate(methods)
+        for run in method.runs
+    ]
+    known = [(step, value) for _, _, course in courses for step, value in course if value == value]
+    if not known:
+        return None
+    values = [value for _, value in known]
+    x_ticks = round_ticks(0.0, max(step for step, _ in known))
+    y_ticks = round_ticks(min(values), max(values))
+
+    def place(step: float, value: float) -> Point:
+        across = step / x_ticks[-1]
+        up = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
+        x = LEFT + across * (WIDTH - LEFT - RIGHT)
+        return round(x, 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
+
+    ends = [
+        f"{method} ends at {number(course[-1][1])} after {course[-1][0]:,.0f} steps"
+        for _, method, course in courses
+        if course
+    ]
+    return Chart(
+        title=title,
+        summary="; ".join(ends),
+        x_ticks=[Tick(place(tick, y_ticks[0])[0], number(tick)) for tick in x_ticks],
+        y_ticks=[Tick(place(0.0, tick)[1], number(tick)) for tick in y_ticks],
+        lines=[
+            _line(style, [place(*point) if point[1] == point[1] else None for point in course])
+            for style, _, course in courses
+        ],
+    )
+
+
+def round_ticks(low: float, high: float) -> list[float]:
+    """A few multiples of 1, 2 or 5 times a power of ten that enclose a range."""
+    span = high - low or abs(high) or 1.0
+    rough = span / (MOST_TICKS - 1)
+    power = 10.0 ** math.floor(math.log10(rough))
+    stride = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
+    first, last = math.floor(low / stride + 1e-9), math.ceil(high / stride - 1e-9)
+    return [stride * index for index in range(first, max(last, first + 1) + 1)]
+
+
+def number(value: float) -> str:
+    """A number as an axis shows it."""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _read(rows: Sequence[Row], name: str, scale: float) -> list[Point]:
+    """The course of a number; what was not finite is nan, and breaks the line."""
+    return [
+        (float(row["step"]), math.nan if row[name] is None else scale * row[name])
+        for row in rows
+        if name in row
+    ]
+
+
+def _line(style: int, points: Sequence[Point | None]) -> Line:
+    pieces = [
+        list(piece)
+        for is_there, piece in itertools.groupby(points, key=lambda point: point is not None)
+        if is_there
+    ]
+    path = " ".join("M" + " L".join(f"{x:g} {y:g}" for x, y in piece) for piece in pieces if piece)
+    marks = [point for point in points if point]
+    return Line(style, path, marks if len(marks) <= MOST_MARKED else ())

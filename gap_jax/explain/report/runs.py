@@ -1,0 +1,147 @@
+"""What runs left behind, as a report reads it; runs that cannot be compared are refused."""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from gap_jax.config import Config
+from gap_jax.errors import CheckpointError, ConfigError, DataError
+from gap_jax.evaluation import evaluate
+from gap_jax.evaluation.evaluate import Scores
+from gap_jax.learning.state import describe_model
+from gap_jax.runtime import rundir
+from gap_jax.runtime.places import RunDir
+
+STEP = "step_"
+
+Row = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A run as its folder tells it: `scores` are those of its last evaluation, at `step`.
+
+    `environment` is what its latest attempt stood on, `rows` are those of metrics.jsonl.
+    """
+
+    root: Path
+    cfg: Config
+    classes: tuple[str, ...]
+    fingerprint: str
+    environment: Row
+    is_complete: bool
+    step: int
+    scores: Scores
+    rows: tuple[Row, ...]
+
+    @property
+    def split(self) -> str:
+        """The split it was evaluated on."""
+        return self.cfg.data.eval_split
+
+    @property
+    def seed(self) -> int:
+        """The root of its random numbers."""
+        return self.cfg.train.seed
+
+    def count_parameters(self) -> int:
+        """How many numbers it trains, batch-norm scales and shifts included."""
+        _, shapes = describe_model(self.cfg, len(self.classes))
+        return sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
+
+
+def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
+    """The runs in the order given, all of them scored on the same images."""
+    found: dict[Path, Path] = {}
+    for root in roots:
+        if root.resolve() in found:
+            raise ConfigError(f"{root} is given twice; name each run once")
+        found[root.resolve()] = root
+    runs = tuple(_read_run(RunDir(root)) for root in roots)
+    for run in runs[1:]:
+        _refuse_other_images(runs[0], run)
+    return runs
+
+
+def _read_run(run: RunDir) -> Run:
+    if not run.config.is_file():
+        raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}")
+    cfg, classes = rundir.load_config(run), rundir.load_classes(run)
+    step, scores = _read_last_evaluation(run, cfg.data.eval_split)
+    if scores.logits.shape[1] != len(classes):
+        raise DataError(
+            f"the scores of {run.root} at step {step} are of {scores.logits.shape[1]} classes and "
+            f"the run has {len(classes)}; evaluate again"
+        )
+    manifest = _read_manifest(run)
+    return Run(
+        root=run.root,
+        cfg=cfg,
+        classes=classes,
+        fingerprint=manifest["fingerprint"],
+        environment=manifest["attempts"][-1],
+        is_complete=manifest["completed_step"] is not None,
+        step=step,
+        scores=scores,
+        rows=tuple(_read_rows(run.metrics)),
+    )
+
+
+def _read_last_evaluation(run: RunDir, split: str) -> tuple[int, Scores]:
+    """The last one whatever it scored: to choose it by its score would flatter the run."""
+    names = [path.name.removeprefix(STEP) for path in (run.evaluation / split).glob(f"{STEP}*")]
+    steps = [int(name) for name in names if name.isdecimal()]
+    if not steps:
+        raise DataError(
+            f"{run.root} has no evaluation of split {split!r}; "
+            f"run gap_jax evaluate {run.root} --checkpoint latest"
+        )
+    return max(steps), evaluate.load_scores(run.scores(split, max(steps)))
+
+
+def _read_manifest(run: RunDir) -> dict[str, Any]:
+    try:
+        content = json.loads(run.manifest.read_text("utf-8"))
+        if content["attempts"] and content["fingerprint"] and "completed_step" in content:
+            return content
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+    else:
+        reason = "it names no attempt"
+    raise CheckpointError(f"{run.manifest} cannot be used ({reason}); restore it")
+
+
+def _read_rows(path: Path) -> list[Row]:
+    """The whole lines of metrics.jsonl; a killed run may have left half a one."""
+    rows = []
+    if path.exists():
+        for line in path.read_text("utf-8", "replace").splitlines():
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict) and isinstance(row.get("step"), int):
+                rows.append(row)
+    return rows
+
+
+def _refuse_other_images(first: Run, other: Run) -> None:
+    clash = None
+    if first.fingerprint != other.fingerprint:
+        clash = f"data with fingerprints {first.fingerprint} and {other.fingerprint}"
+    elif first.split != other.split:
+        clash = f"splits {first.split!r} and {other.split!r}"
+    elif not np.array_equal(first.scores.ids, other.scores.ids):
+        clash = f"{len(first.scores.ids):,} and {len(other.scores.ids):,} images, not the same ones"
+    elif not np.array_equal(first.scores.labels, other.scores.labels):
+        clash = "other labels"
+    if clash:
+        raise CheckpointError(
+            f"{first.root} and {other.root} were evaluated on {clash}; "
+            "report them apart, or evaluate both on the same images"
+        )

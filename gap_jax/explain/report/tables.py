@@ -1,0 +1,187 @@
+"""What a report says in rows: results, differences, classes, settings, what the runs stood on."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from data_pipelines.manifest import Split
+from gap_jax.config import Config, fields
+from gap_jax.evaluation.metrics import Interval
+from gap_jax.explain.report.comparison import SEED, Comparison, Method, judge, percent
+from gap_jax.explain.report.measure import Attention
+from gap_jax.explain.report.runs import Run
+from gap_jax.runtime.rundir import HARMLESS
+
+UNKNOWN = "\u2013"
+STOOD_ON = ("started", "command", "revision", "gap_jax", "python", "devices", "packages")
+
+
+class Cell(NamedTuple):
+    """A text, and the percent of a bar drawn below it."""
+
+    text: str
+    bar: float | None = None
+
+
+class Column(NamedTuple):
+    """A column's name; words may wrap and begin at the left, numbers end at the right."""
+
+    name: str
+    is_words: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows, each named by its first cell."""
+
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[tuple[str, Sequence[Cell]]]
+
+
+def list_results(comparison: Comparison) -> Table:
+    """What each method scores."""
+    has_seeds = any(len(method.runs) > 1 for method in comparison.methods)
+    names = ["mAP %", "accuracy %", *["mAP by seed"] * has_seeds, "parameters", "steps", "seed"]
+    return Table(
+        "Results of each method, in percent with 95 % intervals",
+        [Column("method"), *map(Column, names)],
+        [(method.name, _result(method, has_seeds)) for method in comparison.methods],
+    )
+
+
+def _result(method: Method, has_seeds: bool) -> list[Cell]:
+    steps = sorted({run.step for run in method.runs})
+    each = ", ".join(f"{100 * value:.1f}" for value in method.mean_ap.by_seed)
+    if math.isfinite(method.mean_ap.deviation):
+        each += f" (deviation {100 * method.mean_ap.deviation:.1f})"
+    cells = [
+        percent(method.mean_ap.interval),
+        percent(method.accuracy.interval) if method.accuracy else UNKNOWN,
+        *[each] * has_seeds,
+        f"{method.parameters:,}",
+        ", ".join(f"{step:,}" for step in steps),
+        ", ".join(str(run.seed) for run in method.runs),
+    ]
+    return [Cell(text) for text in cells]
+
+
+def list_differences(comparison: Comparison) -> Table:
+    """Every pair of methods on the same images."""
+    columns = [
+        Column("difference"), Column("mAP points"), Column("says", is_words=True),
+        Column("accuracy points"), Column("says", is_words=True),
+    ]  # fmt: skip
+    rows = [
+        (
+            f"{each.second} minus {each.first}",
+            [*_difference(each.mean_ap), *_difference(each.accuracy)],
+        )
+        for each in comparison.differences
+    ]
+    return Table("Paired differences with 95 % intervals", columns, rows)
+
+
+def _difference(interval: Interval | None) -> list[Cell]:
+    if interval is None:
+        return [Cell(UNKNOWN), Cell("")]
+    return [Cell(percent(interval, signed=True)), Cell(judge(interval))]
+
+
+def list_classes(methods: Sequence[Method], split: Split) -> Table:
+    """AP of every class, the largest gain of the last method over the first on top."""
+    classes = methods[0].runs[0].classes
+    gaps = [
+        last - first
+        for first, last in zip(methods[0].per_class, methods[-1].per_class, strict=True)
+    ]
+    is_known = [not math.isnan(gap) for gap in gaps]
+    order = sorted(range(len(classes)), key=lambda k: (not is_known[k], -gaps[k], k))
+    many = len(methods) > 1
+    rows = []
+    for k in order:
+        cells = [Cell(f"{split.class_counts[k]:,}")]
+        cells += [_precision(float(method.per_class[k])) for method in methods]
+        if many:
+            cells.append(Cell(f"{100 * gaps[k]:+.1f}" if is_known[k] else UNKNOWN))
+        rows.append((classes[k], cells))
+    names = ["images", *(method.name for method in methods), *["last minus first"] * many]
+    return Table("AP of each class in percent", [Column("class"), *map(Column, names)], rows)
+
+
+def _precision(value: float) -> Cell:
+    if math.isnan(value):
+        return Cell(UNKNOWN)
+    return Cell(f"{100 * value:.1f}", round(100 * value, 1))
+
+
+def list_attention(found: Mapping[str, Attention]) -> Table:
+    """How much of each method's bottom-up map lies inside the masks."""
+    columns = ["method", "bottom-up map %", "uniform %", "centre prior %"]
+    rows = []
+    for name, each in found.items():
+        own = "h is constant: no number" if each.own is None else percent(each.own)
+        cells = [Cell(own), Cell(percent(each.uniform)), Cell(percent(each.prior))]
+        for interval in (each.over_uniform, each.over_prior):
+            cells += _difference(interval)
+        rows.append((name, cells))
+    pairs = [
+        Column("minus uniform"), Column("says", is_words=True),
+        Column("minus prior"), Column("says", is_words=True),
+    ]  # fmt: skip
+    return Table(
+        "Share of |h - median(h)| inside the masks, in percent with 95 % intervals",
+        [*map(Column, columns), *pairs],
+        rows,
+    )
+
+
+def list_settings(methods: Sequence[Method], *, shared: bool) -> Table:
+    """Fields that differ from the paper's run: the same in all methods, or what differs."""
+    paper = _settings(Config().resolved())
+    own = [_settings(method.runs[0].cfg) for method in methods]
+    rows = []
+    for name, default in paper.items():
+        values = [each[name] for each in own]
+        is_shared = len(set(values)) == 1
+        if is_shared == shared and set(values) != {default}:
+            shown = values[:1] if shared else values
+            rows.append((name, [Cell(text) for text in (default, *shown)]))
+    titles = ["all runs"] if shared else [method.name for method in methods]
+    return Table(
+        "Fields with one value in all runs" if shared else "Fields that differ between the runs",
+        [Column("field"), *(Column(name, is_words=True) for name in ("the paper's run", *titles))],
+        rows,
+    )
+
+
+def _settings(cfg: Config) -> dict[str, str]:
+    hidden = {*HARMLESS, SEED}
+    return {name: str(value) for name, _, value in fields(cfg) if name not in hidden}
+
+
+def list_environments(runs: Sequence[Run], *, shared: bool) -> Table:
+    """What the latest attempts stood on: the same in all runs, or what differs."""
+    facts = [dict(_flatten(run.environment)) for run in runs]
+    rows = []
+    for name in dict.fromkeys(name for each in facts for name in each):
+        values = [each.get(name, UNKNOWN) for each in facts]
+        if (len(set(values)) == 1) == shared:
+            rows.append((name, [Cell(text) for text in (values[:1] if shared else values)]))
+    titles = ["all runs"] if shared else [run.root.absolute().name for run in runs]
+    return Table(
+        "The same in all runs" if shared else "Of each run",
+        [Column("fact"), *(Column(title, is_words=True) for title in titles)],
+        rows,
+    )
+
+
+def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name in STOOD_ON:
+        value = environment.get(name)
+        if isinstance(value, dict):
+            for inner, each in value.items():
+                yield (inner if name == "packages" else f"{name}: {inner}"), str(each)
+        elif value is not None:
+            yield name, str(value)
