@@ -1,20 +1,23 @@
-# make demo   draw the embedded data set, prepare and check it, show a batch   (make help)
+# make demo   from nothing to a page that shows where models look   (make help)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
-DATA   := data/people
 
-.PHONY: help demo test check format clean
+.PHONY: help demo test check faults docs-test trunk format clean
 
 help:
-	@echo "make demo    draw the embedded data set, prepare and check it, show a batch"
-	@echo "make test    the test suite"
-	@echo "make check   format, lint, types, security gate"
-	@echo "make format  apply the formatter"
-	@echo "make clean   remove the environment and the caches; data and runs stay"
+	@echo "make demo       draw people, train three heads on them, report where they look"
+	@echo "make test       the test suite"
+	@echo "make check      format, lint, types, security gate"
+	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
+	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
+	@echo "make trunk      make the demo's pre-trained trunk anew, as runs/drawn_objects.safetensors"
+	@echo "make format     apply the formatter"
+	@echo "make clean      remove the environment and the caches; data and runs stay"
 
 $(VENV)/run-time: requirements.txt pyproject.toml
+	@echo "making $(VENV), once, with $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet "pip==26.1"
 	$(PIP) install --quiet --requirement requirements.txt
@@ -26,10 +29,7 @@ $(VENV)/dev: $(VENV)/run-time
 	@touch $@
 
 demo: $(VENV)/run-time
-	test -e $(DATA)/manifest.json || $(BIN)/gap_jax data prepare people --out $(DATA)
-	$(BIN)/gap_jax data check $(DATA)
-	$(BIN)/gap_jax data show $(DATA) --config=configs/gap_pose.py:demo
-	@echo "open $(DATA)/contact_sheet.html and $(DATA)/batch.html"
+	$(BIN)/gap_jax demo
 
 test: $(VENV)/dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
@@ -39,6 +39,14 @@ check: $(VENV)/dev
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/test_security.py
+
+docs-test: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.docs
+
+trunk: $(VENV)/run-time
+	test -e data/objects/manifest.json || $(BIN)/gap_jax data prepare objects --out data/objects
+	$(BIN)/gap_jax train --config=configs/gap_pose.py:mean,objects,demo --workdir=runs/objects
+	$(BIN)/gap_jax weights convert runs/objects runs/drawn_objects.safetensors
 
 format: $(VENV)/dev
 	$(BIN)/ruff format .

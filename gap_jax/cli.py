@@ -1,5 +1,6 @@
 """The console script `gap_jax`: it picks the command, and the command alone loads its packages."""
 
+import importlib
 import importlib.metadata
 import sys
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from gap_jax.variants import nearest
 
 HELP = """gap_jax COMMAND ...
 
+  demo      draw people, train three heads on them, report what they reach and where they look
   train     train or evaluate; the same as python -m gap_jax.main
   data      prepare, check and show data sets
   config    show, explain and compare configs
@@ -21,7 +23,14 @@ HELP = """gap_jax COMMAND ...
   --version, and --help behind any command
 """
 
-COMMANDS = ("train", "data", "config", "weights", "evaluate", "report", "export")
+COMMANDS = {
+    "demo": "gap_jax.demo",
+    "train": "gap_jax.main",
+    **{
+        name: f"gap_jax.commands.{name}"
+        for name in ("data", "config", "weights", "evaluate", "report", "export")
+    },
+}
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -37,38 +46,12 @@ def _dispatch(words: list[str]) -> int | None:
             print(_versions())
         case ["--help" | "-h"] | ["help"]:
             print(HELP)
-        case ["train", *rest]:
-            from gap_jax import main as training
-
-            return training.run(rest)
-        case ["data", *rest]:
-            from gap_jax.commands import data
-
-            return data.run(rest)
-        case ["config", *rest]:
-            from gap_jax.commands import config
-
-            return config.run(rest)
-        case ["weights", *rest]:
-            from gap_jax.commands import weights
-
-            return weights.run(rest)
-        case ["evaluate", *rest]:
-            from gap_jax.commands import evaluate
-
-            return evaluate.run(rest)
-        case ["report", *rest]:
-            from gap_jax.commands import report
-
-            return report.run(rest)
-        case ["export", *rest]:
-            from gap_jax.commands import export
-
-            return export.run(rest)
+        case [word, *rest] if word in COMMANDS:
+            return importlib.import_module(COMMANDS[word]).run(rest)
         case []:
             raise ConfigError(f"no command was given; commands are {', '.join(COMMANDS)}")
         case [word, *_]:
-            raise ConfigError(f"unknown command {word!r}{nearest(word, COMMANDS)}")
+            raise ConfigError(f"unknown command {word!r}{nearest(word, tuple(COMMANDS))}")
     return None
 
 

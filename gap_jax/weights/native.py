@@ -1,10 +1,11 @@
 """Our own weights file: a backbone's parameters and statistics by path, as safetensors."""
 
+import contextlib
 import dataclasses
 import importlib.resources
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +27,9 @@ FORMAT_VERSION = 1
 BACKBONE = "backbone/"  # which begins the name of every array
 FACTS = "gap_jax"
 SHIPPED_FOLDER = Path(str(importlib.resources.files("gap_jax.weights")))
-SHIPPED: Mapping[str, str] = {}  # NAME of NAME.safetensors in that folder: its SHA-256
+SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its SHA-256
+    "drawn_objects": "b17bcaa87b5eb7af6c002413c98b1a9f4daef8edfa1a9b73e4feec3c96168ba9",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,17 +113,12 @@ def load_backbone(
     """
     named = name_arrays(variables)
     wanted = {name: leaf for name, leaf in named.items() if name.startswith(BACKBONE)}
-    try:
-        with safetensors.safe_open(source, framework="numpy") as file:
-            _check_facts(source, _parse_facts(source, file.metadata()), model)
-            held = file.keys()
-            sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in held}
-            _check_forms(source, file, wanted)
-            arrays = {name: file.get_tensor(name) for name in wanted}
-    except (OSError, safetensors.SafetensorError) as error:
-        raise CheckpointError(
-            f"{source} cannot be read as safetensors ({error}); make or copy it again"
-        ) from error
+    with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
+        _check_facts(source, _parse_facts(source, file.metadata()), model)
+        held = file.keys()
+        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in held}
+        _check_forms(source, file, wanted)
+        arrays = {name: file.get_tensor(name) for name in wanted}
     _check_finite(source, arrays)
     placed = {
         name: jax.make_array_from_callback(leaf.shape, leaf.sharding, arrays[name].__getitem__)
@@ -135,6 +133,17 @@ def load_backbone(
     return replace_arrays(variables, placed), report
 
 
+def shipped_path(name: str) -> Path:
+    """Where a shipped file lies."""
+    return SHIPPED_FOLDER / f"{name}.safetensors"
+
+
+def read_facts(source: Path) -> Facts:
+    """What a file of ours says of itself."""
+    with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
+        return _parse_facts(source, file.metadata())
+
+
 def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Path | None:
     """The file that a fresh run starts from; None where it may start at random and has to."""
     name = init.weights
@@ -146,7 +155,7 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
             "--config.init.weights=FILE, or start on a random backbone with "
             "--config.init.allow_random=true"
         )
-    path = SHIPPED_FOLDER / f"{name}.safetensors" if name in SHIPPED else Path(name)
+    path = shipped_path(name) if name in SHIPPED else Path(name)
     if path.is_file():
         if name in SHIPPED and files.sha256(path) != SHIPPED[name]:
             raise CheckpointError(
@@ -162,6 +171,16 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
         )
     warn(f"{absent}; the backbone starts random, as init.allow_random says")
     return None
+
+
+@contextlib.contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, safetensors.SafetensorError) as error:
+        raise CheckpointError(
+            f"{source} cannot be read as safetensors ({error}); make or copy it again"
+        ) from error
 
 
 def _strides(model: ModelConfig) -> str:

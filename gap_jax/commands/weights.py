@@ -1,0 +1,68 @@
+"""`gap_jax weights …`: files of parameters for `init.weights`, listed and made."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines import files
+from gap_jax.commands.arguments import Parser, checkpoint, parse
+from gap_jax.errors import CannotWrite, CheckpointError
+from gap_jax.explain.artefact import open_model
+from gap_jax.runtime import rundir
+from gap_jax.runtime.places import RunDir
+from gap_jax.weights import native
+
+CONVERT = """Writes the backbone of SRC, the folder of a run, as a file for init.weights. It holds
+the parameters and running statistics, and says what they fit and the command that made them."""
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `gap_jax weights` with the words behind it."""
+    parser = Parser(
+        prog="gap_jax weights", description="List and make files of weights.", allow_abbrev=False
+    )
+    parser.set_defaults(takes_config=False)
+    actions = parser.add_subparsers(metavar="ACTION", required=True)
+    listing = actions.add_parser("list", help="weights that come with gap_jax", allow_abbrev=False)
+    listing.set_defaults(command=_list)
+    converting = actions.add_parser(
+        "convert", help="weights for init.weights", description=CONVERT, allow_abbrev=False
+    )
+    converting.add_argument("source", metavar="SRC", type=Path, help="a run")
+    converting.add_argument("out", metavar="DST", type=Path, help="a new .safetensors file")
+    converting.add_argument(
+        "--checkpoint", type=checkpoint, default="latest", metavar="best|latest|STEP",
+        help="which step of the run; latest by default",
+    )  # fmt: skip
+    converting.set_defaults(command=_convert)
+    options = parse(parser, words)
+    options.command(options)
+
+
+def _list(options: argparse.Namespace) -> None:
+    del options
+    for name in native.SHIPPED:
+        path = native.shipped_path(name)
+        facts = native.read_facts(path)
+        print(f"{name}: {facts.backbone}, {path.stat().st_size / 2**20:.2f} MiB, seed {facts.seed}")
+        print(f"  made by   {facts.command}")
+        print(f"  SHA-256   {native.SHIPPED[name]}")
+
+
+def _convert(options: argparse.Namespace) -> None:
+    if options.out.exists():
+        raise CannotWrite(f"{options.out} exists already and stays untouched; choose another DST")
+    opened = open_model(options.source, checkpoint=options.checkpoint)
+    if opened.is_exported:
+        raise CheckpointError(f"{options.source} is an exported model, folded; name its run")
+    facts = native.describe_backbone(
+        opened.cfg.model,
+        command=rundir.first_command(RunDir(options.source)),
+        seed=opened.cfg.train.seed,
+        fingerprint=opened.origin.fingerprint,
+    )
+    native.save_backbone(options.out, opened.variables, facts)
+    print(
+        f"wrote the {facts.backbone} of step {opened.origin.step:,} of {options.source} to "
+        f"{options.out}, SHA-256 {files.sha256(options.out)}"
+    )

@@ -1,0 +1,147 @@
+"""`gap_jax demo`: from nothing to a page that shows where models look, by the commands anyone uses.
+
+Each stage prints the command that does the same alone. What is done already is not done again, so
+that a demo that was stopped goes on where it was.
+"""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import logging
+
+import gap_jax
+from data_pipelines.config import DataConfig
+from data_pipelines.manifest import MANIFEST
+from gap_jax.commands import data as data_command
+from gap_jax.commands.arguments import Parser, parse
+from gap_jax.explain.report.comparison import Comparison
+from gap_jax.explain.report.write import write_report
+from gap_jax.flags import read_config
+from gap_jax.train import train
+
+DESCRIPTION = """Draws people doing eight actions, prepares them as MPII would be, trains mean
+pooling, attentional pooling and GAP + pose on one pre-trained trunk with one budget, and reports
+what they reach and where they look. Nothing is downloaded. Run it again to go on after a stop."""
+CONFIG = Path(gap_jax.__file__).parent.parent / "configs" / "gap_pose.py"
+FULL_SEEDS = (0, 1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Head:
+    """A run of the demo: its folder's name, the config's part, and what differs from that."""
+
+    name: str
+    part: str
+    overrides: tuple[str, ...] = ()
+
+
+QUICK = (Head("gap_pose", "gap_pose"),)
+DEFAULT = (Head("mean", "mean"), Head("attention", "attention"), *QUICK)
+FULL = (
+    Head("mean", "mean"),
+    Head("attention", "attention"),
+    Head("gap", "gap"),
+    Head("attention_pose_weight0", "attention_pose", ("pose.weight=0.0",)),
+    Head("attention_pose", "attention_pose"),
+    Head("gap_pose", "gap_pose"),
+)
+
+
+class Clock:
+    """Says which stage begins, and at the end how long each took."""
+
+    def __init__(self, stages: int) -> None:
+        self._stages = stages
+        self._spent_s: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str, command: str) -> Iterator[None]:
+        """Announces a stage and the command that does it alone, and times it."""
+        print(f"\n[{len(self._spent_s) + 1}/{self._stages}] {name}\n      {command}\n", flush=True)
+        start = time.monotonic()
+        yield
+        self._spent_s[name] = time.monotonic() - start
+
+    def summary(self) -> str:
+        """Where the time went."""
+        parts = [f"{name} {spent:.0f} s" for name, spent in self._spent_s.items()]
+        return f"{sum(self._spent_s.values()):.0f} s in all: {', '.join(parts)}"
+
+
+def run(words: Sequence[str]) -> None:
+    """Runs `gap_jax demo` with the words behind it."""
+    parser = Parser(prog="gap_jax demo", description=DESCRIPTION, allow_abbrev=False)
+    parser.set_defaults(takes_config=True)
+    scale = parser.add_mutually_exclusive_group()
+    scale.add_argument("--quick", action="store_true", help="GAP + pose only")
+    scale.add_argument(
+        "--full", action="store_true", help="five heads and a control, three seeds each"
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
+    parser.add_argument(
+        "--data", type=Path, default=DataConfig(name="people").directory, metavar="DIR",
+        help="where the drawn people are, or are to be",
+    )  # fmt: skip
+    options = parse(parser, words)
+    logging.set_verbosity(logging.WARNING)
+    heads = FULL if options.full else QUICK if options.quick else DEFAULT
+    seeds = FULL_SEEDS if options.full else FULL_SEEDS[:1]
+    _demonstrate(heads, seeds, options.out, options.data, options.overrides)
+
+
+def _demonstrate(
+    heads: Sequence[Head], seeds: Sequence[int], out: Path, data: Path, overrides: Sequence[str]
+) -> None:
+    runs = [(head, seed, out / _name(head, seed)) for seed in seeds for head in heads]
+    clock = Clock(stages=len(runs) + 3)
+    preparing = ["prepare", "people", "--out", str(data)]
+    with clock.stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
+        if (data / MANIFEST).exists():
+            print(f"{data} holds prepared data already")
+        else:
+            data_command.run(preparing)
+    with clock.stage("check", f"gap_jax data check {data}"):
+        data_command.run(["check", str(data)])
+    for head, seed, workdir in runs:
+        fields = [f"--config.{each}" for each in (*head.overrides, f"train.seed={seed}")]
+        words = [*fields, f"--config.data.root={data}", *overrides]
+        command = " ".join(
+            [f"gap_jax train --config={_shorten(CONFIG)}:{head.part},demo", f"--workdir={workdir}"]
+        )
+        with clock.stage(f"train {workdir.name}", " ".join([command, *words])):
+            train(read_config(f"{CONFIG}:{head.part},demo", words), workdir)
+    folders = [folder for _, _, folder in runs]
+    page = out / "report.html"
+    listed = " ".join(map(str, folders))
+    with clock.stage("report", f"gap_jax report {listed} --out {page}"):
+        comparison = write_report(folders, page, data)
+    print(_conclude(comparison, page, folders[-1]), clock.summary(), sep="\n\n")
+
+
+def _name(head: Head, seed: int) -> str:
+    return f"{head.name}-seed{seed}" if seed else head.name
+
+
+def _shorten(path: Path) -> str:
+    """Relative to where the user is, where it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
+
+
+def _conclude(comparison: Comparison, page: Path, run: Path) -> str:
+    """The comparison, and what to type next."""
+    return "\n".join(
+        [
+            str(comparison),
+            "",
+            f"open {page}",
+            "then, for instance:",
+            f"  gap_jax evaluate {run} --checkpoint latest",
+            f"  gap_jax export {run} --out {run}-export",
+            "  gap_jax config explain configs/gap_pose.py",
+            "  gap_jax data prepare mpii --help        # your own copy of MPII",
+        ]
+    )

@@ -1,0 +1,68 @@
+"""`gap_jax weights`: the backbone of a run as a file for init.weights, and what is shipped."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipelines import files
+from gap_jax import cli
+from gap_jax.learning.state import TrainState
+from gap_jax.weights import native
+from tests.saved_runs import fill_variables, model_of, prepare_run, tiny_config
+
+Run = tuple[Path, dict[int, TrainState]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Steps 3 and 7, of which 3 is the better one."""
+    folder = tmp_path_factory.mktemp("weights")
+    return prepare_run(folder, steps={3: 0.5, 7: 0.25})
+
+
+@pytest.mark.parametrize(("words", "step"), [((), 7), (("--checkpoint", "best"), 3)])
+def test_a_backbone_leaves_its_run_and_enters_another_network(
+    run: Run, tmp_path: Path, words: tuple[str, ...], step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, states = run
+    out = tmp_path / "trunk.safetensors"
+    assert cli.main(["weights", "convert", str(root), str(out), *words]) == 0
+    printed = capsys.readouterr().out
+    assert f"the small of step {step} of {root}" in printed and files.sha256(out) in printed
+    trained = states[step].variables
+    cfg = tiny_config(root.parent / "data", "model.stage=2")
+    loaded, report = native.load_backbone(out, fill_variables(trained, 99), cfg.model)
+    assert not report.unused and set(report.left_random) == {
+        name for name in native.name_arrays(trained) if not name.startswith(native.BACKBONE)
+    }
+    before, after = native.name_arrays(trained), native.name_arrays(loaded)
+    assert all((after[name] == before[name]).all() for name in report.matched)
+    facts = native.read_facts(out)
+    assert facts.seed == cfg.train.seed and facts.command == "python -m gap_jax.main --x=1"
+
+
+def test_what_cannot_be_converted_is_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    taken = tmp_path / "taken"
+    taken.touch()
+    for words, code, said in (
+        ([str(root), str(taken)], 73, "exists already and stays untouched"),
+        ([str(tmp_path), str(tmp_path / "x")], 66, "neither a run nor an exported model"),
+        ([str(root), str(tmp_path / "x"), "--checkpoint", "4"], 66, "no good checkpoint 4"),
+        ([str(root)], 64, "DST"),
+    ):
+        assert cli.main(["weights", "convert", *words]) == code
+        assert said in capsys.readouterr().err
+    assert model_of(root) and not (tmp_path / "x").exists()
+
+
+def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["weights", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert native.SHIPPED
+    for name, digest in native.SHIPPED.items():
+        assert files.sha256(native.shipped_path(name)) == digest
+        assert digest in printed and native.read_facts(native.shipped_path(name)).command in printed
+        assert native.shipped_path(name).stat().st_size < 2**20
