@@ -97,13 +97,13 @@ def test_names_show_as_text(page: tuple[Reader, Comparison, str]) -> None:
 def test_the_page_tells_what_was_found(page: tuple[Reader, Comparison, str]) -> None:
     found, compared, _ = page
     assert [method.name for method in compared.methods] == [
-        "mean pooling", "GAP-CNN (T = 2) + pose",
+        "mean pooling", "GAP-CNN (T=2) + pose",
     ]  # fmt: skip
     assert [run.step for method in compared.methods for run in method.runs] == [20, 20, 20]
     told = found.text()
     assert "split val: 6 labelled images of 3 classes" in told
     assert "not to be compared with the papers\u2019 MPII figures" in told
-    assert "GAP-CNN (T = 2) + pose minus mean pooling" in told
+    assert "GAP-CNN (T=2) + pose minus mean pooling" in told
     assert "h is constant: no number" in told and "6 images whose masks reach" in told
     assert "model.pooling gap mean gap" in told
     assert "has not ended: its numbers are of step 20 of 495" in told

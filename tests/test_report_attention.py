@@ -155,6 +155,9 @@ def test_a_map_that_finds_what_acts_beats_those_that_do_not_look() -> None:
     assert found.own and found.over_uniform and found.over_prior
     assert found.over_uniform.low > 0.2 and found.over_prior.low > 0.05
     assert found.own.low < found.own.estimate < found.own.high
+    assert found.prior.estimate > found.uniform.estimate + 0.02
+    gain = found.own.estimate - found.prior.estimate
+    assert found.over_prior.estimate == pytest.approx(gain)
     blind = np.stack(maps)[rng.permutation(40)]
     lost = measure.measure([blind], masks, measure.fit_prior(joints, 6, 6)).over_uniform
     assert lost and lost.estimate < found.over_uniform.estimate / 2

@@ -98,14 +98,14 @@ def test_methods_that_are_called_alike_are_told_apart() -> None:
     other = run_of(0.3, "model.rank=2", parts="gap,demo")
     named = [method.name for method in compare([first, other, run_of(0.4)]).methods]
     assert named == [
-        "GAP-CNN (T = 2), model.rank=1",
-        "GAP-CNN (T = 2), model.rank=2",
+        "GAP-CNN (T=2), model.rank=1",
+        "GAP-CNN (T=2), model.rank=2",
         "mean pooling",
     ]
     words = ("learning_rate=1", "clip_norm=0", "weight_decay=0", "warmup_steps=1")
     far = run_of(0.5, *(f"optim.{word}" for word in words), parts="gap,demo")
     named = [method.name for method in compare([first, far]).methods]
-    assert named == ["GAP-CNN (T = 2), gap,demo 0 0.2", "GAP-CNN (T = 2), gap,demo 0 0.5"]
+    assert named == ["GAP-CNN (T=2), gap,demo 0 0.2", "GAP-CNN (T=2), gap,demo 0 0.5"]
 
 
 @pytest.mark.parametrize(
@@ -195,7 +195,7 @@ def test_a_curve_runs_between_round_ticks_and_breaks_where_a_number_is_missing()
     assert [tick.text for tick in chart.y_ticks] == ["1", "1.5", "2", "2.5", "3"]
     (line,) = chart.lines
     assert line.path.count("M") == 2
-    assert line.marks == [(200.0, 12.0), (626.0, 254.0)]
+    assert line.marks == [(197.5, 14.0), (616.0, 254.0)]
     assert chart.summary == "mean pooling ends at 1 after 20 steps"
     assert draw_chart("Loss", "nothing", methods) is None
 

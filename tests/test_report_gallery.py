@@ -60,10 +60,11 @@ def test_a_gallery_shares_its_scales_and_says_what_is_not_there() -> None:
         assert one.is_hit == two.is_hit == (label < 2)
     assert shown.cases[2].strips[0].answer == CLASSES[1]
     scaled = build_gallery(["x"], [looks(4.0)._replace(
-        bottom_up=100 * looks(4.0).bottom_up, top_down=looks(4.0).top_down / 100)],
+        bottom_up=-100 * looks(4.0).bottom_up, top_down=looks(4.0).top_down / -100)],
         labels, ["a", "b", "c"], CLASSES, hits=2)  # fmt: skip
     plain = build_gallery(["x"], [looks(4.0)], labels, ["a", "b", "c"], CLASSES, hits=2)
     assert [bar.numbers for bar in scaled.bars] == [bar.numbers for bar in plain.bars]
+    assert shown.bars[0].numbers[0] == "0" and scaled.bars[0].numbers[0] == "0"
     content = base64.b64decode(plain.bars[0].picture.source.partition(",")[2])
     assert Image.open(io.BytesIO(content)).size == (240, 10)
 

@@ -190,7 +190,7 @@ def _describe(run: Run) -> str:
         case "attention":
             name = "attentional pooling"
         case _:
-            name = f"GAP-CNN (T = {model.T})"
+            name = f"GAP-CNN (T={model.T})"
     return f"{name} + pose" if run.cfg.pose.branch else name
 
 

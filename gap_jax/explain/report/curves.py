@@ -10,7 +10,7 @@ from gap_jax.explain.report.comparison import Method
 from gap_jax.explain.report.runs import Row
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 46  # margins, room for numbers and labels
+LEFT, RIGHT, TOP, BOTTOM = 58, 24, 14, 46  # margins, room for numbers and labels
 MOST_TICKS = 6
 MOST_MARKED = 40  # points; on a longer line marks would only thicken it
 

@@ -76,7 +76,7 @@ def choose(run: Run, methods: int) -> tuple[list[int], list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Panels:
-    """A method's maps of the chosen images, h at mean size 1 and top-down by so much larger."""
+    """A method's maps of the chosen images; what h was divided by, top-down was multiplied by."""
 
     name: str
     look: Look
@@ -120,16 +120,12 @@ def build_gallery(
 
 
 def _rescale(name: str, look: Look) -> _Panels:
-    """Only the product of h and top-down means anything, so h takes the mean size 1."""
-    first = look.bottom_up[..., :1]
-    size = float(np.abs(first).mean()) or 1.0
+    """Only the product of h and top-down is given: h takes the size 1 and a positive peak."""
+    h = look.bottom_up[..., 0].astype(np.float64)
     is_constant = not deviation(look.bottom_up).any()
-    return _Panels(
-        name,
-        look,
-        None if is_constant else first[..., 0] / size,
-        look.top_down * size,
-    )
+    size = float(np.sqrt(np.mean(h**2))) or 1.0
+    factor = -size if np.mean(h**3) < 0 else size
+    return _Panels(name, look, None if is_constant else h / factor, look.top_down * factor)
 
 
 def _ends(scale: Scale) -> list[float]:

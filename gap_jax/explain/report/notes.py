@@ -97,7 +97,8 @@ def on_gallery(shown: Gallery, judge: Method) -> str:
         f"then {shown.misses} that it gets wrong: drawn at random with a fixed seed. Maps are of "
         "the class that the method names, each cell at its top-left corner and bilinear between. "
         "Only the product of h and the top-down map has a meaning, so a method\u2019s h is "
-        "divided by its mean size over these images and its top-down map multiplied by it. All "
+        "divided by its root mean square over these images, with the sign that makes its largest "
+        "values positive, and its top-down map is multiplied by the same. All "
         "images and methods share one scale for each kind of map; the few values beyond its ends "
         f"have the ends\u2019 colours. Joints: peaks of the heatmaps above {JOINT_SHOWN:g}."
     )

@@ -13,7 +13,7 @@ from gap_jax.explain.report.measure import Attention
 from gap_jax.explain.report.runs import Run
 from gap_jax.runtime.rundir import HARMLESS
 
-UNKNOWN = "\u2013"
+UNKNOWN, EMPTY = "\u2013", "(empty)"
 STOOD_ON = ("started", "command", "revision", "gap_jax", "python", "devices", "packages")
 
 
@@ -121,8 +121,8 @@ def list_attention(found: Mapping[str, Attention]) -> Table:
     columns = ["method", "bottom-up map %", "uniform %", "centre prior %"]
     rows = []
     for name, each in found.items():
-        own = "h is constant: no number" if each.own is None else percent(each.own)
-        cells = [Cell(own), Cell(percent(each.uniform)), Cell(percent(each.prior))]
+        cells = [Cell("h is constant: no number" if each.own is None else percent(each.own))]
+        cells += [Cell(f"{100 * other.estimate:.1f}") for other in (each.uniform, each.prior)]
         for interval in (each.over_uniform, each.over_prior):
             cells += _difference(interval)
         rows.append((name, cells))
@@ -148,9 +148,9 @@ def list_settings(methods: Sequence[Method], *, shared: bool) -> Table:
         if is_shared == shared and set(values) != {default}:
             shown = values[:1] if shared else values
             rows.append((name, [Cell(text) for text in (default, *shown)]))
-    titles = ["all runs"] if shared else [method.name for method in methods]
+    titles = ["here"] if shared else [method.name for method in methods]
     return Table(
-        "Fields with one value in all runs" if shared else "Fields that differ between the runs",
+        "The same in every run" if shared else "Different between the runs",
         [Column("field"), *(Column(name, is_words=True) for name in ("the paper's run", *titles))],
         rows,
     )
@@ -158,7 +158,7 @@ def list_settings(methods: Sequence[Method], *, shared: bool) -> Table:
 
 def _settings(cfg: Config) -> dict[str, str]:
     hidden = {*HARMLESS, SEED}
-    return {name: str(value) for name, _, value in fields(cfg) if name not in hidden}
+    return {name: str(value) or EMPTY for name, _, value in fields(cfg) if name not in hidden}
 
 
 def list_environments(runs: Sequence[Run], *, shared: bool) -> Table:
@@ -169,9 +169,9 @@ def list_environments(runs: Sequence[Run], *, shared: bool) -> Table:
         values = [each.get(name, UNKNOWN) for each in facts]
         if (len(set(values)) == 1) == shared:
             rows.append((name, [Cell(text) for text in (values[:1] if shared else values)]))
-    titles = ["all runs"] if shared else [run.root.absolute().name for run in runs]
+    titles = ["here"] if shared else [run.root.absolute().name for run in runs]
     return Table(
-        "The same in all runs" if shared else "Of each run",
+        "The same for every run" if shared else "Different for each run",
         [Column("fact"), *(Column(title, is_words=True) for title in titles)],
         rows,
     )
