@@ -36,7 +36,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for each in masks.values():
         each[10:30, 20:40] = 1
     mask_file(folder / "data").parent.mkdir(exist_ok=True)
-    np.savez_compressed(mask_file(folder / "data"), **masks)
+    np.savez_compressed(mask_file(folder / "data"), allow_pickle=False, **masks)
     for name, parts, words in (
         ("mean", "mean,demo", ()),
         ("pose", "gap_pose,demo", ()),

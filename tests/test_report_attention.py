@@ -221,9 +221,9 @@ def test_maps_are_those_of_the_predicted_class(tmp_path: Path, per_class: bool) 
     rows = Rows(data, made, "train")
     seen = look(Model(graph), Variables(params, stats), rows, range(18))
     assert seen.pose is None and seen.image.shape == (18, 48, 48, 3)
-    bottom_up, top_down, combined = (
-        network(normalise(jnp.asarray(seen.image)), want_maps=True).maps or ()
-    )
+    maps = network(normalise(jnp.asarray(seen.image)), want_maps=True).maps
+    assert maps
+    bottom_up, top_down, combined = maps
     k = int(seen.predicted[17])
     np.testing.assert_allclose(seen.top_down[17], top_down[17, ..., k, 0], rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(seen.combined[17], combined[17, ..., k], rtol=1e-5, atol=1e-3)

@@ -108,11 +108,10 @@ def _read(rows: Sequence[Row], name: str, scale: float) -> list[Point]:
 
 
 def _line(style: int, points: Sequence[Point | None]) -> Line:
+    groups = itertools.groupby(points, key=lambda point: point is not None)
     pieces = [
-        list(piece)
-        for is_there, piece in itertools.groupby(points, key=lambda point: point is not None)
-        if is_there
+        [f"{x:g} {y:g}" for x, y in filter(None, piece)] for is_there, piece in groups if is_there
     ]
-    path = " ".join("M" + " L".join(f"{x:g} {y:g}" for x, y in piece) for piece in pieces if piece)
+    path = " ".join("M" + " L".join(piece) for piece in pieces)
     marks = [point for point in points if point]
     return Line(style, path, marks if len(marks) <= MOST_MARKED else ())

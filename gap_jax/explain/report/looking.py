@@ -43,7 +43,7 @@ class Look(NamedTuple):
 
     def take(self, rows: Sequence[int]) -> "Look":
         """The look at some of the images."""
-        return Look(*(None if field is None else field[list(rows)] for field in self))
+        return jax.tree.map(lambda field: field[list(rows)], self)
 
 
 def look(model: Model, variables: Variables, rows: Rows, positions: Sequence[int]) -> Look:
@@ -57,10 +57,7 @@ def look(model: Model, variables: Variables, rows: Rows, positions: Sequence[int
         batch = rows.batch(places, np.empty(rows.image_shape(BATCH), np.uint8))
         maps = jax.device_get(answer(variables, batch.image))
         parts.append(Look(batch.image, *maps).take(range(len(chosen))))
-    joined = (
-        None if fields[0] is None else np.concatenate(fields) for fields in zip(*parts, strict=True)
-    )
-    return Look(*joined)
+    return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
 
 
 def _answer(

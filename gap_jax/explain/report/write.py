@@ -66,7 +66,7 @@ def _fill(comparison: Comparison, album: Album) -> Page:
     ]
     pairs = find_confusions(methods)
     return Page(
-        title="What the runs learned" if len(methods) > 1 else methods[0].name,
+        title="What the runs learned" if len(methods) > 1 else judge.name,
         lead=notes.lead(comparison, album.data, album.split),
         warnings=notes.warn(comparison, seen.steps),
         methods=[method.name for method in methods],
