@@ -52,8 +52,9 @@ class Proof(NamedTuple):
 
 
 def overrides(data: Path, *fields: str) -> list[str]:
-    """What the command line says beside SPEC and the workdir."""
-    return [f"--config.{each}" for each in (*FIELDS, f"data.root={data}", *fields)]
+    """What the command line says beside SPEC and the workdir; of a field the last value."""
+    values = dict(each.split("=", 1) for each in (*FIELDS, f"data.root={data}", *fields))
+    return [f"--config.{name}={value}" for name, value in values.items()]
 
 
 def begin(

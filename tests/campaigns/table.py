@@ -44,10 +44,10 @@ def describe(verdicts: Sequence[Verdict], command: str) -> str:
     """One sentence on date, command, code and versions."""
     facts = describe_environment()
     versions = [f"{name} {facts['packages'][name]}" for name in VERSIONS]
-    hours = sum(each.seconds for each in verdicts) / 3600
+    minutes = sum(each.seconds for each in verdicts) / 60
     code = f"gap_jax {facts['gap_jax']} ({facts['revision'] or 'no revision'})"
     return (
-        f"`{command}`, {datetime.date.today().isoformat()}, {hours:.2f} hours: {code}, "
+        f"`{command}`, {datetime.date.today().isoformat()}, {minutes:.0f} minutes: {code}, "
         f"Python {facts['python']}, {', '.join(versions)}, {platform.system()} on "
         f"{platform.machine()}."
     )
