@@ -49,7 +49,7 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
-    done = _load_manifest(run)["completed_step"]
+    done = load_manifest(run)["completed_step"]
     is_complete = done is not None and cfg.train.steps == before.train.steps
     return Opening(run, is_new=False, changes=changes, completed_step=done if is_complete else None)
 
@@ -72,7 +72,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
         "data": str(cfg.data.directory.absolute()),
         "config_changes": opening.changes,
     }
-    attempts = [*_load_manifest(run)["attempts"], attempt]
+    attempts = [*load_manifest(run)["attempts"], attempt]
     _save(
         run.manifest,
         {"fingerprint": data.fingerprint, "completed_step": None, "attempts": attempts},
@@ -84,7 +84,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
 
 def complete(run: RunDir, step: int) -> None:
     """Notes that the run has ended as it should, after `step` steps."""
-    _save(run.manifest, {**_load_manifest(run), "completed_step": step})
+    _save(run.manifest, {**load_manifest(run), "completed_step": step})
 
 
 def load_config(run: RunDir) -> Config:
@@ -111,9 +111,20 @@ def load_classes(run: RunDir) -> tuple[str, ...]:
         raise _damaged(run.classes, "it lists no classes") from error
 
 
+def load_manifest(run: RunDir) -> dict[str, Any]:
+    """The data's fingerprint, the attempts at the run, and the step at which it was complete."""
+    empty: dict[str, Any] = {"fingerprint": None, "completed_step": None, "attempts": []}
+    if not run.manifest.exists():
+        return empty
+    content = _load(run.manifest)
+    if content.keys() != empty.keys():
+        raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
+    return content
+
+
 def first_command(run: RunDir) -> str:
     """The command that began the run, programs without the folders they lie in."""
-    attempts = _load_manifest(run)["attempts"]
+    attempts = load_manifest(run)["attempts"]
     words = shlex.split(attempts[0]["command"]) if attempts else []
     programs = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])
@@ -161,7 +172,7 @@ def _compare_data(run: RunDir, data: Manifest) -> None:
         raise CheckpointError(
             f"{run.root} was trained on other classes: {moves}; use its data or another --workdir"
         )
-    fingerprint = _load_manifest(run)["fingerprint"]
+    fingerprint = load_manifest(run)["fingerprint"]
     if fingerprint not in (None, data.fingerprint):
         raise CheckpointError(
             f"{run.root} was trained on data with fingerprint {fingerprint} and these have "
@@ -191,16 +202,6 @@ def _count_classes(data: Manifest) -> list[dict[str, Any]]:
         {"name": name, **{split: each.class_counts[k] for split, each in data.splits.items()}}
         for k, name in enumerate(data.classes)
     ]
-
-
-def _load_manifest(run: RunDir) -> dict[str, Any]:
-    empty: dict[str, Any] = {"fingerprint": None, "completed_step": None, "attempts": []}
-    if not run.manifest.exists():
-        return empty
-    content = _load(run.manifest)
-    if content.keys() != empty.keys():
-        raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
-    return content
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:

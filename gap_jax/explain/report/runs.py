@@ -78,7 +78,9 @@ def _read_run(run: RunDir) -> Run:
             f"the scores of {run.root} at step {step} are of {scores.logits.shape[1]} classes and "
             f"the run has {len(classes)}; evaluate again"
         )
-    manifest = _read_manifest(run)
+    manifest = rundir.load_manifest(run)
+    if not manifest["attempts"]:
+        raise CheckpointError(f"{run.manifest} names no attempt at the run; restore it")
     return Run(
         root=run.root,
         cfg=cfg,
@@ -102,18 +104,6 @@ def _read_last_evaluation(run: RunDir, split: str) -> tuple[int, Scores]:
             f"run gap_jax evaluate {run.root} --checkpoint latest"
         )
     return max(steps), evaluate.load_scores(run.scores(split, max(steps)))
-
-
-def _read_manifest(run: RunDir) -> dict[str, Any]:
-    try:
-        content = json.loads(run.manifest.read_text("utf-8"))
-        if content["attempts"] and content["fingerprint"] and "completed_step" in content:
-            return content
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = f"{type(error).__name__}: {error}"
-    else:
-        reason = "it names no attempt"
-    raise CheckpointError(f"{run.manifest} cannot be used ({reason}); restore it")
 
 
 def _read_rows(path: Path) -> list[Row]:
