@@ -1,0 +1,85 @@
+"""What a step leaves alone, to the bit: everything where it met no number, and what is frozen."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from data_pipelines.example import HostBatch
+from gap_jax.learning import optim
+from gap_jax.learning.sharding import globalise
+from gap_jax.learning.state import TrainState
+from gap_jax.learning.steps import Metrics
+from gap_jax.runtime.digests import describe, name_leaves
+from tests.step_courses import Values, begin, compile_step, draw_batch, take_steps
+
+SMALLEST: Values = (
+    ("model.stage", 1), ("train.batch_size", 8), ("eval.batch_size", 8), ("optim.warmup_steps", 0),
+)  # fmt: skip
+MOVING = ("variables", "opt_state", "ema")
+
+
+def poison(batch: HostBatch) -> HostBatch:
+    """Not a number where one stood: the weight of a label."""
+    weight = batch.weight.copy()
+    weight[0] = np.nan
+    return batch._replace(weight=weight)
+
+
+def visit(*poisoned: bool) -> tuple[list[TrainState], list[Metrics]]:
+    """The state before any and after each of some batches, and what each step told."""
+    setup, step = compile_step(1, SMALLEST)
+    state, told = begin(setup), []
+    states = [jax.device_get(state)]
+    for number, is_poisoned in enumerate(poisoned):
+        [part] = draw_batch(number, setup.cfg)
+        batch = globalise([poison(part) if is_poisoned else part], setup.mesh)
+        state, metrics = step(state, batch)
+        states.append(jax.device_get(state))
+        told.append(jax.device_get(metrics))
+    return states, told
+
+
+def digests(tree: Any) -> dict[str, str]:
+    arrays = {name: np.asarray(leaf) for name, leaf in name_leaves(tree).items()}
+    return {name: leaf.sha256 for name, leaf in describe(arrays).items()}
+
+
+def test_a_step_that_meets_no_number_changes_nothing_but_the_counters() -> None:
+    course = (False, True, True, False)
+    states, told = visit(*course)
+    counts = [(int(each.finite), int(each.skipped_in_row), int(each.skipped)) for each in told]
+    assert counts == [(1, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)]
+    for before, after, is_skipped in zip(states[:-1], states[1:], course, strict=True):
+        assert after.step == before.step + 1
+        for field in MOVING:
+            same = digests(getattr(before, field)) == digests(getattr(after, field))
+            assert same == is_skipped, field
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1]))
+
+
+def test_the_schedule_goes_on_over_a_skipped_step() -> None:
+    rates = [float(each.learning_rate) for each in visit(True, False)[1]]
+    cfg = compile_step(1, SMALLEST)[0].cfg
+    expected = [float(optim.learning_rate(cfg.optim, cfg.train.steps, step)) for step in (0, 1)]
+    np.testing.assert_allclose(rates, expected, rtol=1e-6)
+    assert expected[1] < expected[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "still"),
+    [
+        ("optim.frozen", "('backbone',)", ("params/backbone/", "stats/backbone/")),
+        ("model.norm", "frozen", ("stats/",)),
+    ],
+)
+def test_what_is_frozen_stays_to_the_bit(field: str, value: str, still: tuple[str, ...]) -> None:
+    values = (*SMALLEST, (field, value))
+    before = begin(compile_step(1, values)[0]).variables
+    after = take_steps(2, 1, values).state.variables
+    old, new = digests(before), digests(after)
+    stayed = {name for name in old if old[name] == new[name]}
+    assert stayed == {name for name in name_leaves(before) if name.startswith(still)}
+    if field == "model.norm":
+        assert not any("gamma" in name or "beta" in name for name in stayed)
