@@ -128,17 +128,17 @@ class Inspection:
         found = (
             (
                 [repr(name) for name, count in counts if count == 0],
-                "classes have no training image",
+                "classes without a training image",
             ),
             (
                 [repr(name) for name, count in counts if 0 < count < FEW_IMAGES],
-                f"classes have fewer than {FEW_IMAGES} training images",
+                f"classes with fewer than {FEW_IMAGES} training images",
             ),
-            (self._leaks, "images lie in two splits, byte for byte"),
-            (self._far, "images have a joint far outside of them"),
-            (self._rotated, "images carry an EXIF orientation, which is ignored"),
+            (self._leaks, "images that lie in two splits, byte for byte"),
+            (self._far, "images with a joint far outside of them"),
+            (self._rotated, "images with an EXIF orientation, which is ignored"),
         )
-        lines = [f"{len(named):,} {text}: {_first(named)}" for named, text in found if named]
+        lines = [f"{text} ({len(named):,}): {_first(named)}" for named, text in found if named]
         unlabelled = len(train.ids) - train.labelled
         if unlabelled:
             lines.append(f"{unlabelled:,} training images have no label and train with weight 0")

@@ -66,7 +66,7 @@ def test_whole_data_passes_and_is_summed_up(data: Path) -> None:
         "train: 9 images in 1 shard, each read and decoded",
         "val: 4 images in 1 shard, each read and decoded",
         "test: 0 images in 0 shards",
-        "warning: 3 classes have fewer than 5 training images: 'jumping'; 'résumé, reading'; "
+        "warning: classes with fewer than 5 training images (3): 'jumping'; 'résumé, reading'; "
         "'waiting'",
     ]
 
@@ -244,11 +244,11 @@ def test_oddities_are_warned_of_and_pass(tmp_path: Path) -> None:
     lines: list[str] = []
     check.check(tmp_path / "out", html=None, say=lines.append)
     assert [line.removeprefix("warning: ") for line in lines if "warning" in line] == [
-        "1 classes have no training image: 'swimming'",
-        "3 classes have fewer than 5 training images: 'jumping'; 'résumé, reading'; 'waiting'",
-        "1 images lie in two splits, byte for byte: train 'train_003.jpg' = val 'twin'",
-        "1 images have a joint far outside of them: val 'far'",
-        "1 images carry an EXIF orientation, which is ignored: val 'turned'",
+        "classes without a training image (1): 'swimming'",
+        "classes with fewer than 5 training images (3): 'jumping'; 'résumé, reading'; 'waiting'",
+        "images that lie in two splits, byte for byte (1): train 'train_003.jpg' = val 'twin'",
+        "images with a joint far outside of them (1): val 'far'",
+        "images with an EXIF orientation, which is ignored (1): val 'turned'",
         "1 training images have no label and train with weight 0",
     ]
 

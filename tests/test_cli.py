@@ -126,6 +126,7 @@ def test_a_run_has_a_folder_of_its_name() -> None:
         (["data"], "64: the following arguments are required: ACTION"),
         (["data", "prepare", "peopel"], "64: argument NAME: invalid choice: 'peopel'"),
         (["data", "prepare", "people", "--seed=-1"], "64: argument --seed: -1 is negative"),
+        (["data", "prepare", "people", "--val=0"], "64: argument --val: 0 is too few"),
         (["data", "prepare", "people", "--seed=x"], "64: argument --seed: invalid"),
         (["data", "prepare", "people", "--sed=1"], "64: unknown argument '--sed=1'"),
         (["data", "prepare", "people", "--config.data.name=x"], "64: unknown argument '--config"),

@@ -99,7 +99,7 @@ def test_the_contact_sheet_tells_the_numbers(tmp_path: Path) -> None:
         f"13 images, 3 classes, fingerprint {made.fingerprint}",
         "train 9 9 6 1 0.1",
         "waiting 3 1 0",
-        "3 classes have fewer than 5 training images",
+        "classes with fewer than 5 training images (3)",
         "drawn by a test",
         "visible joint hidden joint",
     ):

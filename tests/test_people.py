@@ -45,6 +45,7 @@ def test_a_picture_depends_on_its_seed_split_and_number_only() -> None:
 
 def test_adding_images_changes_none(tmp_path: Path) -> None:
     people.draw(tmp_path / "few", sizes={"train": 3, "val": 2})
+    assert not (tmp_path / "few/splits/images_mpii_test.txt").exists()  # an empty list is refused
     people.draw(tmp_path / "more", sizes={"train": 5, "val": 4, "test": 1})
     few, more = (sorted((tmp_path / name / album.IMAGES).iterdir()) for name in ("few", "more"))
     contents = {path.name: path.read_bytes() for path in more}

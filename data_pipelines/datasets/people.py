@@ -80,5 +80,6 @@ def _save_splits(folder: Path, sizes: Mapping[str, int]) -> None:
     folder.mkdir()
     for split, code in _CODES.items():
         names = [album.image_name(code, index) for index in range(sizes.get(split, 0))]
-        text = "".join(f"{name}\n" for name in names)
-        (folder / f"images_mpii_{split}.txt").write_bytes(text.encode())
+        if names:
+            text = "".join(f"{name}\n" for name in names)
+            (folder / f"images_mpii_{split}.txt").write_bytes(text.encode())

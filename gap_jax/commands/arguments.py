@@ -42,3 +42,11 @@ def natural(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative; it takes 0 or more")
     return number
+
+
+def positive(text: str) -> int:
+    """An option's whole number of 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too few; it takes 1 or more")
+    return number

@@ -13,7 +13,7 @@ from data_pipelines import check, files, prepare
 from data_pipelines.datasets import mpii, objects, people
 from data_pipelines.example import RawData
 from data_pipelines.pictures.show import show
-from gap_jax.commands.arguments import Parser, natural, parse
+from gap_jax.commands.arguments import Parser, natural, parse, positive
 from gap_jax.flags import read_config
 
 MPII_HELP = """Takes MPII Human Pose as it is published: mpii_human_pose_v1_u12_1.mat from
@@ -89,7 +89,8 @@ def _add_drawing_options(
 ) -> None:
     parser.add_argument("--seed", type=natural, default=0, help="root of every random number")
     for split, size in sizes.items():
-        parser.add_argument(f"--{split}", type=natural, default=size, help=f"images; {size}")
+        kind = natural if split == "test" else positive
+        parser.add_argument(f"--{split}", type=kind, default=size, help=f"images; {size}")
     parser.set_defaults(split_names=tuple(sizes), max_width=0)
     _add_output_options(parser, parser.prog.rpartition(" ")[2], command)
 
