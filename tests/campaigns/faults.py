@@ -24,6 +24,7 @@ from gap_jax.flags import read_config
 from gap_jax.learning.setup import assemble
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
+from gap_jax.runtime.environment import find_revision
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
 from tests.campaigns.table import write_table
@@ -51,9 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
+    verdicts = read_verdicts(out, asked)
     unbroken = train_unbroken(out)
     site = Site(out / "data", out / "cache", out / "runs", unbroken.proof)
-    verdicts = read_verdicts(out, asked)
     for case in draw_cases(asked.kills, asked.seed, unbroken.seconds):
         if case.name not in {each.name for each in verdicts}:
             verdicts.append(suffer(case, site))
@@ -108,7 +109,9 @@ def keep_verdicts(out: Path, asked: argparse.Namespace, verdicts: list[Verdict])
 
 
 def _head(asked: argparse.Namespace) -> dict[str, Any]:
-    return {"kills": asked.kills, "seed": asked.seed}
+    """What makes it the same campaign; the code counts as it was committed."""
+    revision = (find_revision(ROOT) or "").removesuffix("-dirty")
+    return {"kills": asked.kills, "seed": asked.seed, "revision": revision}
 
 
 def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
