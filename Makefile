@@ -40,6 +40,9 @@ check: $(VENV)/dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/test_security.py
 
+faults: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out build/faults
+
 docs-test: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.docs
 

@@ -6,7 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from gap_jax.explain.report.colours import Scale, fit_scale
+from gap_jax.explain.report import colours
 from gap_jax.explain.report.gallery import build_gallery, choose
 from gap_jax.explain.report.looking import Look, find_joints
 from tests.reported_runs import guess, make_run
@@ -22,14 +22,13 @@ def test_joints_are_the_peaks_that_are_high_enough() -> None:
     assert np.flatnonzero(person[:, 2]).tolist() == [0, 9]
 
 
-def test_scales_are_signed_where_maps_are() -> None:
-    signed = fit_scale([np.array([[[-1.0, 3.0]]]), np.array([[[2.0, 0.0]]])])
-    assert signed.low == -signed.high and 2.5 < signed.high <= 3
-    low, zero, high = signed.paint(np.array([[-9.0, 0.0, 9.0]]))[0].astype(int)
+def test_colours_are_signed_and_end_where_the_scale_does() -> None:
+    beyond, low, zero, high = colours.paint(np.array([[-9.0, -1.0, 0.0, 1.0]]))[0].astype(int)
     assert low[2] > low[0] and high[0] > high[2] and zero.min() > 230
-    positive = fit_scale([np.array([[[1.0, 3.0]]])])
-    assert positive.low == 0 and 2.5 < positive.high <= 3
-    assert fit_scale([np.zeros((1, 2, 2))]) == Scale(0.0, 1.0)
+    assert beyond.tolist() == low.tolist()
+    values = np.concatenate([np.full(999, -2.0), [50.0]])[None, None]
+    assert colours.find_reach(values) == 2
+    assert colours.find_reach(np.zeros((1, 2, 2))) == 1
 
 
 def looks(shift: float = 0.0, *, pose: bool = False) -> Look:
@@ -42,13 +41,12 @@ def looks(shift: float = 0.0, *, pose: bool = False) -> Look:
     return Look(image, logits, bottom_up, top_down, top_down * bottom_up[..., 0], heatmaps)
 
 
-def test_a_gallery_shares_its_scales_and_says_what_is_not_there() -> None:
+def test_a_gallery_shares_its_scale_and_says_what_is_not_there() -> None:
     labels = [np.int64(0), np.int64(1), np.int64(2)]
     shown = build_gallery(
         ["one", "two"], [looks(), looks(4.0, pose=True)], labels, ["a", "b", "c"], CLASSES, hits=2
     )
-    assert [bar.name for bar in shown.bars] == ["bottom-up map h", "top-down map", "combined map"]
-    assert [len(bar.numbers) for bar in shown.bars] == [2, 3, 3]
+    assert [unit.partition(":")[0] for unit in shown.units] == ["one", "two"]
     assert (shown.hits, shown.misses) == (2, 1)
     for case, label in zip(shown.cases, labels, strict=True):
         assert case.label == CLASSES[label]
@@ -59,14 +57,27 @@ def test_a_gallery_shares_its_scales_and_says_what_is_not_there() -> None:
         assert not any(isinstance(panel, str) for panel in two.panels)
         assert one.is_hit == two.is_hit == (label < 2)
     assert shown.cases[2].strips[0].answer == CLASSES[1]
-    scaled = build_gallery(["x"], [looks(4.0)._replace(
-        bottom_up=-100 * looks(4.0).bottom_up, top_down=looks(4.0).top_down / -100)],
-        labels, ["a", "b", "c"], CLASSES, hits=2)  # fmt: skip
-    plain = build_gallery(["x"], [looks(4.0)], labels, ["a", "b", "c"], CLASSES, hits=2)
-    assert [bar.numbers for bar in scaled.bars] == [bar.numbers for bar in plain.bars]
-    assert shown.bars[0].numbers[0] == "0" and scaled.bars[0].numbers[0] == "0"
-    content = base64.b64decode(plain.bars[0].picture.source.partition(",")[2])
+    content = base64.b64decode(shown.bar.source.partition(",")[2])
     assert Image.open(io.BytesIO(content)).size == (240, 10)
+
+
+def test_maps_look_the_same_whatever_factor_only_their_product_fixes() -> None:
+    labels, ids = [np.int64(0), np.int64(1), np.int64(2)], ["a", "b", "c"]
+    plain, turned = (
+        build_gallery(
+            ["x"],
+            [looks(4.0)._replace(
+                bottom_up=factor * looks(4.0).bottom_up, top_down=looks(4.0).top_down / factor
+            )],
+            labels, ids, CLASSES, hits=2,
+        )
+        for factor in (1, -128)
+    )  # fmt: skip
+    for one, other in zip(plain.cases, turned.cases, strict=True):
+        assert one.strips[0].panels == other.strips[0].panels
+    (unit,) = plain.units
+    largest = np.percentile(np.abs(looks(4.0).top_down), 99.5)
+    assert f"top-down {largest:.3g}" in unit
 
 
 def test_hits_and_misses_are_drawn_blindly_and_the_same_every_time() -> None:

@@ -1,4 +1,4 @@
-"""Images that a model gets right and wrong, with its maps over them, one scale for each kind."""
+"""Images that a model gets right and wrong, with its maps over them, all on one colour scale."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from data_pipelines.pictures.drawing import Picture, draw_skeletons, fit, label_
 from data_pipelines.pictures.page import Thumbnail, embed
 from data_pipelines.transforms import View
 from gap_jax.evaluation.metrics import positives_of
-from gap_jax.explain.report.colours import Scale, fit_scale
+from gap_jax.explain.report.colours import draw_bar, find_reach, lay_over
 from gap_jax.explain.report.looking import Look, Map, find_joints
 from gap_jax.explain.report.measure import NOBODY, deviation
 from gap_jax.explain.report.runs import Run
@@ -18,15 +18,6 @@ from gap_jax.explain.report.runs import Run
 SEED = 0
 MOST_IMAGES, FEWEST_IMAGES, MOST_PANELS = 12, 4, 160
 SIDE_PX = 144
-
-
-@dataclasses.dataclass(frozen=True)
-class Bar:
-    """A colour scale with its numbers, low to high."""
-
-    name: str
-    picture: Thumbnail
-    numbers: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,11 +42,12 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """The cases, and the scales that all of them share."""
+    """The cases, the scale that all maps share, and what its 1 is in each method's own numbers."""
 
     hits: int
     misses: int
-    bars: Sequence[Bar]
+    bar: Thumbnail
+    units: Sequence[str]
     cases: Sequence[Case]
 
 
@@ -76,12 +68,14 @@ def choose(run: Run, methods: int) -> tuple[list[int], list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Panels:
-    """A method's maps of the chosen images; what h was divided by, top-down was multiplied by."""
+    """A method's maps of the chosen images, each kind as shares of its largest values."""
 
     name: str
     look: Look
     bottom_up: Float[np.ndarray, "b h w"] | None
     top_down: Float[np.ndarray, "b h w"]
+    combined: Float[np.ndarray, "b h w"]
+    unit: str
 
 
 def build_gallery(
@@ -95,12 +89,6 @@ def build_gallery(
 ) -> Gallery:
     """The gallery of images that all methods looked at, `hits` of them first."""
     methods = [_rescale(name, look) for name, look in zip(names, looks, strict=True)]
-    kinds = {
-        "bottom-up map h": [each.bottom_up for each in methods if each.bottom_up is not None],
-        "top-down map": [each.top_down for each in methods],
-        "combined map": [each.look.combined for each in methods],
-    }
-    scales = {name: fit_scale(maps) for name, maps in kinds.items() if maps}
     cases = []
     for index, (label, name) in enumerate(zip(labels, ids, strict=True)):
         truth = label_text(label, classes)
@@ -109,47 +97,44 @@ def build_gallery(
                 label=truth,
                 name=name,
                 photo=_picture(looks[0].image[index], f"{truth}: the crop that is evaluated"),
-                strips=[_strip(each, index, label, classes, scales) for each in methods],
+                strips=[_strip(each, index, label, classes) for each in methods],
             )
         )
-    bars = [
-        Bar(name, scale.bar(name), [f"{value:.3g}" for value in _ends(scale)])
-        for name, scale in scales.items()
-    ]
-    return Gallery(hits, len(cases) - hits, bars, cases)
+    return Gallery(hits, len(cases) - hits, draw_bar(), [each.unit for each in methods], cases)
 
 
 def _rescale(name: str, look: Look) -> _Panels:
-    """Only the product of h and top-down is given: h takes the size 1 and a positive peak."""
+    """Only the product of h and top-down is given, so h takes the sign of positive peaks."""
     h = look.bottom_up[..., 0].astype(np.float64)
+    sign = -1.0 if np.mean(h**3) < 0 else 1.0
     is_constant = not deviation(look.bottom_up).any()
-    size = float(np.sqrt(np.mean(h**2))) or 1.0
-    factor = -size if np.mean(h**3) < 0 else size
-    return _Panels(name, look, None if is_constant else h / factor, look.top_down * factor)
+    reach = [find_reach(each) for each in (h, look.top_down, look.combined)]
+    parts = zip(("bottom-up", "top-down", "combined"), reach, strict=True)
+    return _Panels(
+        name=name,
+        look=look,
+        bottom_up=None if is_constant else sign * h / reach[0],
+        top_down=sign * look.top_down / reach[1],
+        combined=look.combined / reach[2],
+        unit=f"{name}: " + ", ".join(f"{kind} {value:.3g}" for kind, value in parts),
+    )
 
 
-def _ends(scale: Scale) -> list[float]:
-    return [scale.low, 0.0, scale.high] if scale.low < 0 else [scale.low, scale.high]
-
-
-def _strip(
-    method: _Panels, index: int, label: object, classes: Sequence[str], scales: dict[str, Scale]
-) -> Strip:
+def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -> Strip:
     look = method.look
     predicted = int(look.predicted[index])
     answer = classes[predicted]
     crop = look.image[index]
 
     def lay(kind: str, cells: Map) -> Thumbnail:
-        shown = scales[kind].lay_over(cells, crop)
-        return _picture(shown, f"{kind} of {method.name}, which says {answer}")
+        return _picture(lay_over(cells, crop), f"{kind} of {method.name}, which says {answer}")
 
     panels: list[Thumbnail | str] = [
         "h is constant"
         if method.bottom_up is None
         else lay("bottom-up map h", method.bottom_up[index]),
         lay("top-down map", method.top_down[index]),
-        lay("combined map", look.combined[index]),
+        lay("combined map", method.combined[index]),
         "no pose branch",
     ]
     if look.pose is not None:

@@ -96,11 +96,10 @@ def on_gallery(shown: Gallery, judge: Method) -> str:
         f"{shown.hits} images that {judge.name} ({judge.runs[0].root.absolute().name}) gets right, "
         f"then {shown.misses} that it gets wrong: drawn at random with a fixed seed. Maps are of "
         "the class that the method names, each cell at its top-left corner and bilinear between. "
-        "Only the product of h and the top-down map has a meaning, so a method\u2019s h is "
-        "divided by its root mean square over these images, with the sign that makes its largest "
-        "values positive, and its top-down map is multiplied by the same. All "
-        "images and methods share one scale for each kind of map; the few values beyond its ends "
-        f"have the ends\u2019 colours. Joints: peaks of the heatmaps above {JOINT_SHOWN:g}."
+        "Only the product of h and the top-down map has a meaning, so h has the sign that makes "
+        "its largest values positive. All maps share one scale, on which 1 is the size that "
+        "99.5 % of a method\u2019s cells in these images stay below, for each kind of map. "
+        f"Joints: peaks of the heatmaps above {JOINT_SHOWN:g}."
     )
     if judge.runs[0].cfg.model.rank > 1:
         text += " h and the top-down map are those of the first pair; combined sums all pairs."
