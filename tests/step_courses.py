@@ -80,13 +80,18 @@ def begin(setup: Setup, variables: Variables | None = None) -> TrainState:
     return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, target)
 
 
-@functools.cache
-def compile_step(devices: int, values: Values = ()) -> tuple[Setup, Any]:
-    """The step on the first so many devices."""
+def lower_step(devices: int, values: Values = ()) -> tuple[Setup, Any]:
+    """The step on the first so many devices, as XLA gets it."""
     cfg = configure(values)
     setup = assemble(cfg, PEOPLE, jax.devices()[:devices])
     batch = globalise(draw_batch(0, cfg), setup.mesh)
-    lowered = setup.train_step.lower(setup.target, batch)
+    return setup, setup.train_step.lower(setup.target, batch)
+
+
+@functools.cache
+def compile_step(devices: int, values: Values = ()) -> tuple[Setup, Any]:
+    """The step, ready to be taken."""
+    setup, lowered = lower_step(devices, values)
     return setup, lowered.compile(compiler_options=UNOPTIMISED)
 
 

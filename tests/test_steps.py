@@ -10,8 +10,11 @@ from tests.step_courses import (
     compile_step,
     configure,
     count_convolutions,
+    lower_step,
     take_steps,
 )
+
+REMAT = (("model.remat", True),)
 
 
 @pytest.mark.parametrize("parts", [4, 8], ids=["4 unrolled", "8 scanned"])
@@ -22,6 +25,16 @@ def test_parts_make_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> No
     whole, cut = (count_convolutions(compile_step(1, each)[1].as_text()) for each in ((), values))
     assert cut == (4 * whole if parts == 4 else whole)
     assert_agree(take_steps(3, 1), take_steps(3, 1, values))
+
+
+def test_recomputed_activations_change_no_number() -> None:
+    """XLA gets each convolution, the pose branch's too, twice; on CPU it finds that out."""
+    kept, recomputed = (
+        count_convolutions(lower_step(1, values)[1].as_text()) for values in ((), REMAT)
+    )
+    cfg = configure()
+    assert recomputed - kept == cfg.model.stage + len(cfg.pose.hidden)
+    assert_agree(take_steps(3, 1), take_steps(3, 1, REMAT))
 
 
 def test_batches_that_do_not_divide_are_refused() -> None:
