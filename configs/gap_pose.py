@@ -64,10 +64,11 @@ def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
     if pose.branch:
         model.saliency_input = "pose"
     cfg.init.weights = "drawn_objects"
-    optim.name, optim.learning_rate, optim.weight_decay = "adamw", 1e-3, 0.05
+    optim.name, optim.learning_rate, optim.weight_decay = "adamw", 4e-3, 0.05
     optim.schedule, optim.clip_norm, optim.warmup_steps = "cosine", 5.0, 25
     cfg.train.steps, cfg.train.batch_size, cfg.train.accumulate = 495, 48, 1
     cfg.eval.every_steps, cfg.eval.batch_size = 99, 48
     cfg.checkpoint.every_steps = 99
     if chosen.data == "objects":  # this run makes those weights
-        cfg.init.weights, cfg.init.allow_random, cfg.train.steps = "", True, 600
+        cfg.init.weights, cfg.init.allow_random = "", True
+        optim.learning_rate, cfg.train.steps = 1e-3, 600
