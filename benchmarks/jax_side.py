@@ -23,7 +23,7 @@ from gap_jax.learning import steps
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
-from gap_jax.learning.state import Model, Variables, fold_network
+from gap_jax.learning.state import Model, Variables, describe_folded, fold_network
 from gap_jax.models.layers import Conv
 from gap_jax.models.network import normalise
 
@@ -65,7 +65,10 @@ def _set_up(task: Task) -> Setup:
         setup,
         model=model,
         train_step=jax.jit(train_step, donate_argnums=0),
-        eval_step=jax.jit(steps.build_eval_step(model, setup.mesh)),
+        fold=jax.jit(lambda variables: fold_network(model, variables)[1]),
+        eval_step=jax.jit(
+            steps.build_eval_step(describe_folded(model, setup.target.variables)[0], setup.mesh)
+        ),
     )
 
 
@@ -169,8 +172,9 @@ class EvalStep(_OurStep):
         super().__init__(task, setup, variables, folder)
         self.evaluated, self.eval_step = variables, setup.eval_step
         if task.folded:
-            model, self.evaluated = fold_network(setup.model, variables)
-            self.eval_step = jax.jit(steps.build_eval_step(model, setup.mesh))
+            self.evaluated = setup.fold(variables)
+        else:
+            self.eval_step = jax.jit(steps.build_eval_step(setup.model, setup.mesh))
 
     def prepare(self) -> dict[str, Any]:
         """Compiles."""

@@ -73,6 +73,7 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     """
     partial = target.parent / f".{target.name}.partial"
     with writing(target):
+        _bring_back(target)
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     try:
@@ -86,11 +87,22 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         raise
 
 
+def _aside(target: Path) -> Path:
+    return target.parent / f".{target.name}.replaced"
+
+
+def _bring_back(target: Path) -> None:
+    """What an attempt that was killed between its two renames had moved away."""
+    if _aside(target).exists() and not target.exists():
+        _aside(target).replace(target)
+
+
 def _replace_folder(partial: Path, target: Path) -> None:
-    aside = target.parent / f".{target.name}.replaced"
+    aside = _aside(target)
     shutil.rmtree(aside, ignore_errors=True)
     if target.exists():
         target.replace(aside)
+    faults.point("files.between_renames")
     partial.replace(target)
     shutil.rmtree(aside, ignore_errors=True)
 

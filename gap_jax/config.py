@@ -1,6 +1,6 @@
 """Every field of a run, with its default, its help and its bounds; the defaults are the paper's.
 
-No `from __future__ import annotations` here: the command line reads the fields' real types.
+No `from __future__ import annotations` here: the command line reads real types.
 """
 
 import dataclasses
@@ -193,13 +193,11 @@ class MeshConfig(Settings):
 
 @dataclasses.dataclass
 class RuntimeConfig(Settings):
-    """What helps a run along and changes none of its numbers."""
+    """What helps a run along."""
 
     group: ClassVar[str] = "runtime"
 
-    compile_cache: str = setting(
-        "", "folder that keeps compiled programs for the next start; empty is off"
-    )
+    compile_cache: str = setting("", "folder of compiled programs for later starts; empty: off")
     profile_start_step: int = setting(
         0, "first step recorded for a profiler, under profile/ in the workdir; 0 is off", low=0
     )
@@ -243,9 +241,16 @@ def _check_model(cfg: Config) -> None:
             f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
             "give one width for each layer, or none"
         )
-    if model.pooling == "gap" and model.space == "weight" and model.T == 0:
+    is_literal = model.pooling == "gap" and model.space == "weight"
+    if is_literal and (model.T == 0 or model.gate_init == "one"):
         raise ConfigError(
-            "model.space=weight needs model.T of 1 or more; T=0 has no weights to fold"
+            f"model.space=weight (model.T={model.T}, model.gate_init={model.gate_init}) needs "
+            "model.T of 1 or more and model.gate_init=paper: it multiplies weights, without a gate"
+        )
+    if cfg.pose.kernel_size % 2 == 0:
+        raise ConfigError(
+            f"pose.kernel_size={cfg.pose.kernel_size} is even and its window has no centre; "
+            f"use {cfg.pose.kernel_size - 1} or {cfg.pose.kernel_size + 1}"
         )
     if model.saliency_input == "pose" and not (cfg.pose.branch and cfg.pose.hidden):
         raise ConfigError(
@@ -255,6 +260,11 @@ def _check_model(cfg: Config) -> None:
 
 
 def _check_batches(cfg: Config) -> None:
+    if cfg.train.early_stop_evals and not cfg.eval.every_steps:
+        raise ConfigError(
+            f"train.early_stop_evals={cfg.train.early_stop_evals} waits for evaluations and "
+            "eval.every_steps=0 makes none before the end; set eval.every_steps"
+        )
     train, group = cfg.train, cfg.model.norm_group_size
     if train.batch_size % train.accumulate:
         raise ConfigError(
@@ -268,6 +278,15 @@ def _check_batches(cfg: Config) -> None:
             f"train.batch_size / train.accumulate; use {micro - micro % group} images "
             "or another group"
         )
+
+
+def differences(before: "Config", after: "Config") -> dict[str, str]:
+    """A line with the old value and the new one for each field that changed, by its name."""
+    return {
+        name: f"{name}: {old!r} -> {new!r}"
+        for (name, _, old), (_, _, new) in zip(fields(before), fields(after), strict=True)
+        if old != new
+    }
 
 
 def fields(cfg: Settings, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:

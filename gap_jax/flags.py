@@ -21,6 +21,7 @@ OVERRIDE = "config."
 
 def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
     """Adds --config to a command's own flags and parses, refusing what absl would let pass."""
+    _check_config_file(argv)
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -29,7 +30,6 @@ def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
         flag_values=own,
         sys_argv=list(argv),
     )
-    _check_config_file(argv)
     _check_names(argv, own)
     try:
         rest = flags.FLAGS(
@@ -81,7 +81,12 @@ def find_spec(argv: Sequence[str]) -> str:
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
+    names = [word.lstrip("-").partition("=")[0] for word in argv[1:] if word.startswith("-")]
+    if "flagfile" in names:
+        raise ConfigError("--flagfile is not taken; write the fields as --config.group.field=value")
     spec = find_spec(argv)
+    if "config" in names and not spec:
+        raise ConfigError("--config names no file; the paper's run is --config=configs/gap_pose.py")
     path = Path(spec.split(":")[0])
     if spec and not path.is_file():
         siblings = [str(each) for each in sorted(path.parent.glob("*.py"))]

@@ -37,7 +37,7 @@ PREPARE = {
 def run(argv: Sequence[str] | None = None) -> int:
     """The command's exit code."""
     words = ["gap_jax.main", *(sys.argv[1:] if argv is None else argv)]
-    if any(word in ("--help", "-h", "-help", "--helpfull") for word in words):
+    if any(word in ("--help", "-h", "-help", "--helpfull", "--helpshort") for word in words):
         print(USAGE + explain(Config()))
         return 0
     return exit_code(lambda: _run_app(words))
@@ -67,7 +67,9 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     workdir = Path(own["workdir"].value or name_workdir(spec))
     if own["mode"].value == "evaluate":
         from gap_jax.commands import evaluate
+        from gap_jax.runtime import rundir
 
+        rundir.examine(workdir, cfg, manifest.load(cfg.data.directory))  # another run is refused
         data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
         evaluate.run([str(workdir), *data])
     else:

@@ -67,7 +67,9 @@ def train(cfg: Config, workdir: Path) -> None:
                 devices=setup.mesh.size,
                 weights_loaded=weights_loaded,
             ) as reporter:
-                run = _Run(cfg, data, setup, folder, checkpoints, reporter, watch, history)
+                run = _Run(
+                    cfg, data, setup, folder, announcer, checkpoints, reporter, watch, history
+                )
                 text = _preflight(run, start, tuple(opening.changes), groups)
                 announcer.say(text)
                 last = _loop(run, state, start)
@@ -84,12 +86,12 @@ def _loop(run: "_Run", state: TrainState, start: int) -> int:
     setup, reporter, step = run.setup, run.reporter, start
     if start:
         run.between(state, start)  # an evaluation that a stop prevented
-    profile = Profile(run.cfg.runtime, run.folder.profile)
+    profile = Profile(run.cfg.runtime, run.folder.profile, run.announcer.warn)
     with _micro_batches(run, start) as batches, profile:
         train_step, unreported = None, None
         while not run.is_over(step):
             step += 1
-            profile.move_to(step, state)
+            profile.before(step, state)
             with reporter.timing("data"):
                 parts = [next(batches) for _ in range(run.cfg.train.accumulate)]
             batch = sharding.globalise(parts, setup.mesh)
@@ -98,6 +100,7 @@ def _loop(run: "_Run", state: TrainState, start: int) -> int:
                 with reporter.timing("compile"):
                     train_step = setup.train_step.lower(state, batch).compile()
             state, metrics = train_step(state, batch)
+            profile.after(step, state)
             if unreported:
                 run.report(*unreported)
             unreported = step, metrics, np.concatenate([part.id for part in parts])
@@ -121,6 +124,7 @@ class _Run:
     data: Manifest
     setup: Setup
     folder: rundir.RunDir
+    announcer: Announcer
     checkpoints: Checkpoints
     reporter: Reporter
     watch: preemption.Watch
@@ -164,7 +168,9 @@ class _Run:
         if (is_last or _divides(self.cfg.eval.every_steps, step)) and step not in self.history:
             self._evaluate(state, step)
         stopping = self.watch.is_stopping(step)
-        if self.is_over(step) or stopping or _divides(self.cfg.checkpoint.every_steps, step):
+        is_best = step in self.history and not self._evals_without_gain
+        is_due = is_best or _divides(self.cfg.checkpoint.every_steps, step)
+        if self.is_over(step) or stopping or is_due:
             with self.reporter.timing("save"):
                 self.checkpoints.save(step, state, self._facts(step))
         if stopping and not (self.is_over(step) and step in self.history):
@@ -188,7 +194,7 @@ class _Run:
         ):
             scores = evaluate.score(
                 self.setup.eval_step,
-                state.best_variables,
+                self.setup.fold(state.best_variables),
                 batches,
                 self.setup.mesh,
                 lambda: self.watch.is_stopping(step),

@@ -9,8 +9,7 @@ import pytest
 
 from data_pipelines.config import DATASETS, DataConfig
 from data_pipelines.errors import ConfigError
-from gap_jax.commands.config import differences
-from gap_jax.config import Config, fields
+from gap_jax.config import Config, differences, fields
 from gap_jax.flags import read_config
 from gap_jax.variants import METHODS, SCALES, parse_variant
 
@@ -21,7 +20,7 @@ LEAVES = {name: (field, value) for name, field, value in fields(Config())}
 
 def test_defaults_are_the_papers_run() -> None:
     cfg = read_config(GAP_POSE)
-    assert differences(Config().resolved(), cfg) == []
+    assert differences(Config().resolved(), cfg) == {}
     assert cfg.model.chain_widths == (4096, 2048, 1024)
     assert (cfg.train.batch_size, cfg.train.micro_batch_size, cfg.train.steps) == (128, 16, 12_000)
     assert (cfg.data.limit_width_px, cfg.data.short_side_px, cfg.data.image_size_px) == (
@@ -116,6 +115,10 @@ def test_every_choice_names_the_others(name: str) -> None:
         (["--config.train.batch_size=160"], "does not divide the 20 images"),
         (["--config.pose.branch=false", "--config.model.saliency_input=pose"], "pose.branch=true"),
         (["--config.model.space=weight", "--config.model.T=0"], "model.T of 1 or more"),
+        (["--config.model.space=weight", "--config.model.gate_init=one"], "gate_init=paper"),
+        (["--config.pose.kernel_size=2"], "kernel_size=2 is even .* use 1 or 3"),
+        (["--config.train.early_stop_evals=3", "--config.eval.every_steps=0"], "makes none before"),
+        (["--flagfile=x"], "--flagfile is not taken"),
     ],
 )  # fmt: skip
 def test_slips_are_named(words: list[str], line: str) -> None:

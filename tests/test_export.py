@@ -15,7 +15,7 @@ from jaxtyping import Float
 from data_pipelines import manifest
 from gap_jax import cli
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
-from gap_jax.explain import export as exporting
+from gap_jax.explain import artefact
 from gap_jax.explain.artefact import open_model
 from gap_jax.explain.export import export
 from gap_jax.learning.state import Model, TrainState, Variables
@@ -190,14 +190,14 @@ def test_another_format_or_another_model_is_refused(copy: Path) -> None:
 def test_an_export_that_answers_otherwise_is_not_kept(
     run: tuple[Path, dict[int, TrainState]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fold = exporting.fold_network
+    fold = artefact.fold_network
 
     def fold_badly(model: Model, variables: Variables) -> tuple[Model, Variables]:
         model, folded = fold(model, variables)
         name = "backbone/layers/1/conv/bias"
         return model, replace_arrays(folded, {name: name_arrays(folded)[name] + 1e-3})
 
-    monkeypatch.setattr(exporting, "fold_network", fold_badly)
+    monkeypatch.setattr(artefact, "fold_network", fold_badly)
     with pytest.raises(CheckpointError, match="at step 2 was not kept: its logits differ"):
         export(run[0], tmp_path / "out")
     assert names_in(tmp_path) == []

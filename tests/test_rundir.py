@@ -33,12 +33,13 @@ MAY_CHANGE = {
     "data.root", "data.cache", "data.workers", "train.steps", "train.log_every_steps",
     "eval.every_steps", "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp",
     "model.remat", "runtime.compile_cache", "runtime.profile_start_step", "runtime.profile_steps",
+    "train.early_stop_evals",
 }  # fmt: skip
 OTHER_VALUES: dict[str, Any] = {
     "data.area_range": (0.5, 1.0), "data.aspect_range": (1.0, 1.5), "data.image_size_px": 440,
     "model.widths": (8, 4, 2), "model.T": 2, "pose.hidden": (64,), "model.norm_group_size": 8,
     "optim.multipliers": ("backbone=0.1",), "optim.frozen": ("backbone",),
-    "train.batch_size": 256, "train.accumulate": 4,
+    "train.batch_size": 256, "train.accumulate": 4, "pose.kernel_size": 3,
 }  # fmt: skip
 
 
@@ -75,7 +76,9 @@ LEAVES = {name: other_value(name, field, value) for name, field, value in fields
 
 
 def start(folder: Path, cfg: Config | None = None, data: Manifest | None = None) -> Opening:
-    return enter(folder, cfg or config(), data or people(), ENVIRONMENT)
+    opening = enter(folder, cfg or config(), data or people(), ENVIRONMENT)
+    opening.run.ledger.write_text('{"step": 1}\n', "utf-8")  # a step was taken
+    return opening
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -275,3 +278,23 @@ def test_every_data_set_and_split_is_counted(tmp_path: Path) -> None:
         start(tmp_path / name, config(data__name=name))
         with pytest.raises(ConfigError, match=f"data.name: '{name}' -> "):
             start(tmp_path / name, config(data__name=DATASETS[DATASETS.index(name) - 1]))
+
+
+def test_an_attempt_that_took_no_step_binds_nobody(tmp_path: Path) -> None:
+    run = enter(tmp_path, config(), people(), ENVIRONMENT).run
+    run.first_batch.parent.mkdir()
+    run.first_batch.write_bytes(b"of another config")
+    other = config(pose__kernel_size=3)
+    opening = enter(tmp_path, other, people(), ENVIRONMENT)
+    assert opening.is_new and load_config(run) == other
+    assert not run.first_batch.exists()
+
+
+def test_evaluations_that_stopping_counts_stay_where_they_are(tmp_path: Path) -> None:
+    start(tmp_path, config(train__early_stop_evals=3))
+    patient = config(train__early_stop_evals=5)
+    assert len(examine(tmp_path, patient, people()).changes) == 1
+    with pytest.raises(ConfigError, match=r"eval.every_steps: 1000 -> 500 \(train.early"):
+        examine(tmp_path, config(train__early_stop_evals=3, eval__every_steps=500), people())
+    complete(RunDir(tmp_path), 400)
+    assert start(tmp_path, patient).completed_step is None, "more patience goes on"

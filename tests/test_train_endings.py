@@ -3,11 +3,14 @@
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
+from gap_jax.config import RuntimeConfig
 from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.profiling import Profile
 from gap_jax.train import train
 from tests.saved_runs import tiny_config
 from tests.tiny_data import prepare_tiny_people
@@ -38,7 +41,8 @@ def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> Non
     assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
     with Checkpoints(stopped.checkpoints, warn=pytest.fail) as checkpoints:
-        assert checkpoints.list_steps() == [4, 6]
+        assert checkpoints.list_steps() == [2, 4, 6]  # 2 for being the best, 6 for being the last
+        assert checkpoints.find_best() == 2
         history = checkpoints.read_facts(6)["history"]
     assert [step for step, _ in history] == [2, 4, 6]
 
@@ -59,3 +63,45 @@ def test_a_run_that_had_stopped_goes_no_further(
 def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:
     (trace,) = stopped.profile.rglob("*.xplane.pb")
     assert trace.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "recorded"),
+    [(range(1, 9), [("on", 3), ("off", 5)]), (range(4, 9), [("on", 4), ("off", 5)]),
+     (range(1, 5), [("on", 3), ("off", None)]), (range(6, 9), [])],
+)  # fmt: skip
+def test_a_profile_is_of_the_windows_steps(
+    steps: range, recorded: list[tuple[str, int | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 3 to 5, or those of them that an attempt takes."""
+    told: list[tuple[str, int | None]] = []
+    now: list[int | None] = [None]
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda _: told.append(("on", now[0])))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: told.append(("off", now[0])))
+    window = RuntimeConfig(profile_start_step=3, profile_steps=3)
+    with Profile(window, Path("profile"), pytest.fail) as profile:
+        for step in steps:
+            now[0] = step
+            profile.before(step, ())
+            profile.after(step, ())
+        now[0] = None
+    assert told == recorded
+
+
+def test_a_profiler_that_fails_is_told_once_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such folder")
+
+    told: list[str] = []
+    for broken in ("start_trace", "stop_trace"):
+        told.clear()
+        with monkeypatch.context() as patch:
+            for name in ("start_trace", "stop_trace"):
+                patch.setattr(jax.profiler, name, fail if name == broken else lambda *_: None)
+            with Profile(RuntimeConfig(profile_start_step=1), Path("x"), told.append) as profile:
+                for step in range(1, 9):
+                    profile.before(step, ())
+                    profile.after(step, ())
+        assert told == ["nothing is profiled (no such folder); training goes on without it"]

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from gap_jax.commands.arguments import Parser, parse
-from gap_jax.config import Config, fields
+from gap_jax.config import Config, differences
 from gap_jax.flags import explain, read_config
 
 
@@ -32,13 +32,4 @@ def run(words: Sequence[str]) -> None:
             print(explain(cfg))
         case _:
             other = read_config(options.against) if options.against else Config().resolved()
-            print("\n".join(differences(other, cfg)) or "no field differs")
-
-
-def differences(before: Config, after: Config) -> list[str]:
-    """One line for each field whose value changed, the old value first."""
-    return [
-        f"{name}: {old!r} -> {new!r}"
-        for (name, _, old), (_, _, new) in zip(fields(before), fields(after), strict=True)
-        if old != new
-    ]
+            print("\n".join(differences(other, cfg).values()) or "no field differs")

@@ -72,8 +72,9 @@ def score_split(
     manifest = data_manifest.load(data.directory)
     opened.check_data(manifest)
     mesh = _evaluation_mesh(opened.cfg)
-    eval_step = jax.jit(build_eval_step(opened.model, mesh))
-    variables = jax.device_put(opened.variables, replicated(mesh))
+    folded = opened.fold()
+    eval_step = jax.jit(build_eval_step(folded.model, mesh))
+    variables = jax.device_put(folded.variables, replicated(mesh))
     batch_size = opened.cfg.eval.batch_size
     with loader.evaluation_batches(data, manifest, batch_size=batch_size) as batches:
         scores = evaluate.score(eval_step, variables, batches, mesh, lambda: False)

@@ -9,12 +9,20 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
+
 from data_pipelines import files
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.errors import CheckpointError, ConfigError
 from gap_jax.learning.setup import describe_state
-from gap_jax.learning.state import Model, Variables, describe_model
+from gap_jax.learning.state import (
+    Model,
+    Variables,
+    describe_folded,
+    describe_model,
+    fold_network,
+)
 from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints, load_arrays
 from gap_jax.runtime.digests import LeafFacts, find_damaged, find_misfits, name_some, place
@@ -63,6 +71,14 @@ class Opened:
     model: Model
     variables: Variables
     is_exported: bool
+
+    def fold(self) -> "Opened":
+        """The same model with what no picture changes multiplied out, as an export has it."""
+        if self.is_exported:
+            return self
+        folded, _ = describe_folded(self.model, self.variables)
+        variables = jax.jit(lambda raw: fold_network(self.model, raw)[1])(self.variables)
+        return dataclasses.replace(self, model=folded, variables=variables)
 
     def check_data(self, data: Manifest) -> None:
         """Refuses data other than those the model was trained on."""

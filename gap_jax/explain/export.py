@@ -27,7 +27,7 @@ from gap_jax.explain.artefact import (
     digest_files,
     open_model,
 )
-from gap_jax.learning.state import Model, Variables, describe_model, fold_network
+from gap_jax.learning.state import Model, Variables, describe_model
 from gap_jax.models.network import INPUT_MEAN, INPUT_SCALE, normalise
 from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import store_arrays
@@ -81,8 +81,7 @@ def describe_preprocessing(cfg: Config) -> dict[str, Any]:
 
 
 def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
-    folded = jax.jit(lambda variables: fold_network(opened.model, variables)[1])(opened.variables)
-    leaves = copy_to_host(name_arrays(folded))
+    leaves = copy_to_host(name_arrays(opened.fold().variables))
     store_arrays(folder.absolute() / ARRAYS, leaves)
     place = RunDir(folder)
     names = [{"name": name} for name in opened.classes]

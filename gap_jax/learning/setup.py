@@ -12,13 +12,17 @@ from jaxtyping import PyTree
 
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
+from gap_jax.errors import ConfigError
 from gap_jax.learning import losses, optim, sharding, state, steps
 from gap_jax.learning.state import Model, TrainState, Variables
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """`target` is the shape, type and place of every leaf of the state."""
+    """`target` is the shape, type and place of every leaf of the state.
+
+    `eval_step` takes variables that `fold` has multiplied out, once for each evaluation.
+    """
 
     cfg: Config
     classes: int
@@ -27,6 +31,7 @@ class Setup:
     optimizer: optax.GradientTransformationExtraArgs
     target: TrainState
     train_step: Any
+    fold: Any
     eval_step: Any
 
     def initial_variables(self) -> Variables:
@@ -77,6 +82,13 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
     if cfg.train.class_weights == "balanced":
         counts = data.splits[cfg.data.train_split].class_counts
         weights = jnp.asarray(losses.balanced_class_weights(counts))
+    if data.label_kind == "multi" and (cfg.train.label_smoothing or weights is not None):
+        raise ConfigError(
+            f"train.label_smoothing={cfg.train.label_smoothing} and train.class_weights="
+            f"{cfg.train.class_weights} are for single labels, and {data.name} has several for an "
+            "image; leave them off"
+        )
+    folded, _ = state.describe_folded(model, abstract.variables)
     train_step = steps.build_train_step(cfg, model, optimizer, mesh, weights)
     return Setup(
         cfg=cfg,
@@ -86,7 +98,11 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
         optimizer=optimizer,
         target=_place(abstract, places),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(places, None)),
-        eval_step=jax.jit(steps.build_eval_step(model, mesh)),
+        fold=jax.jit(
+            lambda variables: state.fold_network(model, variables)[1],
+            out_shardings=sharding.replicated(mesh),
+        ),
+        eval_step=jax.jit(steps.build_eval_step(folded, mesh)),
     )
 
 

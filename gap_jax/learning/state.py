@@ -82,12 +82,23 @@ def describe_model(cfg: Config, classes: int, *, folded: bool = False) -> tuple[
 
     def shapes() -> Variables:
         model, variables = split_network(cfg, classes, 0)
-        if folded:
-            model, variables = fold_network(model, variables)
         found.append(model)
         return variables
 
     variables = jax.eval_shape(shapes)
+    return describe_folded(found[0], variables) if folded else (found[0], variables)
+
+
+def describe_folded(model: Model, variables: Variables) -> tuple[Model, Variables]:
+    """The structure and the shapes that folding leads to, without computing any."""
+    found: list[Model] = []
+
+    def shapes(variables: Variables) -> Variables:
+        folded, variables = fold_network(model, variables)
+        found.append(folded)
+        return variables
+
+    variables = jax.eval_shape(shapes, variables)
     return found[0], variables
 
 

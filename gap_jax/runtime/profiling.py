@@ -1,5 +1,6 @@
 """A window of steps recorded for XProf, TensorBoard's profiler or Perfetto."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,26 @@ from gap_jax.config import RuntimeConfig
 
 
 class Profile:
-    """Records the steps from `profile_start_step` on, once; a run that ends inside keeps its part.
+    """Records the steps of the window that this attempt takes; where that fails the run goes on."""
 
-    Of a resumed run it records nothing where the window lies behind it.
-    """
-
-    def __init__(self, cfg: RuntimeConfig, folder: Path) -> None:
+    def __init__(self, cfg: RuntimeConfig, folder: Path, warn: Callable[[str], None]) -> None:
         self._first = cfg.profile_start_step
-        self._behind = cfg.profile_start_step + cfg.profile_steps
+        self._last = cfg.profile_start_step + cfg.profile_steps - 1 if self._first else 0
         self._folder = folder
+        self._warn = warn
         self._is_recording = False
 
-    def move_to(self, step: int, state: Any) -> None:
+    def before(self, step: int, state: Any) -> None:
         """Call before each step, with the state that it starts from."""
-        if self._is_recording and step >= self._behind:
-            jax.block_until_ready(state)  # the device may be behind: its last step belongs here too
-            self._stop()
-        if self._first and step == self._first:
+        if self._first <= step <= self._last and not self._is_recording:
             jax.block_until_ready(state)
-            jax.profiler.start_trace(self._folder)
-            self._is_recording = True
+            self._is_recording = self._attempt(lambda: jax.profiler.start_trace(self._folder))
+
+    def after(self, step: int, state: Any) -> None:
+        """Call after each step, with the state that it leads to."""
+        if self._is_recording and step == self._last:
+            jax.block_until_ready(state)
+            self._stop()
 
     def __enter__(self) -> "Profile":
         return self
@@ -38,5 +39,14 @@ class Profile:
             self._stop()
 
     def _stop(self) -> None:
-        jax.profiler.stop_trace()
+        self._attempt(jax.profiler.stop_trace)
         self._is_recording = False
+
+    def _attempt(self, action: Callable[[], None]) -> bool:
+        try:
+            action()
+        except Exception as error:  # whatever it is, no run is worth less than its profile
+            self._last = 0
+            self._warn(f"nothing is profiled ({error}); training goes on without it")
+            return False
+        return True

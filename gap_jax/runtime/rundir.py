@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, cast
 
 from data_pipelines import files
 from data_pipelines.manifest import Manifest
-from gap_jax.config import Config, fields
+from gap_jax.config import Config, differences
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.runtime.places import RunDir
 
@@ -23,6 +23,7 @@ HARMLESS = {
     "data.root", "data.cache", "data.workers", "train.log_every_steps", "eval.every_steps",
     "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp", "model.remat",
     "runtime.compile_cache", "runtime.profile_start_step", "runtime.profile_steps",
+    "train.early_stop_evals",
 }  # fmt: skip
 
 
@@ -46,11 +47,14 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
                     "choose another --workdir"
                 )
         return Opening(run, is_new=True, changes=[], completed_step=None)
+    done = load_manifest(run)["completed_step"]
+    if not _has_begun(run):
+        return Opening(run, is_new=True, changes=[], completed_step=None)
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
-    done = load_manifest(run)["completed_step"]
-    is_complete = done is not None and cfg.train.steps == before.train.steps
+    ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, cfg)]
+    is_complete = done is not None and ends[0] == ends[1]
     return Opening(run, is_new=False, changes=changes, completed_step=done if is_complete else None)
 
 
@@ -65,6 +69,8 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
         return opening
     run = opening.run
     if opening.is_new:
+        for stale in (run.manifest, run.first_batch):
+            stale.unlink(missing_ok=True)
         _save(run.config, dataclasses.asdict(cfg))
     _save(run.classes, {"classes": _count_classes(data)})
     attempt = {
@@ -130,6 +136,11 @@ def first_command(run: RunDir) -> str:
     return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])
 
 
+def _has_begun(run: RunDir) -> bool:
+    """Whether a step was taken: an attempt that failed to compile leaves nothing to go on from."""
+    return run.checkpoints.exists() or (run.ledger.exists() and run.ledger.stat().st_size > 0)
+
+
 def _is_content(path: Path) -> bool:
     """A lock, or what a killed attempt left half-written, has a name with a dot in front."""
     return path.is_dir() or not path.name.startswith(".")
@@ -141,24 +152,24 @@ def _as_field(value: Any) -> Any:
 
 def _compare_configs(run: RunDir, before: Config, after: Config) -> list[str]:
     """One line for each harmless change; any other is refused."""
-    changes = [
-        (name, f"{name}: {old!r} -> {new!r}")
-        for (name, _, old), (_, _, new) in zip(fields(before), fields(after), strict=True)
-        if old != new
-    ]
+    changes = differences(before, after)
     refused = [
-        line + why for name, line in changes if (why := _objection(name, before, after)) is not None
+        line + why
+        for name, line in changes.items()
+        if (why := _objection(name, before, after)) is not None
     ]
     if refused:
         raise ConfigError(
             f"{run.root} holds a run of another config, {'; '.join(refused)}; "
             "use its values or another --workdir"
         )
-    return [line for _, line in changes]
+    return list(changes.values())
 
 
 def _objection(name: str, before: Config, after: Config) -> str | None:
     """Why the field may not change, as far as that needs saying; None where it may."""
+    if name == "eval.every_steps" and before.train.early_stop_evals:
+        return " (train.early_stop_evals counts evaluations)"
     if name != "train.steps":
         return None if name in HARMLESS else ""
     if after.train.steps < before.train.steps:
