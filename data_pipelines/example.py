@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Float, Int, Int8, Int32, Int64, UInt8
+from jaxtyping import Float, Int8, Int32, Int64, UInt8
 
 FORMAT_VERSION = 1
 
@@ -112,6 +112,3 @@ class HostBatch(NamedTuple):
     label: Int32[np.ndarray, " b"] | Int8[np.ndarray, "b k"]
     weight: Float[np.ndarray, " b"]
     id: Int64[np.ndarray, " b"]
-
-
-Label = Int[np.ndarray, ""] | Int8[np.ndarray, " k"]

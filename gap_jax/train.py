@@ -26,7 +26,7 @@ from gap_jax.learning.state import TrainState, Variables
 from gap_jax.learning.steps import Metrics
 from gap_jax.runtime import environment, lock, preemption, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.preflight import ParameterGroup, Preflight, render
+from gap_jax.runtime.preflight import ParameterGroup, Preflight, describe_memory, render
 from gap_jax.runtime.profiling import Profile
 from gap_jax.runtime.reporting.reporter import Announcer, Reporter
 from gap_jax.weights import native
@@ -99,6 +99,7 @@ def _loop(run: "_Run", state: TrainState, start: int) -> int:
                 _draw_first_batch(run, parts)
                 with reporter.timing("compile"):
                     train_step = setup.train_step.lower(state, batch).compile()
+                run.announcer.say(describe_memory(train_step))
             state, metrics = train_step(state, batch)
             profile.after(step, state)
             if unreported:

@@ -4,12 +4,20 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import pytest
 from rich.cells import cell_len
 
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
-from gap_jax.runtime.preflight import ParameterGroup, Preflight, render, wrap
+from gap_jax.runtime.preflight import (
+    ParameterGroup,
+    Preflight,
+    describe_memory,
+    render,
+    wrap,
+)
 
 MPII = """\
 -- preflight ---------------------------------------------------------------------------------------
@@ -25,7 +33,6 @@ init      : backbone 42,500,160 loaded; pooling 9,000 random but for 1,000 loade
             random
 loss      : action x 1 + pose x 1e-06 (sum_per_image), which on 15 x 15 cells is 0.0036 as reference
             = 0.000225 as mean = 1e-06 as sum_per_image; 72% of the training images have joints
-memory    : 11.3 GiB estimated of 139.0 GiB on each device
 look at   : runs/gap_pose/samples/train_batch0.png, the first batch as the model sees it
 ----------------------------------------------------------------------------------------------------"""
 
@@ -54,7 +61,6 @@ def facts(cfg: Config | None = None, **values: Any) -> Preflight:
         ),
         pose_cells=(15, 15),
         first_batch=Path("runs/gap_pose/samples/train_batch0.png"),
-        memory_bytes=(12_133_000_000, 139 * 2**30),
     )
     return dataclasses.replace(plain, **values)
 
@@ -73,12 +79,11 @@ def test_the_papers_run_reads_like_this() -> None:
 
 
 def test_a_resumed_run_says_from_where_and_what_changed() -> None:
-    text = render(facts(resumed_step=1834, memory_bytes=None))
+    text = render(facts(resumed_step=1834))
     assert row(text, "start") == "resumed at step 1,834 of runs/gap_pose (config unchanged)"
     assert row(text, "init") == (
         "backbone 42,500,160, pooling 9,000, pose 1,586,000 parameters from the checkpoint"
     )
-    assert "memory" not in text
     changes = ("train.steps: 1 -> 2", "mesh.fsdp: 1 -> 4")
     assert row(render(facts(resumed_step=1, changes=changes)), "start").endswith(
         "(train.steps: 1 -> 2; mesh.fsdp: 1 -> 4)"
@@ -150,3 +155,9 @@ def test_wrapping_loses_nothing() -> None:
     assert wrap("a bc def", 4) == ["a bc", "def"]
     assert wrap("a 模型模 b", 5) == ["a", "模型", "模 b"]
     assert wrap("abcdefgh i", 3) == ["abc", "def", "gh", "i"]
+
+
+def test_a_compiled_step_says_what_it_takes() -> None:
+    values = jnp.zeros(2**26)  # a quarter of a GiB goes in, and another comes out
+    told = describe_memory(jax.jit(lambda x: x + 1).lower(values).compile())
+    assert told == "compiled: a step takes 0.50 GiB on each device"

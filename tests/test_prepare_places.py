@@ -179,3 +179,26 @@ def test_a_killed_run_leaves_no_folder_and_the_next_one_sweeps(tmp_path: Path, p
     assert names_in(tmp_path) == [".out.partial"]
     assert prepare_tiny_people(out).splits["train"].examples == SIZES["train"]
     assert names_in(tmp_path) == ["out"]
+
+
+def test_what_a_kill_between_two_renames_had_moved_away_comes_back(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    script = (
+        "import sys, pathlib, data_pipelines.files as f\n"
+        "with f.fresh_folder(pathlib.Path(sys.argv[1])) as p: (p / 'new').touch()"
+    )
+    killed = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "out")],
+        env={
+            **os.environ,
+            "PYTHONPATH": str(ROOT),
+            "GAP_JAX_FAULTS": "files.between_renames:kill9",
+        },
+        timeout=60,
+        check=False,
+    )
+    assert killed.returncode == -9 and not (tmp_path / "out").exists()
+    with pytest.raises(RuntimeError), files.fresh_folder(tmp_path / "out"):
+        raise RuntimeError("the next attempt fails too")
+    assert names_in(tmp_path) == ["out"] and names_in(tmp_path / "out") == ["old"]

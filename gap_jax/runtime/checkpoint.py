@@ -44,18 +44,15 @@ class Restored(NamedTuple):
 
 
 class Checkpoints:
-    """The latest `keep` saves in a folder, and the one whose metric `best_metric` is largest.
+    """The latest `keep` saves in a folder, and the one of the highest mAP.
 
     Facts are small JSON: config, classes, preprocessing, data fingerprint, `metrics`.
     """
 
-    def __init__(
-        self, folder: Path, *, warn: Callable[[str], None], keep: int = 3, best_metric: str = "mAP"
-    ) -> None:
+    def __init__(self, folder: Path, *, warn: Callable[[str], None], keep: int = 3) -> None:
         self.folder = folder.absolute()
         self._warn = warn
         self._keep = keep
-        self._best_metric = best_metric
         self._held: int | None = None  # the step that was restored or saved last
         self._pending: concurrent.futures.Future[None] | None = None
         self._worker: concurrent.futures.Executor | None = None
@@ -225,10 +222,7 @@ class Checkpoints:
         return good[step]
 
     def _best_of(self, good: Mapping[int, steps.Record]) -> int | None:
-        scores = {
-            step: record.facts.get("metrics", {}).get(self._best_metric)
-            for step, record in good.items()
-        }
+        scores = {step: record.facts.get("metrics", {}).get("mAP") for step, record in good.items()}
         rated = {step: score for step, score in scores.items() if score is not None}
         return max(rated, key=rated.__getitem__, default=None)
 

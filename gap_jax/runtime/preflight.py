@@ -3,8 +3,9 @@
 import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 from rich.cells import cell_len, chop_cells
 
 from data_pipelines.manifest import Manifest
@@ -28,8 +29,7 @@ class ParameterGroup(NamedTuple):
 class Preflight:
     """Everything the block is made of; `resumed_step` is 0 in a fresh run.
 
-    `pose_cells` is a heatmap's height and width, None without a pose branch. `memory_bytes` is
-    (needed, there) on one device, where both are known.
+    `pose_cells` is a heatmap's height and width, None without a pose branch.
     """
 
     cfg: Config
@@ -42,7 +42,6 @@ class Preflight:
     groups: tuple[ParameterGroup, ...]
     pose_cells: tuple[int, int] | None
     first_batch: Path
-    memory_bytes: tuple[int, int] | None = None
 
 
 def render(facts: Preflight) -> str:
@@ -54,12 +53,9 @@ def render(facts: Preflight) -> str:
         ("lr", _schedule(facts)),
         ("init", _init(facts)),
         ("loss", _loss(facts)),
+        ("look at", f"{facts.first_batch}, the first batch as the model sees it"),
+        *(("warning", text) for text in _doubts(facts)),
     ]
-    if facts.memory_bytes:
-        needed, there = (f"{size / 2**30:,.1f} GiB" for size in facts.memory_bytes)
-        rows.append(("memory", f"{needed} estimated of {there} on each device"))
-    rows.append(("look at", f"{facts.first_batch}, the first batch as the model sees it"))
-    rows.extend(("warning", text) for text in _doubts(facts))
     title = "-- preflight "
     lines = [title + "-" * (WIDTH - len(title))]
     for label, text in rows:
@@ -67,6 +63,20 @@ def render(facts: Preflight) -> str:
         lines.append(f"{label:<{LABEL_WIDTH - 2}}: {wrapped[0]}")
         lines.extend(" " * LABEL_WIDTH + line for line in wrapped[1:])
     return "\n".join([*lines, "-" * WIDTH])
+
+
+def describe_memory(step: Any) -> str:
+    """What a compiled step takes of each device's memory, and of how much where that is known."""
+    sizes, device = step.memory_analysis(), jax.devices()[0]
+    needed = (
+        sizes.argument_size_in_bytes
+        + sizes.output_size_in_bytes
+        + sizes.temp_size_in_bytes
+        - sizes.alias_size_in_bytes
+    )
+    there = (device.memory_stats() or {}).get("bytes_limit")
+    of = f" of {there / 2**30:,.1f}" if there else ""
+    return f"compiled: a step takes {needed / 2**30:,.2f}{of} GiB on each device"
 
 
 def wrap(text: str, width: int) -> list[str]:
