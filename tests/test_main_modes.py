@@ -1,0 +1,52 @@
+"""The training command with a run that is there already, and with data it cannot use as asked."""
+
+import dataclasses
+import json
+
+import pytest
+
+from gap_jax import main
+from gap_jax.errors import ConfigError
+from gap_jax.learning.setup import assemble
+from tests.saved_runs import CONFIG, SMALL, prepare_run
+from tests.step_courses import PEOPLE, configure
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """What evaluates a run that has a checkpoint and no evaluation."""
+    folder = tmp_path_factory.mktemp("modes")
+    run, _ = prepare_run(folder, steps={3: 0.5})
+    fields = (*SMALL, f"data.root={folder / 'data'}", "model.stage=2")
+    return [
+        f"--config={CONFIG}:demo", *(f"--config.{each}" for each in fields),
+        f"--workdir={run}", "--mode=evaluate",
+    ]  # fmt: skip
+
+
+def test_a_run_is_evaluated_by_the_words_that_train_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run(words) == 0
+    numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert {"mAP", "accuracy", "top5", "classes", "examples", "ci95"} <= numbers.keys()
+
+
+def test_other_words_do_not_evaluate_it(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.run([*words, "--config.train.seed=5"]) == 64
+    said = capsys.readouterr().err
+    assert "holds a run of another config, train.seed: 0 -> 5" in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "field", [("train.label_smoothing", 0.1), ("train.class_weights", "balanced")], ids=str
+)
+def test_what_is_for_single_labels_is_refused_where_there_are_several(
+    field: tuple[str, object],
+) -> None:
+    several = dataclasses.replace(PEOPLE, label_kind="multi")
+    with pytest.raises(ConfigError, match="are for single labels, and people has several"):
+        assemble(configure((field,)), several)
+    assemble(configure(), several)
