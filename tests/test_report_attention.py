@@ -17,7 +17,7 @@ from data_pipelines.loader import Rows
 from data_pipelines.manifest import Manifest
 from data_pipelines.records import open_split
 from gap_jax.explain.report import measure
-from gap_jax.explain.report.colours import Scale
+from gap_jax.explain.report.colours import lay_over
 from gap_jax.explain.report.looking import look, spread
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.network import Network, normalise
@@ -95,9 +95,9 @@ def test_a_planted_square_is_found_where_it_is(
         cells = seen.bottom_up[row, ..., 0]
         found = centre_of(spread(cells, 48, 48))
         assert np.abs(found - due).max() < CELL_PX / 2, (found, due)
-        painted = Scale(0.0, 255.0).lay_over(cells, seen.image[row]).astype(int)
-        yellow = painted[..., 0] - painted[..., 2]
-        shown = centre_of(np.where(yellow > yellow.max() / 2, 1, 0))
+        painted = lay_over(cells / 255, seen.image[row]).astype(int)
+        red = painted[..., 0] - painted[..., 2]
+        shown = centre_of(np.where(red > red.max() / 2, 1, 0))
         assert np.abs(shown - due).max() < CELL_PX / 2
         mask = np.zeros((height, width), bool)
         x, y = near[index]
