@@ -68,7 +68,7 @@ def render(title: str, rounds: Rounds, skipped: dict[str, str], ratios: Sequence
     for row, base, wanted in ratios:
         name = f"{row} : {base}"
         if {row, base} <= set(rounds):
-            lines.append(f"  {name:<28}{spread(divide(rounds, row, base))} {wanted}".rstrip())
+            lines.append(f"  {name:<28} {spread(divide(rounds, row, base))} {wanted}".rstrip())
         else:
             lines.append(f"  {name:<28}skipped")
     return "\n".join(lines)
