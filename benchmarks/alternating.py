@@ -68,7 +68,8 @@ def render(title: str, rounds: Rounds, skipped: dict[str, str], ratios: Sequence
     for row, base, wanted in ratios:
         name = f"{row} : {base}"
         if {row, base} <= set(rounds):
-            lines.append(f"  {name:<28} {spread(divide(rounds, row, base))} {wanted}".rstrip())
+            numbers = spread(divide(rounds, row, base))
+            lines.append(f"  {name + ' ':<28}{numbers} {wanted}".rstrip())
         else:
             lines.append(f"  {name:<28}skipped")
     return "\n".join(lines)
