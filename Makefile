@@ -21,7 +21,8 @@ $(VENV)/run-time: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet "pip==26.1"
 	$(PIP) install --quiet --requirement requirements.txt
-	$(PIP) install --quiet --no-deps --editable .
+	$(PIP) install --quiet --no-deps --editable . \
+	  --config-settings editable_mode=compat  # so that a folder called gap_jax hides nothing
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run-time

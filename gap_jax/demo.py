@@ -87,14 +87,19 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     options = parse(parser, words)
     logging.set_verbosity(logging.WARNING)
-    heads = FULL if options.full else QUICK if options.quick else DEFAULT
-    seeds = FULL_SEEDS if options.full else FULL_SEEDS[:1]
-    _demonstrate(heads, seeds, options.out, options.data, options.overrides)
+    if options.full:
+        heads, seeds, page = FULL, FULL_SEEDS, "report-full.html"
+    elif options.quick:
+        heads, seeds, page = QUICK, FULL_SEEDS[:1], "report-quick.html"
+    else:
+        heads, seeds, page = DEFAULT, FULL_SEEDS[:1], "report.html"
+    _demonstrate(heads, seeds, options.out / page, options.data, options.overrides)
 
 
 def _demonstrate(
-    heads: Sequence[Head], seeds: Sequence[int], out: Path, data: Path, overrides: Sequence[str]
+    heads: Sequence[Head], seeds: Sequence[int], page: Path, data: Path, overrides: Sequence[str]
 ) -> None:
+    out = page.parent
     runs = [(head, seed, out / _name(head, seed)) for seed in seeds for head in heads]
     clock = Clock(stages=len(runs) + 3)
     preparing = ["prepare", "people", "--out", str(data)]
@@ -114,7 +119,6 @@ def _demonstrate(
         with clock.stage(f"train {workdir.name}", " ".join([command, *words])):
             train(read_config(f"{CONFIG}:{head.part},demo", words), workdir)
     folders = [folder for _, _, folder in runs]
-    page = out / "report.html"
     listed = " ".join(map(str, folders))
     with clock.stage("report", f"gap_jax report {listed} --out {page}"):
         comparison = write_report(folders, page, data)

@@ -107,7 +107,7 @@ def test_the_page_tells_what_was_found(page: tuple[Reader, Comparison, str]) -> 
     assert "h is constant: no number" in told and "6 images whose masks reach" in told
     assert "model.pooling gap mean gap" in told
     assert "has not ended: its numbers are of step 20 of 495" in told
-    assert "no pose branch" in told and "1 is, for mean pooling: bottom-up" in told
+    assert "no pose branch" in told and "what 1 stands for: mean pooling, bottom-up" in told
     assert told.count("mean pooling says") == 6
 
 

@@ -46,7 +46,7 @@ def test_a_gallery_shares_its_scale_and_says_what_is_not_there() -> None:
     shown = build_gallery(
         ["one", "two"], [looks(), looks(4.0, pose=True)], labels, ["a", "b", "c"], CLASSES, hits=2
     )
-    assert [unit.partition(":")[0] for unit in shown.units] == ["one", "two"]
+    assert [unit.partition(",")[0] for unit in shown.units] == ["one", "two"]
     assert (shown.hits, shown.misses) == (2, 1)
     for case, label in zip(shown.cases, labels, strict=True):
         assert case.label == CLASSES[label]

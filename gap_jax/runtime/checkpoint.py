@@ -125,7 +125,7 @@ class Checkpoints:
         except steps.DamageError as damage:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} is damaged ({damage}); "
-                f"choose another of {self.list_steps()}"
+                f"choose another of {[each for each in self.list_steps() if each != step]}"
             ) from damage
 
     def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:

@@ -116,7 +116,7 @@ def _rescale(name: str, look: Look) -> _Panels:
         bottom_up=None if is_constant else sign * h / reach[0],
         top_down=sign * look.top_down / reach[1],
         combined=look.combined / reach[2],
-        unit=f"{name}: " + ", ".join(f"{kind} {value:.3g}" for kind, value in parts),
+        unit=f"{name}, " + ", ".join(f"{kind} {value:.3g}" for kind, value in parts),
     )
 
 

@@ -99,7 +99,8 @@ def on_gallery(shown: Gallery, judge: Method) -> str:
         "Only the product of h and the top-down map has a meaning, so h has the sign that makes "
         "its largest values positive. All maps share one scale, on which 1 is the size that "
         "99.5 % of a method\u2019s cells in these images stay below, for each kind of map. "
-        f"Joints: peaks of the heatmaps above {JOINT_SHOWN:g}."
+        f"Joints: the highest peak of each heatmap, if above {JOINT_SHOWN:g}; where several people "
+        "stand they need not be of one."
     )
     if judge.runs[0].cfg.model.rank > 1:
         text += " h and the top-down map are those of the first pair; combined sums all pairs."
