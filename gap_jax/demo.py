@@ -38,15 +38,16 @@ class Head:
     overrides: tuple[str, ...] = ()
 
 
-QUICK = (Head("gap_pose", "gap_pose"),)
-DEFAULT = (Head("mean", "mean"), Head("attention", "attention"), *QUICK)
+MEAN, ATTENTION, GAP_POSE = (Head(name, name) for name in ("mean", "attention", "gap_pose"))
+QUICK = (GAP_POSE,)
+DEFAULT = (MEAN, ATTENTION, GAP_POSE)
 FULL = (
-    Head("mean", "mean"),
-    Head("attention", "attention"),
+    MEAN,
+    ATTENTION,
     Head("gap", "gap"),
     Head("attention_pose_weight0", "attention_pose", ("pose.weight=0.0",)),
     Head("attention_pose", "attention_pose"),
-    Head("gap_pose", "gap_pose"),
+    GAP_POSE,
 )
 
 
