@@ -12,8 +12,8 @@ from jaxtyping import Float
 from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
 from benchmarks.torch_resnet import MOMENTUM, ResNet, nn, torch
 from gap_jax.config import OptimConfig
+from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.network import INPUT_MEAN
-from gap_jax.models.resnet import BLOCKS
 
 WARM_UP = 2  # steps: the first choose algorithms
 

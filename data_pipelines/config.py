@@ -137,6 +137,19 @@ class DataConfig(Settings):
     aspect_range: tuple[float, float] = setting(
         (3 / 4, 4 / 3), "modern: width / height of a random crop before it is resized", above=0
     )
+    resize: str = setting(
+        "opencv",
+        "opencv: bilinear between pixel centres; legacy: TF 1's between corners; antialias: "
+        "bilinear over the area that shrinks",
+        choices=("opencv", "legacy", "antialias"),
+    )
+    eval_crops: str = setting(
+        "center",
+        "evaluation sees the centre crop, the full image squeezed into a square, or the mean over "
+        "three crops along the longer side or five",
+        choices=("center", "full", "three", "five"),
+    )
+    eval_flip: bool = setting(False, "evaluation also sees every crop mirrored, and averages")
     flip: bool = setting(True, "mirror half of the training images")
     swap_on_flip: bool = setting(True, "a mirrored left wrist becomes a right one (AP: off)")
     brightness: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)

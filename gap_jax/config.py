@@ -9,103 +9,7 @@ from typing import Any, ClassVar
 
 from data_pipelines.config import DataConfig, Settings, setting
 from data_pipelines.errors import ConfigError
-
-
-@dataclasses.dataclass
-class ModelConfig(Settings):
-    """The backbone and the pooling on top of it."""
-
-    group: ClassVar[str] = "model"
-
-    backbone: str = setting(
-        "resnet101",
-        "network below the pooling; small is the demo's trunk",
-        choices=("resnet50", "resnet101", "resnet152", "small"),
-    )
-    strides: str = setting(
-        "slim", "where a ResNet's strides sit: slim (AP) or v1_5", choices=("slim", "v1_5")
-    )
-    stage: int = setting(0, "stage whose map is pooled; 0 is the last", low=0, high=5)
-    norm: str = setting(
-        "train", "batch norm uses the batch or the running statistics", choices=("train", "frozen")
-    )
-    norm_group_size: int = setting(16, "images that share batch-norm statistics", low=1)
-    norm_decay: float = setting(
-        0.997, "share of the running statistics a step keeps", low=0, high=1
-    )
-    norm_eps: float = setting(1e-5, "added to the variance", above=0)
-    dtype: str = setting(
-        "auto",
-        "arithmetic of the trunk; auto: bfloat16 on GPU and TPU, float32 on CPU",
-        choices=("auto", "float32", "bfloat16"),
-    )
-    remat: bool = setting(False, "recompute activations in the backward pass to save memory")
-    pooling: str = setting(
-        "gap",
-        "mean; attention: linear saliency; gap: factored saliency",
-        choices=("mean", "attention", "gap"),
-    )
-    T: int = setting(3, "layers of the factored saliency; 0 is attentional pooling", low=0, high=8)
-    widths: tuple[int, ...] = setting((), "widths r_1..r_T; empty: 4096, halved T - 1 times", low=1)
-    space: str = setting(
-        "activation",
-        "factored saliency: relu layers on the map, or one vector from relu'd weights",
-        choices=("activation", "weight"),
-    )
-    saliency_input: str = setting(
-        "features",
-        "what the bottom-up map reads: the map itself or the pose branch's hidden layer",
-        choices=("features", "pose"),
-    )
-    rank: int = setting(1, "number of independent bottom-up / top-down pairs", low=1, high=64)
-    per_class: bool = setting(False, "a bottom-up map for each class")
-    gate_init: str = setting(
-        "paper",
-        "start of the bottom-up map: small and random, or 1 (for training from little)",
-        choices=("paper", "one"),
-    )
-    dropout: float = setting(0.8, "share of the top-down input that is dropped", low=0, high=0.99)
-    dropout_where: str = setting(
-        "map",
-        "drop each position of the map, or channels of the pooled vector",
-        choices=("map", "pooled"),
-    )
-
-    @property
-    def chain_widths(self) -> tuple[int, ...]:
-        """The widths of the factored saliency's layers, the default rule filled in."""
-        return self.widths or tuple(4096 >> t for t in range(self.T))
-
-
-@dataclasses.dataclass
-class PoseConfig(Settings):
-    """The pose branch, its target and the weight of its loss."""
-
-    group: ClassVar[str] = "pose"
-
-    branch: bool = setting(True, "predict 16 joint heatmaps beside the classes")
-    weight: float = setting(1e-6, "weight of the pose loss beside cross-entropy", low=0)
-    reduction: str = setting(
-        "sum_per_image",
-        "how squared errors become one number",
-        choices=("reference", "mean", "sum_per_image"),
-    )
-    target: str = setting("disc", "shape drawn at a joint", choices=("disc", "gaussian"))
-    sigma_cells: float = setting(0.7, "gaussian target: its width in cells of the map", above=0)
-    hidden: tuple[int, ...] = setting((768,), "widths of the layers before the heatmaps", low=1)
-    kernel_size: int = setting(1, "side of the branch's hidden convolutions", low=1, high=7)
-
-
-@dataclasses.dataclass
-class InitConfig(Settings):
-    """Where the first parameters come from."""
-
-    group: ClassVar[str] = "init"
-
-    weights: str = setting(
-        "weights/resnet101.safetensors", "file of converted weights, or the name of a shipped one"
-    )
-    allow_random: bool = setting(False, "start on a random backbone where the weights are absent")
+from gap_jax.model_config import InitConfig, ModelConfig, PoseConfig, check_model
 
 
 @dataclasses.dataclass
@@ -145,6 +49,11 @@ class TrainConfig(Settings):
     class_weights: str = setting(
         "none", "weigh classes by inverse frequency", choices=("none", "balanced")
     )
+    unlabelled: str = setting(
+        "masked",
+        "images without a label carry no action loss, or (reference) only its gradient",
+        choices=("masked", "reference"),
+    )
     ema_decay: float = setting(0.0, "average parameters over steps; 0 is off", low=0, high=0.99999)
     early_stop_evals: int = setting(
         0, "stop after so many evaluations without gain; 0 is off", low=0
@@ -168,6 +77,14 @@ class EvalConfig(Settings):
     )
     max_examples: int = setting(0, "examples to use, spread evenly over the split; 0 is all", low=0)
     batch_size: int = setting(64, "images per evaluation step, over all devices", low=1)
+    average_precision: str = setting(
+        "envelope",
+        "area under the envelope of precision (VOC 2010), without it (step), or VOC 2007's",
+        choices=("envelope", "step", "eleven_point"),
+    )
+    ranking: str = setting(
+        "softmax", "what ranks images within a class", choices=("softmax", "logits")
+    )
 
 
 @dataclasses.dataclass
@@ -223,7 +140,7 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         """Groups check their own fields; what two groups must agree on is checked here."""
-        _check_model(self)
+        check_model(self.model, self.pose)
         _check_batches(self)
 
     def resolved(self) -> "Config":
@@ -232,31 +149,6 @@ class Config(Settings):
         twin = type(self)(**groups)
         object.__setattr__(twin, "_frozen", True)
         return twin
-
-
-def _check_model(cfg: Config) -> None:
-    model = cfg.model
-    if model.widths and len(model.widths) != model.T:
-        raise ConfigError(
-            f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
-            "give one width for each layer, or none"
-        )
-    is_literal = model.pooling == "gap" and model.space == "weight"
-    if is_literal and (model.T == 0 or model.gate_init == "one"):
-        raise ConfigError(
-            f"model.space=weight (model.T={model.T}, model.gate_init={model.gate_init}) needs "
-            "model.T of 1 or more and model.gate_init=paper: it multiplies weights, without a gate"
-        )
-    if cfg.pose.kernel_size % 2 == 0:
-        raise ConfigError(
-            f"pose.kernel_size={cfg.pose.kernel_size} is even and its window has no centre; "
-            f"use {cfg.pose.kernel_size - 1} or {cfg.pose.kernel_size + 1}"
-        )
-    if model.saliency_input == "pose" and not (cfg.pose.branch and cfg.pose.hidden):
-        raise ConfigError(
-            "model.saliency_input=pose reads the pose branch's hidden layer; set pose.branch=true "
-            "and pose.hidden, or model.saliency_input=features"
-        )
 
 
 def _check_batches(cfg: Config) -> None:

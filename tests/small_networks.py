@@ -10,6 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array
 
+from gap_jax.models.backbones.resnet import ResNet
+from gap_jax.models.backbones.small import SmallTrunk
 from gap_jax.models.layers import Norm
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import (
@@ -19,8 +21,6 @@ from gap_jax.models.pooling import (
     Saliency,
 )
 from gap_jax.models.pose import PoseBranch
-from gap_jax.models.resnet import ResNet
-from gap_jax.models.small import SmallTrunk
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}  # a test compiles more than it computes
 Module = TypeVar("Module", bound=nnx.Module)

@@ -26,7 +26,14 @@ FORBIDDEN_NAMES = {"utils", "common", "helpers", "lib", "base", "misc"}
 # A module imports only what stands above it here; modules of one line may import each other.
 LAYERS = (
     ("data_pipelines",),
-    ("gap_jax.config", "gap_jax.batch", "gap_jax.errors", "gap_jax.variants", "gap_jax.flags"),
+    (
+        "gap_jax.model_config",
+        "gap_jax.config",
+        "gap_jax.batch",
+        "gap_jax.errors",
+        "gap_jax.variants",
+        "gap_jax.flags",
+    ),
     ("gap_jax.models",),
     ("gap_jax.learning",),
     ("gap_jax.weights",),

@@ -21,7 +21,7 @@ from benchmarks import __main__ as command
 from benchmarks import alternating, gpu, head, jax_side, sides, step
 from benchmarks.alternating import RowFailed
 from benchmarks.sides import TINY, Task
-from gap_jax.models.resnet import BLOCKS
+from gap_jax.models.backbones.resnet import BLOCKS
 
 EVALUATED = Task(mode="eval", **TINY)
 

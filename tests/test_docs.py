@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from gap_jax import cli
-from gap_jax.config import Config, ModelConfig, PoseConfig, fields
+from gap_jax.config import Config, fields
+from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.runtime.rundir import HARMLESS
 from tests.campaigns import docs
 from tests.doc_blocks import (

@@ -13,9 +13,10 @@ import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from data_pipelines import files
-from gap_jax.config import Config, InitConfig, ModelConfig
+from gap_jax.config import Config
 from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import Variables, describe_model
+from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.weights import native
 from tests.saved_runs import fill_variables, tiny_config
 from tests.saved_states import assert_same, refuse_warning

@@ -14,13 +14,14 @@ from jaxtyping import Array
 from configs.gap_pose import get_config
 from data_pipelines.errors import ConfigError
 from gap_jax.batch import Outputs
-from gap_jax.config import Config, ModelConfig, PoseConfig
+from gap_jax.config import Config
+from gap_jax.model_config import ModelConfig, PoseConfig
+from gap_jax.models.backbones.small import SmallTrunk
 from gap_jax.models.build import build
 from gap_jax.models.folding import fold
 from gap_jax.models.layers import Norm
 from gap_jax.models.network import normalise
 from gap_jax.models.pooling import FactoredSaliency, LinearSaliency
-from gap_jax.models.small import SmallTrunk
 from gap_jax.variants import METHODS
 from tests.small_networks import UNOPTIMISED, drawn, pictures, small_network
 

@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 from jaxtyping import Array, Key
 
-from gap_jax.config import Config, ModelConfig
+from gap_jax.config import Config
+from gap_jax.model_config import ModelConfig
 from gap_jax.models.build import build
 from gap_jax.models.pooling import (
     AttentionalPooling,

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from gap_jax.models.backbones.resnet import BLOCKS, ResNet, Strides
+from gap_jax.models.backbones.small import SmallTrunk
 from gap_jax.models.layers import Norm
-from gap_jax.models.resnet import BLOCKS, ResNet, Strides
-from gap_jax.models.small import SmallTrunk
 from tests import oracles
 from tests.small_networks import drawn
 

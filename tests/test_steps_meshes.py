@@ -12,8 +12,8 @@ from jaxtyping import Array
 from gap_jax.learning import steps
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise, make_mesh, replicated
+from gap_jax.models.backbones.small import LAYERS
 from gap_jax.models.network import normalise
-from gap_jax.models.small import LAYERS
 from gap_jax.runtime.checkpoint import Checkpoints
 from tests.step_courses import (
     PEOPLE,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
-from gap_jax.config import PoseConfig
 from gap_jax.learning.targets import PoseTargets, draw_heatmaps
+from gap_jax.model_config import PoseConfig
 
 Maps = Float[np.ndarray, "15 15 16"]
 SHAPES = [((450, 450), (15, 15)), ((96, 96), (12, 12)), ((64, 96), (4, 9))]

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from gap_jax.config import PoseConfig
+from gap_jax.model_config import PoseConfig
 
 
 class PoseTargets(NamedTuple):

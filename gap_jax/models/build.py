@@ -9,8 +9,9 @@ from jax.typing import DTypeLike
 
 from data_pipelines.errors import ConfigError
 from data_pipelines.example import JOINTS
-from gap_jax.config import Config, ModelConfig
-from gap_jax.models import resnet, small
+from gap_jax.config import Config
+from gap_jax.model_config import ModelConfig
+from gap_jax.models.backbones import resnet, small
 from gap_jax.models.layers import HE, SMALL, Norm
 from gap_jax.models.network import Backbone, Network
 from gap_jax.models.pooling import (

@@ -15,12 +15,12 @@ import safetensors
 import safetensors.numpy
 
 from data_pipelines import files
-from gap_jax.config import InitConfig, ModelConfig
 from gap_jax.errors import CheckpointError
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
+from gap_jax.model_config import InitConfig, ModelConfig
+from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.network import INPUT_MEAN, INPUT_SCALE
-from gap_jax.models.resnet import BLOCKS
 from gap_jax.variants import nearest
 
 FORMAT_VERSION = 1

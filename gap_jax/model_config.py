@@ -1,0 +1,201 @@
+"""The fields of the network, of its pose branch and of where its first parameters come from.
+
+No `from __future__ import annotations` here: the command line reads real types.
+"""
+
+import dataclasses
+from typing import ClassVar
+
+from data_pipelines.config import Settings, setting
+from data_pipelines.errors import ConfigError
+
+Colours = tuple[float, float, float]
+INPUTS: dict[str, tuple[Colours, Colours]] = {  # what is subtracted from RGB, and divides it
+    "reference": ((128.0, 128.0, 128.0), (1.0, 1.0, 1.0)),
+    "vgg": ((123.68, 116.78, 103.94), (1.0, 1.0, 1.0)),
+    "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    "inception": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+}
+
+
+@dataclasses.dataclass
+class ModelConfig(Settings):
+    """The backbone and the pooling on top of it."""
+
+    group: ClassVar[str] = "model"
+
+    backbone: str = setting(
+        "resnet101",
+        "network below the pooling; small is the demo's trunk",
+        choices=(
+            "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3", "small",
+        ),
+    )  # fmt: skip
+    strides: str = setting(
+        "slim",
+        "where a ResNet's strides sit: slim (AP), caffe (Keras too) or v1_5 (torch)",
+        choices=("slim", "caffe", "v1_5"),
+    )
+    stem_padding: str = setting(
+        "auto",
+        "padding of a ResNet's max-pool: same (slim's), symmetric (caffe's and v1_5's); auto: "
+        "what belongs to the strides",
+        choices=("auto", "same", "symmetric"),
+    )
+    final_relu: bool = setting(True, "vgg16: relu after the pooled convolution (AP's code: none)")
+    input: str = setting(
+        "reference",
+        "what is subtracted from RGB 0..255 and divides it; reference: 128 and 1",
+        choices=tuple(INPUTS),
+    )
+    stage: int = setting(0, "stage whose map is pooled; 0 is the last", low=0, high=5)
+    norm: str = setting(
+        "train", "batch norm uses the batch or the running statistics", choices=("train", "frozen")
+    )
+    norm_group_size: int = setting(16, "images that share batch-norm statistics", low=1)
+    norm_decay: float = setting(
+        0.997, "share of the running statistics a step keeps", low=0, high=1
+    )
+    norm_running: str = setting(
+        "mean",
+        "running statistics follow the mean over groups and parts, or the last part's first group",
+        choices=("mean", "first"),
+    )
+    norm_eps: float = setting(1e-5, "added to the variance", above=0)
+    dtype: str = setting(
+        "auto",
+        "arithmetic of the trunk; auto: bfloat16 on GPU and TPU, float32 on CPU",
+        choices=("auto", "float32", "bfloat16"),
+    )
+    remat: bool = setting(False, "recompute activations in the backward pass to save memory")
+    pooling: str = setting(
+        "gap",
+        "mean; max; attention: linear saliency; gap: factored saliency; second_order: all of "
+        "X^T X; compact_bilinear: a sketch of it; pose_parts: joint heatmaps as attention",
+        choices=(
+            "mean", "max", "attention", "gap", "second_order", "compact_bilinear", "pose_parts",
+        ),
+    )  # fmt: skip
+    T: int = setting(3, "layers of the factored saliency; 0 is attentional pooling", low=0, high=8)
+    widths: tuple[int, ...] = setting((), "widths r_1..r_T; empty: 4096, halved T - 1 times", low=1)
+    space: str = setting(
+        "activation",
+        "factored saliency: relu layers on the map, or one vector from relu'd weights",
+        choices=("activation", "weight"),
+    )
+    saliency_input: str = setting(
+        "features",
+        "what the bottom-up map reads: the map itself or the pose branch's hidden layer",
+        choices=("features", "pose"),
+    )
+    saliency_activation: str = setting(
+        "none", "applied to the bottom-up maps", choices=("none", "relu", "softmax")
+    )
+    rank: int = setting(1, "number of bottom-up / top-down pairs", low=1, high=64)
+    rank_form: str = setting(
+        "independent",
+        "each bottom-up map reads the features, or (chained, AP's code) the map before it",
+        choices=("independent", "chained"),
+    )
+    per_class: bool = setting(False, "a bottom-up map for each class")
+    sketch_features: int = setting(
+        0, "compact_bilinear: length of the sketch; 0: as many as the map's channels", low=0
+    )
+    sketch_normalisation: str = setting(
+        "none",
+        "compact_bilinear: none, or signed square root and unit length",
+        choices=("none", "signed_sqrt"),
+    )
+    temporal: str = setting(
+        "mean",
+        "how the scores of a clip's frames become one: their mean, or one that attention learns",
+        choices=("mean", "attention"),
+    )
+    frames: int = setting(1, "frames of a clip, which start learned attention at 1 / frames", low=1)
+    gate_init: str = setting(
+        "paper",
+        "start of the bottom-up map: small and random, or 1 (for training from little)",
+        choices=("paper", "one"),
+    )
+    dropout: float = setting(0.8, "share of the top-down input that is dropped", low=0, high=0.99)
+    dropout_where: str = setting(
+        "map",
+        "drop each position of the map, or channels of the pooled vector",
+        choices=("map", "pooled"),
+    )
+
+    @property
+    def input_mean(self) -> Colours:
+        """What is subtracted from red, green and blue."""
+        return INPUTS[self.input][0]
+
+    @property
+    def input_scale(self) -> Colours:
+        """What divides them then."""
+        return INPUTS[self.input][1]
+
+    @property
+    def chain_widths(self) -> tuple[int, ...]:
+        """The widths of the factored saliency's layers, the default rule filled in."""
+        return self.widths or tuple(4096 >> t for t in range(self.T))
+
+
+@dataclasses.dataclass
+class PoseConfig(Settings):
+    """The pose branch, its target and the weight of its loss."""
+
+    group: ClassVar[str] = "pose"
+
+    branch: bool = setting(True, "predict 16 joint heatmaps beside the classes")
+    weight: float = setting(1e-6, "weight of the pose loss beside cross-entropy", low=0)
+    reduction: str = setting(
+        "sum_per_image",
+        "how squared errors become one number",
+        choices=("reference", "mean", "sum_per_image"),
+    )
+    target: str = setting("disc", "shape drawn at a joint", choices=("disc", "gaussian"))
+    sigma_cells: float = setting(0.7, "gaussian target: its width in cells of the map", above=0)
+    hidden: tuple[int, ...] = setting((768,), "widths of the layers before the heatmaps", low=1)
+    kernel_size: int = setting(1, "side of the branch's hidden convolutions", low=1, high=7)
+
+
+@dataclasses.dataclass
+class InitConfig(Settings):
+    """Where the first parameters come from."""
+
+    group: ClassVar[str] = "init"
+
+    weights: str = setting(
+        "weights/resnet101.safetensors", "file of converted weights, or the name of a shipped one"
+    )
+    parts: str = setting(
+        "backbone",
+        "what is taken from the file: the backbone, or all: its classifier and pose branch too",
+        choices=("backbone", "all"),
+    )
+    allow_random: bool = setting(False, "start on a random backbone where the weights are absent")
+
+
+def check_model(model: ModelConfig, pose: PoseConfig) -> None:
+    """Refuses fields that contradict each other."""
+    if model.widths and len(model.widths) != model.T:
+        raise ConfigError(
+            f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
+            "give one width for each layer, or none"
+        )
+    is_literal = model.pooling == "gap" and model.space == "weight"
+    if is_literal and (model.T == 0 or model.gate_init == "one"):
+        raise ConfigError(
+            f"model.space=weight (model.T={model.T}, model.gate_init={model.gate_init}) needs "
+            "model.T of 1 or more and model.gate_init=paper: it multiplies weights, without a gate"
+        )
+    if pose.kernel_size % 2 == 0:
+        raise ConfigError(
+            f"pose.kernel_size={pose.kernel_size} is even and its window has no centre; "
+            f"use {pose.kernel_size - 1} or {pose.kernel_size + 1}"
+        )
+    if model.saliency_input == "pose" and not (pose.branch and pose.hidden):
+        raise ConfigError(
+            "model.saliency_input=pose reads the pose branch's hidden layer; set pose.branch=true "
+            "and pose.hidden, or model.saliency_input=features"
+        )

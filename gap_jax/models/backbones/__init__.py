@@ -1,0 +1,1 @@
+"""The networks below the pooling; each gives the map after any of its stages."""
