@@ -66,8 +66,8 @@ def _set_up(task: Task) -> Setup:
         model=model,
         train_step=jax.jit(train_step, donate_argnums=0),
         fold=jax.jit(lambda variables: fold_network(model, variables)[1]),
-        eval_step=jax.jit(
-            steps.build_eval_step(describe_folded(model, setup.target.variables)[0], setup.mesh)
+        eval_step=steps.jit_eval_step(
+            describe_folded(model, setup.target.variables)[0], setup.mesh
         ),
     )
 
@@ -174,7 +174,7 @@ class EvalStep(_OurStep):
         if task.folded:
             self.evaluated = setup.fold(variables)
         else:
-            self.eval_step = jax.jit(steps.build_eval_step(setup.model, setup.mesh))
+            self.eval_step = steps.jit_eval_step(setup.model, setup.mesh)
 
     def prepare(self) -> dict[str, Any]:
         """Compiles."""

@@ -19,7 +19,7 @@ from gap_jax.errors import DataError
 from gap_jax.evaluation import evaluate
 from gap_jax.explain.artefact import Opened, open_model
 from gap_jax.learning.sharding import make_mesh, replicated
-from gap_jax.learning.steps import build_eval_step
+from gap_jax.learning.steps import jit_eval_step
 from gap_jax.runtime.places import RunDir
 
 DESCRIPTION = """Scores every image of a split, whatever eval.max_examples says, with the average of
@@ -73,7 +73,7 @@ def score_split(
     opened.check_data(manifest)
     mesh = _evaluation_mesh(opened.cfg)
     folded = opened.fold()
-    eval_step = jax.jit(build_eval_step(folded.model, mesh))
+    eval_step = jit_eval_step(folded.model, mesh)
     variables = jax.device_put(folded.variables, replicated(mesh))
     batch_size = opened.cfg.eval.batch_size
     with loader.evaluation_batches(data, manifest, batch_size=batch_size) as batches:
