@@ -146,7 +146,7 @@ def resnet(
         return norm_of(convolve(x, pair["conv"]["kernel"], stride), pair, running)
 
     x = relu(conv(image, parameters["conv1"], statistics["conv1"], 2))
-    even = [int(strides == "v1_5" or size % 2) for size in x.shape[1:3]]
+    even = [int(strides != "slim" or size % 2) for size in x.shape[1:3]]
     x, _ = max_pool(x, (even[0], even[1]))
     blocks = len(parameters["stages"])
     for block in range(blocks):
@@ -162,7 +162,8 @@ def resnet(
             shortcut = x[:, ::stride, ::stride]
             if "shortcut" in unit:
                 shortcut = conv(x, unit["shortcut"], running["shortcut"], stride)
-            y = relu(conv(x, unit["conv1"], running["conv1"]))
-            y = relu(conv(y, unit["conv2"], running["conv2"], stride))
+            early, late = (stride, 1) if strides == "caffe" else (1, stride)
+            y = relu(conv(x, unit["conv1"], running["conv1"], early))
+            y = relu(conv(y, unit["conv2"], running["conv2"], late))
             x = relu(shortcut + conv(y, unit["conv3"], running["conv3"]))
     return x

@@ -11,9 +11,9 @@ from flax import nnx
 
 from gap_jax.models.backbones.resnet import BLOCKS, ResNet, Strides
 from gap_jax.models.backbones.small import SmallTrunk
-from gap_jax.models.layers import Norm
+from gap_jax.models.layers import Norm, PoolPadding
 from tests import oracles
-from tests.small_networks import drawn
+from tests.small_networks import UNOPTIMISED, drawn
 
 
 def sizes(make: Any, px: int) -> tuple[tuple[int, ...], int]:
@@ -37,7 +37,8 @@ def test_a_resnet_has_its_published_size(name: str, parameters: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("strides", "sides"), [("slim", (57, 29, 15, 15)), ("v1_5", (113, 57, 29, 15))]
+    ("strides", "sides"),
+    [("slim", (57, 29, 15, 15)), ("caffe", (113, 57, 29, 15)), ("v1_5", (113, 57, 29, 15))],
 )
 def test_the_map_of_any_stage(strides: Strides, sides: tuple[int, ...]) -> None:
     for stage, side in enumerate(sides, start=1):
@@ -51,10 +52,18 @@ def test_the_small_trunk_has_its_size() -> None:
         assert sizes(functools.partial(SmallTrunk, stage=stage), 96)[0] == shape
 
 
-def random_resnet(strides: Strides, stage: int = 0) -> ResNet:
+def random_resnet(
+    strides: Strides, stage: int = 0, stem_padding: PoolPadding | None = None
+) -> ResNet:
     return drawn(
         lambda: ResNet(
-            (2, 1, 2, 1), strides=strides, stage=stage, width=4, norm=Norm(), rngs=nnx.Rngs(0)
+            (2, 1, 2, 1),
+            strides=strides,
+            stem_padding=stem_padding,
+            stage=stage,
+            width=4,
+            norm=Norm(),
+            rngs=nnx.Rngs(0),
         )
     )
 
@@ -63,7 +72,7 @@ def test_a_resnet_is_the_literal_one_with_its_strides() -> None:
     """Rows are even and columns odd where a padding could differ."""
     image = np.random.default_rng(0).normal(size=(2, 40, 57, 3)).astype(np.float32)
     maps = []
-    for strides in ("slim", "v1_5"):
+    for strides in ("slim", "caffe", "v1_5"):
         graph, parameters, statistics = nnx.split(random_resnet(strides), nnx.Param, nnx.BatchStat)
         expected = oracles.resnet(
             in_float64(parameters), in_float64(statistics), np.asarray(image, np.float64), strides
@@ -73,8 +82,30 @@ def test_a_resnet_is_the_literal_one_with_its_strides() -> None:
         assert ours.shape == expected.shape
         np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
         maps.append(ours)
-    slim, v1_5 = maps
+    slim, _, v1_5 = maps
     assert np.abs(slim - v1_5).max() > 0.1 * np.abs(slim).max()
+
+
+@pytest.mark.parametrize("shape", [(2, 40, 57, 3), (2, 45, 64, 3)])
+def test_slim_and_caffe_are_one_network_until_batches_norm_it(shape: tuple[int, ...]) -> None:
+    image = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
+    networks = [
+        nnx.split(random_resnet(strides, stem_padding="symmetric"))
+        for strides in ("slim", "caffe", "v1_5")
+    ]
+
+    def run(train: bool) -> list[jax.Array]:
+        def apply(graph: nnx.GraphDef, state: nnx.State) -> jax.Array:
+            return nnx.merge(graph, state, copy=True)(image, train=train)
+
+        compiled = jax.jit(apply, static_argnums=0, compiler_options=UNOPTIMISED)
+        return [compiled(graph, state) for graph, state in networks]
+
+    fixed, batch = run(False), run(True)
+    scale = np.abs(fixed[0]).max()
+    np.testing.assert_allclose(fixed[0], fixed[1], atol=1e-6 * scale)
+    assert np.abs(fixed[0] - fixed[2]).max() > 0.1 * scale
+    assert np.abs(batch[0] - batch[1]).max() > 0.01 * np.abs(batch[0]).max()
 
 
 def in_float64(state: nnx.State) -> Any:

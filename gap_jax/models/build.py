@@ -12,7 +12,7 @@ from data_pipelines.example import JOINTS
 from gap_jax.config import Config
 from gap_jax.model_config import ModelConfig
 from gap_jax.models.backbones import resnet, small
-from gap_jax.models.layers import HE, SMALL, Norm
+from gap_jax.models.layers import HE, SMALL, Norm, PoolPadding
 from gap_jax.models.network import Backbone, Network
 from gap_jax.models.pooling import (
     AttentionalPooling,
@@ -68,8 +68,15 @@ def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
         case name:
             blocks = resnet.BLOCKS[name]
             _check_stage(model, len(blocks))
-            strides = cast(resnet.Strides, model.strides)
-            return resnet.ResNet(blocks, strides=strides, stage=model.stage, norm=norm, rngs=rngs)
+            padding = None if model.stem_padding == "auto" else model.stem_padding
+            return resnet.ResNet(
+                blocks,
+                strides=cast(resnet.Strides, model.strides),
+                stem_padding=cast(PoolPadding | None, padding),
+                stage=model.stage,
+                norm=norm,
+                rngs=rngs,
+            )
 
 
 def _check_stage(model: ModelConfig, stages: int) -> None:

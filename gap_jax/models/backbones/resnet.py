@@ -1,4 +1,4 @@
-"""ResNet-50/101/152 with bottleneck units, strides where TF-slim or where torchvision has them."""
+"""ResNet-50/101/152 with bottleneck units, strides where TF-slim, Caffe or torchvision has them."""
 
 from typing import Literal
 
@@ -7,21 +7,28 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
-from gap_jax.models.layers import ConvNorm, Norm, max_pool, subsample
+from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool, subsample
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
-Strides = Literal["slim", "v1_5"]
+Strides = Literal["slim", "caffe", "v1_5"]
 
 
 class Bottleneck(nnx.Module):
-    """relu(shortcut + 1x1 · 3x3 · 1x1), the stride in the 3x3.
+    """relu(shortcut + 1x1 · 3x3 · 1x1), the stride in the 3x3, or, `early`, in the first 1x1.
 
     A shortcut is a convolution where the number of channels changes, else every `stride`-th
     position of the input.
     """
 
     def __init__(
-        self, features_in: int, width: int, stride: int, *, norm: Norm, rngs: nnx.Rngs
+        self,
+        features_in: int,
+        width: int,
+        stride: int,
+        *,
+        early: bool = False,
+        norm: Norm,
+        rngs: nnx.Rngs,
     ) -> None:
         features = 4 * width
         self.stride = stride
@@ -30,8 +37,9 @@ class Bottleneck(nnx.Module):
             if features_in != features
             else None
         )
-        self.conv1 = ConvNorm(features_in, width, norm=norm, rngs=rngs)
-        self.conv2 = ConvNorm(width, width, size=3, stride=stride, norm=norm, rngs=rngs)
+        first, second = (stride, 1) if early else (1, stride)
+        self.conv1 = ConvNorm(features_in, width, stride=first, norm=norm, rngs=rngs)
+        self.conv2 = ConvNorm(width, width, size=3, stride=second, norm=norm, rngs=rngs)
         self.conv3 = ConvNorm(width, features, norm=norm, rngs=rngs)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
@@ -47,9 +55,12 @@ class Bottleneck(nnx.Module):
 class ResNet(nnx.Module):
     """The map after the first `stage` blocks (0: after all of them).
 
-    `slim` halves the map in the last unit of every block but the fourth and pads its max-pool as
-    TensorFlow does; `v1_5` halves it in the first unit of every block but the first and pads as
-    torch does. The weights of either fit both and mean something else in the other one.
+    `slim` halves the map in the last unit of every block but the fourth, in its 3x3; `caffe` in the
+    next unit, in its first 1x1. The positions that remain are the same, so with running statistics
+    the two are one network; batch statistics they take over other positions. `v1_5` halves the map
+    in the 3x3 of the first unit of every block but the first: weights of one of the others fit it
+    and mean something else there. `stem_padding` is the max-pool's; by default as TensorFlow pads
+    for `slim`, as Caffe's users and torch pad for the others.
     Every unit's output is named "unit" for `jax.checkpoint`, which may keep those alone.
     """
 
@@ -58,14 +69,13 @@ class ResNet(nnx.Module):
         blocks: tuple[int, ...],
         *,
         strides: Strides,
+        stem_padding: PoolPadding | None = None,
         stage: int = 0,
         width: int = 64,
         norm: Norm,
         rngs: nnx.Rngs,
     ) -> None:
-        self.pool_padding: Literal["same", "symmetric"] = (
-            "same" if strides == "slim" else "symmetric"
-        )
+        self.stem_padding: PoolPadding = stem_padding or own_stem_padding(strides)
         self.conv1 = ConvNorm(3, width, size=7, stride=2, norm=norm, rngs=rngs)
         self.stages = nnx.List()
         channels = width
@@ -74,17 +84,31 @@ class ResNet(nnx.Module):
             built = nnx.List()
             for unit in range(units):
                 stride = 2 if unit == strided else 1
-                built.append(Bottleneck(channels, width << index, stride, norm=norm, rngs=rngs))
+                built.append(
+                    Bottleneck(
+                        channels,
+                        width << index,
+                        stride,
+                        early=strides == "caffe",
+                        norm=norm,
+                        rngs=rngs,
+                    )
+                )
                 channels = 4 * (width << index)
             self.stages.append(built)
         self.features = channels
 
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
-        x = max_pool(jax.nn.relu(self.conv1(x, train=train)), self.pool_padding)
+        x = max_pool(jax.nn.relu(self.conv1(x, train=train)), self.stem_padding)
         for units in self.stages:
             for unit in units:
                 x = checkpoint_name(unit(x, train=train), "unit")
         return x
+
+
+def own_stem_padding(strides: Strides) -> PoolPadding:
+    """How the max-pool is padded where the strides come from."""
+    return "same" if strides == "slim" else "symmetric"
 
 
 def _strided_unit(strides: Strides, index: int, units: int, *, blocks: int) -> int | None:
