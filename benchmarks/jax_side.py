@@ -25,7 +25,6 @@ from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import Model, Variables, describe_folded, fold_network
 from gap_jax.models.layers import Conv
-from gap_jax.models.network import normalise
 
 LEAVES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
 COMPILED = "compiled"  # folder of the compilation cache
@@ -141,7 +140,7 @@ class TrainStep(_OurStep):
         """In training, but without dropout."""
 
         def apply(variables: Variables) -> Float[Array, "b k"]:
-            image = normalise(self.batch.image[0])
+            image = self.batch.image[0]
             return self.setup.model.apply(variables, image, train=True)[0].logits
 
         return np.asarray(jax.jit(apply)(self.variables))

@@ -12,8 +12,8 @@ from jaxtyping import Float
 from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
 from benchmarks.torch_resnet import MOMENTUM, ResNet, nn, torch
 from gap_jax.config import OptimConfig
+from gap_jax.model_config import INPUTS
 from gap_jax.models.backbones.resnet import BLOCKS
-from gap_jax.models.network import INPUT_MEAN
 
 WARM_UP = 2  # steps: the first choose algorithms
 
@@ -60,7 +60,7 @@ class TorchStep:
         pictures, labels = draw_batch(task)
         self.pictures = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
         self.labels = torch.from_numpy(labels).to(self.device)
-        self.mean = torch.tensor(INPUT_MEAN, device=self.device)[:, None, None]
+        self.mean = torch.tensor(INPUTS["reference"][0], device=self.device)[:, None, None]
         self._start()
 
     def prepare(self) -> dict[str, Any]:

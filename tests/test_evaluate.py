@@ -24,7 +24,6 @@ from gap_jax.evaluation.evaluate import Scores
 from gap_jax.explain.artefact import Weights, Which, open_model
 from gap_jax.learning.sharding import make_mesh
 from gap_jax.learning.state import TrainState, Variables
-from gap_jax.models.network import normalise
 from tests.saved_runs import model_of, prepare_run, tiny_config
 from tests.saved_states import assert_same, plan_fault
 from tests.tiny_data import CLASSES, SIZES, build, prepare_tiny_people, tiny_data, with_entries
@@ -228,7 +227,7 @@ def test_evaluate_scores_the_whole_split_with_the_chosen_average(
     data = manifest.load(run.parent / "data")
     with loader.evaluation_batches(cfg.data, data, batch_size=SIZES["train"]) as batches:
         image = next(batches).image
-    outputs, _ = jax.jit(model_of(run).apply)(states[5].ema, normalise(jnp.asarray(image)))
+    outputs, _ = jax.jit(model_of(run).apply)(states[5].ema, jnp.asarray(image))
     np.testing.assert_allclose(scores.logits, outputs.logits, rtol=1e-4, atol=1e-6)
 
 

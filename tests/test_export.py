@@ -19,7 +19,6 @@ from gap_jax.explain import artefact
 from gap_jax.explain.artefact import open_model
 from gap_jax.explain.export import export
 from gap_jax.learning.state import Model, TrainState, Variables
-from gap_jax.models.network import normalise
 from gap_jax.runtime import rundir
 from gap_jax.weights.native import name_arrays, replace_arrays
 from tests.saved_runs import model_of, prepare_run
@@ -50,7 +49,7 @@ def copy(exported: Path, tmp_path: Path) -> Path:
 
 
 def logits(apply: Any, variables: Any) -> Float[np.ndarray, "b k"]:
-    outputs, _ = apply(variables, normalise(jnp.asarray(IMAGE)))
+    outputs, _ = apply(variables, jnp.asarray(IMAGE))
     return np.asarray(outputs.logits)
 
 

@@ -15,7 +15,7 @@ from configs.gap_pose import get_config
 from data_pipelines.errors import ConfigError
 from gap_jax.batch import Outputs
 from gap_jax.config import Config
-from gap_jax.model_config import ModelConfig, PoseConfig
+from gap_jax.model_config import INPUTS, ModelConfig, PoseConfig
 from gap_jax.models.backbones.small import SmallTrunk
 from gap_jax.models.build import build
 from gap_jax.models.folding import fold
@@ -84,10 +84,23 @@ def test_a_stage_that_is_not_there_is_refused() -> None:
 
 def test_pixels_are_normalised_per_channel() -> None:
     image = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 3)).astype(np.uint8)
-    np.testing.assert_array_equal(normalise(jnp.asarray(image)), image.astype(np.float32) - 128)
     mean, scale = (120.0, 110.0, 100.0), (60.0, 61.0, 62.0)
     expected = (image - np.array(mean)) / np.array(scale)
     np.testing.assert_allclose(normalise(jnp.asarray(image), mean, scale), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "grey"), [("reference", 128), ("vgg", 110), ("torchvision", 110), ("inception", 127)]
+)
+def test_a_network_sees_what_its_config_subtracts(name: str, grey: int) -> None:
+    """Whether of a grey picture much remains, and in which unit."""
+    model = ModelConfig(backbone="small", input=name, T=1, widths=(4,))
+    network = nnx.eval_shape(lambda: build(Config(model=model).resolved(), 4, nnx.Rngs(0)))
+    image = jnp.full((1, 2, 2, 3), grey, jnp.uint8)
+    seen = normalise(image, network.mean, network.scale)
+    mean, scale = INPUTS[name]
+    np.testing.assert_allclose(seen[0, 0, 0], (grey - np.array(mean)) / np.array(scale), rtol=1e-5)
+    assert np.abs(np.asarray(seen)).max() < (20 if scale[0] == 1 else 0.5)
 
 
 def convolutions(text: str | None) -> int:

@@ -20,7 +20,7 @@ from gap_jax.explain.report import measure
 from gap_jax.explain.report.colours import lay_over
 from gap_jax.explain.report.looking import look, spread
 from gap_jax.learning.state import Model, Variables
-from gap_jax.models.network import Network, normalise
+from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling, LinearSaliency
 from tests.tiny_data import CLASSES, build
 
@@ -43,7 +43,7 @@ def bright_head() -> tuple[Model, Variables]:
     """A network whose bottom-up map is the brightness of its crop."""
     reads = LinearSaliency(1, init=nnx.initializers.ones, rngs=nnx.Rngs(0))
     pooling = AttentionalPooling(1, len(CLASSES), saliency=reads, rngs=nnx.Rngs(0))
-    network = Network(Brightness(), pooling)
+    network = Network(Brightness(), pooling, mean=(128.0, 128.0, 128.0))
     graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     return Model(graph), Variables(params, stats)
 
@@ -216,12 +216,12 @@ def test_maps_are_those_of_the_predicted_class(tmp_path: Path, per_class: bool) 
     pooling = AttentionalPooling(
         1, 3, saliency=saliency, rank=2, per_class=per_class, init=SPREAD, rngs=nnx.Rngs(2)
     )
-    network = Network(Brightness(), pooling)
+    network = Network(Brightness(), pooling, mean=(128.0, 128.0, 128.0))
     graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     rows = Rows(data, made, "train")
     seen = look(Model(graph), Variables(params, stats), rows, range(18))
     assert seen.pose is None and seen.image.shape == (18, 48, 48, 3)
-    maps = network(normalise(jnp.asarray(seen.image)), want_maps=True).maps
+    maps = network(jnp.asarray(seen.image), want_maps=True).maps
     assert maps
     bottom_up, top_down, combined = maps
     k = int(seen.predicted[17])

@@ -9,9 +9,10 @@ import jax
 import pytest
 from jaxtyping import Array
 
-from gap_jax.learning import steps
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise, make_mesh, replicated
+from gap_jax.model_config import Colours
+from gap_jax.models import network
 from gap_jax.models.backbones.small import LAYERS
 from gap_jax.models.network import normalise
 from gap_jax.runtime.checkpoint import Checkpoints
@@ -156,11 +157,11 @@ def test_fsdp_gathers_parameters_and_moves_no_activation() -> None:
 def test_activations_that_move_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shapes can betray something: here every device asks for all the images."""
 
-    def gather(image: Array) -> Array:
+    def gather(image: Array, mean: Colours, scale: Colours) -> Array:
         whole = replicated(make_mesh(configure(FSDP)))
-        return jax.lax.with_sharding_constraint(normalise(image), whole)
+        return jax.lax.with_sharding_constraint(normalise(image, mean, scale), whole)
 
-    monkeypatch.setattr(steps, "normalise", gather)
+    monkeypatch.setattr(network, "normalise", gather)
     setup, found = collectives((*FSDP, ("train.seed", 1)))
     assert {shape for each in found for shape in each.shapes} - shapes_of(setup) - {()}
 

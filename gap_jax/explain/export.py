@@ -28,7 +28,6 @@ from gap_jax.explain.artefact import (
     open_model,
 )
 from gap_jax.learning.state import Model, Variables, describe_model
-from gap_jax.models.network import INPUT_MEAN, INPUT_SCALE, normalise
 from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import store_arrays
 from gap_jax.runtime.digests import copy_to_host, describe
@@ -74,8 +73,8 @@ def describe_preprocessing(cfg: Config) -> dict[str, Any]:
         "short_side_px": data.short_side_px,
         "interpolation": "bilinear" if is_reference else "bilinear, area below half the size",
         "center_crop_px": [data.image_size_px, data.image_size_px],
-        "mean": list(INPUT_MEAN),
-        "scale": list(INPUT_SCALE),
+        "mean": list(cfg.model.input_mean),
+        "scale": list(cfg.model.input_scale),
         "layout": "batch height width color, float32, (pixel - mean) / scale",
     }
 
@@ -124,7 +123,7 @@ def _verify(exported: Opened, original: Opened) -> None:
 
 def _logits(model: Model, variables: Variables, image: np.ndarray) -> Float[np.ndarray, "b k"]:
     def apply(variables: Variables, image: jax.Array) -> jax.Array:
-        return model.apply(variables, normalise(image))[0].logits
+        return model.apply(variables, image)[0].logits
 
     with jax.default_matmul_precision("highest"):
         return np.asarray(jax.jit(apply)(variables, image))

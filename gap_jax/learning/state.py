@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Float, Int, Key, PyTree
+from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
 from gap_jax.batch import Outputs
 from gap_jax.config import Config
@@ -51,7 +51,7 @@ class Model:
     def apply(
         self,
         variables: Variables,
-        image: Float[Array, "b h w 3"],
+        image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
         *,
         train: bool = False,
         keys: Key[Array, " b"] | None = None,

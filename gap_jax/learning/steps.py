@@ -21,7 +21,6 @@ from gap_jax.learning import losses, optim
 from gap_jax.learning.sharding import replicated
 from gap_jax.learning.state import Model, TrainState, Variables
 from gap_jax.learning.targets import draw_heatmaps
-from gap_jax.models.network import normalise
 
 WITHOUT_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 LONGEST_UNROLLED = 8  # on CPU a convolution inside a loop takes almost six times as long
@@ -99,7 +98,7 @@ def jit_eval_step(model: Model, mesh: Mesh) -> Any:
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
         whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
-        outputs, _ = model.apply(whole, normalise(batch.image[0]))
+        outputs, _ = model.apply(whole, batch.image[0])
         return jax.lax.with_sharding_constraint(outputs.logits, replicated(mesh))
 
     on_cpu = jax.default_backend() == "cpu"
@@ -119,7 +118,7 @@ def _build_micro_loss(
     def micro_loss(
         params: PyTree, stats: PyTree, part: Batch, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Parts, PyTree]]:
-        outputs, stats = apply(Variables(params, stats), normalise(part.image), keys=keys)
+        outputs, stats = apply(Variables(params, stats), part.image, keys=keys)
         if part.label.ndim == 1:
             each = losses.softmax_cross_entropy(
                 outputs.logits, part.label, cfg.train.label_smoothing, class_weights

@@ -46,6 +46,8 @@ def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
         _pooling(cfg.model, backbone.features, read, classes, rngs),
         pose,
         saliency_reads_pose=reads_pose,
+        mean=cfg.model.input_mean,
+        scale=cfg.model.input_scale,
         dtype=trunk_dtype(cfg.model),
     )
 

@@ -1,4 +1,4 @@
-"""A whole model: normalised pixels, a backbone, the pose branch, a pooling."""
+"""A whole model: pixels, a backbone, the pose branch, a pooling."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,11 +8,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt8
 
 from gap_jax.batch import Outputs
+from gap_jax.model_config import Colours
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.pose import PoseBranch
-
-INPUT_MEAN = (128.0, 128.0, 128.0)
-INPUT_SCALE = (1.0, 1.0, 1.0)
 
 
 @runtime_checkable
@@ -25,11 +23,9 @@ class Backbone(Protocol):
 
 
 def normalise(
-    image: UInt8[Array, "b h w 3"],
-    mean: tuple[float, float, float] = INPUT_MEAN,
-    scale: tuple[float, float, float] = INPUT_SCALE,
+    image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], mean: Colours, scale: Colours
 ) -> Float[Array, "b h w 3"]:
-    """(image - mean) / scale per channel; the defaults are attentional pooling's."""
+    """(image - mean) / scale per channel."""
     shift, spread = (jnp.array(values)[None, None, None] for values in (mean, scale))
     return (image.astype(jnp.float32) - shift) / spread
 
@@ -37,8 +33,9 @@ def normalise(
 class Network(nnx.Module):
     """Backbone, pooling and, where there is one, pose branch.
 
-    The trunk (backbone, hidden layers of branch and saliency) computes in `dtype`, what it ends
-    in (heatmaps, bottom-up map, pooled vector, logits) in float32.
+    The backbone sees (pixel - mean) / scale. The trunk (backbone, hidden layers of branch and
+    saliency) computes in `dtype`, what it ends in (heatmaps, bottom-up map, pooled vector, logits)
+    in float32.
     """
 
     def __init__(
@@ -48,6 +45,8 @@ class Network(nnx.Module):
         pose: PoseBranch | None = None,
         *,
         saliency_reads_pose: bool = False,
+        mean: Colours = (0.0, 0.0, 0.0),
+        scale: Colours = (1.0, 1.0, 1.0),
         dtype: DTypeLike = jnp.float32,
     ) -> None:
         if saliency_reads_pose and pose is None:
@@ -56,11 +55,13 @@ class Network(nnx.Module):
         self.pooling = pooling
         self.pose = pose
         self.saliency_reads_pose = saliency_reads_pose
+        self.mean = mean
+        self.scale = scale
         self.dtype = dtype
 
     def __call__(
         self,
-        image: Float[Array, "b h w 3"],
+        image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
         *,
         train: bool = False,
         keys: Key[Array, " b"] | None = None,
@@ -69,7 +70,7 @@ class Network(nnx.Module):
         """`train` uses and moves batch statistics; `keys`, one a row, draw the dropout masks."""
         if train and keys is None and self.pooling.dropout:
             raise ValueError("training with dropout takes a key for each row")
-        x = self.backbone(image.astype(self.dtype), train=train)
+        x = self.backbone(normalise(image, self.mean, self.scale).astype(self.dtype), train=train)
         heatmaps, hidden = (None, None) if self.pose is None else self.pose(x)
         saliency_input = hidden if self.saliency_reads_pose else None
         if want_maps:

@@ -18,9 +18,8 @@ from data_pipelines import files
 from gap_jax.errors import CheckpointError
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
-from gap_jax.model_config import InitConfig, ModelConfig
+from gap_jax.model_config import INPUTS, InitConfig, ModelConfig
 from gap_jax.models.backbones.resnet import BLOCKS
-from gap_jax.models.network import INPUT_MEAN, INPUT_SCALE
 from gap_jax.variants import nearest
 
 FORMAT_VERSION = 1
@@ -45,8 +44,8 @@ class Facts:
     command: str
     seed: int
     fingerprint: str
-    input_mean: tuple[float, ...] = INPUT_MEAN
-    input_scale: tuple[float, ...] = INPUT_SCALE
+    input_mean: tuple[float, ...] = INPUTS["reference"][0]
+    input_scale: tuple[float, ...] = INPUTS["reference"][1]
     format_version: int = FORMAT_VERSION
 
 
@@ -218,7 +217,7 @@ def _check_facts(source: Path, facts: Facts, model: ModelConfig) -> None:
             f"{source} was trained with {facts.strides} strides and model.strides is "
             f"{model.strides}; set model.strides={facts.strides} or another init.weights"
         )
-    there, here = (facts.input_mean, facts.input_scale), (INPUT_MEAN, INPUT_SCALE)
+    there, here = (facts.input_mean, facts.input_scale), (model.input_mean, model.input_scale)
     if there != here:
         raise CheckpointError(
             f"{source} was fed pixels with (mean, scale) {there} and this network is fed {here}; "

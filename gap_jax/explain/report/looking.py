@@ -15,7 +15,6 @@ from jaxtyping import Array, Float, Int, UInt8
 from data_pipelines.example import NOT_ANNOTATED, PADDING_ID, VISIBLE
 from data_pipelines.loader import Place, Rows
 from gap_jax.learning.state import Model, Variables
-from gap_jax.models.network import normalise
 
 BATCH = 16  # images that pass through a network at once
 JOINT_SHOWN = 0.25  # a lower peak of a heatmap is no joint: the target's is 1
@@ -64,7 +63,7 @@ def _answer(
     model: Model, variables: Variables, image: UInt8[Array, "b y x 3"]
 ) -> tuple[Array, Array, Array, Array, Array | None]:
     """The fields of a Look but the image."""
-    outputs, _ = model.apply(variables, normalise(image), want_maps=True)
+    outputs, _ = model.apply(variables, image, want_maps=True)
     if outputs.maps is None:
         raise AssertionError("maps were asked for")
     bottom_up, top_down, combined = outputs.maps
