@@ -48,7 +48,7 @@ class ModelConfig(Settings):
         "what is subtracted from RGB 0..255 and divides it; reference: 128 and 1",
         choices=tuple(INPUTS),
     )
-    stage: int = setting(0, "stage whose map is pooled; 0 is the last", low=0, high=5)
+    stage: int = setting(0, "stage whose map is pooled; 0 is the last convolution's", low=0, high=7)
     norm: str = setting(
         "train", "batch norm uses the batch or the running statistics", choices=("train", "frozen")
     )
@@ -178,6 +178,7 @@ class InitConfig(Settings):
 
 def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     """Refuses fields that contradict each other."""
+    _check_backbone(model)
     if model.widths and len(model.widths) != model.T:
         raise ConfigError(
             f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
@@ -199,3 +200,19 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
             "model.saliency_input=pose reads the pose branch's hidden layer; set pose.branch=true "
             "and pose.hidden, or model.saliency_input=features"
         )
+
+
+def _check_backbone(model: ModelConfig) -> None:
+    """Refuses what the backbone would ignore."""
+    fields = {
+        "strides": model.backbone.startswith("resnet"),
+        "stem_padding": model.backbone.startswith("resnet"),
+        "final_relu": model.backbone == "vgg16",
+    }
+    for name, is_read in fields.items():
+        value, default = getattr(model, name), getattr(ModelConfig, name)
+        if value != default and not is_read:
+            raise ConfigError(
+                f"model.{name}={str(value).lower()} means nothing to "
+                f"model.backbone={model.backbone}; leave it at {str(default).lower()}"
+            )

@@ -102,13 +102,16 @@ def batch_norm(
     return y, np.mean(means, 0), np.mean(variances, 0)
 
 
-def convolve(x: Float[np.ndarray, "b h w c"], kernel: Array, stride: int) -> Array:
-    """A cross-correlation padded by half its window on every side, kernel HWIO."""
-    size = len(kernel)
-    pad = size // 2
-    padded = np.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))
-    return np.einsum("bhwcij,ijcd->bhwd", windows[:, ::stride, ::stride], kernel)
+def convolve(
+    x: Float[np.ndarray, "b h w c"], kernel: Array, stride: int, *, padded: bool = True
+) -> Array:
+    """A cross-correlation, `padded` by half its window on every side, kernel HWIO."""
+    rows, columns = kernel.shape[:2]
+    if padded:
+        x = np.pad(x, ((0, 0), (rows // 2,) * 2, (columns // 2,) * 2, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (rows, columns), axis=(1, 2))
+    y = np.tensordot(windows[:, ::stride, ::stride], kernel, ((4, 5, 3), (0, 1, 2)))
+    return np.asarray(y)
 
 
 def max_pool(
@@ -166,4 +169,46 @@ def resnet(
             y = relu(conv(x, unit["conv1"], running["conv1"], early))
             y = relu(conv(y, unit["conv2"], running["conv2"], late))
             x = relu(shortcut + conv(y, unit["conv3"], running["conv3"]))
+    return x
+
+
+def same_pool(x: Float[np.ndarray, "b h w c"], reduce: Callable[..., Array], stride: int) -> Array:
+    """What `reduce` makes of the cells on the map that each 3x3 window covers, padded as in TF."""
+    b, h, w, c = x.shape
+    starts = []
+    for size in (h, w):
+        cells = -(-size // stride)
+        before = max((cells - 1) * stride + 3 - size, 0) // 2
+        starts.append([stride * cell - before for cell in range(cells)])
+    y = np.zeros((b, len(starts[0]), len(starts[1]), c))
+    for i, top in enumerate(starts[0]):
+        for j, left in enumerate(starts[1]):
+            window = x[:, max(top, 0) : top + 3, max(left, 0) : left + 3]
+            y[:, i, j] = reduce(window, axis=(1, 2))
+    return y
+
+
+def bn_inception(blobs: Mapping[str, Mapping[str, Array]], image: Array) -> Array:
+    """inception_5b of a network by its layers' names, batch norm by running statistics."""
+
+    def conv(x: Array, name: str, stride: int = 1) -> Array:
+        layer, norm = blobs[name], blobs[f"{name}_bn"]
+        y = convolve(x, layer["weights"], stride) + layer["biases"]
+        spread = np.sqrt(norm["variance"] + 1e-5)
+        return relu((y - norm["mean"]) / spread * norm["scale"] + norm["shift"])
+
+    x = same_pool(conv(image, "conv1/7x7_s2", 2), np.max, 2)
+    x = same_pool(conv(conv(x, "conv2/3x3_reduce"), "conv2/3x3"), np.max, 2)
+    for module in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        scope = f"inception_{module}"
+        stride = 2 if module in ("3c", "4e") else 1
+        three = conv(conv(x, f"{scope}/3x3_reduce"), f"{scope}/3x3", stride)
+        double = conv(conv(x, f"{scope}/double_3x3_reduce"), f"{scope}/double_3x3_1")
+        double = conv(double, f"{scope}/double_3x3_2", stride)
+        if stride == 2:
+            x = np.concatenate([three, double, same_pool(x, np.max, 2)], axis=3)
+            continue
+        pool = same_pool(x, np.max if module == "5b" else np.mean, 1)
+        one, pool = conv(x, f"{scope}/1x1"), conv(pool, f"{scope}/pool_proj")
+        x = np.concatenate([one, three, double, pool], axis=3)
     return x

@@ -1,5 +1,6 @@
 """From settings to a network: the one place that knows every backbone and every pooling."""
 
+import dataclasses
 from typing import cast
 
 import jax
@@ -11,7 +12,8 @@ from data_pipelines.errors import ConfigError
 from data_pipelines.example import JOINTS
 from gap_jax.config import Config
 from gap_jax.model_config import ModelConfig
-from gap_jax.models.backbones import resnet, small
+from gap_jax.models.backbones import bn_inception, inception_v3, resnet, small, vgg
+from gap_jax.models.backbones.inception import Inception
 from gap_jax.models.layers import HE, SMALL, Norm, PoolPadding
 from gap_jax.models.network import Backbone, Network
 from gap_jax.models.pooling import (
@@ -67,6 +69,20 @@ def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
         case "small":
             _check_stage(model, len(small.LAYERS))
             return small.SmallTrunk(stage=model.stage, norm=norm, rngs=rngs)
+        case "vgg16":
+            _check_stage(model, vgg.STAGES)
+            return vgg.VGG16(stage=model.stage, final_relu=model.final_relu, rngs=rngs)
+        case "bn_inception":
+            _check_stage(model, len(bn_inception.STAGES))
+            return Inception(
+                bn_inception.STAGES, stage=model.stage, bias=True, norm=norm, rngs=rngs
+            )
+        case "inception_v3":
+            _check_stage(model, len(inception_v3.STAGES))
+            norm = dataclasses.replace(norm, scaled=False)
+            return Inception(
+                inception_v3.STAGES, stage=model.stage, bias=False, norm=norm, rngs=rngs
+            )
         case name:
             blocks = resnet.BLOCKS[name]
             _check_stage(model, len(blocks))

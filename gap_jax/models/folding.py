@@ -24,6 +24,8 @@ def _fold_norm(pair: ConvNorm) -> None:
         return
     scale, shift = pair.norm.affine()
     pair.conv.kernel[...] = pair.conv.kernel[...] * scale[None, None, None]
+    if pair.conv.bias is not None:
+        shift = shift + pair.conv.bias[...] * scale
     pair.conv.bias = nnx.data(nnx.Param(shift))
     pair.norm = nnx.data(None)
 

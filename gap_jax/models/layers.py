@@ -1,6 +1,7 @@
 """Convolution, batch norm over groups of images, and max-pooling, as the backbones need them."""
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -58,7 +59,7 @@ class Dense(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A convolution with an odd, symmetrically padded window, NHWC by HWIO.
+    """A convolution with an odd window, `padded` by half of it on every side or not, NHWC by HWIO.
 
     A 1x1 one is a matrix product: XLA writes its weight gradient as a convolution with a window
     as large as the map otherwise, which took a third of a training step on CPU.
@@ -69,30 +70,31 @@ class Conv(nnx.Module):
         features_in: int,
         features: int,
         *,
-        size: int = 1,
+        size: int | tuple[int, int] = 1,
         stride: int = 1,
+        padded: bool = True,
         bias: bool = False,
         init: Initializer = HE,
         rngs: nnx.Rngs,
     ) -> None:
-        self.kernel = nnx.Param(
-            init(rngs.params(), (size, size, features_in, features), jnp.float32)
-        )
+        window = (size, size) if isinstance(size, int) else size
+        self.kernel = nnx.Param(init(rngs.params(), (*window, features_in, features), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(features)) if bias else None
         self.stride = stride
-        self.as_product = size == 1
+        self.padded = padded
+        self.as_product = window == (1, 1)
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         kernel = self.kernel[...].astype(x.dtype)
         if self.as_product:
             y = project(subsample(x, self.stride), kernel[0, 0])
         else:
-            pad = kernel.shape[0] // 2
+            rows, columns = (side // 2 if self.padded else 0 for side in kernel.shape[:2])
             y = lax.conv_general_dilated(
                 x,
                 kernel,
                 (self.stride, self.stride),
-                ((pad, pad), (pad, pad)),
+                ((rows, rows), (columns, columns)),
                 dimension_numbers=("NHWC", "HWIO", "NHWC"),
             )
         return y if self.bias is None else y + along_channels(self.bias[...].astype(y.dtype), y)
@@ -112,13 +114,15 @@ class Norm:
     """How batch norm behaves all over a network.
 
     `group_size` images share statistics in training; `decay` is the share of the running
-    statistics that a step keeps; `frozen` uses those in training too, and never moves them.
+    statistics that a step keeps; `frozen` uses those in training too, and never moves them;
+    without `scaled` there is no gamma.
     """
 
     group_size: int = 16
     decay: float = 0.997
     eps: float = 1e-5
     frozen: bool = False
+    scaled: bool = True
 
 
 class BatchNorm(nnx.Module):
@@ -131,7 +135,7 @@ class BatchNorm(nnx.Module):
     """
 
     def __init__(self, features: int, norm: Norm) -> None:
-        self.gamma = nnx.Param(jnp.ones(features))
+        self.gamma = nnx.Param(jnp.ones(features)) if norm.scaled else None
         self.beta = nnx.Param(jnp.zeros(features))
         self.mean = nnx.BatchStat(jnp.zeros(features))
         self.var = nnx.BatchStat(jnp.ones(features))
@@ -144,15 +148,19 @@ class BatchNorm(nnx.Module):
         grouped = _group(x, self.norm.group_size)
         mean, var = _moments(grouped)
         self._move(mean, var)
-        scale = lax.rsqrt(var + self.norm.eps) * self.gamma[...][None]
+        scale = self._scale(var)
         shift = self.beta[...][None] - mean * scale
         normed = grouped * scale[:, None, None, None] + shift[:, None, None, None]
         return normed.astype(x.dtype).reshape(x.shape)
 
     def affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
         """The scale and shift that the running statistics amount to."""
-        scale = self.gamma[...] * lax.rsqrt(self.var[...] + self.norm.eps)
+        scale = self._scale(self.var[...])
         return scale, self.beta[...] - self.mean[...] * scale
+
+    def _scale(self, var: Float[Array, "*groups c"]) -> Float[Array, "*groups c"]:
+        scale = lax.rsqrt(var + self.norm.eps)
+        return scale if self.gamma is None else scale * along_channels(self.gamma[...], scale)
 
     def _move(self, mean: Float[Array, "groups c"], var: Float[Array, "groups c"]) -> None:
         keep = self.norm.decay
@@ -184,12 +192,16 @@ class ConvNorm(nnx.Module):
         features_in: int,
         features: int,
         *,
-        size: int = 1,
+        size: int | tuple[int, int] = 1,
         stride: int = 1,
+        padded: bool = True,
+        bias: bool = False,
         norm: Norm,
         rngs: nnx.Rngs,
     ) -> None:
-        self.conv = Conv(features_in, features, size=size, stride=stride, rngs=rngs)
+        self.conv = Conv(
+            features_in, features, size=size, stride=stride, padded=padded, bias=bias, rngs=rngs
+        )
         self.norm: BatchNorm | None = BatchNorm(features, norm)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:
@@ -197,58 +209,71 @@ class ConvNorm(nnx.Module):
         return y if self.norm is None else self.norm(y, train=train)
 
 
-PoolPadding = Literal["same", "symmetric"]
+PoolPadding = Literal["same", "symmetric", "valid"]
 
 
-def max_pool(x: Float[Array, "b h w c"], padding: PoolPadding) -> Float[Array, "b h2 w2 c"]:
-    """3x3 maxima at stride 2; of equal values the first in the window takes the whole gradient.
+def max_pool(
+    x: Float[Array, "b h w c"], padding: PoolPadding, *, side: int = 3, stride: int = 2
+) -> Float[Array, "b h2 w2 c"]:
+    """Maxima of square windows; of equal values the first in a window takes the whole gradient.
 
-    `same` is TensorFlow's padding, which starts at the map's corner where the size is even;
-    `symmetric` (torch's padding=1) always starts one outside. Nine shifted slices: the scatter
-    behind `reduce_window`'s gradient is ten times slower on CPU.
+    `same` is TensorFlow's padding, which at stride 2 starts at the map's corner where the size is
+    even; `symmetric` (torch's padding=1) always starts one outside; `valid` has no window that is
+    not whole. Shifted slices: the scatter behind `reduce_window`'s gradient is ten times slower on
+    CPU.
     """
-    edges = [(0, 0, 0), *(_pool_edges(size, padding) for size in x.shape[1:3]), (0, 0, 0)]
-    return _max_pool(lax.pad(x, jnp.array(-jnp.inf, x.dtype), edges))
+    edges = [_pool_edges(size, padding, side, stride) for size in x.shape[1:3]]
+    exact = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return _max_pool(exact, side, stride)
 
 
-def _pool_edges(size: Any, padding: PoolPadding) -> tuple[Any, Any, int]:
-    """What to add before and after, where `size` may be an exporter's symbol."""
-    total = 2 * ((size - 1) // 2 + 1) + 1 - size
-    before = total // 2 if padding == "same" else 1
+def _pool_edges(size: Any, padding: PoolPadding, side: int, stride: int) -> tuple[Any, Any, int]:
+    """What to add before and after (or cut), where `size` may be an exporter's symbol."""
+    reach = size - side if padding == "valid" else size - 1  # of the last window's corner
+    total = reach // stride * stride + side - size
+    before = {"same": total // 2, "symmetric": 1, "valid": 0}[padding]
     return before, total - before, 0
 
 
-@jax.custom_vjp
-def _max_pool(padded: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-    return _max_and_place(padded)[0]
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _max_pool(exact: Float[Array, "b h w c"], side: int, stride: int) -> Float[Array, "b h2 w2 c"]:
+    return _max_and_place(exact, side, stride)[0]
 
 
 def _max_and_place(
-    padded: Float[Array, "b h w c"],
+    exact: Float[Array, "b h w c"], side: int, stride: int
 ) -> tuple[Float[Array, "b h2 w2 c"], UInt8[Array, "b h2 w2 c"]]:
-    """The maximum of each window, and which of its nine cells holds it first."""
-    b, h, w, c = padded.shape
-    rows, columns = h - 2, w - 2  # the extent of the windows' corners
-    largest = lax.slice(padded, (0, 0, 0, 0), (b, rows, columns, c), (1, 2, 2, 1))
+    """The maximum of each window, and which of its cells holds it first."""
+    b, h, w, c = exact.shape
+    rows, columns = h - side + 1, w - side + 1  # the extent of the windows' corners
+
+    def shifted(i: int, j: int) -> Float[Array, "b h2 w2 c"]:
+        return lax.slice(exact, (0, i, j, 0), (b, i + rows, j + columns, c), (1, stride, stride, 1))
+
+    largest = shifted(0, 0)
     place = jnp.zeros(largest.shape, jnp.uint8)
-    for cell in range(1, 9):
-        i, j = divmod(cell, 3)
-        shifted = lax.slice(padded, (0, i, j, 0), (b, i + rows, j + columns, c), (1, 2, 2, 1))
-        place = jnp.where(shifted > largest, jnp.uint8(cell), place)
-        largest = jnp.maximum(largest, shifted)
+    for cell in range(1, side * side):
+        value = shifted(*divmod(cell, side))
+        place = jnp.where(value > largest, jnp.uint8(cell), place)
+        largest = jnp.maximum(largest, value)
     return largest, place
 
 
 def _max_pool_gradient(
-    place: UInt8[Array, "b h2 w2 c"], gradient: Float[Array, "b h2 w2 c"]
+    side: int, stride: int, place: UInt8[Array, "b h2 w2 c"], gradient: Float[Array, "b h2 w2 c"]
 ) -> tuple[Float[Array, "b h w c"]]:
     zero = jnp.zeros((), gradient.dtype)
     spread = []
-    for cell in range(9):
-        i, j = divmod(cell, 3)
-        edges = [(0, 0, 0), (i, 2 - i, 1), (j, 2 - j, 1), (0, 0, 0)]
-        spread.append(lax.pad(jnp.where(place == cell, gradient, zero), zero, edges))
+    for cell in range(side * side):
+        edges = [(shift, side - 1 - shift, stride - 1) for shift in divmod(cell, side)]
+        chosen = jnp.where(place == cell, gradient, zero)
+        spread.append(lax.pad(chosen, zero, [(0, 0, 0), *edges, (0, 0, 0)]))
     return (sum(spread[1:], spread[0]),)
 
 
 _max_pool.defvjp(_max_and_place, _max_pool_gradient)
+
+
+def mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Means of 3x3 windows at stride 1 over those of their cells that lie on the map."""
+    return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)

@@ -1,0 +1,59 @@
+"""BN-Inception as temporal segment networks have it from Caffe, and attentional pooling from them.
+
+Its convolutions have a bias before the batch norm. Pools are padded as TensorFlow pads: on sizes
+that are even at every pool (224 px) the maps are as large as Caffe's; a mean pool leaves out what
+lies beyond the map, where Caffe divides by nine even there.
+"""
+
+from typing import Literal
+
+from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
+
+
+def _mixed(
+    one: int,
+    three: tuple[int, int],
+    double: tuple[int, int],
+    projected: int,
+    pool: Literal["mean", "max"] = "mean",
+) -> Chain:
+    """1x1, 3x3, twice 3x3 and a pool; of a pair the first is the 1x1 convolution before."""
+    branches = (
+        (Conv(one),),
+        (Conv(three[0]), Conv(three[1], 3)),
+        (Conv(double[0]), Conv(double[1], 3), Conv(double[1], 3)),
+        (Pool(pool), Conv(projected)),
+    )
+    return (Fork(branches),)
+
+
+def _halved(three: tuple[int, int], double: tuple[int, int]) -> Chain:
+    """The same without the 1x1 convolution and the projection, at stride 2."""
+    branches = (
+        (Conv(three[0]), Conv(three[1], 3, 2)),
+        (Conv(double[0]), Conv(double[1], 3), Conv(double[1], 3, 2)),
+        (Pool("max", 2),),
+    )
+    return (Fork(branches),)
+
+
+STAGES: tuple[tuple[Chain, ...], ...] = (  # conv1, conv2, inception_3a-3c, 4a-4e, 5a-5b
+    ((Conv(64, 7, 2),),),
+    ((Pool("max", 2), Conv(64)), (Conv(192, 3),)),
+    (
+        (Pool("max", 2), *_mixed(64, (64, 64), (64, 96), 32)),
+        _mixed(64, (64, 96), (64, 96), 64),
+        _halved((128, 160), (64, 96)),
+    ),
+    (
+        _mixed(224, (64, 96), (96, 128), 128),
+        _mixed(192, (96, 128), (96, 128), 128),
+        _mixed(160, (128, 160), (128, 160), 128),
+        _mixed(96, (128, 192), (160, 192), 128),
+        _halved((128, 192), (192, 256)),
+    ),
+    (
+        _mixed(352, (192, 320), (160, 224), 128),
+        _mixed(352, (192, 320), (192, 224), 128, "max"),
+    ),
+)

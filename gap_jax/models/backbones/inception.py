@@ -1,0 +1,126 @@
+"""What Inception networks consist of: rectified convolutions, pools, and branches of both."""
+
+import dataclasses
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool, mean_pool
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """relu(norm(convolution))."""
+
+    features: int
+    size: int | tuple[int, int] = 1
+    stride: int = 1
+    padded: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """A 3x3 pool; a mean one has stride 1 and leaves out what lies beyond the map."""
+
+    of: Literal["max", "mean"]
+    stride: int = 1
+    padding: PoolPadding = "same"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fork:
+    """Branches that read the same map, their outputs side by side."""
+
+    branches: tuple["Chain", ...]
+
+
+Step: TypeAlias = Conv | Pool | Fork
+Chain: TypeAlias = tuple[Step, ...]
+
+
+class Block(nnx.Module):
+    """Steps, one after the other."""
+
+    def __init__(
+        self, features: int, steps: Chain, *, bias: bool, norm: Norm, rngs: nnx.Rngs
+    ) -> None:
+        self.steps = steps
+        self.layers = nnx.List()  # of the steps with parameters, a fork being a list of blocks
+        for step in steps:
+            match step:
+                case Conv(width, size, stride, padded):
+                    self.layers.append(
+                        ConvNorm(
+                            features,
+                            width,
+                            size=size,
+                            stride=stride,
+                            padded=padded,
+                            bias=bias,
+                            norm=norm,
+                            rngs=rngs,
+                        )
+                    )
+                    features = width
+                case Fork(branches):
+                    built = nnx.List(
+                        [
+                            Block(features, each, bias=bias, norm=norm, rngs=rngs)
+                            for each in branches
+                        ]
+                    )
+                    self.layers.append(built)
+                    features = sum(block.features for block in built)
+                case Pool():
+                    pass
+        self.features = features
+
+    def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
+        layers = iter(self.layers)
+        for step in self.steps:
+            match step:
+                case Conv():
+                    x = jax.nn.relu(next(layers)(x, train=train))
+                case Fork():
+                    x = jnp.concatenate([block(x, train=train) for block in next(layers)], axis=-1)
+                case Pool("max", stride, padding):
+                    x = max_pool(x, padding, stride=stride)
+                case Pool():
+                    x = mean_pool(x)
+        return x
+
+
+class Inception(nnx.Module):
+    """The map after the first `stage` stages (0: after all), each a tuple of blocks.
+
+    The convolutions have a bias of their own before the norm where `bias`. Every block's output is
+    named "unit" for `jax.checkpoint`.
+    """
+
+    def __init__(
+        self,
+        stages: tuple[tuple[Chain, ...], ...],
+        *,
+        stage: int = 0,
+        bias: bool,
+        norm: Norm,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.stages = nnx.List()
+        self.features = 3
+        for chains in stages[: stage or None]:
+            blocks = nnx.List()
+            for steps in chains:
+                blocks.append(Block(self.features, steps, bias=bias, norm=norm, rngs=rngs))
+                self.features = blocks[-1].features
+            self.stages.append(blocks)
+
+    def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
+        for blocks in self.stages:
+            for block in blocks:
+                x = checkpoint_name(block(x, train=train), "unit")
+        return x

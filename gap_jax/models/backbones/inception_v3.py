@@ -1,0 +1,69 @@
+"""Inception-v3 as TF-slim and Keras have it, up to mixed10 (slim: Mixed_7c); no auxiliary head.
+
+Its batch norms have no gamma. What halves the map has no padding, and neither has the stem's
+second convolution or its last.
+"""
+
+from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
+
+HALF = Pool("max", 2, "valid")
+ROW, COLUMN = (1, 7), (7, 1)
+
+
+def _mixed_35(projected: int) -> Chain:
+    branches = (
+        (Conv(64),),
+        (Conv(48), Conv(64, 5)),
+        (Conv(64), Conv(96, 3), Conv(96, 3)),
+        (Pool("mean"), Conv(projected)),
+    )
+    return (Fork(branches),)
+
+
+def _mixed_17(width: int) -> Chain:
+    double = (Conv(width, COLUMN), Conv(width, ROW), Conv(width, COLUMN), Conv(192, ROW))
+    branches = (
+        (Conv(192),),
+        (Conv(width), Conv(width, ROW), Conv(192, COLUMN)),
+        (Conv(width), *double),
+        (Pool("mean"), Conv(192)),
+    )
+    return (Fork(branches),)
+
+
+def _mixed_8() -> Chain:
+    split = Fork(((Conv(384, (1, 3)),), (Conv(384, (3, 1)),)))
+    branches = (
+        (Conv(320),),
+        (Conv(384), split),
+        (Conv(448), Conv(384, 3), split),
+        (Pool("mean"), Conv(192)),
+    )
+    return (Fork(branches),)
+
+
+def _halved_35() -> Chain:
+    branches = (
+        (Conv(384, 3, 2, False),),
+        (Conv(64), Conv(96, 3), Conv(96, 3, 2, False)),
+        (HALF,),
+    )
+    return (Fork(branches),)
+
+
+def _halved_17() -> Chain:
+    branches = (
+        (Conv(192), Conv(320, 3, 2, False)),
+        (Conv(192), Conv(192, ROW), Conv(192, COLUMN), Conv(192, 3, 2, False)),
+        (HALF,),
+    )
+    return (Fork(branches),)
+
+
+STAGES: tuple[tuple[Chain, ...], ...] = (  # maps of side 147, 71, 35, 17 and 8 at 299 px
+    ((Conv(32, 3, 2, False),), (Conv(32, 3, 1, False),), (Conv(64, 3),)),
+    ((HALF, Conv(80)), (Conv(192, 3, 1, False),)),
+    ((HALF, *_mixed_35(32)), _mixed_35(64), _mixed_35(64)),
+    (_halved_35(), _mixed_17(128), _mixed_17(160), _mixed_17(160), _mixed_17(192)),
+    (_halved_17(), _mixed_8(), _mixed_8()),
+)

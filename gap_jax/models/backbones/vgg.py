@@ -1,0 +1,53 @@
+"""VGG16: five blocks of 3x3 convolutions, and its two hidden dense layers as convolutions."""
+
+import jax
+from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float
+
+from gap_jax.models.layers import Conv, max_pool
+
+BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels over `width`, convolutions
+CLASSIFIER = (7, 1)  # windows of fc6 and fc7
+STAGES = len(BLOCKS) + len(CLASSIFIER)
+
+
+class VGG16(nnx.Module):
+    """The map after block `stage` (0: after the fifth, conv5_3), before the pool that follows it.
+
+    Stages 6 and 7 are fc6, a 7x7 convolution of the fifth pool without padding, and fc7, a 1x1
+    one, as TF-slim has them but without their dropout; the mean over stage 7 feeds ImageNet's
+    classifier. Without `final_relu` the last convolution's output is left as it is. Every stage's
+    output is named "unit" for `jax.checkpoint`.
+    """
+
+    def __init__(
+        self, *, stage: int = 0, final_relu: bool = True, width: int = 64, rngs: nnx.Rngs
+    ) -> None:
+        self.final_relu = final_relu
+        self.stages = nnx.List()
+        self.features = 3
+        stage = stage or len(BLOCKS)
+        for share, depth in BLOCKS[:stage]:
+            block = nnx.List()
+            for _ in range(depth):
+                block.append(Conv(self.features, share * width, size=3, bias=True, rngs=rngs))
+                self.features = share * width
+            self.stages.append(block)
+        for side in CLASSIFIER[: max(stage - len(BLOCKS), 0)]:
+            dense = Conv(self.features, 64 * width, size=side, padded=False, bias=True, rngs=rngs)
+            self.stages.append(nnx.List([dense]))
+            self.features = 64 * width
+
+    def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
+        del train  # there is no batch norm
+        last = self.stages[-1][-1]
+        for index, stage in enumerate(self.stages):
+            if 0 < index <= len(BLOCKS):
+                x = max_pool(x, "valid", side=2)
+            for conv in stage:
+                x = conv(x)
+                if self.final_relu or conv is not last:
+                    x = jax.nn.relu(x)
+            x = checkpoint_name(x, "unit")
+        return x

@@ -1,0 +1,227 @@
+"""VGG16 and the Inceptions: sizes at full scale, and literal numpy networks at a small one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from gap_jax.config import Config
+from gap_jax.errors import ConfigError
+from gap_jax.models.backbones import bn_inception, inception_v3
+from gap_jax.models.backbones.inception import Block, Chain, Inception
+from gap_jax.models.backbones.vgg import VGG16
+from gap_jax.models.build import build
+from gap_jax.models.folding import fold
+from gap_jax.models.layers import BatchNorm, ConvNorm, Norm
+from gap_jax.models.network import Backbone, Network
+from gap_jax.models.pooling import AttentionalPooling
+from tests import oracles
+from tests.small_networks import UNOPTIMISED, drawn
+
+Shape = tuple[int, ...]
+
+
+def settings(backbone: str, **fields: Any) -> Config:
+    cfg = Config()
+    cfg.model.backbone, cfg.model.pooling = backbone, "mean"
+    cfg.pose.branch = False
+    for name, value in fields.items():
+        setattr(cfg.model, name, value)
+    return cfg.resolved()
+
+
+def built(backbone: str, **fields: Any) -> Network:
+    """What a config makes, without its values."""
+    cfg = settings(backbone, **fields)
+    return nnx.eval_shape(lambda: build(cfg, 7, nnx.Rngs(0)))
+
+
+def map_shape(backbone: Backbone, px: int) -> Shape:
+    graph, state = nnx.split(backbone)
+    image = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
+    shape = jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x, train=False), state, image).shape
+    assert shape[-1] == backbone.features
+    return shape[1:]
+
+
+def parameters(backbone: Backbone) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(backbone, nnx.Param)))
+
+
+def run(backbone: Any, image: np.ndarray) -> np.ndarray:
+    graph, state = nnx.split(backbone)
+
+    def apply(state: nnx.State, image: jax.Array) -> jax.Array:
+        return nnx.merge(graph, state)(image, train=False)
+
+    return np.asarray(jax.jit(apply, compiler_options=UNOPTIMISED)(state, image))
+
+
+def random_image(*shape: int) -> np.ndarray:
+    return np.random.default_rng(0).normal(size=(*shape, 3)).astype(np.float32)
+
+
+def assert_equal_maps(ours: np.ndarray, expected: np.ndarray) -> None:
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(
+    ("backbone", "stage", "px", "shape", "size"),
+    [
+        ("vgg16", 0, 450, (28, 28, 512), 14_714_688),
+        ("vgg16", 7, 224, (1, 1, 4096), 134_260_544),
+        ("inception_v3", 0, 299, (8, 8, 2048), 21_768_352),
+        ("inception_v3", 0, 450, (12, 12, 2048), 21_768_352),
+        ("bn_inception", 0, 224, (7, 7, 1024), 10_270_240),
+        ("bn_inception", 0, 450, (15, 15, 1024), 10_270_240),
+    ],
+)
+def test_a_backbone_has_its_published_size(
+    backbone: str, stage: int, px: int, shape: Shape, size: int
+) -> None:
+    network = built(backbone, stage=stage).backbone
+    assert map_shape(network, px) == shape
+    assert parameters(network) == size
+
+
+@pytest.mark.parametrize(
+    ("backbone", "px", "shapes"),
+    [
+        ("vgg16", 224, [(224, 64), (112, 128), (56, 256), (28, 512), (14, 512), (1, 4096)]),
+        ("inception_v3", 299, [(147, 64), (71, 192), (35, 288), (17, 768), (8, 2048)]),
+        ("bn_inception", 224, [(112, 64), (56, 192), (14, 576), (7, 1056), (7, 1024)]),
+    ],
+)
+def test_the_map_of_any_stage(backbone: str, px: int, shapes: list[Shape]) -> None:
+    for stage, (side, features) in enumerate(shapes, start=1):
+        assert map_shape(built(backbone, stage=stage).backbone, px) == (side, side, features)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "fields", "line"),
+    [
+        ("bn_inception", {"stage": 6}, "model.stage=6: bn_inception has 5 stages"),
+        ("resnet50", {"stage": 7}, "model.stage=7: resnet50 has 4 stages"),
+        ("resnet50", {"final_relu": False}, "model.final_relu=false means nothing to"),
+        ("vgg16", {"strides": "v1_5"}, "model.strides=v1_5 means nothing to model.backbone=vgg16"),
+        ("small", {"stem_padding": "same"}, "model.stem_padding=same means nothing to"),
+    ],
+)
+def test_what_a_backbone_has_not_is_refused(backbone: str, fields: Any, line: str) -> None:
+    with pytest.raises(ConfigError, match=line):
+        built(backbone, **fields)
+
+
+def test_vgg_is_the_literal_one() -> None:
+    """Its fc6 window covers a 7x7 map, which 224 px leave."""
+    network = drawn(lambda: VGG16(stage=7, width=2, rngs=nnx.Rngs(0)))
+    image = random_image(1, 225, 256)
+    expected = np.asarray(image, np.float64)
+    for index, stage in enumerate(network.stages):
+        if 1 <= index <= 5:
+            b, h, w, c = (size - size % 2 if axis in (1, 2) else size
+                          for axis, size in enumerate(expected.shape))  # fmt: skip
+            expected = expected[:, :h, :w].reshape(b, h // 2, 2, w // 2, 2, c).max((2, 4))
+        for conv in stage:
+            kernel, bias = (np.asarray(v[...], np.float64) for v in (conv.kernel, conv.bias))
+            expected = oracles.relu(oracles.convolve(expected, kernel, 1, padded=index < 5) + bias)
+    assert expected.shape == (1, 1, 2, 128)
+    assert_equal_maps(run(network, image), expected)
+
+
+def test_vgg_may_end_before_its_last_relu() -> None:
+    with_relu, without = (
+        drawn(lambda relu=relu: VGG16(final_relu=relu, width=4, rngs=nnx.Rngs(0)))
+        for relu in (True, False)
+    )
+    image = random_image(1, 64, 64)
+    plain = run(without, image)
+    assert (plain < 0).any()
+    np.testing.assert_array_equal(run(with_relu, image), np.maximum(plain, 0))
+    configured = built("vgg16", final_relu=False).backbone
+    assert isinstance(configured, VGG16) and not configured.final_relu
+
+
+def pairs(block: Block) -> Iterator[ConvNorm]:
+    """A block's convolutions with their norms, branch by branch."""
+    for layer in block.layers:
+        if isinstance(layer, ConvNorm):
+            yield layer
+        else:
+            for branch in layer:
+                yield from pairs(branch)
+
+
+def caffe_names() -> Iterator[str]:
+    yield from ("conv1/7x7_s2", "conv2/3x3_reduce", "conv2/3x3")
+    for module in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        halves = module in ("3c", "4e")
+        for name in (
+            *(() if halves else ("1x1",)),
+            "3x3_reduce", "3x3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2",
+            *(() if halves else ("pool_proj",)),
+        ):  # fmt: skip
+            yield f"inception_{module}/{name}"
+
+
+def released(network: Inception) -> dict[str, dict[str, np.ndarray]]:
+    """The dictionary in which this network's weights were released."""
+    blobs = {}
+    found = [pair for blocks in network.stages for block in blocks for pair in pairs(block)]
+    for name, pair in zip(caffe_names(), found, strict=True):
+        norm = pair.norm
+        assert norm is not None and norm.gamma is not None
+        layers = {
+            name: {"weights": pair.conv.kernel, "biases": pair.conv.bias},
+            f"{name}_bn": {
+                "scale": norm.gamma, "shift": norm.beta, "mean": norm.mean, "variance": norm.var,
+            },
+        }  # fmt: skip
+        for layer, values in layers.items():
+            held = {key: v for key, v in values.items() if v is not None}
+            blobs[layer] = {key: np.asarray(v[...], np.float64) for key, v in held.items()}
+    return blobs
+
+
+def test_bn_inception_is_the_literal_one() -> None:
+    network = drawn(
+        lambda: Inception(bn_inception.STAGES, bias=True, norm=Norm(), rngs=nnx.Rngs(0))
+    )
+    image = random_image(1, 52, 65)
+    expected = oracles.bn_inception(released(network), np.asarray(image, np.float64))
+    assert_equal_maps(run(network, image), expected)
+
+
+@pytest.mark.parametrize(
+    ("stages", "bias", "px"),
+    [(bn_inception.STAGES[:2], True, 24), (inception_v3.STAGES[:3], False, 75)],
+)
+def test_folding_takes_biases_and_norms_without_gamma(
+    stages: tuple[tuple[Chain, ...], ...], bias: bool, px: int
+) -> None:
+    norm = Norm(scaled=bias)
+
+    def make() -> Network:
+        rngs = nnx.Rngs(0)
+        backbone = Inception(stages, bias=bias, norm=norm, rngs=rngs)
+        return Network(backbone, AttentionalPooling(backbone.features, 3, rngs=rngs))
+
+    network, image = drawn(make), random_image(1, px, px)
+    folded = fold(network)
+    assert not jax.tree.leaves(nnx.state(folded, nnx.BatchStat))
+    assert_equal_maps(run(folded.backbone, image), run(network.backbone, image))
+
+
+def test_a_norm_without_gamma_is_one_whose_gamma_is_one() -> None:
+    x = jnp.asarray(random_image(4, 5, 6))
+    for train in (True, False):
+        plain, scaled = (BatchNorm(3, Norm(2, scaled=scaled)) for scaled in (False, True))
+        for norm in (plain, scaled):
+            norm.mean[...], norm.beta[...] = jnp.arange(3.0), jnp.array([3.0, 1.0, 2.0])
+        np.testing.assert_array_equal(plain(x, train=train), scaled(x, train=train))
+        assert len(jax.tree.leaves(nnx.state(plain, nnx.Param))) == 1
