@@ -202,9 +202,10 @@ class _Run:
             )
         if scores is None:
             return
-        summary = self.history[step] = evaluate.summarise(scores)
+        protocol = evaluate.Protocol.of(cfg)
+        summary = self.history[step] = evaluate.summarise(scores, protocol)
         place = self.folder.scores(cfg.data.eval_split, step)
-        evaluate.store(place, scores, summary, self.data.classes)
+        evaluate.store(place, scores, summary, self.data.classes, protocol)
         names = [name for name in ("mAP", "accuracy", "top5") if summary[name] is not None]
         self.reporter.evaluated(
             step,
@@ -258,9 +259,11 @@ def _open_state(
     source = native.resolve_weights(setup.cfg.init, announcer.warn)
     loaded: tuple[str, ...] = ()
     if source is not None:
-        variables, report = native.load_backbone(source, variables, setup.cfg.model)
-        announcer.say(str(report))
-        loaded = ("backbone",)
+        variables, report = native.load_backbone(
+            source, variables, setup.cfg.model, setup.cfg.init.parts
+        )
+        announcer.say("\n".join([str(report), *report.notes]))
+        loaded = report.whole_parts
     return setup.start(variables), {}, _count_parameters(variables, loaded)
 
 

@@ -18,6 +18,7 @@ from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.weights import native
+from gap_jax.weights.facts import describe_backbone
 from tests.saved_runs import fill_variables, tiny_config
 from tests.saved_states import assert_same, refuse_warning
 
@@ -39,7 +40,7 @@ def shapes(cfg: Config) -> Variables:
 @pytest.fixture
 def saved(tmp_path: Path, cfg: Config, shapes: Variables) -> Path:
     """The file of a backbone."""
-    facts = native.describe_backbone(cfg.model, **FACTS)
+    facts = describe_backbone(cfg.model, **FACTS)
     native.save_backbone(tmp_path / "w.safetensors", fill_variables(shapes, 1), facts)
     return tmp_path / "w.safetensors"
 
@@ -77,8 +78,10 @@ def test_a_backbone_comes_back_to_the_bit_in_a_network_of_other_classes(
     assert sum(report.matched.values()) == 177_560 + 2 * (24 + 48 + 64 + 96 + 96)
     assert report.left_random["pooling/bias"] == 3 and not report.unused
     assert {name.partition("/")[0] for name in report.left_random} == {"pooling", "pose"}
-    assert str(report).startswith(f"{saved}: matched 25 arrays with 178,216 values (backbone); ")
-    assert str(report).endswith("(pooling, pose); unused none")
+    assert str(report).startswith(f"{saved}: matched 25 arrays with 178,216 values (backbone), ")
+    assert "values (backbone), running statistics of 5 layers; left random " in str(report)
+    assert str(report).endswith(f"(pooling, pose); unused none; SHA-256 {files.sha256(saved)}")
+    assert report.whole_parts == ("backbone",) and not report.notes
 
 
 def test_the_file_says_how_it_was_made_and_is_reproducible(
@@ -86,14 +89,15 @@ def test_the_file_says_how_it_was_made_and_is_reproducible(
 ) -> None:
     header, _ = parse(saved)
     assert json.loads(header["__metadata__"]["gap_jax"]) == {
-        "format_version": 1, "backbone": "small", "strides": "", **FACTS,
-        "input_mean": [128.0] * 3, "input_scale": [1.0] * 3,
+        "format_version": 2, "backbone": "small", "strides": "", "stem_padding": "", **FACTS,
+        "input_mean": [128.0] * 3, "input_scale": [1.0] * 3, "colours": "RGB", "norm_eps": 1e-5,
+        "origin": "",
     }  # fmt: skip
     again = saved.with_name("again.safetensors")
-    facts = native.describe_backbone(cfg.model, **FACTS)
+    facts = describe_backbone(cfg.model, **FACTS)
     native.save_backbone(again, fill_variables(shapes, 1), facts)
     assert again.read_bytes() == saved.read_bytes()
-    assert native.describe_backbone(ModelConfig(), **FACTS).strides == "slim"
+    assert describe_backbone(ModelConfig(), **FACTS).strides == "slim"
 
 
 def test_arrays_keep_the_places_of_those_they_replace(
@@ -124,9 +128,10 @@ def test_a_shorter_trunk_takes_its_part(saved: Path, cfg: Config) -> None:
     [
         ({"backbone": "resnet50"}, "holds a resnet50 and model.backbone is small; set model.back"),
         ({"strides": "v1_5"}, "was trained with v1_5 strides"),
-        ({"input_mean": [0, 0, 0]}, "was fed pixels with (mean, scale) ((0.0, 0.0, 0.0)"),
-        ({"input_scale": [58, 57, 57]}, "was fed pixels"),
-        ({"format_version": 2}, "has format_version=2 and this gap_jax reads 1"),
+        ({"norm_eps": 1e-3}, "adds 0.001 to its variances and model.norm_eps is 1e-05; set model."),
+        ({"input_scale": [58, 57, 57]}, "was fed pixels divided by (58.0, 57.0, 57.0)"),
+        ({"input_scale": [127.5] * 3}, "set model.input=inception"),
+        ({"format_version": 3}, "has format_version=3 and this gap_jax reads up to 2"),
         ({"surprise": 1}, "does not say what backbone it holds"),
     ],
 )
@@ -199,7 +204,7 @@ def test_nothing_that_is_not_finite_is_saved(
     variables = fill_variables(shapes, 1)
     bad = native.replace_arrays(variables, {KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)})
     with pytest.raises(CheckpointError, match="not finite"):
-        facts = native.describe_backbone(cfg.model, **FACTS)
+        facts = describe_backbone(cfg.model, **FACTS)
         native.save_backbone(tmp_path / "w.safetensors", bad, facts)
     assert list(tmp_path.iterdir()) == []
 

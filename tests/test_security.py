@@ -15,7 +15,14 @@ FORBIDDEN = {
     "unsafe loaders": r"yaml\.load\(|torch\.load\(|joblib\.load\(|serialize_executable",
     "unbounded images": r"MAX_IMAGE_PIXELS\s*=\s*None|LOAD_TRUNCATED_IMAGES\s*=\s*True",
 }
-REVIEWED: dict[str, set[str]] = {}  # file: the rules it may break, each after a review
+REVIEWED: dict[str, set[str]] = {  # file: the rules it may break, each after a review
+    # an unpickler that imports nothing, and those who call it and try to deceive it
+    "gap_jax/weights/formats/tensors_only.py": {"pickle"},
+    "gap_jax/weights/formats/torch_file.py": {"pickle"},
+    "gap_jax/weights/formats/read.py": {"pickle"},
+    "tests/foreign_files.py": {"pickle"},
+    "tests/test_formats.py": {"pickle"},
+}
 SOURCES = [
     path
     for name in ("gap_jax", "data_pipelines", "configs", "benchmarks", "launch", "tests")

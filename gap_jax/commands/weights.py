@@ -11,9 +11,14 @@ from gap_jax.explain.artefact import open_model
 from gap_jax.runtime import rundir
 from gap_jax.runtime.places import RunDir
 from gap_jax.weights import native
+from gap_jax.weights.convert import convert, write
+from gap_jax.weights.facts import describe_backbone
+from gap_jax.weights.formats.read import open_arrays
 
-CONVERT = """Writes the backbone of SRC, the folder of a run, as a file for init.weights. It holds
-the parameters and running statistics, and says what they fit and the command that made them."""
+CONVERT = """Writes SRC as a file for init.weights: the backbone of a run, or the network in another
+library's file (safetensors, what torch.save writes, a TensorFlow bundle), told by its content and
+names. The file holds parameters and running statistics, and says what they fit and take for
+granted; a classifier and a pose branch come along for init.parts=all."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -28,7 +33,7 @@ def run(words: Sequence[str]) -> None:
     converting = actions.add_parser(
         "convert", help="weights for init.weights", description=CONVERT, allow_abbrev=False
     )
-    converting.add_argument("source", metavar="SRC", type=Path, help="a run")
+    converting.add_argument("source", metavar="SRC", type=Path, help="a run, or a file of weights")
     converting.add_argument("out", metavar="DST", type=Path, help="a new .safetensors file")
     converting.add_argument(
         "--checkpoint", type=checkpoint, default="latest", metavar="best|latest|STEP",
@@ -52,10 +57,30 @@ def _list(options: argparse.Namespace) -> None:
 def _convert(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise CannotWrite(f"{options.out} exists already and stays untouched; choose another DST")
+    if options.source.is_dir():
+        _convert_run(options)
+    else:
+        _convert_file(options)
+
+
+def _convert_file(options: argparse.Namespace) -> None:
+    command = f"gap_jax weights convert {options.source} {options.out}"
+    conversion = convert(open_arrays(options.source), command)
+    write(options.out, conversion)
+    print(f"{options.source} holds {conversion}")
+    facts = conversion.facts
+    print(
+        f"wrote {options.out}: {facts.strides} strides, max-pool padded {facts.stem_padding}, eps "
+        f"{facts.norm_eps:g}, fed (RGB - {list(facts.input_mean)}) / {list(facts.input_scale)}; "
+        f"SHA-256 {files.sha256(options.out)}"
+    )
+
+
+def _convert_run(options: argparse.Namespace) -> None:
     opened = open_model(options.source, checkpoint=options.checkpoint)
     if opened.is_exported:
         raise CheckpointError(f"{options.source} is an exported model, folded; name its run")
-    facts = native.describe_backbone(
+    facts = describe_backbone(
         opened.cfg.model,
         command=rundir.first_command(RunDir(options.source)),
         seed=opened.cfg.train.seed,

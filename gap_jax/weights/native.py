@@ -1,9 +1,7 @@
 """Our own weights file: a backbone's parameters and statistics by path, as safetensors."""
 
 import contextlib
-import dataclasses
 import importlib.resources
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,55 +16,45 @@ from data_pipelines import files
 from gap_jax.errors import CheckpointError
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
-from gap_jax.model_config import INPUTS, InitConfig, ModelConfig
-from gap_jax.models.backbones.resnet import BLOCKS
+from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.variants import nearest
+from gap_jax.weights.facts import KEY, Facts, compare, parse_facts
 
-FORMAT_VERSION = 1
 BACKBONE = "backbone/"  # which begins the name of every array
-FACTS = "gap_jax"
 SHIPPED_FOLDER = Path(str(importlib.resources.files("gap_jax.weights")))
 SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its SHA-256
     "drawn_objects": "b17bcaa87b5eb7af6c002413c98b1a9f4daef8edfa1a9b73e4feec3c96168ba9",
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What a file says of itself: what its arrays fit, and how they were made.
+class LoadReport(NamedTuple):
+    """The names of a network's arrays, and of a file's, each with its number of values.
 
-    `strides` is empty where the backbone has no choice of them; the network was fed
-    (pixel - input_mean) / input_scale; `fingerprint` is that of the data.
+    `notes` are sentences on what differs without harm.
     """
 
-    backbone: str
-    strides: str
-    command: str
-    seed: int
-    fingerprint: str
-    input_mean: tuple[float, ...] = INPUTS["reference"][0]
-    input_scale: tuple[float, ...] = INPUTS["reference"][1]
-    format_version: int = FORMAT_VERSION
-
-
-class LoadReport(NamedTuple):
-    """The names of a network's arrays, and of a file's, each with its number of values."""
-
     source: Path
+    sha256: str
     matched: dict[str, int]
     left_random: dict[str, int]
     unused: dict[str, int]
+    notes: list[str]
+
+    @property
+    def whole_parts(self) -> tuple[str, ...]:
+        """The network's parts that came from the file whole."""
+        matched, random = (
+            {name.partition("/")[0] for name in names} for names in (self.matched, self.left_random)
+        )
+        return tuple(sorted(matched - random))
 
     def __str__(self) -> str:
+        norms = sum(name.endswith("/norm/var") for name in self.matched)
         return (
-            f"{self.source}: matched {_count(self.matched)}; left random "
-            f"{_count(self.left_random)}; unused {_count(self.unused)}"
+            f"{self.source}: matched {count(self.matched)}, running statistics of {norms} layers; "
+            f"left random {count(self.left_random)}; unused {count(self.unused)}; "
+            f"SHA-256 {self.sha256}"
         )
-
-
-def describe_backbone(model: ModelConfig, *, command: str, seed: int, fingerprint: str) -> Facts:
-    """The facts of a backbone that was trained under `model`."""
-    return Facts(model.backbone, _strides(model), command, seed, fingerprint)
 
 
 def name_arrays(variables: Variables) -> dict[str, Any]:
@@ -97,25 +85,35 @@ def save_backbone(path: Path, variables: Variables, facts: Facts) -> None:
         for name, leaf in name_arrays(variables).items()
         if name.startswith(BACKBONE)
     }
+    write(path, arrays, facts)
+
+
+def write(path: Path, arrays: dict[str, np.ndarray], facts: Facts) -> None:
+    """Writes arrays under our names; equal arrays and facts give equal bytes."""
     _check_finite(path, arrays)
-    text = json.dumps(dataclasses.asdict(facts), sort_keys=True)
-    files.write_atomically(path, safetensors.numpy.save(arrays, {FACTS: text}))
+    files.write_atomically(path, safetensors.numpy.save(arrays, {KEY: facts.dump()}))
 
 
 def load_backbone(
-    source: Path, variables: Variables, model: ModelConfig
+    source: Path, variables: Variables, model: ModelConfig, parts: str = "backbone"
 ) -> tuple[Variables, LoadReport]:
     """The variables with the file's backbone in them, each array placed as the one it replaces.
 
-    The file must hold every array of this backbone, as float32 of the right shape and finite;
-    what it holds beyond them, such as later stages, is left out and reported.
+    The file must hold every array of this backbone, as float32 of the right shape and finite. Of
+    what it holds beyond them, `parts="all"` also takes what has a name and the shape of an array
+    here, such as a classifier; the rest, such as later stages, is left out and reported.
     """
     named = name_arrays(variables)
     wanted = {name: leaf for name, leaf in named.items() if name.startswith(BACKBONE)}
     with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
-        _check_facts(source, _parse_facts(source, file.metadata()), model)
+        notes = compare(source, parse_facts(source, file.metadata()), model)
         held = file.keys()
-        sizes = {name: math.prod(file.get_slice(name).get_shape()) for name in held}
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in held}
+        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+        if parts == "all":
+            wanted |= {
+                name: leaf for name, leaf in named.items() if shapes.get(name, ()) == leaf.shape
+            }
         _check_forms(source, file, wanted)
         arrays = {name: file.get_tensor(name) for name in wanted}
     _check_finite(source, arrays)
@@ -125,9 +123,11 @@ def load_backbone(
     }
     report = LoadReport(
         source,
+        files.sha256(source),
         matched={name: sizes[name] for name in wanted},
         left_random={name: leaf.size for name, leaf in named.items() if name not in wanted},
         unused={name: size for name, size in sizes.items() if name not in wanted},
+        notes=notes,
     )
     return replace_arrays(variables, placed), report
 
@@ -140,7 +140,7 @@ def shipped_path(name: str) -> Path:
 def read_facts(source: Path) -> Facts:
     """What a file of ours says of itself."""
     with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
-        return _parse_facts(source, file.metadata())
+        return parse_facts(source, file.metadata())
 
 
 def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Path | None:
@@ -182,49 +182,6 @@ def _reading(source: Path) -> Iterator[None]:
         ) from error
 
 
-def _strides(model: ModelConfig) -> str:
-    return model.strides if model.backbone in BLOCKS else ""
-
-
-def _parse_facts(source: Path, metadata: Mapping[str, str] | None) -> Facts:
-    try:
-        content = json.loads((metadata or {})[FACTS])
-        version = content["format_version"]
-        if version != FORMAT_VERSION:
-            raise CheckpointError(
-                f"{source} has format_version={version!r} and this gap_jax reads {FORMAT_VERSION}; "
-                "use the version that wrote it"
-            )
-        for name in ("input_mean", "input_scale"):
-            content[name] = tuple(map(float, content[name]))
-        facts = Facts(**content)
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{source} does not say what backbone it holds, or not as gap_jax writes it; "
-            "use a file that gap_jax wrote"
-        ) from error
-    return facts
-
-
-def _check_facts(source: Path, facts: Facts, model: ModelConfig) -> None:
-    if facts.backbone != model.backbone:
-        raise CheckpointError(
-            f"{source} holds a {facts.backbone} and model.backbone is {model.backbone}; "
-            f"set model.backbone={facts.backbone} or another init.weights"
-        )
-    if facts.strides != _strides(model):
-        raise CheckpointError(
-            f"{source} was trained with {facts.strides} strides and model.strides is "
-            f"{model.strides}; set model.strides={facts.strides} or another init.weights"
-        )
-    there, here = (facts.input_mean, facts.input_scale), (model.input_mean, model.input_scale)
-    if there != here:
-        raise CheckpointError(
-            f"{source} was fed pixels with (mean, scale) {there} and this network is fed {here}; "
-            "set another init.weights"
-        )
-
-
 def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
     """Each wanted array is there, in float32 and in the network's shape."""
     held = set(file.keys())
@@ -256,7 +213,8 @@ def _check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
         )
 
 
-def _count(sizes: Mapping[str, int]) -> str:
+def count(sizes: Mapping[str, int]) -> str:
+    """How many arrays and values, and of what parts."""
     if not sizes:
         return "none"
     groups = dict.fromkeys(name.partition("/")[0] for name in sizes)

@@ -106,7 +106,7 @@ class ResNet(nnx.Module):
         return x
 
 
-def own_stem_padding(strides: Strides) -> PoolPadding:
+def own_stem_padding(strides: str) -> PoolPadding:
     """How the max-pool is padded where the strides come from."""
     return "same" if strides == "slim" else "symmetric"
 

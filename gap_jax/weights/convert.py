@@ -1,0 +1,108 @@
+"""Other people's weights as a file of ours: names, layouts and what they take for granted."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_jax.config import Config
+from gap_jax.errors import CheckpointError
+from gap_jax.learning.state import describe_model
+from gap_jax.model_config import INPUTS, InitConfig, ModelConfig, PoseConfig
+from gap_jax.weights import native
+from gap_jax.weights.facts import Facts
+from gap_jax.weights.formats import ForeignFile
+from gap_jax.weights.names.forms import Source, to_ours
+from gap_jax.weights.names.recognise import BACKBONE, SKIPPED, Known, recognise
+
+Arrays = dict[str, Float[np.ndarray, "..."]]
+
+
+class Conversion(NamedTuple):
+    """Arrays under our names, what they are, and the names of the file's that served nothing."""
+
+    known: Known
+    facts: Facts
+    arrays: Arrays
+    absent: list[str]
+    unused: dict[str, int]
+
+    def __str__(self) -> str:
+        norms = sum(path.endswith("/norm/var") for path in self.arrays)
+        sizes = {path: values.size for path, values in self.arrays.items()}
+        absent = ", ".join(dict.fromkeys(path.partition("/")[0] for path in self.absent))
+        return (
+            f"a {self.known.backbone} of {self.known.source}: matched {native.count(sizes)}, "
+            f"running statistics of {norms} layers; not there: {absent or 'nothing'}; "
+            f"unused {native.count(self.unused)}"
+        )
+
+
+def convert(file: ForeignFile, command: str) -> Conversion:
+    """The arrays of a known network; the backbone must be whole, its head may be absent."""
+    known = recognise(str(file.path), file.arrays.keys())
+    expected = _shapes_of(known.backbone)
+    arrays: Arrays = {}
+    absent: list[str] = []
+    used: set[str] = set()
+    for path, source in known.names.items():
+        if not set(source.names) <= file.arrays.keys():
+            absent.append(path)
+            continue
+        arrays[path] = _take(file, source, path)
+        used |= set(source.names)
+        due = expected.get(path, arrays[path].shape)
+        if arrays[path].shape != due:
+            raise CheckpointError(
+                f"{file.path} names its arrays as a {known.backbone} of {known.source} and "
+                f"{source.names[0]} has shape {list(file.arrays[source.names[0]].shape)} where "
+                f"{list(due)} is due; it is another network"
+            )
+    unused = {
+        name: values.size
+        for name, values in file.arrays.items()
+        if name not in used and not SKIPPED.search(name)
+    }
+    return Conversion(known, _describe(file, known, command), arrays, absent, unused)
+
+
+def _take(file: ForeignFile, source: Source, path: str) -> Float[np.ndarray, "..."]:
+    try:
+        values = to_ours([file.arrays[name] for name in source.names], source.form)
+    except ValueError as error:
+        raise CheckpointError(f"{file.path}: {source.names[0]} {error} for {path}") from error
+    return np.ascontiguousarray(values, np.float32)
+
+
+def _shapes_of(backbone: str) -> Mapping[str, tuple[int, ...]]:
+    """The shapes of the backbone's arrays, without computing any."""
+    cfg = Config(
+        model=ModelConfig(backbone=backbone, pooling="mean"),
+        pose=PoseConfig(branch=False),
+        init=InitConfig(allow_random=True),
+    )
+    named = native.name_arrays(describe_model(cfg, 1)[1])
+    return {path: leaf.shape for path, leaf in named.items() if path.startswith(BACKBONE)}
+
+
+def _describe(file: ForeignFile, known: Known, command: str) -> Facts:
+    convention = known.convention
+    mean, scale = INPUTS[convention.input]
+    return Facts(
+        backbone=known.backbone,
+        strides=convention.strides,
+        command=command,
+        input_mean=mean,
+        input_scale=scale,
+        stem_padding=convention.stem_padding,
+        norm_eps=convention.norm_eps,
+        origin=f"{file.path.name} ({file.format}, {known.source}, colours were "
+        f"{convention.colours}), SHA-256 {file.sha256}",
+    )
+
+
+def write(path: Path, conversion: Conversion) -> None:
+    """The file of a conversion; equal inputs give equal bytes."""
+    native.write(path, conversion.arrays, conversion.facts)

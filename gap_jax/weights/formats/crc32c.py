@@ -1,0 +1,66 @@
+"""Castagnoli's checksum of long arrays, in numpy: lanes side by side, then joined in pairs."""
+
+import numpy as np
+from jaxtyping import UInt8, UInt32
+
+LANE = 1024  # bytes, a power of two
+_POLYNOMIAL = 0x82F63B78
+_BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
+
+
+def _make_table() -> UInt32[np.ndarray, " 256"]:
+    table = np.arange(256, dtype=np.uint32)
+    for _ in range(8):
+        table = (table >> 1) ^ np.where(table & 1, np.uint32(_POLYNOMIAL), np.uint32(0))
+    return table
+
+
+_TABLE = _make_table()
+
+
+def crc32c(content: bytes | UInt8[np.ndarray, " n"]) -> int:
+    """The checksum, as LevelDB and TensorFlow store it before they mask it.
+
+    Without its first and last complement the checksum is linear and zeros in front change nothing:
+    so lanes are filled up in front, run in step, and joined: of two neighbours the left one runs on
+    over as many zeros as the right one is long.
+    """
+    values = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
+    lanes = 1 << max(0, (len(values) - 1) // LANE).bit_length()
+    padded = np.zeros(lanes * LANE, np.uint8)
+    padded[lanes * LANE - len(values) :] = values
+    state = np.zeros(lanes, np.uint32)
+    for column in padded.reshape(lanes, LANE).T:
+        state = _step(state, column)
+    shift = _run_zeros(LANE)
+    while len(state) > 1:
+        state = _apply(shift, state[0::2]) ^ state[1::2]
+        shift = _apply(shift, shift)
+    start = _apply(_run_zeros(len(values)), np.array([0xFFFFFFFF], np.uint32))
+    return int(state[0] ^ start[0] ^ np.uint32(0xFFFFFFFF))
+
+
+def _step(
+    state: UInt32[np.ndarray, " n"], byte: UInt8[np.ndarray, " n"]
+) -> UInt32[np.ndarray, " n"]:
+    return _TABLE[(state ^ byte) & 255] ^ (state >> 8)
+
+
+def _run_zeros(count: int) -> UInt32[np.ndarray, " 32"]:
+    """What `count` bytes of zero make of each bit of a state."""
+    power, result = _step(_BITS, np.zeros(32, np.uint8)), _BITS
+    while count:
+        if count & 1:
+            result = _apply(power, result)
+        power = _apply(power, power)
+        count >>= 1
+    return result
+
+
+def _apply(
+    matrix: UInt32[np.ndarray, " 32"], state: UInt32[np.ndarray, " n"]
+) -> UInt32[np.ndarray, " n"]:
+    result = np.zeros_like(state)
+    for bit in range(32):
+        result ^= np.where((state >> bit) & 1, matrix[bit], np.uint32(0)).astype(np.uint32)
+    return result

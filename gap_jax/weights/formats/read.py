@@ -1,0 +1,82 @@
+"""Opens a file of weights by its content, whoever wrote it."""
+
+import pickle
+import struct
+import zipfile
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+
+from data_pipelines import files
+from gap_jax.errors import CheckpointError
+from gap_jax.weights.formats import Arrays, ForeignFile, tensorflow_file, torch_file
+from gap_jax.weights.formats.tensors_only import Unwelcome
+
+ZIP, HDF5, NUMPY = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
+PICKLED = b"\x80\x02"
+SAFETENSORS = {
+    "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
+    "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
+    "BOOL": np.bool_,
+}  # fmt: skip
+DAMAGES = (
+    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
+    MemoryError, RecursionError, NotImplementedError, struct.error, zipfile.BadZipFile,
+    pickle.UnpicklingError, safetensors.SafetensorError,
+)  # fmt: skip
+
+
+def open_arrays(path: Path) -> ForeignFile:
+    """The file's arrays; of a TensorFlow bundle `path` is its prefix or its .index."""
+    index = tensorflow_file.find_index(path)
+    try:
+        content = (index or path).read_bytes()
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path} does not exist; name a file of weights") from error
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); name a file") from error
+    try:
+        kind, arrays = _read(index or path, content)
+    except Unwelcome as error:
+        raise CheckpointError(
+            f"{path} asks for {error}, which no weights need, and nothing of it was run; "
+            "get the file from its makers"
+        ) from error
+    except DAMAGES as error:
+        raise CheckpointError(
+            f"{path} is damaged, or no file of weights that gap_jax reads "
+            f"({_shorten(error)}); get it again"
+        ) from error
+    for name, values in arrays.items():
+        if not np.isfinite(values).all():
+            raise CheckpointError(f"{path} holds values in {name} that are not finite; get it anew")
+    return ForeignFile(path, kind, files.sha256(index or path), arrays)
+
+
+def _read(path: Path, content: bytes) -> tuple[str, Arrays]:
+    if content.startswith(ZIP):
+        return "torch", torch_file.read_zip(content)
+    if content.startswith(PICKLED):
+        return "torch before 1.6", torch_file.read_legacy(content)
+    if content.endswith(tensorflow_file.MAGIC):
+        return "tensorflow bundle", tensorflow_file.read_bundle(path, content)
+    if content[8:9] == b"{":
+        return "safetensors", _read_safetensors(content)
+    for mark, kind in ((HDF5, "HDF5"), (NUMPY, "a numpy array")):
+        if content.startswith(mark):
+            raise ValueError(f"{kind} is not read yet; convert it to safetensors first")
+    raise ValueError("it begins as none of them")
+
+
+def _read_safetensors(content: bytes) -> Arrays:
+    """The library checks sizes and places; its numpy side knows no bfloat16."""
+    return {
+        name: np.frombuffer(stored["data"], SAFETENSORS[stored["dtype"]]).reshape(stored["shape"])
+        for name, stored in safetensors.deserialize(content)
+    }
+
+
+def _shorten(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

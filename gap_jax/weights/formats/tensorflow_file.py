@@ -1,0 +1,140 @@
+"""TensorFlow's checkpoint bundles without TensorFlow: a table of names, and raw values beside it.
+
+The table is LevelDB's: blocks of entries whose keys share a prefix with the one before, a block of
+the blocks' places, a footer that says where that one lies. Its values are protocol buffers.
+"""
+
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from gap_jax.weights.formats.crc32c import crc32c
+
+MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
+FOOTER = 48
+TRAILER = 5  # behind each block: how it is compressed, and a checksum
+DTYPES: dict[int, Any] = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64}
+SUFFIX = ".index"
+_MASK_DELTA = 0xA282EAD8
+
+Array = Shaped[np.ndarray, "..."]
+
+
+def find_index(path: Path) -> Path | None:
+    """The index of a bundle that `path` names by its prefix."""
+    index = path.with_name(path.name + SUFFIX)
+    return index if not path.exists() and index.is_file() else None
+
+
+def read_bundle(index: Path, content: bytes) -> dict[str, Array]:
+    """The numeric variables by name, each compared with its checksum."""
+    prefix = index.name.removesuffix(SUFFIX)
+    entries = {name: _fields(value) for name, value in _table(content)}
+    header = entries.pop(b"", {})
+    shards = int(header.get(1, [1])[0])
+    names = [f"{prefix}.data-{shard:05d}-of-{shards:05d}" for shard in range(min(shards, 10**4))]
+    views: dict[int, Array] = {}
+    arrays = {}
+    for name, entry in entries.items():
+        if entry.get(7):
+            raise ValueError(f"{name.decode()} is stored in slices, which are not read")
+        dtype = DTYPES.get(entry.get(1, [0])[0])
+        if dtype is None:
+            continue
+        shard = entry.get(3, [0])[0]
+        if shard not in views:
+            views[shard] = np.memmap(index.with_name(names[shard]), np.uint8, "r")
+        arrays[name.decode()] = _value(name.decode(), entry, np.dtype(dtype), views[shard])
+    return arrays
+
+
+def _value(name: str, entry: dict[int, list[Any]], dtype: np.dtype, view: Array) -> Array:
+    dims = [_fields(dim).get(1, [0])[0] for dim in _fields(entry.get(2, [b""])[0]).get(2, [])]
+    start, size = entry.get(4, [0])[0], entry.get(5, [0])[0]
+    if start + size > len(view) or size != int(np.prod(dims, dtype=object)) * dtype.itemsize:
+        raise ValueError(f"{name} of shape {dims} does not lie in {size} bytes at {start}")
+    stored = view[start : start + size]
+    if 6 in entry and _unmask(entry[6][0]) != crc32c(stored):
+        raise ValueError(f"the checksum of {name} differs")
+    return stored.view(dtype).reshape(dims)
+
+
+def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """The entries of all blocks, in order."""
+    if len(content) < FOOTER:
+        raise ValueError("too short for a table")
+    footer = content[-FOOTER:]
+    position = 0
+    for _ in range(2):  # the metaindex's place
+        _, position = _varint(footer, position)
+    start, position = _varint(footer, position)
+    size, _ = _varint(footer, position)
+    for _, place in _block(content, start, size):
+        block_start, after = _varint(place, 0)
+        block_size, _ = _varint(place, after)
+        yield from _block(content, block_start, block_size)
+
+
+def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
+    if start + size + TRAILER > len(content) or size < 4:
+        raise ValueError(f"a block of {size} bytes at {start} ends behind the file")
+    block = content[start : start + size]
+    trailer = content[start + size : start + size + TRAILER]
+    if trailer[0]:
+        raise ValueError("the table is compressed, which is not read")
+    if _unmask(struct.unpack_from("<I", trailer, 1)[0]) != crc32c(block + trailer[:1]):
+        raise ValueError(f"the checksum of the block at {start} differs")
+    (restarts,) = struct.unpack_from("<I", block, size - 4)
+    end, position, key = size - 4 * (restarts + 1), 0, b""
+    while position < end:
+        shared, position = _varint(block, position)
+        unshared, position = _varint(block, position)
+        length, position = _varint(block, position)
+        key = key[:shared] + block[position : position + unshared]
+        position += unshared
+        yield key, block[position : position + length]
+        position += length
+
+
+def _fields(message: bytes) -> dict[int, list[Any]]:
+    """A protocol buffer's fields: numbers, or bytes where it holds text or another message."""
+    fields: dict[int, list[Any]] = {}
+    position = 0
+    while position < len(message):
+        tag, position = _varint(message, position)
+        match tag & 7:
+            case 0:
+                value, position = _varint(message, position)
+            case 2:
+                size, position = _varint(message, position)
+                value, position = message[position : position + size], position + size
+            case 5:
+                value, position = struct.unpack_from("<I", message, position)[0], position + 4
+            case 1:
+                value, position = struct.unpack_from("<Q", message, position)[0], position + 8
+            case kind:
+                raise ValueError(f"a field of kind {kind} in the table")
+        if position > len(message):
+            raise ValueError("a field ends behind its message")
+        fields.setdefault(tag >> 3, []).append(value)
+    return fields
+
+
+def _varint(content: bytes, position: int) -> tuple[int, int]:
+    value = 0
+    for shift in range(0, 64, 7):
+        byte = content[position]
+        position += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, position
+    raise ValueError("a number of more than 64 bits")
+
+
+def _unmask(masked: int) -> int:
+    rotated = (masked - _MASK_DELTA) & 0xFFFFFFFF
+    return ((rotated >> 17) | (rotated << 15)) & 0xFFFFFFFF

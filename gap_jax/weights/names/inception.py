@@ -1,0 +1,107 @@
+"""Inception-v3 as TF-slim and Keras name it, BN-Inception as its released dictionary does."""
+
+from collections.abc import Iterator
+
+from gap_jax.models.backbones import bn_inception, inception_v3
+from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
+from gap_jax.weights.names.forms import NameMap, Source
+
+RUNNING = (("mean", "moving_mean"), ("var", "moving_variance"))
+
+
+def convolutions(stages: tuple[tuple[Chain, ...], ...]) -> Iterator[str]:
+    """The path of every convolution with its norm, branch by branch."""
+    for stage, chains in enumerate(stages):
+        for block, chain in enumerate(chains):
+            yield from _of_chain(f"backbone/stages/{stage}/{block}", chain)
+
+
+def _of_chain(path: str, chain: Chain) -> Iterator[str]:
+    layers = (step for step in chain if not isinstance(step, Pool))
+    for index, step in enumerate(layers):
+        match step:
+            case Conv():
+                yield f"{path}/layers/{index}"
+            case Fork(branches):
+                for place, branch in enumerate(branches):
+                    yield from _of_chain(f"{path}/layers/{index}/{place}", branch)
+
+
+def bn_inception_names() -> NameMap:
+    """The dictionary of layers that temporal segment networks' weights were turned into."""
+    names: NameMap = {}
+    paths = convolutions(bn_inception.STAGES)
+    for path, stem in zip(paths, _caffe_layers(), strict=True):
+        names[f"{path}/conv/kernel"] = Source((f"{stem}/weights",))
+        names[f"{path}/conv/bias"] = Source((f"{stem}/biases",))
+        for ours, theirs in (
+            ("gamma", "scale"),
+            ("beta", "shift"),
+            ("mean", "mean"),
+            ("var", "variance"),
+        ):
+            names[f"{path}/norm/{ours}"] = Source((f"{stem}_bn/{theirs}",))
+    return names
+
+
+def _caffe_layers() -> Iterator[str]:
+    yield from ("conv1_7x7_s2", "conv2_3x3_reduce", "conv2_3x3")
+    for module in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
+        halves = module in ("3c", "4e")
+        first, last = ((), ()) if halves else (("1x1",), ("pool_proj",))
+        three = ("3x3_reduce", "3x3")
+        double = ("double_3x3_reduce", "double_3x3_1", "double_3x3_2")
+        for name in (*first, *three, *double, *last):
+            yield f"inception_{module}_{name}"
+
+
+def keras_names(first: int = 0) -> NameMap:
+    """Keras' Inception-v3 as LAYER/VARIABLE, its layers counted in the order of their making.
+
+    Released files count from `first` = 1, a network just made from 0, which has no number.
+    """
+    names: NameMap = {}
+    for index, path in enumerate(convolutions(inception_v3.STAGES), start=first):
+        number = f"_{index}" if index else ""
+        names[f"{path}/conv/kernel"] = Source((f"conv2d{number}/kernel",))
+        for ours, theirs in (("beta", "beta"), *RUNNING):
+            names[f"{path}/norm/{ours}"] = Source((f"batch_normalization{number}/{theirs}",))
+    names["pooling/kernel"] = Source(("predictions/kernel",), "classifier_io")
+    names["pooling/bias"] = Source(("predictions/bias",), "row")
+    return names
+
+
+def slim_names() -> NameMap:
+    """TF-slim's, as in inception_v3.ckpt; its class 0 is the background."""
+    names: NameMap = {}
+    for path, layer in zip(convolutions(inception_v3.STAGES), _slim_layers(), strict=True):
+        stem = f"InceptionV3/{layer}"
+        names[f"{path}/conv/kernel"] = Source((f"{stem}/weights",))
+        for ours, theirs in (("beta", "beta"), *RUNNING):
+            names[f"{path}/norm/{ours}"] = Source((f"{stem}/BatchNorm/{theirs}",))
+    logits = "InceptionV3/Logits/Conv2d_1c_1x1"
+    names["pooling/kernel"] = Source((f"{logits}/weights",), "classifier_pointwise")
+    names["pooling/bias"] = Source((f"{logits}/biases",), "row")
+    return names
+
+
+def _slim_layers() -> Iterator[str]:
+    yield from ("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "Conv2d_3b_1x1", "Conv2d_4a_3x3")
+    double_5, seven = "0a_1x1 0b_3x3 0c_3x3", "0a_1x1 0b_1x7 0c_7x1"
+    sixes = ("0a_1x1", seven, "0a_1x1 0b_7x1 0c_1x7 0d_7x1 0e_1x7", "0b_1x1")
+    double_7 = "0a_1x1 0b_3x3 0c_1x3 0d_3x1"
+    modules = {
+        "5b": ("0a_1x1", "0a_1x1 0b_5x5", double_5, "0b_1x1"),
+        "5c": ("0a_1x1", "0b_1x1 _1_0c_5x5", double_5, "0b_1x1"),
+        "5d": ("0a_1x1", "0a_1x1 0b_5x5", double_5, "0b_1x1"),
+        "6a": ("1a_1x1", "0a_1x1 0b_3x3 1a_1x1"),
+        **dict.fromkeys(("6b", "6c", "6d", "6e"), sixes),
+        "7a": ("0a_1x1 1a_3x3", f"{seven} 1a_3x3"),
+        "7b": ("0a_1x1", "0a_1x1 0b_1x3 0b_3x1", double_7, "0b_1x1"),
+        "7c": ("0a_1x1", "0a_1x1 0b_1x3 0c_3x1", double_7, "0b_1x1"),
+    }
+    for module, branches in modules.items():
+        for place, branch in enumerate(branches):
+            for name in branch.split():
+                conv = f"Conv{name}" if name.startswith("_") else f"Conv2d_{name}"
+                yield f"Mixed_{module}/Branch_{place}/{conv}"

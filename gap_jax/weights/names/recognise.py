@@ -1,0 +1,94 @@
+"""Which network of whom a file holds, told by the names in it alone."""
+
+import re
+from collections.abc import Collection, Iterator
+from typing import NamedTuple
+
+from gap_jax.errors import CheckpointError
+from gap_jax.models.backbones.resnet import BLOCKS
+from gap_jax.weights.names import resnet
+from gap_jax.weights.names.forms import NameMap
+
+BACKBONE = "backbone/"  # which begins the path of every array of one
+SKIPPED = re.compile(r"\.num_batches_tracked$|^global_step$|/mean_rgb$|/Momentum$")
+
+
+class Convention(NamedTuple):
+    """What weights take for granted; `input` is a `model.input`, `colours` their first layer's."""
+
+    strides: str
+    stem_padding: str
+    norm_eps: float
+    input: str
+    colours: str
+
+
+TORCH = Convention("v1_5", "symmetric", 1e-5, "torchvision", "RGB")
+KERAS = Convention("caffe", "symmetric", 1.001e-5, "vgg", "BGR")
+SLIM = Convention("slim", "same", 1e-5, "vgg", "RGB")
+RELEASED = SLIM._replace(input="reference")
+
+
+class Known(NamedTuple):
+    """A network of a source: what it is called, what it takes for granted, its names."""
+
+    source: str
+    backbone: str
+    convention: Convention
+    names: NameMap
+
+    @property
+    def backbone_names(self) -> set[str]:
+        """What a file of it cannot do without."""
+        return {
+            name
+            for path, source in self.names.items()
+            if path.startswith(BACKBONE)
+            for name in source.names
+        }
+
+
+def every_known() -> Iterator[Known]:
+    """All networks of all sources, those first whose names contain another's."""
+    for backbone in sorted(BLOCKS, key=lambda name: sum(BLOCKS[name]), reverse=True):
+        blocks = BLOCKS[backbone]
+        scope = backbone.replace("resnet", "resnet_v1_")
+        yield Known("torch", backbone, TORCH, resnet.torch_names(blocks))
+        yield Known("hugging face", backbone, TORCH, resnet.hugging_face_names(blocks))
+        for classifier in ("predictions", "probs"):
+            names = resnet.keras_names(blocks, classifier)
+            yield Known("keras", backbone, KERAS, names)
+        yield Known("slim", backbone, SLIM, resnet.slim_names(blocks, scope))
+        for attention in (True, False):
+            names = resnet.released_names(blocks, scope, attention=attention)
+            yield Known("attentional pooling", backbone, RELEASED, names)
+
+
+def recognise(file: str, held: Collection[str]) -> Known:
+    """The network with the most names among those held, all of its backbone's being there."""
+    held = set(held)
+    best: Known | None = None
+    most = 0
+    for known in every_known():
+        if known.backbone_names <= held:
+            every = {name for source in known.names.values() for name in source.names}
+            if len(every & held) > most:
+                best, most = known, len(every & held)
+    if best is None:
+        nearest = max(every_known(), key=lambda known: _share(known.backbone_names, held))
+        absent = sorted(nearest.backbone_names - held)
+        shared = len(nearest.backbone_names) - len(absent)
+        if not shared:
+            raise CheckpointError(
+                f"{file} holds no network that gap_jax knows: none of its {len(held)} names, "
+                f"as {min(held, default='')!r}, is one of theirs; see `gap_jax weights list`"
+            )
+        raise CheckpointError(
+            f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "
+            f"of its {len(nearest.backbone_names)} arrays, first {absent[0]}; get it again"
+        )
+    return best
+
+
+def _share(names: set[str], held: set[str]) -> float:
+    return len(names & held) / len(names)

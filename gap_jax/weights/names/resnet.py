@@ -1,0 +1,140 @@
+"""ResNets as torchvision and timm, Hugging Face, Keras, and TF-slim name them."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from gap_jax.weights.names.forms import NameMap, Source
+
+Blocks = tuple[int, ...]
+
+
+class Layer(NamedTuple):
+    """A convolution with its norm: ours, and where it stands (the stem is block -1)."""
+
+    path: str
+    block: int = -1
+    unit: int = -1
+    place: int = -1  # 0 the shortcut, 1 to 3 the convolutions
+
+
+def layers(blocks: Blocks) -> Iterator[Layer]:
+    """Every convolution of a ResNet with its norm."""
+    yield Layer("backbone/conv1")
+    for block, units in enumerate(blocks):
+        for unit in range(units):
+            path = f"backbone/stages/{block}/{unit}"
+            if unit == 0:
+                yield Layer(f"{path}/shortcut", block, unit, 0)
+            for place in (1, 2, 3):
+                yield Layer(f"{path}/conv{place}", block, unit, place)
+
+
+def torch_names(blocks: Blocks) -> NameMap:
+    """torchvision's names, which timm shares."""
+
+    def stems(layer: Layer) -> tuple[str, str]:
+        if layer.block < 0:
+            return "conv1", "bn1"
+        unit = f"layer{layer.block + 1}.{layer.unit}"
+        if layer.place == 0:
+            return f"{unit}.downsample.0", f"{unit}.downsample.1"
+        return f"{unit}.conv{layer.place}", f"{unit}.bn{layer.place}"
+
+    return _of_torch(blocks, stems, "fc")
+
+
+def hugging_face_names(blocks: Blocks) -> NameMap:
+    """The names of transformers' ResNetForImageClassification."""
+
+    def stems(layer: Layer) -> tuple[str, str]:
+        if layer.block < 0:
+            stem = "resnet.embedder.embedder"
+        else:
+            stem = f"resnet.encoder.stages.{layer.block}.layers.{layer.unit}"
+            stem += ".shortcut" if layer.place == 0 else f".layer.{layer.place - 1}"
+        return f"{stem}.convolution", f"{stem}.normalization"
+
+    return _of_torch(blocks, stems, "classifier.1")
+
+
+def _of_torch(
+    blocks: Blocks, stems: Callable[[Layer], tuple[str, str]], classifier: str
+) -> NameMap:
+    names: NameMap = {}
+    for layer in layers(blocks):
+        conv, norm = stems(layer)
+        names[f"{layer.path}/conv/kernel"] = Source((f"{conv}.weight",), "oihw")
+        for ours, theirs in (
+            ("gamma", "weight"),
+            ("beta", "bias"),
+            ("mean", "running_mean"),
+            ("var", "running_var"),
+        ):
+            names[f"{layer.path}/norm/{ours}"] = Source((f"{norm}.{theirs}",))
+    names["pooling/kernel"] = Source((f"{classifier}.weight",), "classifier_oi")
+    names["pooling/bias"] = Source((f"{classifier}.bias",), "row")
+    return names
+
+
+def keras_names(blocks: Blocks, classifier: str = "predictions") -> NameMap:
+    """Keras' names as LAYER/VARIABLE.
+
+    Its convolutions have biases, which the running mean takes up, and read colours as BGR.
+    """
+    names: NameMap = {}
+    for layer in layers(blocks):
+        stem = "conv1" if layer.block < 0 else f"conv{layer.block + 2}_block{layer.unit + 1}"
+        stem += "" if layer.block < 0 else f"_{layer.place}"
+        form = "bgr" if layer.block < 0 else "same"
+        names[f"{layer.path}/conv/kernel"] = Source((f"{stem}_conv/kernel",), form)
+        names[f"{layer.path}/norm/gamma"] = Source((f"{stem}_bn/gamma",))
+        names[f"{layer.path}/norm/beta"] = Source((f"{stem}_bn/beta",))
+        mean = (f"{stem}_bn/moving_mean", f"{stem}_conv/bias")
+        names[f"{layer.path}/norm/mean"] = Source(mean, "difference")
+        names[f"{layer.path}/norm/var"] = Source((f"{stem}_bn/moving_variance",))
+    names["pooling/kernel"] = Source((f"{classifier}/kernel",), "classifier_io")
+    names["pooling/bias"] = Source((f"{classifier}/bias",), "row")
+    return names
+
+
+def slim_names(blocks: Blocks, scope: str) -> NameMap:
+    """TF-slim's names, as in resnet_v1_101.ckpt, with the classifier."""
+    names: NameMap = {}
+    for layer in layers(blocks):
+        stem = f"{scope}/conv1"
+        if layer.block >= 0:
+            place = "shortcut" if layer.place == 0 else f"conv{layer.place}"
+            stem = f"{scope}/block{layer.block + 1}/unit_{layer.unit + 1}/bottleneck_v1/{place}"
+        names[f"{layer.path}/conv/kernel"] = Source((f"{stem}/weights",))
+        for ours, theirs in (
+            ("gamma", "gamma"),
+            ("beta", "beta"),
+            ("mean", "moving_mean"),
+            ("var", "moving_variance"),
+        ):
+            names[f"{layer.path}/norm/{ours}"] = Source((f"{stem}/BatchNorm/{theirs}",))
+    names["pooling/kernel"] = Source((f"{scope}/logits/weights",), "classifier_pointwise")
+    names["pooling/bias"] = Source((f"{scope}/logits/biases",), "row")
+    return names
+
+
+POSE_BRANCH: NameMap = {
+    "pose/hidden/0/kernel": Source(("PoseLogits/ExtraConv2d_1x1/weights",)),
+    "pose/hidden/0/bias": Source(("PoseLogits/ExtraConv2d_1x1/biases",)),
+    "pose/joints/kernel": Source(("PoseLogits/Conv2d_1c_1x1/weights",), "pointwise"),
+    "pose/joints/bias": Source(("PoseLogits/Conv2d_1c_1x1/biases",)),
+}
+ATTENTION = "PosePrelogitsBasedAttention"
+ATTENTION_HEAD: NameMap = {
+    "pooling/kernel": Source((f"{ATTENTION}/Conv/weights",), "classifier_pointwise"),
+    "pooling/bias": Source((f"{ATTENTION}/Conv/biases",), "row"),
+    "pooling/saliency/kernel": Source((f"{ATTENTION}/Conv2d_PrePose_Attn/weights",), "pointwise"),
+    "pooling/saliency/bias": Source((f"{ATTENTION}/Conv2d_PrePose_Attn/biases",)),
+}
+
+
+def released_names(blocks: Blocks, scope: str, *, attention: bool) -> NameMap:
+    """The released Attentional Pooling checkpoints': slim's, the pose branch, and of those with
+    attention its maps, which leave slim's classifier unused."""
+    head = ATTENTION_HEAD if attention else {}
+    return slim_names(blocks, scope) | POSE_BRANCH | head

@@ -1,0 +1,229 @@
+"""Files of weights come back to the bit; what lies, is damaged or wants to run is refused."""
+
+import resource
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from gap_jax.errors import CheckpointError
+from gap_jax.weights.formats.crc32c import crc32c
+from gap_jax.weights.formats.read import open_arrays
+from tests import foreign_files as foreign
+
+Write = Callable[[Path], Path]
+
+
+def draw() -> dict[str, np.ndarray]:
+    """Arrays of different types, one of them with other strides than numpy gives."""
+    rng = np.random.default_rng(0)
+    return {
+        "conv.weight": rng.normal(size=(4, 3, 2, 2)).astype(np.float32),
+        "conv.weight_long": rng.normal(size=7),
+        "steps": np.array([3, -5], np.int64),
+        "turned": rng.normal(size=(3, 5)).astype(np.float32).T,
+    }
+
+
+def write(name: str, content: bytes) -> Write:
+    def into(folder: Path) -> Path:
+        (folder / name).write_bytes(content)
+        return folder / name
+
+    return into
+
+
+def write_bundle(folder: Path) -> Path:
+    arrays = {name: np.ascontiguousarray(values) for name, values in draw().items()}
+    foreign.bundle(folder / "model.ckpt-7", arrays)
+    return folder / "model.ckpt-7"
+
+
+WRITERS: dict[str, Write] = {
+    "torch": write("w.bin", foreign.torch_zip(draw())),
+    "torch before 1.6": write("w.tar", foreign.torch_legacy(draw())),
+    "safetensors": write("w", safetensors.numpy.save(
+        {name: np.ascontiguousarray(values) for name, values in draw().items()})),
+    "tensorflow bundle": write_bundle,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_arrays_come_back_to_the_bit(tmp_path: Path, kind: str) -> None:
+    file = open_arrays(WRITERS[kind](tmp_path))
+    assert file.format == kind and len(file.sha256) == 64
+    assert file.arrays.keys() == draw().keys()
+    for name, values in draw().items():
+        assert file.arrays[name].dtype == values.dtype
+        np.testing.assert_array_equal(file.arrays[name], values)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_file_cut_anywhere_is_refused(tmp_path: Path, kind: str) -> None:
+    path = WRITERS[kind](tmp_path)
+    for part in [path] if path.exists() else sorted(tmp_path.iterdir()):
+        content = part.read_bytes()
+        for size in (0, 1, 9, len(content) // 3, len(content) // 2, len(content) - 1):
+            part.write_bytes(content[:size])
+            refuse(path)
+        part.write_bytes(content)
+        assert open_arrays(path).arrays
+
+
+def test_a_bundle_with_a_changed_bit_is_refused(tmp_path: Path) -> None:
+    prefix = write_bundle(tmp_path)
+    for part in sorted(tmp_path.iterdir()):
+        content = bytearray(part.read_bytes())
+        content[5] ^= 4
+        part.write_bytes(content)
+        assert "checksum" in refuse(prefix)
+        content[5] ^= 4
+        part.write_bytes(content)
+
+
+def test_the_checksum_is_castagnolis() -> None:
+    assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(32)) == 0x8A9136AA
+
+    def bit_by_bit(content: bytes) -> int:
+        state = 0xFFFFFFFF
+        for byte in content:
+            state ^= byte
+            for _ in range(8):
+                state = (state >> 1) ^ (0x82F63B78 if state & 1 else 0)
+        return state ^ 0xFFFFFFFF
+
+    for size in (0, 1, 1023, 1024, 1025, 5000):
+        content = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()
+        assert crc32c(content) == bit_by_bit(content)
+
+
+def refuse(path: Path) -> str:
+    """The one line with which a file is refused."""
+    with pytest.raises(CheckpointError) as refusal:
+        open_arrays(path)
+    line = str(refusal.value)
+    assert refusal.value.exit_code == 66 and str(path) in line and "\n" not in line
+    return line
+
+
+VALUES = np.ones((2, 3), np.float32)
+
+
+def in_zip(pickle: bytes) -> bytes:
+    return foreign.zipped(pickle, {"0": VALUES})
+
+
+def touching(canary: Path) -> dict[str, bytes]:
+    """Pickles that would leave a mark if anything of them ran."""
+    mark = foreign.text(f"touch {canary}")
+    system = foreign.called(foreign.named("os", "system"), mark)
+    code = foreign.text(f"open({str(canary)!r}, 'w')")
+    evaluated = foreign.called(foreign.named("builtins", "eval"), code)
+    getter = foreign.called(
+        foreign.named("builtins", "getattr"),
+        foreign.called(foreign.named("builtins", "__import__"), foreign.text("os")),
+        foreign.text("system"),
+    )
+    built = foreign.named("torch._utils", "_rebuild_tensor_v2") + b"}(" + code + b"Nub"
+    return {
+        "posix": foreign.called(foreign.named("posix", "system"), mark),
+        "system": system,
+        "eval": evaluated,
+        "getattr": foreign.called(getter, mark),
+        "beside a tensor": foreign.tensor("0", VALUES) + b"0" + system,
+        "numpy": foreign.called(foreign.named("numpy", "load"), code),
+        "dotted": foreign.called(foreign.named("torch", "FloatStorage.__reduce__"), mark),
+        "inst": b"(" + mark + b"ios\nsystem\n",
+        "extension": b"\x82\x01",
+        "newobj": foreign.named("os", "system") + foreign.row(mark) + b"\x81",
+        "build": built,
+        "persistent": foreign.row(foreign.text("module"), system) + b"Q",
+        "memo": b"Nr\xff\xff\xff\x7f",
+        "reading": b"\x8e" + b"\xff" * 7 + b"\x00",
+        "deep": b"(" * 100_000 + b"t" * 100_000,
+    }
+
+
+@pytest.mark.parametrize("attack", touching(Path()))
+@pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
+def test_nothing_in_a_pickle_runs(tmp_path: Path, attack: str, form: str) -> None:
+    canary = tmp_path / "canary"
+    content = foreign.pickled(b"}" + foreign.text("a") + touching(canary)[attack] + b"s")
+    match form:
+        case "zip":
+            content = in_zip(content)
+        case "legacy":
+            start = foreign.torch_legacy({})
+            at = start.index(foreign.mapping())
+            content = start[:at] + content + start[at:]
+    refuse(write("w.pth", content)(tmp_path))
+    assert not canary.exists()
+
+
+LIES = {
+    "strides that lead out": foreign.tensor("0", VALUES, strides=(3, 3)),
+    "strides that repeat": foreign.tensor("0", VALUES, strides=(0, 1)),
+    "negative strides": foreign.tensor("0", VALUES, strides=(-3, 1)),
+    "a longer storage": foreign.tensor("0", VALUES, length=2**40),
+    "an absent storage": foreign.tensor("1", VALUES),
+    "a storage outside": foreign.tensor("../version", VALUES),
+    "a huge shape": foreign.tensor("0", np.broadcast_to(VALUES[:1, :1], (2**30, 2**30))),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_tensors_that_do_not_lie_in_their_storage_are_refused(tmp_path: Path, lie: str) -> None:
+    refuse(write("w.pth", in_zip(foreign.mapping(a=LIES[lie])))(tmp_path))
+
+
+def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
+    assert "does not exist" in refuse(tmp_path / "absent")
+    assert "cannot be read" in refuse(tmp_path)
+    assert "begins as none of them" in refuse(write("w.pth", b"%PDF a book of weights")(tmp_path))
+    np.savez(tmp_path / "w.npz", a=VALUES)
+    assert "without data.pkl" in refuse(tmp_path / "w.npz")
+    np.save(tmp_path / "w.npy", VALUES)
+    assert "a numpy array" in refuse(tmp_path / "w.npy")
+    assert "HDF5" in refuse(write("w.h5", b"\x89HDF\r\n\x1a\n" + bytes(99))(tmp_path))
+    nothing = {"a": np.array([1, np.nan], np.float32)}
+    assert "not finite" in refuse(write("w", safetensors.numpy.save(nothing))(tmp_path))
+    assert "not finite" in refuse(write("w", foreign.torch_zip(nothing))(tmp_path))
+    foreign.bundle(tmp_path / "lie", draw(), lie=2**40)
+    assert "does not lie in" in refuse(tmp_path / "lie.index")
+
+
+def test_bombs_take_no_memory(tmp_path: Path) -> None:
+    """Each in a process of 3 GB of addresses, of which it may touch one."""
+    zeros = {"0": np.zeros(2**26, np.float32)}
+    pickle = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
+    bomb = foreign.zipped(pickle, zeros, method=zipfile.ZIP_DEFLATED)
+    header = (2**60).to_bytes(8, "little") + b"{" + bytes(99)
+    memo = in_zip(foreign.pickled(touching(Path())["memo"]))
+    paths = [
+        write(f"{index}", content)(tmp_path) for index, content in enumerate((bomb, header, memo))
+    ]
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from gap_jax.errors import CheckpointError\n"
+        "from gap_jax.weights.formats.read import open_arrays\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        open_arrays(Path(path))\n"
+        "    except CheckpointError:\n"
+        "        print('refused')\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, paths)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    *refused, peak_kb = done.stdout.split()
+    assert refused == ["refused"] * 3
+    assert int(peak_kb) * (1 if sys.platform == "linux" else 1 / 1024) < 2**20
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0
