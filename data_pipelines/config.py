@@ -176,6 +176,12 @@ class DataConfig(Settings):
             )
 
     @property
+    def eval_views(self) -> int:
+        """The squares of an image that evaluation averages over."""
+        crops = {"center": 1, "full": 1, "three": 3, "five": 5}[self.eval_crops]
+        return crops * (2 if self.eval_flip else 1)
+
+    @property
     def directory(self) -> Path:
         """The folder that holds the records and their manifest."""
         return Path(self.root or f"data/{self.name}")

@@ -101,12 +101,13 @@ def record_features(label_kind: LabelKind, classes: int) -> tfds.features.Featur
 class HostBatch(NamedTuple):
     """A batch in the host's memory; the device normalises it and draws its heatmaps.
 
-    `keypoints` are pixels of the crop, padded with people that have no joint; `disc_radius` is
-    5 % of the whole image's width, in pixels of the crop; `weight` is 0 for unlabelled and for
-    padding rows; `id` is the record's position in its split, -1 for padding.
+    `keypoints` are pixels of the crop (of the first one, where evaluation takes several views),
+    padded with people that have no joint; `disc_radius` is 5 % of the whole image's width, in
+    pixels of the crop; `weight` is 0 for unlabelled and for padding rows; `id` is the record's
+    position in its split, -1 for padding.
     """
 
-    image: UInt8[np.ndarray, "b h w 3"]
+    image: UInt8[np.ndarray, "b *views h w 3"]
     keypoints: Float[np.ndarray, "b people 16 3"]
     disc_radius: Float[np.ndarray, " b"]
     label: Int32[np.ndarray, " b"] | Int8[np.ndarray, "b k"]

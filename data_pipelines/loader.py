@@ -24,7 +24,7 @@ from data_pipelines.decode import decode
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch, LabelKind
 from data_pipelines.manifest import Manifest, is_labelled
-from data_pipelines.transforms import View, augment, begin, center
+from data_pipelines.transforms import View, augment, begin, evaluation_views
 from data_pipelines.workers import BUFFERED_BATCHES, ImageBlocks, start_worker
 
 EPOCHS = 2**32  # endless; Grain's own endlessness overflows in batches of one row
@@ -108,12 +108,13 @@ def evaluation_batches(
     max_examples: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Batches:
-    """Centre crops of every record once, or of `max_examples` spread evenly over the split.
+    """The views of every record once, or of `max_examples` spread evenly over the split.
 
-    Each process gets equally many full batches; rows with id -1 and weight 0 fill the last ones.
+    Each process gets equally many full batches; rows with id -1 and weight 0 fill the last ones. An
+    image has an axis of views before its own where `data.eval_views` are several.
     """
     share = _share("eval.batch_size", batch_size, process)
-    rows = Rows(data, manifest, data.eval_split)
+    rows = Rows(data, manifest, data.eval_split, views=data.eval_views)
     examples = min(len(rows), max_examples or len(rows))
     padded = math.ceil(examples / batch_size) * batch_size
     central = functools.partial(_central_place, examples, len(rows))
@@ -199,8 +200,9 @@ def available_memory() -> int:
 class Rows:
     """The records of a split, decoded and cropped into the rows of batches."""
 
-    def __init__(self, data: DataConfig, manifest: Manifest, split: str) -> None:
+    def __init__(self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1) -> None:
         self._data = data
+        self._views = (views,) if views > 1 else ()
         self._split = split
         self._label_kind: LabelKind = manifest.label_kind
         self._classes = len(manifest.classes)
@@ -223,11 +225,13 @@ class Rows:
                 f"and {free / 2**30:,.1f} GiB are free; use data.cache=none"
             )
 
-    def image_shape(self, rows: int) -> tuple[int, int, int, int]:
+    def image_shape(self, rows: int) -> tuple[int, ...]:
         """The shape of a batch's images."""
-        return rows, self._data.image_size_px, self._data.image_size_px, 3
+        return rows, *self._views, self._data.image_size_px, self._data.image_size_px, 3
 
-    def batch(self, places: Sequence[Place], images: UInt8[np.ndarray, "b h w 3"]) -> HostBatch:
+    def batch(
+        self, places: Sequence[Place], images: UInt8[np.ndarray, "b *views h w 3"]
+    ) -> HostBatch:
         """A batch in the memory given; each crop is copied there once, while it is hot."""
         batch = self._empty(images)
         for row, place in enumerate(places):
@@ -236,10 +240,13 @@ class Rows:
                 continue
             whole = self._whole(place.position)
             if place.seed is None:
-                view = center(whole.view, self._data)
+                views = evaluation_views(whole.view, self._data)
             else:
-                view = augment(whole.view, self._data, np.random.default_rng(place.seed))
-            batch.image[row] = view.image
+                views = [augment(whole.view, self._data, np.random.default_rng(place.seed))]
+            squares = batch.image[row].reshape(len(views), *batch.image.shape[-3:])
+            for square, each in zip(squares, views, strict=True):
+                square[:] = each.image
+            view = views[0]
             batch.keypoints[row, : len(view.keypoints)] = view.keypoints
             batch.disc_radius[row] = view.disc_radius
             batch.label[row] = whole.label
@@ -247,7 +254,7 @@ class Rows:
             batch.id[row] = place.position
         return batch
 
-    def _empty(self, images: UInt8[np.ndarray, "b h w 3"]) -> HostBatch:
+    def _empty(self, images: UInt8[np.ndarray, "b *views h w 3"]) -> HostBatch:
         rows, single = len(images), self._label_kind == "single"
         return HostBatch(
             image=images,

@@ -65,12 +65,12 @@ class ImageBlocks:
                 return _worker, number
         return None
 
-    def images(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b h w 3"]:
+    def images(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b *views h w 3"]:
         """The images in a block, in place."""
         worker, number = address
         return np.ndarray(self._shape, np.uint8, buffer=_bytes(self._blocks[worker][number]))
 
-    def copy_out(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b h w 3"]:
+    def copy_out(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b *views h w 3"]:
         """In the parent: a copy of the images in a block, which is free from now on."""
         worker, number = address
         images = self.images(address).copy()

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int, UInt8
 class Batch(NamedTuple):
     """The device twin of `data_pipelines.example.HostBatch`, field by field."""
 
-    image: UInt8[Array, "b h w 3"]
+    image: UInt8[Array, "b *views h w 3"]
     keypoints: Float[Array, "b people 16 3"]
     disc_radius: Float[Array, " b"]
     label: Int[Array, " b"] | Int[Array, "b k"]

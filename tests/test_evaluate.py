@@ -122,6 +122,9 @@ def test_a_summary_counts_what_is_labelled() -> None:
         "examples": 35,
         "unlabelled": 5,
         "ci95": [interval.low, interval.high],
+        "rule": "envelope",
+        "ranking": "softmax",
+        "views": "center",
     }
     assert summary["accuracy"] < summary["top5"]
     multi = evaluate.summarise(make_scores(multi=True))

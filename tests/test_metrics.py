@@ -1,5 +1,8 @@
 """Metrics against literal definitions, scikit-learn where it agrees, and their own symmetries."""
 
+import functools
+from typing import get_args
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +15,7 @@ from gap_jax.evaluation import metrics
 
 Column = Float[np.ndarray, " n"]
 Positives = Bool[np.ndarray, " n"]
+RULES: tuple[metrics.Rule, ...] = get_args(metrics.Rule)
 
 
 def _voc_area(scores: Column, positives: Positives) -> float:
@@ -51,7 +55,7 @@ def test_precisions_without_ties_are_vocs(n: int, positives: int) -> None:
     for seed in range(5):
         scores, is_positive = _ranking(seed, n, positives)
         area = metrics.average_precision(scores, is_positive)
-        eleven = metrics.eleven_point_precision(scores, is_positive)
+        eleven = metrics.average_precision(scores, is_positive, "eleven_point")
         assert area == pytest.approx(_voc_area(scores, is_positive), abs=1e-12)
         assert eleven == pytest.approx(_voc_eleven_points(scores, is_positive), abs=1e-12)
         plain = sklearn_metrics.average_precision_score(is_positive, scores)
@@ -64,9 +68,11 @@ def test_precisions_by_hand() -> None:
     assert metrics.average_precision(scores, is_positive) == pytest.approx(3 / 5)
     first = np.array([True, False, False, False, True])
     assert metrics.average_precision(scores, first) == pytest.approx((1 + 2 / 5) / 2)
-    assert metrics.eleven_point_precision(scores, first) == pytest.approx((6 + 5 * 2 / 5) / 11)
+    assert metrics.average_precision(scores, first, "eleven_point") == pytest.approx(
+        (6 + 5 * 2 / 5) / 11
+    )
     assert np.isnan(metrics.average_precision(scores, np.zeros(5, bool)))
-    assert np.isnan(metrics.eleven_point_precision(scores, np.zeros(5, bool)))
+    assert np.isnan(metrics.average_precision(scores, np.zeros(5, bool), "eleven_point"))
 
 
 def test_the_released_test_of_ten_positives_reaches_each_tenth_of_recall() -> None:
@@ -74,7 +80,7 @@ def test_the_released_test_of_ten_positives_reaches_each_tenth_of_recall() -> No
     is_positive = np.array([True] * 3 + [False] * 30 + [True] * 7)
     scores = -np.arange(40.0)
     expected = (4 * 1 + 7 * 10 / 40) / 11
-    assert metrics.eleven_point_precision(scores, is_positive) == pytest.approx(expected)
+    assert metrics.average_precision(scores, is_positive, "eleven_point") == pytest.approx(expected)
 
 
 @given(st.data())
@@ -87,11 +93,13 @@ def test_neither_the_order_of_rows_nor_a_monotone_change_of_scores_matters(
     flags = data.draw(st.lists(st.booleans(), min_size=n, max_size=n))
     order = np.array(data.draw(st.permutations(range(n))))
     scores, is_positive = np.array(levels, np.float64), np.array(flags)
-    for rule in (metrics.average_precision, metrics.eleven_point_precision):
-        value = rule(scores, is_positive)
-        assert rule(scores[order], is_positive[order]) == pytest.approx(value, nan_ok=True)
-        assert rule(np.exp(scores) - 5, is_positive) == pytest.approx(value, nan_ok=True)
-        assert not is_positive.any() or is_positive.mean() - 1e-12 <= value <= 1 + 1e-12
+    for rule in RULES:
+        precision = functools.partial(metrics.average_precision, rule=rule)
+        value = precision(scores, is_positive)
+        assert precision(scores[order], is_positive[order]) == pytest.approx(value, nan_ok=True)
+        assert precision(np.exp(scores) - 5, is_positive) == pytest.approx(value, nan_ok=True)
+        least = 0 if rule == "step" else is_positive.mean() - 1e-12
+        assert not is_positive.any() or least <= value <= 1 + 1e-12
 
 
 @given(st.integers(0, 10_000), st.integers(2, 5))
@@ -104,6 +112,9 @@ def test_equal_scores_are_one_threshold_as_in_scikit_learns_curve(seed: int, lev
     envelope = np.maximum.accumulate(precision[:-1])  # the curve runs from full recall to none
     expected = (envelope * -np.diff(recall)).sum()
     assert metrics.average_precision(scores, is_positive) == pytest.approx(expected, abs=1e-12)
+    step = metrics.average_precision(scores, is_positive, "step")
+    expected = sklearn_metrics.average_precision_score(is_positive, scores)
+    assert step == pytest.approx(expected, abs=1e-12)
 
 
 def _case(
@@ -128,7 +139,7 @@ def test_map_skips_and_counts_classes_without_a_positive() -> None:
     assert np.isnan(result.per_class[6])
     assert result.mean == pytest.approx(np.mean(literal))
     assert (result.counted, result.skipped) == (6, 1)
-    eleven = metrics.mean_average_precision(scores, labels, metrics.eleven_point_precision)
+    eleven = metrics.mean_average_precision(scores, labels, "eleven_point")
     assert eleven.mean == pytest.approx(
         np.mean([_voc_eleven_points(softmax[:, k], labels == k) for k in range(6)])
     )
@@ -200,15 +211,16 @@ def test_the_table_has_a_row_for_each_class() -> None:
     assert np.nanmean([row.average_precision for row in rows]) == pytest.approx(mean)
 
 
-def test_a_resample_is_the_metric_of_the_rows_it_repeats() -> None:
+@pytest.mark.parametrize("rule", RULES)
+def test_a_resample_is_the_metric_of_the_rows_it_repeats(rule: metrics.Rule) -> None:
     logits, labels = _case()
     logits = np.round(logits * 2)  # ties
     drawn = np.random.default_rng(5).integers(60, size=(4, 60))
     counts = np.stack([np.bincount(rows, minlength=60) for rows in drawn], 1).astype(np.float32)
-    ours = metrics.resampled_map(logits, labels, counts)
+    ours = metrics.resampled_map(logits, labels, counts, rule)
     hits = metrics.resampled_accuracy(logits, labels, counts)
     for each, rows in enumerate(drawn):
-        repeated = metrics.mean_average_precision(logits[rows], labels[rows]).mean
+        repeated = metrics.mean_average_precision(logits[rows], labels[rows], rule).mean
         assert ours[each] == pytest.approx(repeated)
         assert hits[each] == pytest.approx(metrics.accuracy(logits[rows], labels[rows]))
 

@@ -16,11 +16,15 @@ from data_pipelines.transforms import View
 def show(
     data: DataConfig, *, seed: int, batch_size: int, html: Path, say: Callable[[str], None] = print
 ) -> None:
-    """Writes a page of training batch 0 of `seed`, and of the first evaluation batch."""
+    """Writes a page of training batch 0 of `seed`, and of the first evaluation batch.
+
+    Of an evaluated image it is the centre crop, whatever other views there are.
+    """
     stated = manifest.load(data.directory)
+    centre = dataclasses.replace(data, eval_crops="center", eval_flip=False)
     with loader.training_batches(data, stated, seed=seed, batch_size=batch_size) as batches:
         training = next(batches)
-    with loader.evaluation_batches(data, stated, batch_size=batch_size) as batches:
+    with loader.evaluation_batches(centre, stated, batch_size=batch_size) as batches:
         evaluation = next(batches)
     page = Page(
         title=f"{stated.name}: what a model sees",

@@ -37,6 +37,14 @@ def run(words: Sequence[str]) -> None:
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
         help="which step of the run; best (default) is the one of highest mAP",
     )  # fmt: skip
+    parser.add_argument(
+        "--crops", choices=("center", "full", "three", "five"),
+        help="crops whose scores are averaged; default: the run's data.eval_crops",
+    )  # fmt: skip
+    parser.add_argument(
+        "--flip", action=argparse.BooleanOptionalAction, default=None,
+        help="average over mirrored crops too; default: the run's data.eval_flip",
+    )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the run's data lie now")
     _evaluate(parse(parser, words))
 
@@ -45,14 +53,26 @@ def _evaluate(options: argparse.Namespace) -> None:
     opened = open_model(options.model, checkpoint=options.checkpoint)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
-    scores, summary = score_split(opened, split, options.data)
+    views = opened.cfg.data
+    if options.crops is not None:
+        views = dataclasses.replace(views, eval_crops=options.crops)
+    if options.flip is not None:
+        views = dataclasses.replace(views, eval_flip=options.flip)
+    cfg = dataclasses.replace(opened.cfg, data=views)
+    protocol = evaluate.Protocol.of(cfg)
+    scores, summary = score_split(dataclasses.replace(opened, cfg=cfg), split, options.data)
     print(
         f"{opened.source}: step {origin.step:,}, {origin.weights} weights, "
         f"{summary['examples']:,} labelled images of {split}"
     )
     if not opened.is_exported:
         folder = RunDir(opened.source).scores(split, origin.step)
-        evaluate.store(folder, scores, summary, opened.classes)
+        if (views.eval_crops, views.eval_flip) != (
+            opened.cfg.data.eval_crops,
+            opened.cfg.data.eval_flip,
+        ):
+            folder = folder.with_name(f"{folder.name}-{protocol.views}")
+        evaluate.store(folder, scores, summary, opened.classes, protocol)
         print(f"scores, metrics and classes are in {folder}")
     print(json.dumps(summary, allow_nan=False))
 
@@ -73,14 +93,14 @@ def score_split(
     opened.check_data(manifest)
     mesh = _evaluation_mesh(opened.cfg)
     folded = opened.fold()
-    eval_step = jit_eval_step(folded.model, mesh)
+    eval_step = jit_eval_step(folded.model, mesh, data.eval_views)
     variables = jax.device_put(folded.variables, replicated(mesh))
     batch_size = opened.cfg.eval.batch_size
     with loader.evaluation_batches(data, manifest, batch_size=batch_size) as batches:
         scores = evaluate.score(eval_step, variables, batches, mesh, lambda: False)
     if scores is None:
         raise AssertionError("nobody tells an evaluation of its own to stop")
-    return scores, evaluate.summarise(scores)
+    return scores, evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
 
 
 def _evaluation_mesh(cfg: Config) -> Mesh:

@@ -1,13 +1,14 @@
 """Every stored example scored exactly once; the scores, kept so that metrics can be recomputed."""
 
 import csv
+import functools
 import io
 import json
 import math
 import zipfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import numpy as np
@@ -17,6 +18,7 @@ from jaxtyping import Bool, Float32, Int8, Int32, Int64
 
 from data_pipelines import files
 from data_pipelines.example import PADDING_ID, UNLABELLED, HostBatch
+from gap_jax.config import Config
 from gap_jax.errors import DataError
 from gap_jax.evaluation import metrics
 from gap_jax.learning.sharding import globalise
@@ -42,6 +44,37 @@ class Scores(NamedTuple):
     def is_labelled(self) -> Bool[np.ndarray, " n"]:
         """Which rows count."""
         return self.weights > 0
+
+
+class Protocol(NamedTuple):
+    """What counts: the rule of average precision, what ranks, and images without a label, or not.
+
+    `views` only names what the scores were made of.
+    """
+
+    rule: metrics.Rule = "envelope"
+    ranking: metrics.Ranking = "softmax"
+    counts_unlabelled: bool = False
+    views: str = "center"
+
+    @classmethod
+    def of(cls, cfg: Config) -> "Protocol":
+        """What a run's config says of its evaluations."""
+        return cls(
+            cast(metrics.Rule, cfg.eval.average_precision),
+            cast(metrics.Ranking, cfg.eval.ranking),
+            cfg.train.unlabelled == "reference",
+            cfg.data.eval_crops + ("+flip" if cfg.data.eval_flip else ""),
+        )
+
+    def rank(self, scores: Scores) -> tuple[metrics.Scores, metrics.Labels]:
+        """What the rows that count score, and their labels."""
+        counted = scores.is_labelled | self.counts_unlabelled
+        labels = scores.labels[counted]
+        return metrics.ranking_scores(scores.logits[counted], labels, self.ranking), labels
+
+
+PAPER = Protocol()
 
 
 def score(
@@ -75,22 +108,26 @@ def score(
     return Scores(*(field[order] for field in scores))
 
 
-def summarise(scores: Scores, *, resamples: int = 1000) -> dict[str, Any]:
-    """The numbers of an evaluation, as JSON can hold them.
+def summarise(
+    scores: Scores, protocol: Protocol = PAPER, *, resamples: int = 1000
+) -> dict[str, Any]:
+    """The numbers of an evaluation by a protocol, which they name, as JSON can hold them.
 
     `classes` without a positive are in no mean, and `skipped_classes` counts them; `ci95` is the
     95 % interval of mAP over images drawn anew; accuracies are None where labels are several.
     """
-    labels = scores.labels[scores.is_labelled]
-    ranked = metrics.ranking_scores(scores.logits[scores.is_labelled], labels)
-    precision = metrics.mean_average_precision(ranked, labels)
+    ranked, labels = protocol.rank(scores)
+    precision = metrics.mean_average_precision(ranked, labels, protocol.rule)
     if not precision.counted:
         raise DataError(
             f"none of the {len(labels):,} labelled images is of any class; evaluate a split that "
             "has positives"
         )
     interval = metrics.bootstrap_interval(
-        metrics.resampled_map, ranked, labels, resamples=resamples
+        functools.partial(metrics.resampled_map, rule=protocol.rule),
+        ranked,
+        labels,
+        resamples=resamples,
     )
     is_single = labels.ndim == 1
     return {
@@ -100,16 +137,23 @@ def summarise(scores: Scores, *, resamples: int = 1000) -> dict[str, Any]:
         "classes": ranked.shape[1],
         "skipped_classes": precision.skipped,
         "examples": len(labels),
-        "unlabelled": len(scores.ids) - len(labels),
+        "unlabelled": int((~scores.is_labelled).sum()),
         "ci95": None if math.isnan(interval.low) else [interval.low, interval.high],
+        "rule": protocol.rule,
+        "ranking": protocol.ranking,
+        "views": protocol.views,
     }
 
 
 def store(
-    folder: Path, scores: Scores, summary: dict[str, Any], class_names: Sequence[str]
+    folder: Path,
+    scores: Scores,
+    summary: dict[str, Any],
+    class_names: Sequence[str],
+    protocol: Protocol = PAPER,
 ) -> None:
     """Writes scores.npz, metrics.json and per_class.csv; all are there, or what was before."""
-    table = _write_table(scores, class_names)
+    table = _write_table(scores, class_names, protocol)
     text = json.dumps({"format_version": FORMAT_VERSION, **summary}, indent=1, allow_nan=False)
     with files.fresh_folder(folder) as partial:
         np.savez(partial / SCORES, format_version=np.int64(FORMAT_VERSION), **scores._asdict())
@@ -148,14 +192,13 @@ def _read_rows(batch: HostBatch, logits: jax.Array) -> Scores:
     )
 
 
-def _write_table(scores: Scores, class_names: Sequence[str]) -> str:
+def _write_table(scores: Scores, class_names: Sequence[str], protocol: Protocol) -> str:
     """A line for each class; empty where a class without positives has no number."""
-    labels = scores.labels[scores.is_labelled]
-    ranked = metrics.ranking_scores(scores.logits[scores.is_labelled], labels)
+    ranked, labels = protocol.rank(scores)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(metrics.ClassRow._fields)
-    for row in metrics.class_table(ranked, labels, class_names):
+    for row in metrics.class_table(ranked, labels, class_names, protocol.rule):
         numbers = (row.average_precision, row.recall)
         writer.writerow([row.name, row.positives, *("" if math.isnan(x) else x for x in numbers)])
     return text.getvalue()

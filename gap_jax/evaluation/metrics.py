@@ -1,12 +1,18 @@
 """Numbers from stored scores, on the host in float64: AP, accuracy, tables, intervals.
 
 Rows of weight 0 (padding, images without a label) are left out before they come here; a label of
--1 that comes here all the same counts as an error and as a negative of every class. Nothing depends
-on the order of rows: equal scores are retrieved together, as one threshold.
+-1 that comes here all the same counts as an error and as a negative of every class, as in AP's
+released code. Nothing depends on the order of rows: equal scores are retrieved together, as one
+threshold.
+
+What the average precision of a class is, a rule says. With P(r) the precision at a recall r:
+`envelope`, the area under max_{s >= r} P(s), VOC 2010's; `step`, that under P itself, summed where
+recall rises (scikit-learn's); `eleven_point`, the mean of the envelope at r = 0, 0.1 .. 1, VOC
+2007's and HICO's.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -18,6 +24,9 @@ Labels = Int[np.ndarray, " n"] | Int[np.ndarray, "n k"]
 Counts = Float[np.ndarray, "n r"]
 Statistic = Callable[[Scores, Labels, Counts], Float[np.ndarray, " r"]]
 """A number for each of r resamples, in which row i stands counts[i] times."""
+
+Rule = Literal["envelope", "step", "eleven_point"]
+Ranking = Literal["softmax", "logits"]
 
 RESAMPLES_AT_ONCE = 200  # bounds memory: n * 200 counts
 
@@ -48,11 +57,13 @@ class MeanPrecision(NamedTuple):
     skipped: int
 
 
-def ranking_scores(logits: Scores, labels: Labels) -> Float[np.ndarray, "n k"]:
+def ranking_scores(
+    logits: Scores, labels: Labels, ranking: Ranking = "softmax"
+) -> Float[np.ndarray, "n k"]:
     """Scores that rank images within a class as the probabilities do, but never saturate.
 
-    Single labels: log softmax, exact near 0 and near 1 where softmax itself would tie; many labels:
-    the logits, because a sigmoid keeps their order.
+    Single labels: log softmax, exact near 0 and near 1 where softmax itself would tie, or the
+    logits where `ranking` says so; many labels: the logits, because a sigmoid keeps their order.
     """
     if not len(logits):
         raise DataError("no labelled image was scored; evaluate a split that has labels")
@@ -63,7 +74,7 @@ def ranking_scores(logits: Scores, labels: Labels) -> Float[np.ndarray, "n k"]:
             "evaluate a checkpoint from before training diverged"
         )
     scores = logits.astype(np.float64)
-    if labels.ndim == 2:
+    if labels.ndim == 2 or ranking == "logits":
         return scores
     rows, top = np.arange(len(scores)), scores.argmax(axis=1)
     shifted = scores - scores[rows, top][:, None]
@@ -72,36 +83,23 @@ def ranking_scores(logits: Scores, labels: Labels) -> Float[np.ndarray, "n k"]:
     return shifted - np.log1p(others.sum(axis=1))[:, None]
 
 
-def average_precision(scores: Float[np.ndarray, " n"], positives: Bool[np.ndarray, " n"]) -> float:
-    """Area under the envelope of precision over recall, all points; nan without a positive.
-
-    The envelope at a recall is the highest precision at that recall or more. Without ties this is
-    the released code's (VOC 2010's) number.
-    """
-    return float(_envelope_area(*_retrieve(scores, positives, np.ones((len(scores), 1))))[0])
-
-
-def eleven_point_precision(
-    scores: Float[np.ndarray, " n"], positives: Bool[np.ndarray, " n"]
+def average_precision(
+    scores: Float[np.ndarray, " n"],
+    positives: Bool[np.ndarray, " n"],
+    rule: Rule = "envelope",
 ) -> float:
-    """Mean envelope at recalls 0, 0.1 .. 1 (VOC 2007's rule, HICO's); nan without a positive."""
-    found, retrieved = (
-        each[:, 0] for each in _retrieve(scores, positives, np.ones((len(scores), 1)))
-    )
-    if not found.size:
-        return float("nan")
-    precision = found / retrieved
-    return float(np.mean([precision[10 * found >= t * found[-1]].max() for t in range(11)]))
+    """The rule's number for one class; nan without a positive."""
+    return float(_average(rule, *_retrieve(scores, positives, np.ones((len(scores), 1))))[0])
 
 
 def mean_average_precision(
-    scores: Scores,
-    labels: Labels,
-    rule: Callable[[Float[np.ndarray, " n"], Bool[np.ndarray, " n"]], float] = average_precision,
+    scores: Scores, labels: Labels, rule: Rule = "envelope"
 ) -> MeanPrecision:
-    """The mean of a per-class rule over the classes that have a positive."""
+    """The mean of the classes' average precisions over those that have a positive."""
     positives = positives_of(labels, scores.shape[1])
-    per_class = np.array([rule(scores[:, k], positives[:, k]) for k in range(scores.shape[1])])
+    per_class = np.array(
+        [average_precision(scores[:, k], positives[:, k], rule) for k in range(scores.shape[1])]
+    )
     counted = int(positives.any(axis=0).sum())
     mean = float(np.nanmean(per_class)) if counted else float("nan")
     return MeanPrecision(mean, per_class, counted, scores.shape[1] - counted)
@@ -120,10 +118,12 @@ def accuracy(scores: Scores, labels: Int[np.ndarray, " n"], k: int = 1) -> float
     return float(top_k_hits(scores, labels, k).mean())
 
 
-def class_table(scores: Scores, labels: Labels, classes: Sequence[str]) -> list[ClassRow]:
+def class_table(
+    scores: Scores, labels: Labels, classes: Sequence[str], rule: Rule = "envelope"
+) -> list[ClassRow]:
     """One row for each class, in the order of the class list."""
     positives = positives_of(labels, len(classes))
-    precisions = mean_average_precision(scores, labels).per_class
+    precisions = mean_average_precision(scores, labels, rule).per_class
     top = scores.argmax(axis=1)
     return [
         ClassRow(
@@ -170,12 +170,14 @@ def paired_bootstrap(
     return _around(float(a - b), spread[0] - spread[1], level)
 
 
-def resampled_map(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
+def resampled_map(
+    scores: Scores, labels: Labels, counts: Counts, rule: Rule = "envelope"
+) -> Float[np.ndarray, " r"]:
     """mAP of each resample over the classes of which it drew a positive."""
     positives = positives_of(labels, scores.shape[1])
     total, counted = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
     for k in range(scores.shape[1]):
-        area = _envelope_area(*_retrieve(scores[:, k], positives[:, k], counts))
+        area = _average(rule, *_retrieve(scores[:, k], positives[:, k], counts))
         total += np.nan_to_num(area)
         counted += ~np.isnan(area)
     return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
@@ -198,7 +200,8 @@ def _retrieve(
 ) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]]:
     """Positives and images at or above each distinct score of a positive, from the top down.
 
-    Between these thresholds only negatives enter and precision falls, so they hold the envelope.
+    Between these thresholds only negatives enter: precision falls and recall stands, so they hold
+    all that a rule reads.
     """
     if not positives.any():
         nothing = np.zeros((0, counts.shape[1]))
@@ -215,14 +218,22 @@ def _retrieve(
     return found.astype(np.float64).cumsum(axis=0), retrieved
 
 
-def _envelope_area(
-    found: Float[np.ndarray, "m r"], retrieved: Float[np.ndarray, "m r"]
+def _average(
+    rule: Rule, found: Float[np.ndarray, "m r"], retrieved: Float[np.ndarray, "m r"]
 ) -> Float[np.ndarray, " r"]:
+    """The rule's average precision of each resample."""
     if not len(found):
         return np.full(found.shape[1], np.nan)
     precision = np.divide(found, retrieved, out=np.zeros_like(found), where=retrieved > 0)
-    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    area = (np.diff(found, axis=0, prepend=0) * envelope).sum(axis=0)
+    if rule == "eleven_point":
+        highest = [
+            np.where(10 * found >= tenths * found[-1], precision, 0).max(axis=0)
+            for tenths in range(11)
+        ]
+        return np.where(found[-1] > 0, np.mean(highest, axis=0), np.nan)
+    if rule == "envelope":
+        precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    area = (np.diff(found, axis=0, prepend=0) * precision).sum(axis=0)
     return np.divide(area, found[-1], out=np.full_like(area, np.nan), where=found[-1] > 0)
 
 

@@ -1,6 +1,7 @@
 """Methods beside each other: their numbers, and whether the same images tell them apart."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from jaxtyping import Float
 
 from gap_jax.config import fields
 from gap_jax.errors import ConfigError
-from gap_jax.evaluation import metrics
+from gap_jax.evaluation import evaluate, metrics
 from gap_jax.evaluation.metrics import Counts, Interval, Labels, Scores, Statistic
 from gap_jax.explain.report.runs import Run
 from gap_jax.runtime.rundir import HARMLESS
@@ -80,15 +81,13 @@ class Comparison:
 
 
 def compare(runs: Sequence[Run]) -> Comparison:
-    """The methods among the runs, with 95 % intervals over the labelled images."""
-    scored = runs[0].scores.is_labelled
-    labels = runs[0].scores.labels[scored]
+    """The methods among the runs, with 95 % intervals over the images that count."""
+    protocol = evaluate.Protocol.of(runs[0].cfg)
+    _, labels = protocol.rank(runs[0].scores)
     groups = _group(runs)
-    systems = [
-        [metrics.ranking_scores(run.scores.logits[scored], labels) for run in group]
-        for group in groups
-    ]
-    precise = [_mean_of(metrics.resampled_map, group) for group in systems]
+    systems = [[protocol.rank(run.scores)[0] for run in group] for group in groups]
+    mean_ap = functools.partial(metrics.resampled_map, rule=protocol.rule)
+    precise = [_mean_of(mean_ap, group) for group in systems]
     accurate = [_mean_of(metrics.resampled_accuracy, group) for group in systems]
     single = labels.ndim == 1
 
@@ -100,14 +99,17 @@ def compare(runs: Sequence[Run]) -> Comparison:
             name=name,
             runs=group,
             parameters=group[0].count_parameters(),
-            mean_ap=Score(interval(precise[i]), _alone(metrics.resampled_map, systems[i], labels)),
+            mean_ap=Score(interval(precise[i]), _alone(mean_ap, systems[i], labels)),
             accuracy=Score(
                 interval(accurate[i]), _alone(metrics.resampled_accuracy, systems[i], labels)
             )
             if single
             else None,
             per_class=np.mean(
-                [metrics.mean_average_precision(each, labels).per_class for each in systems[i]],
+                [
+                    metrics.mean_average_precision(each, labels, protocol.rule).per_class
+                    for each in systems[i]
+                ],
                 axis=0,
             ),
         )
@@ -123,7 +125,7 @@ def compare(runs: Sequence[Run]) -> Comparison:
         for i in range(len(groups))
         for j in range(i + 1, len(groups))
     )
-    return Comparison(methods, differences, int(scored.sum()))
+    return Comparison(methods, differences, len(labels))
 
 
 def judge(difference: Interval) -> str:

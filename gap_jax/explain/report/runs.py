@@ -130,6 +130,8 @@ def _refuse_other_images(first: Run, other: Run) -> None:
         clash = f"{len(first.scores.ids):,} and {len(other.scores.ids):,} images, not the same ones"
     elif not np.array_equal(first.scores.labels, other.scores.labels):
         clash = "other labels"
+    elif evaluate.Protocol.of(first.cfg) != evaluate.Protocol.of(other.cfg):
+        clash = f"{evaluate.Protocol.of(first.cfg)} and {evaluate.Protocol.of(other.cfg)}"
     if clash:
         raise CheckpointError(
             f"{first.root} and {other.root} were evaluated on {clash}; "
