@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from gap_jax.errors import CheckpointError
 from gap_jax.models.backbones.resnet import BLOCKS
-from gap_jax.weights.names import resnet
+from gap_jax.weights.names import inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap
 
 BACKBONE = "backbone/"  # which begins the path of every array of one
@@ -14,7 +14,10 @@ SKIPPED = re.compile(r"\.num_batches_tracked$|^global_step$|/mean_rgb$|/Momentum
 
 
 class Convention(NamedTuple):
-    """What weights take for granted; `input` is a `model.input`, `colours` their first layer's."""
+    """What weights take for granted; `input` is a `model.input`, `colours` their first layer's.
+
+    `strides` and `stem_padding` are empty but for a ResNet.
+    """
 
     strides: str
     stem_padding: str
@@ -27,6 +30,9 @@ TORCH = Convention("v1_5", "symmetric", 1e-5, "torchvision", "RGB")
 KERAS = Convention("caffe", "symmetric", 1.001e-5, "vgg", "BGR")
 SLIM = Convention("slim", "same", 1e-5, "vgg", "RGB")
 RELEASED = SLIM._replace(input="reference")
+VGG = Convention("", "", 1e-5, "vgg", "RGB")
+INCEPTION_V3 = Convention("", "", 1e-3, "inception", "RGB")
+BN_INCEPTION = Convention("", "", 1e-5, "reference", "RGB")
 
 
 class Known(NamedTuple):
@@ -62,6 +68,20 @@ def every_known() -> Iterator[Known]:
         for attention in (True, False):
             names = resnet.released_names(blocks, scope, attention=attention)
             yield Known("attentional pooling", backbone, RELEASED, names)
+    yield from _beyond_resnets()
+
+
+def _beyond_resnets() -> Iterator[Known]:
+    for dense in (True, False):
+        torch, keras = VGG._replace(input="torchvision"), VGG._replace(colours="BGR")
+        yield Known("torch", "vgg16", torch, vgg.torch_names(dense=dense))
+        yield Known("keras", "vgg16", keras, vgg.keras_names(dense=dense))
+        yield Known("slim", "vgg16", VGG, vgg.slim_names(dense=dense))
+    for first in (0, 1):
+        yield Known("keras", "inception_v3", INCEPTION_V3, inception.keras_names(first))
+    yield Known("slim", "inception_v3", INCEPTION_V3, inception.slim_names())
+    names = inception.bn_inception_names()
+    yield Known("temporal segment networks", "bn_inception", BN_INCEPTION, names)
 
 
 def recognise(file: str, held: Collection[str]) -> Known:
