@@ -3,6 +3,7 @@
     python -m gap_jax.main --config=configs/gap_pose.py                   # GAP + pose, MPII
     python -m gap_jax.main --config=configs/gap_pose.py:attention         # another row
     python -m gap_jax.main --config=configs/gap_pose.py:attention,demo    # drawn people, 96 px
+    python -m gap_jax.main --config=configs/gap_pose.py:attention_pose,reference  # AP's code's ways
 
 Published for MPII val (mAP / accuracy); not yet run here:
     mean 26.2 / 33.5 · attention 30.3 / 37.2 · attention_pose 30.6 / 37.8 (the AP release)
@@ -25,6 +26,8 @@ def get_config(variant: str = "") -> Config:
     _set_data(cfg, chosen.data)
     if chosen.scale == "demo":
         _set_demo_scale(cfg, chosen)
+    if chosen.recipe == "reference":
+        _set_reference_recipe(cfg)
     return cfg
 
 
@@ -72,3 +75,16 @@ def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
     if chosen.data == "objects":  # this run makes those weights
         cfg.init.weights, cfg.init.allow_random = "", True
         optim.learning_rate, cfg.train.steps = 1e-3, 600
+
+
+def _set_reference_recipe(cfg: Config) -> None:
+    """What AP's released code does, its checkpoints' recipe: also where it is the default."""
+    data, model = cfg.data, cfg.model
+    data.preprocessing, data.limit_width_px, data.resize = "reference", 512, "legacy"
+    data.swap_on_flip, data.eval_crops, data.eval_flip = False, "center", False
+    model.strides, model.stem_padding, model.dtype = "slim", "auto", "float32"
+    model.input, model.norm_running, model.rank_form = "reference", "first", "chained"
+    model.sketch_normalisation = "none"
+    cfg.pose.weight, cfg.pose.reduction = 1.0, "reference"
+    cfg.train.unlabelled = "reference"
+    cfg.eval.average_precision, cfg.eval.ranking = "envelope", "softmax"

@@ -9,26 +9,28 @@ from data_pipelines.errors import ConfigError
 
 METHODS = ("mean", "attention", "attention_pose", "gap", "gap_pose")
 SCALES = ("full", "demo")
+RECIPES = ("ours", "reference")
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What follows the colon in --config=FILE:part,part: a method, a data set, a scale."""
+    """What follows the colon in --config=FILE:part,part, one of each kind."""
 
     method: str
     data: str
     scale: str
+    recipe: str
 
 
 def parse_variant(text: str, *, method: str) -> Variant:
     """Reads the parts in any order; `demo` alone means `people,demo`, nothing the paper's run."""
-    kinds = {"method": METHODS, "data": DATASETS, "scale": SCALES}
+    kinds = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
     chosen: dict[str, str] = {}
     for part in (word for word in text.split(",") if word):
         kind = next((name for name, words in kinds.items() if part in words), None)
         if kind is None:
             raise ConfigError(
-                f"config variant {part!r} is unknown{nearest(part, [*METHODS, *DATASETS, *SCALES])}"
+                f"config variant {part!r} is unknown{nearest(part, sum(kinds.values(), ()))}"
             )
         if kind in chosen:
             raise ConfigError(
@@ -37,7 +39,13 @@ def parse_variant(text: str, *, method: str) -> Variant:
         chosen[kind] = part
     scale = chosen.get("scale", "full")
     data = chosen.get("data", "people" if scale == "demo" else "mpii")
-    return Variant(chosen.get("method", method), data, scale)
+    recipe = chosen.get("recipe", "ours")
+    if (scale, recipe) == ("demo", "reference"):
+        raise ConfigError(
+            f"config variant {text!r}: the released code has no demo scale; leave out demo or "
+            "reference"
+        )
+    return Variant(chosen.get("method", method), data, scale, recipe)
 
 
 def nearest(word: str, words: Sequence[str]) -> str:

@@ -69,6 +69,15 @@ def softmax_cross_entropy(
     return loss
 
 
+def cross_entropy_of_nothing(logits: Float[Array, "b k"]) -> Float[Array, " b"]:
+    """0, with the gradient softmax(logits): TensorFlow's cross-entropy where no class is the label.
+
+    It computes value and gradient by formulas that agree only if the labels' shares sum to 1.
+    """
+    log_sum = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
+    return log_sum - jax.lax.stop_gradient(log_sum)
+
+
 def sigmoid_cross_entropy(
     logits: Float[Array, "b k"], labels: Int[Array, "b k"]
 ) -> Float[Array, " b"]:

@@ -2,7 +2,8 @@
 
 A batch is (micro-batches, images, ...). Its gradient is the sum over micro-batches of the gradient
 of their share of the batch's mean loss; running statistics move once, by the mean of what each
-micro-batch alone would have made of them. So cutting a batch into micro-batches changes nothing.
+micro-batch alone would have made of them. So cutting a batch into micro-batches changes nothing,
+unless `model.norm_running=first` lets those statistics follow the last micro-batch's first group.
 """
 
 import functools
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
 from gap_jax.batch import Batch
 from gap_jax.config import Config
@@ -66,7 +67,7 @@ def build_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         whole = jax.lax.with_sharding_constraint(state.variables.params, replicated(mesh))
         micro_loss = _build_micro_loss(cfg, model, batch, class_weights)
-        grads, parts, stats = _accumulate(micro_loss, whole, state, batch, cfg.train.seed)
+        grads, parts, stats = _accumulate(cfg, micro_loss, whole, state, batch)
         norm = optim.gradient_norm(grads, cfg.optim.frozen)
         finite = jnp.isfinite(parts.loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(
@@ -121,6 +122,7 @@ def _build_micro_loss(
     cfg: Config, model: Model, batch: Batch, class_weights: Float[Array, " k"] | None
 ) -> MicroLoss:
     labelled = batch.weight.sum()
+    pulls_unlabelled = cfg.train.unlabelled == "reference" and batch.label.ndim == 2
     images = jnp.float32(batch.id.size)
     apply = functools.partial(model.apply, train=True)
     if cfg.model.remat:
@@ -137,7 +139,12 @@ def _build_micro_loss(
             )
         else:
             each = losses.sigmoid_cross_entropy(outputs.logits, part.label)
-        action = losses.weighted_mean(each, part.weight, labelled)
+        if pulls_unlabelled:
+            nothing = losses.cross_entropy_of_nothing(outputs.logits)
+            each = jnp.where(part.weight > 0, each, nothing)
+            action = losses.weighted_mean(each, jnp.ones_like(each), images)
+        else:
+            action = losses.weighted_mean(each, part.weight, labelled)
         pose = jnp.float32(0)
         if outputs.pose is not None:
             targets = draw_heatmaps(
@@ -158,31 +165,38 @@ def _build_micro_loss(
 
 
 def _accumulate(
-    micro_loss: MicroLoss, params: PyTree, state: TrainState, batch: Batch, seed: int
+    cfg: Config, micro_loss: MicroLoss, params: PyTree, state: TrainState, batch: Batch
 ) -> tuple[PyTree, Parts, PyTree]:
-    """The gradient and the means of the whole batch, and the mean of the moved statistics."""
+    """The gradient and the means of the whole batch, and the mean (or last) moved statistics."""
     micro_batches, images = batch.id.shape
-    root = jax.random.fold_in(jax.random.key(seed), state.step)
+    root = jax.random.fold_in(jax.random.key(cfg.train.seed), state.step)
     rows = jnp.arange(micro_batches * images).reshape(micro_batches, images)
     keys = jax.vmap(jax.vmap(lambda row: jax.random.fold_in(root, row)))(rows)
 
-    def differentiate(part: Batch, part_keys: Key[Array, " b"]) -> tuple[PyTree, Parts, PyTree]:
+    def differentiate(
+        part: Batch, part_keys: Key[Array, " b"], is_last: bool | Bool[Array, ""]
+    ) -> tuple[PyTree, Parts, PyTree]:
         gradient = jax.grad(micro_loss, has_aux=True)
         grads, (parts, stats) = gradient(params, state.variables.stats, part, part_keys)
+        if cfg.model.norm_running == "first":
+            return grads, parts, jax.tree.map(lambda leaf: jnp.where(is_last, leaf, 0), stats)
         return grads, parts, jax.tree.map(lambda leaf: leaf / micro_batches, stats)
 
+    last = micro_batches - 1
     if micro_batches <= LONGEST_UNROLLED and jax.default_backend() == "cpu":
         results = [
-            differentiate(Batch(*part), keys[i]) for i, part in enumerate(zip(*batch, strict=True))
+            differentiate(Batch(*part), keys[i], i == last)
+            for i, part in enumerate(zip(*batch, strict=True))
         ]
         return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *results)
-    shapes = jax.eval_shape(differentiate, jax.tree.map(lambda leaf: leaf[0], batch), keys[0])
+    first = jax.tree.map(lambda leaf: leaf[0], batch)
+    shapes = jax.eval_shape(differentiate, first, keys[0], micro_batches == 1)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def add(total: PyTree, part: tuple[Batch, Array]) -> tuple[PyTree, None]:
+    def add(total: PyTree, part: tuple[Batch, Array, Array]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, differentiate(*part)), None
 
-    return jax.lax.scan(add, zeros, (batch, keys))[0]
+    return jax.lax.scan(add, zeros, (batch, keys, jnp.arange(micro_batches) == last))[0]
 
 
 def _size(pixels: Float[Array, "b h w c"] | UInt8[Array, "b h w c"]) -> tuple[int, int]:

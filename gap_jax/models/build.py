@@ -63,7 +63,11 @@ def trunk_dtype(model: ModelConfig) -> DTypeLike:
 
 def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
     norm = Norm(
-        model.norm_group_size, model.norm_decay, model.norm_eps, frozen=model.norm == "frozen"
+        model.norm_group_size,
+        model.norm_decay,
+        model.norm_eps,
+        frozen=model.norm == "frozen",
+        follows_first=model.norm_running == "first",
     )
     match model.backbone:
         case "small":

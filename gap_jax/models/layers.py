@@ -115,7 +115,8 @@ class Norm:
 
     `group_size` images share statistics in training; `decay` is the share of the running
     statistics that a step keeps; `frozen` uses those in training too, and never moves them;
-    without `scaled` there is no gamma.
+    without `scaled` there is no gamma; `follows_first` lets the running statistics follow the first
+    group alone.
     """
 
     group_size: int = 16
@@ -123,6 +124,7 @@ class Norm:
     eps: float = 1e-5
     frozen: bool = False
     scaled: bool = True
+    follows_first: bool = False
 
 
 class BatchNorm(nnx.Module):
@@ -130,8 +132,9 @@ class BatchNorm(nnx.Module):
 
     In training a batch of b images falls into b / min(group_size, b) groups of neighbours, each
     with the mean and (biased) variance of its own; so the result depends on no device mesh. The
-    running statistics then move by the mean over the groups, from what they were before the
-    call: the mean of several calls' results is the result of one call with all their groups.
+    running statistics then move by the mean over the groups (or by the first), from what they were
+    before the call: the mean of several calls' results is the result of one call with all their
+    groups.
     """
 
     def __init__(self, features: int, norm: Norm) -> None:
@@ -163,9 +166,10 @@ class BatchNorm(nnx.Module):
         return scale if self.gamma is None else scale * along_channels(self.gamma[...], scale)
 
     def _move(self, mean: Float[Array, "groups c"], var: Float[Array, "groups c"]) -> None:
-        keep = self.norm.decay
-        self.mean[...] = keep * self.mean[...] + (1 - keep) * lax.stop_gradient(mean).mean(0)
-        self.var[...] = keep * self.var[...] + (1 - keep) * lax.stop_gradient(var).mean(0)
+        keep, groups = self.norm.decay, slice(1 if self.norm.follows_first else None)
+        mean, var = (lax.stop_gradient(each[groups]).mean(0) for each in (mean, var))
+        self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
+        self.var[...] = keep * self.var[...] + (1 - keep) * var
 
 
 def _group(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups g h w c"]:
