@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check faults docs-test trunk format clean
+.PHONY: help demo test check faults parity docs-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
 	@echo "make test       the test suite"
 	@echo "make check      format, lint, types, security gate"
 	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
+	@echo "make parity     ask other libraries' networks, where installed, whether ours say the same"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
 	@echo "make trunk      make the demo's pre-trained trunk anew, as runs/drawn_objects.safetensors"
 	@echo "make format     apply the formatter"
@@ -43,6 +44,9 @@ check: $(VENV)/dev
 
 faults: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out build/faults
+
+parity: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.parity
 
 docs-test: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.docs

@@ -188,27 +188,28 @@ def same_pool(x: Float[np.ndarray, "b h w c"], reduce: Callable[..., Array], str
     return y
 
 
-def bn_inception(blobs: Mapping[str, Mapping[str, Array]], image: Array) -> Array:
-    """inception_5b of a network by its layers' names, batch norm by running statistics."""
+def bn_inception(blobs: Mapping[str, Array], image: Array) -> Array:
+    """inception_5b by "LAYER/VALUE" as it was released, batch norm by running statistics."""
 
     def conv(x: Array, name: str, stride: int = 1) -> Array:
-        layer, norm = blobs[name], blobs[f"{name}_bn"]
-        y = convolve(x, layer["weights"], stride) + layer["biases"]
-        spread = np.sqrt(norm["variance"] + 1e-5)
-        return relu((y - norm["mean"]) / spread * norm["scale"] + norm["shift"])
+        y = convolve(x, blobs[f"{name}/weights"], stride) + blobs[f"{name}/biases"]
+        scale, shift, mean, variance = (
+            blobs[f"{name}_bn/{field}"] for field in ("scale", "shift", "mean", "variance")
+        )
+        return relu((y - mean) / np.sqrt(variance + 1e-5) * scale + shift)
 
-    x = same_pool(conv(image, "conv1/7x7_s2", 2), np.max, 2)
-    x = same_pool(conv(conv(x, "conv2/3x3_reduce"), "conv2/3x3"), np.max, 2)
+    x = same_pool(conv(image, "conv1_7x7_s2", 2), np.max, 2)
+    x = same_pool(conv(conv(x, "conv2_3x3_reduce"), "conv2_3x3"), np.max, 2)
     for module in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
         scope = f"inception_{module}"
         stride = 2 if module in ("3c", "4e") else 1
-        three = conv(conv(x, f"{scope}/3x3_reduce"), f"{scope}/3x3", stride)
-        double = conv(conv(x, f"{scope}/double_3x3_reduce"), f"{scope}/double_3x3_1")
-        double = conv(double, f"{scope}/double_3x3_2", stride)
+        three = conv(conv(x, f"{scope}_3x3_reduce"), f"{scope}_3x3", stride)
+        double = conv(conv(x, f"{scope}_double_3x3_reduce"), f"{scope}_double_3x3_1")
+        double = conv(double, f"{scope}_double_3x3_2", stride)
         if stride == 2:
             x = np.concatenate([three, double, same_pool(x, np.max, 2)], axis=3)
             continue
         pool = same_pool(x, np.max if module == "5b" else np.mean, 1)
-        one, pool = conv(x, f"{scope}/1x1"), conv(pool, f"{scope}/pool_proj")
+        one, pool = conv(x, f"{scope}_1x1"), conv(pool, f"{scope}_pool_proj")
         x = np.concatenate([one, three, double, pool], axis=3)
     return x

@@ -1,0 +1,201 @@
+"""Our backbones beside other people's: the same random weights, the same picture, equal numbers.
+
+Run as `make parity`. Every reference that can be imported is run (transformers with torch, Keras;
+a literal numpy network always can) with weights and statistics that are drawn by name and go their
+way through our name maps; features and logits must agree within 1e-4 of the largest. What it said
+is kept in tests/goldens, and docs/parity.md is written from all of them.
+"""
+
+import argparse
+import functools
+import importlib.metadata
+import importlib.util
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Float
+
+from data_pipelines import files
+from gap_jax.config import Config
+from gap_jax.models.backbones.resnet import BLOCKS
+from gap_jax.models.build import build
+from gap_jax.models.network import Network
+from gap_jax.weights.names import inception, resnet, vgg
+from gap_jax.weights.names.forms import NameMap, Source
+from tests.campaigns.parity_references import PACKAGES, REFERENCES, Answer, rename
+from tests.small_networks import UNOPTIMISED, by_path, drawn
+
+ROOT = Path(__file__).parent.parent.parent
+GOLDENS = ROOT / "tests/goldens"
+PAGE = ROOT / "docs/parity.md"
+BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
+TOLERANCE = 1e-4
+KEPT = 120  # values of each array
+SEED = 0  # of the picture; arrays are drawn by their names
+FULL = (224, 450)
+
+
+class Case(NamedTuple):
+    """A network of ours, what it should equal, and the sides of the pictures both see."""
+
+    name: str
+    reference: str
+    fields: dict[str, Any]
+    names: NameMap | None = None  # as we name them
+    sides: tuple[int, ...] = FULL
+
+
+def cases() -> Iterator[Case]:
+    """Every pair; sides beyond 224 and 450 px are those that the suite can afford."""
+    keras = functools.partial(Case, reference="keras")
+    vgg16 = {"backbone": "vgg16"}
+    yield keras("vgg16", fields=vgg16, names=vgg.keras_names(dense=False), sides=(64, *FULL))
+    yield keras("vgg16_fc7", fields={**vgg16, "stage": 7}, names=vgg.keras_names(), sides=(224,))
+    v3 = {"backbone": "inception_v3", "norm_eps": 1e-3}
+    yield keras("inception_v3", fields=v3, names=inception.keras_names(), sides=(107, *FULL))
+    bn_inception = inception.bn_inception_names()
+    yield Case("bn_inception", "numpy", {"backbone": "bn_inception"}, bn_inception)
+    for name, blocks in BLOCKS.items():
+        sides = (65, *FULL) if name == "resnet50" else FULL
+        caffe = {"backbone": name, "strides": "caffe", "norm_eps": 1.001e-5}
+        yield keras(f"{name}_caffe", fields=caffe, names=resnet.keras_names(blocks), sides=sides)
+        v1_5 = {"backbone": name, "strides": "v1_5"}
+        yield Case(f"{name}_v1_5", "transformers", v1_5, resnet.hugging_face_names(blocks))
+        yield Case(f"{name}_slim", "numpy", {"backbone": name})
+
+
+def draw_network(case: Case) -> Network:
+    """Ours, mean pooling on top, with values that depend on their paths alone."""
+    cfg = Config()
+    cfg.pose.branch, cfg.model.pooling = False, "mean"
+    for name, value in case.fields.items():
+        setattr(cfg.model, name, value)
+    return drawn(lambda: build(cfg.resolved(), 1000, nnx.Rngs(0)))
+
+
+def draw_image(side: int) -> Float[np.ndarray, "1 h w 3"]:
+    """What a backbone sees, normalised."""
+    values = np.random.default_rng(SEED).normal(size=(1, side, side, 3))
+    return values.astype(np.float32)
+
+
+def ask_ours(network: Network, image: Float[np.ndarray, "1 h w 3"]) -> Answer:
+    """Our last map and scores, in float32."""
+    graph, state = nnx.split(network)
+
+    def apply(state: nnx.State, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ours = nnx.merge(graph, state)
+        features = ours.backbone(image, train=False)
+        return features, ours.pooling(features)
+
+    features, logits = jax.jit(apply, compiler_options=UNOPTIMISED)(state, image)
+    return Answer(np.asarray(features), np.asarray(logits))
+
+
+def thin_out(values: np.ndarray) -> np.ndarray:
+    """Values from all over an array, at a distance that fits no axis."""
+    flat = values.ravel()
+    return flat[:: max(flat.size // KEPT, 1) | 1]
+
+
+def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The largest, relative to the largest value."""
+    if ours.shape != theirs.shape:
+        raise SystemExit(f"ours has shape {ours.shape}, the reference {theirs.shape}")
+    return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
+
+
+def compare(case: Case) -> Iterator[dict[str, Any]]:
+    """What to keep for each side."""
+    network = draw_network(case)
+    ours = {path: np.asarray(x) for path, x in by_path(nnx.state(network)).items()}
+    names = case.names or {name: Source((name,)) for name in ours}
+    theirs = rename(ours, names)
+    for side in case.sides:
+        image = draw_image(side)
+        answer = REFERENCES[case.reference](case.fields["backbone"], theirs, image)
+        arrays, own = {}, ask_ours(network, image)
+        for name, expected in answer._asdict().items():
+            if expected is not None:
+                arrays[name] = {
+                    "difference": difference(getattr(own, name), expected),
+                    "largest": float(np.abs(expected).max()),
+                    "shape": expected.shape,
+                    "values": [float(f"{value:.7g}") for value in thin_out(expected)],
+                }
+        versions = {name: importlib.metadata.version(name) for name in PACKAGES[case.reference]}
+        yield {
+            "case": case.name,
+            "side": side,
+            "seed": SEED,
+            "reference": case.reference,
+            "versions": versions,
+            "arrays": arrays,
+        }
+
+
+def read_golden(name: str, side: int) -> dict[str, Any]:
+    """What a reference once said."""
+    return json.loads((GOLDENS / f"{name}_{side}.json").read_text("utf-8"))
+
+
+def render() -> str:
+    """A row for each golden."""
+    rows = [
+        "| network | pixels | reference | features | logits |",
+        "|---|---|---|---|---|",
+    ]
+    for case in cases():
+        for side in case.sides:
+            if not (GOLDENS / f"{case.name}_{side}.json").exists():
+                continue
+            golden = read_golden(case.name, side)
+            versions = ", ".join(f"{name} {held}" for name, held in golden["versions"].items())
+            found = golden["arrays"]
+            errors = [
+                f"{found[name]['difference']:.1e}" if name in found else "-"
+                for name in Answer._fields
+            ]
+            rows.append(f"| {case.name} | {side} | {versions} | {' | '.join(errors)} |")
+    return "\n".join(rows)
+
+
+def write_page() -> None:
+    """Puts the table between its marks."""
+    head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
+    tail = rest.partition(END)[2]
+    files.write_atomically(PAGE, f"{head}{BEGIN}\n{render()}\n{END}{tail}")
+
+
+def main() -> int:
+    """Runs what can be run; 1 where something differs by more than the tolerance."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", default="", help="cases whose names begin so")
+    only, wrong = parser.parse_args().only, 0
+    for case in cases():
+        if not case.name.startswith(only):
+            continue
+        absent = [name for name in PACKAGES[case.reference] if not importlib.util.find_spec(name)]
+        if absent:
+            print(
+                f"{case.name}: {', '.join(absent)} is not installed; its goldens stay as they are"
+            )
+            continue
+        for golden in compare(case):
+            errors = {name: found["difference"] for name, found in golden["arrays"].items()}
+            print(case.name, golden["side"], errors, flush=True)
+            wrong += max(errors.values()) > TOLERANCE
+            place = GOLDENS / f"{case.name}_{golden['side']}.json"
+            files.write_atomically(place, json.dumps(golden) + "\n")
+            write_page()
+    return int(wrong > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Other people's networks with given weights: transformers', Keras', and literal numpy ones."""
+
+import importlib
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from gap_jax.weights.names.forms import Form, NameMap
+from tests import oracles
+
+Array = Float[np.ndarray, "..."]
+Arrays = Mapping[str, Array]
+PACKAGES = {
+    "transformers": ("transformers", "torch"),
+    "keras": ("keras", "jax"),
+    "numpy": ("numpy",),
+}
+
+
+class Answer(NamedTuple):
+    """The last map and ImageNet's scores, where that network ends in them."""
+
+    features: Array
+    logits: Array | None
+
+
+def rename(ours: Arrays, names: NameMap) -> dict[str, Array]:
+    """Our arrays under another library's names and in its layouts."""
+    theirs: dict[str, Array] = {}
+    for path, source in names.items():
+        arrays = _lay_out(ours[path], source.form)
+        theirs |= dict(zip(source.names, arrays, strict=True))
+    return theirs
+
+
+def _lay_out(x: Array, form: Form) -> tuple[Array, ...]:
+    """What a name map's form turns back into `x`."""
+    match form:
+        case "same":
+            return (x,)
+        case "oihw":
+            return (x.transpose(3, 2, 0, 1),)
+        case "bgr":
+            return (x[:, :, ::-1],)
+        case "map_io" | "cell_io":
+            return (x.reshape(-1, x.shape[-1]),)
+        case "classifier_oi":
+            return (x[0].T,)
+        case "classifier_io" | "row":
+            return (x[0],)
+        case "difference":
+            bias = np.cos(np.arange(x.size, dtype=x.dtype)).reshape(x.shape)
+            return x + bias, bias
+        case _:
+            raise ValueError(f"no reference lays an array out as {form}")
+
+
+def ask_transformers(backbone: str, theirs: Arrays, image: Array) -> Answer:
+    """ResNetForImageClassification, whose strides are torchvision's."""
+    torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
+    depths = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
+    config = transformers.ResNetConfig(depths=list(depths[backbone]), num_labels=1000)
+    with torch.no_grad():
+        model = transformers.ResNetForImageClassification(config).eval()
+        state = {name: torch.tensor(np.ascontiguousarray(x)) for name, x in theirs.items()}
+        absent = model.load_state_dict(state, strict=False)
+        left = [name for name in absent.missing_keys if "num_batches_tracked" not in name]
+        if left or absent.unexpected_keys:
+            raise ValueError(f"transformers has {left} beyond our names")
+        pixels = torch.tensor(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
+        features = model.resnet(pixels).last_hidden_state.numpy().transpose(0, 2, 3, 1)
+        return Answer(features, model(pixels).logits.numpy())
+
+
+def ask_keras(backbone: str, theirs: Arrays, image: Array) -> Answer:
+    """keras.applications' networks; those from Caffe read colours as BGR."""
+    os.environ.setdefault("KERAS_BACKEND", "jax")
+    keras = importlib.import_module("keras")
+    keras.utils.clear_session()
+    make, last, reads_bgr = {
+        "resnet50": ("ResNet50", "conv5_block3_out", True),
+        "resnet101": ("ResNet101", "conv5_block3_out", True),
+        "resnet152": ("ResNet152", "conv5_block3_out", True),
+        "vgg16": ("VGG16", "fc2" if "fc2/kernel" in theirs else "block5_conv3", True),
+        "inception_v3": ("InceptionV3", "mixed10", False),
+    }[backbone]
+    with_classifier = "predictions/kernel" in theirs
+    options: dict[str, Any] = {"weights": None, "input_shape": image.shape[1:]}
+    options["include_top"] = with_classifier
+    if with_classifier:
+        options["classifier_activation"] = None
+    model = getattr(keras.applications, make)(**options)
+    unset = set(theirs)
+    for layer in model.layers:
+        for variable in layer.weights:
+            name = f"{layer.name}/{variable.name}"
+            variable.assign(theirs[name])
+            unset.remove(name)
+    if unset:
+        raise ValueError(f"Keras has no {sorted(unset)}")
+    ends = keras.Model(model.inputs, [model.get_layer(last).output, model.output])
+    features, logits = ends(image[..., ::-1] if reads_bgr else image, training=False)
+    map_ = np.asarray(features)
+    map_ = map_[:, None, None] if map_.ndim == 2 else map_
+    return Answer(map_, np.asarray(logits) if with_classifier else None)
+
+
+def ask_numpy(backbone: str, theirs: Arrays, image: Array) -> Answer:
+    """The suite's literal networks, in float64; a ResNet's arrays keep our names."""
+    exact = {name: np.asarray(x, np.float64) for name, x in theirs.items()}
+    pixels = np.asarray(image, np.float64)
+    if backbone == "bn_inception":
+        return Answer(oracles.bn_inception(exact, pixels), None)
+    arrays: dict[Any, Any] = {}
+    for name, x in exact.items():
+        *folders, leaf = (int(part) if part.isdigit() else part for part in name.split("/"))
+        place = arrays
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[leaf] = x
+    features = oracles.resnet(arrays["backbone"], arrays["backbone"], pixels, "slim")
+    kernel, bias = arrays["pooling"]["kernel"][0], arrays["pooling"]["bias"][0]
+    return Answer(features, features.mean((1, 2)) @ kernel + bias)
+
+
+REFERENCES: dict[str, Callable[[str, Arrays, Array], Answer]] = {
+    "transformers": ask_transformers,
+    "keras": ask_keras,
+    "numpy": ask_numpy,
+}
