@@ -41,6 +41,13 @@ def _set_method(cfg: Config, method: str) -> None:
         case "attention_pose":
             model.pooling, model.saliency_input = "attention", "pose"
             pose.weight, pose.reduction = 1.0, "reference"
+        case "max":
+            model.pooling, model.dropout, pose.branch = "max", 0.0, False
+        case "second_order" | "compact_bilinear":
+            model.pooling, pose.branch = method, False
+        case "pose_parts":
+            model.pooling, model.dropout_where = "pose_parts", "pooled"
+            pose.weight, pose.reduction = 1.0, "reference"
         case "gap":
             model.pooling, pose.branch = "gap", False
         case _:
@@ -64,7 +71,7 @@ def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
     model.norm_decay = 0.9  # 0.997 would still remember the start after so few steps
     pose.hidden, pose.kernel_size = (96,), 3
     pose.weight, pose.reduction, pose.target = 0.1, "sum_per_image", "gaussian"
-    if pose.branch:
+    if pose.branch and model.pooling != "pose_parts":
         model.saliency_input = "pose"
     cfg.init.weights = "drawn_objects"
     optim.name, optim.learning_rate, optim.weight_decay = "adamw", 4e-3, 0.05

@@ -18,8 +18,8 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
                        [--mode=train|evaluate] [--config.group.field=value ...]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
-             gap_pose), a data set (mpii people objects), a scale (full demo), a recipe (ours
-             reference, which is what AP's released code does)
+             gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
+             objects), a scale (full demo), a recipe (ours; reference: what AP's released code does)
   --workdir  folder of the run, runs/ and the config's name by default; the same command in the
              same folder goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir

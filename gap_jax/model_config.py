@@ -106,12 +106,6 @@ class ModelConfig(Settings):
         "compact_bilinear: none, or signed square root and unit length",
         choices=("none", "signed_sqrt"),
     )
-    temporal: str = setting(
-        "mean",
-        "how the scores of a clip's frames become one: their mean, or one that attention learns",
-        choices=("mean", "attention"),
-    )
-    frames: int = setting(1, "frames of a clip, which start learned attention at 1 / frames", low=1)
     gate_init: str = setting(
         "paper",
         "start of the bottom-up map: small and random, or 1 (for training from little)",
@@ -190,6 +184,7 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
             f"model.space=weight (model.T={model.T}, model.gate_init={model.gate_init}) needs "
             "model.T of 1 or more and model.gate_init=paper: it multiplies weights, without a gate"
         )
+    _check_pooling(model, pose)
     if pose.kernel_size % 2 == 0:
         raise ConfigError(
             f"pose.kernel_size={pose.kernel_size} is even and its window has no centre; "
@@ -203,16 +198,40 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
 
 
 def _check_backbone(model: ModelConfig) -> None:
-    """Refuses what the backbone would ignore."""
-    fields = {
-        "strides": model.backbone.startswith("resnet"),
-        "stem_padding": model.backbone.startswith("resnet"),
+    is_resnet = model.backbone.startswith("resnet")
+    readers = {
+        "strides": is_resnet,
+        "stem_padding": is_resnet,
         "final_relu": model.backbone == "vgg16",
     }
-    for name, is_read in fields.items():
+    _refuse_ignored(model, readers, f"model.backbone={model.backbone}")
+
+
+def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
+    has_saliency = model.pooling in ("mean", "attention", "gap")
+    readers = dict.fromkeys(
+        ("rank", "rank_form", "per_class", "saliency_activation", "saliency_input"), has_saliency
+    )
+    is_sketch = model.pooling == "compact_bilinear"
+    readers |= dict.fromkeys(("sketch_features", "sketch_normalisation"), is_sketch)
+    _refuse_ignored(model, readers, f"model.pooling={model.pooling}")
+    if model.pooling == "pose_parts" and not pose.branch:
+        raise ConfigError(
+            "model.pooling=pose_parts pools by the pose branch's heatmaps; set pose.branch=true"
+        )
+    if model.rank_form == "chained" and model.per_class:
+        raise ConfigError(
+            "model.rank_form=chained makes one map of another and model.per_class=true gives each "
+            "class its own; use one of the two"
+        )
+
+
+def _refuse_ignored(model: ModelConfig, readers: dict[str, bool], owner: str) -> None:
+    """Refuses a field that was set and that its owner would ignore."""
+    for name, is_read in readers.items():
         value, default = getattr(model, name), getattr(ModelConfig, name)
         if value != default and not is_read:
             raise ConfigError(
-                f"model.{name}={str(value).lower()} means nothing to "
-                f"model.backbone={model.backbone}; leave it at {str(default).lower()}"
+                f"model.{name}={str(value).lower()} means nothing to {owner}; "
+                f"leave it at {str(default).lower()}"
             )

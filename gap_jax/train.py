@@ -6,6 +6,7 @@ between two steps (evaluate, save, stop) happens in `_Run.between`.
 """
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,7 @@ def train(cfg: Config, workdir: Path) -> None:
                     "a row gained nothing (train.early_stop_evals)"
                 )
         rundir.complete(folder, last)
+        print(json.dumps(run.history[last], allow_nan=False))
 
 
 def _loop(run: "_Run", state: TrainState, start: int) -> int:

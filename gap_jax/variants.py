@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from data_pipelines.config import DATASETS
 from data_pipelines.errors import ConfigError
 
-METHODS = ("mean", "attention", "attention_pose", "gap", "gap_pose")
+METHODS = (
+    "mean", "attention", "attention_pose", "gap", "gap_pose",
+    "max", "second_order", "compact_bilinear", "pose_parts",
+)  # fmt: skip
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
 

@@ -14,13 +14,9 @@ from gap_jax.models.backbones.resnet import ResNet
 from gap_jax.models.backbones.small import SmallTrunk
 from gap_jax.models.layers import Norm
 from gap_jax.models.network import Network
-from gap_jax.models.pooling import (
-    AttentionalPooling,
-    FactoredSaliency,
-    LinearSaliency,
-    Saliency,
-)
+from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.pose import PoseBranch
+from gap_jax.models.saliency import FactoredSaliency, LinearSaliency, Saliency
 
 UNOPTIMISED = {"xla_backend_optimization_level": 0}  # a test compiles more than it computes
 Module = TypeVar("Module", bound=nnx.Module)
@@ -71,7 +67,7 @@ def small_network(saliency: str = "activation", *, residual: bool = False) -> Ne
             case _:
                 read = FactoredSaliency(12, (8, 4), rngs=rngs)
         pooling = AttentionalPooling(backbone.features, 5, saliency=read, dropout=0.5, rngs=rngs)
-        return Network(backbone, pooling, pose, saliency_reads_pose=True)
+        return Network(backbone, pooling, pose, saliency_reads="hidden")
 
     return drawn(make)
 

@@ -21,7 +21,8 @@ from gap_jax.models.build import build
 from gap_jax.models.folding import fold
 from gap_jax.models.layers import Norm
 from gap_jax.models.network import normalise
-from gap_jax.models.pooling import FactoredSaliency, LinearSaliency
+from gap_jax.models.pooling import AttentionalPooling
+from gap_jax.models.saliency import FactoredSaliency, LinearSaliency
 from gap_jax.variants import METHODS
 from tests.small_networks import UNOPTIMISED, drawn, pictures, small_network
 
@@ -62,7 +63,9 @@ def test_the_settings_reach_the_layers() -> None:
     )  # fmt: skip
     cfg = Config(model=model, pose=PoseConfig(hidden=(9, 6), kernel_size=3)).resolved()
     network = drawn(lambda: build(cfg, 4, nnx.Rngs(0)))
-    backbone, pose, saliency = network.backbone, network.pose, network.pooling.saliency
+    backbone, pose, pooling = network.backbone, network.pose, network.pooling
+    assert isinstance(pooling, AttentionalPooling)
+    saliency = pooling.saliency
     assert isinstance(backbone, SmallTrunk)
     assert pose is not None
     assert isinstance(saliency, FactoredSaliency)
@@ -71,8 +74,8 @@ def test_the_settings_reach_the_layers() -> None:
     assert [layer.kernel.shape for layer in pose.hidden] == [(3, 3, 48, 9), (3, 3, 9, 6)]
     assert [layer.kernel.shape for layer in saliency.chain] == [(6, 7), (7, 5)]
     assert saliency.last.kernel.shape == (5, 12)
-    assert network.pooling.kernel.shape == (3, 48, 4)
-    assert (network.pooling.dropout, network.pooling.dropout_where) == (0.25, "pooled")
+    assert pooling.kernel.shape == (3, 48, 4)
+    assert (pooling.dropout, pooling.dropout_where) == (0.25, "pooled")
     assert jnp.dtype(network.dtype) == jnp.bfloat16
 
 
@@ -180,6 +183,7 @@ def test_folding_changes_no_output(saliency: str, residual: bool) -> None:
     assert not jax.tree.leaves(nnx.state(folded, nnx.BatchStat))
     assert jax.tree.leaves(nnx.state(network, nnx.BatchStat))
     if saliency == "weight":
+        assert isinstance(folded.pooling, AttentionalPooling)
         assert isinstance(folded.pooling.saliency, LinearSaliency)
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMISED)

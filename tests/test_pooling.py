@@ -16,12 +16,8 @@ from jaxtyping import Array, Key
 from gap_jax.config import Config
 from gap_jax.model_config import ModelConfig
 from gap_jax.models.build import build
-from gap_jax.models.pooling import (
-    AttentionalPooling,
-    DropoutWhere,
-    FactoredSaliency,
-    LinearSaliency,
-)
+from gap_jax.models.pooling import AttentionalPooling, DropoutWhere
+from gap_jax.models.saliency import FactoredSaliency, LinearSaliency
 from tests.small_networks import UNOPTIMISED, by_path, drawn
 
 
@@ -78,6 +74,7 @@ def test_weight_space_starts_alive_and_is_attentional_pooling_with_one_vector() 
 def test_parameters_are_the_papers_in_number(T: int, count: int) -> None:
     cfg = Config(model=ModelConfig(T=T, backbone="resnet50"))
     network = nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
+    assert isinstance(network.pooling, AttentionalPooling)
     assert parameters(network.pooling.saliency) == count
     assert parameters(network.pooling) - count == 805_257
     assert parameters(network.pose) == 1_573_632 + 12_304

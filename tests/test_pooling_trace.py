@@ -12,15 +12,8 @@ import pytest
 from flax import nnx
 from jaxtyping import Array, Key
 
-from gap_jax.models.pooling import (
-    Activation,
-    AttentionalPooling,
-    DropoutWhere,
-    FactoredSaliency,
-    LinearSaliency,
-    Saliency,
-    UniformSaliency,
-)
+from gap_jax.models.pooling import Activation, AttentionalPooling, DropoutWhere
+from gap_jax.models.saliency import FactoredSaliency, LinearSaliency, Saliency, UniformSaliency
 from tests import oracles
 from tests.small_networks import UNOPTIMISED, by_path, drawn
 

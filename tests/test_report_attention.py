@@ -21,7 +21,8 @@ from gap_jax.explain.report.colours import lay_over
 from gap_jax.explain.report.looking import look, spread
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.network import Network
-from gap_jax.models.pooling import AttentionalPooling, LinearSaliency
+from gap_jax.models.pooling import AttentionalPooling
+from gap_jax.models.saliency import LinearSaliency
 from tests.tiny_data import CLASSES, build
 
 CELL_PX = 4

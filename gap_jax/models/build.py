@@ -15,18 +15,22 @@ from gap_jax.model_config import ModelConfig
 from gap_jax.models.backbones import bn_inception, inception_v3, resnet, small, vgg
 from gap_jax.models.backbones.inception import Inception
 from gap_jax.models.layers import HE, SMALL, Norm, PoolPadding
-from gap_jax.models.network import Backbone, Network
-from gap_jax.models.pooling import (
-    AttentionalPooling,
-    DropoutWhere,
+from gap_jax.models.network import Backbone, Network, Reads
+from gap_jax.models.pooling import Activation, AttentionalPooling, DropoutWhere, Pooling
+from gap_jax.models.pose import PoseBranch
+from gap_jax.models.saliency import (
+    ChainedSaliency,
     FactoredSaliency,
     GateInit,
     LinearSaliency,
+    PartSaliency,
     Saliency,
     Space,
     UniformSaliency,
 )
-from gap_jax.models.pose import PoseBranch
+from gap_jax.models.second_order import CompactBilinearPooling, MaxPooling, SecondOrderPooling
+
+MOST_SECOND_ORDER = 2**29  # weights: 2 GiB of float32, and as much again for each of their moments
 
 
 def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
@@ -43,11 +47,12 @@ def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
         )
     reads_pose = cfg.model.saliency_input == "pose"
     read = pose.features if pose and reads_pose else backbone.features
+    reads: Reads = "hidden" if reads_pose else "features"
     return Network(
         backbone,
         _pooling(cfg.model, backbone.features, read, classes, rngs),
         pose,
-        saliency_reads_pose=reads_pose,
+        saliency_reads="heatmaps" if cfg.model.pooling == "pose_parts" else reads,
         mean=cfg.model.input_mean,
         scale=cfg.model.input_scale,
         dtype=trunk_dtype(cfg.model),
@@ -109,16 +114,55 @@ def _check_stage(model: ModelConfig, stages: int) -> None:
         )
 
 
-def _pooling(
+def _pooling(model: ModelConfig, features: int, read: int, classes: int, rngs: nnx.Rngs) -> Pooling:
+    """The pooling of maps with `features` channels by what `read` channels are salient."""
+    match model.pooling:
+        case "max":
+            return MaxPooling(features, classes, dropout=model.dropout, rngs=rngs)
+        case "second_order":
+            _check_second_order(features, classes)
+            return SecondOrderPooling(features, classes, dropout=model.dropout, rngs=rngs)
+        case "compact_bilinear":
+            return CompactBilinearPooling(
+                features,
+                classes,
+                sketch_features=model.sketch_features,
+                normalised=model.sketch_normalisation == "signed_sqrt",
+                dropout=model.dropout,
+                rngs=rngs,
+            )
+        case _:
+            return _attentional_pooling(model, features, read, classes, rngs)
+
+
+def _attentional_pooling(
     model: ModelConfig, features: int, read: int, classes: int, rngs: nnx.Rngs
 ) -> AttentionalPooling:
-    """The pooling of maps with `features` channels by what `read` channels are salient."""
-    maps = model.rank * (classes if model.per_class else 1)
-    gate_init, init = cast(GateInit, model.gate_init), SMALL
+    by_parts = model.pooling == "pose_parts"
+    saliency = PartSaliency(len(JOINTS)) if by_parts else _saliency(model, read, classes, rngs)
+    return AttentionalPooling(
+        features,
+        classes,
+        saliency=saliency,
+        rank=saliency.maps if by_parts else model.rank,
+        per_class=model.per_class,
+        activation=cast(Activation, model.saliency_activation),
+        dropout=model.dropout,
+        dropout_where=cast(DropoutWhere, model.dropout_where),
+        one_bias=by_parts,
+        init=HE if model.pooling == "mean" else SMALL,
+        rngs=rngs,
+    )
+
+
+def _saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
+    chained = model.rank_form == "chained" and model.rank > 1
+    maps = 1 if chained else model.rank * (classes if model.per_class else 1)
+    gate_init = cast(GateInit, model.gate_init)
     saliency: Saliency
     match model.pooling:
         case "mean":
-            saliency, init = UniformSaliency(maps), HE
+            return UniformSaliency(model.rank * (classes if model.per_class else 1))
         case "attention":
             saliency = LinearSaliency(read, maps, gate_init=gate_init, rngs=rngs)
         case _:
@@ -130,14 +174,14 @@ def _pooling(
                 gate_init=gate_init,
                 rngs=rngs,
             )
-    return AttentionalPooling(
-        features,
-        classes,
-        saliency=saliency,
-        rank=model.rank,
-        per_class=model.per_class,
-        dropout=model.dropout,
-        dropout_where=cast(DropoutWhere, model.dropout_where),
-        init=init,
-        rngs=rngs,
-    )
+    return ChainedSaliency(saliency, model.rank, rngs=rngs) if chained else saliency
+
+
+def _check_second_order(features: int, classes: int) -> None:
+    values = features * features * classes
+    if values > MOST_SECOND_ORDER:
+        raise ConfigError(
+            f"model.pooling=second_order over {features} channels and {classes} classes has "
+            f"{values:,} weights, more than {MOST_SECOND_ORDER:,}; use compact_bilinear, a "
+            "narrower model.stage or fewer classes"
+        )

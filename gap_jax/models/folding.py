@@ -4,7 +4,13 @@ from flax import nnx
 
 from gap_jax.models.layers import ConvNorm
 from gap_jax.models.network import Network
-from gap_jax.models.pooling import FactoredSaliency, LinearSaliency
+from gap_jax.models.pooling import AttentionalPooling
+from gap_jax.models.saliency import (
+    ChainedSaliency,
+    FactoredSaliency,
+    LinearSaliency,
+    Saliency,
+)
 
 
 def fold(network: Network) -> Network:
@@ -13,9 +19,12 @@ def fold(network: Network) -> Network:
     for _, module in nnx.iter_modules(folded):
         if isinstance(module, ConvNorm):
             _fold_norm(module)
-    saliency = folded.pooling.saliency
-    if isinstance(saliency, FactoredSaliency) and saliency.space == "weight":
-        folded.pooling.saliency = _as_linear(saliency)
+    pooling = folded.pooling
+    if isinstance(pooling, AttentionalPooling):
+        if isinstance(pooling.saliency, ChainedSaliency):
+            pooling.saliency.first = _fold_saliency(pooling.saliency.first)
+        else:
+            pooling.saliency = _fold_saliency(pooling.saliency)
     return folded
 
 
@@ -30,6 +39,8 @@ def _fold_norm(pair: ConvNorm) -> None:
     pair.norm = nnx.data(None)
 
 
-def _as_linear(saliency: FactoredSaliency) -> LinearSaliency:
+def _fold_saliency(saliency: Saliency) -> Saliency:
+    if not (isinstance(saliency, FactoredSaliency) and saliency.space == "weight"):
+        return saliency
     vector = saliency.vector()
     return LinearSaliency(*vector.shape, bias=False, init=lambda *_: vector, rngs=nnx.Rngs(0))

@@ -1,6 +1,6 @@
 """A whole model: pixels, a backbone, the pose branch, a pooling."""
 
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 from flax import nnx
@@ -9,8 +9,10 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from gap_jax.batch import Outputs
 from gap_jax.model_config import Colours
-from gap_jax.models.pooling import AttentionalPooling
+from gap_jax.models.pooling import Pooling
 from gap_jax.models.pose import PoseBranch
+
+Reads = Literal["features", "hidden", "heatmaps"]  # the last two are the pose branch's
 
 
 @runtime_checkable
@@ -41,20 +43,20 @@ class Network(nnx.Module):
     def __init__(
         self,
         backbone: Backbone,
-        pooling: AttentionalPooling,
+        pooling: Pooling,
         pose: PoseBranch | None = None,
         *,
-        saliency_reads_pose: bool = False,
+        saliency_reads: Reads = "features",
         mean: Colours = (0.0, 0.0, 0.0),
         scale: Colours = (1.0, 1.0, 1.0),
         dtype: DTypeLike = jnp.float32,
     ) -> None:
-        if saliency_reads_pose and pose is None:
+        if saliency_reads != "features" and pose is None:
             raise ValueError("a saliency that reads the pose branch needs one")
         self.backbone = backbone
         self.pooling = pooling
         self.pose = pose
-        self.saliency_reads_pose = saliency_reads_pose
+        self.saliency_reads: Reads = saliency_reads
         self.mean = mean
         self.scale = scale
         self.dtype = dtype
@@ -72,7 +74,9 @@ class Network(nnx.Module):
             raise ValueError("training with dropout takes a key for each row")
         x = self.backbone(normalise(image, self.mean, self.scale).astype(self.dtype), train=train)
         heatmaps, hidden = (None, None) if self.pose is None else self.pose(x)
-        saliency_input = hidden if self.saliency_reads_pose else None
+        saliency_input = {"features": None, "hidden": hidden, "heatmaps": heatmaps}[
+            self.saliency_reads
+        ]
         if want_maps:
             maps = self.pooling.maps(x, saliency_input, keys=keys)
             return Outputs(maps.logits, heatmaps, maps)

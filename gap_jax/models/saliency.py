@@ -1,0 +1,157 @@
+"""What counts where: the bottom-up maps h of a pooling, one or several for each position."""
+
+from typing import Literal, Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from flax.typing import Initializer
+from jax import lax
+from jaxtyping import Array, Float
+
+from gap_jax.models.layers import HE, SMALL, Dense, along_channels, project
+
+GateInit = Literal["paper", "one"]
+Space = Literal["activation", "weight"]
+EXACT = lax.Precision.HIGHEST
+
+
+@runtime_checkable
+class Saliency(Protocol):
+    """Anything that gives each position `maps` float32 values."""
+
+    maps: int
+
+    def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]: ...
+
+
+class UniformSaliency(nnx.Module):
+    """h = 1: with it the pooling is a linear classifier of the map's mean, the usual baseline."""
+
+    def __init__(self, maps: int = 1) -> None:
+        self.maps = maps
+
+    def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
+        return jnp.ones((*x.shape[:-1], self.maps))
+
+
+class LinearSaliency(nnx.Module):
+    """h = X b + beta; with `gate_init="one"` h = 1 + X b, where b is 0 at the start.
+
+    The second b is called `gate`: weight decay leaves it alone, which would pull h towards 1.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        maps: int = 1,
+        *,
+        bias: bool = True,
+        gate_init: GateInit = "paper",
+        init: Initializer = SMALL,
+        rngs: nnx.Rngs,
+    ) -> None:
+        self.maps = maps
+        self.gated = gate_init == "one"
+        self.bias = nnx.Param(jnp.zeros(maps)) if bias and not self.gated else None
+        if self.gated:
+            self.gate = nnx.Param(jnp.zeros((features, maps)))
+        else:
+            self.kernel = nnx.Param(init(rngs.params(), (features, maps), jnp.float32))
+
+    def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
+        if self.gated:
+            return 1 + project(x, self.gate[...], exactly=True)
+        h = project(x, self.kernel[...], exactly=True)
+        return h if self.bias is None else h + along_channels(self.bias[...], h)
+
+
+class FactoredSaliency(nnx.Module):
+    """A linear saliency at the end of T = len(widths) layers U_t that all its maps share.
+
+    space="activation": Z_t = relu(Z_{t-1} U_t + u_t) from Z_0 = X, h = Z_T c + beta; without a
+    layer it is the linear saliency to the bit. space="weight": h = X f(V c) with
+    V = f(U_1) ... f(U_T), f = relu and no biases: one vector that no picture changes, which
+    starts positive, because a start with f(V c) = 0 has no gradient to leave it by.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        widths: tuple[int, ...],
+        maps: int = 1,
+        *,
+        space: Space = "activation",
+        gate_init: GateInit = "paper",
+        rngs: nnx.Rngs,
+    ) -> None:
+        literal = space == "weight"
+        if literal and (gate_init != "paper" or not widths):
+            raise ValueError('space="weight" takes one width or more and gate_init="paper"')
+        self.maps = maps
+        self.space: Space = space
+        self.chain = nnx.List()
+        for width in widths:
+            init = _positive(1 / width) if literal else HE
+            self.chain.append(Dense(features, width, bias=not literal, init=init, rngs=rngs))
+            features = width
+        self.last = LinearSaliency(
+            features,
+            maps,
+            bias=not literal,
+            gate_init=gate_init,
+            init=_positive(1e-3) if literal else SMALL,
+            rngs=rngs,
+        )
+
+    def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
+        if self.space == "weight":
+            return project(x, self.vector(), exactly=True)
+        for layer in self.chain:
+            x = jax.nn.relu(layer(x))
+        return self.last(x)
+
+    def vector(self) -> Float[Array, "s p"]:
+        """f(V c), the b of the linear saliency that `space="weight"` amounts to."""
+        if self.space != "weight":
+            raise ValueError('only space="weight" amounts to a vector')
+        product = self.last.kernel[...]
+        for layer in reversed(self.chain):
+            product = jnp.matmul(jax.nn.relu(layer.kernel[...]), product, precision=EXACT)
+        return jax.nn.relu(product)
+
+
+def _positive(mean: float) -> Initializer:
+    return nnx.initializers.uniform(2 * mean)
+
+
+class ChainedSaliency(nnx.Module):
+    """h_1 of another saliency, then h_{p+1} = w_p h_p + c_p, each from the map before it.
+
+    What AP's released code does at a rank above 1: all maps are one map, scaled and shifted, so
+    that the scores are those of rank 1 and of mean pooling together.
+    """
+
+    def __init__(self, first: Saliency, maps: int, *, rngs: nnx.Rngs) -> None:
+        if first.maps != 1:
+            raise ValueError(f"a chain begins with one map, and the saliency gives {first.maps}")
+        self.maps = maps
+        self.first = first
+        self.kernel = nnx.Param(SMALL(rngs.params(), (maps - 1, 1), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros(maps - 1))
+
+    def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
+        chain = [self.first(x)]
+        for p in range(self.maps - 1):
+            chain.append(chain[-1] * self.kernel[...][p, 0] + self.bias[...][p])
+        return jnp.concatenate(chain, axis=-1)
+
+
+class PartSaliency(nnx.Module):
+    """The joints' heatmaps themselves and h = 1 behind them: where each part is, and everywhere."""
+
+    def __init__(self, joints: int) -> None:
+        self.maps = joints + 1
+
+    def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
+        return jnp.concatenate([x, jnp.ones((*x.shape[:-1], 1), x.dtype)], axis=-1)
