@@ -12,6 +12,7 @@ from gap_jax import cli
 from gap_jax.config import Config, EvalConfig, TrainConfig
 from gap_jax.evaluation import evaluate
 from gap_jax.evaluation.evaluate import Protocol, Scores
+from gap_jax.explain.export import describe_preprocessing
 from tests.saved_runs import prepare_run
 
 
@@ -81,6 +82,15 @@ def test_views_are_named() -> None:
     cfg.data.eval_crops, cfg.data.eval_flip = "five", True
     assert Protocol.of(cfg.resolved()).views == "five+flip"
     assert Protocol.of(Config().resolved()) == evaluate.PAPER
+
+
+def test_an_export_tells_how_images_are_resized() -> None:
+    told = set()
+    for rule in ("opencv", "legacy", "antialias"):
+        cfg = Config()
+        cfg.data.resize = rule
+        told.add(describe_preprocessing(cfg.resolved())["interpolation"])
+    assert len(told) == 3 and "bilinear" in told
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> str:

@@ -63,7 +63,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     scores, summary = score_split(dataclasses.replace(opened, cfg=cfg), split, options.data)
     print(
         f"{opened.source}: step {origin.step:,}, {origin.weights} weights, "
-        f"{summary['examples']:,} labelled images of {split}"
+        f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
+        f"{split}"
     )
     if not opened.is_exported:
         folder = RunDir(opened.source).scores(split, origin.step)

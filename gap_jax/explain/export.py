@@ -71,12 +71,21 @@ def describe_preprocessing(cfg: Config) -> dict[str, Any]:
         "limit_width_px": data.limit_width_px if is_reference else 0,
         "longest_aspect": LONGEST_ASPECT,
         "short_side_px": data.short_side_px,
-        "interpolation": "bilinear" if is_reference else "bilinear, area below half the size",
+        "interpolation": _describe_resize(data.resize, is_reference),
         "center_crop_px": [data.image_size_px, data.image_size_px],
         "mean": list(cfg.model.input_mean),
         "scale": list(cfg.model.input_scale),
         "layout": "batch height width color, float32, (pixel - mean) / scale",
     }
+
+
+def _describe_resize(rule: str, is_reference: bool) -> str:
+    match rule:
+        case "legacy":
+            return "bilinear, source = target * in / out, sides and limited colours cut off"
+        case "antialias":
+            return "bilinear between pixel centres, antialiased"
+    return "bilinear" if is_reference else "bilinear, area below half the size"
 
 
 def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.manifest import Manifest
+from gap_jax.evaluation.evaluate import Protocol
 from gap_jax.explain.report.comparison import Comparison, Method
 from gap_jax.explain.report.confusions import Confusion
 from gap_jax.explain.report.gallery import Gallery
@@ -15,9 +16,10 @@ DRAWN = ("people", "objects")
 
 def lead(comparison: Comparison, data: Manifest, split: str) -> str:
     """What was evaluated."""
+    counts_all = Protocol.of(comparison.methods[0].runs[0].cfg).counts_unlabelled
     text = (
         f"{data.name} (fingerprint {data.fingerprint}), split {split}: {comparison.images:,} "
-        f"labelled images of {len(data.classes):,} classes."
+        f"{'' if counts_all else 'labelled '}images of {len(data.classes):,} classes."
     )
     if data.name in DRAWN:
         text += " Drawn, synthetic pictures: not to be compared with the papers\u2019 MPII figures."
@@ -45,8 +47,11 @@ def warn(comparison: Comparison, saved_steps: Mapping[Path, int]) -> list[str]:
 
 
 def on_results(methods: Sequence[Method]) -> str:
-    """What the intervals cover."""
+    """How mAP is made, and what the intervals cover."""
+    protocol = Protocol.of(methods[0].runs[0].cfg)
     text = (
+        f"mAP: average precision by the rule {protocol.rule}, images ranked by {protocol.ranking}, "
+        f"on the view {protocol.views}. "
         "Each run\u2019s last evaluation, whatever it scored. Intervals hold 95 % of what test "
         "sets of this size, drawn anew, would give (1,000 resamples of the images); "
     )
