@@ -90,7 +90,9 @@ def _set_reference_recipe(cfg: Config) -> None:
     data.preprocessing, data.limit_width_px, data.resize = "reference", 512, "legacy"
     data.swap_on_flip, data.eval_crops, data.eval_flip = False, "center", False
     model.strides, model.stem_padding, model.dtype = "slim", "auto", "float32"
-    model.input, model.norm_running, model.rank_form = "reference", "first", "chained"
+    model.input, model.norm_running = "reference", "first"
+    if model.pooling in ("attention", "gap"):  # others have no rank
+        model.rank_form = "chained"
     model.sketch_normalisation = "none"
     cfg.pose.weight, cfg.pose.reduction = 1.0, "reference"
     cfg.train.unlabelled = "reference"
