@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from gap_jax.weights.formats.crc32c import crc32c
-from gap_jax.weights.formats.tensorflow_file import DTYPES
+from gap_jax.weights.formats.tensorflow_file import DTYPES, SINGLE
 from gap_jax.weights.formats.tensorflow_file import MAGIC as TABLE_MAGIC
 
 Arrays = Mapping[str, np.ndarray]
@@ -140,13 +140,34 @@ def bundle(prefix: Path, arrays: Arrays, *, lie: int = 0) -> None:
         )
         data += values.tobytes()
     prefix.with_name(f"{prefix.name}.data-00000-of-00001").write_bytes(data)
+    prefix.with_name(f"{prefix.name}.index").write_bytes(tabled(entries))
+
+
+def tabled(entries: Mapping[bytes, bytes]) -> bytes:
+    """A table of one block of entries."""
     table = sealed(block(entries))
     place = varint(0) + varint(len(table) - 5)
     index = sealed(block({max(entries): place}))
     footer = place + varint(len(table)) + varint(len(index) - 5)
-    prefix.with_name(f"{prefix.name}.index").write_bytes(
-        table + index + footer.ljust(40, b"\0") + TABLE_MAGIC
-    )
+    return table + index + footer.ljust(40, b"\0") + TABLE_MAGIC
+
+
+def single(arrays: Arrays) -> bytes:
+    """A checkpoint as TensorFlow's Saver wrote it first: values in the table itself."""
+    codes = {np.dtype(dtype): (code, number) for code, (number, dtype) in SINGLE.items()}
+    metas, entries = b"", {}
+    for name, values in sorted(arrays.items()):
+        code, number = codes[values.dtype]
+        shape = b"".join(field(2, field(1, n)) for n in values.shape)
+        metas += field(1, field(1, name.encode()) + field(2, shape) + field(3, code))
+        packed = (
+            b"".join(varint(int(n) % 2**64) for n in values.ravel())
+            if values.dtype == np.int64
+            else values.tobytes()
+        )
+        tensor = field(number, packed)  # its type and shape stand in the metas alone
+        entries[b"\1" + name.encode()] = field(2, field(1, name.encode()) + field(3, tensor))
+    return tabled({b"": field(1, metas), **entries})
 
 
 def block(entries: Mapping[bytes, bytes]) -> bytes:

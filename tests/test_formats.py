@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -38,6 +39,29 @@ def write(name: str, content: bytes) -> Write:
     return into
 
 
+def write_hdf5(folder: Path) -> Path:
+    """As keras-applications did: a layer's group holds one of its name again."""
+    with h5py.File(folder / "w.weights", "w") as file:
+        for name, values in draw().items():
+            layer = name.partition(".")[0]
+            file[f"{layer}/{layer}/{name}:0"] = values
+    return folder / "w.weights"
+
+
+def write_numpy(folder: Path) -> Path:
+    layers = {name.partition(".")[0]: {} for name in draw()}
+    for name, values in draw().items():
+        layers[name.partition(".")[0]][name] = values
+    np.save(folder / "w.npy", np.array(layers, object), allow_pickle=True)
+    return folder / "w.npy"
+
+
+def write_single(folder: Path) -> Path:
+    arrays = {name: np.ascontiguousarray(values) for name, values in draw().items()}
+    (folder / "old.ckpt").write_bytes(foreign.single(arrays))
+    return folder / "old.ckpt"
+
+
 def write_bundle(folder: Path) -> Path:
     arrays = {name: np.ascontiguousarray(values) for name, values in draw().items()}
     foreign.bundle(folder / "model.ckpt-7", arrays)
@@ -50,6 +74,9 @@ WRITERS: dict[str, Write] = {
     "safetensors": write("w", safetensors.numpy.save(
         {name: np.ascontiguousarray(values) for name, values in draw().items()})),
     "tensorflow bundle": write_bundle,
+    "tensorflow file": write_single,
+    "keras HDF5": write_hdf5,
+    "numpy dictionary": write_numpy,
 }  # fmt: skip
 
 
@@ -57,10 +84,12 @@ WRITERS: dict[str, Write] = {
 def test_arrays_come_back_to_the_bit(tmp_path: Path, kind: str) -> None:
     file = open_arrays(WRITERS[kind](tmp_path))
     assert file.format == kind and len(file.sha256) == 64
-    assert file.arrays.keys() == draw().keys()
+    layered = kind in ("keras HDF5", "numpy dictionary")
+    names = {name: f"{name.partition('.')[0]}/{name}" if layered else name for name in draw()}
+    assert file.arrays.keys() == set(names.values())
     for name, values in draw().items():
-        assert file.arrays[name].dtype == values.dtype
-        np.testing.assert_array_equal(file.arrays[name], values)
+        assert file.arrays[names[name]].dtype == values.dtype
+        np.testing.assert_array_equal(file.arrays[names[name]], values)
 
 
 @pytest.mark.parametrize("kind", WRITERS)
@@ -188,13 +217,55 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
     np.savez(tmp_path / "w.npz", a=VALUES)
     assert "without data.pkl" in refuse(tmp_path / "w.npz")
     np.save(tmp_path / "w.npy", VALUES)
-    assert "a numpy array" in refuse(tmp_path / "w.npy")
-    assert "HDF5" in refuse(write("w.h5", b"\x89HDF\r\n\x1a\n" + bytes(99))(tmp_path))
+    assert "no dictionary of layers" in refuse(tmp_path / "w.npy")
+    refuse(write("w.h5", b"\x89HDF\r\n\x1a\n" + bytes(99))(tmp_path))
     nothing = {"a": np.array([1, np.nan], np.float32)}
     assert "not finite" in refuse(write("w", safetensors.numpy.save(nothing))(tmp_path))
     assert "not finite" in refuse(write("w", foreign.torch_zip(nothing))(tmp_path))
     foreign.bundle(tmp_path / "lie", draw(), lie=2**40)
     assert "does not lie in" in refuse(tmp_path / "lie.index")
+
+
+def attack_hdf5(folder: Path) -> dict[str, Path]:
+    """Files that lead outside, lie, or hold no numbers."""
+    other = folder / "other.h5"
+    paths = {name: folder / f"{name}.h5" for name in ("external", "soft", "raw", "text", "bomb")}
+    with h5py.File(other, "w") as file:
+        file["secret"] = VALUES
+    with h5py.File(paths["external"], "w") as file:
+        file["a"] = h5py.ExternalLink(str(other), "/secret")
+    with h5py.File(paths["soft"], "w") as file:
+        file["a"] = h5py.SoftLink("/b")
+    (folder / "raw").write_bytes(VALUES.tobytes())
+    with h5py.File(paths["raw"], "w") as file:
+        file.create_dataset("a", (6,), "f4", external=[(str(folder / "raw"), 0, 24)])
+    with h5py.File(paths["text"], "w") as file:
+        file["a"] = "words"
+    with h5py.File(paths["bomb"], "w") as file:
+        file.create_dataset("a", (2**34,), "f4", chunks=(2**20,), compression="gzip")
+    return paths
+
+
+def test_hdf5_that_leads_outside_or_lies_is_refused(tmp_path: Path) -> None:
+    said = {"external": "a link at a", "soft": "a link at a", "raw": "values outside the file",
+            "text": "no numbers", "bomb": "larger than the file can hold"}  # fmt: skip
+    for name, path in attack_hdf5(tmp_path).items():
+        assert said[name] in refuse(path)
+
+
+def test_a_numpy_pickle_holds_numbers_only(tmp_path: Path) -> None:
+    canary = tmp_path / "canary"
+    np.save(tmp_path / "w.npy", np.array({"a": {"b": [object]}}, object), allow_pickle=True)
+    assert "builtins.object" in refuse(tmp_path / "w.npy")
+    head = (tmp_path / "w.npy").read_bytes()
+    head = head[: head.index(b"\n") + 1]
+    for attack in touching(canary).values():
+        refuse(
+            write("w.npy", head + foreign.pickled(b"}" + foreign.text("a") + attack + b"s"))(
+                tmp_path
+            )
+        )
+    assert not canary.exists()
 
 
 def test_bombs_take_no_memory(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Other people's files of weights, read without their libraries and without running anything.
 
-`open_arrays` tells a file's format by its content: safetensors, or what `torch.save` writes. What
-is damaged, lies about its sizes, or names anything but tensors is a CheckpointError in one line.
+`read.open_arrays` tells a file's format by its content: safetensors, what `torch.save` writes,
+TensorFlow's checkpoints, Keras' HDF5, numpy's dictionary of layers. What is damaged, lies about its
+sizes, or names anything but tensors is a CheckpointError in one line.
 """
 
 from pathlib import Path

@@ -11,7 +11,14 @@ import safetensors
 
 from data_pipelines import files
 from gap_jax.errors import CheckpointError
-from gap_jax.weights.formats import Arrays, ForeignFile, tensorflow_file, torch_file
+from gap_jax.weights.formats import (
+    Arrays,
+    ForeignFile,
+    hdf5_file,
+    numpy_file,
+    tensorflow_file,
+    torch_file,
+)
 from gap_jax.weights.formats.tensors_only import Unwelcome
 
 ZIP, HDF5, NUMPY = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
@@ -22,7 +29,7 @@ SAFETENSORS = {
     "BOOL": np.bool_,
 }  # fmt: skip
 DAMAGES = (
-    ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
+    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
     MemoryError, RecursionError, NotImplementedError, struct.error, zipfile.BadZipFile,
     pickle.UnpicklingError, safetensors.SafetensorError,
 )  # fmt: skip
@@ -61,12 +68,15 @@ def _read(path: Path, content: bytes) -> tuple[str, Arrays]:
     if content.startswith(PICKLED):
         return "torch before 1.6", torch_file.read_legacy(content)
     if content.endswith(tensorflow_file.MAGIC):
-        return "tensorflow bundle", tensorflow_file.read_bundle(path, content)
+        if path.suffix == tensorflow_file.SUFFIX:
+            return "tensorflow bundle", tensorflow_file.read_bundle(path, content)
+        return "tensorflow file", tensorflow_file.read_single(content)
     if content[8:9] == b"{":
         return "safetensors", _read_safetensors(content)
-    for mark, kind in ((HDF5, "HDF5"), (NUMPY, "a numpy array")):
-        if content.startswith(mark):
-            raise ValueError(f"{kind} is not read yet; convert it to safetensors first")
+    if content.startswith(HDF5):
+        return "keras HDF5", hdf5_file.read_hdf5(path)
+    if content.startswith(NUMPY):
+        return "numpy dictionary", numpy_file.read_numpy(content)
     raise ValueError("it begins as none of them")
 
 

@@ -1,4 +1,4 @@
-"""TensorFlow's checkpoint bundles without TensorFlow: a table of names, and raw values beside it.
+"""TensorFlow's checkpoints without TensorFlow: a table of names, with raw values beside or in it.
 
 The table is LevelDB's: blocks of entries whose keys share a prefix with the one before, a block of
 the blocks' places, a footer that says where that one lies. Its values are protocol buffers.
@@ -18,6 +18,7 @@ MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER = 48
 TRAILER = 5  # behind each block: how it is compressed, and a checksum
 DTYPES: dict[int, Any] = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64}
+SINGLE: dict[int, tuple[int, Any]] = {1: (5, np.float32), 2: (6, np.float64), 9: (10, np.int64)}
 SUFFIX = ".index"
 _MASK_DELTA = 0xA282EAD8
 
@@ -52,8 +53,49 @@ def read_bundle(index: Path, content: bytes) -> dict[str, Array]:
     return arrays
 
 
+def read_single(content: bytes) -> dict[str, Array]:
+    """The variables of the older form, one table in which names, shapes and values stand."""
+    shapes: dict[str, list[int]] = {}
+    kinds: dict[str, int] = {}
+    arrays = {}
+    for key, value in _table(content):
+        saved = _fields(value)
+        if not key:
+            for meta in _fields(saved[1][0]).get(1, []):
+                told = _fields(meta)
+                shapes[told[1][0].decode()] = _dims(told.get(2, [b""])[0])
+                kinds[told[1][0].decode()] = told[3][0]
+            continue
+        part = _fields(saved[2][0])
+        name = part[1][0].decode()
+        tensor = _fields(part[3][0])
+        field, dtype = SINGLE.get(kinds[name], (0, None))
+        if dtype is None:
+            continue
+        stored = b"".join(tensor.get(field, []))
+        if dtype == np.int64:
+            values = np.array(list(_varints(stored)), np.uint64).view(np.int64)
+        else:
+            values = np.frombuffer(stored, dtype)
+        if name in arrays or len(values) != np.prod(shapes[name], dtype=object):
+            raise ValueError(f"{name} of shape {shapes[name]} has {len(values)} values in a slice")
+        arrays[name] = values.reshape(shapes[name])
+    return arrays
+
+
+def _dims(shape: bytes) -> list[int]:
+    return [_fields(dim).get(1, [0])[0] for dim in _fields(shape).get(2, [])]
+
+
+def _varints(packed: bytes) -> Iterator[int]:
+    position = 0
+    while position < len(packed):
+        value, position = _varint(packed, position)
+        yield value
+
+
 def _value(name: str, entry: dict[int, list[Any]], dtype: np.dtype, view: Array) -> Array:
-    dims = [_fields(dim).get(1, [0])[0] for dim in _fields(entry.get(2, [b""])[0]).get(2, [])]
+    dims = _dims(entry.get(2, [b""])[0])
     start, size = entry.get(4, [0])[0], entry.get(5, [0])[0]
     if start + size > len(view) or size != int(np.prod(dims, dtype=object)) * dtype.itemsize:
         raise ValueError(f"{name} of shape {dims} does not lie in {size} bytes at {start}")

@@ -44,12 +44,13 @@ def load(
     allowed: Mapping[str, Any],
     storage: Callable[[Any], Any] | None = None,
     encoding: str = "ASCII",
+    longest: int = LARGEST,
 ) -> Any:
     """What the first pickle holds; `allowed` gives the globals by "module.name".
 
     `storage` answers the persistent ids, with which torch names what lies outside the pickle.
     """
-    size = scan(content[:LARGEST])
+    size = scan(content[:longest])
     return _Tensors(content[:size], allowed, storage, encoding).load()
 
 

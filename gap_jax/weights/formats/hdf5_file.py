@@ -1,0 +1,71 @@
+"""Keras' weights in HDF5, as LAYER/VARIABLE, through h5py."""
+
+import importlib
+import posixpath
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Shaped
+
+from gap_jax.errors import CheckpointError
+from gap_jax.weights.formats.tensors_only import Unwelcome
+
+Array = Shaped[np.ndarray, "..."]
+LARGEST_GROWTH = 4  # bytes of values for each byte of the file: weights compress badly
+
+
+def read_hdf5(path: Path) -> dict[str, Array]:
+    """The arrays of a file, the last group and the variable's name without its ":0".
+
+    Links that lead elsewhere, storage outside the file and types that are no numbers are refused.
+    """
+    try:
+        h5py: Any = importlib.import_module("h5py")
+    except ModuleNotFoundError as error:
+        raise CheckpointError(
+            f"{path} is HDF5, which takes h5py: pip install 'gap_jax[convert]'"
+        ) from error
+    arrays: dict[str, Array] = {}
+    room = LARGEST_GROWTH * path.stat().st_size
+    with h5py.File(path, "r") as file:
+        for place, dataset in _walk(h5py, file):
+            room -= _check(place, dataset)
+            if room < 0:
+                raise ValueError("its arrays are larger than the file can hold")
+            layer, variable = posixpath.split(place)
+            name = f"{posixpath.basename(layer)}/{variable.partition(':')[0]}"
+            if name in arrays:
+                raise ValueError(f"two arrays are called {name}")
+            arrays[name] = dataset[()]
+    return arrays
+
+
+def _walk(h5py: Any, file: Any) -> list[tuple[str, Any]]:
+    """Every dataset, reached by links that stay where they are."""
+    found, seen = [], set()
+    open_groups = [("", file)]
+    while open_groups:
+        prefix, group = open_groups.pop()
+        for name in group:
+            place = posixpath.join(prefix, name)
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise Unwelcome(f"a link at {place}")
+            member = group[name]
+            if member.id in seen:
+                raise Unwelcome(f"the loop at {place}")
+            seen.add(member.id)
+            if isinstance(member, h5py.Group):
+                open_groups.append((place, member))
+            else:
+                found.append((place, member))
+    return found
+
+
+def _check(place: str, dataset: Any) -> int:
+    """How many bytes the values take."""
+    if dataset.external or dataset.is_virtual:
+        raise Unwelcome(f"values outside the file for {place}")
+    if dataset.dtype.kind not in "fiu":
+        raise ValueError(f"{place} holds {dataset.dtype}, no numbers")
+    return dataset.dtype.itemsize * int(np.prod(dataset.shape, dtype=object))
