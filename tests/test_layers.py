@@ -14,7 +14,7 @@ from jax import export, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from gap_jax.models.layers import BatchNorm, Conv, Norm, PoolPadding, max_pool
+from gap_jax.models.layers import BatchNorm, Conv, Norm, PoolPadding, max_pool, mean_pool
 from tests import oracles
 
 RNG = np.random.default_rng(0)
@@ -65,8 +65,8 @@ def test_sizes_may_be_symbols() -> None:
     one, three = convolution(1, 2), convolution(3, 2)
 
     def both(x: Array) -> Array:
-        x = max_pool(x, "same") + max_pool(x, "symmetric")
-        return one(x) + three(x)
+        x = mean_pool(max_pool(x, "same") + max_pool(x, "symmetric"))
+        return one(x) + three(x) + max_pool(x, "valid").mean()
 
     shape = export.symbolic_shape("b, h, w, 5", constraints=("h >= 8", "w >= 8"))
     exported = export.export(jax.jit(both))(jax.ShapeDtypeStruct(shape, jnp.float32))
@@ -182,11 +182,11 @@ def test_a_max_pool_gives_ties_to_the_first(padding: PoolPadding, shape: tuple[i
 
 def reduce_window(x: Array, padding: PoolPadding) -> Array:
     """XLA's own pooling, which gives ties to the first as well."""
-    edges = "SAME" if padding == "same" else [(0, 0), (1, 1), (1, 1), (0, 0)]
+    edges = [(0, 0), (1, 1), (1, 1), (0, 0)] if padding == "symmetric" else padding.upper()
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
 
-@pytest.mark.parametrize("padding", ["same", "symmetric"])
+@pytest.mark.parametrize("padding", ["same", "symmetric", "valid"])
 def test_a_max_pool_is_xlas_without_its_scatter(padding: PoolPadding) -> None:
     x = jnp.asarray(np.random.default_rng(1).integers(0, 4, (2, 14, 13, 8)), jnp.float32)
     x = x.at[0, 5, 5, 0].set(jnp.nan)
