@@ -82,6 +82,7 @@ def test_batch_norm_is_a_literal_norm_of_each_group(
 ) -> None:
     norm = BatchNorm(4, Norm(group_size, decay=0.9, eps=1e-3))
     gamma, beta, mean, var = RNG.normal(size=(4, 4)).astype(np.float32)
+    assert norm.gamma is not None
     norm.gamma[...], norm.beta[...], norm.mean[...], norm.var[...] = gamma, beta, mean, var**2
     x = jnp.asarray(random_map(6, 3, 2, 4) * 3 + 1, dtype)
     y, group_mean, group_var = oracles.batch_norm(f64(x), gamma, beta, group, 1e-3)
