@@ -4,6 +4,7 @@ No `from __future__ import annotations` here: the command line reads real types.
 """
 
 import dataclasses
+from collections.abc import Mapping
 from typing import ClassVar
 
 from data_pipelines.config import Settings, setting
@@ -209,7 +210,7 @@ def _check_backbone(model: ModelConfig) -> None:
 
 def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
     has_saliency = model.pooling in ("mean", "attention", "gap")
-    readers = dict.fromkeys(
+    readers: dict[str, bool] = dict.fromkeys(
         ("rank", "rank_form", "per_class", "saliency_activation", "saliency_input"), has_saliency
     )
     is_sketch = model.pooling == "compact_bilinear"
@@ -226,7 +227,7 @@ def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
         )
 
 
-def _refuse_ignored(model: ModelConfig, readers: dict[str, bool], owner: str) -> None:
+def _refuse_ignored(model: ModelConfig, readers: Mapping[str, bool], owner: str) -> None:
     """Refuses a field that was set and that its owner would ignore."""
     for name, is_read in readers.items():
         value, default = getattr(model, name), getattr(ModelConfig, name)

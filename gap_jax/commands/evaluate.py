@@ -15,9 +15,10 @@ from data_pipelines import loader
 from data_pipelines import manifest as data_manifest
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
-from gap_jax.errors import DataError
+from gap_jax.errors import ConfigError, DataError
 from gap_jax.evaluation import evaluate
-from gap_jax.explain.artefact import Opened, open_model
+from gap_jax.explain.artefact import Opened, open_model, open_weights
+from gap_jax.flags import read_config
 from gap_jax.learning.sharding import make_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.runtime.places import RunDir
@@ -30,8 +31,15 @@ scores and a table of the classes are written under RUN/eval."""
 def run(words: Sequence[str]) -> None:
     """Runs `gap_jax evaluate` with the words behind it."""
     parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, allow_abbrev=False)
-    parser.set_defaults(takes_config=False)
-    parser.add_argument("model", metavar="RUN", type=Path, help="a run, or an exported model")
+    parser.set_defaults(takes_config=True)
+    parser.add_argument(
+        "model", metavar="RUN", type=Path, help="a run, an exported model, or a file of weights"
+    )
+    parser.add_argument(
+        "--config", metavar="FILE[:parts]",
+        help="the config of a file of weights, such as a converted release; fields can be "
+        "overridden with --config.group.field=value",
+    )  # fmt: skip
     parser.add_argument("--split", help="split to score; default: the run's data.eval_split")
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
@@ -50,7 +58,7 @@ def run(words: Sequence[str]) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    opened = open_model(options.model, checkpoint=options.checkpoint)
+    opened = _open(options)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
     views = opened.cfg.data
@@ -66,7 +74,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
         f"{split}"
     )
-    if not opened.is_exported:
+    if options.config is None and not opened.is_exported:
         folder = RunDir(opened.source).scores(split, origin.step)
         if (views.eval_crops, views.eval_flip) != (
             opened.cfg.data.eval_crops,
@@ -76,6 +84,21 @@ def _evaluate(options: argparse.Namespace) -> None:
         evaluate.store(folder, scores, summary, opened.classes, protocol)
         print(f"scores, metrics and classes are in {folder}")
     print(json.dumps(summary, allow_nan=False))
+
+
+def _open(options: argparse.Namespace) -> Opened:
+    if options.config is None:
+        if options.overrides:
+            raise ConfigError(
+                f"{options.overrides[0]} belongs to a file of weights with --config=FILE; "
+                "a run keeps its own config"
+            )
+        return open_model(options.model, checkpoint=options.checkpoint)
+    cfg = read_config(options.config, options.overrides)
+    directory = options.data or cfg.data.directory
+    if not (directory / data_manifest.MANIFEST).exists():
+        raise DataError(f"no prepared data in {directory}; name their place with --data DIR")
+    return open_weights(options.model, cfg, data_manifest.load(directory), print)
 
 
 def score_split(

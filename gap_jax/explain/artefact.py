@@ -6,10 +6,12 @@ digest of each of them, manifest.json.
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 
 from data_pipelines import files
 from data_pipelines.manifest import Manifest
@@ -27,7 +29,7 @@ from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints, load_arrays
 from gap_jax.runtime.digests import LeafFacts, find_damaged, find_misfits, name_some, place
 from gap_jax.runtime.places import RunDir
-from gap_jax.weights.native import name_arrays, replace_arrays
+from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -112,6 +114,25 @@ def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "em
             f"{opened.origin.weights} weights only; name the run for another one"
         )
     return opened
+
+
+def open_weights(path: Path, cfg: Config, data: Manifest, say: Callable[[str], None]) -> Opened:
+    """The network of a config with every array from a weights file, ready for those data.
+
+    What would stay random is refused: such a network has nothing to say.
+    """
+    model, shapes = describe_model(cfg, len(data.classes))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    variables, report = load_backbone(path, zeros, cfg.model, "all")
+    say("\n".join([str(report), *report.notes]))
+    if report.left_random:
+        raise CheckpointError(
+            f"{path} does not hold {len(report.left_random)} arrays of this network with "
+            f"{len(data.classes)} classes, first {next(iter(report.left_random))}; use the config "
+            "and the data that it was made with"
+        )
+    origin = Origin(path.name, 0, "raw", data.fingerprint, {})
+    return Opened(path, cfg, data.classes, origin, model, variables, is_exported=False)
 
 
 def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:

@@ -1,5 +1,6 @@
 """A network for evaluation only, in which everything that no picture changes is multiplied out."""
 
+import jax
 from flax import nnx
 
 from gap_jax.models.layers import ConvNorm
@@ -36,6 +37,7 @@ def _fold_norm(pair: ConvNorm) -> None:
     if pair.conv.bias is not None:
         shift = shift + pair.conv.bias[...] * scale
     pair.conv.bias = nnx.data(nnx.Param(shift))
+    pair.conv.as_product &= jax.default_backend() == "cpu"  # cuDNN adds bias and relu on its way
     pair.norm = nnx.data(None)
 
 
