@@ -15,7 +15,8 @@ from jaxtyping import Array, Float, PyTree
 
 from benchmarks import alternating
 from benchmarks.alternating import Ratio, Rounds
-from gap_jax.models.pooling import AttentionalPooling, UniformSaliency
+from gap_jax.models.pooling import AttentionalPooling
+from gap_jax.models.saliency import UniformSaliency
 
 FEATURES, CLASSES = 2048, 393
 LEAST_S = 0.1  # of CPU time in a turn
