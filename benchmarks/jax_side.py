@@ -24,6 +24,7 @@ from gap_jax.learning.optim import name_path
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import Model, Variables, describe_folded, fold_network
+from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.layers import Conv
 
 LEAVES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
@@ -44,7 +45,9 @@ def configure(task: Task) -> Config:
     cfg = get_config(task.head)
     model, train = cfg.model, cfg.train
     cfg.pose.branch, model.saliency_input = False, "features"
-    model.backbone, model.stage, model.strides = task.backbone, task.stage, "v1_5"
+    model.backbone, model.stage = task.backbone, task.stage
+    if task.backbone in BLOCKS:
+        model.strides = "v1_5"  # PyTorch's
     model.norm, model.norm_group_size = task.norm, task.norm_group or task.batch
     model.dtype = "bfloat16" if task.half else "float32"
     cfg.data.image_size_px = task.px
