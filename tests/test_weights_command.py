@@ -8,6 +8,7 @@ from data_pipelines import files
 from gap_jax import cli
 from gap_jax.learning.state import TrainState
 from gap_jax.weights import native
+from gap_jax.weights.sources import PUBLISHED
 from tests.saved_runs import fill_variables, model_of, prepare_run, tiny_config
 
 Run = tuple[Path, dict[int, TrainState]]
@@ -66,3 +67,5 @@ def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) 
         assert files.sha256(native.shipped_path(name)) == digest
         assert digest in printed and native.read_facts(native.shipped_path(name)).command in printed
         assert native.shipped_path(name).stat().st_size < 2**20
+    for each in PUBLISHED:
+        assert each.name in printed and each.address.startswith("http") and each.digest in printed

@@ -14,6 +14,7 @@ from gap_jax.weights import native
 from gap_jax.weights.convert import convert, write
 from gap_jax.weights.facts import describe_backbone
 from gap_jax.weights.formats.read import open_arrays
+from gap_jax.weights.sources import PUBLISHED, TERMS
 
 CONVERT = """Writes SRC as a file for init.weights: the backbone of a run, or the network in another
 library's file (safetensors, what torch.save writes, a TensorFlow bundle), told by its content and
@@ -28,7 +29,9 @@ def run(words: Sequence[str]) -> None:
     )
     parser.set_defaults(takes_config=False)
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser("list", help="weights that come with gap_jax", allow_abbrev=False)
+    listing = actions.add_parser(
+        "list", help="weights that come with gap_jax, and where others are", allow_abbrev=False
+    )
     listing.set_defaults(command=_list)
     converting = actions.add_parser(
         "convert", help="weights for init.weights", description=CONVERT, allow_abbrev=False
@@ -52,6 +55,9 @@ def _list(options: argparse.Namespace) -> None:
         print(f"{name}: {facts.backbone}, {path.stat().st_size / 2**20:.2f} MiB, seed {facts.seed}")
         print(f"  made by   {facts.command}")
         print(f"  SHA-256   {native.SHIPPED[name]}")
+    print(f"\nto fetch yourself and convert ({TERMS}; addresses as published, not tried here):")
+    for each in PUBLISHED:
+        print(f"{each.name}\n  {each.address}\n  {each.digest}")
 
 
 def _convert(options: argparse.Namespace) -> None:
