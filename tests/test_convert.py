@@ -81,7 +81,8 @@ def zeros(cfg: Config, classes: int) -> Variables:
 
 def configure(strides: str = "slim", pooling: str = "mean", **model: Any) -> Config:
     made = ModelConfig(backbone="resnet50", strides=strides, pooling=pooling, dropout=0.0)
-    return Config(model=dataclasses.replace(made, **model), pose=PoseConfig(branch=False))
+    pose = PoseConfig(branch=model.get("saliency_input") == "pose")
+    return Config(model=dataclasses.replace(made, **model), pose=pose)
 
 
 @pytest.mark.usefixtures("tiny")
@@ -117,9 +118,10 @@ def test_a_file_becomes_the_network_it_was(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_released_head_gives_its_formula(tmp_path: Path) -> None:
-    """logits = mean over cells of (X b + beta)(X A + alpha)."""
-    cfg = configure("slim", "attention")
+@pytest.mark.parametrize("reads_pose", [False, True])
+def test_a_released_head_gives_its_formula(tmp_path: Path, reads_pose: bool) -> None:
+    """logits = mean over cells of (Z b + beta)(X A + alpha), Z being X or relu(X M + mu)."""
+    cfg = configure("slim", "attention", saliency_input="pose" if reads_pose else "features")
     made = draw(cfg, 7)
     names = resnet.released_names(BLOCKS, "resnet_v1_50", attention=True)
     foreign = at_source(made, names)
@@ -138,7 +140,11 @@ def test_a_released_head_gives_its_formula(tmp_path: Path) -> None:
     b = foreign["PosePrelogitsBasedAttention/Conv2d_PrePose_Attn/weights"][0, 0, :, 0]
     beta = foreign["PosePrelogitsBasedAttention/Conv2d_PrePose_Attn/biases"][0]
     x = np.asarray(features(cfg, loaded, image), np.float64)
-    expected = ((x @ b + beta)[..., None] * (x @ a + alpha)).mean((1, 2))
+    z = x
+    if reads_pose:
+        hidden = foreign["PoseLogits/ExtraConv2d_1x1/weights"][0, 0]
+        z = np.maximum(x @ hidden + foreign["PoseLogits/ExtraConv2d_1x1/biases"], 0)
+    expected = ((z @ b + beta)[..., None] * (x @ a + alpha)).mean((1, 2))
     np.testing.assert_allclose(outputs.logits, expected, atol=1e-6 * np.abs(expected).max())
 
 
