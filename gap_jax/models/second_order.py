@@ -1,16 +1,14 @@
 """Poolings that look at pairs of channels or at maxima, and where their scores come from."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.typing import Initializer
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
 from gap_jax.batch import AttentionMaps
-from gap_jax.models.layers import HE, SMALL
+from gap_jax.models.layers import HE, SMALL, along_channels, project
 from gap_jax.models.pooling import by_position, drop
 from gap_jax.models.saliency import EXACT
 
@@ -18,7 +16,54 @@ HASH_SEED = 2016  # the sketch is a constant of the method, the same in every ne
 TINY = 1e-12
 
 
-class MaxPooling(nnx.Module):
+class PositionPooling(nnx.Module):
+    """A pooling of the map alone, whose scores are means of what its positions add to them."""
+
+    dropout: float
+
+    def __call__(
+        self,
+        x: Float[Array, "b *spatial f"],
+        saliency_input: Float[Array, "b *spatial s"] | None = None,
+        *,
+        keys: Key[Array, " b"] | None = None,
+    ) -> Float[Array, "b k"]:
+        del saliency_input
+        return self._score(by_position(x).astype(jnp.float32), keys)
+
+    def maps(
+        self,
+        x: Float[Array, "b *spatial f"],
+        saliency_input: Float[Array, "b *spatial s"] | None = None,
+        *,
+        keys: Key[Array, " b"] | None = None,
+    ) -> AttentionMaps:
+        """What each position adds to each score, times n, and one bottom-up map."""
+        del saliency_input
+        values, spatial = by_position(x).astype(jnp.float32), x.shape[:-1]
+        combined = self._share_out(values, keys)
+        return AttentionMaps(
+            self._bottom_up(values).reshape(*spatial, 1),
+            combined.reshape(*spatial, -1, 1),
+            combined.reshape(*spatial, -1),
+        )
+
+    def _score(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
+    ) -> Float[Array, "b k"]:
+        raise NotImplementedError
+
+    def _share_out(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
+    ) -> Float[Array, "b n k"]:
+        """The maps whose mean over positions is the score."""
+        raise NotImplementedError
+
+    def _bottom_up(self, values: Float[Array, "b n f"]) -> Float[Array, "b n 1"]:
+        return jnp.ones((*values.shape[:2], 1))
+
+
+class MaxPooling(PositionPooling):
     """logit_k = w_k · max_n X + alpha_k.
 
     A map tells what each position adds: of each channel its maximum stands where it is first
@@ -38,36 +83,23 @@ class MaxPooling(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(classes))
         self.dropout = dropout
 
-    def __call__(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Key[Array, " b"] | None = None,
+    def _score(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b k"]:
-        del saliency_input
-        g = by_position(x).astype(jnp.float32).max(1, keepdims=True)
-        return _score(drop(g, keys, self.dropout)[:, 0], self.kernel[...], self.bias[...])
+        g = drop(values.max(1, keepdims=True), keys, self.dropout)
+        return _classify(g, self.kernel[...], self.bias[...])[:, 0]
 
-    def maps(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Key[Array, " b"] | None = None,
-    ) -> AttentionMaps:
-        """What each position adds to each score."""
-        del saliency_input
-        values = by_position(x).astype(jnp.float32)
-        n = values.shape[1]
-        is_first = jnp.arange(n)[None, :, None] == values.argmax(1)[:, None, :]
-        kept = drop(jnp.where(is_first, values * n, 0), keys, self.dropout)
-        return _as_maps(
-            x, _score(kept, self.kernel[...], self.bias[...]), is_first.mean(-1, keepdims=True) * n
-        )
+    def _share_out(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
+    ) -> Float[Array, "b n k"]:
+        shares = jnp.where(_is_first_maximum(values), values * values.shape[1], 0)
+        return _classify(drop(shares, keys, self.dropout), self.kernel[...], self.bias[...])
+
+    def _bottom_up(self, values: Float[Array, "b n f"]) -> Float[Array, "b n 1"]:
+        return _is_first_maximum(values).mean(-1, keepdims=True) * values.shape[1]
 
 
-class SecondOrderPooling(nnx.Module):
+class SecondOrderPooling(PositionPooling):
     """logit_k = Tr(X^T X W_k^T) / n + alpha_k, of which attentional pooling is the rank-1 case.
 
     Its f^2 weights a class are the reason why that was invented.
@@ -86,42 +118,30 @@ class SecondOrderPooling(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(classes))
         self.dropout = dropout
 
-    def __call__(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Key[Array, " b"] | None = None,
+    def _score(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b k"]:
-        del saliency_input
-        values = by_position(x).astype(jnp.float32)
         dropped = drop(values, keys, self.dropout)
         pairs = jnp.einsum("bnf,bng->bfg", dropped, values, precision=EXACT) / values.shape[1]
         scores = jnp.einsum("bfg,fgk->bk", pairs, self.kernel[...], precision=EXACT)
-        return scores + self.bias[...][None]
+        return scores + along_channels(self.bias[...], scores)
 
-    def maps(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Key[Array, " b"] | None = None,
-    ) -> AttentionMaps:
-        """x_n^T W_k x_n + alpha_k at each position."""
-        del saliency_input
-        values = by_position(x).astype(jnp.float32)
+    def _share_out(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
+    ) -> Float[Array, "b n k"]:
         dropped = drop(values, keys, self.dropout)
         weighed = jnp.einsum("bnf,fgk->bngk", dropped, self.kernel[...], precision=EXACT)
         combined = jnp.einsum("bngk,bng->bnk", weighed, values, precision=EXACT)
-        return _as_maps(x, combined + self.bias[...][None, None])
+        return combined + along_channels(self.bias[...], combined)
 
 
-class CompactBilinearPooling(nnx.Module):
+class CompactBilinearPooling(PositionPooling):
     """logit_k = w_k · y + alpha_k with y = sum_n sketch(x_n), or y normalised.
 
     sketch(x)_i is the sum of s1(a) s2(c) x_a x_c over the pairs with h1(a) + h2(c) = i modulo the
     sketch's length: a product of two Fourier transforms. The hashes h and signs s are constants.
-    `normalised`: each y_i becomes sign(y_i) sqrt|y_i|, and then y has unit length.
+    `normalised`: each y_i becomes sign(y_i) sqrt|y_i|, and then y has unit length; what that
+    multiplies y with, it multiplies each position's sketch with in the maps.
     """
 
     def __init__(
@@ -142,34 +162,22 @@ class CompactBilinearPooling(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(classes))
         self.dropout = dropout
 
-    def __call__(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Key[Array, " b"] | None = None,
+    def _score(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b k"]:
-        del saliency_input
-        y = self._sketch(x).sum(1, keepdims=True)
+        y = self._sketch(values).sum(1, keepdims=True)
         y = drop(y * self._factors(y), keys, self.dropout)
-        return _score(y[:, 0], self.kernel[...], self.bias[...])
+        return _classify(y, self.kernel[...], self.bias[...])[:, 0]
 
-    def maps(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Key[Array, " b"] | None = None,
-    ) -> AttentionMaps:
-        """What each position's sketch adds, normalised by what all of them amount to."""
-        del saliency_input
-        sketches = self._sketch(x)
+    def _share_out(
+        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
+    ) -> Float[Array, "b n k"]:
+        sketches = self._sketch(values)
         factors = self._factors(sketches.sum(1, keepdims=True))
-        values = drop(sketches * factors * sketches.shape[1], keys, self.dropout)
-        return _as_maps(x, _score(values, self.kernel[...], self.bias[...]))
+        shares = drop(sketches * factors * values.shape[1], keys, self.dropout)
+        return _classify(shares, self.kernel[...], self.bias[...])
 
-    def _sketch(self, x: Float[Array, "b *spatial f"]) -> Float[Array, "b n d"]:
-        values = by_position(x).astype(jnp.float32)
+    def _sketch(self, values: Float[Array, "b n f"]) -> Float[Array, "b n d"]:
         empty = jnp.zeros((*values.shape[:2], self.length))
         first, second = (
             jnp.fft.rfft(empty.at[..., places].add(values * signs[None, None]))
@@ -195,24 +203,12 @@ def draw_hashes(features: int, length: int) -> list[tuple[np.ndarray, np.ndarray
     ]
 
 
-def _score(
-    values: Float[Array, "*any f"], kernel: Float[Array, "f k"], bias: Float[Array, " k"]
-) -> Float[Array, "*any k"]:
-    scores = jnp.matmul(values, kernel, precision=EXACT)
-    return scores + bias.reshape((1,) * (scores.ndim - 1) + bias.shape)
+def _is_first_maximum(values: Float[Array, "b n f"]) -> Bool[Array, "b n f"]:
+    return jnp.arange(values.shape[1])[None, :, None] == values.argmax(1)[:, None, :]
 
 
-def _as_maps(
-    x: Float[Array, "b *spatial f"],
-    combined: Float[Array, "b n k"],
-    bottom_up: Float[Array, "b n 1"] | None = None,
-) -> AttentionMaps:
-    """A pooling without pairs as maps: one bottom-up map, uniform unless it is given."""
-    spatial = x.shape[:-1]
-    if bottom_up is None:
-        bottom_up = jnp.ones((x.shape[0], math.prod(x.shape[1:-1]), 1))
-    return AttentionMaps(
-        bottom_up.reshape(*spatial, 1).astype(jnp.float32),
-        combined.reshape(*spatial, -1, 1),
-        combined.reshape(*spatial, -1),
-    )
+def _classify(
+    values: Float[Array, "b n f"], kernel: Float[Array, "f k"], bias: Float[Array, " k"]
+) -> Float[Array, "b n k"]:
+    scores = project(values, kernel, exactly=True)
+    return scores + along_channels(bias, scores)
