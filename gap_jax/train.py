@@ -264,7 +264,7 @@ def _open_state(
         variables, report = native.load_backbone(
             source, variables, setup.cfg.model, setup.cfg.init.parts
         )
-        announcer.say("\n".join([str(report), *report.notes]))
+        announcer.say(str(report))
         loaded = report.whole_parts
     return setup.start(variables), {}, _count_parameters(variables, loaded)
 

@@ -11,7 +11,7 @@ from gap_jax.explain.artefact import open_model
 from gap_jax.runtime import rundir
 from gap_jax.runtime.places import RunDir
 from gap_jax.weights import native
-from gap_jax.weights.convert import convert, write
+from gap_jax.weights.convert import convert
 from gap_jax.weights.facts import describe_backbone
 from gap_jax.weights.formats.read import open_arrays
 from gap_jax.weights.sources import PUBLISHED, TERMS
@@ -72,7 +72,7 @@ def _convert(options: argparse.Namespace) -> None:
 def _convert_file(options: argparse.Namespace) -> None:
     command = f"gap_jax weights convert {options.source} {options.out}"
     conversion = convert(open_arrays(options.source), command)
-    write(options.out, conversion)
+    native.write(options.out, conversion.arrays, conversion.facts)
     print(f"{options.source} holds {conversion}")
     facts = conversion.facts
     print(

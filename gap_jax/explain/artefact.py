@@ -124,7 +124,7 @@ def open_weights(path: Path, cfg: Config, data: Manifest, say: Callable[[str], N
     model, shapes = describe_model(cfg, len(data.classes))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     variables, report = load_backbone(path, zeros, cfg.model, "all")
-    say("\n".join([str(report), *report.notes]))
+    say(str(report))
     if report.left_random:
         raise CheckpointError(
             f"{path} does not hold {len(report.left_random)} arrays of this network with "

@@ -1,7 +1,6 @@
 """Other people's weights as a file of ours: names, layouts and what they take for granted."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from gap_jax.weights import native
 from gap_jax.weights.facts import Facts
 from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names.forms import Source, to_ours
-from gap_jax.weights.names.recognise import BACKBONE, SKIPPED, Known, recognise
+from gap_jax.weights.names.recognise import SKIPPED, Known, recognise
 
 Arrays = dict[str, Float[np.ndarray, "..."]]
 
@@ -30,12 +29,11 @@ class Conversion(NamedTuple):
     unused: dict[str, int]
 
     def __str__(self) -> str:
-        norms = sum(path.endswith("/norm/var") for path in self.arrays)
         sizes = {path: values.size for path, values in self.arrays.items()}
         absent = ", ".join(dict.fromkeys(path.partition("/")[0] for path in self.absent))
         return (
-            f"a {self.known.backbone} of {self.known.source}: matched {native.count(sizes)}, "
-            f"running statistics of {norms} layers; not there: {absent or 'nothing'}; "
+            f"a {self.known.backbone} of {self.known.source}: "
+            f"{native.count_matched(sizes)}; not there: {absent or 'nothing'}; "
             f"unused {native.count(self.unused)}"
         )
 
@@ -84,7 +82,7 @@ def _shapes_of(backbone: str) -> Mapping[str, tuple[int, ...]]:
         init=InitConfig(allow_random=True),
     )
     named = native.name_arrays(describe_model(cfg, 1)[1])
-    return {path: leaf.shape for path, leaf in named.items() if path.startswith(BACKBONE)}
+    return {path: leaf.shape for path, leaf in named.items() if path.startswith(native.BACKBONE)}
 
 
 def _describe(file: ForeignFile, known: Known, command: str) -> Facts:
@@ -101,8 +99,3 @@ def _describe(file: ForeignFile, known: Known, command: str) -> Facts:
         origin=f"{file.path.name} ({file.format}, {known.source}, colours were "
         f"{convention.colours}), SHA-256 {file.sha256}",
     )
-
-
-def write(path: Path, conversion: Conversion) -> None:
-    """The file of a conversion; equal inputs give equal bytes."""
-    native.write(path, conversion.arrays, conversion.facts)

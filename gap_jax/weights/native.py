@@ -49,12 +49,11 @@ class LoadReport(NamedTuple):
         return tuple(sorted(matched - random))
 
     def __str__(self) -> str:
-        norms = sum(name.endswith("/norm/var") for name in self.matched)
-        return (
-            f"{self.source}: matched {count(self.matched)}, running statistics of {norms} layers; "
-            f"left random {count(self.left_random)}; unused {count(self.unused)}; "
-            f"SHA-256 {self.sha256}"
+        first = (
+            f"{self.source}: {count_matched(self.matched)}; left random "
+            f"{count(self.left_random)}; unused {count(self.unused)}; SHA-256 {self.sha256}"
         )
+        return "\n".join([first, *self.notes])
 
 
 def name_arrays(variables: Variables) -> dict[str, Any]:
@@ -219,3 +218,9 @@ def count(sizes: Mapping[str, int]) -> str:
         return "none"
     groups = dict.fromkeys(name.partition("/")[0] for name in sizes)
     return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({', '.join(groups)})"
+
+
+def count_matched(sizes: Mapping[str, int]) -> str:
+    """What was found, and the layers whose running statistics are among it."""
+    norms = sum(name.endswith("/norm/var") for name in sizes)
+    return f"matched {count(sizes)}, running statistics of {norms} layers"

@@ -8,11 +8,11 @@ from jaxtyping import Float
 
 Array = Float[np.ndarray, "..."]
 Form = Literal[
-    "same", "oihw", "bgr", "io", "oi", "pointwise", "classifier_oi", "classifier_io",
+    "same", "oihw", "bgr", "pointwise", "classifier_oi", "classifier_io",
     "classifier_pointwise", "row", "difference", "map_io", "map_oi", "cell_io", "cell_oi",
 ]  # fmt: skip
 RANKS: dict[Form, int] = {
-    "oihw": 4, "bgr": 4, "io": 2, "oi": 2, "pointwise": 4, "classifier_oi": 2, "classifier_io": 2,
+    "oihw": 4, "bgr": 4, "pointwise": 4, "classifier_oi": 2, "classifier_io": 2,
     "classifier_pointwise": 4, "row": 1, "difference": 1, "map_io": 2, "map_oi": 2, "cell_io": 2,
     "cell_oi": 2,
 }  # fmt: skip
@@ -28,10 +28,20 @@ class Source(NamedTuple):
 NameMap = dict[str, Source]
 
 
+def norm_names(path: str, stem: str, **theirs: str) -> NameMap:
+    """A batch norm's arrays, ours at `path` by what follows `stem` there."""
+    return {f"{path}/norm/{ours}": Source((stem + name,)) for ours, name in theirs.items()}
+
+
+def classifier_names(kernel: str, bias: str, form: Form) -> NameMap:
+    """A classifier of the map's mean, which is what mean pooling is."""
+    return {"pooling/kernel": Source((kernel,), form), "pooling/bias": Source((bias,), "row")}
+
+
 def to_ours(arrays: Sequence[Array], form: Form) -> Array:
     """The array as our networks hold it; a wrong number of axes is a ValueError.
 
-    `oihw` and `oi` have outputs first, `bgr` is HWIO with colours the other way round, `pointwise`
+    `oihw` has outputs first, `bgr` is HWIO with colours the other way round, `pointwise`
     a 1x1 convolution where ours is a matrix. A `classifier_…` becomes the one top-down map
     (1, f, k) of mean pooling, and a `row` its bias. `difference` is the first less the second.
     `map_…` is a dense layer over a 7x7 map, `cell_…` one over a vector, both convolutions here.
@@ -44,8 +54,6 @@ def to_ours(arrays: Sequence[Array], form: Form) -> Array:
             return first.transpose(2, 3, 1, 0)
         case "bgr":
             return first[:, :, ::-1]
-        case "oi":
-            return first.T
         case "pointwise":
             return first[0, 0]
         case "classifier_oi":

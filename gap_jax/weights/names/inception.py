@@ -4,9 +4,9 @@ from collections.abc import Iterator
 
 from gap_jax.models.backbones import bn_inception, inception_v3
 from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
-from gap_jax.weights.names.forms import NameMap, Source
+from gap_jax.weights.names.forms import NameMap, Source, classifier_names, norm_names
 
-RUNNING = (("mean", "moving_mean"), ("var", "moving_variance"))
+RUNNING = {"beta": "beta", "mean": "moving_mean", "var": "moving_variance"}  # without gamma
 
 
 def convolutions(stages: tuple[tuple[Chain, ...], ...]) -> Iterator[str]:
@@ -34,13 +34,9 @@ def bn_inception_names() -> NameMap:
     for path, stem in zip(paths, _caffe_layers(), strict=True):
         names[f"{path}/conv/kernel"] = Source((f"{stem}/weights",))
         names[f"{path}/conv/bias"] = Source((f"{stem}/biases",))
-        for ours, theirs in (
-            ("gamma", "scale"),
-            ("beta", "shift"),
-            ("mean", "mean"),
-            ("var", "variance"),
-        ):
-            names[f"{path}/norm/{ours}"] = Source((f"{stem}_bn/{theirs}",))
+        names |= norm_names(
+            path, f"{stem}_bn/", gamma="scale", beta="shift", mean="mean", var="variance"
+        )
     return names
 
 
@@ -64,11 +60,8 @@ def keras_names(first: int = 0) -> NameMap:
     for index, path in enumerate(convolutions(inception_v3.STAGES), start=first):
         number = f"_{index}" if index else ""
         names[f"{path}/conv/kernel"] = Source((f"conv2d{number}/kernel",))
-        for ours, theirs in (("beta", "beta"), *RUNNING):
-            names[f"{path}/norm/{ours}"] = Source((f"batch_normalization{number}/{theirs}",))
-    names["pooling/kernel"] = Source(("predictions/kernel",), "classifier_io")
-    names["pooling/bias"] = Source(("predictions/bias",), "row")
-    return names
+        names |= norm_names(path, f"batch_normalization{number}/", **RUNNING)
+    return names | classifier_names("predictions/kernel", "predictions/bias", "classifier_io")
 
 
 def slim_names() -> NameMap:
@@ -77,12 +70,9 @@ def slim_names() -> NameMap:
     for path, layer in zip(convolutions(inception_v3.STAGES), _slim_layers(), strict=True):
         stem = f"InceptionV3/{layer}"
         names[f"{path}/conv/kernel"] = Source((f"{stem}/weights",))
-        for ours, theirs in (("beta", "beta"), *RUNNING):
-            names[f"{path}/norm/{ours}"] = Source((f"{stem}/BatchNorm/{theirs}",))
+        names |= norm_names(path, f"{stem}/BatchNorm/", **RUNNING)
     logits = "InceptionV3/Logits/Conv2d_1c_1x1"
-    names["pooling/kernel"] = Source((f"{logits}/weights",), "classifier_pointwise")
-    names["pooling/bias"] = Source((f"{logits}/biases",), "row")
-    return names
+    return names | classifier_names(f"{logits}/weights", f"{logits}/biases", "classifier_pointwise")
 
 
 def _slim_layers() -> Iterator[str]:

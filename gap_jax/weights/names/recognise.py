@@ -8,8 +8,8 @@ from gap_jax.errors import CheckpointError
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.weights.names import inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap
+from gap_jax.weights.native import BACKBONE
 
-BACKBONE = "backbone/"  # which begins the path of every array of one
 SKIPPED = re.compile(r"\.num_batches_tracked$|^global_step$|/mean_rgb$|/Momentum$")
 
 
@@ -42,6 +42,11 @@ class Known(NamedTuple):
     backbone: str
     convention: Convention
     names: NameMap
+
+    @property
+    def every_name(self) -> set[str]:
+        """What a file of it holds at most."""
+        return {name for source in self.names.values() for name in source.names}
 
     @property
     def backbone_names(self) -> set[str]:
@@ -87,27 +92,20 @@ def _beyond_resnets() -> Iterator[Known]:
 def recognise(file: str, held: Collection[str]) -> Known:
     """The network with the most names among those held, all of its backbone's being there."""
     held = set(held)
-    best: Known | None = None
-    most = 0
-    for known in every_known():
-        if known.backbone_names <= held:
-            every = {name for source in known.names.values() for name in source.names}
-            if len(every & held) > most:
-                best, most = known, len(every & held)
-    if best is None:
-        nearest = max(every_known(), key=lambda known: _share(known.backbone_names, held))
-        absent = sorted(nearest.backbone_names - held)
-        shared = len(nearest.backbone_names) - len(absent)
-        if not shared:
-            raise CheckpointError(
-                f"{file} holds no network that gap_jax knows: none of its {len(held)} names, "
-                f"as {min(held, default='')!r}, is one of theirs; see `gap_jax weights list`"
-            )
+    whole = [known for known in every_known() if known.backbone_names <= held]
+    if whole:
+        return max(whole, key=lambda known: len(known.every_name & held))
+    nearest = max(every_known(), key=lambda known: _share(known.backbone_names, held))
+    absent = sorted(nearest.backbone_names - held)
+    if len(absent) == len(nearest.backbone_names):
         raise CheckpointError(
-            f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "
-            f"of its {len(nearest.backbone_names)} arrays, first {absent[0]}; get it again"
+            f"{file} holds no network that gap_jax knows: none of its {len(held)} names, "
+            f"as {min(held, default='')!r}, is one of theirs; see `gap_jax weights list`"
         )
-    return best
+    raise CheckpointError(
+        f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "
+        f"of its {len(nearest.backbone_names)} arrays, first {absent[0]}; get it again"
+    )
 
 
 def _share(names: set[str], held: set[str]) -> float:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from gap_jax.weights.names.forms import NameMap, Source
+from gap_jax.weights.names.forms import NameMap, Source, classifier_names, norm_names
 
 Blocks = tuple[int, ...]
 
@@ -64,16 +64,11 @@ def _of_torch(
     for layer in layers(blocks):
         conv, norm = stems(layer)
         names[f"{layer.path}/conv/kernel"] = Source((f"{conv}.weight",), "oihw")
-        for ours, theirs in (
-            ("gamma", "weight"),
-            ("beta", "bias"),
-            ("mean", "running_mean"),
-            ("var", "running_var"),
-        ):
-            names[f"{layer.path}/norm/{ours}"] = Source((f"{norm}.{theirs}",))
-    names["pooling/kernel"] = Source((f"{classifier}.weight",), "classifier_oi")
-    names["pooling/bias"] = Source((f"{classifier}.bias",), "row")
-    return names
+        names |= norm_names(
+            layer.path, f"{norm}.",
+            gamma="weight", beta="bias", mean="running_mean", var="running_var",
+        )  # fmt: skip
+    return names | classifier_names(f"{classifier}.weight", f"{classifier}.bias", "classifier_oi")
 
 
 def keras_names(blocks: Blocks, classifier: str = "predictions") -> NameMap:
@@ -87,14 +82,12 @@ def keras_names(blocks: Blocks, classifier: str = "predictions") -> NameMap:
         stem += "" if layer.block < 0 else f"_{layer.place}"
         form = "bgr" if layer.block < 0 else "same"
         names[f"{layer.path}/conv/kernel"] = Source((f"{stem}_conv/kernel",), form)
-        names[f"{layer.path}/norm/gamma"] = Source((f"{stem}_bn/gamma",))
-        names[f"{layer.path}/norm/beta"] = Source((f"{stem}_bn/beta",))
+        names |= norm_names(
+            layer.path, f"{stem}_bn/", gamma="gamma", beta="beta", var="moving_variance"
+        )
         mean = (f"{stem}_bn/moving_mean", f"{stem}_conv/bias")
         names[f"{layer.path}/norm/mean"] = Source(mean, "difference")
-        names[f"{layer.path}/norm/var"] = Source((f"{stem}_bn/moving_variance",))
-    names["pooling/kernel"] = Source((f"{classifier}/kernel",), "classifier_io")
-    names["pooling/bias"] = Source((f"{classifier}/bias",), "row")
-    return names
+    return names | classifier_names(f"{classifier}/kernel", f"{classifier}/bias", "classifier_io")
 
 
 def slim_names(blocks: Blocks, scope: str) -> NameMap:
@@ -106,16 +99,12 @@ def slim_names(blocks: Blocks, scope: str) -> NameMap:
             place = "shortcut" if layer.place == 0 else f"conv{layer.place}"
             stem = f"{scope}/block{layer.block + 1}/unit_{layer.unit + 1}/bottleneck_v1/{place}"
         names[f"{layer.path}/conv/kernel"] = Source((f"{stem}/weights",))
-        for ours, theirs in (
-            ("gamma", "gamma"),
-            ("beta", "beta"),
-            ("mean", "moving_mean"),
-            ("var", "moving_variance"),
-        ):
-            names[f"{layer.path}/norm/{ours}"] = Source((f"{stem}/BatchNorm/{theirs}",))
-    names["pooling/kernel"] = Source((f"{scope}/logits/weights",), "classifier_pointwise")
-    names["pooling/bias"] = Source((f"{scope}/logits/biases",), "row")
-    return names
+        names |= norm_names(
+            layer.path, f"{stem}/BatchNorm/",
+            gamma="gamma", beta="beta", mean="moving_mean", var="moving_variance",
+        )  # fmt: skip
+    logits = f"{scope}/logits"
+    return names | classifier_names(f"{logits}/weights", f"{logits}/biases", "classifier_pointwise")
 
 
 POSE_BRANCH: NameMap = {
@@ -126,8 +115,9 @@ POSE_BRANCH: NameMap = {
 }
 ATTENTION = "PosePrelogitsBasedAttention"
 ATTENTION_HEAD: NameMap = {
-    "pooling/kernel": Source((f"{ATTENTION}/Conv/weights",), "classifier_pointwise"),
-    "pooling/bias": Source((f"{ATTENTION}/Conv/biases",), "row"),
+    **classifier_names(
+        f"{ATTENTION}/Conv/weights", f"{ATTENTION}/Conv/biases", "classifier_pointwise"
+    ),
     "pooling/saliency/kernel": Source((f"{ATTENTION}/Conv2d_PrePose_Attn/weights",), "pointwise"),
     "pooling/saliency/bias": Source((f"{ATTENTION}/Conv2d_PrePose_Attn/biases",)),
 }

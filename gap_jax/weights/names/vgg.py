@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from gap_jax.models.backbones.vgg import BLOCKS
-from gap_jax.weights.names.forms import Form, NameMap, Source
+from gap_jax.weights.names.forms import Form, NameMap, Source, classifier_names
 
 
 def _convolutions() -> Iterator[tuple[int, int]]:
@@ -28,8 +28,7 @@ def torch_names(*, dense: bool = True) -> NameMap:
         fc6, fc7, fc8 = (f"classifier.{place}" for place in (0, 3, 6))
         names |= _layer("backbone/stages/5/0", f"{fc6}.weight", f"{fc6}.bias", "map_oi")
         names |= _layer("backbone/stages/6/0", f"{fc7}.weight", f"{fc7}.bias", "cell_oi")
-        names["pooling/kernel"] = Source((f"{fc8}.weight",), "classifier_oi")
-        names["pooling/bias"] = Source((f"{fc8}.bias",), "row")
+        names |= classifier_names(f"{fc8}.weight", f"{fc8}.bias", "classifier_oi")
     return names
 
 
@@ -43,8 +42,7 @@ def keras_names(*, dense: bool = True) -> NameMap:
     if dense:
         names |= _layer("backbone/stages/5/0", "fc1/kernel", "fc1/bias", "map_io")
         names |= _layer("backbone/stages/6/0", "fc2/kernel", "fc2/bias", "cell_io")
-        names["pooling/kernel"] = Source(("predictions/kernel",), "classifier_io")
-        names["pooling/bias"] = Source(("predictions/bias",), "row")
+        names |= classifier_names("predictions/kernel", "predictions/bias", "classifier_io")
     return names
 
 
@@ -58,6 +56,6 @@ def slim_names(*, dense: bool = True) -> NameMap:
         for stage, layer in ((5, "fc6"), (6, "fc7")):
             stem = f"vgg_16/{layer}"
             names |= _layer(f"backbone/stages/{stage}/0", f"{stem}/weights", f"{stem}/biases")
-        names["pooling/kernel"] = Source(("vgg_16/fc8/weights",), "classifier_pointwise")
-        names["pooling/bias"] = Source(("vgg_16/fc8/biases",), "row")
+        fc8 = "vgg_16/fc8"
+        names |= classifier_names(f"{fc8}/weights", f"{fc8}/biases", "classifier_pointwise")
     return names
