@@ -57,7 +57,9 @@ def read_numpy(content: bytes) -> dict[str, Array]:
     shape, _, dtype = read(stream)
     if shape != () or dtype.kind != "O":
         raise ValueError("a numpy array that is no dictionary of layers")
-    loaded = tensors_only.load(stream.read(), _allowed(), encoding="latin1", longest=len(content))
+    loaded, _ = tensors_only.load(
+        stream.read(), _allowed(), encoding="latin1", longest=len(content)
+    )
     arrays = {}
     for layer, variables in loaded.held[0].items():
         for variable, pending in variables.items():

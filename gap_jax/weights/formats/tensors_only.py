@@ -45,13 +45,13 @@ def load(
     storage: Callable[[Any], Any] | None = None,
     encoding: str = "ASCII",
     longest: int = LARGEST,
-) -> Any:
-    """What the first pickle holds; `allowed` gives the globals by "module.name".
+) -> tuple[Any, int]:
+    """What the first pickle holds, and its length; `allowed` gives the globals by "module.name".
 
     `storage` answers the persistent ids, with which torch names what lies outside the pickle.
     """
     size = scan(content[:longest])
-    return _Tensors(content[:size], allowed, storage, encoding).load()
+    return _Tensors(content[:size], allowed, storage, encoding).load(), size
 
 
 class _Tensors(pickle.Unpickler):

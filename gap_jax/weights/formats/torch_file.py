@@ -30,6 +30,7 @@ DTYPES: dict[str, Any] = {
 }
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 MOST_AXES = 8
+LONGEST_HEAD = 2**16  # bytes of each pickle before the tensors in the older form
 
 
 class Stored(NamedTuple):
@@ -66,7 +67,7 @@ def read_zip(content: bytes) -> dict[str, Array]:
                 raise Unwelcome(f"{name}, which is compressed or larger than the file")
             return archive.read(entry)
 
-        tensors = _load(read(pickles[0]))
+        tensors, _ = _load(read(pickles[0]))
         return _resolve(tensors, lambda stored: read(f"{prefix}data/{stored.key}"))
 
 
@@ -75,16 +76,15 @@ def read_legacy(content: bytes) -> dict[str, Array]:
     position = 0
     parts = []
     for _ in range(3):
-        parts.append(tensors_only.load(content[position : position + 2**16], {}))
-        position += tensors_only.scan(content[position : position + 2**16])
+        part, size = tensors_only.load(content[position : position + LONGEST_HEAD], {})
+        parts.append(part)
+        position += size
     if parts[0] != MAGIC:
         raise Unwelcome("a pickle that torch.save did not write")
-    size = tensors_only.scan(content[position : position + tensors_only.LARGEST])
     stored: dict[str, Stored] = {}
-    tensors = _load(content[position : position + size], stored)
+    tensors, size = _load(content[position : position + tensors_only.LARGEST], stored)
     position += size
-    size = tensors_only.scan(content[position : position + tensors_only.LARGEST])
-    keys = tensors_only.load(content[position : position + size], {})
+    keys, size = tensors_only.load(content[position : position + tensors_only.LARGEST], {})
     position += size
     places: dict[str, tuple[int, int]] = {}
     for key in keys:
@@ -103,8 +103,11 @@ def read_legacy(content: bytes) -> dict[str, Array]:
     return _resolve(tensors, find)
 
 
-def _load(pickled: bytes, seen: dict[str, Stored] | None = None) -> dict[str, Tensor]:
-    """The tensors of a state dict by name; whatever else stands beside them is left out."""
+def _load(content: bytes, seen: dict[str, Stored] | None = None) -> tuple[dict[str, Tensor], int]:
+    """The tensors of a pickled state dict by name, and the pickle's length.
+
+    Whatever else stands beside them is left out.
+    """
 
     def storage(pid: Any) -> Stored:
         kind, dtype, key, _, count = pid[:5]
@@ -115,7 +118,7 @@ def _load(pickled: bytes, seen: dict[str, Stored] | None = None) -> dict[str, Te
             seen[stored.key] = stored
         return stored
 
-    loaded = tensors_only.load(pickled, _allowed(), storage)
+    loaded, size = tensors_only.load(content, _allowed(), storage)
     for wrapper in WRAPPERS:
         if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
             loaded = loaded[wrapper]
@@ -124,7 +127,7 @@ def _load(pickled: bytes, seen: dict[str, Stored] | None = None) -> dict[str, Te
     tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("holds no tensors by name")
-    return tensors
+    return tensors, size
 
 
 def _allowed() -> dict[str, Any]:
