@@ -105,6 +105,7 @@ def _range(rules: Mapping[str, Any]) -> str:
 
 DATASETS = ("mpii", "people", "objects")
 Preprocessing = Literal["reference", "modern"]
+CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # squares of an image in evaluation
 
 
 @dataclasses.dataclass
@@ -147,7 +148,7 @@ class DataConfig(Settings):
         "center",
         "evaluation sees the centre crop, the full image squeezed into a square, or the mean over "
         "three crops along the longer side or five",
-        choices=("center", "full", "three", "five"),
+        choices=tuple(CROPS),
     )
     eval_flip: bool = setting(False, "evaluation also sees every crop mirrored, and averages")
     flip: bool = setting(True, "mirror half of the training images")
@@ -178,8 +179,7 @@ class DataConfig(Settings):
     @property
     def eval_views(self) -> int:
         """The squares of an image that evaluation averages over."""
-        crops = {"center": 1, "full": 1, "three": 3, "five": 5}[self.eval_crops]
-        return crops * (2 if self.eval_flip else 1)
+        return CROPS[self.eval_crops] * (2 if self.eval_flip else 1)
 
     @property
     def directory(self) -> Path:

@@ -269,7 +269,7 @@ def test_a_numpy_pickle_holds_numbers_only(tmp_path: Path) -> None:
 
 
 def test_bombs_take_no_memory(tmp_path: Path) -> None:
-    """Each in a process of 3 GB of addresses, of which it may touch one."""
+    """All in one process, which may touch a gigabyte at most."""
     zeros = {"0": np.zeros(2**26, np.float32)}
     pickle = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
     bomb = foreign.zipped(pickle, zeros, method=zipfile.ZIP_DEFLATED)
@@ -296,5 +296,5 @@ def test_bombs_take_no_memory(tmp_path: Path) -> None:
     )  # fmt: skip
     *refused, peak_kb = done.stdout.split()
     assert refused == ["refused"] * 3
+    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss >= int(peak_kb)
     assert int(peak_kb) * (1 if sys.platform == "linux" else 1 / 1024) < 2**20
-    assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss > 0

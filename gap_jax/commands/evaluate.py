@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from data_pipelines import loader
 from data_pipelines import manifest as data_manifest
+from data_pipelines.config import CROPS
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
 from gap_jax.errors import ConfigError, DataError
@@ -46,7 +47,7 @@ def run(words: Sequence[str]) -> None:
         help="which step of the run; best (default) is the one of highest mAP",
     )  # fmt: skip
     parser.add_argument(
-        "--crops", choices=("center", "full", "three", "five"),
+        "--crops", choices=tuple(CROPS),
         help="crops whose scores are averaged; default: the run's data.eval_crops",
     )  # fmt: skip
     parser.add_argument(
@@ -76,10 +77,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     if options.config is None and not opened.is_exported:
         folder = RunDir(opened.source).scores(split, origin.step)
-        if (views.eval_crops, views.eval_flip) != (
-            opened.cfg.data.eval_crops,
-            opened.cfg.data.eval_flip,
-        ):
+        if views != opened.cfg.data:
             folder = folder.with_name(f"{folder.name}-{protocol.views}")
         evaluate.store(folder, scores, summary, opened.classes, protocol)
         print(f"scores, metrics and classes are in {folder}")
@@ -95,10 +93,17 @@ def _open(options: argparse.Namespace) -> Opened:
             )
         return open_model(options.model, checkpoint=options.checkpoint)
     cfg = read_config(options.config, options.overrides)
-    directory = options.data or cfg.data.directory
+    data = _load_manifest(options.data or cfg.data.directory, options.config)
+    return open_weights(options.model, cfg, data, print)
+
+
+def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:
     if not (directory / data_manifest.MANIFEST).exists():
-        raise DataError(f"no prepared data in {directory}; name their place with --data DIR")
-    return open_weights(options.model, cfg, data_manifest.load(directory), print)
+        raise DataError(
+            f"no prepared data in {directory}, where {whose} found its own; "
+            "name their place with --data DIR"
+        )
+    return data_manifest.load(directory)
 
 
 def score_split(
@@ -108,12 +113,7 @@ def score_split(
     data = dataclasses.replace(
         opened.cfg.data, eval_split=split, root=str(directory or opened.cfg.data.directory)
     ).resolved()
-    if not (data.directory / data_manifest.MANIFEST).exists():
-        raise DataError(
-            f"no prepared data in {data.directory}, where {opened.source} found its own; "
-            "name their place with --data DIR"
-        )
-    manifest = data_manifest.load(data.directory)
+    manifest = _load_manifest(data.directory, opened.source)
     opened.check_data(manifest)
     mesh = _evaluation_mesh(opened.cfg)
     folded = opened.fold()

@@ -17,9 +17,10 @@ from gap_jax.weights.formats.read import open_arrays
 from gap_jax.weights.sources import PUBLISHED, TERMS
 
 CONVERT = """Writes SRC as a file for init.weights: the backbone of a run, or the network in another
-library's file (safetensors, what torch.save writes, a TensorFlow bundle), told by its content and
-names. The file holds parameters and running statistics, and says what they fit and take for
-granted; a classifier and a pose branch come along for init.parts=all."""
+library's file (safetensors, torch.save's, TensorFlow's checkpoints, Keras' HDF5, numpy's
+dictionaries), told by its content and names. The file holds parameters and running statistics,
+and says what they fit and take for granted; a classifier and a pose branch come along for
+init.parts=all."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -75,9 +76,10 @@ def _convert_file(options: argparse.Namespace) -> None:
     native.write(options.out, conversion.arrays, conversion.facts)
     print(f"{options.source} holds {conversion}")
     facts = conversion.facts
+    of_resnet = f"{facts.strides} strides, max-pool padded {facts.stem_padding}, "
     print(
-        f"wrote {options.out}: {facts.strides} strides, max-pool padded {facts.stem_padding}, eps "
-        f"{facts.norm_eps:g}, fed (RGB - {list(facts.input_mean)}) / {list(facts.input_scale)}; "
+        f"wrote {options.out}: {of_resnet if facts.strides else ''}eps {facts.norm_eps:g}, "
+        f"fed (RGB - {list(facts.input_mean)}) / {list(facts.input_scale)}; "
         f"SHA-256 {files.sha256(options.out)}"
     )
 

@@ -98,10 +98,9 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
     On CPU XLA hands products to YNNPACK, which makes a training step a fifth faster and this one a
     tenth slower: so not here.
     """
-
     on_cpu = jax.default_backend() == "cpu"
 
-    def answer(variables: Variables, image: UInt8[Array, "b *frames h w 3"]) -> Float[Array, "b k"]:
+    def answer(variables: Variables, image: UInt8[Array, "b h w 3"]) -> Float[Array, "b k"]:
         return model.apply(variables, image)[0].logits
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:

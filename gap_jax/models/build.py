@@ -156,13 +156,13 @@ def _attentional_pooling(
 
 
 def _saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
-    chained = model.rank_form == "chained" and model.rank > 1
+    chained = model.rank_form == "chained" and model.rank > 1 and model.pooling != "mean"
     maps = 1 if chained else model.rank * (classes if model.per_class else 1)
     gate_init = cast(GateInit, model.gate_init)
     saliency: Saliency
     match model.pooling:
         case "mean":
-            return UniformSaliency(model.rank * (classes if model.per_class else 1))
+            saliency = UniformSaliency(maps)
         case "attention":
             saliency = LinearSaliency(read, maps, gate_init=gate_init, rngs=rngs)
         case _:
