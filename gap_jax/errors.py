@@ -12,14 +12,18 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Diverged",
+    "PeerLost",
     "Preempted",
     "Refusal",
     "WorkdirInUse",
+    "describe",
     "exit_code",
+    "say",
 ]
 
 BUG = 70
 PREEMPTED = 75
+PEER_LOST = 76
 
 
 class CheckpointError(Refusal):
@@ -40,6 +44,12 @@ class Preempted(Refusal):
     exit_code = PREEMPTED
 
 
+class PeerLost(Refusal):
+    """A process of the run that is gone, stuck or out of reach."""
+
+    exit_code = PEER_LOST
+
+
 class WorkdirInUse(Refusal):
     """A run's folder that another living process holds."""
 
@@ -50,21 +60,30 @@ def exit_code(command: Callable[[], int | None]) -> int:
     """Runs a command; a refusal becomes one line, an unforeseen exception a traceback and 70."""
     try:
         return command() or 0
-    except Refusal as refusal:
-        return _say(refusal.exit_code, str(refusal))
-    except KeyboardInterrupt:
-        return _say(PREEMPTED, "interrupted; run the same command again")
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output has gone, and so has the wish for more
         return 0
-    except Exception as error:
-        traceback.print_exc()
-        return _say(
-            BUG, f"unforeseen {type(error).__name__}: {error}; please report the lines above"
-        )
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = describe(error)
+        if code == BUG:
+            traceback.print_exc()
+        say(code, message)
+        return code
 
 
-def _say(code: int, message: str) -> int:
+def describe(error: BaseException) -> tuple[int, str]:
+    """The exit code of an error and the line that tells it."""
+    match error:
+        case Refusal():
+            return error.exit_code, str(error)
+        case KeyboardInterrupt():
+            return PREEMPTED, "interrupted; run the same command again"
+        case _:
+            kind = type(error).__name__
+            return BUG, f"unforeseen {kind}: {error}; please report the lines above"
+
+
+def say(code: int, message: str) -> None:
+    """Prints the line of an exit code."""
     line = " ".join(message.split())
     print(f"gap_jax: error {code}: {line}", file=sys.stderr)
-    return code

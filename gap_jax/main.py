@@ -1,5 +1,7 @@
 """`python -m gap_jax.main --config=FILE[:parts]`: the training command."""
 
+import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +15,8 @@ from data_pipelines.errors import ConfigError, DataError
 from gap_jax.config import Config
 from gap_jax.errors import exit_code
 from gap_jax.flags import explain, find_spec, parse, resolve
+from gap_jax.runtime.gang.meeting import Meeting, find
+from gap_jax.runtime.gang.members import ALONE, Gang
 
 USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
                        [--mode=train|evaluate] [--config.group.field=value ...]
@@ -23,6 +27,10 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
   --workdir  folder of the run, runs/ and the config's name by default; the same command in the
              same folder goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
+  --coordinator=HOST:PORT --processes=N --process=I
+             one of N processes that train together, each on its host, with the same command; under
+             SLURM's srun, Open MPI and on GKE's TPUs they find each other, and --processes=auto
+             lets JAX ask the machine (Cloud TPU pods); see launch/
 
 Fields, with the paper's defaults:
 """
@@ -47,6 +55,12 @@ def run(argv: Sequence[str] | None = None) -> int:
 def _run_app(words: list[str]) -> int:
     own = flags.FlagValues()
     flags.DEFINE_string("workdir", "", "folder of the run", flag_values=own)
+    for name, meaning in (
+        ("coordinator", "HOST:PORT of the first process"),
+        ("processes", "how many processes there are, or auto"),
+        ("process", "which one of them this is"),
+    ):
+        flags.DEFINE_string(name, "", meaning, flag_values=own)
     flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=own)
     try:
         app.run(
@@ -64,20 +78,33 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TFDS and JAX tell each step of their start
     cfg = resolve(own["config"].value)
-    check_data(cfg.data)
     workdir = Path(own["workdir"].value or name_workdir(spec))
-    if own["mode"].value == "evaluate":
-        from gap_jax.commands import evaluate
-        from gap_jax.runtime import rundir
+    given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
+    meeting = find(**given, environment=os.environ)
+    with contextlib.nullcontext(ALONE) if meeting is None else _join(meeting, cfg) as gang:
+        check_data(cfg.data)
+        if own["mode"].value == "evaluate":
+            _evaluate(cfg, workdir)
+        else:
+            from gap_jax.train import train  # only now: a slip above need not wait for jax
 
-        rundir.examine(workdir, cfg, manifest.load(cfg.data.directory))  # another run is refused
-        data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
-        evaluate.run([str(workdir), *data])
-    else:
-        from gap_jax.train import train  # only now, so that a slip above need not wait for jax
-
-        train(cfg, workdir)
+            train(cfg, workdir, gang)
     return 0
+
+
+def _join(meeting: Meeting, cfg: Config) -> contextlib.AbstractContextManager[Gang]:
+    from gap_jax.runtime.gang.start import joined
+
+    return joined(meeting, cfg.runtime)
+
+
+def _evaluate(cfg: Config, workdir: Path) -> None:
+    from gap_jax.commands import evaluate
+    from gap_jax.runtime import rundir
+
+    rundir.examine(workdir, cfg, manifest.load(cfg.data.directory))  # another run is refused
+    data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
+    evaluate.run([str(workdir), *data])
 
 
 def name_workdir(spec: str) -> str:

@@ -13,7 +13,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipelines import faults
-from gap_jax.runtime import checkpoint
+from gap_jax.runtime import arrays
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import Leaves
 
@@ -121,9 +121,9 @@ class SlowDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began = threading.Event()
         self._may_write = threading.Event()
-        self._store = checkpoint.store_arrays
+        self._store = arrays.store_arrays
         self.in_flight = 0
-        monkeypatch.setattr(checkpoint, "store_arrays", self._write)
+        monkeypatch.setattr(arrays, "store_arrays", self._write)
 
     def release(self) -> None:
         """Lets this and every later save be written."""

@@ -40,6 +40,7 @@ LAYERS = (
     ("gap_jax.evaluation",),
     ("gap_jax.runtime",),
     ("gap_jax.explain",),
+    ("gap_jax.run",),
     ("gap_jax.train",),
     ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),
     ("gap_jax.main",),
@@ -186,7 +187,7 @@ def test_flax_orbax_and_clu_stay_in_their_places() -> None:
             "gap_jax.learning.state",
             "gap_jax.evaluation.metrics",
         ),
-        "orbax": ("gap_jax.runtime.checkpoint", "gap_jax.explain.export"),
+        "orbax": ("gap_jax.runtime.arrays",),
         "clu": ("gap_jax.",),
     }
     for path in PRODUCT:

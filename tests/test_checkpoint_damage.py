@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from gap_jax.errors import CannotWrite, CheckpointError
-from gap_jax.runtime import checkpoint
+from gap_jax.runtime import arrays
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import Leaves
 from tests.saved_states import abstract, assert_same, make_state, refuse_warning, resume, save_steps
@@ -189,12 +189,12 @@ def test_the_end_of_a_run_is_proved_by_reading(folder: Path) -> None:
 def test_what_does_not_read_back_is_never_committed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = checkpoint.store_arrays
+    store = arrays.store_arrays
 
     def store_badly(path: Path, leaves: Leaves) -> None:
         store(path, {name: leaf + 1 if name == "step" else leaf for name, leaf in leaves.items()})
 
-    monkeypatch.setattr(checkpoint, "store_arrays", store_badly)
+    monkeypatch.setattr(arrays, "store_arrays", store_badly)
     with (
         pytest.raises(CannotWrite, match=r"checkpoint 6 .*\(another digest: step\)"),
         Checkpoints(folder, warn=refuse_warning, keep=1) as checkpoints,

@@ -14,9 +14,9 @@ from gap_jax.runtime import preemption
 def test_the_first_signal_is_a_wish_to_stop(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with preemption.watching() as watch:
-        assert not watch.is_stopping(1)
+        assert not watch.is_stopping()
         os.kill(os.getpid(), number)
-        assert watch.is_stopping(1) and watch.is_stopping(2)
+        assert watch.is_stopping() and watch.is_stopping()
         assert watch.cause == number.name
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
 
@@ -35,7 +35,7 @@ def test_the_second_signal_ends_the_process_at_once(capfd: pytest.CaptureFixture
     if not child:
         with preemption.watching() as watch:
             os.kill(os.getpid(), signal.SIGTERM)
-            if watch.is_stopping(1):
+            if watch.is_stopping():
                 os.kill(os.getpid(), signal.SIGINT)
         os._exit(1)
     _, status = os.waitpid(child, 0)
@@ -44,11 +44,18 @@ def test_the_second_signal_ends_the_process_at_once(capfd: pytest.CaptureFixture
     assert errors.startswith("gap_jax: error 75: ") and errors.count("\n") == 1
 
 
-def test_several_processes_leave_the_signals_to_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_leave_sigterm_to_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All questions after the one that was agreed upon have the same answer."""
+    terminated: list[int] = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda step: step == 7)
+    monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda asked: asked == 3)
     before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
     with preemption.watching() as watch:
-        assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
-        assert [step for step in range(9) if watch.is_stopping(step)] == [7]
+        assert signal.getsignal(signal.SIGTERM) == before[0]
+        assert [watch.is_stopping() for _ in range(5)] == [False, False, True, True, True]
         assert watch.cause == "the scheduler"
+        signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
+        os.kill(os.getpid(), signal.SIGINT)
+        assert terminated == [signal.SIGTERM] and watch.cause == "SIGINT"
+        signal.signal(signal.SIGTERM, before[0])
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before

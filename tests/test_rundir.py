@@ -33,7 +33,7 @@ MAY_CHANGE = {
     "data.root", "data.cache", "data.workers", "train.steps", "train.log_every_steps",
     "eval.every_steps", "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp",
     "model.remat", "runtime.compile_cache", "runtime.profile_start_step", "runtime.profile_steps",
-    "train.early_stop_evals",
+    "train.early_stop_evals", "runtime.start_within_s", "runtime.stuck_after_s",
 }  # fmt: skip
 
 
@@ -56,7 +56,7 @@ def config(**values: Any) -> Config:
 
 def start(folder: Path, cfg: Config | None = None, data: Manifest | None = None) -> Opening:
     opening = enter(folder, cfg or config(), data or people(), ENVIRONMENT)
-    opening.run.ledger.write_text('{"step": 1}\n', "utf-8")  # a step was taken
+    RunDir(folder).ledger.write_text('{"step": 1}\n', "utf-8")  # a step was taken
     return opening
 
 
@@ -126,7 +126,7 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
     cfg = config(train__steps=13_000, data__root="elsewhere")
     opening = start(tmp_path, cfg)
     assert not opening.is_new
-    run = opening.run
+    run = RunDir(tmp_path)
     assert load_config(run) == cfg
     attempts = json.loads(run.manifest.read_text("utf-8"))["attempts"]
     assert [each["config_changes"] for each in attempts] == [
@@ -137,7 +137,8 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
 
 
 def test_a_complete_run_says_so_and_may_be_prolonged(tmp_path: Path) -> None:
-    run = start(tmp_path).run
+    start(tmp_path)
+    run = RunDir(tmp_path)
     complete(run, 9_000)  # stopped early
     before = contents(tmp_path)
     assert start(tmp_path).completed_step == 9_000
@@ -172,7 +173,8 @@ def test_other_data_with_the_same_classes_is_refused(begun: Path, tmp_path: Path
     line = f"fingerprint {people().fingerprint} and these have {other.fingerprint}"
     with pytest.raises(CheckpointError, match=line):
         examine(begun, config(), other)
-    run = start(tmp_path).run
+    start(tmp_path)
+    run = RunDir(tmp_path)
     run.classes.unlink()
     with pytest.raises(CheckpointError, match=line):
         start(tmp_path, data=other)
@@ -205,7 +207,8 @@ def test_a_start_goes_on_with_what_a_killed_one_left(
     with pytest.raises(KeyboardInterrupt) if writes < 3 else nullcontext():
         start(tmp_path)
     monkeypatch.undo()
-    run = start(tmp_path).run
+    start(tmp_path)
+    run = RunDir(tmp_path)
     assert load_classes(run) == CLASSES
     complete(run, 12_000)
     longer = config(train__steps=13_000)
@@ -243,7 +246,8 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, text: str) -> None:
 
 
 def test_a_config_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
-    run = start(tmp_path).run
+    start(tmp_path)
+    run = RunDir(tmp_path)
     content = json.loads(run.config.read_text("utf-8"))
     del content["optim"]["clip_norm"], content["mesh"]
     run.config.write_text(json.dumps(content))
@@ -264,7 +268,8 @@ def test_every_data_set_and_split_is_counted(tmp_path: Path) -> None:
 
 
 def test_an_attempt_that_took_no_step_binds_nobody(tmp_path: Path) -> None:
-    run = enter(tmp_path, config(), people(), ENVIRONMENT).run
+    enter(tmp_path, config(), people(), ENVIRONMENT)
+    run = RunDir(tmp_path)
     run.first_batch.parent.mkdir()
     run.first_batch.write_bytes(b"of another config")
     other = config(pose__kernel_size=3)

@@ -70,6 +70,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     cfg = dataclasses.replace(opened.cfg, data=views)
     protocol = evaluate.Protocol.of(cfg)
     scores, summary = score_split(dataclasses.replace(opened, cfg=cfg), split, options.data)
+    if jax.process_index():
+        return  # of several processes the first one speaks and writes
     print(
         f"{opened.source}: step {origin.step:,}, {origin.weights} weights, "
         f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
@@ -118,9 +120,10 @@ def score_split(
     mesh = _evaluation_mesh(opened.cfg)
     folded = opened.fold()
     eval_step = jit_eval_step(folded.model, mesh, data.eval_views)
-    variables = jax.device_put(folded.variables, replicated(mesh))
+    variables = jax.device_put(jax.device_get(folded.variables), replicated(mesh))
     batch_size = opened.cfg.eval.batch_size
-    with loader.evaluation_batches(data, manifest, batch_size=batch_size) as batches:
+    place = jax.process_index(), jax.process_count()
+    with loader.evaluation_batches(data, manifest, batch_size=batch_size, process=place) as batches:
         scores = evaluate.score(eval_step, variables, batches, mesh, lambda: False)
     if scores is None:
         raise AssertionError("nobody tells an evaluation of its own to stop")
@@ -128,7 +131,11 @@ def score_split(
 
 
 def _evaluation_mesh(cfg: Config) -> Mesh:
-    """As many of this machine's devices as the run's batches can be spread over."""
+    """As many of this machine's devices as the run's batches can be spread over; of several
+    machines, all.
+    """
     devices = jax.devices()
     count = math.gcd(len(devices), cfg.train.micro_batch_size, cfg.eval.batch_size)
+    if jax.process_count() > 1:
+        count = len(devices)
     return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), devices[:count])

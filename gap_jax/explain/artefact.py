@@ -26,7 +26,8 @@ from gap_jax.learning.state import (
     fold_network,
 )
 from gap_jax.runtime import rundir
-from gap_jax.runtime.checkpoint import Checkpoints, load_arrays
+from gap_jax.runtime.arrays import load_arrays
+from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import LeafFacts, find_damaged, find_misfits, name_some, place
 from gap_jax.runtime.places import RunDir
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays

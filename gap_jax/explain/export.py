@@ -29,7 +29,7 @@ from gap_jax.explain.artefact import (
 )
 from gap_jax.learning.state import Model, Variables, describe_model
 from gap_jax.runtime import rundir
-from gap_jax.runtime.checkpoint import store_arrays
+from gap_jax.runtime.arrays import store_arrays
 from gap_jax.runtime.digests import copy_to_host, describe
 from gap_jax.runtime.places import RunDir
 from gap_jax.weights.native import name_arrays

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PyTree
 
 from data_pipelines.example import HostBatch
 from gap_jax.batch import Batch
@@ -70,3 +71,13 @@ def globalise(parts: Sequence[HostBatch], mesh: Mesh) -> Batch:
         return jax.make_array_from_process_local_data(sharding, local)
 
     return Batch(*(join(*fields) for fields in zip(*parts, strict=True)))
+
+
+def gather_ids(batch: Batch, mesh: Mesh) -> Int[Array, " n"]:
+    """The record ids of the whole batch in their order, on every process."""
+    return _gather(batch.id, replicated(mesh))
+
+
+@partial(jax.jit, static_argnums=1)
+def _gather(ids: Int[Array, "m b"], whole: NamedSharding) -> Int[Array, " n"]:
+    return jax.lax.with_sharding_constraint(ids.reshape(-1), whole)

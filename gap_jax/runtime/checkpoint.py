@@ -3,27 +3,22 @@
 The state is copied to the host and handed to one worker thread, which writes the arrays with
 orbax into a hidden folder, reads them back, compares every leaf's SHA-256 with that of the copy,
 renames the folder to the step's number and only then deletes what is no longer kept.
-With several processes all of them copy, as that gathers what is spread, and the first one writes.
+With several processes all of them copy, as that gathers what is spread; the first one writes, and
+the others hear of what it found.
 """
 
 import concurrent.futures
 import dataclasses
+import functools
 import json
-import logging
-import os
-import re
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
-import jax
-import orbax.checkpoint as ocp
-
 from data_pipelines import faults, files
 from gap_jax.errors import CannotWrite, CheckpointError
-from gap_jax.runtime import steps
+from gap_jax.runtime import arrays, steps
 from gap_jax.runtime.digests import (
     Leaves,
     copy_to_host,
@@ -33,6 +28,7 @@ from gap_jax.runtime.digests import (
     name_some,
     place,
 )
+from gap_jax.runtime.gang.members import ALONE, Gang
 
 
 class Restored(NamedTuple):
@@ -49,10 +45,13 @@ class Checkpoints:
     Facts are small JSON: config, classes, preprocessing, data fingerprint, `metrics`.
     """
 
-    def __init__(self, folder: Path, *, warn: Callable[[str], None], keep: int = 3) -> None:
+    def __init__(
+        self, folder: Path, *, warn: Callable[[str], None], keep: int = 3, gang: Gang = ALONE
+    ) -> None:
         self.folder = folder.absolute()
         self._warn = warn
         self._keep = keep
+        self._gang = gang
         self._held: int | None = None  # the step that was restored or saved last
         self._pending: concurrent.futures.Future[None] | None = None
         self._worker: concurrent.futures.Executor | None = None
@@ -96,9 +95,20 @@ class Checkpoints:
         """The newest good state, or None in a fresh folder; only the holder of the lock asks.
 
         `target` has the state's structure, with the wanted dtypes, shapes and shardings. What is
-        damaged is set aside and said, and the step before it is taken. Of several processes the
-        first one resumes, and the others load the step it found.
+        damaged is set aside and said, and the step before it is taken.
         """
+        found: list[Restored | None] = []
+
+        def search() -> int | None:
+            found.append(self._resume_newest(target))
+            return found[0].step if found[0] else None
+
+        step = self._gang.share("resumed", search)
+        if self._gang.is_first:
+            return found[0]
+        return None if step is None else self.load(step, target)
+
+    def _resume_newest(self, target: Any) -> Restored | None:
         steps.sweep(self.folder)
         found = steps.survey(self.folder)
         for name in found.foreign:
@@ -140,16 +150,20 @@ class Checkpoints:
         self.wait()
         record = steps.Record(step, json.loads(json.dumps(facts, allow_nan=False)), {}, {})
         if step == self._held:
-            held = self._find(step)
-            if jax.process_index() == 0 and held.facts != record.facts:
-                record = dataclasses.replace(held, facts=record.facts)
-                steps.write_record(self.folder / str(step), record)
+            if self._gang.is_first:
+                self._renew_facts(step, record.facts)
             return
         leaves = copy_to_host(state)
         self._held = step
-        if jax.process_index() == 0:
+        if self._gang.is_first:
             self._clear_the_way(step)
             self._pending = self._worker.submit(self._write, record, leaves)
+
+    def _renew_facts(self, step: int, facts: Mapping[str, Any]) -> None:
+        held = self._find(step)
+        if held.facts != facts:
+            renewed = dataclasses.replace(held, facts=dict(facts))
+            steps.write_record(self.folder / str(step), renewed)
 
     def check(self) -> None:
         """Raises the failure of a save that ended in the background; call it every step."""
@@ -163,22 +177,24 @@ class Checkpoints:
 
     def finish(self, step: int) -> None:
         """Waits, and proves by reading it from the disk that `step` is there and whole."""
+        self._gang.share("finished", functools.partial(self._prove, step))
+
+    def _prove(self, step: int) -> None:
         self.wait()
-        if jax.process_index() == 0:
-            try:
-                _read(self.folder / str(step), self._find(step))
-            except steps.DamageError as damage:
-                raise CheckpointError(
-                    f"the final checkpoint {step} in {self.folder} does not read back ({damage}); "
-                    "check the disk and run the same command again"
-                ) from damage
+        try:
+            _read(self.folder / str(step), self._find(step))
+        except steps.DamageError as damage:
+            raise CheckpointError(
+                f"the final checkpoint {step} in {self.folder} does not read back ({damage}); "
+                "check the disk and run the same command again"
+            ) from damage
 
     def _write(self, record: steps.Record, leaves: Leaves) -> None:
         size_bytes = sum(leaf.nbytes for leaf in leaves.values())
         try:
             with files.fresh_folder(self.folder / str(record.step)) as partial:
                 faults.point("checkpoint.begin")
-                store_arrays(partial / steps.ARRAYS, leaves)
+                arrays.store_arrays(partial / steps.ARRAYS, leaves)
                 written = steps.digest_files(partial)
                 record = dataclasses.replace(record, leaves=describe(leaves), files=written)
                 steps.write_record(partial, record)
@@ -239,55 +255,11 @@ class Checkpoints:
         return Restored(record.step, place(leaves, target), record.facts)
 
 
-def _open_orbax() -> ocp.Checkpointer:
-    """Orbax for host arrays, by this process alone."""
-    alone = ocp.options.MultiprocessingOptions(
-        primary_host=jax.process_index(), active_processes={jax.process_index()}
-    )
-    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
-    return ocp.Checkpointer(handler, multiprocessing_options=alone)
-
-
-def store_arrays(path: Path, leaves: Leaves) -> None:
-    """Writes named host arrays with orbax; what the system refuses is an OSError."""
-    try:
-        with _open_orbax() as orbax:
-            orbax.save(path, args=ocp.args.StandardSave(leaves))
-    except ValueError as error:  # what TensorStore makes of every refusal of the system
-        code = re.search(r"os_error_code='(\d+)'", str(error))
-        if code is None:
-            raise
-        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
-
-
-def load_arrays(path: Path) -> Leaves:
-    """Reads named host arrays with orbax; verify their files before, and the arrays after."""
-    with _open_orbax() as orbax:
-        return orbax.restore(path)
-
-
 def _read(path: Path, record: steps.Record) -> Leaves:
     """The arrays of the step in `path`, every one of them proved by its digest."""
     steps.verify_files(path, record)
-    leaves = load_arrays(path / steps.ARRAYS)
+    leaves = arrays.load_arrays(path / steps.ARRAYS)
     damaged = find_damaged(leaves, record.leaves)
     if damaged:
         raise steps.DamageError(f"another digest: {name_some(damaged)}")
     return leaves
-
-
-def _quieten_orbax() -> None:
-    """Orbax logs a failure before it raises it, and TensorStore prints a traceback for every write
-    that it gives up after the first; all of that is one line of ours.
-    """
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    inherited = sys.unraisablehook
-
-    def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            inherited(unraisable)
-
-    sys.unraisablehook = report
-
-
-_quieten_orbax()

@@ -65,6 +65,10 @@ class RunDir:
         """Saved states by step."""
         return self.root / "checkpoints"
 
+    def of_process(self, index: int) -> "RunDir":
+        """Where one of several processes keeps its own log and numbers; the first has the run's."""
+        return RunDir(self.root / "processes" / str(index)) if index else self
+
     @property
     def evaluation(self) -> Path:
         """Scores and tables by split and step."""

@@ -11,8 +11,6 @@ from jax.experimental import multihost_utils
 
 from gap_jax.errors import PREEMPTED
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-
 
 class Watch:
     """Whether the run has been told to stop; asked after every step and evaluation batch."""
@@ -20,13 +18,8 @@ class Watch:
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
 
-    def is_stopping(self, step: int) -> bool:
-        """Whether to stop now, after `step` updates; several processes agree on the step.
-
-        With several processes all of them ask, at the same places, with the same `step`.
-        """
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
+    def is_stopping(self) -> bool:
+        """Whether to stop now."""
         return self._received is not None
 
     @property
@@ -34,7 +27,8 @@ class Watch:
         """What told the run to stop."""
         return self._received.name if self._received else "the scheduler"
 
-    def _receive(self, number: int, frame: FrameType | None) -> None:
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Takes a first signal as a wish, and ends the process at a second one."""
         del frame
         if self._received:
             os.write(
@@ -46,19 +40,43 @@ class Watch:
         self._received = signal.Signals(number)
 
 
+class GangWatch(Watch):
+    """The wish of any of several processes, which all of them read at the same question.
+
+    So all of them ask, at the same places and equally often. JAX takes SIGTERM and finds the
+    question; it asks a little later than the signal came, but the same in every process.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._asked = 0
+        self._is_agreed = False
+
+    def is_stopping(self) -> bool:
+        """Whether all stop at this question, or did at an earlier one."""
+        self._asked += 1
+        self._is_agreed |= multihost_utils.reached_preemption_sync_point(self._asked)
+        return self._is_agreed
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """Hands Ctrl-C to JAX as SIGTERM, and ends the process at a second one."""
+        super().receive(number, frame)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
     """Turns the first signal into a wish to stop and a second one into an immediate end.
 
-    With several processes no handler is installed: jax.distributed owns SIGTERM there, a handler
-    set later would silently end its agreement on a step, and one set earlier would never be called.
-    So this is entered after `jax.distributed.initialize`, from the main thread.
+    With several processes jax.distributed owns SIGTERM: a handler set later would silently end its
+    agreement, and one set earlier would never be called. So only Ctrl-C is taken there, and this is
+    entered after `jax.distributed.initialize`, from the main thread.
     """
-    watch = Watch()
     if jax.process_count() > 1:
-        yield watch
-        return
-    before = {number: signal.signal(number, watch._receive) for number in _SIGNALS}
+        watch, numbers = GangWatch(), (signal.SIGINT,)
+    else:
+        watch, numbers = Watch(), (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.signal(number, watch.receive) for number in numbers}
     try:
         yield watch
     finally:

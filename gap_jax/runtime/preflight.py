@@ -67,7 +67,7 @@ def render(facts: Preflight) -> str:
 
 def describe_memory(step: Any) -> str:
     """What a compiled step takes of each device's memory, and of how much where that is known."""
-    sizes, device = step.memory_analysis(), jax.devices()[0]
+    sizes, device = step.memory_analysis(), jax.local_devices()[0]
     needed = (
         sizes.argument_size_in_bytes
         + sizes.output_size_in_bytes

@@ -23,14 +23,13 @@ HARMLESS = {
     "data.root", "data.cache", "data.workers", "train.log_every_steps", "eval.every_steps",
     "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp", "model.remat",
     "runtime.compile_cache", "runtime.profile_start_step", "runtime.profile_steps",
-    "train.early_stop_evals",
+    "train.early_stop_evals", "runtime.start_within_s", "runtime.stuck_after_s",
 }  # fmt: skip
 
 
 class Opening(NamedTuple):
     """What a start finds: `changes` are harmless; `completed_step` says nothing is left to do."""
 
-    run: RunDir
     is_new: bool
     changes: list[str]
     completed_step: int | None
@@ -46,16 +45,16 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
                     f"{run.root} holds files that are no run and stays untouched; "
                     "choose another --workdir"
                 )
-        return Opening(run, is_new=True, changes=[], completed_step=None)
+        return Opening(is_new=True, changes=[], completed_step=None)
     done = load_manifest(run)["completed_step"]
     if not _has_begun(run):
-        return Opening(run, is_new=True, changes=[], completed_step=None)
+        return Opening(is_new=True, changes=[], completed_step=None)
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
     ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, cfg)]
     is_complete = done is not None and ends[0] == ends[1]
-    return Opening(run, is_new=False, changes=changes, completed_step=done if is_complete else None)
+    return Opening(is_new=False, changes=changes, completed_step=done if is_complete else None)
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
@@ -67,7 +66,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     opening = examine(workdir, cfg, data)
     if opening.completed_step is not None:
         return opening
-    run = opening.run
+    run = RunDir(workdir.absolute())
     if opening.is_new:
         for stale in (run.manifest, run.first_batch):
             stale.unlink(missing_ok=True)

@@ -198,9 +198,9 @@ class Terminal:
 
 
 class Silence:
-    """The console of a process that has no standard output."""
+    """The sink of a process that has no standard output, or nothing to say."""
 
-    def write(self, item: str | Progress) -> None:
+    def write(self, item: object) -> None:
         """Drops it."""
 
     def close(self) -> None:

@@ -1,4 +1,9 @@
-"""Keras' weights in HDF5, as LAYER/VARIABLE, through h5py."""
+"""Keras' weights in HDF5, as LAYER/VARIABLE, through h5py.
+
+Until Keras 3 a layer's group has the layer's name and its variables theirs. In Keras 3's own
+`.weights.h5` groups count the layers of a class, `layers/conv2d_7/vars/0`, in an order of their own;
+`vars` has the layer's name as an attribute, and variables are numbered in the order of their making.
+"""
 
 import importlib
 import posixpath
@@ -13,10 +18,12 @@ from gap_jax.weights.formats.tensors_only import Unwelcome
 
 Array = Shaped[np.ndarray, "..."]
 LARGEST_GROWTH = 4  # bytes of values for each byte of the file: weights compress badly
+NUMBERED = "vars"  # the group of a layer's variables in Keras 3's files
+LONGEST_NAME = 200
 
 
 def read_hdf5(path: Path) -> dict[str, Array]:
-    """The arrays of a file, the last group and the variable's name without its ":0".
+    """The arrays of a file, by their layer and the variable's name without its ":0", or its number.
 
     Links that lead elsewhere, storage outside the file and types that are no numbers are refused.
     """
@@ -34,7 +41,7 @@ def read_hdf5(path: Path) -> dict[str, Array]:
             if room < 0:
                 raise ValueError("its arrays are larger than the file can hold")
             layer, variable = posixpath.split(place)
-            name = f"{posixpath.basename(layer)}/{variable.partition(':')[0]}"
+            name = f"{_name_layer(h5py, file, layer)}/{variable.partition(':')[0]}"
             if name in arrays:
                 raise ValueError(f"two arrays are called {name}")
             arrays[name] = dataset[()]
@@ -60,6 +67,19 @@ def _walk(h5py: Any, file: Any) -> list[tuple[str, Any]]:
             else:
                 found.append((place, member))
     return found
+
+
+def _name_layer(h5py: Any, file: Any, place: str) -> str:
+    """The name of the layer whose variables lie at `place`."""
+    if posixpath.basename(place) != NUMBERED:
+        return posixpath.basename(place)
+    told = file[place].attrs
+    kind = told.get_id("name") if "name" in told else None
+    text = kind and kind.shape == () and h5py.check_string_dtype(kind.dtype)
+    name = told["name"] if text else ""
+    if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
+        raise ValueError(f"{place} does not name its layer, as Keras 3.15 does")
+    return name
 
 
 def _check(place: str, dataset: Any) -> int:

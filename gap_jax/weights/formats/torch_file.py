@@ -29,6 +29,7 @@ DTYPES: dict[str, Any] = {
     "BoolStorage": np.bool_,
 }
 WRAPPERS = ("state_dict", "model", "model_state_dict")
+PARALLEL = "module."  # before every name of a network that ran on several devices
 MOST_AXES = 8
 LONGEST_HEAD = 2**16  # bytes of each pickle before the tensors in the older form
 
@@ -127,6 +128,8 @@ def _load(content: bytes, seen: dict[str, Stored] | None = None) -> tuple[dict[s
     tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     if not tensors:
         raise ValueError("holds no tensors by name")
+    if all(name.startswith(PARALLEL) for name in tensors):
+        tensors = {name.removeprefix(PARALLEL): value for name, value in tensors.items()}
     return tensors, size
 
 

@@ -38,6 +38,28 @@ def classifier_names(kernel: str, bias: str, form: Form) -> NameMap:
     return {"pooling/kernel": Source((kernel,), form), "pooling/bias": Source((bias,), "row")}
 
 
+KERAS_ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+
+
+def number_variables(names: NameMap) -> NameMap:
+    """Keras' LAYER/VARIABLE as LAYER/NUMBER: the place among the layer's, in their making's order."""
+    layers: dict[str, list[str]] = {}
+    for source in names.values():
+        for layer, _, variable in (name.rpartition("/") for name in source.names):
+            layers.setdefault(layer, []).append(variable)
+    for variables in layers.values():
+        variables.sort(key=KERAS_ORDER.index)
+
+    def number(name: str) -> str:
+        layer, _, variable = name.rpartition("/")
+        return f"{layer}/{layers[layer].index(variable)}"
+
+    return {
+        path: Source(tuple(map(number, source.names)), source.form)
+        for path, source in names.items()
+    }
+
+
 def to_ours(arrays: Sequence[Array], form: Form) -> Array:
     """The array as our networks hold it; a wrong number of axes is a ValueError.
 

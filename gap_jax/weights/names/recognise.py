@@ -1,5 +1,6 @@
 """Which network of whom a file holds, told by the names in it alone."""
 
+import itertools
 import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
@@ -7,7 +8,7 @@ from typing import NamedTuple
 from gap_jax.errors import CheckpointError
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.weights.names import inception, resnet, vgg
-from gap_jax.weights.names.forms import NameMap
+from gap_jax.weights.names.forms import NameMap, number_variables
 from gap_jax.weights.native import BACKBONE
 
 SKIPPED = re.compile(r"\.num_batches_tracked$|^global_step$|/mean_rgb$|/Momentum$")
@@ -60,7 +61,15 @@ class Known(NamedTuple):
 
 
 def every_known() -> Iterator[Known]:
-    """All networks of all sources, those first whose names contain another's."""
+    """All networks of all sources; Keras' a second time, as its version 3 numbers variables."""
+    for known in itertools.chain(_resnets(), _beyond_resnets()):
+        yield known
+        if known.source == "keras":
+            yield known._replace(source="keras 3", names=number_variables(known.names))
+
+
+def _resnets() -> Iterator[Known]:
+    """Those first whose names contain another's."""
     for backbone in sorted(BLOCKS, key=lambda name: sum(BLOCKS[name]), reverse=True):
         blocks = BLOCKS[backbone]
         scope = backbone.replace("resnet", "resnet_v1_")
@@ -73,7 +82,6 @@ def every_known() -> Iterator[Known]:
         for attention in (True, False):
             names = resnet.released_names(blocks, scope, attention=attention)
             yield Known("attentional pooling", backbone, RELEASED, names)
-    yield from _beyond_resnets()
 
 
 def _beyond_resnets() -> Iterator[Known]:

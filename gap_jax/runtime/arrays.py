@@ -1,0 +1,57 @@
+"""Named host arrays on a disk, by orbax and by this process alone."""
+
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from gap_jax.runtime.digests import Leaves
+
+
+def _open_orbax() -> ocp.Checkpointer:
+    """Orbax for host arrays, by this process alone."""
+    alone = ocp.options.MultiprocessingOptions(
+        primary_host=jax.process_index(), active_processes={jax.process_index()}
+    )
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
+
+
+def store_arrays(path: Path, leaves: Leaves) -> None:
+    """Writes named host arrays with orbax; what the system refuses is an OSError."""
+    try:
+        with _open_orbax() as orbax:
+            orbax.save(path, args=ocp.args.StandardSave(leaves))
+    except ValueError as error:  # what TensorStore makes of every refusal of the system
+        code = re.search(r"os_error_code='(\d+)'", str(error))
+        if code is None:
+            raise
+        raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
+
+
+def load_arrays(path: Path) -> Leaves:
+    """Reads named host arrays with orbax; verify their files before, and the arrays after."""
+    with _open_orbax() as orbax:
+        return orbax.restore(path)
+
+
+def _quieten_orbax() -> None:
+    """Orbax logs a failure before it raises it, and TensorStore prints a traceback for every write
+    that it gives up after the first; all of that is one line of ours.
+    """
+    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
+    inherited = sys.unraisablehook
+
+    def report(unraisable: Any) -> None:
+        if str(unraisable.exc_value) != "Event loop is closed":
+            inherited(unraisable)
+
+    sys.unraisablehook = report
+
+
+_quieten_orbax()

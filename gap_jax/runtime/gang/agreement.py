@@ -1,0 +1,96 @@
+"""Before anything is written: the processes of a run do the same, with the same, in one folder."""
+
+import functools
+import hashlib
+import importlib.metadata
+import platform
+import secrets
+import socket
+import time
+from pathlib import Path
+
+import jax
+
+import data_pipelines
+import gap_jax
+from data_pipelines import files
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config, fields
+from gap_jax.errors import ConfigError
+from gap_jax.runtime.environment import PACKAGES
+from gap_jax.runtime.gang.members import Gang
+
+SEEN_WITHIN_S = 60  # network file systems show a new file late
+LOOK_EVERY_S = 0.2
+SHOWN = 60
+
+
+def agree(gang: Gang, cfg: Config, data: Manifest) -> None:
+    """Refuses processes that differ, and names in what."""
+    if gang.count == 1:
+        return
+    told = gang.gather("agreement", {"host": socket.gethostname(), **list_facts(cfg, data)})
+    first = told[0]
+    for index, facts in enumerate(told):
+        for name, value in facts.items():
+            if name != "host" and value != first.get(name):
+                raise ConfigError(
+                    f"{name} is {first.get(name, 'absent')!s:.{SHOWN}} in process 0 on "
+                    f"{first['host']} and {value!s:.{SHOWN}} in process {index} on "
+                    f"{facts['host']}; give all the same command, code, data and versions"
+                )
+
+
+def list_facts(cfg: Config, data: Manifest) -> dict[str, str]:
+    """All in which processes must not differ, by name: config, data, code, versions, devices."""
+    return {
+        **{name: repr(value) for name, _, value in fields(cfg)},
+        "the data's fingerprint": data.fingerprint,
+        "gap_jax": gap_jax.__version__,
+        "the code's SHA-256": _digest_code(),
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "the number of devices": str(jax.local_device_count()),
+        "the kind of devices": jax.local_devices()[0].device_kind,
+    }
+
+
+def prove_shared(gang: Gang, workdir: Path) -> None:
+    """Refuses a workdir that is another folder for some process: checkpoints must be seen by all.
+
+    The first process leaves a word in a hidden file there, and the others read it.
+    """
+    if gang.count == 1:
+        return
+    word = gang.share("word", functools.partial(secrets.token_hex, 16))
+    place = workdir.absolute() / f".shared-{word}"
+    if gang.is_first:
+        files.write_atomically(place, word)
+    gang.share("word written", lambda: None)
+    seen = gang.gather("word seen", {"host": socket.gethostname(), "seen": _sees(place)})
+    if gang.is_first:
+        place.unlink()
+    for index, each in enumerate(seen):
+        if not each["seen"]:
+            raise ConfigError(
+                f"--workdir={workdir} in process {index} on {each['host']} is not the folder of "
+                f"process 0 on {seen[0]['host']}; name a folder that all hosts share"
+            )
+
+
+def _sees(place: Path) -> bool:
+    until = time.monotonic() + SEEN_WITHIN_S
+    while not place.exists() and time.monotonic() < until:
+        list(place.parent.parent.glob("*/"))  # makes a network file system look again
+        time.sleep(LOOK_EVERY_S)
+    return place.exists()
+
+
+def _digest_code() -> str:
+    """Of every module of ours, by name and content."""
+    digest = hashlib.sha256()
+    for package in (gap_jax, data_pipelines):
+        root = Path(package.__path__[0])
+        for path in sorted(root.rglob("*.py")):
+            digest.update(f"{path.relative_to(root)}\n".encode() + path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,146 @@
+"""How the processes of a run end: together when all is done, and soon after each other otherwise.
+
+A thread in each process reads why others ended, and whether this one still moves. It needs neither
+the devices nor the main thread, which may both be waiting for a process that is gone.
+"""
+
+import contextlib
+import faulthandler
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import NoReturn
+
+import jax
+
+from gap_jax.errors import BUG, PEER_LOST, Diverged, PeerLost, Preempted, describe, say
+from gap_jax.runtime.gang.members import Cause, Gang
+
+LOOK_EVERY_S = 0.5
+ECHO_S = 2.0  # after another's note, in which this process may come to the same end by itself
+TELL_S = 4.0  # while a note can be read; the coordinator's end takes all notes away
+TOGETHER = (Preempted, Diverged)  # all processes come to these at the same step
+OF_PEERS = re.compile("gloo|nccl|coordinat|barrier|unavailable|connection|heartbeat", re.IGNORECASE)
+
+
+class Watchdog:
+    """Ends this process when another one has ended, or when it gives no sign of life any more.
+
+    The first sign is due `start_within_s` after the beginning, every other one `stuck_after_s`
+    after the one before it.
+    """
+
+    def __init__(self, gang: Gang, *, stuck_after_s: float, start_within_s: float) -> None:
+        self._gang = gang
+        self._stuck_after_s = stuck_after_s
+        self._start_within_s = start_within_s
+        self._begun = time.monotonic()
+        self._is_over = threading.Event()
+        self._last_words = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="gang", daemon=True)
+
+    def start(self) -> None:
+        """Begins to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the watch."""
+        self._is_over.set()
+        self._thread.join()
+
+    def end(self, error: BaseException) -> NoReturn:
+        """Tells an error here and to the others, and ends the process at once.
+
+        Leaving the interpreter in order would wait for the others in JAX's own barrier.
+        """
+        code, message = self._explain(error)
+        with self._last_words:
+            if code == BUG:
+                traceback.print_exception(error)
+            self._leave(code, message, is_own=not isinstance(error, PeerLost) and code != PEER_LOST)
+
+    def _explain(self, error: BaseException) -> tuple[int, str]:
+        """A failed collective is the echo of another process's end, which may have left a note."""
+        if isinstance(error, SystemExit):
+            return BUG, f"the program left early, with {error.code}; please report it"
+        if not isinstance(error, jax.errors.JaxRuntimeError) or not OF_PEERS.search(str(error)):
+            return describe(error)
+        self._is_over.wait(LOOK_EVERY_S)  # the note may still be on its way
+        return PEER_LOST, self._describe_loss(str(error).splitlines()[0])
+
+    def _describe_loss(self, symptom: str) -> str:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a coordinator that is gone
+            for cause in self._gang.read_causes():
+                return f"{cause}; run the command again when that is mended"
+        return (
+            f"another process of the run is gone ({symptom}); see the other processes' logs and "
+            "run the same command again"
+        )
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(LOOK_EVERY_S):
+            if (silent_s := self._find_silence()) is not None:
+                faulthandler.dump_traceback(all_threads=True)
+                message = (
+                    f"process {self._gang.index} made no progress for {silent_s:.0f} s; above is "
+                    "where each of its threads was; run the same command again"
+                )
+                with self._last_words:
+                    self._leave(PEER_LOST, message, is_own=True)
+            if self._has_lost_another() and not self._is_over.wait(ECHO_S):
+                message = self._describe_loss("the coordinator does not answer")
+                with self._last_words:
+                    self._leave(PEER_LOST, message, is_own=False)
+
+    def _find_silence(self) -> float | None:
+        last = self._gang.last_beat
+        now = time.monotonic()
+        if last is None:
+            return now - self._begun if now - self._begun > self._start_within_s else None
+        return now - last if now - last > self._stuck_after_s else None
+
+    def _has_lost_another(self) -> bool:
+        try:
+            return bool(self._gang.read_causes())
+        except jax.errors.JaxRuntimeError:
+            return True
+
+    def _leave(self, code: int, message: str, *, is_own: bool) -> NoReturn:
+        say(code, message)
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        if is_own:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self._gang.tell_cause(Cause(self._gang.index, code, message))
+                time.sleep(TELL_S)
+        os._exit(code)
+
+
+@contextlib.contextmanager
+def ending_together(gang: Gang, *, stuck_after_s: float, start_within_s: float) -> Iterator[None]:
+    """Around the work of a process: all leave in order, or each as soon as one has failed."""
+    watchdog = Watchdog(gang, stuck_after_s=stuck_after_s, start_within_s=start_within_s)
+    watchdog.start()
+    try:
+        yield
+    except TOGETHER:
+        _leave_in_order(watchdog)
+        raise
+    except BaseException as error:
+        watchdog.end(error)
+    else:
+        _leave_in_order(watchdog)
+
+
+def _leave_in_order(watchdog: Watchdog) -> None:
+    """Waits until all are here, so that the interpreter's own end finds nothing to wait for."""
+    watchdog.stop()
+    try:
+        jax.distributed.shutdown()
+    except jax.errors.JaxRuntimeError as error:
+        watchdog.end(error)
