@@ -87,9 +87,15 @@ def configure(strides: str = "slim", pooling: str = "mean", **model: Any) -> Con
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize(
-    ("strides", "source"), [("v1_5", "torch"), ("v1_5", "hugging face"), ("caffe", "keras"),
-                            ("slim", "slim")],
-)  # fmt: skip
+    ("strides", "source"),
+    [
+        ("v1_5", "torch"),
+        ("v1_5", "hugging face"),
+        ("caffe", "keras"),
+        ("caffe", "keras 3"),
+        ("slim", "slim"),
+    ],
+)
 def test_a_file_becomes_the_network_it_was(
     tmp_path: Path, strides: str, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -12,9 +12,10 @@ from gap_jax.learning.state import describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.weights import native
+from gap_jax.weights.names import recognise as recognise_module
 from gap_jax.weights.names import resnet
-from gap_jax.weights.names.forms import NameMap, to_ours
-from gap_jax.weights.names.recognise import SKIPPED, every_known, recognise
+from gap_jax.weights.names.forms import NameMap, number_variables, to_ours
+from gap_jax.weights.names.recognise import SKIPPED, recognise
 
 SCOPE = "resnet_v1_101"
 
@@ -36,6 +37,7 @@ def test_names_and_arrays_are_in_bijection(backbone: str) -> None:
         resnet.torch_names,
         resnet.hugging_face_names,
         resnet.keras_names,
+        lambda blocks: number_variables(resnet.keras_names(blocks)),
         lambda blocks: resnet.slim_names(blocks, SCOPE),
     ):
         names = make(BLOCKS[backbone])
@@ -58,6 +60,11 @@ def test_the_names_are_those_that_are_published() -> None:
         (resnet.keras_names(blocks), "stages/2/22/conv1/conv/kernel",
          "conv4_block23_1_conv/kernel"),
         (resnet.keras_names(blocks), "stages/3/0/shortcut/norm/beta", "conv5_block1_0_bn/beta"),
+        (number_variables(resnet.keras_names(blocks)), "stages/3/0/shortcut/norm/var",
+         "conv5_block1_0_bn/3"),
+        (number_variables(resnet.keras_names(blocks)), "conv1/norm/gamma", "conv1_bn/0"),
+        (number_variables(resnet.keras_names(blocks)), "stages/3/0/shortcut/norm/mean",
+         "conv5_block1_0_conv/1"),
         (resnet.slim_names(blocks, SCOPE), "stages/3/2/conv2/conv/kernel",
          f"{SCOPE}/block4/unit_3/bottleneck_v1/conv2/weights"),
     ):  # fmt: skip
@@ -123,9 +130,11 @@ def test_released_checkpoints_are_matched_whole(
     assert known.source == "attentional pooling" and known.names == names
 
 
-def test_every_network_is_recognised_by_its_names() -> None:
+def test_every_network_is_recognised_by_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where they are among another's, as a ResNet-50's are among a ResNet-101's."""
-    for known in every_known():
+    every_network = list(recognise_module.every_known())
+    monkeypatch.setattr(recognise_module, "every_known", lambda: every_network)
+    for known in every_network:
         every = {name for source in known.names.values() for name in source.names}
         for held in (every, known.backbone_names):
             found = recognise("file", held)

@@ -10,7 +10,7 @@ from gap_jax.learning.state import describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.weights import native
 from gap_jax.weights.names import inception, vgg
-from gap_jax.weights.names.forms import NameMap, to_ours
+from gap_jax.weights.names.forms import NameMap, number_variables, to_ours
 
 
 def paths(backbone: str, stage: int = 0) -> set[str]:
@@ -58,6 +58,9 @@ def test_the_names_are_those_that_are_published() -> None:
         (inception.keras_names(), "stages/0/0/layers/0/conv/kernel", "conv2d/kernel"),
         (inception.keras_names(), "stages/4/2/layers/0/3/layers/0/conv/kernel",
          "conv2d_93/kernel"),
+        (number_variables(inception.keras_names()), "stages/0/0/layers/0/norm/var",
+         "batch_normalization/2"),
+        (number_variables(vgg.keras_names()), "stages/6/0/bias", "fc2/1"),
         (inception.slim_names(), "stages/2/1/layers/0/1/layers/1/conv/kernel",
          "InceptionV3/Mixed_5c/Branch_1/Conv_1_0c_5x5/weights"),
         (inception.slim_names(), "stages/4/1/layers/0/1/layers/1/1/layers/0/norm/beta",

@@ -1,8 +1,9 @@
 """Keras' weights in HDF5, as LAYER/VARIABLE, through h5py.
 
 Until Keras 3 a layer's group has the layer's name and its variables theirs. In Keras 3's own
-`.weights.h5` groups count the layers of a class, `layers/conv2d_7/vars/0`, in an order of their own;
-`vars` has the layer's name as an attribute, and variables are numbered in the order of their making.
+`.weights.h5` groups count the layers of a class in an order of their own, as
+`layers/conv2d_7/vars/0`: `vars` has the layer's name as an attribute, and numbers its variables in
+the order of their making.
 """
 
 import importlib
@@ -44,7 +45,7 @@ def read_hdf5(path: Path) -> dict[str, Array]:
             name = f"{_name_layer(h5py, file, layer)}/{variable.partition(':')[0]}"
             if name in arrays:
                 raise ValueError(f"two arrays are called {name}")
-            arrays[name] = dataset[()]
+            arrays[name] = np.asarray(dataset[()])
     return arrays
 
 

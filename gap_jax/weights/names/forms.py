@@ -42,7 +42,7 @@ KERAS_ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_varianc
 
 
 def number_variables(names: NameMap) -> NameMap:
-    """Keras' LAYER/VARIABLE as LAYER/NUMBER: the place among the layer's, in their making's order."""
+    """Keras' LAYER/VARIABLE as LAYER/NUMBER, by the order in which a layer makes its variables."""
     layers: dict[str, list[str]] = {}
     for source in names.values():
         for layer, _, variable in (name.rpartition("/") for name in source.names):
