@@ -54,7 +54,7 @@ def test_several_processes_leave_sigterm_to_jax(monkeypatch: pytest.MonkeyPatch)
         assert signal.getsignal(signal.SIGTERM) == before[0]
         assert [watch.is_stopping() for _ in range(5)] == [False, False, True, True, True]
         assert watch.cause == "the scheduler"
-        signal.signal(signal.SIGTERM, lambda number, frame: terminated.append(number))
+        signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
         os.kill(os.getpid(), signal.SIGINT)
         assert terminated == [signal.SIGTERM] and watch.cause == "SIGINT"
         signal.signal(signal.SIGTERM, before[0])

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -58,7 +58,13 @@ def overrides(data: Path, *fields: str) -> list[str]:
 
 
 def begin(
-    data: Path, workdir: Path, *fields: str, faults: str = "", cache: Path
+    data: Path,
+    workdir: Path,
+    *fields: str,
+    faults: str = "",
+    cache: Path,
+    words: Sequence[str] = (),
+    devices: int = 1,
 ) -> subprocess.Popen[str]:
     """Starts the command; what it compiles is kept in `cache`, which saves half of every restart.
 
@@ -70,11 +76,12 @@ def begin(
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+        f"--xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, "-m", "gap_jax.main", f"--config={SPEC}", f"--workdir={workdir}"]
     return subprocess.Popen(
-        [*command, *overrides(data, *fields)],
+        [*command, *words, *overrides(data, *fields)],
         cwd=ROOT,
         env=environment,
         text=True,

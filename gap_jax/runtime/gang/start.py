@@ -2,18 +2,21 @@
 
 import contextlib
 import logging
+import os
+import threading
 from collections.abc import Iterator
 
 import jax
 from jax._src import distributed
 
 from gap_jax.config import RuntimeConfig
-from gap_jax.errors import PeerLost
+from gap_jax.errors import PEER_LOST, PeerLost, say
 from gap_jax.runtime.gang.ending import ending_together
 from gap_jax.runtime.gang.meeting import Meeting
 from gap_jax.runtime.gang.members import Gang
 
 START_S, HEARTBEAT_S, END_S = 120, 30, 60
+JAX_LATER_S = 30  # JAX's own end of waiting is an abort with a page of stacks
 
 
 @contextlib.contextmanager
@@ -27,20 +30,33 @@ def joined(meeting: Meeting, limits: RuntimeConfig) -> Iterator[Gang]:
 
 
 def _meet(meeting: Meeting) -> Gang:
-    logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)  # proxies, where harmless
+    logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)  # it warns of any proxy
+    too_late = threading.Timer(START_S, _give_up, (meeting,))
+    too_late.daemon = True
+    too_late.start()
     try:
         jax.distributed.initialize(
             *meeting,
-            initialization_timeout=START_S,
+            initialization_timeout=START_S + JAX_LATER_S,
             heartbeat_timeout_seconds=HEARTBEAT_S,
             shutdown_timeout_seconds=END_S,
         )
     except (RuntimeError, ValueError) as error:
-        where = f"at {meeting.coordinator} " if meeting.coordinator else ""
-        raise PeerLost(
-            f"the processes did not meet {where}within {START_S} s "
-            f"({str(error).splitlines()[0]}); see that all of them run, with the same "
-            "--coordinator, and that its port is open"
-        ) from error
+        raise PeerLost(_describe(meeting, str(error).splitlines()[0])) from error
+    finally:
+        too_late.cancel()
     client = distributed.global_state.client
     return Gang(client, jax.process_index(), jax.process_count())
+
+
+def _give_up(meeting: Meeting) -> None:
+    say(PEER_LOST, _describe(meeting, f"waited {START_S} s"))
+    os._exit(PEER_LOST)
+
+
+def _describe(meeting: Meeting, reason: str) -> str:
+    where = f"at {meeting.coordinator}" if meeting.coordinator else "where the scheduler says"
+    return (
+        f"the processes did not meet {where} ({reason}); see that all of them run, each with a "
+        "--process of its own, and that the first one's host and port can be reached"
+    )

@@ -1,0 +1,79 @@
+"""Two processes that train, save, evaluate and stop as one run, by the real command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gap_jax.evaluation.evaluate import load_scores
+from gap_jax.runtime.places import RunDir
+from tests.gangs import begin_gang, distance, finish_gang
+from tests.tiny_data import prepare_tiny_people
+from tests.tiny_training import STEPS, End
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny people, and what the runs on them compile."""
+    made = tmp_path_factory.mktemp("gangs")
+    prepare_tiny_people(made / "data")
+    return made
+
+
+def train(folder: Path, name: str, *fields: str, **options: Any) -> list[End]:
+    gang = begin_gang(folder / "data", folder / name, *fields, cache=folder / "cache", **options)
+    return finish_gang(gang)
+
+
+def ids_by_step(workdir: Path) -> dict[int, str]:
+    rows = map(json.loads, RunDir(workdir).ledger.read_text("utf-8").splitlines())
+    return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
+
+
+def test_a_run_goes_from_two_processes_to_one_and_back(folder: Path) -> None:
+    """Stopped by a signal to one of two, then alone, it arrives where a run alone arrives."""
+    assert [end.code for end in train(folder, "alone", processes=1, devices=1)] == [0]
+    first = train(folder, "moved", faults={1: "train.step:term@2"})
+    assert [end.code for end in first] == [75, 75]
+    stops = {end.complained.splitlines()[-1] for end in first}
+    assert len(stops) == 1 and "stopped by the scheduler at step" in stops.pop()
+    saved = max(int(path.name) for path in RunDir(folder / "moved").checkpoints.iterdir())
+    assert 2 <= saved < STEPS - 4
+
+    alone = train(folder, "moved", processes=1, devices=4, faults={0: "train.step:term@3"})
+    assert [end.code for end in alone] == [75]
+    ends = train(folder, "moved")
+    assert [end.code for end in ends] == [0, 0]
+    assert json.loads(ends[0].said.splitlines()[-1])["examples"] == 4
+    assert "mAP" not in ends[1].said, "the first process alone speaks"
+
+    assert ids_by_step(folder / "moved") == ids_by_step(folder / "alone")
+    assert len(ids_by_step(folder / "moved")) == STEPS
+    assert 0 < distance(folder / "alone", folder / "moved", STEPS) < 1e-5
+    scores, expected = (
+        load_scores(RunDir(folder / name).scores("val", STEPS)) for name in ("moved", "alone")
+    )
+    np.testing.assert_array_equal(scores.ids, expected.ids)
+    np.testing.assert_array_equal(scores.labels, expected.labels)
+    np.testing.assert_allclose(scores.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    log = RunDir(folder / "moved").of_process(1).log.read_text("utf-8")
+    assert f"step={STEPS}/{STEPS}" in log and "data_wait=" in log
+
+
+def test_processes_that_differ_write_nothing(folder: Path) -> None:
+    ends = train(folder, "differing", fields_of={1: "optim.learning_rate=0.5"})
+    for end in ends:
+        assert end.code == 64 and end.complained.count("gap_jax: error") == 1
+        assert "optim.learning_rate is 0.004 in process 0 on " in end.complained
+        assert "and 0.5 in process 1 on " in end.complained
+    assert not (folder / "differing").exists()
+
+
+def test_a_failure_of_one_is_told_by_the_other(folder: Path) -> None:
+    """Also of the first one, whose end takes away by what they speak."""
+    ends = train(folder, "failing", faults={0: "train.step:raise@2"})
+    assert [end.code for end in ends] == [70, 76]
+    last = ends[1].complained.splitlines()[-1]
+    assert last.startswith("gap_jax: error 76: process 0 ended with 70: unforeseen RuntimeError")
