@@ -17,7 +17,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "launch" / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+)
 
 MARKS = {"bash": ("run", "shrink", "needs-data"), "python": ("run",), "console": ("run",)}
 INERT = ("", "text")

@@ -28,7 +28,7 @@ SOURCES = [
     path
     for name in ("gap_jax", "data_pipelines", "configs", "benchmarks", "launch", "tests")
     for path in sorted((ROOT / name).rglob("*"))
-    if path.suffix in (".py", ".sh") and path != Path(__file__)
+    if path.suffix in (".py", ".sh", ".sbatch", ".yaml") and path != Path(__file__)
 ]
 
 
@@ -50,7 +50,8 @@ def test_the_gate_sees_what_it_looks_for(line: str) -> None:
 
 
 def test_nothing_committed_names_a_machine() -> None:
-    texts = [*SOURCES, *ROOT.glob("*.*"), *(ROOT / "docs").rglob("*.md"), ROOT / "Makefile"]
+    pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "launch").glob("*.md")]
+    texts = [*SOURCES, *ROOT.glob("*.*"), *pages, ROOT / "Makefile"]
     for path in texts:
         if path.is_file():
             found = re.search(

@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Trains on all workers of a Cloud TPU VM, one host or a pod. From any machine with gcloud:
+#
+#   TPU=NAME ZONE=ZONE launch/tpu_vm.sh --config=configs/gap_pose.py --workdir=/mnt/shared/runs/gap_pose
+#   TPU=NAME ZONE=ZONE launch/tpu_vm.sh --stop      the processes save and end with 75
+#
+# The environment may set CHECKOUT, the folder of gap_jax on the workers (gap_jax in the home), and
+# PYTHON there (.venv/bin/python). With --dry-run as the first word the command is printed, not run.
+#
+# A lost connection does not end the run: the processes belong to no terminal and write to
+# gap_jax.log in CHECKOUT, which the connection only follows.
+set -euo pipefail
+
+refuse() {
+  printf 'tpu_vm.sh: %s\n' "$1" >&2
+  exit 64
+}
+
+dry_run=false
+if [[ "${1:-}" == --dry-run ]]; then
+  dry_run=true
+  shift
+fi
+[[ -n "${TPU:-}" && -n "${ZONE:-}" ]] || refuse "set TPU and ZONE, as gcloud compute tpus tpu-vm list tells them"
+(($#)) || refuse "give the words of gap_jax.main (--config=... --workdir=...), or --stop"
+
+# What a worker runs, with CHECKOUT and the program's words as $1, $2, ...
+start="$(
+  cat <<'WORKER'
+cd "$1" && shift || exit;
+if [ -e gap_jax.pid ] && kill -0 "$(cat gap_jax.pid)" 2>/dev/null; then
+echo "tpu_vm.sh: process $(cat gap_jax.pid) runs here already: --stop it first" >&2; exit 77; fi;
+setsid "$@" >gap_jax.log 2>&1 </dev/null &
+echo "$!" >gap_jax.pid;
+tail --pid="$!" --lines=+1 --follow gap_jax.log;
+wait "$!"
+WORKER
+)"
+stop="$(
+  cat <<'WORKER'
+cd "$1" && kill -TERM "$(cat gap_jax.pid)"
+WORKER
+)"
+
+checkout="${CHECKOUT:-gap_jax}"
+if [[ "$1" == --stop ]]; then
+  script="$stop"
+  words=("$checkout")
+else
+  script="$start"
+  words=("$checkout" "${PYTHON:-.venv/bin/python}" -m gap_jax.main --processes=auto "$@")
+fi
+
+script="${script//$'\n'/ }" # on one line, so that any shell reads its quotes
+command=(
+  gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all
+  --command="bash -c ${script@Q} worker ${words[*]@Q}"
+)
+if "$dry_run"; then
+  printf '%s\n' "${command[*]@Q}"
+  exit 0
+fi
+exec "${command[@]}"
