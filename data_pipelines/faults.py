@@ -32,6 +32,8 @@ def _act(name: str, action: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "term":
             os.kill(os.getpid(), signal.SIGTERM)
+        case "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         case "raise":
             raise RuntimeError(f"fault point {name}")
         case "exit0":

@@ -6,10 +6,11 @@ import pytest
 
 from tests.campaigns import faults
 from tests.campaigns.cases import Case, Site, Verdict, draw_cases
-from tests.campaigns.table import BEGIN, END
 from tests.tiny_training import Proof
 
 UNBROKEN = faults.Unbroken(Proof({}, (), {}), 1.0)
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 class Campaign:

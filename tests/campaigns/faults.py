@@ -27,6 +27,7 @@ from gap_jax.runtime.digests import describe, name_leaves
 from gap_jax.runtime.environment import find_revision
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
+from tests.campaigns.kept import keep_rows, read_rows
 from tests.campaigns.table import write_table
 from tests.tiny_data import prepare_tiny_people
 from tests.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, prove, train
@@ -52,13 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
-    verdicts = read_verdicts(out, asked)
+    head = _head(asked)
+    verdicts = [Verdict(**row) for row in read_rows(out, head)]
     unbroken = train_unbroken(out)
     site = Site(out / "data", out / "cache", out / "runs", unbroken.proof)
     for case in draw_cases(asked.kills, asked.seed, unbroken.seconds):
         if case.name not in {each.name for each in verdicts}:
             verdicts.append(suffer(case, site))
-            keep_verdicts(out, asked, verdicts)
+            keep_rows(out, head, [each._asdict() for each in verdicts])
             print(json.dumps(verdicts[-1]._asdict()), flush=True)
     in_place = list(damage_in_place(out, asked.kills * LOADS, asked.seed))
     command = f"python -m {PROGRAM} --kills {asked.kills} --seed {asked.seed} --out DIR"
@@ -89,23 +91,6 @@ def train_unbroken(out: Path) -> Unbroken:
     held = json.loads(place.read_text("utf-8"))
     proof = {**held["proof"], "ledger": tuple(held["proof"]["ledger"])}
     return Unbroken(Proof(**proof), held["seconds"])
-
-
-def read_verdicts(out: Path, asked: argparse.Namespace) -> list[Verdict]:
-    """Those of an earlier start of the same campaign."""
-    place = out / "verdicts.jsonl"
-    if not place.exists():
-        return []
-    head, *rows = map(json.loads, place.read_text("utf-8").splitlines())
-    if head != _head(asked):
-        raise SystemExit(f"{place} is of another campaign, {head}; choose another --out")
-    return [Verdict(**row) for row in rows]
-
-
-def keep_verdicts(out: Path, asked: argparse.Namespace, verdicts: list[Verdict]) -> None:
-    """Writes all of them, so that no line is ever torn."""
-    rows = [_head(asked), *(each._asdict() for each in verdicts)]
-    files.write_atomically(out / "verdicts.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def _head(asked: argparse.Namespace) -> dict[str, Any]:

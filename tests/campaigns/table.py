@@ -10,18 +10,23 @@ from data_pipelines import files
 from gap_jax.runtime.environment import describe_environment
 from tests.campaigns.cases import Verdict
 
-BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 VERSIONS = ("jax", "orbax-checkpoint", "grain")
 
 
 def write_table(page: Path, verdicts: Sequence[Verdict], command: str) -> None:
-    """Replaces what stands between the marks."""
+    """Replaces what stands between the marks of the faults."""
+    replace_marked(page, "faults", render(verdicts, command))
+
+
+def replace_marked(page: Path, mark: str, content: str) -> None:
+    """Puts `content` between <!-- mark: begin --> and <!-- mark: end -->."""
+    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     text = page.read_text("utf-8")
-    if not re.search(f"{BEGIN}.*{END}", text, re.DOTALL):
-        raise SystemExit(f"{page} has no marks {BEGIN} and {END} for the table")
-    head, _, rest = text.partition(BEGIN)
-    tail = rest.partition(END)[2]
-    files.write_atomically(page, f"{head}{BEGIN}\n{render(verdicts, command)}\n{END}{tail}")
+    if not re.search(f"{begin}.*{end}", text, re.DOTALL):
+        raise SystemExit(f"{page} has no marks {begin} and {end} for the table")
+    head, _, rest = text.partition(begin)
+    tail = rest.partition(end)[2]
+    files.write_atomically(page, f"{head}{begin}\n{content}\n{end}{tail}")
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:
@@ -30,7 +35,7 @@ def render(verdicts: Sequence[Verdict], command: str) -> str:
     rows = [(kind, [each for each in verdicts if each.kind == kind]) for kind in kinds]
     return "\n".join(
         [
-            describe(verdicts, command),
+            describe(command, sum(each.seconds for each in verdicts)),
             "",
             "| mishap | cases | fell in time | divergences | silent |",
             "|---|---|---|---|---|",
@@ -40,11 +45,11 @@ def render(verdicts: Sequence[Verdict], command: str) -> str:
     )
 
 
-def describe(verdicts: Sequence[Verdict], command: str) -> str:
+def describe(command: str, seconds: float) -> str:
     """One sentence on date, command, code and versions."""
     facts = describe_environment()
     versions = [f"{name} {facts['packages'][name]}" for name in VERSIONS]
-    minutes = sum(each.seconds for each in verdicts) / 60
+    minutes = seconds / 60
     code = f"gap_jax {facts['gap_jax']} ({facts['revision'] or 'no revision'})"
     return (
         f"`{command}`, {datetime.date.today().isoformat()}, {minutes:.0f} minutes: {code}, "

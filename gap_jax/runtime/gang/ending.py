@@ -21,8 +21,8 @@ from gap_jax.errors import BUG, PEER_LOST, Diverged, PeerLost, Preempted, descri
 from gap_jax.runtime.gang.members import Cause, Gang
 
 LOOK_EVERY_S = 0.5
-ECHO_S = 2.0  # after another's note, in which this process may come to the same end by itself
-TELL_S = 4.0  # while a note can be read; the coordinator's end takes all notes away
+ECHO_S = 1.5  # after another's note, in which this process may come to the same end by itself
+TELL_S = 3.0  # while a note can be read; the coordinator's end takes all notes away
 TOGETHER = (Preempted, Diverged)  # all processes come to these at the same step
 OF_PEERS = re.compile("gloo|nccl|coordinat|barrier|unavailable|connection|heartbeat", re.IGNORECASE)
 

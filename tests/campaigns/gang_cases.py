@@ -1,0 +1,163 @@
+"""What befalls a run of two processes, and how the two of them end."""
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from gap_jax.runtime.places import RunDir
+from tests.gangs import begin_gang, finish_gang
+from tests.tiny_training import STEPS, End, Proof, prove
+
+STUCK_AFTER_S = 20
+FAULTS = {
+    "killed": "kill9",
+    "suspended": "stop",
+    "raises": "raise",
+    "stuck": "hang",
+    "leaves with 0": "exit0",
+    "coordinator killed": "kill9",
+}
+TERMINATED = "SIGTERM"
+LIMIT_S = {"stuck": STUCK_AFTER_S + 10}  # for the survivor's end
+OTHERS_LIMIT_S = 40
+CAUSES = ("gap_jax: error 76: ", "Terminating process because the JAX distributed service")
+
+
+class Case(NamedTuple):
+    """A fault that befalls one process before one of its steps."""
+
+    name: str
+    kind: str
+    process: int
+    step: int
+
+
+class Verdict(NamedTuple):
+    """How a case ended; `failure` says which promise it broke, or nothing.
+
+    `codes` are those of the process that was hit and of the other one; `survived_s` is how long the
+    other one lived on.
+    """
+
+    name: str
+    kind: str
+    codes: tuple[int, int]
+    survived_s: float
+    cause: str
+    failure: str
+    seconds: float
+
+
+class Site(NamedTuple):
+    """What all cases share; `unbroken` is what the run arrives at that nothing befell."""
+
+    data: Path
+    cache: Path
+    runs: Path
+    unbroken: Proof
+
+
+def draw_cases(faults: int, terminations: int, seed: int) -> Iterator[Case]:
+    """So many of each fault and of SIGTERM, at steps drawn from the seed."""
+    rng = np.random.default_rng(seed)
+    kinds = [*FAULTS] * faults + [TERMINATED] * terminations
+    for index, kind in enumerate(kinds):
+        process = {"coordinator killed": 0, TERMINATED: int(rng.integers(2))}.get(kind, 1)
+        yield Case(f"{index:04} {kind}", kind, process, int(rng.integers(2, STEPS - 2)))
+
+
+def suffer(case: Case, site: Site) -> Verdict:
+    """Runs a case to its end; the run's folder goes if nothing was wrong."""
+    start, workdir = time.monotonic(), site.runs / case.name.replace(" ", "_")
+    shutil.rmtree(workdir, ignore_errors=True)
+    verdict = (
+        _terminate(case, site, workdir) if case.kind == TERMINATED else _hit(case, site, workdir)
+    )
+    if not verdict.failure:
+        shutil.rmtree(workdir)
+    return verdict._replace(seconds=time.monotonic() - start)
+
+
+def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
+    stuck = [f"runtime.stuck_after_s={STUCK_AFTER_S}"] if case.kind == "stuck" else []
+    gang = begin_gang(
+        site.data,
+        workdir,
+        *stuck,
+        cache=site.cache,
+        faults={case.process: f"train.step:{FAULTS[case.kind]}@{case.step}"},
+    )
+    other = gang[1 - case.process]
+    ended: dict[int, float] = {}
+    watchers = [threading.Thread(target=_note_end, args=(each, ended)) for each in gang]
+    for each in watchers:
+        each.start()
+    limit_s = LIMIT_S.get(case.kind, OTHERS_LIMIT_S)
+    watchers[1 - case.process].join(timeout=limit_s + 60)
+    hangs = other.poll() is None
+    watchers[case.process].join(timeout=0 if hangs or case.kind == "suspended" else limit_s)
+    for each in gang:
+        if each.poll() is None:
+            each.kill()
+    ends = finish_gang(gang)
+    survivor = ends[1 - case.process]
+    since = _last_step(RunDir(workdir).of_process(case.process).ledger)
+    survived_s = ended.get(other.pid, time.time()) - since
+    cause = _find_cause(survivor)
+    failure = ""
+    if hangs:
+        failure = "the other one hangs"
+    elif not survivor.code:
+        failure = "the other one ends with 0"
+    elif survived_s > limit_s:
+        failure = f"the other one ends after {survived_s:.0f} s"
+    elif not cause:
+        failure = "the other one names no cause"
+    codes = (ends[case.process].code, survivor.code)
+    return Verdict(case.name, case.kind, codes, survived_s, cause, failure, 0.0)
+
+
+def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
+    """Both must save the same step and end with 75, and both go on to the unbroken run's end."""
+    faults = {case.process: f"train.step:term@{case.step}"}
+    start = time.monotonic()
+    ends = finish_gang(begin_gang(site.data, workdir, cache=site.cache, faults=faults))
+    took_s = time.monotonic() - start
+    stops = {end.complained.splitlines()[-1] if end.complained else "" for end in ends}
+    failure = ""
+    if [end.code for end in ends] != [75, 75] or len(stops) > 1:
+        failure = f"they end with {[end.code for end in ends]}: {stops}"
+    else:
+        resumed = finish_gang(begin_gang(site.data, workdir, cache=site.cache))
+        if [end.code for end in resumed] != [0, 0]:
+            failure = f"resumed, they end with {[end.code for end in resumed]}"
+        else:
+            failure = site.unbroken.differences(prove(workdir))
+    codes = (ends[case.process].code, ends[1 - case.process].code)
+    return Verdict(case.name, case.kind, codes, took_s, stops.pop(), failure, 0.0)
+
+
+def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
+    """Without taking the process's end from whoever reads its output."""
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    ended[process.pid] = time.time()
+
+
+def _last_step(ledger: Path) -> float:
+    """When the process that was hit reported its last step; a moment before it was hit."""
+    return ledger.stat().st_mtime
+
+
+def _find_cause(end: End) -> str:
+    for line in end.complained.splitlines():
+        for known in CAUSES:
+            if known in line:
+                return known + line.partition(known)[2]
+    return ""

@@ -1,0 +1,151 @@
+"""Evaluates every small number of images on every small number of devices and processes.
+
+    python -m tests.campaigns.gang_evaluation
+
+Each setting must score exactly the images it should, once each, as one device does one by one. The
+counts go into docs/reliability.md, and the exit code is 1 if any setting failed.
+"""
+
+import dataclasses
+import itertools
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from data_pipelines import loader, manifest
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config
+from gap_jax.evaluation import evaluate
+from gap_jax.flags import read_config
+from gap_jax.learning.setup import Setup, assemble
+from gap_jax.learning.state import Variables
+from tests.campaigns.table import describe, replace_marked
+from tests.tiny_data import prepare_tiny_people
+from tests.tiny_training import ROOT, SPEC, overrides
+
+PROGRAM = "tests.campaigns.gang_evaluation"
+PAGE = ROOT / "docs" / "reliability.md"
+IMAGES, ROWS = range(1, 41), range(1, 9)
+DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
+CLOSE = 1e-5
+
+
+class Gang(NamedTuple):
+    """So many processes that have so many devices together."""
+
+    processes: int
+    devices: int
+
+
+def main() -> int:
+    """All gangs, one after the other."""
+    start, found = time.monotonic(), {}
+    gangs = [Gang(p, d) for p, d in itertools.product(PROCESSES, DEVICES) if d >= p]
+    with tempfile.TemporaryDirectory() as folder:
+        prepare_tiny_people(Path(folder) / "data", sizes={"train": 9, "val": IMAGES[-1], "test": 0})
+        for gang in gangs:
+            found[gang] = run_gang(gang, Path(folder))
+            print(gang, found[gang], flush=True)
+    rows = [
+        f"| {gang.processes} | {gang.devices} | {tried:,} | {wrong} |"
+        for gang, (tried, wrong) in found.items()
+    ]
+    lines = [
+        describe(f"python -m {PROGRAM}", time.monotonic() - start),
+        "",
+        f"Evaluations of {IMAGES[0]} to {IMAGES[-1]} images in batches of {ROWS[0]} to {ROWS[-1]} "
+        "on each device:",
+        "",
+        "| processes | devices | evaluations | wrong |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+    replace_marked(PAGE, "gang evaluation", "\n".join(lines))
+    return 1 if any(wrong for _, wrong in found.values()) else 0
+
+
+def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
+    """How many settings one gang tried, and how many of them were wrong."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"--xla_force_host_platform_device_count={gang.devices // gang.processes}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    words = [sys.executable, "-m", PROGRAM, str(folder), str(port), str(gang.processes)]
+    members = [
+        subprocess.Popen(
+            [*words, str(index)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE
+        )
+        for index in range(gang.processes)
+    ]
+    said = [each.communicate()[0] for each in members]
+    if any(each.returncode for each in members):
+        raise SystemExit(f"{gang}: {[each.returncode for each in members]}")
+    tried, wrong = json.loads(said[0].splitlines()[-1])
+    return tried, wrong
+
+
+def be_member(folder: Path, port: str, processes: int, index: int) -> None:
+    """One process: every setting in turn, and at the end the counts."""
+    if processes > 1:
+        jax.distributed.initialize(f"localhost:{port}", processes, index)
+    cfg = read_config(SPEC, overrides(folder / "data"))
+    data = manifest.load(cfg.data.directory)
+    results = list(try_all(cfg, data, folder / "expected.npy"))
+    print(json.dumps([len(results), results.count(False)]))
+
+
+def try_all(cfg: Config, data: Manifest, expected: Path) -> Iterator[bool]:
+    """Whether each setting scored what it should; the very first evaluation is one by one."""
+    for rows in ROWS:
+        setup = assemble(in_batches_of(cfg, rows * jax.device_count()), data)
+        variables = setup.fold(setup.initial_variables())
+        if not expected.exists():
+            np.save(expected, score(setup, variables, data, IMAGES[-1]).logits)
+        logits = np.load(expected)
+        for images in IMAGES:
+            scores = score(setup, variables, data, images)
+            ids = np.arange(images) * IMAGES[-1] // images  # spread evenly
+            yield np.array_equal(scores.ids, ids) and np.allclose(
+                scores.logits, logits[ids], rtol=CLOSE, atol=CLOSE
+            )
+
+
+def in_batches_of(cfg: Config, size: int) -> Config:
+    """The config with so many images in every batch, which all devices share."""
+    return dataclasses.replace(
+        cfg,
+        train=dataclasses.replace(cfg.train, batch_size=size, accumulate=1),
+        model=dataclasses.replace(cfg.model, norm_group_size=size),
+        eval=dataclasses.replace(cfg.eval, batch_size=size),
+    ).resolved()
+
+
+def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> evaluate.Scores:
+    """One evaluation by this process and its peers."""
+    with loader.evaluation_batches(
+        setup.cfg.data,
+        data,
+        batch_size=setup.cfg.eval.batch_size,
+        max_examples=images,
+        process=(jax.process_index(), jax.process_count()),
+    ) as batches:
+        scores = evaluate.score(setup.eval_step, variables, batches, setup.mesh, lambda: False)
+    assert scores is not None, "nobody tells it to stop"
+    return scores
+
+
+if __name__ == "__main__":
+    if len(sys.argv) == 1:
+        sys.exit(main())
+    be_member(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))

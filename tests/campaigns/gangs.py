@@ -1,0 +1,97 @@
+"""Kills, stops and starves one of two processes, and looks how and when the other one ends.
+
+    python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out DIR
+
+Every run is started by the real command. The verdicts are kept in DIR/verdicts.jsonl: a campaign
+that is stopped goes on with the next case. At its end it writes its table into docs/reliability.md,
+and the exit code is 1 if any case broke a promise.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from gap_jax.runtime.environment import find_revision
+from tests.campaigns.gang_cases import Site, Verdict, draw_cases, suffer
+from tests.campaigns.kept import keep_rows, read_rows
+from tests.campaigns.table import describe, replace_marked
+from tests.gangs import begin_gang, finish_gang
+from tests.tiny_data import prepare_tiny_people
+from tests.tiny_training import ROOT, prove
+
+PROGRAM = "tests.campaigns.gangs"
+PAGE = ROOT / "docs" / "reliability.md"
+AT_ONCE = 2  # most cases wait most of the time
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The whole campaign, or what is left of it."""
+    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser.add_argument("--faults", type=int, default=20, help="of each kind")
+    parser.add_argument("--terminations", type=int, default=20, help="runs that get a SIGTERM")
+    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
+    asked = parser.parse_args(arguments)
+    out = asked.out.absolute()
+    numbers = {name: getattr(asked, name) for name in ("faults", "terminations", "seed")}
+    head = {**numbers, "revision": (find_revision(ROOT) or "").removesuffix("-dirty")}
+    verdicts = [Verdict(**{**row, "codes": tuple(row["codes"])}) for row in read_rows(out, head)]
+    site = prepare_site(out)
+    done = {each.name for each in verdicts}
+    cases = [each for each in draw_cases(**numbers) if each.name not in done]
+    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        for verdict in pool.map(lambda case: suffer(case, site), cases):
+            verdicts.append(verdict)
+            keep_rows(out, head, [each._asdict() for each in verdicts])
+            print(json.dumps(verdict._asdict()), flush=True)
+    options = " ".join(f"--{name} {number}" for name, number in numbers.items())
+    replace_marked(
+        asked.page, "gangs", render(verdicts, f"python -m {PROGRAM} {options} --out DIR")
+    )
+    failed = [each for each in verdicts if each.failure]
+    for each in failed:
+        print(f"{each.name}: {each.failure}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def prepare_site(out: Path) -> Site:
+    """Data, and an unbroken run of two processes, whose compiled programs all others use."""
+    if not (out / "unbroken").exists():
+        prepare_tiny_people(out / "data")
+        ends = finish_gang(begin_gang(out / "data", out / "unbroken", cache=out / "cache"))
+        if any(end.code for end in ends):
+            raise SystemExit(f"undisturbed they ended so: {ends}")
+    return Site(out / "data", out / "cache", out / "runs", prove(out / "unbroken"))
+
+
+def render(verdicts: Sequence[Verdict], command: str) -> str:
+    """A row for each kind of fault, and what was run where."""
+    seconds = sum(each.seconds for each in verdicts) / AT_ONCE
+    rows = [_row(kind, verdicts) for kind in dict.fromkeys(each.kind for each in verdicts)]
+    return "\n".join(
+        [
+            describe(command, seconds),
+            "",
+            "| one of two processes | cases | broken promises | its code | the other's code | "
+            "the other ended within |",
+            "|---|---|---|---|---|---|",
+            *rows,
+        ]
+    )
+
+
+def _row(kind: str, verdicts: Sequence[Verdict]) -> str:
+    found = [each for each in verdicts if each.kind == kind]
+    codes = [", ".join(sorted({str(each.codes[place]) for each in found})) for place in (0, 1)]
+    longest_s = max(each.survived_s for each in found)
+    broken = sum(bool(each.failure) for each in found)
+    within = "-" if all(each.codes == (75, 75) for each in found) else f"{longest_s:.1f} s"
+    return f"| {kind} | {len(found)} | {broken} | {codes[0]} | {codes[1]} | {within} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
