@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check faults parity docs-test trunk format clean
+.PHONY: help demo test check faults parity roundtrips docs-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
@@ -12,6 +12,7 @@ help:
 	@echo "make check      format, lint, types, security gate"
 	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
 	@echo "make parity     ask other libraries' networks, where installed, whether ours say the same"
+	@echo "make roundtrips convert files that other libraries write, and compare to the bit"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
 	@echo "make trunk      make the demo's pre-trained trunk anew, as runs/drawn_objects.safetensors"
 	@echo "make format     apply the formatter"
@@ -44,9 +45,14 @@ check: $(VENV)/dev
 
 faults: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out build/faults
+	$(BIN)/python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out build/gangs
+	$(BIN)/python -m tests.campaigns.gang_evaluation
 
 parity: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.parity
+
+roundtrips: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.roundtrips $(PYTHONS)
 
 docs-test: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.docs

@@ -22,6 +22,7 @@ from gap_jax.weights import native
 from gap_jax.weights.facts import Facts, compare, parse_facts
 from gap_jax.weights.names import recognise, resnet
 from gap_jax.weights.names.forms import NameMap
+from tests.foreign_names import rename
 
 BLOCKS = (1, 1, 1, 1)
 
@@ -34,30 +35,9 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def at_source(variables: Variables, names: NameMap) -> dict[str, np.ndarray]:
-    """The network's arrays as the source would hold them; a bias is taken out of the mean again."""
-    arrays = {}
-    for path, leaf in native.name_arrays(variables).items():
-        if path not in names:
-            continue
-        values, (first, *others) = np.asarray(leaf), names[path].names
-        match names[path].form:
-            case "oihw":
-                values = values.transpose(3, 2, 0, 1)
-            case "bgr":
-                values = values[:, :, ::-1]
-            case "classifier_oi":
-                values = values[0].T
-            case "classifier_io" | "row":
-                values = values[0]
-            case "classifier_pointwise":
-                values = values[None]
-            case "pointwise":
-                values = values[None, None]
-            case "difference":
-                arrays[others[0]] = np.full_like(values, 0.25)
-                values = values + np.float32(0.25)
-        arrays[first] = np.ascontiguousarray(values)
-    return arrays
+    """The network's arrays as the source would hold them."""
+    ours = {path: np.asarray(leaf) for path, leaf in native.name_arrays(variables).items()}
+    return rename(ours, names)
 
 
 def draw(cfg: Config, classes: int) -> Variables:

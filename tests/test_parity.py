@@ -6,7 +6,7 @@ import pytest
 from gap_jax.weights.names import vgg
 from gap_jax.weights.names.forms import to_ours
 from tests.campaigns import parity
-from tests.campaigns.parity_references import rename
+from tests.foreign_names import rename
 
 CASES = {case.name: case for case in parity.cases()}
 

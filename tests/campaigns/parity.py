@@ -28,7 +28,8 @@ from gap_jax.models.build import build
 from gap_jax.models.network import Network
 from gap_jax.weights.names import inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap, Source
-from tests.campaigns.parity_references import PACKAGES, REFERENCES, Answer, rename
+from tests.campaigns.parity_references import PACKAGES, REFERENCES, Answer
+from tests.foreign_names import rename
 from tests.small_networks import UNOPTIMISED, by_path, drawn
 
 ROOT = Path(__file__).parent.parent.parent

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from gap_jax.weights.names.forms import Form, NameMap
 from tests import oracles
 
 Array = Float[np.ndarray, "..."]
@@ -25,37 +24,6 @@ class Answer(NamedTuple):
 
     features: Array
     logits: Array | None
-
-
-def rename(ours: Arrays, names: NameMap) -> dict[str, Array]:
-    """Our arrays under another library's names and in its layouts."""
-    theirs: dict[str, Array] = {}
-    for path, source in names.items():
-        arrays = _lay_out(ours[path], source.form)
-        theirs |= dict(zip(source.names, arrays, strict=True))
-    return theirs
-
-
-def _lay_out(x: Array, form: Form) -> tuple[Array, ...]:
-    """What a name map's form turns back into `x`."""
-    match form:
-        case "same":
-            return (x,)
-        case "oihw":
-            return (x.transpose(3, 2, 0, 1),)
-        case "bgr":
-            return (x[:, :, ::-1],)
-        case "map_io" | "cell_io":
-            return (x.reshape(-1, x.shape[-1]),)
-        case "classifier_oi":
-            return (x[0].T,)
-        case "classifier_io" | "row":
-            return (x[0],)
-        case "difference":
-            bias = np.cos(np.arange(x.size, dtype=x.dtype)).reshape(x.shape)
-            return x + bias, bias
-        case _:
-            raise ValueError(f"no reference lays an array out as {form}")
 
 
 def ask_transformers(backbone: str, theirs: Arrays, image: Array) -> Answer:
