@@ -24,6 +24,8 @@ if "deaf" in told and index == int(told["deaf"]):
 print("words", *words, flush=True)
 print("sees", os.environ.get("CUDA_VISIBLE_DEVICES"), file=sys.stderr, flush=True)
 pathlib.Path(f"pid{index}").write_text(str(os.getpid()))
+for number in range(int(told.get("lines", 0))):
+    print(number, "." * 100)
 if "codes" in told:
     code, _, seconds = told["codes"].split(",")[index].partition("@")
     time.sleep(float(seconds or 0))

@@ -22,7 +22,7 @@ SETTINGS = {
     "tpu": {**COMMON, "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "2x4", "CHIPS": "4"},
     "gpu": {**COMMON, "ACCELERATOR": "nvidia-h100-80gb", "GPUS": "8"},
 }
-WORDS = ["--config=configs/gap_pose.py:gap", '--workdir=/shared/it\'s "here"', "--x=$(NAME)"]
+WORDS = ["--config=configs/gap_pose.py:gap", '--workdir=/shared/it\'s "here"', "--x=$(HOME)"]
 KINDS = pytest.mark.parametrize("kind", ["tpu", "gpu"])
 
 

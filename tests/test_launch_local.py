@@ -99,7 +99,8 @@ def test_signals_reach_every_process(folder: Path, number: signal.Signals) -> No
 
 
 def test_a_reader_that_leaves_does_not_stop_the_run(folder: Path) -> None:
-    with start(folder, [*LOCAL, "--processes=1", "--codes=0@.3"]) as process:
+    more_than_a_pipe_holds = "--lines=10000"
+    with start(folder, [*LOCAL, "--processes=1", more_than_a_pipe_holds]) as process:
         assert process.stdout
         process.stdout.close()
         assert process.wait(20) == 0
