@@ -1,6 +1,7 @@
 """Other people's files become ours: values in their places, conventions kept, misfits refused."""
 
 import dataclasses
+import hashlib
 import math
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gap_jax.weights import native
 from gap_jax.weights.facts import Facts, compare, parse_facts
 from gap_jax.weights.names import recognise, resnet
 from gap_jax.weights.names.forms import NameMap
+from tests.file_server import serve
 from tests.foreign_names import rename
 
 BLOCKS = (1, 1, 1, 1)
@@ -101,6 +103,31 @@ def test_a_file_becomes_the_network_it_was(
     assert report.whole_parts == ("backbone", "pooling")
     for path, values in native.name_arrays(loaded).items():
         np.testing.assert_allclose(values, native.name_arrays(made)[path], rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_file_is_fetched_by_its_address_and_converted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    theirs = at_source(draw(configure("v1_5"), 3), resnet.torch_names(BLOCKS))
+    content = safetensors.numpy.save(theirs)
+    digest = hashlib.sha256(content).hexdigest()
+    out = tmp_path / "new" / "ours.safetensors"
+    with serve(content) as served:
+        address = f"{served.address}/whole/w?token=secret"
+        words = ["weights", "convert", address, str(out), "--sha256", digest.upper()]
+        assert cli.main(words) == 0
+    source = out.with_name(f"{digest[:8]}-w")
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{source} has SHA-256 {digest} and came from {served.address}/whole")
+    facts = native.read_facts(out)
+    assert facts.command == f"gap_jax weights convert {served.address}/whole/w {out}"
+    assert "secret" not in printed + facts.dump() and digest in facts.origin
+    words = ["weights", "convert", str(source), str(tmp_path / "x"), "--sha256"]
+    assert cli.main([*words, digest]) == 0
+    assert cli.main(["weights", "convert", str(source), str(tmp_path / "y"), "--sha256", "0" * 64])
+    assert f"has SHA-256 {digest} and not 000" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")

@@ -4,38 +4,54 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A file: what it holds, where it lay, and what is known of its digest."""
+    """A file: its name on the command line, where it lay, and what is known of its digest.
+
+    `sha256` is empty where its maker tells none, or only how it begins.
+    """
 
     name: str
+    holds: str
     address: str
-    digest: str
+    known: str = "none published"
+    sha256: str = ""
 
 
+TORCH = "https://download.pytorch.org/models"
+TIMM = "https://huggingface.co/timm"
 KERAS = "https://storage.googleapis.com/tensorflow/keras-applications/resnet"
 SLIM = "http://download.tensorflow.org/models"
 PUBLISHED = (
     Published(
-        "torchvision ResNet-101 V1", "https://download.pytorch.org/models/resnet101-63fe2227.pth",
-        "SHA-256 begins 63fe2227",
+        "torchvision-resnet101-v1", "torchvision's ResNet-101, V1",
+        f"{TORCH}/resnet101-63fe2227.pth",
+        "begins 63fe2227",
     ),
     Published(
-        "torchvision ResNet-101 V2", "https://download.pytorch.org/models/resnet101-cd907fc2.pth",
-        "SHA-256 begins cd907fc2",
+        "torchvision-resnet101-v2", "torchvision's ResNet-101, V2",
+        f"{TORCH}/resnet101-cd907fc2.pth",
+        "begins cd907fc2",
     ),
     Published(
-        "timm ResNet-101 a1h", "https://huggingface.co/timm/resnet101.a1h_in1k",
-        "SHA-256 1a076c0384295e7d3704f201c5711ff245507db934230bab72ff3014a95f90fe",
+        "torchvision-vgg16", "torchvision's VGG16", f"{TORCH}/vgg16-397923af.pth", "begins 397923af"
     ),
     Published(
-        "Keras ResNet-101", f"{KERAS}/resnet101_weights_tf_dim_ordering_tf_kernels.h5",
-        "MD5 f1aeb4b969a6efcfb50fad2f0c20cfc5",
+        "timm-resnet101-a1h", "timm's ResNet-101, a1h",
+        f"{TIMM}/resnet101.a1h_in1k/resolve/main/model.safetensors",
+        sha256="1a076c0384295e7d3704f201c5711ff245507db934230bab72ff3014a95f90fe",
     ),
-    Published("TF-slim ResNet-101", f"{SLIM}/resnet_v1_101_2016_08_28.tar.gz", "none published"),
-    Published("TF-slim VGG16", f"{SLIM}/vgg_16_2016_08_28.tar.gz", "none published"),
-    Published("TF-slim Inception-v3", f"{SLIM}/inception_v3_2016_08_28.tar.gz", "none published"),
     Published(
-        "Attentional Pooling on MPII, three models",
-        "https://cmu.box.com/shared/static/s72scgtjj3lm60hsufi25rfjs2dk3a7i.zip", "none published",
+        "keras-resnet101", "Keras' ResNet-101",
+        f"{KERAS}/resnet101_weights_tf_dim_ordering_tf_kernels.h5",
+        "none published, MD5 f1aeb4b969a6efcfb50fad2f0c20cfc5",
+    ),
+    Published("slim-resnet101", "TF-slim's ResNet-101", f"{SLIM}/resnet_v1_101_2016_08_28.tar.gz"),
+    Published("slim-vgg16", "TF-slim's VGG16", f"{SLIM}/vgg_16_2016_08_28.tar.gz"),
+    Published(
+        "slim-inception-v3", "TF-slim's Inception-v3", f"{SLIM}/inception_v3_2016_08_28.tar.gz"
+    ),
+    Published(
+        "attentional-pooling-mpii", "Attentional Pooling's three models of MPII",
+        "https://cmu.box.com/shared/static/s72scgtjj3lm60hsufi25rfjs2dk3a7i.zip",
     ),
 )  # fmt: skip
 TERMS = "trained on ImageNet or MPII, whose images are for non-commercial research"
