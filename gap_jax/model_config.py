@@ -29,7 +29,8 @@ class ModelConfig(Settings):
         "resnet101",
         "network below the pooling; small is the demo's trunk",
         choices=(
-            "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3", "small",
+            "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3",
+            "inception_v3_torch", "small",
         ),
     )  # fmt: skip
     strides: str = setting(

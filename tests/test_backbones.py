@@ -11,7 +11,7 @@ from flax import nnx
 from gap_jax.config import Config
 from gap_jax.errors import ConfigError
 from gap_jax.models.backbones import bn_inception, inception_v3
-from gap_jax.models.backbones.inception import Chain, Inception
+from gap_jax.models.backbones.inception import Block, Chain, Inception, Pool
 from gap_jax.models.backbones.vgg import VGG16
 from gap_jax.models.build import build
 from gap_jax.models.folding import fold
@@ -76,6 +76,7 @@ def assert_equal_maps(ours: np.ndarray, expected: np.ndarray) -> None:
         ("vgg16", 0, {450: (28, 28, 512)}, 14_714_688),
         ("vgg16", 7, {224: (1, 1, 4096)}, 134_260_544),
         ("inception_v3", 0, {299: (8, 8, 2048), 450: (12, 12, 2048)}, 21_768_352),
+        ("inception_v3_torch", 0, {299: (8, 8, 2048), 450: (12, 12, 2048)}, 21_785_568),
         ("bn_inception", 0, {224: (7, 7, 1024), 450: (15, 15, 1024)}, 10_270_240),
     ],
 )
@@ -85,6 +86,25 @@ def test_a_backbone_has_its_published_size(
     network = built(backbone, stage=stage).backbone
     assert {px: map_shape(network, px) for px in shapes} == shapes
     assert parameters(network) == size
+
+
+def test_torchs_inception_differs_in_gammas_and_mean_pools_alone() -> None:
+    ours, theirs = (str(stages) for stages in (inception_v3.STAGES, inception_v3.TORCH_STAGES))
+    assert theirs == ours.replace("of='mean'", "of='mean of nine'") and ours.count("'mean'") == 9
+    for name, stages in (
+        ("inception_v3", inception_v3.STAGES),
+        ("inception_v3_torch", inception_v3.TORCH_STAGES),
+    ):
+        backbone = built(name).backbone
+        assert isinstance(backbone, Inception)
+        assert [[block.steps for block in blocks] for blocks in backbone.stages] == [
+            list(chains) for chains in stages
+        ]
+        scaled = any(path[-1] == "gamma" for path in nnx.to_flat_state(nnx.state(backbone)).paths)
+        assert scaled == (name == "inception_v3_torch")
+    pool = Block(2, (Pool("mean of nine"),), bias=False, norm=Norm(), rngs=nnx.Rngs(0))
+    one = pool(jnp.ones((1, 3, 3, 2)), train=False)
+    np.testing.assert_allclose(one[0, :, :, 0] * 9, [[4, 6, 4], [6, 9, 6], [4, 6, 4]], rtol=1e-6)
 
 
 @pytest.mark.parametrize(

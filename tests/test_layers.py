@@ -75,6 +75,17 @@ def test_sizes_may_be_symbols() -> None:
         np.testing.assert_allclose(exported.call(x), both(x), atol=1e-5)
 
 
+@pytest.mark.parametrize("of_nine", [False, True])
+def test_a_mean_leaves_out_what_lies_beyond_the_map_or_counts_it(of_nine: bool) -> None:
+    x = random_map(2, 5, 4, 3)
+    expected = np.empty(x.shape)
+    for row, column in np.ndindex(5, 4):
+        window = f64(x)[:, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+        cells = 9 if of_nine else window.shape[1] * window.shape[2]
+        expected[:, row, column] = window.sum((1, 2)) / cells
+    np.testing.assert_allclose(mean_pool(jnp.asarray(x), of_nine=of_nine), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("group_size", "group"), [(2, 2), (3, 3), (16, 6)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
 def test_batch_norm_is_a_literal_norm_of_each_group(

@@ -92,6 +92,11 @@ def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
             return Inception(
                 inception_v3.STAGES, stage=model.stage, bias=False, norm=norm, rngs=rngs
             )
+        case "inception_v3_torch":
+            _check_stage(model, len(inception_v3.TORCH_STAGES))
+            return Inception(
+                inception_v3.TORCH_STAGES, stage=model.stage, bias=False, norm=norm, rngs=rngs
+            )
         case name:
             blocks = resnet.BLOCKS[name]
             _check_stage(model, len(blocks))

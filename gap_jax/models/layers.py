@@ -278,6 +278,9 @@ def _max_pool_gradient(
 _max_pool.defvjp(_max_and_place, _max_pool_gradient)
 
 
-def mean_pool(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Means of 3x3 windows at stride 1 over those of their cells that lie on the map."""
-    return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=False)
+def mean_pool(x: Float[Array, "b h w c"], *, of_nine: bool = False) -> Float[Array, "b h w c"]:
+    """Means of 3x3 windows at stride 1 over those of their cells that lie on the map.
+
+    Or `of_nine`, those beyond it being zero.
+    """
+    return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=of_nine)

@@ -1,9 +1,9 @@
 """Our backbones beside other people's: the same random weights, the same picture, equal numbers.
 
-Run as `make parity`. Every reference that can be imported is run (transformers with torch, Keras;
-a literal numpy network always can) with weights and statistics that are drawn by name and go their
-way through our name maps; features and logits must agree within 1e-4 of the largest. What it said
-is kept in tests/goldens, and docs/parity.md is written from all of them.
+Run as `make parity`. Every reference that can be imported is run (transformers and torchvision with
+torch, Keras; a literal numpy network always can) with weights and statistics that are drawn by name
+and go their way through our name maps; features and logits must agree within 1e-4 of the largest.
+What it said is kept in tests/goldens, and docs/parity.md is written from all of them.
 """
 
 import argparse
@@ -60,6 +60,10 @@ def cases() -> Iterator[Case]:
     yield keras("vgg16_fc7", fields={**vgg16, "stage": 7}, names=vgg.keras_names(), sides=(224,))
     v3 = {"backbone": "inception_v3", "norm_eps": 1e-3}
     yield keras("inception_v3", fields=v3, names=inception.keras_names(), sides=(107, *FULL))
+    yield Case(
+        "inception_v3_torch", "torchvision", {**v3, "backbone": "inception_v3_torch"},
+        inception.torch_names(), sides=(299, 450),
+    )  # fmt: skip
     bn_inception = inception.bn_inception_names()
     yield Case("bn_inception", "numpy", {"backbone": "bn_inception"}, bn_inception)
     for name, blocks in BLOCKS.items():

@@ -1,4 +1,4 @@
-"""Other people's networks with given weights: transformers', Keras', and literal numpy ones."""
+"""Other libraries' networks with given weights, and literal numpy ones."""
 
 import importlib
 import os
@@ -14,6 +14,7 @@ Array = Float[np.ndarray, "..."]
 Arrays = Mapping[str, Array]
 PACKAGES = {
     "transformers": ("transformers", "torch"),
+    "torchvision": ("torchvision", "torch"),
     "keras": ("keras", "jax"),
     "numpy": ("numpy",),
 }
@@ -41,6 +42,26 @@ def ask_transformers(backbone: str, theirs: Arrays, image: Array) -> Answer:
         pixels = torch.tensor(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
         features = model.resnet(pixels).last_hidden_state.numpy().transpose(0, 2, 3, 1)
         return Answer(features, model(pixels).logits.numpy())
+
+
+def ask_torchvision(backbone: str, theirs: Arrays, image: Array) -> Answer:
+    """torchvision's Inception-v3 without its auxiliary head."""
+    torch, torchvision = (importlib.import_module(name) for name in ("torch", "torchvision"))
+    if backbone != "inception_v3_torch":
+        raise ValueError(f"torchvision is not asked for {backbone}")
+    with torch.no_grad():
+        model = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
+        absent = model.load_state_dict(
+            {name: torch.tensor(x) for name, x in theirs.items()}, strict=False
+        )
+        left = [name for name in absent.missing_keys if "num_batches_tracked" not in name]
+        if left or absent.unexpected_keys:
+            raise ValueError(f"torchvision has {left} beyond our names")
+        maps: list[Any] = []
+        model.Mixed_7c.register_forward_hook(lambda *called: maps.append(called[2]))
+        pixels = torch.tensor(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
+        logits = model.eval()(pixels).numpy()
+        return Answer(maps[0].numpy().transpose(0, 2, 3, 1), logits)
 
 
 def ask_keras(backbone: str, theirs: Arrays, image: Array) -> Answer:
@@ -96,6 +117,7 @@ def ask_numpy(backbone: str, theirs: Arrays, image: Array) -> Answer:
 
 REFERENCES: dict[str, Callable[[str, Arrays, Array], Answer]] = {
     "transformers": ask_transformers,
+    "torchvision": ask_torchvision,
     "keras": ask_keras,
     "numpy": ask_numpy,
 }

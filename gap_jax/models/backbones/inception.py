@@ -24,9 +24,12 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """A 3x3 pool; a mean one has stride 1 and leaves out what lies beyond the map."""
+    """A 3x3 pool; a mean one has stride 1 and leaves out what lies beyond the map.
 
-    of: Literal["max", "mean"]
+    A "mean of nine" counts that as zeros.
+    """
+
+    of: Literal["max", "mean", "mean of nine"]
     stride: int = 1
     padding: PoolPadding = "same"
 
@@ -89,8 +92,8 @@ class Block(nnx.Module):
                     x = jnp.concatenate([block(x, train=train) for block in next(layers)], axis=-1)
                 case Pool("max", stride, padding):
                     x = max_pool(x, padding, stride=stride)
-                case Pool():
-                    x = mean_pool(x)
+                case Pool(of):
+                    x = mean_pool(x, of_nine=of == "mean of nine")
         return x
 
 

@@ -1,43 +1,45 @@
 """Inception-v3 as TF-slim and Keras have it, up to mixed10 (slim: Mixed_7c); no auxiliary head.
 
 Its batch norms have no gamma. What halves the map has no padding, and neither has the stem's
-second convolution or its last.
+second convolution or its last. torchvision's, `TORCH_STAGES`, has gammas, and its mean pools divide
+by nine at the border too.
 """
 
 from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
 
+Stages = tuple[tuple[Chain, ...], ...]
 HALF = Pool("max", 2, "valid")
 ROW, COLUMN = (1, 7), (7, 1)
 
 
-def _mixed_35(projected: int) -> Chain:
+def _mixed_35(projected: int, mean: Pool) -> Chain:
     branches = (
         (Conv(64),),
         (Conv(48), Conv(64, 5)),
         (Conv(64), Conv(96, 3), Conv(96, 3)),
-        (Pool("mean"), Conv(projected)),
+        (mean, Conv(projected)),
     )
     return (Fork(branches),)
 
 
-def _mixed_17(width: int) -> Chain:
+def _mixed_17(width: int, mean: Pool) -> Chain:
     double = (Conv(width, COLUMN), Conv(width, ROW), Conv(width, COLUMN), Conv(192, ROW))
     branches = (
         (Conv(192),),
         (Conv(width), Conv(width, ROW), Conv(192, COLUMN)),
         (Conv(width), *double),
-        (Pool("mean"), Conv(192)),
+        (mean, Conv(192)),
     )
     return (Fork(branches),)
 
 
-def _mixed_8() -> Chain:
+def _mixed_8(mean: Pool) -> Chain:
     split = Fork(((Conv(384, (1, 3)),), (Conv(384, (3, 1)),)))
     branches = (
         (Conv(320),),
         (Conv(384), split),
         (Conv(448), Conv(384, 3), split),
-        (Pool("mean"), Conv(192)),
+        (mean, Conv(192)),
     )
     return (Fork(branches),)
 
@@ -60,10 +62,16 @@ def _halved_17() -> Chain:
     return (Fork(branches),)
 
 
-STAGES: tuple[tuple[Chain, ...], ...] = (  # maps of side 147, 71, 35, 17 and 8 at 299 px
-    ((Conv(32, 3, 2, False),), (Conv(32, 3, 1, False),), (Conv(64, 3),)),
-    ((HALF, Conv(80)), (Conv(192, 3, 1, False),)),
-    ((HALF, *_mixed_35(32)), _mixed_35(64), _mixed_35(64)),
-    (_halved_35(), _mixed_17(128), _mixed_17(160), _mixed_17(160), _mixed_17(192)),
-    (_halved_17(), _mixed_8(), _mixed_8()),
-)
+def _stages(mean: Pool) -> Stages:
+    """Maps of side 147, 71, 35, 17 and 8 at 299 px."""
+    return (
+        ((Conv(32, 3, 2, False),), (Conv(32, 3, 1, False),), (Conv(64, 3),)),
+        ((HALF, Conv(80)), (Conv(192, 3, 1, False),)),
+        ((HALF, *_mixed_35(32, mean)), _mixed_35(64, mean), _mixed_35(64, mean)),
+        (_halved_35(), *(_mixed_17(width, mean) for width in (128, 160, 160, 192))),
+        (_halved_17(), _mixed_8(mean), _mixed_8(mean)),
+    )
+
+
+STAGES = _stages(Pool("mean"))
+TORCH_STAGES = _stages(Pool("mean of nine"))

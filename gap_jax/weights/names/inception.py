@@ -1,4 +1,4 @@
-"""Inception-v3 as TF-slim and Keras name it, BN-Inception as its released dictionary does."""
+"""Inception-v3 as TF-slim, Keras and torchvision name it, BN-Inception as its dictionary does."""
 
 from collections.abc import Iterator
 
@@ -95,3 +95,33 @@ def _slim_layers() -> Iterator[str]:
             for name in branch.split():
                 conv = f"Conv{name}" if name.startswith("_") else f"Conv2d_{name}"
                 yield f"Mixed_{module}/Branch_{place}/{conv}"
+
+
+def torch_names() -> NameMap:
+    """torchvision's inception_v3, which timm shares but for the auxiliary head."""
+    names: NameMap = {}
+    for path, stem in zip(convolutions(inception_v3.TORCH_STAGES), _torch_layers(), strict=True):
+        names[f"{path}/conv/kernel"] = Source((f"{stem}.conv.weight",), "oihw")
+        names |= norm_names(
+            path, f"{stem}.bn.",
+            gamma="weight", beta="bias", mean="running_mean", var="running_var",
+        )  # fmt: skip
+    return names | classifier_names("fc.weight", "fc.bias", "classifier_oi")
+
+
+def _torch_layers() -> Iterator[str]:
+    for place in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"):
+        yield f"Conv2d_{place}"
+    fives = "1x1 5x5_1 5x5_2 3x3dbl_1 3x3dbl_2 3x3dbl_3 _pool"
+    sixes = "1x1 7x7_1 7x7_2 7x7_3 7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5 _pool"
+    sevens = "1x1 3x3_1 3x3_2a 3x3_2b 3x3dbl_1 3x3dbl_2 3x3dbl_3a 3x3dbl_3b _pool"
+    modules = {
+        **dict.fromkeys(("5b", "5c", "5d"), fives),
+        "6a": "3x3 3x3dbl_1 3x3dbl_2 3x3dbl_3",
+        **dict.fromkeys(("6b", "6c", "6d", "6e"), sixes),
+        "7a": "3x3_1 3x3_2 7x7x3_1 7x7x3_2 7x7x3_3 7x7x3_4",
+        **dict.fromkeys(("7b", "7c"), sevens),
+    }
+    for module, branches in modules.items():
+        for branch in branches.split():
+            yield f"Mixed_{module}.branch{branch}"

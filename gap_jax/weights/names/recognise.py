@@ -93,6 +93,7 @@ def _beyond_resnets() -> Iterator[Known]:
     for first in (0, 1):
         yield Known("keras", "inception_v3", INCEPTION_V3, inception.keras_names(first))
     yield Known("slim", "inception_v3", INCEPTION_V3, inception.slim_names())
+    yield Known("torch", "inception_v3_torch", INCEPTION_V3, inception.torch_names())
     names = inception.bn_inception_names()
     yield Known("temporal segment networks", "bn_inception", BN_INCEPTION, names)
 
