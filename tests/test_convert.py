@@ -111,7 +111,8 @@ def test_a_file_is_fetched_by_its_address_and_converted(
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
     theirs = at_source(draw(configure("v1_5"), 3), resnet.torch_names(BLOCKS))
-    content = safetensors.numpy.save(theirs)
+    auxiliary = dict.fromkeys(("Aux.fc.weight", "Aux.fc.bias"), np.ones(2, np.float32))
+    content = safetensors.numpy.save(theirs | auxiliary)
     digest = hashlib.sha256(content).hexdigest()
     out = tmp_path / "new" / "ours.safetensors"
     with serve(content) as served:
@@ -121,6 +122,7 @@ def test_a_file_is_fetched_by_its_address_and_converted(
     source = out.with_name(f"{digest[:8]}-w")
     printed = capsys.readouterr().out
     assert printed.startswith(f"{source} has SHA-256 {digest} and came from {served.address}/whole")
+    assert "unused 2 arrays with 4 values (Aux)" in printed
     facts = native.read_facts(out)
     assert facts.command == f"gap_jax weights convert {served.address}/whole/w {out}"
     assert "secret" not in printed + facts.dump() and digest in facts.origin

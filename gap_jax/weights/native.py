@@ -3,6 +3,7 @@
 import contextlib
 import importlib.resources
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -216,7 +217,7 @@ def count(sizes: Mapping[str, int]) -> str:
     """How many arrays and values, and of what parts."""
     if not sizes:
         return "none"
-    groups = dict.fromkeys(name.partition("/")[0] for name in sizes)
+    groups = dict.fromkeys(re.split("[/.]", name, maxsplit=1)[0] for name in sizes)
     return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({', '.join(groups)})"
 
 

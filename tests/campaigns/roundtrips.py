@@ -71,6 +71,7 @@ def cases() -> list[Case]:
     found = [
         Case("torch", "zip", "torch.save", "resnet50", torch),
         Case("torch", "zip", "torch.save", "vgg16", vgg.torch_names()),
+        Case("torch", "zip", "torch.save", "inception_v3_torch", inception.torch_names()),
         Case("torch", "legacy", "torch.save as before 1.6", "resnet50", torch),
         Case("torch", "wrapped", "torch.save of a training on several devices", "resnet50", torch),
         Case("torch", "f32", "safetensors, float32", "resnet50", torch),
@@ -186,7 +187,7 @@ def main(words: Sequence[str]) -> int:
         with tempfile.TemporaryDirectory(prefix="roundtrips-") as folder:
             python = pythons.get(case.library, sys.executable)
             verdicts.append(run_case(case, python, Path(folder)))
-        print(f"{case.library:<11} {case.told:<45} {case.backbone:<13} {verdicts[-1].result}")
+        print(f"{case.library:<11} {case.told:<45} {case.backbone:<19} {verdicts[-1].result}")
     write_page(verdicts)
     return int(any(each.result not in (EQUAL, NOT_RUN) for each in verdicts))
 
