@@ -44,7 +44,7 @@ def run(words: Sequence[str]) -> None:
     )
     converting.add_argument("out", metavar="DST", type=Path, help="a new .safetensors file")
     converting.add_argument(
-        "--checkpoint", type=checkpoint, default="latest", metavar="best|latest|STEP",
+        "--checkpoint", type=checkpoint, metavar="best|latest|STEP",
         help="which step of the run; latest by default",
     )  # fmt: skip
     converting.add_argument(
@@ -82,12 +82,15 @@ def _convert(options: argparse.Namespace) -> None:
     if options.out.exists():
         raise CannotWrite(f"{options.out} exists already and stays untouched; choose another DST")
     source = Path(options.source)
-    if not source.is_dir():
-        _convert_file(options)
-    elif options.sha256:
+    is_run = source.is_dir()
+    if is_run and options.sha256:
         raise ConfigError(f"--sha256 is a file's and {source} is a run; leave it out")
-    else:
+    if not is_run and options.checkpoint is not None:
+        raise ConfigError(f"--checkpoint is a run's and {options.source} is none; leave it out")
+    if is_run:
         _convert_run(source, options)
+    else:
+        _convert_file(options)
 
 
 def _convert_file(options: argparse.Namespace) -> None:
@@ -129,7 +132,8 @@ def _locate(options: argparse.Namespace) -> Path:
 
 
 def _convert_run(source: Path, options: argparse.Namespace) -> None:
-    opened = open_model(source, checkpoint=options.checkpoint)
+    step = "latest" if options.checkpoint is None else options.checkpoint
+    opened = open_model(source, checkpoint=step)
     if opened.is_exported:
         raise CheckpointError(f"{source} is an exported model, folded; name its run")
     facts = describe_backbone(
