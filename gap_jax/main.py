@@ -78,7 +78,7 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TFDS and JAX tell each step of their start
     cfg = resolve(own["config"].value)
-    workdir = Path(own["workdir"].value or name_workdir(spec))
+    workdir = Path(_check_local(own["workdir"].value or name_workdir(spec)))
     given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
     meeting = find(**given, environment=os.environ)
     with contextlib.nullcontext(ALONE) if meeting is None else _join(meeting, cfg) as gang:
@@ -111,6 +111,15 @@ def name_workdir(spec: str) -> str:
     """Where a run goes that names no place: runs/gap_pose-attention-demo, say."""
     file, _, parts = spec.partition(":")
     return str(Path("runs") / "-".join([Path(file).stem, *filter(None, parts.split(","))]))
+
+
+def _check_local(workdir: str) -> str:
+    if "://" in workdir:
+        raise ConfigError(
+            f"--workdir={workdir} is an address, and a run's folder is a path; "
+            "mount the bucket, or name a folder that all hosts share"
+        )
+    return workdir
 
 
 def check_data(data: DataConfig) -> None:

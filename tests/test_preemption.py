@@ -29,6 +29,13 @@ def test_the_handlers_come_back_after_an_error() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_a_scheduler_may_send_sigterm_twice_at_once() -> None:
+    with preemption.watching() as watch:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert watch.is_stopping()
+
+
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
 def test_the_second_signal_ends_the_process_at_once(capfd: pytest.CaptureFixture[str]) -> None:
     child = os.fork()

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Iterator
 from types import FrameType
 
@@ -11,12 +12,15 @@ from jax.experimental import multihost_utils
 
 from gap_jax.errors import PREEMPTED
 
+ECHO_S = 2.0  # schedulers may send SIGTERM twice at once
+
 
 class Watch:
     """Whether the run has been told to stop; asked after every step and evaluation batch."""
 
     def __init__(self) -> None:
         self._received: signal.Signals | None = None
+        self._received_at = 0.0
 
     def is_stopping(self) -> bool:
         """Whether to stop now."""
@@ -30,6 +34,9 @@ class Watch:
     def receive(self, number: int, frame: FrameType | None) -> None:
         """Takes a first signal as a wish, and ends the process at a second one."""
         del frame
+        now = time.monotonic()
+        if number == self._received == signal.SIGTERM and now - self._received_at < ECHO_S:
+            return
         if self._received:
             os.write(
                 2,
@@ -37,7 +44,7 @@ class Watch:
                 b"run the same command again to go on from the last checkpoint\n",
             )
             os._exit(PREEMPTED)
-        self._received = signal.Signals(number)
+        self._received, self._received_at = signal.Signals(number), now
 
 
 class GangWatch(Watch):

@@ -27,7 +27,7 @@ FAULTS = {
 TERMINATED = "SIGTERM"
 LIMIT_S = {"stuck": STUCK_AFTER_S + 10}  # for the survivor's end
 OTHERS_LIMIT_S = 40
-CAUSES = ("gap_jax: error 76: ", "Terminating process because the JAX distributed service")
+CAUSES = ("gap_jax: error ", "Terminating process because the JAX distributed service")
 
 
 class Case(NamedTuple):
@@ -152,7 +152,8 @@ def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
 
 def _last_step(ledger: Path) -> float:
     """When the process that was hit reported its last step; a moment before it was hit."""
-    return ledger.stat().st_mtime
+    place = ledger if ledger.exists() else ledger.with_name("log.txt")
+    return place.stat().st_mtime
 
 
 def _find_cause(end: End) -> str:

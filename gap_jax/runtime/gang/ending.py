@@ -61,22 +61,28 @@ class Watchdog:
         with self._last_words:
             if code == BUG:
                 traceback.print_exception(error)
-            self._leave(code, message, is_own=not isinstance(error, PeerLost) and code != PEER_LOST)
+            is_echo = isinstance(error, PeerLost) or self._is_of_peers(error)
+            self._leave(code, message, is_own=not is_echo)
 
     def _explain(self, error: BaseException) -> tuple[int, str]:
         """A failed collective is the echo of another process's end, which may have left a note."""
         if isinstance(error, SystemExit):
             return BUG, f"the program left early, with {error.code}; please report it"
-        if not isinstance(error, jax.errors.JaxRuntimeError) or not OF_PEERS.search(str(error)):
+        if not self._is_of_peers(error):
             return describe(error)
         self._is_over.wait(LOOK_EVERY_S)  # the note may still be on its way
-        return PEER_LOST, self._describe_loss(str(error).splitlines()[0])
+        return self._explain_loss(str(error).splitlines()[0])
 
-    def _describe_loss(self, symptom: str) -> str:
+    def _is_of_peers(self, error: BaseException) -> bool:
+        is_jax = isinstance(error, jax.errors.JaxRuntimeError)
+        return is_jax and OF_PEERS.search(str(error)) is not None
+
+    def _explain_loss(self, symptom: str) -> tuple[int, str]:
+        """A cause keeps its code, by which a launcher knows whether another start can help."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a coordinator that is gone
             for cause in self._gang.read_causes():
-                return f"{cause}; run the command again when that is mended"
-        return (
+                return cause.exit_code, str(cause)
+        return PEER_LOST, (
             f"another process of the run is gone ({symptom}); see the other processes' logs and "
             "run the same command again"
         )
@@ -92,9 +98,9 @@ class Watchdog:
                 with self._last_words:
                     self._leave(PEER_LOST, message, is_own=True)
             if self._has_lost_another() and not self._is_over.wait(ECHO_S):
-                message = self._describe_loss("the coordinator does not answer")
+                code, message = self._explain_loss("the coordinator does not answer")
                 with self._last_words:
-                    self._leave(PEER_LOST, message, is_own=False)
+                    self._leave(code, message, is_own=False)
 
     def _find_silence(self) -> float | None:
         last = self._gang.last_beat
