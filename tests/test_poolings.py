@@ -209,6 +209,16 @@ def test_fields_that_a_pooling_would_ignore_are_refused(fields: dict[str, Any], 
         Config(model=ModelConfig(**fields)).resolved()
 
 
+def test_the_first_of_equal_maxima_takes_the_whole_gradient() -> None:
+    """A gradient shared among equals is divided by a number that XLA may find to be 0."""
+    pooling = MaxPooling(F, K, rngs=nnx.Rngs(0))
+    x = jnp.zeros((1, 3, F)).at[:, 1:].set(2.0)
+    gradient = jax.grad(lambda x: pooling(x)[0, 0])(x)
+    expected = np.zeros((1, 3, F), np.float32)
+    expected[0, 1] = pooling.kernel[...][:, 0]
+    np.testing.assert_array_equal(gradient, expected)
+
+
 def test_a_second_order_that_fits_no_machine_is_refused() -> None:
     cfg = get_config("second_order").resolved()
     with pytest.raises(ConfigError, match="2048 channels and 393 classes has 1,648,361,"):

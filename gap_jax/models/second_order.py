@@ -86,7 +86,10 @@ class MaxPooling(PositionPooling):
     def _score(
         self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
     ) -> Float[Array, "b k"]:
-        g = drop(values.max(1, keepdims=True), keys, self.dropout)
+        # jnp.max divides its gradient by the number of equals it finds again afterwards: XLA may
+        # round the values anew until then, find none, and divide by 0.
+        largest = jnp.where(_is_first_maximum(values), values, 0).sum(1, keepdims=True)
+        g = drop(largest, keys, self.dropout)
         return _classify(g, self.kernel[...], self.bias[...])[:, 0]
 
     def _share_out(
