@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check faults parity roundtrips docs-test trunk format clean
+.PHONY: help demo test check faults parity learnability roundtrips docs-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
@@ -12,6 +12,7 @@ help:
 	@echo "make check      format, lint, types, security gate"
 	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
 	@echo "make parity     ask other libraries' networks, where installed, whether ours say the same"
+	@echo "make learnability  train every pooling for 20 steps, into docs/learnability.md"
 	@echo "make roundtrips convert files that other libraries write, and compare to the bit"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
 	@echo "make trunk      make the demo's pre-trained trunk anew, as runs/drawn_objects.safetensors"
@@ -50,6 +51,9 @@ faults: $(VENV)/dev
 
 parity: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.parity
+
+learnability: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.learnability
 
 roundtrips: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.roundtrips $(PYTHONS)

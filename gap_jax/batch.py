@@ -46,5 +46,5 @@ class Outputs(NamedTuple):
     """A network's answer; `pose` is None without a branch, `maps` unless they were asked for."""
 
     logits: Float[Array, "b k"]
-    pose: Float[Array, "b h w j"] | None
+    pose: Float[Array, "b *frames h w j"] | None
     maps: AttentionMaps | None

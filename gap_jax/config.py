@@ -169,7 +169,7 @@ def _check_batches(cfg: Config) -> None:
             f"train.batch_size={train.batch_size} cannot be cut into "
             f"train.accumulate={train.accumulate} equal parts; use a multiple of it"
         )
-    micro = train.micro_batch_size
+    micro = train.micro_batch_size * cfg.model.frames
     if micro % min(group, micro):
         raise ConfigError(
             f"model.norm_group_size={group} does not divide the {micro} images of "

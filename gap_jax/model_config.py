@@ -78,6 +78,12 @@ class ModelConfig(Settings):
             "mean", "max", "attention", "gap", "second_order", "compact_bilinear", "pose_parts",
         ),
     )  # fmt: skip
+    frames: int = setting(1, "frames of a clip, each pooled by itself; 1: pictures", low=1, high=64)
+    temporal: str = setting(
+        "mean",
+        "a clip's logits: the mean of its frames', or attention: each weighed by its own logits",
+        choices=("mean", "attention"),
+    )
     T: int = setting(3, "layers of the factored saliency; 0 is attentional pooling", low=0, high=8)
     widths: tuple[int, ...] = setting((), "widths r_1..r_T; empty: 4096, halved T - 1 times", low=1)
     space: str = setting(
@@ -187,6 +193,12 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
             "model.T of 1 or more and model.gate_init=paper: it multiplies weights, without a gate"
         )
     _check_pooling(model, pose)
+    _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
+    if model.frames > 1 and pose.branch and pose.weight:
+        raise ConfigError(
+            f"pose.weight={pose.weight:g} teaches joints, which a clip of model.frames="
+            f"{model.frames} does not have; set pose.weight=0 or pose.branch=false"
+        )
     if pose.kernel_size % 2 == 0:
         raise ConfigError(
             f"pose.kernel_size={pose.kernel_size} is even and its window has no centre; "

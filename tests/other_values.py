@@ -13,6 +13,8 @@ OTHER_VALUES: dict[str, Any] = {
 }  # fmt: skip
 COMPANIONS = {  # what a field needs to mean anything
     "model.final_relu": {"model__backbone": "vgg16"},
+    "model.frames": {"pose__weight": 0.0},
+    "model.temporal": {"model__frames": 2, "pose__weight": 0.0},
     "model.sketch_features": {"model__pooling": "compact_bilinear"},
     "model.sketch_normalisation": {"model__pooling": "compact_bilinear"},
 }

@@ -97,9 +97,9 @@ def test_every_field_is_accepted_or_refused_by_name(begun: Path, name: str) -> N
     if name in MAY_CHANGE:
         assert examine(begun, cfg, people()).changes == [line]
     else:
-        before = ".*; " if companions else ""
+        more = ".*" if companions else ""
         with pytest.raises(
-            ConfigError, match=f"another config, {before}{re.escape(line)}; use its"
+            ConfigError, match=f"another config, {more}{re.escape(line)}; {more}use its"
         ):
             examine(begun, cfg, people())
 

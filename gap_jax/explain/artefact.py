@@ -17,7 +17,7 @@ from data_pipelines import files
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.errors import CheckpointError, ConfigError
-from gap_jax.learning.setup import describe_state
+from gap_jax.learning.setup import check_clips, describe_state
 from gap_jax.learning.state import (
     Model,
     Variables,
@@ -122,6 +122,7 @@ def open_weights(path: Path, cfg: Config, data: Manifest, say: Callable[[str], N
 
     What would stay random is refused: such a network has nothing to say.
     """
+    check_clips(cfg, data)
     model, shapes = describe_model(cfg, len(data.classes))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     variables, report = load_backbone(path, zeros, cfg.model, "all")

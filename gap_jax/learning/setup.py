@@ -60,6 +60,15 @@ class Setup:
         return None if outputs.pose is None else outputs.pose.shape[1:3]
 
 
+def check_clips(cfg: Config, data: Manifest) -> None:
+    """Refuses a network over frames where the data are pictures."""
+    if cfg.model.frames > 1:
+        raise ConfigError(
+            f"model.frames={cfg.model.frames} takes clips, and {data.name} holds pictures; "
+            "leave it at 1, or feed the network yourself (docs/method.md)"
+        )
+
+
 def describe_state(
     cfg: Config, classes: int
 ) -> tuple[Model, optax.GradientTransformationExtraArgs, TrainState]:
@@ -75,6 +84,7 @@ def describe_state(
 
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
     """Everything but the numbers; nothing is compiled or computed yet."""
+    check_clips(cfg, data)
     mesh = sharding.make_mesh(cfg, devices)
     model, optimizer, abstract = describe_state(cfg, len(data.classes))
     places = sharding.state_shardings(abstract, mesh)

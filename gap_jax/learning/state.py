@@ -51,7 +51,7 @@ class Model:
     def apply(
         self,
         variables: Variables,
-        image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
+        image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b *frames h w 3"],
         *,
         train: bool = False,
         keys: Key[Array, " b"] | None = None,

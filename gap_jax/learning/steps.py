@@ -100,7 +100,7 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
     """
     on_cpu = jax.default_backend() == "cpu"
 
-    def answer(variables: Variables, image: UInt8[Array, "b h w 3"]) -> Float[Array, "b k"]:
+    def answer(variables: Variables, image: UInt8[Array, "b *frames h w 3"]) -> Float[Array, "b k"]:
         return model.apply(variables, image)[0].logits
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
@@ -145,7 +145,7 @@ def _build_micro_loss(
         else:
             action = losses.weighted_mean(each, part.weight, labelled)
         pose = jnp.float32(0)
-        if outputs.pose is not None:
+        if outputs.pose is not None and cfg.model.frames == 1:  # a clip has no joints of its own
             targets = draw_heatmaps(
                 part.keypoints,
                 part.disc_radius,

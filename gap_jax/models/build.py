@@ -53,10 +53,23 @@ def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
         _pooling(cfg.model, backbone.features, read, classes, rngs),
         pose,
         saliency_reads="heatmaps" if cfg.model.pooling == "pose_parts" else reads,
+        over_frames=_over_frames(cfg.model, classes, rngs),
         mean=cfg.model.input_mean,
         scale=cfg.model.input_scale,
         dtype=trunk_dtype(cfg.model),
     )
+
+
+def _over_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Saliency | None:
+    """What a frame counts by; None where there is one. AP's code begins with 1 / frames."""
+    if model.frames == 1:
+        return None
+    if model.temporal == "mean":
+        return UniformSaliency()
+    saliency = LinearSaliency(classes, gate_init=cast(GateInit, model.gate_init), rngs=rngs)
+    if saliency.bias is not None:
+        saliency.bias[...] = jnp.full(1, 1 / model.frames)
+    return saliency
 
 
 def trunk_dtype(model: ModelConfig) -> DTypeLike:
@@ -155,7 +168,7 @@ def _attentional_pooling(
         dropout=model.dropout,
         dropout_where=cast(DropoutWhere, model.dropout_where),
         one_bias=by_parts,
-        init=HE if model.pooling == "mean" else SMALL,
+        init=HE if model.pooling in ("mean", "pose_parts") else SMALL,
         rngs=rngs,
     )
 

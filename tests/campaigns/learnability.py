@@ -1,0 +1,227 @@
+"""Can every pooling learn at all? Twenty training steps of each on one batch.
+
+    python -m tests.campaigns.learnability [--only NAME]      make learnability
+
+A variant learns if the loss of the classes falls by 30 % and no group of parameters is without a
+gradient: from the first step on, or from the second with model.gate_init=one, where the chain below
+a gate of zeros has to wait for it. The start, the optimiser and the step are those of a run. The
+table goes into docs/learnability.md; the exit code is 1 if a variant does not learn of which the
+page does not say so.
+"""
+
+import argparse
+import itertools
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+from jaxtyping import PyTree
+
+from data_pipelines.example import HostBatch
+from gap_jax.config import Config
+from gap_jax.flags import read_config
+from gap_jax.learning import sharding, steps
+from gap_jax.learning.optim import name_path
+from gap_jax.learning.setup import describe_state
+from gap_jax.learning.state import split_network, start_state
+from tests.campaigns.table import describe, replace_marked
+from tests.small_networks import UNOPTIMISED
+from tests.tiny_training import ROOT
+
+PROGRAM = "tests.campaigns.learnability"
+PAGE = ROOT / "docs" / "learnability.md"
+STEPS, CUT = 20, 0.3
+CLASSES, IMAGES, SIDE_PX, CELLS = 8, 16, 32, 4
+FIELDS: Mapping[str, Any] = {
+    "model.backbone": "resnet50", "model.stage": 1, "data.image_size_px": SIDE_PX,
+    "data.short_side_px": SIDE_PX, "model.widths": (), "model.T": 0, "model.dropout": 0.0,
+    "pose.hidden": (32,), "train.batch_size": IMAGES, "eval.batch_size": IMAGES,
+    "train.steps": STEPS, "optim.name": "adamw", "optim.learning_rate": 1e-3,
+    "optim.schedule": "constant", "optim.warmup_steps": 0, "optim.clip_norm": 0.0,
+}  # fmt: skip
+WIDTHS = (32, 16, 8)
+BOTH = ("paper", "one")
+
+
+class Variant(NamedTuple):
+    """A pooling by its config: the method part and the fields that make it what it is.
+
+    `excuse` says why it need not learn in so few steps, where it is known not to.
+    """
+
+    name: str
+    method: str
+    fields: Mapping[str, Any]
+    gate: str
+    excuse: str = ""
+
+
+class Course(NamedTuple):
+    """What the steps did; `norms` are the gradients' by parameter, of each step."""
+
+    before: float
+    after: float
+    skipped: int
+    norms: Sequence[Mapping[str, float]]
+
+    @property
+    def cut(self) -> float:
+        """The share of the loss that is gone."""
+        return 1 - self.after / self.before
+
+    def without_gradient(self, step: int) -> list[str]:
+        """The parameters whose gradient is zero at a step, counted from 1."""
+        return [name for name, norm in self.norms[step - 1].items() if norm == 0]
+
+    def fault(self, gate: str) -> str:
+        """In what it did not learn; empty if it did."""
+        if self.skipped:
+            return f"{self.skipped} steps had no finite gradient"
+        if idle := self.without_gradient(2 if gate == "one" else 1):
+            return f"{len(idle)} parameters have no gradient, {idle[0]} among them"
+        return "" if self.cut >= CUT else f"the loss falls by {self.cut:.1%}"
+
+
+def list_variants() -> Iterator[Variant]:
+    """Every pooling with every start it has."""
+    few = "twenty steps move a weight by 0.02 at most, and "
+    dead = "a map that becomes negative everywhere stays so; take `gate_init=one`"
+    small = few + "three factors of N(0, 1e-3) multiply"
+    unit = few + "the sketch has length 1"
+    both: list[tuple[str, str, Mapping[str, Any], Mapping[str, str]]] = [
+        ("attention", "attention", {}, {}),
+        ("rank 3, independent", "attention", {"model.rank": 3}, {}),
+        ("rank 3, chained", "attention", {"model.rank": 3, "model.rank_form": "chained"}, {}),
+        ("per class", "attention", {"model.per_class": True}, {}),
+        ("per class, rank 2", "attention", {"model.per_class": True, "model.rank": 2}, {}),
+        ("attention, relu", "attention", {"model.saliency_activation": "relu"}, {"paper": dead}),
+        ("attention, softmax", "attention", {"model.saliency_activation": "softmax"}, {}),
+        ("pose's hidden layer", "attention_pose", {}, {"paper": small}),
+        *(
+            (f"gap, T={T}", "gap", {"model.T": T, "model.widths": WIDTHS[:T]}, {})
+            for T in range(4)
+        ),
+        (
+            "gap, T=2, relu", "gap",
+            {"model.T": 2, "model.widths": WIDTHS[:2], "model.saliency_activation": "relu"},
+            {"paper": dead},
+        ),
+        (
+            "gap, T=2, softmax", "gap",
+            {"model.T": 2, "model.widths": WIDTHS[:2], "model.saliency_activation": "softmax"},
+            {},
+        ),
+        (
+            "gap, T=2, pose's hidden layer", "gap_pose",
+            {"model.T": 2, "model.widths": WIDTHS[:2], "model.saliency_input": "pose"},
+            {"paper": small},
+        ),
+    ]  # fmt: skip
+    for (name, method, fields, excuses), gate in itertools.product(both, BOTH):
+        yield Variant(name, method, fields, gate, excuses.get(gate, ""))
+    for T in range(1, 4):
+        fields = {"model.T": T, "model.widths": WIDTHS[:T], "model.space": "weight"}
+        yield Variant(f"gap, T={T}, weight space", "gap", fields, "paper")
+    for method in ("mean", "max", "second_order", "compact_bilinear", "pose_parts"):
+        yield Variant(method, method, {}, "paper")
+    fields = {"model.sketch_normalisation": "signed_sqrt"}
+    yield Variant("compact_bilinear, signed_sqrt", "compact_bilinear", fields, "paper", unit)
+
+
+def configure(variant: Variant) -> Config:
+    """The demo's recipe at test sizes, without dropout or schedule."""
+    values = {**FIELDS, "model.gate_init": variant.gate, **variant.fields}
+    words = [f"--config.{name}={value}" for name, value in values.items()]
+    return read_config(f"configs/gap_pose.py:{variant.method},demo", words)
+
+
+def train(cfg: Config, count: int = STEPS) -> Course:
+    """So many updates on one batch, and the loss before the first and after the last."""
+    model, optimizer, _ = describe_state(cfg, CLASSES)
+    noting = note_gradients(optimizer)
+    mesh = sharding.make_mesh(cfg, jax.devices()[:1])
+    step = jax.jit(steps.build_train_step(cfg, model, noting, mesh), compiler_options=UNOPTIMISED)
+    batch = sharding.globalise([draw_batch()], mesh)
+    variables = split_network(cfg, CLASSES, cfg.train.seed)[1]
+    at = start_state(variables, noting, averaged=False)
+    losses: list[float] = []
+    norms: list[Mapping[str, float]] = []
+    for _ in range(count + 1):
+        at, metrics = step(at, batch)
+        losses.append(float(metrics.loss_action))
+        leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(at.opt_state[1]))
+        norms.append({name_path(path): float(np.linalg.norm(leaf)) for path, leaf in leaves})
+    return Course(losses[0], losses[-1], int(at.skipped), norms)
+
+
+def note_gradients(
+    optimizer: optax.GradientTransformationExtraArgs,
+) -> optax.GradientTransformationExtraArgs:
+    """The same optimiser, whose state also holds the last gradients."""
+
+    def init(params: PyTree) -> PyTree:
+        return optimizer.init(params), optax.tree.zeros_like(params)
+
+    def update(
+        updates: PyTree, state: PyTree, params: PyTree = None, **extra: Any
+    ) -> tuple[PyTree, PyTree]:
+        moves, held = optimizer.update(updates, state[0], params, **extra)
+        return moves, (held, updates)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def draw_batch() -> HostBatch:
+    """Noisy pictures of each class's own coarse pattern, with a person somewhere in each."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(IMAGES) % CLASSES
+    patterns = rng.uniform(0, 255, (CLASSES, CELLS, CELLS, 3))
+    coarse = patterns[labels] + rng.normal(scale=40, size=(IMAGES, CELLS, CELLS, 3))
+    side = SIDE_PX // CELLS
+    keypoints = np.full((IMAGES, 1, 16, 3), 2, np.float32)
+    keypoints[..., :2] = rng.uniform(0, SIDE_PX, (IMAGES, 1, 16, 2))
+    return HostBatch(
+        image=coarse.repeat(side, 1).repeat(side, 2).clip(0, 255).astype(np.uint8),
+        keypoints=keypoints,
+        disc_radius=np.full(IMAGES, 4, np.float32),
+        label=labels.astype(np.int32),
+        weight=np.ones(IMAGES, np.float32),
+        id=np.arange(IMAGES, dtype=np.int64),
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Every variant, a line each, and the table."""
+    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser.add_argument("--only", default="", help="variants whose name begins so; no table")
+    asked = parser.parse_args(arguments)
+    start, rows, failed = time.monotonic(), list[str](), list[str]()
+    for variant in list_variants():
+        if not variant.name.startswith(asked.only):
+            continue
+        course = train(configure(variant))
+        fault = course.fault(variant.gate)
+        rows.append(_row(variant, course, fault))
+        print(rows[-1], flush=True)
+        if fault and not variant.excuse:
+            failed.append(f"{variant.name}, {variant.gate}: {fault}")
+    if not asked.only:
+        said = describe(f"python -m {PROGRAM}", time.monotonic() - start)
+        head = ("| pooling | `gate_init` | loss | cut | learns |", "|---|---|---|---|---|")
+        replace_marked(PAGE, "learnability", "\n".join([said, "", *head, *rows]))
+    print("\n".join(failed), file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _row(variant: Variant, course: Course, fault: str) -> str:
+    verdict = "yes" if not fault else fault + (f": {variant.excuse}" if variant.excuse else "")
+    loss = f"{course.before:.3f} to {course.after:.3f}"
+    return f"| {variant.name} | {variant.gate} | {loss} | {course.cut:.1%} | {verdict} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
