@@ -1,8 +1,10 @@
-"""`python -m benchmarks input|step|head|gpu`: picks the measurement and prints its table."""
+"""`python -m benchmarks input|step|head|scaling|gpu`: picks a measurement, prints its table."""
 
 import argparse
 import dataclasses
 import json
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--side", type=int, default=15, help="cells along the map")
     command.add_argument("--features", type=int, default=2048)
     _add_turns(command, measure_head, turns=7)
+
+    command = commands.add_parser("scaling", help="collectives of eight devices, and simulations")
+    command.add_argument("--full", action="store_true", help="ResNet-101 at 450 px; minutes")
+    command.set_defaults(run=measure_scaling)
 
     command = commands.add_parser("gpu", help="ten minutes on a GPU")
     command.add_argument("--backbone", default="resnet101")
@@ -90,6 +96,18 @@ def measure_head(asked: argparse.Namespace) -> None:
 
     result = head.measure(asked.batch, asked.side, asked.pairs, asked.features)
     _tell(head.render(result), result._asdict(), asked.json)
+
+
+def measure_scaling(asked: argparse.Namespace) -> None:
+    """On eight CPU devices that are none; it fails where a step has too many collectives."""
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+    from benchmarks import scaling
+
+    page, faults = scaling.measure(full=asked.full)
+    print(page)
+    if faults:
+        sys.exit("; ".join(faults))
 
 
 def measure_gpu(asked: argparse.Namespace) -> None:

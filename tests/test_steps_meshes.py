@@ -1,14 +1,12 @@
 """The training step on 1, on 8 and on 4 x 2 devices: where it leads, and what it moves."""
 
-import re
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import pytest
 from jaxtyping import Array
 
+from benchmarks.collectives import Collective, find_collectives
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise, make_mesh, replicated
 from gap_jax.model_config import Colours
@@ -31,43 +29,16 @@ from tests.step_courses import (
     walk,
 )
 
-COLLECTIVE = re.compile(
-    r"= (?P<shapes>.*?) (?P<name>all-reduce|all-gather|reduce-scatter|all-to-all|"
-    r"collective-permute|collective-broadcast|ragged-all-to-all)(?:-start)?\("
-)
 FSDP: Values = (("mesh.fsdp", 2),)
 Shape = tuple[int, ...]
 
 
-class Collective(NamedTuple):
-    """One of a program's: what it is, the shapes it makes, and where in the source it comes from.
+def is_on_the_way_forward(collective: Collective) -> bool:
+    """Whether only differentiated code asked for it, and none of its gradients.
 
-    What XLA has merged comes from several places.
+    Means that ride along with the gradients at the end do not hold anything up.
     """
-
-    name: str
-    shapes: tuple[Shape, ...]
-    source: str
-
-    @property
-    def is_on_the_way_forward(self) -> bool:
-        """Whether only differentiated code asked for it, and none of its gradients.
-
-        Means that ride along with the gradients at the end do not hold anything up.
-        """
-        return "jvp(" in self.source and "transpose(jvp(" not in self.source
-
-
-def find_collectives(hlo: str) -> Iterator[Collective]:
-    for line in hlo.splitlines():
-        if found := COLLECTIVE.search(line):
-            [source] = re.findall(r'op_name="([^"]*)"', line) or [""]
-            shapes = re.findall(r"\w+\[([\d,]*)\]", found["shapes"])
-            yield Collective(found["name"], tuple(map(read_shape, shapes)), source)
-
-
-def read_shape(text: str) -> Shape:
-    return plain(tuple(int(size) for size in text.split(",") if size))
+    return "jvp(" in collective.source and "transpose(jvp(" not in collective.source
 
 
 def plain(shape: Shape) -> Shape:
@@ -84,7 +55,8 @@ def shapes_of(setup: Setup) -> set[Shape]:
 
 def collectives(values: Values = ()) -> tuple[Setup, list[Collective]]:
     setup, step = compile_step(8, values)
-    return setup, list(find_collectives(step.as_text()))
+    found = find_collectives(step.as_text())
+    return setup, [each._replace(shapes=tuple(map(plain, each.shapes))) for each in found]
 
 
 @pytest.mark.parametrize("values", [(), FSDP], ids=["data 8", "data 4 fsdp 2"])
@@ -120,7 +92,7 @@ def test_data_parallel_reduces_once_and_never_on_the_way_forward() -> None:
     setup, found = collectives()
     assert {each.name for each in found} == {"all-reduce"}
     assert 1 <= len(found) <= 3
-    assert not any(each.is_on_the_way_forward for each in found)
+    assert not any(map(is_on_the_way_forward, found))
     apart = [each for each in found if "transpose(jvp(" not in each.source]
     assert all(each.shapes == ((),) for each in apart), "more than the number of labels"
     [gradients] = [each for each in found if each not in apart]
@@ -135,7 +107,7 @@ def test_groups_that_span_devices_are_seen_on_the_way_forward() -> None:
     """
     values = (("model.norm_group_size", 128),)
     _, found = collectives(values)
-    assert sum(each.is_on_the_way_forward for each in found) >= 2
+    assert sum(map(is_on_the_way_forward, found)) >= 2
     one, other = take_steps(3, 8), take_steps(3, 8, values)
     assert distance(one.state.variables, other.state.variables) > 1e-3
 
@@ -149,7 +121,7 @@ def test_fsdp_gathers_parameters_and_moves_no_activation() -> None:
     }
     gathered = [each for each in found if each.name == "all-gather"]
     assert split and {shape for each in gathered for shape in each.shapes} == split
-    assert not any(each.is_on_the_way_forward for each in found)
+    assert not any(map(is_on_the_way_forward, found))
     assert {each.name for each in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
     assert {shape for each in found for shape in each.shapes} <= shapes_of(setup) | {()}
 
