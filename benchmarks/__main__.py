@@ -102,10 +102,10 @@ def measure_scaling(asked: argparse.Namespace) -> None:
     """On eight CPU devices that are none; it fails where a step has too many collectives."""
     os.environ["JAX_PLATFORMS"] = "cpu"
     os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
-    from benchmarks import scaling
+    from benchmarks.scaling import page
 
-    page, faults = scaling.measure(full=asked.full)
-    print(page)
+    text, faults = page.measure(full=asked.full)
+    print(text)
     if faults:
         sys.exit("; ".join(faults))
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from benchmarks.collectives import Collective, compile_step, find_collectives
-from benchmarks.scaling import H100, INFINIBAND, NVLINK, Row, configure, judge, strong_steps
+from benchmarks.scaling.collectives import Collective, compile_step, find_collectives
+from benchmarks.scaling.page import H100, INFINIBAND, NVLINK, Row, configure, judge, strong_steps
 from tests.tiny_training import ROOT
 
 

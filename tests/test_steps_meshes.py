@@ -6,7 +6,7 @@ import jax
 import pytest
 from jaxtyping import Array
 
-from benchmarks.collectives import Collective, find_collectives
+from benchmarks.scaling.collectives import Collective, find_collectives
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise, make_mesh, replicated
 from gap_jax.model_config import Colours

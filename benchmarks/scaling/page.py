@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 
-from benchmarks.collectives import Collective, compile_step
+from benchmarks.scaling.collectives import Collective, compile_step
 from configs.gap_pose import get_config
 from gap_jax.config import Config
 

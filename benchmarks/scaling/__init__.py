@@ -1,0 +1,1 @@
+"""What devices tell each other in a step, and what more of them would bring."""
