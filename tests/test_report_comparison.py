@@ -93,6 +93,21 @@ def test_the_same_run_twice_is_refused() -> None:
         compare([run_of(0.2), run_of(0.4)])
 
 
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        ("max,demo", "max pooling"),
+        ("attention_pose,demo", "attentional pooling + pose"),
+        ("second_order,demo", "second-order pooling"),
+        ("compact_bilinear,demo", "compact bilinear pooling"),
+        ("pose_parts,demo", "pooling by pose parts"),
+        ("gap_pose,demo", "GAP-CNN (T=2) + pose"),
+    ],
+)
+def test_every_pooling_has_its_name(parts: str, name: str) -> None:
+    assert name in [each.name for each in compare([run_of(0.2, parts=parts), run_of(0.3)]).methods]
+
+
 def test_methods_that_are_called_alike_are_told_apart() -> None:
     first = run_of(0.2, parts="gap,demo")
     other = run_of(0.3, "model.rank=2", parts="gap,demo")

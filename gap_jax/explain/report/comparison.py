@@ -18,6 +18,14 @@ from gap_jax.explain.report.runs import Run
 from gap_jax.runtime.rundir import HARMLESS
 
 SEED = "train.seed"
+POOLINGS = {
+    "mean": "mean pooling",
+    "max": "max pooling",
+    "attention": "attentional pooling",
+    "second_order": "second-order pooling",
+    "compact_bilinear": "compact bilinear pooling",
+    "pose_parts": "pooling by pose parts",
+}
 MOST_NAMED = 3  # fields that tell two methods apart; beyond these the folder names them
 NOTHING_SHOWN = "interval straddles 0: no difference shown"
 
@@ -186,14 +194,8 @@ def _name(groups: Sequence[tuple[Run, ...]]) -> list[str]:
 
 def _describe(run: Run) -> str:
     model = run.cfg.model
-    match model.pooling:
-        case "mean":
-            name = "mean pooling"
-        case "attention":
-            name = "attentional pooling"
-        case _:
-            name = f"GAP-CNN (T={model.T})"
-    return f"{name} + pose" if run.cfg.pose.branch else name
+    name = POOLINGS.get(model.pooling, f"GAP-CNN (T={model.T})")
+    return f"{name} + pose" if run.cfg.pose.branch and model.pooling != "pose_parts" else name
 
 
 def _alone(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> tuple[float, ...]:
