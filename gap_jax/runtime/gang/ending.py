@@ -22,7 +22,7 @@ from gap_jax.runtime.gang.members import Cause, Gang
 
 LOOK_EVERY_S = 0.5
 ECHO_S = 1.5  # after another's note, in which this process may come to the same end by itself
-TELL_S = 3.0  # while a note can be read; the coordinator's end takes all notes away
+TELL_S = 3.0  # while the first process stays, whose end takes all notes away
 TOGETHER = (Preempted, Diverged)  # all processes come to these at the same step
 OF_PEERS = re.compile("gloo|nccl|coordinat|barrier|unavailable|connection|heartbeat", re.IGNORECASE)
 
@@ -123,7 +123,8 @@ class Watchdog:
         if is_own:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self._gang.tell_cause(Cause(self._gang.index, code, message))
-                time.sleep(TELL_S)
+        if self._gang.is_first:
+            time.sleep(TELL_S)
         os._exit(code)
 
 
