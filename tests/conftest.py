@@ -1,4 +1,7 @@
-"""Every test runs with shape-checked arrays, parsed flags and eight fake devices."""
+"""Every test runs with shape-checked arrays, parsed flags and eight fake devices.
+
+With JAX_PLATFORMS=cuda those marked `gpu` run, and only they.
+"""
 
 import os
 from pathlib import Path
@@ -14,6 +17,18 @@ import pytest
 from absl import flags
 
 flags.FLAGS.mark_as_parsed()  # grain's workers read flags
+
+
+ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
+NEEDS_GPU = pytest.mark.skip(reason="needs a GPU: JAX_PLATFORMS=cuda pytest -m gpu")
+NEEDS_CPU = pytest.mark.skip(reason="needs the CPU and its eight fake devices")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skips aloud what the platform cannot show."""
+    for item in items:
+        if (item.get_closest_marker("gpu") is not None) == ON_CPU:
+            item.add_marker(NEEDS_GPU if ON_CPU else NEEDS_CPU)
 
 
 @pytest.fixture(scope="session")
