@@ -84,7 +84,7 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     with contextlib.nullcontext(ALONE) if meeting is None else _join(meeting, cfg) as gang:
         check_data(cfg.data)
         if own["mode"].value == "evaluate":
-            _evaluate(cfg, workdir)
+            _evaluate(cfg, workdir, gang)
         else:
             from gap_jax.train import train  # only now: a slip above need not wait for jax
 
@@ -98,13 +98,16 @@ def _join(meeting: Meeting, cfg: Config) -> contextlib.AbstractContextManager[Ga
     return joined(meeting, cfg.runtime)
 
 
-def _evaluate(cfg: Config, workdir: Path) -> None:
+def _evaluate(cfg: Config, workdir: Path, gang: Gang) -> None:
     from gap_jax.commands import evaluate
     from gap_jax.runtime import rundir
+    from gap_jax.runtime.gang import agreement
 
-    rundir.examine(workdir, cfg, manifest.load(cfg.data.directory))  # another run is refused
+    known = manifest.load(cfg.data.directory)
+    agreement.agree(gang, cfg, known)
+    rundir.examine(workdir, cfg, known)  # another run is refused
     data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
-    evaluate.run([str(workdir), *data])
+    evaluate.run([str(workdir), *data], gang)
 
 
 def name_workdir(spec: str) -> str:

@@ -2,7 +2,7 @@
 
 import socket
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +22,7 @@ def begin_gang(
     devices: int = 2,
     faults: Mapping[int, str] = {},
     fields_of: Mapping[int, str] = {},
+    words: Sequence[str] = (),
 ) -> list[subprocess.Popen[str]]:
     """Starts all processes; `faults` and `fields_of` are for some of them only."""
     with socket.socket() as free:
@@ -36,7 +37,7 @@ def begin_gang(
             *([fields_of[index]] if index in fields_of else []),
             faults=faults.get(index, ""),
             cache=cache / f"{processes}x{devices}",
-            words=[*meeting, f"--process={index}"] if processes > 1 else [],
+            words=[*words, *([*meeting, f"--process={index}"] if processes > 1 else [])],
             devices=devices,
         )
         for index in range(processes)

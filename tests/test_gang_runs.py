@@ -58,6 +58,9 @@ def test_a_run_goes_from_two_processes_to_one_and_back(folder: Path) -> None:
     np.testing.assert_array_equal(scores.ids, expected.ids)
     np.testing.assert_array_equal(scores.labels, expected.labels)
     np.testing.assert_allclose(scores.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    again = train(folder, "moved", words=["--mode=evaluate"])
+    assert [end.code for end in again] == [0, 0] and "mAP" not in again[1].said
+    assert again[0].said.splitlines()[-1] == ends[0].said.splitlines()[-1]
     log = RunDir(folder / "moved").of_process(1).log.read_text("utf-8")
     assert f"step={STEPS}/{STEPS}" in log and "data_wait=" in log
 

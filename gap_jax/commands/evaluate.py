@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from data_pipelines import loader
 from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
+from data_pipelines.example import HostBatch
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
 from gap_jax.errors import ConfigError, DataError
@@ -22,6 +23,7 @@ from gap_jax.explain.artefact import Opened, open_model, open_weights
 from gap_jax.flags import read_config
 from gap_jax.learning.sharding import make_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
+from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.places import RunDir
 
 DESCRIPTION = """Scores every image of a split, whatever eval.max_examples says, with the average of
@@ -29,8 +31,8 @@ the parameters where the run keeps one. The last line printed is one JSON object
 scores and a table of the classes are written under RUN/eval."""
 
 
-def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax evaluate` with the words behind it."""
+def run(words: Sequence[str], gang: Gang = ALONE) -> None:
+    """Runs `gap_jax evaluate` with the words behind it, in each of several processes."""
     parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, allow_abbrev=False)
     parser.set_defaults(takes_config=True)
     parser.add_argument(
@@ -55,23 +57,24 @@ def run(words: Sequence[str]) -> None:
         help="average over mirrored crops too; default: the run's data.eval_flip",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the run's data lie now")
-    _evaluate(parse(parser, words))
+    _evaluate(parse(parser, words), gang)
 
 
-def _evaluate(options: argparse.Namespace) -> None:
+def _evaluate(options: argparse.Namespace, gang: Gang) -> None:
     opened = _open(options)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
-    views = opened.cfg.data
+    views = trained_on = opened.cfg.data
     if options.crops is not None:
         views = dataclasses.replace(views, eval_crops=options.crops)
     if options.flip is not None:
         views = dataclasses.replace(views, eval_flip=options.flip)
     cfg = dataclasses.replace(opened.cfg, data=views)
     protocol = evaluate.Protocol.of(cfg)
-    scores, summary = score_split(dataclasses.replace(opened, cfg=cfg), split, options.data)
-    if jax.process_index():
-        return  # of several processes the first one speaks and writes
+    opened = dataclasses.replace(opened, cfg=cfg)
+    scores, summary = score_split(opened, split, options.data, gang)
+    if not gang.is_first:
+        return
     print(
         f"{opened.source}: step {origin.step:,}, {origin.weights} weights, "
         f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
@@ -79,7 +82,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     )
     if options.config is None and not opened.is_exported:
         folder = RunDir(opened.source).scores(split, origin.step)
-        if views != opened.cfg.data:
+        if views != trained_on:
             folder = folder.with_name(f"{folder.name}-{protocol.views}")
         evaluate.store(folder, scores, summary, opened.classes, protocol)
         print(f"scores, metrics and classes are in {folder}")
@@ -109,7 +112,7 @@ def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:
 
 
 def score_split(
-    opened: Opened, split: str, directory: Path | None = None
+    opened: Opened, split: str, directory: Path | None = None, gang: Gang = ALONE
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
     """The scores of a split of the model's own data, and their summary."""
     data = dataclasses.replace(
@@ -117,25 +120,32 @@ def score_split(
     ).resolved()
     manifest = _load_manifest(data.directory, opened.source)
     opened.check_data(manifest)
-    mesh = _evaluation_mesh(opened.cfg)
+    mesh = _evaluation_mesh(opened.cfg, gang)
     folded = opened.fold()
     eval_step = jit_eval_step(folded.model, mesh, data.eval_views)
     variables = jax.device_put(jax.device_get(folded.variables), replicated(mesh))
     batch_size = opened.cfg.eval.batch_size
-    place = jax.process_index(), jax.process_count()
-    with loader.evaluation_batches(data, manifest, batch_size=batch_size, process=place) as batches:
-        scores = evaluate.score(eval_step, variables, batches, mesh, lambda: False)
+    with loader.evaluation_batches(
+        data, manifest, batch_size=batch_size, process=gang.place
+    ) as batches:
+        scores = evaluate.score(eval_step, variables, _beating(batches, gang), mesh, lambda: False)
     if scores is None:
         raise AssertionError("nobody tells an evaluation of its own to stop")
     return scores, evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
 
 
-def _evaluation_mesh(cfg: Config) -> Mesh:
+def _beating(batches: Iterable[HostBatch], gang: Gang) -> Iterator[HostBatch]:
+    for batch in batches:
+        gang.beat()
+        yield batch
+
+
+def _evaluation_mesh(cfg: Config, gang: Gang) -> Mesh:
     """As many of this machine's devices as the run's batches can be spread over; of several
     machines, all.
     """
     devices = jax.devices()
     count = math.gcd(len(devices), cfg.train.micro_batch_size, cfg.eval.batch_size)
-    if jax.process_count() > 1:
+    if gang.count > 1:
         count = len(devices)
     return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), devices[:count])

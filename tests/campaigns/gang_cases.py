@@ -1,5 +1,6 @@
 """What befalls a run of two processes, and how the two of them end."""
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -146,7 +147,8 @@ def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
 
 def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
     """Without taking the process's end from whoever reads its output."""
-    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    with contextlib.suppress(ChildProcessError):  # somebody has seen the end at the same time
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     ended[process.pid] = time.time()
 
 
