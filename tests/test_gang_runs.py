@@ -9,6 +9,7 @@ import pytest
 
 from gap_jax.evaluation.evaluate import load_scores
 from gap_jax.runtime.places import RunDir
+from tests.campaigns.gang_meshes import read_ids
 from tests.gangs import begin_gang, distance, finish_gang
 from tests.tiny_data import prepare_tiny_people
 from tests.tiny_training import STEPS, End
@@ -25,11 +26,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(folder: Path, name: str, *fields: str, **options: Any) -> list[End]:
     gang = begin_gang(folder / "data", folder / name, *fields, cache=folder / "cache", **options)
     return finish_gang(gang)
-
-
-def ids_by_step(workdir: Path) -> dict[int, str]:
-    rows = map(json.loads, RunDir(workdir).ledger.read_text("utf-8").splitlines())
-    return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
 
 
 def test_a_run_goes_from_two_processes_to_one_and_back(folder: Path) -> None:
@@ -49,8 +45,8 @@ def test_a_run_goes_from_two_processes_to_one_and_back(folder: Path) -> None:
     assert json.loads(ends[0].said.splitlines()[-1])["examples"] == 4
     assert "mAP" not in ends[1].said, "the first process alone speaks"
 
-    assert ids_by_step(folder / "moved") == ids_by_step(folder / "alone")
-    assert len(ids_by_step(folder / "moved")) == STEPS
+    assert read_ids(folder / "moved") == read_ids(folder / "alone")
+    assert len(read_ids(folder / "moved")) == STEPS
     assert 0 < distance(folder / "alone", folder / "moved", STEPS) < 1e-5
     scores, expected = (
         load_scores(RunDir(folder / name).scores("val", STEPS)) for name in ("moved", "alone")

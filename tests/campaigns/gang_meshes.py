@@ -1,0 +1,97 @@
+"""Moves runs of fifty steps between gangs, and compares them with a run of one process.
+
+    python -m tests.campaigns.gang_meshes --out DIR
+
+Each run begins with a gang, is stopped by SIGTERM, goes on with one process, is stopped, and ends
+with the gang. The table goes into docs/reliability.md; the exit code is 1 if any run differs in its
+record ids, its evaluated images or, by more than 1e-5, its parameters.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gap_jax.evaluation.evaluate import load_scores
+from gap_jax.runtime.places import RunDir
+from tests.campaigns.table import describe, replace_marked
+from tests.gangs import begin_gang, distance, finish_gang
+from tests.tiny_data import prepare_tiny_people
+from tests.tiny_training import ROOT, End
+
+PROGRAM = "tests.campaigns.gang_meshes"
+PAGE = ROOT / "docs" / "reliability.md"
+GANGS = ((2, 2), (2, 4), (4, 2), (4, 4))  # processes, devices of each
+STEPS, CLOSE = 50, 1e-5
+FIELDS = (
+    f"train.steps={STEPS}", "train.batch_size=16", "eval.batch_size=16", "eval.every_steps=25",
+    "checkpoint.every_steps=25",
+)  # fmt: skip
+CUTS = (15, 20)  # steps of the first two starts
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """All gangs, one after the other."""
+    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
+    out, start = parser.parse_args(arguments).out.absolute(), time.monotonic()
+    shutil.rmtree(out, ignore_errors=True)
+    prepare_tiny_people(out / "data")
+    train(out, "alone", processes=1, devices=1, codes=[0])
+    rows, failed = list[str](), False
+    for processes, devices in GANGS:
+        name = f"{processes}x{devices}"
+        gang = {"processes": processes, "devices": devices}
+        cut = {0: f"train.step:term@{CUTS[0]}"}
+        train(out, name, **gang, faults=cut, codes=[75] * processes)
+        cut = {0: f"train.step:term@{CUTS[1]}"}
+        train(out, name, processes=1, devices=1, faults=cut, codes=[75])
+        train(out, name, **gang, codes=[0] * processes)
+        apart, fault = compare(out / "alone", out / name)
+        failed |= bool(fault)
+        rows.append(f"| {processes} | {devices} | {apart:.1e} | {fault or 'the same'} |")
+        print(rows[-1], flush=True)
+    said = describe(f"python -m {PROGRAM} --out DIR", time.monotonic() - start)
+    head = (
+        "| processes | devices of each | parameters apart | record ids, evaluated images |",
+        "|---|---|---|---|",
+    )
+    replace_marked(PAGE, "gang meshes", "\n".join([said, "", *head, *rows]))
+    return int(failed)
+
+
+def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
+    """One start, which must end as expected."""
+    ends: list[End] = finish_gang(
+        begin_gang(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
+    )
+    if [end.code for end in ends] != codes:
+        raise SystemExit(f"{name} ended with {ends}")
+
+
+def compare(alone: Path, moved: Path) -> tuple[float, str]:
+    """How far apart the parameters are, and in what else the runs differ."""
+    apart = distance(alone, moved, STEPS)
+    faults = ["the parameters"] if apart > CLOSE else []
+    if read_ids(alone) != read_ids(moved):
+        faults.append("record ids")
+    one, other = (load_scores(RunDir(run).scores("val", STEPS)) for run in (alone, moved))
+    if not (np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)):
+        faults.append("evaluated images")
+    return apart, ", ".join(faults)
+
+
+def read_ids(workdir: Path) -> dict[int, str]:
+    """The digest of every step's record ids."""
+    rows = map(json.loads, RunDir(workdir).ledger.read_text("utf-8").splitlines())
+    return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
