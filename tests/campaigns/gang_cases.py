@@ -109,7 +109,7 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
             each.kill()
     ends = finish_gang(gang)
     survivor = ends[1 - case.process]
-    since = _last_step(RunDir(workdir).of_process(case.process).ledger)
+    since = _last_words(RunDir(workdir).of_process(case.process))
     survived_s = ended.get(other.pid, time.time()) - since
     cause = _find_cause(survivor)
     failure = ""
@@ -152,10 +152,9 @@ def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
     ended[process.pid] = time.time()
 
 
-def _last_step(ledger: Path) -> float:
-    """When the process that was hit reported its last step; a moment before it was hit."""
-    place = ledger if ledger.exists() else ledger.with_name("log.txt")
-    return place.stat().st_mtime
+def _last_words(run: RunDir) -> float:
+    """When the process that was hit last wrote of a step or of itself; a moment before it was hit."""
+    return max(path.stat().st_mtime for path in (run.ledger, run.log) if path.exists())
 
 
 def _find_cause(end: End) -> str:
