@@ -153,7 +153,7 @@ def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
 
 
 def _last_words(run: RunDir) -> float:
-    """When the process that was hit last wrote of a step or of itself; a moment before it was hit."""
+    """When the process that was hit last wrote a row or a line; a moment before it was hit."""
     return max(path.stat().st_mtime for path in (run.ledger, run.log) if path.exists())
 
 
