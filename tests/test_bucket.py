@@ -125,6 +125,7 @@ def test_others_answer_for_their_own_folder(tmp_path: Path) -> None:
 def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
     place, over = mirror(tmp_path), threading.Event()
     put(tmp_path, "config.json")
+    (tmp_path / "ledger.jsonl").touch()
 
     def grow() -> None:
         with (tmp_path / "ledger.jsonl").open("ab", buffering=0) as file:

@@ -32,7 +32,7 @@ class Store:
         protocol = address.partition("://")[0]
         self.address = address.rstrip("/")
         try:
-            self._system, root = _connect(protocol, self.address)
+            self._system, root = _connect(protocol, address)
         except ImportError as error:
             packages = {"gs": "'gap_jax[gcs]'", "gcs": "'gap_jax[gcs]'"}
             named = packages.get(protocol)
