@@ -24,8 +24,8 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
              objects), a scale (full demo), a recipe (ours; reference: what AP's released code does)
-  --workdir  folder of the run, runs/ and the config's name by default; the same command in the
-             same folder goes on where an earlier one stopped
+  --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
+             gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
   --coordinator=HOST:PORT --processes=N --process=I
              one of N processes that train together, each on its host, with the same command; under
@@ -78,7 +78,9 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.WARNING)  # TFDS and JAX tell each step of their start
     cfg = resolve(own["config"].value)
-    workdir = Path(_check_local(own["workdir"].value or name_workdir(spec)))
+    workdir = own["workdir"].value or name_workdir(spec)
+    if "://" in workdir:
+        _check_address(workdir)
     given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
     meeting = find(**given, environment=os.environ)
     with contextlib.nullcontext(ALONE) if meeting is None else _join(meeting, cfg) as gang:
@@ -98,16 +100,17 @@ def _join(meeting: Meeting, cfg: Config) -> contextlib.AbstractContextManager[Ga
     return joined(meeting, cfg.runtime)
 
 
-def _evaluate(cfg: Config, workdir: Path, gang: Gang) -> None:
+def _evaluate(cfg: Config, workdir: str, gang: Gang) -> None:
     from gap_jax.commands import evaluate
     from gap_jax.runtime import rundir
+    from gap_jax.runtime.bucket.store import is_address
     from gap_jax.runtime.gang import agreement
 
     known = manifest.load(cfg.data.directory)
-    agreement.agree(gang, cfg, known)
-    rundir.examine(workdir, cfg, known)  # another run is refused
+    agreement.agree(gang, cfg, known, workdir if is_address(workdir) else "")
     data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
-    evaluate.run([str(workdir), *data], gang)
+    # another run is refused
+    evaluate.run([workdir, *data], gang, lambda folder: rundir.examine(folder, cfg, known))
 
 
 def name_workdir(spec: str) -> str:
@@ -116,13 +119,11 @@ def name_workdir(spec: str) -> str:
     return str(Path("runs") / "-".join([Path(file).stem, *filter(None, parts.split(","))]))
 
 
-def _check_local(workdir: str) -> str:
-    if "://" in workdir:
-        raise ConfigError(
-            f"--workdir={workdir} is an address, and a run's folder is a path; "
-            "mount the bucket, or name a folder that all hosts share"
-        )
-    return workdir
+def _check_address(workdir: str) -> None:
+    """Refuses an address before the processes meet and JAX is there."""
+    from gap_jax.runtime.bucket.store import Store
+
+    Store(workdir)
 
 
 def check_data(data: DataConfig) -> None:

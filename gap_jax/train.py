@@ -22,6 +22,9 @@ from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import TrainState, Variables
 from gap_jax.run import Run
 from gap_jax.runtime import environment, lock, preemption, rundir
+from gap_jax.runtime.bucket import workdir as workdirs
+from gap_jax.runtime.bucket.store import is_address
+from gap_jax.runtime.bucket.workdir import Workdir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.gang import agreement
 from gap_jax.runtime.gang.members import ALONE, Gang
@@ -36,38 +39,55 @@ from gap_jax.runtime.rundir import Opening
 from gap_jax.weights import native
 
 
-def train(cfg: Config, workdir: Path, gang: Gang = ALONE) -> None:
-    """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was."""
+def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> None:
+    """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was.
+
+    That is a folder, or the address of one in a bucket.
+    """
+    place = str(workdir)
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    agreement.agree(gang, cfg, data)
+    agreement.agree(gang, cfg, data, place if is_address(place) else "")
     setup = assemble(cfg, data)
-    folder = RunDir(workdir.absolute())
-    if Opening(*gang.share("examined", lambda: rundir.examine(workdir, cfg, data))).is_new:
-        native.resolve_weights(cfg.init)  # refused here if absent, before anything is written
-    agreement.prove_shared(gang, folder.root)
-    with preemption.watching() as watch, ExitStack() as held:
-        gang.share("locked", lambda: _hold(folder, held))
-        place = environment.describe_environment()
-        opening = Opening(*gang.share("entered", lambda: rundir.enter(workdir, cfg, data, place)))
-        if opening.completed_step is None:
-            result = json.dumps(_go_on(setup, data, folder, gang, watch, opening), allow_nan=False)
-        else:
-            result = f"{folder.root} is complete at step {opening.completed_step:,}"
+    with preemption.watching() as watch, workdirs.taken(place, gang) as taken:
+        result = taken.tell(_train_in(taken, setup, data, gang, watch))
     if gang.is_first:
         print(result)
 
 
+def _train_in(place: Workdir, setup: Setup, data: Manifest, gang: Gang, watch: Watch) -> str:
+    """Opens the run in its folder, ends it, and gives the line that says how it ended."""
+    cfg, folder = setup.cfg, RunDir(place.folder.absolute())
+    if Opening(*gang.share("examined", lambda: rundir.examine(folder.root, cfg, data))).is_new:
+        native.resolve_weights(cfg.init)  # refused here if absent, before anything is written
+    if not place.address:
+        agreement.prove_shared(gang, folder.root)
+    with ExitStack() as held:
+        gang.share("locked", lambda: _hold(folder, held))
+        machine = environment.describe_environment()
+        opening = Opening(
+            *gang.share("entered", lambda: rundir.enter(folder.root, cfg, data, machine))
+        )
+        if opening.completed_step is not None:
+            return f"{folder.root} is complete at step {opening.completed_step:,}"
+        return json.dumps(_go_on(setup, data, place, gang, watch, opening), allow_nan=False)
+
+
 def _go_on(
-    setup: Setup, data: Manifest, folder: RunDir, gang: Gang, watch: Watch, opening: Opening
+    setup: Setup, data: Manifest, place: Workdir, gang: Gang, watch: Watch, opening: Opening
 ) -> dict[str, Any]:
     """From the newest checkpoint, or the start, to the end; gives the last evaluation."""
-    cfg, own = setup.cfg, folder.of_process(gang.index)
+    cfg, folder = setup.cfg, RunDir(place.folder.absolute())
+    own = folder.of_process(gang.index)
     with (
-        Announcer(own, open_console if gang.is_first else Silence) as announcer,
+        Announcer(own, open_console if gang.is_first else Silence, place.tell) as announcer,
         Checkpoints(
-            folder.checkpoints, warn=announcer.warn, keep=cfg.checkpoint.keep, gang=gang
+            folder.checkpoints,
+            warn=announcer.warn,
+            keep=cfg.checkpoint.keep,
+            gang=gang,
+            after_save=place.push,
         ) as checkpoints,
     ):
         state, history, groups = _open_state(setup, checkpoints, announcer)
@@ -86,7 +106,7 @@ def _go_on(
             run = Run(
                 cfg, data, setup, folder, gang, announcer, checkpoints, reporter, watch, history
             )
-            announcer.say(_preflight(run, start, tuple(opening.changes), groups))
+            announcer.say(_preflight(run, place, start, tuple(opening.changes), groups))
             last = _loop(run, state, start)
         if last < cfg.train.steps:
             announcer.say(
@@ -169,20 +189,24 @@ def _count_parameters(variables: Variables, loaded: Sequence[str]) -> tuple[Para
 
 
 def _preflight(
-    run: Run, start: int, changes: tuple[str, ...], groups: tuple[ParameterGroup, ...]
+    run: Run,
+    place: Workdir,
+    start: int,
+    changes: tuple[str, ...],
+    groups: tuple[ParameterGroup, ...],
 ) -> str:
     text = render(
         Preflight(
             cfg=run.cfg,
             data=run.data,
-            workdir=run.folder.root,
+            workdir=place.tell(str(run.folder.root)),
             resumed_step=start,
             changes=changes,
             devices=run.setup.mesh.size,
             device_kind=jax.devices()[0].device_kind,
             groups=groups,
             pose_cells=run.setup.map_size(),
-            first_batch=run.folder.first_batch,
+            first_batch=place.tell(str(run.folder.first_batch)),
         )
     )
     if run.gang.is_first:

@@ -15,7 +15,7 @@ from tests.tiny_training import End, begin, finish
 
 def begin_gang(
     data: Path,
-    workdir: Path,
+    workdir: Path | str,
     *fields: str,
     cache: Path,
     processes: int = 2,
@@ -23,6 +23,7 @@ def begin_gang(
     faults: Mapping[int, str] = {},
     fields_of: Mapping[int, str] = {},
     words: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "gap_jax.main"),
 ) -> list[subprocess.Popen[str]]:
     """Starts all processes; `faults` and `fields_of` are for some of them only."""
     with socket.socket() as free:
@@ -39,6 +40,7 @@ def begin_gang(
             cache=cache / f"{processes}x{devices}",
             words=[*words, *([*meeting, f"--process={index}"] if processes > 1 else [])],
             devices=devices,
+            program=program,
         )
         for index in range(processes)
     ]

@@ -53,7 +53,11 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         (["--config.train.steps=1", GAP_POSE], "64: --config.train.steps stands before --config"),
         ([GAP_POSE, "--mode=trian"], "64: --mode=trian"),
         ([GAP_POSE, "--wrkdir=x"], "64: unknown flag --wrkdir; did you mean 'workdir'?"),
-        ([GAP_POSE, "--workdir=gs://bucket/run"], "64: --workdir=gs://bucket/run is an address"),
+        ([GAP_POSE, "--workdir=gs://bucket/run"],
+         "64: gs://bucket/run needs a package that is not installed: pip install 'gap_jax[gcs]'"),
+        ([GAP_POSE, "--workdir=cloud://bucket/run"],
+         "64: cloud://bucket/run is of an unknown kind"),
+        ([GAP_POSE, "--workdir=memory://"], "64: memory:// names no run"),
         (["--config=configs/gap_pos.py"], "64: config file configs/gap_pos.py does not exist; "
          "did you mean 'configs/gap_pose.py'?"),
         ([f"{GAP_POSE}:demoo"], "64: config variant 'demoo' is unknown; did you mean 'demo'?"),

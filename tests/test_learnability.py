@@ -29,7 +29,9 @@ def test_what_is_wrong_with_a_course() -> None:
     still = {"a": 1.0, "b": 0.0}
     assert Course([2.0, 1.0], 0, [moving, moving]).fault("paper") == ""
     assert Course([2.0, 1.5], 0, [moving, moving]).fault("paper") == "the loss falls by 25.0%"
-    assert Course([2.0, 1.0], 1, [moving, moving]).fault("paper").startswith("1 steps had no finite")
+    assert (
+        Course([2.0, 1.0], 1, [moving, moving]).fault("paper").startswith("1 steps had no finite")
+    )
     assert Course([2.0, 1.0], 0, [still, moving]).fault("one") == ""
     for gate, norms in (("paper", [still, moving]), ("one", [moving, still])):
         assert "1 parameters have no gradient, b" in Course([2.0, 1.0], 0, norms).fault(gate)

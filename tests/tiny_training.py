@@ -59,12 +59,13 @@ def overrides(data: Path, *fields: str) -> list[str]:
 
 def begin(
     data: Path,
-    workdir: Path,
+    workdir: Path | str,
     *fields: str,
     faults: str = "",
     cache: Path,
     words: Sequence[str] = (),
     devices: int = 1,
+    program: Sequence[str] = ("-m", "gap_jax.main"),
 ) -> subprocess.Popen[str]:
     """Starts the command; what it compiles is kept in `cache`, which saves half of every restart.
 
@@ -79,7 +80,7 @@ def begin(
         "XLA_FLAGS": "--xla_backend_optimization_level=0 "
         f"--xla_force_host_platform_device_count={devices}",
     }
-    command = [sys.executable, "-m", "gap_jax.main", f"--config={SPEC}", f"--workdir={workdir}"]
+    command = [sys.executable, *program, f"--config={SPEC}", f"--workdir={workdir}"]
     return subprocess.Popen(
         [*command, *words, *overrides(data, *fields)],
         cwd=ROOT,

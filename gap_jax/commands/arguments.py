@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal, NoReturn
 
 from gap_jax.errors import ConfigError
@@ -34,6 +35,13 @@ def checkpoint(text: str) -> Literal["best", "latest"] | int:
     if not text.isdecimal():
         raise argparse.ArgumentTypeError(f"{text!r} is neither best nor latest nor a step")
     return int(text)
+
+
+def local_path(text: str) -> Path:
+    """An option's path, which is no address in a bucket."""
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"{text} is an address; name a path, and copy it there")
+    return Path(text)
 
 
 def natural(text: str) -> int:

@@ -4,7 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from gap_jax.explain.artefact import Opened, open_model, open_weights
 from gap_jax.flags import read_config
 from gap_jax.learning.sharding import make_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
+from gap_jax.runtime.bucket.workdir import borrowed
 from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.places import RunDir
 
@@ -31,13 +32,22 @@ the parameters where the run keeps one. The last line printed is one JSON object
 scores and a table of the classes are written under RUN/eval."""
 
 
-def run(words: Sequence[str], gang: Gang = ALONE) -> None:
-    """Runs `gap_jax evaluate` with the words behind it, in each of several processes."""
+def run(
+    words: Sequence[str],
+    gang: Gang = ALONE,
+    examine: Callable[[Path], object] = bool,
+) -> None:
+    """Runs `gap_jax evaluate` with the words behind it, in each of several processes.
+
+    `examine` may refuse the run's folder.
+    """
     parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, allow_abbrev=False)
     parser.set_defaults(takes_config=True)
     parser.add_argument(
-        "model", metavar="RUN", type=Path, help="a run, an exported model, or a file of weights"
-    )
+        "model", metavar="RUN",
+        help="a run or an exported model, by its folder or its address in a bucket, or a file of "
+        "weights",
+    )  # fmt: skip
     parser.add_argument(
         "--config", metavar="FILE[:parts]",
         help="the config of a file of weights, such as a converted release; fields can be "
@@ -57,10 +67,14 @@ def run(words: Sequence[str], gang: Gang = ALONE) -> None:
         help="average over mirrored crops too; default: the run's data.eval_flip",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the run's data lie now")
-    _evaluate(parse(parser, words), gang)
+    options = parse(parser, words)
+    with borrowed(options.model, gang) as place:
+        options.model = place.folder
+        examine(place.folder)
+        _evaluate(options, gang, place.tell)
 
 
-def _evaluate(options: argparse.Namespace, gang: Gang) -> None:
+def _evaluate(options: argparse.Namespace, gang: Gang, tell: Callable[[str], str]) -> None:
     opened = _open(options)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
@@ -76,7 +90,7 @@ def _evaluate(options: argparse.Namespace, gang: Gang) -> None:
     if not gang.is_first:
         return
     print(
-        f"{opened.source}: step {origin.step:,}, {origin.weights} weights, "
+        f"{tell(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
         f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
         f"{split}"
     )
@@ -85,7 +99,7 @@ def _evaluate(options: argparse.Namespace, gang: Gang) -> None:
         if views != trained_on:
             folder = folder.with_name(f"{folder.name}-{protocol.views}")
         evaluate.store(folder, scores, summary, opened.classes, protocol)
-        print(f"scores, metrics and classes are in {folder}")
+        print(f"scores, metrics and classes are in {tell(str(folder))}")
     print(json.dumps(summary, allow_nan=False))
 
 

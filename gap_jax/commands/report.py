@@ -2,10 +2,14 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from gap_jax.commands.arguments import Parser, parse
+from gap_jax.commands.arguments import Parser, local_path, parse
+from gap_jax.errors import ConfigError
 from gap_jax.explain.report.write import place_of, write_report
+from gap_jax.runtime.bucket.store import is_address
+from gap_jax.runtime.bucket.workdir import borrowed
 
 DESCRIPTION = """Writes one self-contained HTML page: the numbers of the last evaluation of each run
 with their intervals, paired differences, curves, classes, confusions, and where the models look.
@@ -16,9 +20,11 @@ def run(words: Sequence[str]) -> None:
     """Runs `gap_jax report` with the words behind it."""
     parser = Parser(prog="gap_jax report", description=DESCRIPTION, allow_abbrev=False)
     parser.set_defaults(takes_config=False)
-    parser.add_argument("runs", metavar="RUN", type=Path, nargs="+", help="folders of runs")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE.html",
+        "runs", metavar="RUN", nargs="+", help="folders of runs, or their addresses"
+    )
+    parser.add_argument(
+        "--out", type=local_path, metavar="FILE.html",
         help="default: report.html in the run, of several beside the first one",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the runs' data lie now")
@@ -26,6 +32,11 @@ def run(words: Sequence[str]) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    out = options.out or place_of(options.runs)
-    print(write_report(options.runs, out, options.data))
-    print(f"report: {out}")
+    if options.out is None and len(options.runs) > 1 and any(map(is_address, options.runs)):
+        raise ConfigError("a report on several runs in buckets has no place; name --out FILE.html")
+    with ExitStack() as opened:
+        places = [opened.enter_context(borrowed(each)) for each in options.runs]
+        folders = [each.folder for each in places]
+        out = options.out or place_of(folders)
+        print(write_report(folders, out, options.data))
+        print(f"report: {places[0].tell(str(out))}")

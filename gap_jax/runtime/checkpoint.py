@@ -46,12 +46,20 @@ class Checkpoints:
     """
 
     def __init__(
-        self, folder: Path, *, warn: Callable[[str], None], keep: int = 3, gang: Gang = ALONE
+        self,
+        folder: Path,
+        *,
+        warn: Callable[[str], None],
+        keep: int = 3,
+        gang: Gang = ALONE,
+        after_save: Callable[[], None] = lambda: None,
     ) -> None:
+        """`after_save` runs in the worker's thread, and what it raises ends the run."""
         self.folder = folder.absolute()
         self._warn = warn
         self._keep = keep
         self._gang = gang
+        self._after_save = after_save
         self._held: int | None = None  # the step that was restored or saved last
         self._pending: concurrent.futures.Future[None] | None = None
         self._worker: concurrent.futures.Executor | None = None
@@ -158,6 +166,8 @@ class Checkpoints:
         if self._gang.is_first:
             self._clear_the_way(step)
             self._pending = self._worker.submit(self._write, record, leaves)
+        else:
+            self._pending = self._worker.submit(self._after_save)
 
     def _renew_facts(self, step: int, facts: Mapping[str, Any]) -> None:
         held = self._find(step)
@@ -214,6 +224,7 @@ class Checkpoints:
         good = steps.survey(self.folder).good
         kept = {*list(good)[-self._keep :], self._best_of(good)}
         steps.prune(self.folder, good.keys() - kept)
+        self._after_save()
 
     def _clear_the_way(self, step: int) -> None:
         """A stranger named like the next step gives way; a good checkpoint does not."""

@@ -42,20 +42,32 @@ def hold(workdir: Path, warn: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _write_owner(file: TextIO) -> None:
-    owner = {
+def describe_owner() -> dict[str, str | int]:
+    """Who holds a lock: this process."""
+    return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def name_owner(content: bytes) -> str:
+    """Whoever wrote a lock's content."""
+    try:
+        owner = json.loads(content)
+        return f"process {owner['pid']} on {owner['host']} since {owner['started']}"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has just taken it"
+
+
+def _write_owner(file: TextIO) -> None:
     file.truncate(0)
-    file.write(json.dumps(owner))
+    file.write(json.dumps(describe_owner()))
     file.flush()
 
 
 def _read_owner(path: Path) -> str:
     try:
-        owner = json.loads(path.read_text("utf-8"))
-        return f"process {owner['pid']} on {owner['host']} since {owner['started']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return "a process that has just taken it"
+        return name_owner(path.read_bytes())
+    except OSError:
+        return name_owner(b"")

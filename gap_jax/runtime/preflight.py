@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -34,14 +33,14 @@ class Preflight:
 
     cfg: Config
     data: Manifest
-    workdir: Path
+    workdir: str
     resumed_step: int
     changes: tuple[str, ...]
     devices: int
     device_kind: str
     groups: tuple[ParameterGroup, ...]
     pose_cells: tuple[int, int] | None
-    first_batch: Path
+    first_batch: str
 
 
 def render(facts: Preflight) -> str:

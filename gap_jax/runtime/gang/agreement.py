@@ -25,11 +25,13 @@ LOOK_EVERY_S = 0.2
 SHOWN = 60
 
 
-def agree(gang: Gang, cfg: Config, data: Manifest) -> None:
-    """Refuses processes that differ, and names in what."""
+def agree(gang: Gang, cfg: Config, data: Manifest, address: str = "") -> None:
+    """Refuses processes that differ, and names in what; `address` is of a workdir in a bucket."""
     if gang.count == 1:
         return
-    told = gang.gather("agreement", {"host": socket.gethostname(), **list_facts(cfg, data)})
+    place = {"the address in --workdir": address or "none"}
+    facts = {"host": socket.gethostname(), **list_facts(cfg, data), **place}
+    told = gang.gather("agreement", facts)
     first = told[0]
     for index, facts in enumerate(told):
         for name, value in facts.items():
@@ -67,14 +69,22 @@ def prove_shared(gang: Gang, workdir: Path) -> None:
     if gang.is_first:
         files.write_atomically(place, word)
     gang.share("word written", lambda: None)
-    seen = gang.gather("word seen", {"host": socket.gethostname(), "seen": _sees(place)})
-    if gang.is_first:
-        place.unlink()
+    is_seen = _sees(place)
+    try:
+        refuse_unshared(gang, str(workdir), is_seen=is_seen)
+    finally:
+        if gang.is_first:
+            place.unlink()
+
+
+def refuse_unshared(gang: Gang, workdir: str, *, is_seen: bool) -> None:
+    """Refuses a workdir where some process has not seen what the first one left there."""
+    seen = gang.gather("word seen", {"host": socket.gethostname(), "seen": is_seen})
     for index, each in enumerate(seen):
         if not each["seen"]:
             raise ConfigError(
-                f"--workdir={workdir} in process {index} on {each['host']} is not the folder of "
-                f"process 0 on {seen[0]['host']}; name a folder that all hosts share"
+                f"--workdir={workdir} in process {index} on {each['host']} is not the place of "
+                f"process 0 on {seen[0]['host']}; name one that all hosts share"
             )
 
 

@@ -16,12 +16,15 @@ class Announcer(AbstractContextManager["Announcer"]):
         self,
         run: RunDir,
         open_sink: Callable[[], Sink[str | Progress]] = open_console,
+        tell: Callable[[str], str] = str,
     ) -> None:
+        self._tell = tell  # how a text is said
         self._log = Journal(run.log, self.warn)
         self._console = Background("console", open_sink, self.warn)
 
     def say(self, text: str) -> None:
         """Prints one or more lines."""
+        text = self._tell(text)
         self._log.append(text)
         self._console.put(text)
 
