@@ -118,7 +118,7 @@ def _demonstrate(
             [f"gap_jax train --config={_shorten(CONFIG)}:{head.part},demo", f"--workdir={workdir}"]
         )
         with clock.stage(f"train {workdir.name}", " ".join([command, *words])):
-            train(read_config(f"{CONFIG}:{head.part},demo", words), workdir)
+            print(train(read_config(f"{CONFIG}:{head.part},demo", words), workdir))
     folders = [folder for _, _, folder in runs]
     listed = " ".join(map(str, folders))
     with clock.stage("report", f"gap_jax report {listed} --out {page}"):

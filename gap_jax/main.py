@@ -83,6 +83,7 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
         _check_address(workdir)
     given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
     meeting = find(**given, environment=os.environ)
+    result = ""
     with contextlib.nullcontext(ALONE) if meeting is None else _join(meeting, cfg) as gang:
         check_data(cfg.data)
         if own["mode"].value == "evaluate":
@@ -90,7 +91,9 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
         else:
             from gap_jax.train import train  # only now: a slip above need not wait for jax
 
-            train(cfg, workdir, gang)
+            result = train(cfg, workdir, gang)
+    if result and gang.is_first:
+        print(result)
     return 0
 
 

@@ -233,7 +233,7 @@ def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
         raise ConfigError(
             "model.pooling=pose_parts pools by the pose branch's heatmaps; set pose.branch=true"
         )
-    if model.rank_form == "chained" and model.per_class:
+    if model.rank_form == "chained" and model.rank > 1 and model.per_class:
         raise ConfigError(
             "model.rank_form=chained makes one map of another and model.per_class=true gives each "
             "class its own; use one of the two"

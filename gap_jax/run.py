@@ -151,7 +151,8 @@ class Run:
         )
 
     def _is_stopping(self) -> bool:
-        self.gang.beat()
+        if self.gang.last_beat is not None:  # the first step's compilation has a longer limit
+            self.gang.beat()
         return self.watch.is_stopping()
 
     def _facts(self, step: int) -> dict[str, Any]:

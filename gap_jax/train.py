@@ -39,10 +39,10 @@ from gap_jax.runtime.rundir import Opening
 from gap_jax.weights import native
 
 
-def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> None:
+def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> str:
     """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was.
 
-    That is a folder, or the address of one in a bucket.
+    That is a folder, or the address of one in a bucket. Gives the line that says how it ended.
     """
     place = str(workdir)
     data = manifest.load(cfg.data.directory)
@@ -51,9 +51,7 @@ def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> None:
     agreement.agree(gang, cfg, data, place if is_address(place) else "")
     setup = assemble(cfg, data)
     with preemption.watching() as watch, workdirs.taken(place, gang) as taken:
-        result = taken.tell(_train_in(taken, setup, data, gang, watch))
-    if gang.is_first:
-        print(result)
+        return taken.tell(_train_in(taken, setup, data, gang, watch))
 
 
 def _train_in(place: Workdir, setup: Setup, data: Manifest, gang: Gang, watch: Watch) -> str:

@@ -38,7 +38,7 @@ def render(template: str, environment: Mapping[str, str], words: Sequence[str]) 
             raise Refused(f"{name}={value!r} has other characters than letters, digits, ._/:@-")
         if name in NUMBERS and not value.isdecimal():
             raise Refused(f"{name}={value} is no whole number")
-    escaped = [word.replace("$(", "$$(") for word in words]  # Kubernetes would fill that in
+    escaped = [word.replace("$", "$$") for word in words]  # Kubernetes would fill them in
     filled = {**environment, WORDS: json.dumps(escaped)}
     return NAME.sub(lambda found: filled[found[1]], template)
 

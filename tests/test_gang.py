@@ -1,18 +1,21 @@
 """How processes find each other and what they tell each other, without starting any."""
 
 import itertools
+import re
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import jax
 import pytest
 
 from data_pipelines.manifest import Manifest
-from gap_jax.config import Config
+from gap_jax.config import Config, RuntimeConfig
 from gap_jax.errors import ConfigError, DataError, PeerLost, Refusal
-from gap_jax.runtime.gang import agreement, members
+from gap_jax.runtime.gang import agreement, members, start
 from gap_jax.runtime.gang.meeting import Meeting, find
 from gap_jax.runtime.gang.members import ALONE, Cause, Gang
 from tests.tiny_run import config, people
@@ -68,6 +71,7 @@ def in_each(act: Callable[[Gang], T], count: int = 3) -> list[T | Refusal]:
         (("", "", ""), {}, None),
         (("", "", ""), SLURM, Meeting()),
         (("", "", ""), {**SLURM, "SLURM_NTASKS": "1"}, None),
+        (("", "", ""), {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell of salloc's
         (("", "", ""), {"SLURM_NTASKS": "4"}, None),  # in a batch script, outside srun
         (("", "", ""), MPI, Meeting()),
         (("", "", ""), {"TPU_WORKER_HOSTNAMES": "a,b"}, Meeting()),
@@ -163,6 +167,50 @@ def test_a_difference_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> No
     for each in in_each(agree_twice):
         assert isinstance(each, ConfigError) and "and another in process 2 on " in str(each)
         assert str(each).startswith(f"{name} is ")
+
+
+def test_weights_that_lie_elsewhere_are_a_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same words name another file, or none, on another host."""
+    monkeypatch.chdir(tmp_path)
+    cfg = config(init__weights="x.safetensors", init__allow_random=True)
+    absent = agreement.list_facts(cfg, people())
+    Path("x.safetensors").write_bytes(b"weights")
+    there = agreement.list_facts(cfg, people())
+    assert {name for name in there if there[name] != absent[name]} == {
+        "the SHA-256 of init.weights"
+    }
+
+
+def test_long_values_are_shown_where_they_differ() -> None:
+    def agree(gang: Gang) -> None:
+        agreement.agree(gang, config(data__root="/long" * 30 + f"/{gang.index}"), people())
+
+    [first, *_] = in_each(agree)
+    assert re.search(r"is \.\.\..*/0' in process 0 on .* and \.\.\..*/1' in process 1", str(first))
+
+
+def test_a_port_that_is_taken_is_named() -> None:
+    with socket.create_server(("", 0)) as server:
+        port = server.getsockname()[1]
+        with pytest.raises(PeerLost, match=f"port {port} of --coordinator=localhost:{port} cannot"):
+            start.joined(Meeting(f"localhost:{port}", 2, 0), RuntimeConfig()).__enter__()
+
+
+def test_jax_that_finds_no_others_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
+    def initialize(*_words: Any, **_limits: Any) -> None:
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ConfigError, match="JAX finds no other processes here"):
+        start.joined(Meeting(), RuntimeConfig()).__enter__()
+
+
+def test_an_open_mpi_that_says_nothing_is_refused() -> None:
+    with pytest.raises(ConfigError, match="Open MPI starts 2 processes and does not say where"):
+        find("", "", "", {"OMPI_COMM_WORLD_SIZE": "2"})
+    assert find("", "", "", {"OMPI_COMM_WORLD_SIZE": "1"}) is None
 
 
 def test_a_workdir_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,12 @@ SETTINGS = {
     "tpu": {**COMMON, "ACCELERATOR": "tpu-v5-lite-podslice", "TOPOLOGY": "2x4", "CHIPS": "4"},
     "gpu": {**COMMON, "ACCELERATOR": "nvidia-h100-80gb", "GPUS": "8"},
 }
-WORDS = ["--config=configs/gap_pose.py:gap", '--workdir=/shared/it\'s "here"', "--x=$(HOME)"]
+WORDS = [
+    "--config=configs/gap_pose.py:gap",
+    '--workdir=/shared/it\'s "here"',
+    "--x=$(HOME)",
+    "--y=a$$b$",
+]
 KINDS = pytest.mark.parametrize("kind", ["tpu", "gpu"])
 
 
@@ -112,9 +117,12 @@ def test_pods_have_time_to_save_and_few_rights(tmp_path: Path, kind: str) -> Non
 
 
 def expand(text: str, environment: dict[str, str]) -> str:
-    """As Kubernetes does: $(NAME) from the container's environment, $$ for $."""
-    filled = re.sub(r"(?<!\$)\$\((\w+)\)", lambda found: environment.get(found[1], found[0]), text)
-    return filled.replace("$$(", "$(")
+    """As Kubernetes does, from the left: $$ for $, $(NAME) from the container's environment."""
+
+    def fill(found: re.Match[str]) -> str:
+        return "$" if found[0] == "$$" else environment.get(found[1], found[0])
+
+    return re.sub(r"\$\$|\$\((\w+)\)", fill, text)
 
 
 @KINDS

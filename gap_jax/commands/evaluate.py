@@ -150,8 +150,8 @@ def score_split(
 
 def _beating(batches: Iterable[HostBatch], gang: Gang) -> Iterator[HostBatch]:
     for batch in batches:
-        gang.beat()
         yield batch
+        gang.beat()  # after it: the first one's compilation has a longer limit
 
 
 def _evaluation_mesh(cfg: Config, gang: Gang) -> Mesh:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -26,6 +27,8 @@ FAULTS = {
     "coordinator killed": "kill9",
 }
 TERMINATED = "SIGTERM"
+CODES = {"raises": {70}, "stuck": {76}}  # of the survivor
+OTHER_CODES = {76, -signal.SIGABRT}  # the latter is JAX's own
 LIMIT_S = {"stuck": STUCK_AFTER_S + 10}  # for the survivor's end
 OTHERS_LIMIT_S = 40
 CAUSES = ("gap_jax: error ", "Terminating process because the JAX distributed service")
@@ -115,8 +118,10 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
     failure = ""
     if hangs:
         failure = "the other one hangs"
-    elif not survivor.code:
-        failure = "the other one ends with 0"
+    elif survivor.code not in CODES.get(case.kind, OTHER_CODES):
+        failure = f"the other one ends with {survivor.code}"
+    elif case.kind == "stuck" and "most recent call first" not in survivor.complained:
+        failure = "the other one does not say where its threads were"
     elif survived_s > limit_s:
         failure = f"the other one ends after {survived_s:.0f} s"
     elif not cause:

@@ -36,11 +36,21 @@ def agree(gang: Gang, cfg: Config, data: Manifest, address: str = "") -> None:
     for index, facts in enumerate(told):
         for name, value in facts.items():
             if name != "host" and value != first.get(name):
+                one, other = _shorten(first.get(name, "absent"), value)
                 raise ConfigError(
-                    f"{name} is {first.get(name, 'absent')!s:.{SHOWN}} in process 0 on "
-                    f"{first['host']} and {value!s:.{SHOWN}} in process {index} on "
-                    f"{facts['host']}; give all the same command, code, data and versions"
+                    f"{name} is {one} in process 0 on {first['host']} and {other} in process "
+                    f"{index} on {facts['host']}; give all the same command, code, data, weights "
+                    "and versions"
                 )
+
+
+def _shorten(one: str, other: str) -> tuple[str, str]:
+    """The two from a little before they differ, if they are long."""
+    pairs = enumerate(zip(one, other, strict=False))
+    differ_at = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
+    begin = max(0, differ_at - SHOWN // 2)
+    mark = "..." if begin else ""
+    return f"{mark}{one[begin:]:.{SHOWN}}", f"{mark}{other[begin:]:.{SHOWN}}"
 
 
 def list_facts(cfg: Config, data: Manifest) -> dict[str, str]:
@@ -48,6 +58,7 @@ def list_facts(cfg: Config, data: Manifest) -> dict[str, str]:
     return {
         **{name: repr(value) for name, _, value in fields(cfg)},
         "the data's fingerprint": data.fingerprint,
+        "the SHA-256 of init.weights": _digest_weights(cfg.init.weights),
         "gap_jax": gap_jax.__version__,
         "the code's SHA-256": _digest_code(),
         "python": platform.python_version(),
@@ -94,6 +105,11 @@ def _sees(place: Path) -> bool:
         list(place.parent.parent.glob("*/"))  # makes a network file system look again
         time.sleep(LOOK_EVERY_S)
     return place.exists()
+
+
+def _digest_weights(place: str) -> str:
+    """Of a file; one that is absent here only would leave this process's start random."""
+    return files.sha256(Path(place)) if place and Path(place).is_file() else "absent"
 
 
 def _digest_code() -> str:

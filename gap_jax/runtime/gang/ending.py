@@ -9,10 +9,12 @@ import faulthandler
 import os
 import re
 import sys
+import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NoReturn
 
 import jax
@@ -22,6 +24,7 @@ from gap_jax.runtime.gang.members import Cause, Gang
 
 LOOK_EVERY_S = 0.5
 ECHO_S = 1.5  # after another's note, in which this process may come to the same end by itself
+SPEAK_S = 5.0  # for last words, which nobody may be left to read
 TELL_S = 3.0  # while the first process stays, whose end takes all notes away
 TOGETHER = (Preempted, Diverged)  # all processes come to these at the same step
 OF_PEERS = re.compile("gloo|nccl|coordinat|barrier|unavailable|connection|heartbeat", re.IGNORECASE)
@@ -59,10 +62,9 @@ class Watchdog:
         """
         code, message = self._explain(error)
         with self._last_words:
-            if code == BUG:
-                traceback.print_exception(error)
             is_echo = isinstance(error, PeerLost) or self._is_of_peers(error)
-            self._leave(code, message, is_own=not is_echo)
+            details = partial(traceback.print_exception, error) if code == BUG else None
+            self._leave(code, message, details, is_own=not is_echo)
 
     def _explain(self, error: BaseException) -> tuple[int, str]:
         """A failed collective is the echo of another process's end, which may have left a note."""
@@ -88,15 +90,22 @@ class Watchdog:
         )
 
     def _watch(self) -> None:
+        try:
+            self._look_until_over()
+        except Exception as error:  # without a watch the process might wait for ever
+            self.end(error)
+
+    def _look_until_over(self) -> None:
         while not self._is_over.wait(LOOK_EVERY_S):
             if (silent_s := self._find_silence()) is not None:
-                faulthandler.dump_traceback(all_threads=True)
+                field = "start_within_s" if self._gang.last_beat is None else "stuck_after_s"
                 message = (
                     f"process {self._gang.index} made no progress for {silent_s:.0f} s; above is "
-                    "where each of its threads was; run the same command again"
+                    "where each of its threads was; run the same command again, with a larger "
+                    f"runtime.{field} if it only takes long"
                 )
                 with self._last_words:
-                    self._leave(PEER_LOST, message, is_own=True)
+                    self._leave(PEER_LOST, message, _tell_stacks, is_own=True)
             if self._has_lost_another() and not self._is_over.wait(ECHO_S):
                 code, message = self._explain_loss("the coordinator does not answer")
                 with self._last_words:
@@ -115,17 +124,39 @@ class Watchdog:
         except jax.errors.JaxRuntimeError:
             return True
 
-    def _leave(self, code: int, message: str, *, is_own: bool) -> NoReturn:
+    def _leave(
+        self, code: int, message: str, details: Callable[[], None] | None = None, *, is_own: bool
+    ) -> NoReturn:
+        """Tells the others first, as nobody may be left to read what this process says."""
+        try:
+            if is_own:
+                with contextlib.suppress(jax.errors.JaxRuntimeError):
+                    self._gang.tell_cause(Cause(self._gang.index, code, message))
+            speaker = threading.Thread(target=_speak, args=(code, message, details), daemon=True)
+            speaker.start()
+            speaker.join(SPEAK_S)
+            if self._gang.is_first:
+                time.sleep(TELL_S)
+        finally:
+            os._exit(code)
+
+
+def _tell_stacks() -> None:
+    """By way of a file: faulthandler would keep all threads waiting while nobody reads."""
+    with tempfile.TemporaryFile("w+") as file:
+        faulthandler.dump_traceback(file)
+        file.seek(0)
+        sys.stderr.write(file.read())
+
+
+def _speak(code: int, message: str, details: Callable[[], None] | None) -> None:
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # of a stream without a reader
+        if details is not None:
+            details()
         say(code, message)
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(OSError, ValueError):
-                stream.flush()
-        if is_own:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):
-                self._gang.tell_cause(Cause(self._gang.index, code, message))
-        if self._gang.is_first:
-            time.sleep(TELL_S)
-        os._exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
 
 
 @contextlib.contextmanager

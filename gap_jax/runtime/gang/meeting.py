@@ -7,10 +7,11 @@ from gap_jax.errors import ConfigError
 
 AUTO = "auto"
 
-# What only the starters of SLURM and Open MPI set, and where they say how many they start.
+# What only the starters of SLURM and Open MPI 4 set, and where they say how many they start.
+OPEN_MPI_4, OPEN_MPI_SIZE = "OMPI_MCA_orte_hnp_uri", "OMPI_COMM_WORLD_SIZE"
 STARTERS = {
-    "SLURM_STEP_NODELIST": "SLURM_NTASKS",
-    "OMPI_MCA_orte_hnp_uri": "OMPI_COMM_WORLD_SIZE",
+    "SLURM_STEP_NODELIST": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
+    OPEN_MPI_4: (OPEN_MPI_SIZE,),
 }
 TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 
@@ -31,6 +32,12 @@ def find(
     if processes == AUTO and not coordinator and not process:
         return Meeting()
     if not any(given.values()):
+        if OPEN_MPI_4 not in environment and environment.get(OPEN_MPI_SIZE, "1") != "1":
+            raise ConfigError(
+                f"Open MPI starts {environment[OPEN_MPI_SIZE]} processes and does not say where "
+                "they meet, as its version 4 did; give each --coordinator=HOST:PORT --processes=N "
+                "--process=I"
+            )
         return Meeting() if count_processes(environment) > 1 else None
     if missing := [name for name, value in given.items() if not value]:
         raise ConfigError(
@@ -48,9 +55,10 @@ def find(
 
 def count_processes(environment: Mapping[str, str]) -> int:
     """How many processes the scheduler that started this one says there are."""
-    for evidence, size in STARTERS.items():
-        if evidence in environment and environment.get(size, "").isdecimal():
-            return int(environment[size])
+    for evidence, sizes in STARTERS.items():
+        told = [environment[size] for size in sizes if environment.get(size, "").isdecimal()]
+        if evidence in environment and told:
+            return int(told[0])
     return len([host for host in environment.get(TPU_HOSTS, "").split(",") if host])
 
 

@@ -13,6 +13,7 @@ from gap_jax.errors import PeerLost, Refusal
 
 NOTES = "gap_jax"
 WAIT_S = 600  # for a process that writes or reads much before it answers
+SLICE_S = 1  # of the wait, between two of which Python hears Ctrl-C
 
 T = TypeVar("T")
 
@@ -107,13 +108,19 @@ class Gang:
         self._client.key_value_set(key, json.dumps(value, allow_nan=False))
 
     def _read(self, key: str, name: str) -> str:
-        try:
-            return self._client.blocking_key_value_get(key, WAIT_S * 1000)
-        except RuntimeError as error:  # JAX's kind of it
-            raise PeerLost(
-                f"process {self.index} waited in vain, {WAIT_S} s at most, for {name!r} of another "
-                f"({str(error).splitlines()[0]}); see the others' logs and run the command again"
-            ) from error
+        until = time.monotonic() + WAIT_S
+        while True:
+            try:
+                return self._client.blocking_key_value_get(key, int(SLICE_S * 1000))
+            except RuntimeError as error:  # JAX's kind of it
+                if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > until:
+                    raise self._lost(name, error) from error
+
+    def _lost(self, name: str, error: RuntimeError) -> PeerLost:
+        return PeerLost(
+            f"process {self.index} waited in vain, {WAIT_S} s at most, for {name!r} of another "
+            f"({str(error).splitlines()[0]}); see the others' logs and run the command again"
+        )
 
 
 ALONE = Gang()

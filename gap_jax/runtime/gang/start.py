@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import socket
 import threading
 from collections.abc import Iterator
 
@@ -10,7 +11,7 @@ import jax
 from jax._src import distributed
 
 from gap_jax.config import RuntimeConfig
-from gap_jax.errors import PEER_LOST, PeerLost, say
+from gap_jax.errors import PEER_LOST, ConfigError, PeerLost, say
 from gap_jax.runtime.gang.ending import ending_together
 from gap_jax.runtime.gang.meeting import Meeting
 from gap_jax.runtime.gang.members import Gang
@@ -30,6 +31,7 @@ def joined(meeting: Meeting, limits: RuntimeConfig) -> Iterator[Gang]:
 
 
 def _meet(meeting: Meeting) -> Gang:
+    _check_port(meeting)
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)  # it warns of any proxy
     too_late = threading.Timer(START_S, _give_up, (meeting,))
     too_late.daemon = True
@@ -41,7 +43,12 @@ def _meet(meeting: Meeting) -> Gang:
             heartbeat_timeout_seconds=HEARTBEAT_S,
             shutdown_timeout_seconds=END_S,
         )
-    except (RuntimeError, ValueError) as error:
+    except ValueError as error:  # of what it was told, or could not find out
+        raise ConfigError(
+            f"JAX finds no other processes here ({str(error).splitlines()[0]}); say "
+            "--coordinator=HOST:PORT --processes=N --process=0..N-1"
+        ) from error
+    except RuntimeError as error:
         raise PeerLost(_describe(meeting, str(error).splitlines()[0])) from error
     finally:
         too_late.cancel()
@@ -49,9 +56,27 @@ def _meet(meeting: Meeting) -> Gang:
     return Gang(client, jax.process_index(), jax.process_count())
 
 
+def _check_port(meeting: Meeting) -> None:
+    """JAX's coordinator falls over a port that somebody holds."""
+    if not meeting.coordinator or meeting.process != 0:
+        return
+    port = int(meeting.coordinator.rpartition(":")[2])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            raise PeerLost(
+                f"port {port} of --coordinator={meeting.coordinator} cannot be taken here "
+                f"({error.strerror}); end what holds it, or name another port to all processes"
+            ) from error
+
+
 def _give_up(meeting: Meeting) -> None:
-    say(PEER_LOST, _describe(meeting, f"waited {START_S} s"))
-    os._exit(PEER_LOST)
+    try:
+        say(PEER_LOST, _describe(meeting, f"waited {START_S} s"))
+    finally:
+        os._exit(PEER_LOST)
 
 
 def _describe(meeting: Meeting, reason: str) -> str:

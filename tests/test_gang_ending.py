@@ -1,0 +1,80 @@
+"""How a process of a gang ends that nobody hears, or that makes no step any more."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+PROGRAM = """
+import contextlib, os, sys, time
+from gap_jax.runtime.gang import ending
+
+class Gang:
+    index, is_first, last_beat = 1, False, None
+    def read_causes(self):
+        return []
+    def tell_cause(self, cause):
+        os.write(1, f"told {cause.exit_code}: {cause.message}".encode())
+
+gang = Gang()
+with ending.ending_together(gang, stuck_after_s=0.5, start_within_s=START):
+    BODY
+"""
+HANG = "time.sleep(60)"
+STEP = "gang.last_beat = time.monotonic(); "
+FAIL = "raise RuntimeError('a slip')"
+BLIND = "gang.read_causes = None; "  # the watch itself fails
+
+
+def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
+    """The code of a process, what it told the others, and what it said into a pipe that is read,
+    closed by its reader, or left alone until the end.
+    """
+    program = PROGRAM.replace("BODY", body).replace("START", str(start_s))
+    reading, writing = os.pipe()
+    with (
+        os.fdopen(reading) as said,
+        subprocess.Popen(
+            [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=writing, text=True
+        ) as process,
+    ):
+        os.close(writing)
+        if how == "closed":
+            said.close()
+        text = said.read() if how == "read" else ""
+        try:
+            told, _ = process.communicate(timeout=40)
+        finally:
+            process.kill()
+        if how == "full":
+            text = said.read()
+        return process.returncode, told, text
+
+
+@pytest.mark.parametrize(
+    ("body", "start_s", "code", "told"),
+    [
+        (STEP + HANG, 60, 76, "process 1 made no progress for"),
+        (HANG, 0.5, 76, "with a larger runtime.start_within_s"),
+        (STEP + FAIL, 60, 70, "unforeseen RuntimeError: a slip"),
+        (BLIND + HANG, 60, 70, "unforeseen TypeError"),
+    ],
+)
+@pytest.mark.parametrize("how", ["read", "closed"])
+def test_it_ends_and_tells_the_others(
+    body: str, start_s: float, code: int, told: str, how: str
+) -> None:
+    found = end(body, start_s, how)
+    assert found[0] == code and found[1].startswith(f"told {code}: ") and told in found[1]
+    if how == "read":
+        assert f"gap_jax: error {code}: " in found[2] and "line" in found[2].partition("error")[0]
+
+
+def test_it_ends_where_nobody_takes_what_it_says() -> None:
+    """A pipe that is full blocks whoever writes."""
+    begin = time.monotonic()
+    code, told, said = end(STEP + "os.write(2, b'x' * 2**16); " + HANG, 60, "full")
+    assert code == 76 and told.startswith("told 76: ") and set(said) == {"x"}
+    assert time.monotonic() - begin < 30
