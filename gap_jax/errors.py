@@ -85,5 +85,6 @@ def describe(error: BaseException) -> tuple[int, str]:
 
 def say(code: int, message: str) -> None:
     """Prints the line of an exit code."""
-    line = " ".join(message.split())
+    words = " ".join(message.split())
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
     print(f"gap_jax: error {code}: {line}", file=sys.stderr)

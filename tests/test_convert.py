@@ -20,7 +20,9 @@ from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones import resnet as backbones
 from gap_jax.weights import native
+from gap_jax.weights.convert import convert
 from gap_jax.weights.facts import Facts, compare, parse_facts
+from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names import recognise, resnet
 from gap_jax.weights.names.forms import NameMap
 from tests.file_server import serve
@@ -232,3 +234,28 @@ def test_files_of_the_first_version_stay_readable() -> None:
         '"format_version": 1}'
     )
     assert parse_facts(Path("w"), {"gap_jax": old}).stem_padding == "symmetric"
+
+
+@pytest.mark.usefixtures("tiny")
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"layer1.0.se.fc1.weight": np.ones((4, 4, 1, 1), np.float32)}, "1 arrays more, first lay"),
+        ({"layer2.7.conv1.weight": np.ones((4, 4, 1, 1), np.float32)}, "it is another network"),
+        ({"bn1.running_var": -1}, "bn1.running_var is a variance and below zero"),
+        ({"fc.bias": np.ones(99, np.float32)}, "99 biases for the"),
+        ({"conv1.weight": np.int8}, "conv1.weight holds int8"),
+    ],
+)
+def test_what_is_no_such_network_is_refused(changes: dict[str, Any], complaint: str) -> None:
+    theirs = at_source(draw(configure("v1_5"), 3), resnet.torch_names(BLOCKS))
+    for name, change in changes.items():
+        match change:
+            case np.ndarray():
+                theirs[name] = change
+            case int():
+                theirs[name] = np.full_like(theirs[name], change)
+            case _:
+                theirs[name] = theirs[name].astype(change)
+    with pytest.raises(CheckpointError, match=complaint):
+        convert(ForeignFile(Path("w"), "safetensors", "0" * 64, theirs), "")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
@@ -14,7 +15,7 @@ from gap_jax.weights import native
 from gap_jax.weights.facts import Facts
 from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names.forms import Source, to_ours
-from gap_jax.weights.names.recognise import SKIPPED, Known, recognise
+from gap_jax.weights.names.recognise import BESIDE, SKIPPED, Known, recognise
 
 Arrays = dict[str, Float[np.ndarray, "..."]]
 
@@ -63,15 +64,39 @@ def convert(file: ForeignFile, command: str) -> Conversion:
         for name, values in file.arrays.items()
         if name not in used and not SKIPPED.search(name)
     }
+    if strange := [name for name in unused if not BESIDE.search(name)]:
+        raise CheckpointError(
+            f"{file.path} holds all of a {known.backbone} of {known.source} and {len(strange)} "
+            f"arrays more, first {strange[0]}; it is another network"
+        )
+    _check_heads(file, arrays)
     return Conversion(known, _describe(file, known, command), arrays, absent, unused)
 
 
 def _take(file: ForeignFile, source: Source, path: str) -> Float[np.ndarray, "..."]:
+    for name in source.names:
+        if not jnp.issubdtype(file.arrays[name].dtype, jnp.floating):
+            raise CheckpointError(
+                f"{file.path}: {name} holds {file.arrays[name].dtype}, without the scale that "
+                "whole numbers take; convert the weights before they were quantised"
+            )
     try:
         values = to_ours([file.arrays[name] for name in source.names], source.form)
     except ValueError as error:
         raise CheckpointError(f"{file.path}: {source.names[0]} {error} for {path}") from error
+    if path.endswith("/norm/var") and values.min(initial=0) < 0:
+        raise CheckpointError(f"{file.path}: {source.names[0]} is a variance and below zero")
     return np.ascontiguousarray(values, np.float32)
+
+
+def _check_heads(file: ForeignFile, arrays: Arrays) -> None:
+    """Each layer has as many biases as outputs, whatever data set it was for."""
+    for path, kernel in arrays.items():
+        bias = arrays.get(path.removesuffix("kernel") + "bias")
+        if path.endswith("/kernel") and bias is not None and bias.size != kernel.shape[-1]:
+            raise CheckpointError(
+                f"{file.path} has {bias.size} biases for the {kernel.shape[-1]} outputs of {path}"
+            )
 
 
 def _shapes_of(backbone: str) -> Mapping[str, tuple[int, ...]]:

@@ -16,8 +16,8 @@ from typing import Any, NoReturn
 from data_pipelines import faults, files
 from gap_jax import __version__
 from gap_jax.errors import CheckpointError
+from gap_jax.weights.formats import LARGEST
 
-LARGEST = 4 * 2**30  # bytes of a file, whatever its server says
 PIECE = 2**20
 PATIENCE_S = 60.0  # without a byte
 LOCAL = ("localhost", "127.0.0.1", "::1")  # whose plain http no network sees

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,6 +84,7 @@ def parse_facts(source: Path, metadata: Mapping[str, str] | None) -> Facts:
         for name in ("input_mean", "input_scale"):
             content[name] = tuple(map(float, content[name]))
         facts = Facts(**content)
+        _check_types(facts)
         if version == 1 and facts.strides:
             return dataclasses.replace(facts, stem_padding=own_stem_padding(facts.strides))
         return facts
@@ -91,6 +93,21 @@ def parse_facts(source: Path, metadata: Mapping[str, str] | None) -> Facts:
             f"{source} does not say what backbone it holds, or not as gap_jax writes it; "
             "use a file that gap_jax wrote, or `gap_jax weights convert`"
         ) from error
+
+
+def _check_types(facts: Facts) -> None:
+    """Whoever wrote the file may have written anything."""
+    words = (facts.backbone, facts.strides, facts.command, facts.stem_padding, facts.origin)
+    numbers = (facts.norm_eps, *facts.input_mean, *facts.input_scale)
+    if not (
+        all(isinstance(word, str) for word in words)
+        and isinstance(facts.norm_eps, float | int)
+        and len(facts.input_mean) == len(facts.input_scale) == 3
+        and all(map(math.isfinite, numbers))
+        and facts.norm_eps > 0
+        and min(facts.input_scale) > 0
+    ):
+        raise ValueError("a fact of another kind")
 
 
 def compare(source: Path, facts: Facts, model: ModelConfig) -> list[str]:
@@ -133,7 +150,7 @@ def _compare_strides(source: Path, facts: Facts, model: ModelConfig) -> list[str
 def _compare_eps(source: Path, facts: Facts, model: ModelConfig) -> list[str]:
     if facts.norm_eps == model.norm_eps:
         return []
-    if abs(facts.norm_eps - model.norm_eps) > NEAR * facts.norm_eps:
+    if not abs(facts.norm_eps - model.norm_eps) <= NEAR * facts.norm_eps:
         raise CheckpointError(
             f"{source} adds {facts.norm_eps:g} to its variances and model.norm_eps is "
             f"{model.norm_eps:g}; set model.norm_eps={facts.norm_eps:g}"

@@ -21,6 +21,7 @@ from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.variants import nearest
 from gap_jax.weights.facts import KEY, Facts, compare, parse_facts
 
+NAMED, SHOWN = 8, 40  # groups of unknown arrays that a line names, and letters of each
 BACKBONE = "backbone/"  # which begins the name of every array
 SHIPPED_FOLDER = Path(str(importlib.resources.files("gap_jax.weights")))
 SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its SHA-256
@@ -217,8 +218,10 @@ def count(sizes: Mapping[str, int]) -> str:
     """How many arrays and values, and of what parts."""
     if not sizes:
         return "none"
-    groups = dict.fromkeys(re.split("[/.]", name, maxsplit=1)[0] for name in sizes)
-    return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({', '.join(groups)})"
+    groups = list(dict.fromkeys(re.split("[/.]", name, maxsplit=1)[0] for name in sizes))
+    named = ", ".join(ascii(each)[1:-1][:SHOWN] for each in groups[:NAMED])
+    more = f" and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
+    return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({named}{more})"
 
 
 def count_matched(sizes: Mapping[str, int]) -> str:

@@ -103,6 +103,7 @@ def draw(case: Case) -> dict[str, Float[np.ndarray, "..."]]:
     rng = np.random.default_rng(0)
     named = native.name_arrays(describe_model(cfg, 1000)[1])
     drawn = {path: rng.standard_normal(leaf.shape, np.float32) for path, leaf in named.items()}
+    drawn |= {path: np.abs(x) for path, x in drawn.items() if path.endswith("/norm/var")}
     if case.form == "bf16":
         return {path: np.asarray(x.astype(jnp.bfloat16), np.float32) for path, x in drawn.items()}
     return drawn

@@ -11,6 +11,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Shaped
 
+LARGEST = 4 * 2**30  # bytes of a file
+
 Arrays = dict[str, Shaped[np.ndarray, "..."]]
 
 

@@ -33,7 +33,9 @@ class _Dtype:
 
     def __init__(self, name: Any, *rest: Any) -> None:
         del rest
-        self.name = name.decode("latin1") if isinstance(name, bytes) else str(name)
+        if not isinstance(name, bytes | str):
+            raise Unwelcome("a type without a name")
+        self.name = name.decode("latin1") if isinstance(name, bytes) else name
         self.order = "<"
 
     def __setstate__(self, state: Any) -> None:

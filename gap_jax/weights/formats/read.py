@@ -3,15 +3,18 @@
 import hashlib
 import pickle
 import struct
+import tokenize
 import zipfile
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import safetensors
+from jaxtyping import Shaped
 
 from gap_jax.errors import CheckpointError
 from gap_jax.weights.formats import (
+    LARGEST,
     Arrays,
     ForeignFile,
     hdf5_file,
@@ -31,7 +34,7 @@ SAFETENSORS = {
 DAMAGES = (
     OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
     MemoryError, RecursionError, NotImplementedError, struct.error, zipfile.BadZipFile,
-    pickle.UnpicklingError, safetensors.SafetensorError,
+    pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, tokenize.TokenError,
 )  # fmt: skip
 
 
@@ -39,6 +42,7 @@ def open_arrays(path: Path) -> ForeignFile:
     """The file's arrays; of a TensorFlow bundle `path` is its prefix or its .index."""
     index = tensorflow_file.find_index(path)
     try:
+        _check_size(index or path)
         content = (index or path).read_bytes()
     except FileNotFoundError as error:
         raise CheckpointError(f"{path} does not exist; name a file of weights") from error
@@ -46,6 +50,7 @@ def open_arrays(path: Path) -> ForeignFile:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); name a file") from error
     try:
         kind, arrays = _read(index or path, content)
+        infinite = [name for name, values in arrays.items() if not _is_finite(values)]
     except Unwelcome as error:
         raise CheckpointError(
             f"{path} asks for {error}, which no weights need, and nothing of it was run; "
@@ -56,10 +61,28 @@ def open_arrays(path: Path) -> ForeignFile:
             f"{path} is damaged, or no file of weights that gap_jax reads "
             f"({_shorten(error)}); get it again"
         ) from error
-    for name, values in arrays.items():
-        if not np.isfinite(values).all():
-            raise CheckpointError(f"{path} holds values in {name} that are not finite; get it anew")
+    if infinite:
+        raise CheckpointError(
+            f"{path} holds values in {infinite[0]} that are not finite; get it anew"
+        )
     return ForeignFile(path, kind, hashlib.sha256(content).hexdigest(), arrays)
+
+
+def _check_size(path: Path) -> None:
+    """Before any of it is in memory."""
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} cannot be read (it is no file); name a file")
+    if (size := path.stat().st_size) > LARGEST:
+        raise CheckpointError(
+            f"{path} has {size / 2**20:,.0f} MiB, and no weights that gap_jax reads have more than "
+            f"{LARGEST / 2**20:,.0f}; name another file"
+        )
+
+
+def _is_finite(values: Shaped[np.ndarray, "..."]) -> bool:
+    """By parts, as the answers of a whole array would take memory too."""
+    parts = values if values.ndim else values[None]
+    return all(bool(np.isfinite(part).all()) for part in parts)
 
 
 def _read(path: Path, content: bytes) -> tuple[str, Arrays]:

@@ -20,6 +20,9 @@ TRAILER = 5  # behind each block: how it is compressed, and a checksum
 DTYPES: dict[int, Any] = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64}
 SINGLE: dict[int, tuple[int, Any]] = {1: (5, np.float32), 2: (6, np.float64), 9: (10, np.int64)}
 SUFFIX = ".index"
+LONGEST_NAME = 2**10  # bytes; a name repeats what it shares with the one before
+ALL_NAMES = 2**25
+MOST_COUNTS = 2**20  # bytes of a variable of whole numbers, which count steps
 _MASK_DELTA = 0xA282EAD8
 
 Array = Shaped[np.ndarray, "..."]
@@ -74,7 +77,9 @@ def read_single(content: bytes) -> dict[str, Array]:
             continue
         stored = b"".join(tensor.get(field, []))
         if dtype == np.int64:
-            values = np.array(list(_varints(stored)), np.uint64).view(np.int64)
+            if len(stored) > MOST_COUNTS:
+                raise ValueError(f"{name} has {len(stored)} bytes of whole numbers")
+            values = np.fromiter(_varints(stored), np.uint64).view(np.int64)
         else:
             values = np.frombuffer(stored, dtype)
         if name in arrays or len(values) != np.prod(shapes[name], dtype=object):
@@ -115,10 +120,15 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         _, position = _varint(footer, position)
     start, position = _varint(footer, position)
     size, _ = _varint(footer, position)
+    left = ALL_NAMES
     for _, place in _block(content, start, size):
         block_start, after = _varint(place, 0)
         block_size, _ = _varint(place, after)
-        yield from _block(content, block_start, block_size)
+        for key, value in _block(content, block_start, block_size):
+            left -= len(key)
+            if left < 0:
+                raise ValueError(f"its names take more than {ALL_NAMES} bytes")
+            yield key, value
 
 
 def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
@@ -136,10 +146,14 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
         shared, position = _varint(block, position)
         unshared, position = _varint(block, position)
         length, position = _varint(block, position)
+        if shared > len(key) or shared + unshared > LONGEST_NAME:
+            raise ValueError(f"a name of {shared} and {unshared} bytes")
         key = key[:shared] + block[position : position + unshared]
         position += unshared
         yield key, block[position : position + length]
         position += length
+        if position > end:
+            raise ValueError("an entry ends behind its block")
 
 
 def _fields(message: bytes) -> dict[int, list[Any]]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 LARGEST = 64 * 2**20  # bytes of a pickle: names and shapes, the values lie elsewhere
+MOST_IN_TUPLE = 2**16
+MARK = -1  # among the sizes
 OPCODES = {
     "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE",
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT",
@@ -28,7 +30,7 @@ class Unwelcome(ValueError):
 
 def scan(content: bytes) -> int:
     """The length of the first pickle in `content`, in which nothing is unwelcome."""
-    stream = io.BytesIO(content)
+    stream, sizes = io.BytesIO(content), _Sizes()
     for opcode, argument, position in pickletools.genops(stream):
         if opcode.name not in OPCODES:
             raise Unwelcome(f"the pickle opcode {opcode.name}")
@@ -36,7 +38,47 @@ def scan(content: bytes) -> int:
             raise Unwelcome(f"the memo {argument}")
         if opcode.name == "STOP":
             return (position or 0) + 1
+        sizes.follow(opcode, argument)
     raise Unwelcome("a pickle without an end")
+
+
+class _Sizes:
+    """How many values each tuple on the pickle's stack holds, those of tuples in it included.
+
+    A tuple that holds another one twice, and so on, is short to write and takes ages to hash.
+    """
+
+    def __init__(self) -> None:
+        self._stack: list[int] = []
+        self._memo: dict[int, int] = {}
+
+    def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
+        """Does to the sizes what the opcode does to the values."""
+        name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
+        if name == "MARK":
+            self._stack.append(MARK)
+        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            self._memo[len(self._memo) if argument is None else int(argument)] = self._stack[-1]
+        elif name in ("GET", "BINGET", "LONG_BINGET"):
+            self._stack.append(self._memo.get(int(argument), 1))
+        elif name == "DUP":
+            self._stack.append(self._stack[-1])
+        else:
+            taken = self._take([each.name for each in before])
+            size = 1 + sum(taken) if "TUPLE" in name else 1
+            if size > MOST_IN_TUPLE:
+                raise Unwelcome(f"a tuple of more than {MOST_IN_TUPLE} values")
+            self._stack.extend([size] * len(after))
+
+    def _take(self, kinds: list[str]) -> list[int]:
+        taken: list[int] = []
+        for kind in reversed(kinds):
+            if kind == "stackslice":
+                while self._stack[-1] != MARK:
+                    taken.append(self._stack.pop())
+            else:
+                taken.append(max(self._stack.pop(), 0))
+        return taken
 
 
 def load(

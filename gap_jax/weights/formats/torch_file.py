@@ -59,13 +59,16 @@ def read_zip(content: bytes) -> dict[str, Array]:
         if len(pickles) != 1:
             raise Unwelcome("a zip without data.pkl, which torch.save does not write")
         prefix = pickles[0].removesuffix("data.pkl")
+        left = len(content)  # entries that lie in one another would hold more
 
         def read(name: str) -> bytes:
+            nonlocal left
             entry = entries.get(name)
             if entry is None:
                 raise ValueError(f"lacks {name}")
-            if entry.compress_type != zipfile.ZIP_STORED or entry.file_size > len(content):
-                raise Unwelcome(f"{name}, which is compressed or larger than the file")
+            left -= entry.file_size
+            if entry.compress_type != zipfile.ZIP_STORED or entry.flag_bits & 1 or left < 0:
+                raise Unwelcome(f"{name}, which is compressed, encrypted or larger than the file")
             return archive.read(entry)
 
         tensors, _ = _load(read(pickles[0]))
@@ -112,9 +115,10 @@ def _load(content: bytes, seen: dict[str, Stored] | None = None) -> tuple[dict[s
 
     def storage(pid: Any) -> Stored:
         kind, dtype, key, _, count = pid[:5]
-        if kind != "storage" or not isinstance(dtype, np.dtype) or not isinstance(count, int):
+        known = isinstance(dtype, np.dtype) and isinstance(key, str) and isinstance(count, int)
+        if kind != "storage" or not known:
             raise Unwelcome("a storage of another kind")
-        stored = Stored(str(key), dtype, count)
+        stored = Stored(key, dtype, count)
         if seen is not None:
             seen[stored.key] = stored
         return stored
@@ -125,7 +129,11 @@ def _load(content: bytes, seen: dict[str, Stored] | None = None) -> tuple[dict[s
             loaded = loaded[wrapper]
     if not isinstance(loaded, dict):
         raise ValueError("holds no dictionary of tensors")
-    tensors = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    tensors = {
+        name: value
+        for name, value in loaded.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
+    }
     if not tensors:
         raise ValueError("holds no tensors by name")
     if all(name.startswith(PARALLEL) for name in tensors):
@@ -170,15 +178,17 @@ def _resolve(
 
 
 def _view(name: str, tensor: Tensor, values: Array) -> Array:
-    """The tensor as a view; its strides may not lead out of the storage, nor repeat values."""
+    """The tensor as a view; its strides may not lead out of the storage, nor to a value twice."""
     _, offset, shape, strides = tensor
     if len(shape) != len(strides) or len(shape) > MOST_AXES or min((*shape, *strides, offset)) < 0:
         raise ValueError(f"gives {name} the shape {shape} with strides {strides}")
     if 0 in shape:
         return np.zeros(shape, values.dtype)
-    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
-    repeats = any(n > 1 and stride == 0 for n, stride in zip(shape, strides, strict=True))
-    if last >= len(values) or repeats:
+    reach, repeats = 0, False
+    for stride, n in sorted(zip(strides, shape, strict=True)):
+        repeats |= n > 1 and stride <= reach
+        reach += (n - 1) * stride
+    if offset + reach >= len(values) or repeats:
         raise ValueError(f"gives {name} the shape {shape}, which its storage does not hold")
     steps = [stride * values.itemsize for stride in strides]
     return np.lib.stride_tricks.as_strided(values[offset:], shape, steps, writeable=False)

@@ -13,6 +13,12 @@ from gap_jax.weights.native import BACKBONE
 
 SKIPPED = re.compile(r"\.num_batches_tracked$|^global_step$|/mean_rgb$|/Momentum$")
 
+# What may stand beside a backbone without making it another network: heads, and an optimiser's.
+BESIDE = re.compile(
+    r"^(fc|fc\d|head|classifier|predictions|probs|dense\w*|Aux\w*)[./]|/(Aux)?[Ll]ogits/|"
+    r"/(ExponentialMovingAverage|Adam|Adam_1|RMSProp|RMSProp_1)$"
+)
+
 
 class Convention(NamedTuple):
     """What weights take for granted; `input` is a `model.input`, `colours` their first layer's.
