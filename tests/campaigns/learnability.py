@@ -35,7 +35,7 @@ from tests.tiny_training import ROOT
 PROGRAM = "tests.campaigns.learnability"
 PAGE = ROOT / "docs" / "learnability.md"
 STEPS, LONGER, CUT = 20, 200, 0.3
-CLASSES, IMAGES, SIDE_PX, CELLS = 8, 16, 32, 4
+CLASSES, IMAGES, FRAMES, SIDE_PX, CELLS = 8, 16, 3, 32, 4
 FIELDS: Mapping[str, Any] = {
     "model.backbone": "resnet50", "model.stage": 1, "data.image_size_px": SIDE_PX,
     "data.short_side_px": SIDE_PX, "model.widths": (), "model.T": 0, "model.dropout": 0.0,
@@ -106,9 +106,20 @@ def list_variants() -> Iterator[Variant]:
         ("attention, relu", "attention", {"model.saliency_activation": "relu"}, {"paper": dead}),
         ("attention, softmax", "attention", {"model.saliency_activation": "softmax"}, {}),
         ("pose's hidden layer", "attention_pose", {}, {"paper": small}),
+        ("clips, mean", "attention", {"model.frames": FRAMES}, {}),
+        (
+            "clips, attention over frames", "attention",
+            {"model.frames": FRAMES, "model.temporal": "attention"}, {},
+        ),
         *(
             (f"gap, T={T}", "gap", {"model.T": T, "model.widths": WIDTHS[:T]}, {})
             for T in range(4)
+        ),
+        (
+            "gap, T=2, rank 3, chained", "gap",
+            {"model.T": 2, "model.widths": WIDTHS[:2], "model.rank": 3,
+             "model.rank_form": "chained"},
+            {},
         ),
         (
             "gap, T=2, relu", "gap",
@@ -150,7 +161,7 @@ def train(cfg: Config, count: int = STEPS) -> Course:
     noting = note_gradients(optimizer)
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])
     step = jax.jit(steps.build_train_step(cfg, model, noting, mesh), compiler_options=UNOPTIMISED)
-    batch = sharding.globalise([draw_batch()], mesh)
+    batch = sharding.globalise([draw_batch(cfg.model.frames)], mesh)
     variables = split_network(cfg, CLASSES, cfg.train.seed)[1]
     at = start_state(variables, noting, averaged=False)
     losses: list[float] = []
@@ -180,8 +191,10 @@ def note_gradients(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def draw_batch() -> HostBatch:
-    """Noisy pictures of each class's own coarse pattern, with a person somewhere in each."""
+def draw_batch(frames: int = 1) -> HostBatch:
+    """Noisy pictures of each class's own coarse pattern, with a person somewhere in each; or clips
+    that become darker.
+    """
     rng = np.random.default_rng(0)
     labels = np.arange(IMAGES) % CLASSES
     patterns = rng.uniform(0, 255, (CLASSES, CELLS, CELLS, 3))
@@ -189,8 +202,11 @@ def draw_batch() -> HostBatch:
     side = SIDE_PX // CELLS
     keypoints = np.full((IMAGES, 1, 16, 3), 2, np.float32)
     keypoints[..., :2] = rng.uniform(0, SIDE_PX, (IMAGES, 1, 16, 2))
+    image = coarse.repeat(side, 1).repeat(side, 2).clip(0, 255)
+    if frames > 1:
+        image = image[:, None] * np.linspace(1, 0.5, frames)[:, None, None, None]
     return HostBatch(
-        image=coarse.repeat(side, 1).repeat(side, 2).clip(0, 255).astype(np.uint8),
+        image=image.astype(np.uint8),
         keypoints=keypoints,
         disc_radius=np.full(IMAGES, 4, np.float32),
         label=labels.astype(np.int32),
