@@ -15,7 +15,8 @@ SKIPPED = re.compile(r"\.num_batches_tracked$|^global_step$|/mean_rgb$|/Momentum
 
 # What may stand beside a backbone without making it another network: heads, and an optimiser's.
 BESIDE = re.compile(
-    r"^(fc|fc\d|head|classifier|predictions|probs|dense\w*|Aux\w*)[./]|/(Aux)?[Ll]ogits/|"
+    r"^(fc|fc\d|head|pre_logits|classifier|predictions|probs|dense\w*|Aux\w*|optimizer\w*)[./]|"
+    r"/(Aux)?[Ll]ogits/|"
     r"/(ExponentialMovingAverage|Adam|Adam_1|RMSProp|RMSProp_1)$"
 )
 
