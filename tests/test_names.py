@@ -1,5 +1,6 @@
 """Every array of a network has one name at each source, and every name one array."""
 
+import hashlib
 from collections import Counter
 from pathlib import Path
 
@@ -94,6 +95,15 @@ def described(names: NameMap, ours: dict[str, tuple[int, ...]]) -> dict[str, tup
         for path, source in names.items()
         if path in ours
     }
+
+
+def test_slims_names_and_shapes_have_the_published_lists_digest() -> None:
+    """Of its lines, sorted; the next test reads the list itself where it is."""
+    file = described(resnet.slim_names(BLOCKS["resnet101"], SCOPE), shapes("resnet101"))
+    lines = sorted(f"{name} {'x'.join(map(str, shape))}" for name, shape in file.items())
+    assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == (
+        "28a9dc0505c129629bdb97395e8e50ae1532567b88556d4e1990abf25b92e526"
+    )
 
 
 def test_slims_names_and_shapes_are_the_checkpoints(reference_data: Path) -> None:
