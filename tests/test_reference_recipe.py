@@ -116,3 +116,11 @@ def test_the_page_tells_each_switch_as_it_is() -> None:
                     )
                     seen += 1
     assert seen >= 28
+
+
+def test_the_recipe_goes_with_a_map_for_each_class() -> None:
+    """One map of a class is no chain; several are, of which each class has its own."""
+    one = "--config.model.per_class=true"
+    assert read_config("configs/gap_pose.py:attention,reference", [one]).model.per_class
+    with pytest.raises(ConfigError, match="use one of the two"):
+        read_config("configs/gap_pose.py:attention,reference", [one, "--config.model.rank=2"])
