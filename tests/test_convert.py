@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -189,6 +190,7 @@ def test_files_that_are_no_network_leave_nothing_behind(
         (lacking, "lacks 1 of its"),
         (nan, "fc.bias that are not finite"),
         ({"a": np.zeros(3, np.float32)}, "holds no network that gap_jax knows"),
+        (whole | {"\x1b[2J\n": np.zeros(3, np.float32)}, r"1 arrays more, first \x1b[2J"),
     ):
         safetensors.numpy.save_file(arrays, tmp_path / "theirs")
         out = tmp_path / "out"
@@ -234,6 +236,41 @@ def test_files_of_the_first_version_stay_readable() -> None:
         '"format_version": 1}'
     )
     assert parse_facts(Path("w"), {"gap_jax": old}).stem_padding == "symmetric"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"backbone": 3}, {"backbone": "res\x1b[2Jnet"}, {"strides": "bogus"}, {"strides": ["slim"]},
+        {"stem_padding": "\n"}, {"colours": "BGR"}, {"colours": 3}, {"seed": "x"}, {"seed": True},
+        {"fingerprint": [1]}, {"command": None}, {"origin": {}}, {"norm_eps": True},
+        {"norm_eps": "1"}, {"norm_eps": -1.0}, {"norm_eps": math.nan}, {"norm_eps": 10**400},
+        {"input_mean": "123"}, {"input_mean": [1, 2]}, {"input_mean": [1, 2, math.inf]},
+        {"input_mean": 3}, {"input_scale": [0, 1, 1]}, {"input_scale": ["1", "1", "1"]},
+        {"format_version": None}, {"format_version": 3}, {"more": 1},
+    ],
+)  # fmt: skip
+def test_facts_of_another_kind_are_refused(lie: dict[str, Any]) -> None:
+    text = json.dumps(json.loads(FACTS.dump()) | lie)
+    with pytest.raises(CheckpointError) as refusal:
+        parse_facts(Path("w"), {"gap_jax": text})
+    assert str(refusal.value).isprintable() and str(refusal.value).startswith("w ")
+
+
+@pytest.mark.usefixtures("tiny")
+def test_a_variance_below_zero_is_neither_written_nor_read(tmp_path: Path) -> None:
+    cfg = configure("v1_5")
+    variables = draw(cfg, 7)
+    name = "backbone/conv1/norm/var"
+    arrays = {path: np.asarray(leaf) for path, leaf in native.name_arrays(variables).items()}
+    arrays[name] = -arrays[name]
+    with pytest.raises(CheckpointError, match=f"{name} is a variance and below zero"):
+        native.write(tmp_path / "w", arrays, FACTS)
+    assert not (tmp_path / "w").exists()
+    facts = dataclasses.replace(FACTS, strides="v1_5", stem_padding="symmetric")
+    safetensors.numpy.save_file(arrays, tmp_path / "w", {"gap_jax": facts.dump()})
+    with pytest.raises(CheckpointError, match=f"{name} is a variance and below zero"):
+        native.load_backbone(tmp_path / "w", variables, cfg.model)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -1,5 +1,6 @@
 """Files of weights come back to the bit; what lies, is damaged or wants to run is refused."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,6 +120,23 @@ def test_a_bundle_with_a_changed_bit_is_refused(tmp_path: Path) -> None:
         assert "checksum" in refuse(prefix)
         content[5] ^= 4
         part.write_bytes(content)
+
+
+def test_the_digest_of_a_bundle_is_that_of_all_its_files(tmp_path: Path) -> None:
+    prefix = write_bundle(tmp_path)
+    index, data = (
+        prefix.with_name(prefix.name + end) for end in (".index", ".data-00000-of-00001")
+    )
+    whole = hashlib.sha256(index.read_bytes() + data.read_bytes()).hexdigest()
+    assert open_arrays(prefix).sha256 == open_arrays(index).sha256 == whole
+
+
+def test_a_bundle_without_checksums_is_refused(tmp_path: Path) -> None:
+    entry = foreign.field(1, 1) + foreign.field(2, foreign.field(2, foreign.field(1, 1)))
+    (tmp_path / "w.data-00000-of-00001").write_bytes(bytes(4))
+    table = foreign.tabled({b"": foreign.field(1, 1), b"a": entry + foreign.field(5, 4)})
+    (tmp_path / "w.index").write_bytes(table)
+    assert "the checksum of a differs" in refuse(tmp_path / "w")
 
 
 def test_the_checksum_is_castagnolis() -> None:

@@ -1,14 +1,18 @@
 """Files that are small and ask for much, and files that a disk has changed."""
 
+import os
 import subprocess
 import sys
+import time
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gap_jax.errors import CheckpointError
+from gap_jax.weights.formats import tensorflow_file
 from gap_jax.weights.formats.read import open_arrays
 from tests import foreign_files as foreign
 
@@ -129,6 +133,94 @@ def write(folder: Path, kind: str) -> Path:
                 for name, values in VALUES.items():
                     file[f"{name}/{name}/kernel:0"] = values
     return path
+
+
+def test_large_arrays_of_any_shape_are_looked_at_by_parts(tmp_path: Path) -> None:
+    """One value at a time took a minute for forty megabytes."""
+    values = {"flat": np.ones(2**23, np.float32), "thin": np.ones((2**23, 1), np.float32).T}
+    start = time.process_time()
+    (tmp_path / "w").write_bytes(foreign.torch_zip(values))
+    assert open_arrays(tmp_path / "w").arrays["thin"].shape == (1, 2**23)
+    assert time.process_time() - start < 5
+    for name, values_of_it in values.items():
+        values_of_it[..., -1] = np.inf
+        (tmp_path / "w").write_bytes(foreign.torch_zip(values))
+        with pytest.raises(CheckpointError, match=f"values in {name} that are not finite"):
+            open_arrays(tmp_path / "w")
+        values_of_it[..., -1] = 1
+
+
+def test_a_storage_of_many_names_is_refused(tmp_path: Path) -> None:
+    values = np.zeros(2**20, np.float32)
+    for names, fine in ((8, True), (2**11, False)):
+        tensors = {f"a{index}": foreign.tensor("0", values) for index in range(names)}
+        (tmp_path / "w").write_bytes(foreign.zipped(foreign.mapping(**tensors), {"0": values}))
+        if fine:
+            assert len(open_arrays(tmp_path / "w").arrays) == names
+        else:
+            with pytest.raises(CheckpointError, match="its 2,048 arrays would take 8,192 MiB"):
+                open_arrays(tmp_path / "w")
+
+
+def test_entries_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
+    """The second is part of the first, and both together larger than the file."""
+    values = np.zeros(2**12, np.float32)
+    inner = zipfile.ZipInfo("archive/data/1")
+    inner.file_size = inner.compress_size = values.nbytes
+    inner.CRC = zlib.crc32(values.tobytes())
+    around = np.frombuffer(inner.FileHeader() + values.tobytes(), np.float32)
+    pickle = foreign.mapping(a=foreign.tensor("0", around), b=foreign.tensor("1", values))
+    with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle)
+        archive.writestr("archive/data/0", around.tobytes())
+        outer = archive.getinfo("archive/data/0")
+        inner.header_offset = outer.header_offset + len(outer.FileHeader())
+        archive.filelist.append(inner)
+    with zipfile.ZipFile(tmp_path / "w") as archive:
+        assert archive.testzip() is None
+    with pytest.raises(CheckpointError, match="larger than the file"):
+        open_arrays(tmp_path / "w")
+
+
+def test_blocks_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
+    """A table that lists one block again and again."""
+    table = foreign.sealed(foreign.block({b"a": foreign.field(9, bytes(2**16))}))
+    place = foreign.varint(0) + foreign.varint(len(table) - 5)
+    index = foreign.sealed(foreign.block({b"%03d" % n: place for n in range(200)}))
+    footer = place + foreign.varint(len(table)) + foreign.varint(len(index) - 5)
+    (tmp_path / "w.data-00000-of-00001").write_bytes(b"w")
+    (tmp_path / "w.index").write_bytes(
+        table + index + footer.ljust(40, b"\0") + foreign.TABLE_MAGIC
+    )
+    with pytest.raises(CheckpointError, match="its blocks are larger than the file"):
+        open_arrays(tmp_path / "w")
+
+
+def test_whole_numbers_count_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They take a byte each in the file, and eight once read."""
+    monkeypatch.setattr(tensorflow_file, "MOST_COUNTS", 99)
+    (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(99)}))
+    np.testing.assert_array_equal(open_arrays(tmp_path / "w").arrays["steps"], np.arange(99))
+    (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(100)}))
+    with pytest.raises(CheckpointError, match="steps has 100 bytes of whole numbers"):
+        open_arrays(tmp_path / "w")
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w")
+    with pytest.raises(CheckpointError, match="it is no file"):
+        open_arrays(tmp_path / "w")
+
+
+@pytest.mark.parametrize("named", [b"c__builtin__\neval\n", b"K\x01", b")"])
+@pytest.mark.parametrize("part", ["type", "key"])
+def test_a_storage_is_told_by_words(tmp_path: Path, part: str, named: bytes) -> None:
+    tensor = foreign.tensor("0", VALUES["a"])
+    told = {"type": foreign.named("torch", "FloatStorage"), "key": foreign.text("0")}[part]
+    assert tensor.count(told) == 1
+    (tmp_path / "w").write_bytes(in_zip(foreign.mapping(a=tensor.replace(told, named))))
+    with pytest.raises(CheckpointError, match="asks for"):
+        open_arrays(tmp_path / "w")
 
 
 def test_an_encrypted_entry_is_refused(tmp_path: Path) -> None:

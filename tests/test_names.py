@@ -13,10 +13,13 @@ from gap_jax.learning.state import describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.weights import native
+from gap_jax.weights.convert import convert
+from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names import recognise as recognise_module
-from gap_jax.weights.names import resnet
+from gap_jax.weights.names import resnet, vgg
 from gap_jax.weights.names.forms import NameMap, number_variables, to_ours
-from gap_jax.weights.names.recognise import SKIPPED, recognise
+from gap_jax.weights.names.recognise import BESIDE, SKIPPED, recognise
+from tests.foreign_names import rename
 
 SCOPE = "resnet_v1_101"
 
@@ -162,6 +165,33 @@ def test_unknown_and_incomplete_files_are_refused() -> None:
         recognise("file", {"encoder.weight"})
     skipped = ("bn1.num_batches_tracked", "global_step", "resnet_v1_50/mean_rgb", "a/b/Momentum")
     assert all(map(SKIPPED.search, skipped)) and not SKIPPED.search("conv1.weight")
+
+
+def test_a_vgg19_is_no_vgg16() -> None:
+    """By torchvision's numbers it lacks layers; by Keras' names it has all and more."""
+    layers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
+    names = {f"features.{layer}.{part}" for layer in layers for part in ("weight", "bias")}
+    with pytest.raises(CheckpointError, match="looks like a vgg16 of torch and lacks 6 of its"):
+        recognise("file", names)
+    ours = {path: np.zeros(shape, np.float32) for path, shape in shapes("vgg16").items()}
+    arrays = rename(ours, vgg.keras_names(dense=False))
+    assert len(convert(ForeignFile(Path("w"), "", "", arrays), "").arrays) == len(arrays)
+    for block in (3, 4, 5):
+        for part in ("kernel", "bias"):
+            arrays[f"block{block}_conv4/{part}"] = arrays[f"block{block}_conv3/{part}"]
+    with pytest.raises(CheckpointError, match="holds all of a vgg16 of keras and 6 arrays more"):
+        convert(ForeignFile(Path("w"), "", "", arrays), "")
+
+
+def test_slims_resnet_v1_200_is_no_resnet_152() -> None:
+    names = resnet.slim_names((3, 24, 36, 3), "resnet_v1_200")
+    with pytest.raises(CheckpointError, match="holds no network that gap_jax knows"):
+        recognise("file", {name for source in names.values() for name in source.names})
+    names = resnet.torch_names((3, 24, 36, 3))  # timm's, in which all of a ResNet-152's are
+    held = {name for source in names.values() for name in source.names}
+    known = recognise("file", held)
+    beyond = held - known.every_name
+    assert known.backbone == "resnet152" and not any(map(BESIDE.search, beyond))
 
 
 def test_forms_turn_into_ours() -> None:

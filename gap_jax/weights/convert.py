@@ -84,7 +84,7 @@ def _take(file: ForeignFile, source: Source, path: str) -> Float[np.ndarray, "..
         values = to_ours([file.arrays[name] for name in source.names], source.form)
     except ValueError as error:
         raise CheckpointError(f"{file.path}: {source.names[0]} {error} for {path}") from error
-    if path.endswith("/norm/var") and values.min(initial=0) < 0:
+    if path.endswith(native.VARIANCE) and values.min(initial=0) < 0:
         raise CheckpointError(f"{file.path}: {source.names[0]} is a variance and below zero")
     return np.ascontiguousarray(values, np.float32)
 

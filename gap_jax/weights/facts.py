@@ -5,10 +5,12 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, get_args
 
 from gap_jax.errors import CheckpointError
 from gap_jax.model_config import INPUTS, ModelConfig
-from gap_jax.models.backbones.resnet import BLOCKS, own_stem_padding
+from gap_jax.models.backbones.resnet import BLOCKS, Strides, own_stem_padding
+from gap_jax.models.layers import PoolPadding
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)
@@ -82,26 +84,38 @@ def parse_facts(source: Path, metadata: Mapping[str, str] | None) -> Facts:
                 f"{FORMAT_VERSION}; use the version that wrote it"
             )
         for name in ("input_mean", "input_scale"):
-            content[name] = tuple(map(float, content[name]))
+            content[name] = tuple(map(_number, content[name]))
+        if "norm_eps" in content:
+            content["norm_eps"] = _number(content["norm_eps"])
         facts = Facts(**content)
-        _check_types(facts)
+        _check(facts)
         if version == 1 and facts.strides:
             return dataclasses.replace(facts, stem_padding=own_stem_padding(facts.strides))
         return facts
-    except (KeyError, ValueError, TypeError, RecursionError) as error:
+    except (KeyError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(
             f"{source} does not say what backbone it holds, or not as gap_jax writes it; "
             "use a file that gap_jax wrote, or `gap_jax weights convert`"
         ) from error
 
 
-def _check_types(facts: Facts) -> None:
+def _number(value: Any) -> float:
+    if type(value) not in (int, float):
+        raise ValueError(f"{value!r} where a number is due")
+    return float(value)
+
+
+def _check(facts: Facts) -> None:
     """Whoever wrote the file may have written anything."""
-    words = (facts.backbone, facts.strides, facts.command, facts.stem_padding, facts.origin)
+    words = (facts.backbone, facts.command, facts.fingerprint, facts.origin)
     numbers = (facts.norm_eps, *facts.input_mean, *facts.input_scale)
     if not (
         all(isinstance(word, str) for word in words)
-        and isinstance(facts.norm_eps, float | int)
+        and facts.backbone.isprintable()
+        and facts.strides in ("", *get_args(Strides))
+        and facts.stem_padding in ("", *get_args(PoolPadding))
+        and facts.colours == "RGB"
+        and type(facts.seed) is int
         and len(facts.input_mean) == len(facts.input_scale) == 3
         and all(map(math.isfinite, numbers))
         and facts.norm_eps > 0

@@ -23,6 +23,7 @@ from gap_jax.weights.facts import KEY, Facts, compare, parse_facts
 
 NAMED, SHOWN = 8, 40  # groups of unknown arrays that a line names, and letters of each
 BACKBONE = "backbone/"  # which begins the name of every array
+VARIANCE = "/norm/var"  # which ends that of running variances
 SHIPPED_FOLDER = Path(str(importlib.resources.files("gap_jax.weights")))
 SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its SHA-256
     "drawn_objects": "b17bcaa87b5eb7af6c002413c98b1a9f4daef8edfa1a9b73e4feec3c96168ba9",
@@ -91,7 +92,7 @@ def save_backbone(path: Path, variables: Variables, facts: Facts) -> None:
 
 def write(path: Path, arrays: dict[str, np.ndarray], facts: Facts) -> None:
     """Writes arrays under our names; equal arrays and facts give equal bytes."""
-    _check_finite(path, arrays)
+    _check_values(path, arrays)
     files.write_atomically(path, safetensors.numpy.save(arrays, {KEY: facts.dump()}))
 
 
@@ -117,7 +118,7 @@ def load_backbone(
             }
         _check_forms(source, file, wanted)
         arrays = {name: file.get_tensor(name) for name in wanted}
-    _check_finite(source, arrays)
+    _check_values(source, arrays)
     placed = {
         name: jax.make_array_from_callback(leaf.shape, leaf.sharding, arrays[name].__getitem__)
         for name, leaf in wanted.items()
@@ -205,13 +206,16 @@ def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
         )
 
 
-def _check_finite(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     bad = [name for name, values in arrays.items() if not np.isfinite(values).all()]
     if bad:
         raise CheckpointError(
             f"the weights of {path} are not finite in {len(bad)} arrays, first {bad[0]}; "
             "use a checkpoint from before training diverged"
         )
+    for name, values in arrays.items():
+        if name.endswith(VARIANCE) and values.min(initial=0) < 0:
+            raise CheckpointError(f"{path}: {name} is a variance and below zero; get it anew")
 
 
 def count(sizes: Mapping[str, int]) -> str:
@@ -226,5 +230,5 @@ def count(sizes: Mapping[str, int]) -> str:
 
 def count_matched(sizes: Mapping[str, int]) -> str:
     """What was found, and the layers whose running statistics are among it."""
-    norms = sum(name.endswith("/norm/var") for name in sizes)
+    norms = sum(name.endswith(VARIANCE) for name in sizes)
     return f"matched {count(sizes)}, running statistics of {norms} layers"

@@ -24,8 +24,10 @@ from gap_jax.weights.formats import (
 )
 from gap_jax.weights.formats.tensors_only import Unwelcome
 
+AT_ONCE = 2**20  # values of an array
 ZIP, HDF5, NUMPY = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
 PICKLED = b"\x80\x02"
+BUNDLE = "tensorflow bundle"
 SAFETENSORS = {
     "F64": np.float64, "F32": np.float32, "F16": np.float16, "BF16": jnp.bfloat16,
     "I64": np.int64, "I32": np.int32, "I16": np.int16, "I8": np.int8, "U8": np.uint8,
@@ -50,6 +52,8 @@ def open_arrays(path: Path) -> ForeignFile:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); name a file") from error
     try:
         kind, arrays = _read(index or path, content)
+        digest = _digest(index or path, kind, content)
+        _check_sum(arrays)
         infinite = [name for name, values in arrays.items() if not _is_finite(values)]
     except Unwelcome as error:
         raise CheckpointError(
@@ -65,7 +69,7 @@ def open_arrays(path: Path) -> ForeignFile:
         raise CheckpointError(
             f"{path} holds values in {infinite[0]} that are not finite; get it anew"
         )
-    return ForeignFile(path, kind, hashlib.sha256(content).hexdigest(), arrays)
+    return ForeignFile(path, kind, digest, arrays)
 
 
 def _check_size(path: Path) -> None:
@@ -79,9 +83,26 @@ def _check_size(path: Path) -> None:
         )
 
 
+def _digest(path: Path, kind: str, content: bytes) -> str:
+    """The SHA-256 of a file, of a bundle that of its .index with its data files behind it."""
+    digest = hashlib.sha256(content)
+    for shard in tensorflow_file.data_files(path, content) if kind == BUNDLE else ():
+        digest.update(np.memmap(shard, np.uint8, "r").data)
+    return digest.hexdigest()
+
+
+def _check_sum(arrays: Arrays) -> None:
+    """A storage may have several names, but not so many that looking at them takes ages."""
+    held = sum(values.nbytes for values in arrays.values())
+    if held > LARGEST:
+        raise ValueError(f"its {len(arrays):,} arrays would take {held / 2**20:,.0f} MiB")
+
+
 def _is_finite(values: Shaped[np.ndarray, "..."]) -> bool:
     """By parts, as the answers of a whole array would take memory too."""
-    parts = values if values.ndim else values[None]
+    parts = np.nditer(
+        values, ["external_loop", "buffered", "zerosize_ok"], order="K", buffersize=AT_ONCE
+    )
     return all(bool(np.isfinite(part).all()) for part in parts)
 
 
@@ -92,7 +113,7 @@ def _read(path: Path, content: bytes) -> tuple[str, Arrays]:
         return "torch before 1.6", torch_file.read_legacy(content)
     if content.endswith(tensorflow_file.MAGIC):
         if path.suffix == tensorflow_file.SUFFIX:
-            return "tensorflow bundle", tensorflow_file.read_bundle(path, content)
+            return BUNDLE, tensorflow_file.read_bundle(path, content)
         return "tensorflow file", tensorflow_file.read_single(content)
     if content[8:9] == b"{":
         return "safetensors", _read_safetensors(content)

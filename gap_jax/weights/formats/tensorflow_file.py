@@ -22,6 +22,7 @@ SINGLE: dict[int, tuple[int, Any]] = {1: (5, np.float32), 2: (6, np.float64), 9:
 SUFFIX = ".index"
 LONGEST_NAME = 2**10  # bytes; a name repeats what it shares with the one before
 ALL_NAMES = 2**25
+MOST_SHARDS = 1000
 MOST_COUNTS = 2**20  # bytes of a variable of whole numbers, which count steps
 _MASK_DELTA = 0xA282EAD8
 
@@ -34,25 +35,31 @@ def find_index(path: Path) -> Path | None:
     return index if not path.exists() and index.is_file() else None
 
 
+def data_files(index: Path, content: bytes) -> list[Path]:
+    """The files in which a bundle's values lie, as its first entry counts them."""
+    _, header = next(_table(content))
+    shards = int(_fields(header).get(1, [1])[0])
+    if shards > MOST_SHARDS:
+        raise ValueError(f"it is spread over {shards} files")
+    prefix = index.name.removesuffix(SUFFIX)
+    return [index.with_name(f"{prefix}.data-{n:05d}-of-{shards:05d}") for n in range(shards)]
+
+
 def read_bundle(index: Path, content: bytes) -> dict[str, Array]:
     """The numeric variables by name, each compared with its checksum."""
-    prefix = index.name.removesuffix(SUFFIX)
-    entries = {name: _fields(value) for name, value in _table(content)}
-    header = entries.pop(b"", {})
-    shards = int(header.get(1, [1])[0])
-    names = [f"{prefix}.data-{shard:05d}-of-{shards:05d}" for shard in range(min(shards, 10**4))]
-    views: dict[int, Array] = {}
+    views = [np.memmap(shard, np.uint8, "r") for shard in data_files(index, content)]
     arrays = {}
-    for name, entry in entries.items():
+    for name, value in _table(content):
+        entry = _fields(value)
+        if not name:
+            continue
         if entry.get(7):
             raise ValueError(f"{name.decode()} is stored in slices, which are not read")
         dtype = DTYPES.get(entry.get(1, [0])[0])
         if dtype is None:
             continue
-        shard = entry.get(3, [0])[0]
-        if shard not in views:
-            views[shard] = np.memmap(index.with_name(names[shard]), np.uint8, "r")
-        arrays[name.decode()] = _value(name.decode(), entry, np.dtype(dtype), views[shard])
+        view = views[entry.get(3, [0])[0]]
+        arrays[name.decode()] = _value(name.decode(), entry, np.dtype(dtype), view)
     return arrays
 
 
@@ -105,13 +112,13 @@ def _value(name: str, entry: dict[int, list[Any]], dtype: np.dtype, view: Array)
     if start + size > len(view) or size != int(np.prod(dims, dtype=object)) * dtype.itemsize:
         raise ValueError(f"{name} of shape {dims} does not lie in {size} bytes at {start}")
     stored = view[start : start + size]
-    if 6 in entry and _unmask(entry[6][0]) != crc32c(stored):
+    if _unmask(entry.get(6, [0])[0]) != crc32c(stored):  # a zero is not written
         raise ValueError(f"the checksum of {name} differs")
     return stored.view(dtype).reshape(dims)
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of all blocks, in order."""
+    """The entries of all blocks, in order; blocks that lie in one another would hold more."""
     if len(content) < FOOTER:
         raise ValueError("too short for a table")
     footer = content[-FOOTER:]
@@ -120,10 +127,13 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         _, position = _varint(footer, position)
     start, position = _varint(footer, position)
     size, _ = _varint(footer, position)
-    left = ALL_NAMES
+    left, room = ALL_NAMES, len(content)
     for _, place in _block(content, start, size):
         block_start, after = _varint(place, 0)
         block_size, _ = _varint(place, after)
+        room -= block_size
+        if room < 0:
+            raise ValueError("its blocks are larger than the file")
         for key, value in _block(content, block_start, block_size):
             left -= len(key)
             if left < 0:
