@@ -66,7 +66,9 @@ def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
     data, model, pose, optim = cfg.data, cfg.model, cfg.pose, cfg.optim
     data.image_size_px, data.short_side_px, data.limit_width_px = 96, 104, 0
     data.brightness, data.cache = 0.2, "ram"  # decoding would take a quarter of the time
-    model.backbone, model.T, model.widths = "small", 2, (128, 64)
+    model.backbone = "small"
+    if model.pooling == "gap":  # others have no chain
+        model.T, model.widths = 2, (128, 64)
     model.dropout, model.gate_init = 0.0, "one"
     model.norm_decay = 0.9  # 0.997 would still remember the start after so few steps
     pose.hidden, pose.kernel_size = (96,), 3

@@ -84,9 +84,11 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
     meeting = find(**given, environment=os.environ)
     result = ""
-    with contextlib.nullcontext(ALONE) if meeting is None else _join(meeting, cfg) as gang:
+    evaluates = own["mode"].value == "evaluate"
+    joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
+    with joining as gang:
         check_data(cfg.data)
-        if own["mode"].value == "evaluate":
+        if evaluates:
             _evaluate(cfg, workdir, gang)
         else:
             from gap_jax.train import train  # only now: a slip above need not wait for jax
@@ -97,10 +99,10 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     return 0
 
 
-def _join(meeting: Meeting, cfg: Config) -> contextlib.AbstractContextManager[Gang]:
+def _join(meeting: Meeting, cfg: Config, *, saves: bool) -> contextlib.AbstractContextManager[Gang]:
     from gap_jax.runtime.gang.start import joined
 
-    return joined(meeting, cfg.runtime)
+    return joined(meeting, cfg.runtime, saves=saves)
 
 
 def _evaluate(cfg: Config, workdir: str, gang: Gang) -> None:

@@ -178,21 +178,30 @@ class InitConfig(Settings):
     allow_random: bool = setting(False, "start on a random backbone where the weights are absent")
 
 
+GATED = ("mean", "attention", "gap")  # scores times maps, which mean pooling has too: ones
+READ_BY: Mapping[str, tuple[str, ...]] = {  # the poolings that read a field
+    **dict.fromkeys(("rank", "per_class", "saliency_activation", "saliency_input"), GATED),
+    "dropout_where": (*GATED, "pose_parts"),
+    "rank_form": ("attention", "gap"),
+    **dict.fromkeys(("T", "widths", "space"), ("gap",)),
+    **dict.fromkeys(("sketch_features", "sketch_normalisation"), ("compact_bilinear",)),
+}
+
+
 def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     """Refuses fields that contradict each other."""
     _check_backbone(model)
+    _check_pooling(model, pose)
     if model.widths and len(model.widths) != model.T:
         raise ConfigError(
             f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
             "give one width for each layer, or none"
         )
-    is_literal = model.pooling == "gap" and model.space == "weight"
-    if is_literal and (model.T == 0 or model.gate_init == "one"):
+    if model.space == "weight" and (model.T == 0 or model.gate_init == "one"):
         raise ConfigError(
             f"model.space=weight (model.T={model.T}, model.gate_init={model.gate_init}) needs "
             "model.T of 1 or more and model.gate_init=paper: it multiplies weights, without a gate"
         )
-    _check_pooling(model, pose)
     _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
     if model.frames > 1 and pose.branch and pose.weight:
         raise ConfigError(
@@ -222,12 +231,7 @@ def _check_backbone(model: ModelConfig) -> None:
 
 
 def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
-    has_saliency = model.pooling in ("mean", "attention", "gap")
-    readers: dict[str, bool] = dict.fromkeys(
-        ("rank", "rank_form", "per_class", "saliency_activation", "saliency_input"), has_saliency
-    )
-    is_sketch = model.pooling == "compact_bilinear"
-    readers |= dict.fromkeys(("sketch_features", "sketch_normalisation"), is_sketch)
+    readers = {name: model.pooling in poolings for name, poolings in READ_BY.items()}
     _refuse_ignored(model, readers, f"model.pooling={model.pooling}")
     if model.pooling == "pose_parts" and not pose.branch:
         raise ConfigError(
@@ -246,6 +250,11 @@ def _refuse_ignored(model: ModelConfig, readers: Mapping[str, bool], owner: str)
         value, default = getattr(model, name), getattr(ModelConfig, name)
         if value != default and not is_read:
             raise ConfigError(
-                f"model.{name}={str(value).lower()} means nothing to {owner}; "
-                f"leave it at {str(default).lower()}"
+                f"model.{name}={_spell(value)} means nothing to {owner}; "
+                f"leave it at {_spell(default)}"
             )
+
+
+def _spell(value: object) -> str:
+    """As an override has it."""
+    return str(value).lower().replace(" ", "")

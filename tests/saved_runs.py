@@ -23,7 +23,7 @@ from tests.tiny_data import CLASSES, prepare_tiny_people
 CONFIG = Path(__file__).parent.parent / "configs" / "gap_pose.py"
 SMALL = (
     "data.image_size_px=32", "data.short_side_px=36", "train.batch_size=8", "eval.batch_size=8",
-    "pose.hidden=(6,)", "model.widths=(8,4)",
+    "pose.hidden=(6,)",
 )  # fmt: skip
 
 

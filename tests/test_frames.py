@@ -28,8 +28,7 @@ POOLINGS = ("mean", "attention", "gap", "max", "second_order", "pose_parts")
 
 def configure(pooling: str = "gap", **fields: Any) -> Config:
     values = {
-        "model.frames": T, "model.stage": 2, "model.widths": (6,), "model.T": 1,
-        "model.dropout": 0.0, "pose.weight": 0.0, "pose.hidden": (5,), "model.gate_init": "paper",
+        "model.frames": T, "model.stage": 2, "model.dropout": 0.0, "pose.weight": 0.0, "pose.hidden": (5,), "model.gate_init": "paper",
         "data.image_size_px": SIDE_PX, "data.short_side_px": SIDE_PX, "train.batch_size": 2,
         "eval.batch_size": 2, "model.saliency_input": "features",
         **{name.replace("__", "."): value for name, value in fields.items()},

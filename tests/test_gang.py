@@ -195,7 +195,9 @@ def test_a_port_that_is_taken_is_named() -> None:
     with socket.create_server(("", 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(PeerLost, match=f"port {port} of --coordinator=localhost:{port} cannot"):
-            start.joined(Meeting(f"localhost:{port}", 2, 0), RuntimeConfig()).__enter__()
+            start.joined(
+                Meeting(f"localhost:{port}", 2, 0), RuntimeConfig(), saves=True
+            ).__enter__()
 
 
 def test_jax_that_finds_no_others_is_told_how(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,7 +206,7 @@ def test_jax_that_finds_no_others_is_told_how(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(ConfigError, match="JAX finds no other processes here"):
-        start.joined(Meeting(), RuntimeConfig()).__enter__()
+        start.joined(Meeting(), RuntimeConfig(), saves=True).__enter__()
 
 
 def test_an_open_mpi_that_says_nothing_is_refused() -> None:

@@ -1,6 +1,7 @@
 """How a process of a gang ends that nobody hears, or that makes no step any more."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -70,6 +71,24 @@ def test_it_ends_and_tells_the_others(
     assert found[0] == code and found[1].startswith(f"told {code}: ") and told in found[1]
     if how == "read":
         assert f"gap_jax: error {code}: " in found[2] and "line" in found[2].partition("error")[0]
+
+
+@pytest.mark.parametrize(("saves", "code"), [(True, 0), (False, -signal.SIGTERM)])
+def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
+    """JAX takes it from then on, and who does not ask JAX would never end by it."""
+    program = (
+        "import os, signal, socket, time\n"
+        "from gap_jax.config import RuntimeConfig\n"
+        "from gap_jax.runtime.gang.meeting import Meeting\n"
+        "from gap_jax.runtime.gang.start import joined\n"
+        "with socket.create_server(('', 0)) as server:\n"
+        "    address = f'localhost:{server.getsockname()[1]}'\n"
+        f"with joined(Meeting(address, 1, 0), RuntimeConfig(), saves={saves}) as gang:\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    time.sleep(1)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    assert done.returncode == code
 
 
 def test_it_ends_where_nobody_takes_what_it_says() -> None:

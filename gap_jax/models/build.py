@@ -174,7 +174,7 @@ def _attentional_pooling(
 
 
 def _saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
-    chained = model.rank_form == "chained" and model.rank > 1 and model.pooling != "mean"
+    chained = model.rank_form == "chained" and model.rank > 1
     maps = 1 if chained else model.rank * (classes if model.per_class else 1)
     gate_init = cast(GateInit, model.gate_init)
     saliency: Saliency

@@ -38,7 +38,7 @@ STEPS, LONGER, CUT = 20, 200, 0.3
 CLASSES, IMAGES, FRAMES, SIDE_PX, CELLS = 8, 16, 3, 32, 4
 FIELDS: Mapping[str, Any] = {
     "model.backbone": "resnet50", "model.stage": 1, "data.image_size_px": SIDE_PX,
-    "data.short_side_px": SIDE_PX, "model.widths": (), "model.T": 0, "model.dropout": 0.0,
+    "data.short_side_px": SIDE_PX, "model.dropout": 0.0,
     "pose.hidden": (32,), "train.batch_size": IMAGES, "eval.batch_size": IMAGES,
     "train.steps": STEPS, "optim.name": "adamw", "optim.learning_rate": 1e-3,
     "optim.schedule": "constant", "optim.warmup_steps": 0, "optim.clip_norm": 0.0,
@@ -96,7 +96,6 @@ def list_variants() -> Iterator[Variant]:
     few = "twenty steps move a weight by 0.02 at most, and "
     dead = "a map that becomes negative everywhere stays so; take `gate_init=one`"
     small = few + "three factors of N(0, 1e-3) multiply"
-    unit = few + "the sketch has length 1"
     both: list[tuple[str, str, Mapping[str, Any], Mapping[str, str]]] = [
         ("attention", "attention", {}, {}),
         ("rank 3, independent", "attention", {"model.rank": 3}, {}),
@@ -144,8 +143,8 @@ def list_variants() -> Iterator[Variant]:
         yield Variant(f"gap, T={T}, weight space", "gap", fields, "paper")
     for method in ("mean", "max", "second_order", "compact_bilinear", "pose_parts"):
         yield Variant(method, method, {}, "paper")
-    fields = {"model.sketch_normalisation": "signed_sqrt"}
-    yield Variant("compact_bilinear, signed_sqrt", "compact_bilinear", fields, "paper", unit)
+    fields = {"model.sketch_normalisation": "signed_sqrt", "model.sketch_features": 8192}
+    yield Variant("compact_bilinear, signed_sqrt", "compact_bilinear", fields, "paper")
 
 
 def configure(variant: Variant) -> Config:

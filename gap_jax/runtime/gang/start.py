@@ -21,8 +21,12 @@ JAX_LATER_S = 30  # JAX's own end of waiting is an abort with a page of stacks
 
 
 @contextlib.contextmanager
-def joined(meeting: Meeting, limits: RuntimeConfig) -> Iterator[Gang]:
-    """The gang, met within a time limit; one process that fails or is stuck ends them all."""
+def joined(meeting: Meeting, limits: RuntimeConfig, *, saves: bool) -> Iterator[Gang]:
+    """The gang, met within a time limit; one process that fails or is stuck ends them all.
+
+    What saves asks JAX whether any process has got a SIGTERM; what does not leaves it to end them.
+    """
+    jax.config.update("jax_enable_preemption_service", saves)
     gang = _meet(meeting)
     with ending_together(
         gang, stuck_after_s=limits.stuck_after_s, start_within_s=limits.start_within_s
