@@ -28,9 +28,10 @@ POOLINGS = ("mean", "attention", "gap", "max", "second_order", "pose_parts")
 
 def configure(pooling: str = "gap", **fields: Any) -> Config:
     values = {
-        "model.frames": T, "model.stage": 2, "model.dropout": 0.0, "pose.weight": 0.0, "pose.hidden": (5,), "model.gate_init": "paper",
+        "model.frames": T, "model.stage": 2, "model.dropout": 0.0, "model.gate_init": "paper",
+        "model.saliency_input": "features", "pose.weight": 0.0, "pose.hidden": (5,),
         "data.image_size_px": SIDE_PX, "data.short_side_px": SIDE_PX, "train.batch_size": 2,
-        "eval.batch_size": 2, "model.saliency_input": "features",
+        "eval.batch_size": 2,
         **{name.replace("__", "."): value for name, value in fields.items()},
     }  # fmt: skip
     words = [f"--config.{name}={value}" for name, value in values.items()]
