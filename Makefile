@@ -48,7 +48,7 @@ faults: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out build/faults
 	$(BIN)/python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out build/gangs
 	$(BIN)/python -m tests.campaigns.gang_meshes --out build/gang_meshes
-	$(BIN)/python -m tests.campaigns.gang_evaluation
+	$(BIN)/python -m tests.campaigns.gang_evaluation --out build/gang_evaluation
 
 parity: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.parity

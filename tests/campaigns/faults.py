@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,10 +24,9 @@ from gap_jax.flags import read_config
 from gap_jax.learning.setup import assemble
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
-from gap_jax.runtime.environment import find_revision
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
-from tests.campaigns.kept import keep_rows, read_rows
+from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import write_table
 from tests.tiny_data import prepare_tiny_people
 from tests.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, prove, train
@@ -53,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
-    head = _head(asked)
+    head = identify(kills=asked.kills, seed=asked.seed)
     verdicts = [Verdict(**row) for row in read_rows(out, head)]
     unbroken = train_unbroken(out)
     site = Site(out / "data", out / "cache", out / "runs", unbroken.proof)
@@ -91,12 +90,6 @@ def train_unbroken(out: Path) -> Unbroken:
     held = json.loads(place.read_text("utf-8"))
     proof = {**held["proof"], "ledger": tuple(held["proof"]["ledger"])}
     return Unbroken(Proof(**proof), held["seconds"])
-
-
-def _head(asked: argparse.Namespace) -> dict[str, Any]:
-    """What makes it the same campaign; the code counts as it was committed."""
-    revision = (find_revision(ROOT) or "").removesuffix("-dirty")
-    return {"kills": asked.kills, "seed": asked.seed, "revision": revision}
 
 
 def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:

@@ -1,21 +1,23 @@
 """Evaluates every small number of images on every small number of devices and processes.
 
-    python -m tests.campaigns.gang_evaluation
+    python -m tests.campaigns.gang_evaluation --out DIR
 
 Each setting must score exactly the images it should, once each, as one device does one by one. The
-counts go into docs/reliability.md, and the exit code is 1 if any setting failed.
+counts go into docs/reliability.md, and the exit code is 1 if any setting failed. They are kept in
+DIR: a campaign that is stopped goes on with the next gang.
 """
 
+import argparse
 import dataclasses
 import itertools
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,6 +31,7 @@ from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import Variables
+from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
 from tests.tiny_data import prepare_tiny_people
 from tests.tiny_training import ROOT, SPEC, overrides
@@ -38,6 +41,7 @@ PAGE = ROOT / "docs" / "reliability.md"
 IMAGES, ROWS = range(1, 41), range(1, 9)
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 CLOSE = 1e-5
+MEMBER = "member"  # how this program starts itself as a process of a gang
 
 
 class Gang(NamedTuple):
@@ -47,31 +51,47 @@ class Gang(NamedTuple):
     devices: int
 
 
-def main() -> int:
+class Found(NamedTuple):
+    """How many settings a gang tried, and how many of them were wrong."""
+
+    processes: int
+    devices: int
+    tried: int
+    wrong: int
+    seconds: float
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
     """All gangs, one after the other."""
-    start, found = time.monotonic(), {}
+    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder for data and counts")
+    out = parser.parse_args(arguments).out.absolute()
     gangs = [Gang(p, d) for p, d in itertools.product(PROCESSES, DEVICES) if d >= p]
-    with tempfile.TemporaryDirectory() as folder:
-        prepare_tiny_people(Path(folder) / "data", sizes={"train": 9, "val": IMAGES[-1], "test": 0})
-        for gang in gangs:
-            found[gang] = run_gang(gang, Path(folder))
-            print(gang, found[gang], flush=True)
-    rows = [
-        f"| {gang.processes} | {gang.devices} | {tried:,} | {wrong} |"
-        for gang, (tried, wrong) in found.items()
-    ]
+    head = identify(gangs=gangs)
+    found = [Found(**row) for row in read_rows(out, head)]
+    if not found:
+        shutil.rmtree(out, ignore_errors=True)
+        prepare_tiny_people(out / "data", sizes={"train": 9, "val": IMAGES[-1], "test": 0})
+    for gang in gangs[len(found) :]:
+        start = time.monotonic()
+        found.append(Found(*gang, *run_gang(gang, out), time.monotonic() - start))
+        keep_rows(out, head, [each._asdict() for each in found])
+        print(found[-1], flush=True)
     lines = [
-        describe(f"python -m {PROGRAM}", time.monotonic() - start),
+        describe(f"python -m {PROGRAM} --out DIR", sum(each.seconds for each in found)),
         "",
         f"Evaluations of {IMAGES[0]} to {IMAGES[-1]} images in batches of {ROWS[0]} to {ROWS[-1]} "
         "on each device:",
         "",
         "| processes | devices | evaluations | wrong |",
         "|---|---|---|---|",
-        *rows,
+        *(
+            f"| {each.processes} | {each.devices} | {each.tried:,} | {each.wrong} |"
+            for each in found
+        ),
     ]
     replace_marked(PAGE, "gang evaluation", "\n".join(lines))
-    return 1 if any(wrong for _, wrong in found.values()) else 0
+    return int(any(each.wrong for each in found))
 
 
 def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
@@ -81,7 +101,7 @@ def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
         port = free.getsockname()[1]
     flags = f"--xla_force_host_platform_device_count={gang.devices // gang.processes}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    words = [sys.executable, "-m", PROGRAM, str(folder), str(port), str(gang.processes)]
+    words = [sys.executable, "-m", PROGRAM, MEMBER, str(folder), str(port), str(gang.processes)]
     members = [
         subprocess.Popen(
             [*words, str(index)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE
@@ -146,6 +166,6 @@ def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> ev
 
 
 if __name__ == "__main__":
-    if len(sys.argv) == 1:
+    if sys.argv[1:2] != [MEMBER]:
         sys.exit(main())
-    be_member(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))
+    be_member(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))

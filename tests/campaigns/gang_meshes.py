@@ -4,7 +4,8 @@
 
 Each run begins with a gang, is stopped by SIGTERM, goes on with one process, is stopped, and ends
 with the gang. The table goes into docs/reliability.md; the exit code is 1 if any run differs in its
-record ids, its evaluated images or, by more than 1e-5, its parameters.
+record ids, its evaluated images or, by more than 1e-5, its parameters. Results are kept in DIR:
+a campaign that is stopped goes on with the next gang.
 """
 
 import argparse
@@ -14,12 +15,13 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from gap_jax.evaluation.evaluate import load_scores
 from gap_jax.runtime.places import RunDir
+from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
 from tests.gangs import begin_gang, distance, finish_gang
 from tests.tiny_data import prepare_tiny_people
@@ -36,34 +38,59 @@ FIELDS = (
 CUTS = (15, 20)  # steps of the first two starts
 
 
+class Found(NamedTuple):
+    """How far a gang's run is from one process's in its parameters, and in what else it differs."""
+
+    processes: int
+    devices: int
+    apart: float
+    fault: str
+    seconds: float
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """All gangs, one after the other."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
-    out, start = parser.parse_args(arguments).out.absolute(), time.monotonic()
-    shutil.rmtree(out, ignore_errors=True)
-    prepare_tiny_people(out / "data")
-    train(out, "alone", processes=1, devices=1, codes=[0])
-    rows, failed = list[str](), False
-    for processes, devices in GANGS:
-        name = f"{processes}x{devices}"
-        gang = {"processes": processes, "devices": devices}
-        cut = {0: f"train.step:term@{CUTS[0]}"}
-        train(out, name, **gang, faults=cut, codes=[75] * processes)
-        cut = {0: f"train.step:term@{CUTS[1]}"}
-        train(out, name, processes=1, devices=1, faults=cut, codes=[75])
-        train(out, name, **gang, codes=[0] * processes)
-        apart, fault = compare(out / "alone", out / name)
-        failed |= bool(fault)
-        rows.append(f"| {processes} | {devices} | {apart:.1e} | {fault or 'the same'} |")
-        print(rows[-1], flush=True)
-    said = describe(f"python -m {PROGRAM} --out DIR", time.monotonic() - start)
-    head = (
+    out = parser.parse_args(arguments).out.absolute()
+    head = identify(gangs=GANGS)
+    found = [Found(**row) for row in read_rows(out, head)]
+    if not found:
+        shutil.rmtree(out, ignore_errors=True)
+        prepare_tiny_people(out / "data")
+        train(out, "alone", processes=1, devices=1, codes=[0])
+    for processes, devices in GANGS[len(found) :]:
+        found.append(move(out, processes, devices))
+        keep_rows(out, head, [each._asdict() for each in found])
+        print(_row(found[-1]), flush=True)
+    lines = [
+        describe(f"python -m {PROGRAM} --out DIR", sum(each.seconds for each in found)),
+        "",
         "| processes | devices of each | parameters apart | record ids, evaluated images |",
         "|---|---|---|---|",
-    )
-    replace_marked(PAGE, "gang meshes", "\n".join([said, "", *head, *rows]))
-    return int(failed)
+        *map(_row, found),
+    ]
+    replace_marked(PAGE, "gang meshes", "\n".join(lines))
+    return int(any(each.fault for each in found))
+
+
+def move(out: Path, processes: int, devices: int) -> Found:
+    """A run from a gang to one process and back."""
+    start, name = time.monotonic(), f"{processes}x{devices}"
+    shutil.rmtree(out / name, ignore_errors=True)
+    gang = {"processes": processes, "devices": devices}
+    cut = {0: f"train.step:term@{CUTS[0]}"}
+    train(out, name, **gang, faults=cut, codes=[75] * processes)
+    cut = {0: f"train.step:term@{CUTS[1]}"}
+    train(out, name, processes=1, devices=1, faults=cut, codes=[75])
+    train(out, name, **gang, codes=[0] * processes)
+    apart, fault = compare(out / "alone", out / name)
+    return Found(processes, devices, apart, fault, time.monotonic() - start)
+
+
+def _row(found: Found) -> str:
+    same = found.fault or "the same"
+    return f"| {found.processes} | {found.devices} | {found.apart:.1e} | {same} |"
 
 
 def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:

@@ -14,9 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gap_jax.runtime.environment import find_revision
 from tests.campaigns.gang_cases import Site, Verdict, draw_cases, suffer
-from tests.campaigns.kept import keep_rows, read_rows
+from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
 from tests.gangs import begin_gang, finish_gang
 from tests.tiny_data import prepare_tiny_people
@@ -38,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
     numbers = {name: getattr(asked, name) for name in ("faults", "terminations", "seed")}
-    head = {**numbers, "revision": (find_revision(ROOT) or "").removesuffix("-dirty")}
+    head = identify(**numbers)
     verdicts = [Verdict(**{**row, "codes": tuple(row["codes"])}) for row in read_rows(out, head)]
     site = prepare_site(out)
     done = {each.name for each in verdicts}

@@ -6,8 +6,16 @@ from pathlib import Path
 from typing import Any
 
 from data_pipelines import files
+from gap_jax.runtime.environment import find_revision
+from tests.tiny_training import ROOT
 
 NAME = "verdicts.jsonl"
+
+
+def identify(**options: Any) -> dict[str, Any]:
+    """What tells a campaign from others: its options, and the code it is about."""
+    revision = (find_revision(ROOT) or "").removesuffix("-dirty")
+    return {**json.loads(json.dumps(options)), "revision": revision}
 
 
 def read_rows(out: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
