@@ -21,6 +21,7 @@ NAME = re.compile(r"\$\{([A-Z]+)\}")
 WORDS = "WORDS"
 PLAIN = re.compile(r"[\w./:@-]+")  # what needs no quotes anywhere, and is all that names here need
 NUMBERS = ("HOSTS", "CHIPS", "GPUS")
+LABEL = re.compile(r"[a-z]([a-z0-9-]{,38}[a-z0-9])?")  # 63 letters with what a JobSet adds
 
 
 class Refused(Exception):
@@ -36,6 +37,8 @@ def render(template: str, environment: Mapping[str, str], words: Sequence[str]) 
         value = environment[name]
         if not PLAIN.fullmatch(value):
             raise Refused(f"{name}={value!r} has other characters than letters, digits, ._/:@-")
+        if name == "NAME" and not LABEL.fullmatch(value):
+            raise Refused(f"NAME={value} is not up to 40 small letters, digits and -, as in gap-2")
         if name in NUMBERS and not value.isdecimal():
             raise Refused(f"{name}={value} is no whole number")
     escaped = [word.replace("$", "$$") for word in words]  # Kubernetes would fill them in

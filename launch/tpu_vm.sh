@@ -24,12 +24,18 @@ fi
 [[ -n "${TPU:-}" && -n "${ZONE:-}" ]] || refuse "set TPU and ZONE, as gcloud compute tpus tpu-vm list tells them"
 (($#)) || refuse "give the words of gap_jax.main (--config=... --workdir=...), or --stop"
 
-# What a worker runs, with CHECKOUT and the program's words as $1, $2, ...
-start="$(
+# What a worker runs, with CHECKOUT and the program's words as $1, $2, ... Another process may have
+# got the number of one that is gone.
+find="$(
   cat <<'WORKER'
 cd "$1" && shift || exit;
-if [ -e gap_jax.pid ] && kill -0 "$(cat gap_jax.pid)" 2>/dev/null; then
-echo "tpu_vm.sh: process $(cat gap_jax.pid) runs here already: --stop it first" >&2; exit 77; fi;
+pid="$(cat gap_jax.pid 2>/dev/null)";
+grep --quiet --no-messages --text gap_jax.main "/proc/$pid/cmdline" || pid="";
+WORKER
+)"
+start="$(
+  cat <<'WORKER'
+if [ "$pid" ]; then echo "tpu_vm.sh: process $pid runs here already: --stop it first" >&2; exit 77; fi;
 setsid "$@" >gap_jax.log 2>&1 </dev/null &
 echo "$!" >gap_jax.pid;
 tail --pid="$!" --lines=+1 --follow gap_jax.log;
@@ -38,7 +44,7 @@ WORKER
 )"
 stop="$(
   cat <<'WORKER'
-cd "$1" && kill -TERM "$(cat gap_jax.pid)"
+if [ "$pid" ]; then kill -TERM "$pid"; else echo "tpu_vm.sh: nothing runs here" >&2; fi
 WORKER
 )"
 
@@ -51,6 +57,7 @@ else
   words=("$checkout" "${PYTHON:-.venv/bin/python}" -m gap_jax.main --processes=auto "$@")
 fi
 
+script="$find $script"
 script="${script//$'\n'/ }" # on one line, so that any shell reads its quotes
 command=(
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all

@@ -125,6 +125,19 @@ def test_a_lost_connection_does_not_end_the_run_and_stop_does(folder: Path) -> N
     assert until_gone.returncode == 0
 
 
+def test_a_process_that_is_not_ours_is_left_alone(folder: Path) -> None:
+    """After a restart of the machine another one may have the number that the file holds."""
+    place_command(folder, "gcloud", GCLOUD.replace("0 1", "0"))
+    with subprocess.Popen(["sleep", "60"]) as other:
+        number = folder / "worker0" / POD["CHECKOUT"] / "gap_jax.pid"
+        for content in (f"{other.pid}\n", "", "gone\n"):
+            number.write_text(content, "utf-8")
+            code, _, err = run(folder, [*TPU_VM, "--stop"], **POD)
+            assert code == 0 and "nothing runs here" in err and other.poll() is None
+            assert run(folder, [*TPU_VM, "--codes=0"], **POD)[0] == 0
+        other.kill()
+
+
 def test_a_dry_run_prints_a_command_that_a_shell_reads(folder: Path) -> None:
     code, out, _ = run(folder, [*TPU_VM, "--dry-run", "--workdir=it's here"], **POD)
     assert code == 0
