@@ -3,7 +3,9 @@
 `make docs-test` executes the blocks; here they are only read.
 """
 
+import ast
 import dataclasses
+import importlib
 import re
 import tomllib
 from collections.abc import Iterator
@@ -117,6 +119,26 @@ def test_every_command_and_flag_exists(page: Path) -> None:
         for flag in re.findall(r"(?<!\S)--(?!config\b)[a-z][\w-]*", command):
             known = flag in shown or flag in ("--help", "--version")
             assert known, f"{page.name}: {command}: there is no {flag}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_page)
+def test_every_name_imported_is_there(page: Path) -> None:
+    for block in read_blocks(page):
+        tree = ast.parse(block.text) if block.language == "python" else ast.Module([], [])
+        for each in ast.walk(tree):
+            if isinstance(each, ast.ImportFrom):
+                module = importlib.import_module(str(each.module))
+                assert all(hasattr(module, name.name) for name in each.names), block.place
+
+
+@pytest.mark.parametrize("page", PAGES, ids=by_page)
+def test_every_refusal_shown_is_ours(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    consoles = [block for block in read_blocks(page) if block.language == "console"]
+    for command, shown in (each for block in consoles for each in read_exchanges(block)):
+        if shown.startswith("gap_jax: error 64"):
+            words = re.sub(r"^python -m gap_jax\.main", "gap_jax train", command).split()
+            assert cli.main(words[1:]) == 64
+            assert agrees(capsys.readouterr().err, shown)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_page)
