@@ -44,11 +44,12 @@ check: $(VENV)/dev
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest tests/test_security.py
 
+faults: FOUND := build/faults/$(shell git rev-parse --short HEAD)
 faults: $(VENV)/dev
-	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out build/faults
-	$(BIN)/python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out build/gangs
-	$(BIN)/python -m tests.campaigns.gang_meshes --out build/gang_meshes
-	$(BIN)/python -m tests.campaigns.gang_evaluation --out build/gang_evaluation
+	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out $(FOUND)/alone
+	$(BIN)/python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out $(FOUND)/gangs
+	$(BIN)/python -m tests.campaigns.gang_meshes --out $(FOUND)/meshes
+	$(BIN)/python -m tests.campaigns.gang_evaluation --out $(FOUND)/evaluation
 
 parity: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.parity

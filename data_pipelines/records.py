@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
+from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.errors import DataError
 from data_pipelines.example import (
@@ -103,16 +104,21 @@ def write(
     }
 
 
+def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:
+    """The record in bytes that are always the same; by itself the order of features is chance."""
+    content = features.serialize_example({**record, "image": io.BytesIO(record["image"])})
+    return (
+        cast(Any, tf_example_pb2).Example.FromString(content).SerializeToString(deterministic=True)
+    )
+
+
 def _write_split(
     split: str,
     naming: tfds.core.ShardedFileTemplate,
     features: tfds.features.FeaturesDict,
     records: Iterable[Record],
 ) -> tfds.core.SplitInfo:
-    examples = (
-        features.serialize_example({**record, "image": io.BytesIO(record["image"])})
-        for record in records
-    )
+    examples = (_serialize(features, record) for record in records)
     partial: list[Path] = []
     lengths: list[int] = []
     while True:

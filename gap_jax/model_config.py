@@ -178,14 +178,20 @@ class InitConfig(Settings):
     allow_random: bool = setting(False, "start on a random backbone where the weights are absent")
 
 
-GATED = ("mean", "attention", "gap")  # scores times maps, which mean pooling has too: ones
+SALIENT = ("attention", "gap")
 READ_BY: Mapping[str, tuple[str, ...]] = {  # the poolings that read a field
-    **dict.fromkeys(("rank", "per_class", "saliency_activation", "saliency_input"), GATED),
-    "dropout_where": (*GATED, "pose_parts"),
-    "rank_form": ("attention", "gap"),
+    "rank": ("mean", *SALIENT),
+    **dict.fromkeys(("rank_form", "per_class", "saliency_activation", "saliency_input"), SALIENT),
+    "dropout_where": ("mean", *SALIENT, "pose_parts"),
     **dict.fromkeys(("T", "widths", "space"), ("gap",)),
     **dict.fromkeys(("sketch_features", "sketch_normalisation"), ("compact_bilinear",)),
 }
+
+
+def without_ignored(model: ModelConfig) -> ModelConfig:
+    """With defaults where the pooling reads nothing, as runs have set them that are older."""
+    ignored = [name for name, poolings in READ_BY.items() if model.pooling not in poolings]
+    return dataclasses.replace(model, **{name: getattr(ModelConfig, name) for name in ignored})
 
 
 def check_model(model: ModelConfig, pose: PoseConfig) -> None:

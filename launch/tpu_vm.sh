@@ -36,7 +36,8 @@ WORKER
 start="$(
   cat <<'WORKER'
 if [ "$pid" ]; then echo "tpu_vm.sh: process $pid runs here already: --stop it first" >&2; exit 77; fi;
-setsid "$@" >gap_jax.log 2>&1 </dev/null &
+: >gap_jax.log;
+setsid "$@" >>gap_jax.log 2>&1 </dev/null &
 echo "$!" >gap_jax.pid;
 tail --pid="$!" --lines=+1 --follow gap_jax.log;
 wait "$!"

@@ -10,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from gap_jax.errors import CheckpointError
+from gap_jax.weights.formats import crc32c as crc32c_module
 from gap_jax.weights.formats.crc32c import crc32c
 from gap_jax.weights.formats.read import open_arrays
 from tests import foreign_files as foreign
@@ -139,7 +140,7 @@ def test_a_bundle_without_checksums_is_refused(tmp_path: Path) -> None:
     assert "the checksum of a differs" in refuse(tmp_path / "w")
 
 
-def test_the_checksum_is_castagnolis() -> None:
+def test_the_checksum_is_castagnolis(monkeypatch: pytest.MonkeyPatch) -> None:
     assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(32)) == 0x8A9136AA
 
     def bit_by_bit(content: bytes) -> int:
@@ -150,7 +151,8 @@ def test_the_checksum_is_castagnolis() -> None:
                 state = (state >> 1) ^ (0x82F63B78 if state & 1 else 0)
         return state ^ 0xFFFFFFFF
 
-    for size in (0, 1, 1023, 1024, 1025, 5000):
+    monkeypatch.setattr(crc32c_module, "PIECE", 6000)
+    for size in (0, 1, 1023, 1024, 1025, 4096, 4097, 5999, 6000, 6001, 13000):
         content = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()
         assert crc32c(content) == bit_by_bit(content)
 
@@ -247,6 +249,8 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
     assert "not finite" in refuse(write("w", safetensors.numpy.save(nothing))(tmp_path))
     assert "not finite" in refuse(write("w", foreign.torch_zip(nothing))(tmp_path))
     foreign.bundle(tmp_path / "lie", draw(), lie=2**40)
+    assert "larger than its data files" in refuse(tmp_path / "lie.index")
+    foreign.bundle(tmp_path / "lie", draw(), lie=-4)
     assert "does not lie in" in refuse(tmp_path / "lie.index")
 
 

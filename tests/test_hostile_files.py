@@ -7,12 +7,12 @@ import time
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gap_jax.errors import CheckpointError
-from gap_jax.weights.formats import tensorflow_file
 from gap_jax.weights.formats.read import open_arrays
 from tests import foreign_files as foreign
 
@@ -182,28 +182,28 @@ def test_entries_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
         open_arrays(tmp_path / "w")
 
 
-def test_blocks_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
-    """A table that lists one block again and again."""
-    table = foreign.sealed(foreign.block({b"a": foreign.field(9, bytes(2**16))}))
-    place = foreign.varint(0) + foreign.varint(len(table) - 5)
-    index = foreign.sealed(foreign.block({b"%03d" % n: place for n in range(200)}))
-    footer = place + foreign.varint(len(table)) + foreign.varint(len(index) - 5)
-    (tmp_path / "w.data-00000-of-00001").write_bytes(b"w")
-    (tmp_path / "w.index").write_bytes(
-        table + index + footer.ljust(40, b"\0") + foreign.TABLE_MAGIC
-    )
-    with pytest.raises(CheckpointError, match="its blocks are larger than the file"):
-        open_arrays(tmp_path / "w")
+class Again:
+    """An array whose bytes its pickle names a second time."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = (1, (len(self.content) // 4,), np.dtype("f4"), False, self.content)
+        return np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), state
 
 
-def test_whole_numbers_count_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a byte each in the file, and eight once read."""
-    monkeypatch.setattr(tensorflow_file, "MOST_COUNTS", 99)
-    (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(99)}))
-    np.testing.assert_array_equal(open_arrays(tmp_path / "w").arrays["steps"], np.arange(99))
-    (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(100)}))
-    with pytest.raises(CheckpointError, match="steps has 100 bytes of whole numbers"):
-        open_arrays(tmp_path / "w")
+def test_bytes_that_a_numpy_pickle_names_again_are_not_copied_again(tmp_path: Path) -> None:
+    content = bytes(2**16)
+    for count, fine in ((1, True), (3, False)):
+        layer = {f"v{index}": Again(content) for index in range(count)}
+        with (tmp_path / "w").open("wb") as file:
+            np.save(file, np.array({"a": layer}, object), allow_pickle=True)
+        if fine:
+            assert open_arrays(tmp_path / "w").arrays["a/v0"].shape == (2**14,)
+        else:
+            with pytest.raises(CheckpointError, match="its arrays are larger than the file"):
+                open_arrays(tmp_path / "w")
 
 
 def test_a_pipe_is_no_file(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from data_pipelines import files
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, differences
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
+from gap_jax.model_config import without_ignored
 from gap_jax.runtime.places import RunDir
 
 FORMAT_VERSION = 1
@@ -101,6 +102,7 @@ def load_config(run: RunDir) -> Config:
             name: group(**{key: _as_field(value) for key, value in content.pop(name, {}).items()})
             for name, group in groups.items()
         }
+        filled["model"] = without_ignored(filled["model"])
         return Config(**filled, **content).resolved()
     except (ConfigError, TypeError, AttributeError) as error:
         raise CheckpointError(

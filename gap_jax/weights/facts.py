@@ -14,6 +14,7 @@ from gap_jax.models.layers import PoolPadding
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)
+LONGEST_NAME = 40
 KEY = "gap_jax"  # of the file's metadata
 NEAR = 0.01  # a relative difference in eps that changes no result
 ONE_NETWORK = {"slim", "caffe"}  # with running statistics
@@ -80,8 +81,8 @@ def parse_facts(source: Path, metadata: Mapping[str, str] | None) -> Facts:
         version = content["format_version"]
         if version not in READABLE:
             raise CheckpointError(
-                f"{source} has format_version={version!r} and this gap_jax reads up to "
-                f"{FORMAT_VERSION}; use the version that wrote it"
+                f"{source} has format_version={str(version)[:LONGEST_NAME]} and this gap_jax reads "
+                f"up to {FORMAT_VERSION}; use the version that wrote it"
             )
         for name in ("input_mean", "input_scale"):
             content[name] = tuple(map(_number, content[name]))
@@ -112,8 +113,11 @@ def _check(facts: Facts) -> None:
     if not (
         all(isinstance(word, str) for word in words)
         and facts.backbone.isprintable()
+        and len(facts.backbone) < LONGEST_NAME
         and facts.strides in ("", *get_args(Strides))
         and facts.stem_padding in ("", *get_args(PoolPadding))
+        and bool(facts.strides) == (facts.backbone in BLOCKS)
+        and bool(facts.stem_padding) == (bool(facts.strides) and facts.format_version > 1)
         and facts.colours == "RGB"
         and type(facts.seed) is int
         and len(facts.input_mean) == len(facts.input_scale) == 3

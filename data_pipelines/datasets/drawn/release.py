@@ -5,6 +5,7 @@ visibility, every seventh image writes its visibilities as characters, every fif
 the joints of its bystanders out, and test people have nothing but a scale and a place.
 """
 
+import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +43,10 @@ class Row(NamedTuple):
     video: str
 
 
+# What a file begins with says when it was made, and equal annotations shall give equal files.
+UNDATED = b"MATLAB 5.0 MAT-file, drawn".ljust(116)
+
+
 def save(path: Path, rows: Sequence[Row]) -> None:
     """Writes the rows, in order, as the RELEASE struct of a MATLAB v5 file."""
     videos = list(dict.fromkeys(row.video for row in rows if row.activity))
@@ -55,7 +60,9 @@ def save(path: Path, rows: Sequence[Row]) -> None:
         "act": _structs([_act(row.activity) for row in rows]).T,
         "video_list": _cells(videos).T,
     }
-    scipy.io.savemat(path, {"RELEASE": _structs([release])}, do_compression=True)
+    content = io.BytesIO()
+    scipy.io.savemat(content, {"RELEASE": _structs([release])}, do_compression=True)
+    path.write_bytes(UNDATED + content.getvalue()[len(UNDATED) :])
 
 
 def _structs(elements: Sequence[dict[str, Any]]) -> Struct:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 LARGEST = 4 * 2**30  # bytes of a file
+MOST_AXES = 8
 
 Arrays = dict[str, Shaped[np.ndarray, "..."]]
 

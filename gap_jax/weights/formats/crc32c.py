@@ -4,6 +4,9 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 LANE = 1024  # bytes, a power of two
+PIECE = 2**24  # bytes at once: more would take memory
+SHORT = 2**12  # bytes that are sooner done one by one
+_COMPLEMENT = 0xFFFFFFFF
 _POLYNOMIAL = 0x82F63B78
 _BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
 
@@ -16,16 +19,34 @@ def _make_table() -> UInt32[np.ndarray, " 256"]:
 
 
 _TABLE = _make_table()
+_NUMBERS: list[int] = _TABLE.tolist()
 
 
 def crc32c(content: bytes | UInt8[np.ndarray, " n"]) -> int:
-    """The checksum, as LevelDB and TensorFlow store it before they mask it.
-
-    Without its first and last complement the checksum is linear and zeros in front change nothing:
-    so lanes are filled up in front, run in step, and joined: of two neighbours the left one runs on
-    over as many zeros as the right one is long.
-    """
+    """The checksum, as LevelDB and TensorFlow store it before they mask it."""
     values = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
+    if len(values) <= SHORT:
+        return _byte_by_byte(values)
+    state = np.array([_COMPLEMENT], np.uint32)
+    for start in range(0, len(values), PIECE):
+        piece = values[start : start + PIECE]
+        state = _apply(_run_zeros(len(piece)), state) ^ _run(piece)
+    return int(state[0] ^ np.uint32(_COMPLEMENT))
+
+
+def _byte_by_byte(values: UInt8[np.ndarray, " n"]) -> int:
+    state = _COMPLEMENT
+    for byte in values.tolist():
+        state = _NUMBERS[(state ^ byte) & 255] ^ (state >> 8)
+    return state ^ _COMPLEMENT
+
+
+def _run(values: UInt8[np.ndarray, " n"]) -> UInt32[np.ndarray, " 1"]:
+    """The state after them from a state of zero.
+
+    It is linear and zeros in front change nothing: so lanes are filled up in front, run in step,
+    and joined: of two neighbours the left one runs on over as many zeros as the right is long.
+    """
     lanes = 1 << max(0, (len(values) - 1) // LANE).bit_length()
     padded = np.zeros(lanes * LANE, np.uint8)
     padded[lanes * LANE - len(values) :] = values
@@ -36,8 +57,7 @@ def crc32c(content: bytes | UInt8[np.ndarray, " n"]) -> int:
     while len(state) > 1:
         state = _apply(shift, state[0::2]) ^ state[1::2]
         shift = _apply(shift, shift)
-    start = _apply(_run_zeros(len(values)), np.array([0xFFFFFFFF], np.uint32))
-    return int(state[0] ^ start[0] ^ np.uint32(0xFFFFFFFF))
+    return state
 
 
 def _step(

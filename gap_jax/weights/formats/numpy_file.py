@@ -13,7 +13,13 @@ Array = Shaped[np.ndarray, "..."]
 
 
 class _Pending:
-    """An array whose shape, type and bytes its pickle tells afterwards."""
+    """An array whose shape, type and bytes its pickle tells afterwards.
+
+    All of a file share `room`, as bytes that the pickle names again would be copied again.
+    """
+
+    def __init__(self, room: list[int]) -> None:
+        self.room = room
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, is_fortran, content = state
@@ -22,6 +28,9 @@ class _Pending:
             return
         if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | str):
             raise Unwelcome("an array of objects")
+        self.room[0] -= len(content)
+        if self.room[0] < 0:
+            raise ValueError("its arrays are larger than the file")
         raw = content.encode("latin1") if isinstance(content, str) else content
         order = "F" if is_fortran else "C"
         values = np.frombuffer(raw, dtype.read())
@@ -60,7 +69,7 @@ def read_numpy(content: bytes) -> dict[str, Array]:
     if shape != () or dtype.kind != "O":
         raise ValueError("a numpy array that is no dictionary of layers")
     loaded, _ = tensors_only.load(
-        stream.read(), _allowed(), encoding="latin1", longest=len(content)
+        stream.read(), _allowed([len(content)]), encoding="latin1", longest=len(content)
     )
     arrays = {}
     for layer, variables in loaded.held[0].items():
@@ -69,10 +78,10 @@ def read_numpy(content: bytes) -> dict[str, Array]:
     return arrays
 
 
-def _allowed() -> dict[str, Any]:
+def _allowed(room: list[int]) -> dict[str, Any]:
     def rebuild(*rest: Any) -> _Pending:
         del rest
-        return _Pending()
+        return _Pending(room)
 
     return {
         **{f"numpy.{core}.multiarray._reconstruct": rebuild for core in ("core", "_core")},

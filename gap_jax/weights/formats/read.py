@@ -86,8 +86,8 @@ def _check_size(path: Path) -> None:
 def _digest(path: Path, kind: str, content: bytes) -> str:
     """The SHA-256 of a file, of a bundle that of its .index with its data files behind it."""
     digest = hashlib.sha256(content)
-    for shard in tensorflow_file.data_files(path, content) if kind == BUNDLE else ():
-        digest.update(np.memmap(shard, np.uint8, "r").data)
+    for data in tensorflow_file.map_data(path, content) if kind == BUNDLE else ():
+        digest.update(data.data)
     return digest.hexdigest()
 
 

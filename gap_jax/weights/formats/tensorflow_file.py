@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Shaped
 
+from gap_jax.weights.formats import LARGEST, MOST_AXES
 from gap_jax.weights.formats.crc32c import crc32c
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
@@ -23,6 +24,7 @@ SUFFIX = ".index"
 LONGEST_NAME = 2**10  # bytes; a name repeats what it shares with the one before
 ALL_NAMES = 2**25
 MOST_SHARDS = 1000
+LARGEST_INDEX = 2**26
 MOST_COUNTS = 2**20  # bytes of a variable of whole numbers, which count steps
 _MASK_DELTA = 0xA282EAD8
 
@@ -35,19 +37,31 @@ def find_index(path: Path) -> Path | None:
     return index if not path.exists() and index.is_file() else None
 
 
-def data_files(index: Path, content: bytes) -> list[Path]:
+def map_data(index: Path, content: bytes) -> list[Array]:
     """The files in which a bundle's values lie, as its first entry counts them."""
-    _, header = next(_table(content))
-    shards = int(_fields(header).get(1, [1])[0])
-    if shards > MOST_SHARDS:
-        raise ValueError(f"it is spread over {shards} files")
+    if len(content) > LARGEST_INDEX:
+        raise ValueError(f"{index.name} has {len(content)} bytes of names and places")
+    _, header = next(_table(content), (b"", b""))
+    count = int(_fields(header).get(1, [1])[0])
+    if count > MOST_SHARDS:
+        raise ValueError(f"it is spread over {count} files")
     prefix = index.name.removesuffix(SUFFIX)
-    return [index.with_name(f"{prefix}.data-{n:05d}-of-{shards:05d}") for n in range(shards)]
+    shards = [index.with_name(f"{prefix}.data-{n:05d}-of-{count:05d}") for n in range(count)]
+    if absent := [shard.name for shard in shards if not shard.is_file()]:
+        raise ValueError(f"{absent[0]} does not lie beside it as a file")
+    sizes = [shard.stat().st_size for shard in shards]
+    if sum(sizes) > LARGEST:
+        raise ValueError(f"its data files have {sum(sizes) / 2**20:,.0f} MiB")
+    return [
+        np.memmap(shard, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        for shard, size in zip(shards, sizes, strict=True)
+    ]
 
 
 def read_bundle(index: Path, content: bytes) -> dict[str, Array]:
     """The numeric variables by name, each compared with its checksum."""
-    views = [np.memmap(shard, np.uint8, "r") for shard in data_files(index, content)]
+    views = map_data(index, content)
+    room = sum(map(len, views))
     arrays = {}
     for name, value in _table(content):
         entry = _fields(value)
@@ -58,6 +72,9 @@ def read_bundle(index: Path, content: bytes) -> dict[str, Array]:
         dtype = DTYPES.get(entry.get(1, [0])[0])
         if dtype is None:
             continue
+        room -= entry.get(5, [0])[0]
+        if room < 0:
+            raise ValueError("its variables are larger than its data files")
         view = views[entry.get(3, [0])[0]]
         arrays[name.decode()] = _value(name.decode(), entry, np.dtype(dtype), view)
     return arrays
@@ -96,7 +113,10 @@ def read_single(content: bytes) -> dict[str, Array]:
 
 
 def _dims(shape: bytes) -> list[int]:
-    return [_fields(dim).get(1, [0])[0] for dim in _fields(shape).get(2, [])]
+    dims = _fields(shape).get(2, [])
+    if len(dims) > MOST_AXES:
+        raise ValueError(f"a variable of {len(dims)} axes")
+    return [_fields(dim).get(1, [0])[0] for dim in dims]
 
 
 def _varints(packed: bytes) -> Iterator[int]:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Shaped
 
-from gap_jax.weights.formats import tensors_only
+from gap_jax.weights.formats import MOST_AXES, tensors_only
 from gap_jax.weights.formats.tensors_only import Unwelcome
 
 Array = Shaped[np.ndarray, "..."]
@@ -30,7 +30,6 @@ DTYPES: dict[str, Any] = {
 }
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 PARALLEL = "module."  # before every name of a network that ran on several devices
-MOST_AXES = 8
 LONGEST_HEAD = 2**16  # bytes of each pickle before the tensors in the older form
 
 
