@@ -1,13 +1,16 @@
 """The training command with a run that is there already, and with data it cannot use as asked."""
 
+import contextlib
 import dataclasses
 import json
 
 import pytest
 
 from gap_jax import main
-from gap_jax.errors import ConfigError
+from gap_jax.errors import ConfigError, PeerLost
 from gap_jax.learning.setup import assemble
+from gap_jax.runtime.gang import start
+from gap_jax.runtime.gang.members import Gang
 from tests.saved_runs import CONFIG, SMALL, prepare_run
 from tests.step_courses import PEOPLE, configure
 
@@ -30,6 +33,23 @@ def test_a_run_is_evaluated_by_the_words_that_train_it(
     assert main.run(words) == 0
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"mAP", "accuracy", "top5", "classes", "examples", "ci95"} <= numbers.keys()
+
+
+def test_what_trains_alone_hears_sigterm_in_its_steps(
+    words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An evaluation asks nobody whether to stop, so it may not leave SIGTERM to JAX."""
+    asked: list[bool] = []
+
+    def joined(*_: object, saves: bool) -> contextlib.AbstractContextManager[Gang]:
+        asked.append(saves)
+        raise PeerLost("nobody came")
+
+    monkeypatch.setattr(start, "joined", joined)
+    gang = ["--coordinator=localhost:4321", "--processes=2", "--process=0"]
+    for mode in ("evaluate", "train"):
+        assert main.run([*words[:-1], f"--mode={mode}", *gang]) == 76
+    assert asked == [False, True]
 
 
 def test_other_words_do_not_evaluate_it(

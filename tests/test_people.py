@@ -1,5 +1,7 @@
 """The drawn people: determinism, bodies, mirrors, masks, and what is refused."""
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -198,3 +200,27 @@ def test_a_drawing_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
         people.draw(tmp_path / "people", sizes={"train": 4, "val": 1}, progress=interrupt)
     assert told == [(1, 5), (2, 5), (3, 5)]
     assert not any(tmp_path.iterdir())
+
+
+def test_two_processes_draw_the_same_files(tmp_path: Path) -> None:
+    """To the byte, as runs on data that were drawn again go on: nothing may hang on a clock or
+    on the order of a hash.
+    """
+    words = [sys.executable, "-m", "gap_jax", "data", "prepare", "people", "--train=4", "--val=1"]
+    drawing = [
+        subprocess.Popen(
+            [*words, "--test=1", f"--out={tmp_path / name}"], stdout=subprocess.DEVNULL
+        )
+        for name in ("one", "other")
+    ]
+    assert [each.wait(120) for each in drawing] == [0, 0]
+    one, other = (
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
+        for folder in (tmp_path / "one", tmp_path / "other")
+    )
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []

@@ -149,6 +149,10 @@ def test_what_is_no_run_or_has_no_scores(
     assert refused(capsys, tmp_path).startswith(
         f"66: {tmp_path} is no run: it holds no config.json"
     )
+    for name in ("config.json", "preprocess.json"):
+        (tmp_path / "export").mkdir(exist_ok=True)
+        (tmp_path / "export" / name).touch()
+    assert "export is an exported model, which" in refused(capsys, tmp_path / "export")
     mean = made / "mean"
     assert refused(capsys, mean, mean / ".." / "mean").endswith(
         "is given twice; name each run once"

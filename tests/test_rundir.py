@@ -121,6 +121,16 @@ def test_steps_only_grow_and_not_under_a_cosine(begun: Path, tmp_path: Path) -> 
         examine(tmp_path, config(optim__schedule="cosine", train__steps=12_001), people())
 
 
+def test_fields_that_were_once_ignored_are_read_as_they_were_meant(tmp_path: Path) -> None:
+    start(tmp_path, config(model__pooling="attention"))
+    run = RunDir(tmp_path)
+    content = json.loads(run.config.read_text("utf-8"))
+    content["model"] |= {"T": 2, "widths": [128, 64], "sketch_features": 9}
+    run.config.write_text(json.dumps(content), "utf-8")
+    assert load_config(run) == config(model__pooling="attention")
+    assert not start(tmp_path, config(model__pooling="attention")).is_new
+
+
 def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> None:
     assert start(tmp_path).is_new
     cfg = config(train__steps=13_000, data__root="elsewhere")

@@ -52,9 +52,7 @@ def _gallery(
     stored = records.open_split(data.directory, split, stated)
     rows = [row for row in range(len(batch.id)) if batch.id[row] != PADDING_ID]
     padding = len(batch.id) - len(rows)
-    note = (
-        f"Split {split}. Left: as stored. Right: the crop, its circle a joint's disc in the target."
-    )
+    note = f"Split {split}. Left: as stored. Right: the crop, its circle as large as a disc target."
     if padding:
         note += f" {padding} more rows only fill the batch."
     return Gallery(

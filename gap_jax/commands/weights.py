@@ -49,7 +49,8 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     converting.add_argument(
         "--sha256", type=_digest, metavar="HEX",
-        help="what the SHA-256 of the file (or of a bundle's index) has to be; an address needs it",
+        help="what the SHA-256 of the file (or of a bundle's .index with its data files behind it) "
+        "has to be; an address needs it",
     )  # fmt: skip
     converting.set_defaults(command=_convert)
     options = parse(parser, words)

@@ -138,6 +138,10 @@ def open_weights(path: Path, cfg: Config, data: Manifest, say: Callable[[str], N
 
 
 def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
+    if run.root.is_file():
+        raise CheckpointError(
+            f"{run.root} is a file; weights take the network's config: --config=FILE[:parts]"
+        )
     if not run.config.is_file():
         raise CheckpointError(
             f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}"

@@ -13,6 +13,7 @@ from gap_jax.config import Config
 from gap_jax.errors import CheckpointError, ConfigError, DataError
 from gap_jax.evaluation import evaluate
 from gap_jax.evaluation.evaluate import Scores
+from gap_jax.explain.artefact import PREPROCESSING
 from gap_jax.learning.state import describe_model
 from gap_jax.runtime import rundir
 from gap_jax.runtime.places import RunDir
@@ -71,6 +72,10 @@ def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
 def _read_run(run: RunDir) -> Run:
     if not run.config.is_file():
         raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}")
+    if (run.root / PREPROCESSING).is_file():
+        raise CheckpointError(
+            f"{run.root} is an exported model, which keeps no scores; name the run that it is of"
+        )
     cfg, classes = rundir.load_config(run), rundir.load_classes(run)
     step, scores = _read_last_evaluation(run, cfg.data.eval_split)
     if scores.logits.shape[1] != len(classes):

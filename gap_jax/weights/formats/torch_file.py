@@ -56,7 +56,7 @@ def read_zip(content: bytes) -> dict[str, Array]:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.count("/") == 1 and name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise Unwelcome("a zip without data.pkl, which torch.save does not write")
+            raise ValueError("a zip without data.pkl: torch.save writes one, numpy's .npz has none")
         prefix = pickles[0].removesuffix("data.pkl")
         left = len(content)  # entries that lie in one another would hold more
 
