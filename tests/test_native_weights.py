@@ -126,8 +126,13 @@ def test_a_shorter_trunk_takes_its_part(saved: Path, cfg: Config) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"backbone": "resnet50"}, "holds a resnet50 and model.backbone is small; set model.back"),
-        ({"strides": "v1_5"}, "was trained with v1_5 strides"),
+        (
+            {"backbone": "resnet50", "strides": "slim", "stem_padding": "same"},
+            "holds a resnet50 and model.backbone is small; set model.back",
+        ),
+        ({"backbone": "resnet50"}, "does not say what backbone it holds"),
+        ({"strides": "v1_5"}, "does not say what backbone it holds"),
+        ({"stem_padding": "same"}, "does not say what backbone it holds"),
         ({"norm_eps": 1e-3}, "adds 0.001 to its variances and model.norm_eps is 1e-05; set model."),
         ({"input_scale": [58, 57, 57]}, "was fed pixels divided by (58.0, 57.0, 57.0)"),
         ({"input_scale": [127.5] * 3}, "set model.input=inception"),
