@@ -55,7 +55,7 @@ def test_a_file_arrives_whole(served: Served, tmp_path: Path, manner: str) -> No
 def test_what_broke_off_goes_on(
     served: Served, tmp_path: Path, manner: str, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(download, "PATIENCE_S", 1.0)
     said = refuse(f"{served.address}/{manner}/w", tmp_path)
     assert "of 3.0 MiB" in said and said.endswith("the same command goes on from there")
     part = (tmp_path / f"{NAME}.part").read_bytes()
