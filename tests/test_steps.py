@@ -1,19 +1,28 @@
-"""The training step: the same in any number of parts, however they are gone through."""
+"""The training step, the same in any number of parts; the evaluation step, as fast as it can be."""
 
+import re
+from pathlib import Path
+
+import jax
+import numpy as np
 import pytest
 
 from gap_jax.errors import ConfigError
 from gap_jax.learning import steps
-from gap_jax.learning.sharding import make_mesh
+from gap_jax.learning.setup import assemble
+from gap_jax.learning.sharding import globalise, make_mesh
 from tests.step_courses import (
+    PEOPLE,
     assert_agree,
     compile_step,
     configure,
     count_convolutions,
+    draw_batch,
     lower_step,
     take_steps,
 )
 
+CPU = Path("/proc/cpuinfo")
 REMAT = (("model.remat", True),)
 
 
@@ -44,3 +53,38 @@ def test_batches_that_do_not_divide_are_refused() -> None:
         make_mesh(configure((("train.batch_size", 44), ("model.norm_group_size", 4))))
     with pytest.raises(ConfigError, match=r"mesh\.fsdp=3 does not divide 8 devices"):
         make_mesh(configure((("mesh.fsdp", 3),)))
+
+
+@pytest.mark.parametrize("slows_down", [True, False])
+def test_an_evaluation_step_takes_ynnpack_where_it_is_faster(
+    slows_down: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "has_avx512", lambda: slows_down)
+    cfg = configure((("train.batch_size", 16), ("eval.batch_size", 16)))
+    setup = assemble(cfg, PEOPLE, jax.devices()[:1])
+    batch = globalise(draw_batch(0, cfg), setup.mesh)
+    step = steps.jit_eval_step(setup.model, setup.mesh)
+    compiled = step.lower(setup.target.variables, batch).compile().as_text()
+    assert ("ynn_fusion" in compiled) != slows_down
+
+
+@pytest.mark.skipif(not CPU.exists(), reason="needs Linux: /proc/cpuinfo")
+def test_the_widest_instructions_are_known() -> None:
+    flags = re.search(r"^flags\s*:(.*)$", CPU.read_text("utf-8"), re.MULTILINE)
+    assert steps.has_avx512() == bool(flags and "avx512vl" in flags[1].split())
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"baseline": ["X86_V2"], "found": ["X86_V3", "X86_V4"]}, True),
+        ({"baseline": ["SSE"], "found": ["AVX2", "AVX512_SKX"]}, True),
+        ({"baseline": ["X86_V2"], "found": ["X86_V3"], "not found": ["X86_V4"]}, False),
+        ({"baseline": ["NEON"]}, False),
+    ],
+)
+def test_who_has_avx512(
+    names: dict[str, list[str]], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np, "show_config", lambda **_: {"SIMD Extensions": names})
+    assert steps.has_avx512() == expected

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
@@ -24,6 +25,7 @@ from gap_jax.learning.state import Model, TrainState, Variables
 from gap_jax.learning.targets import draw_heatmaps
 
 WITHOUT_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name of it
 LONGEST_UNROLLED = 8  # on CPU a convolution inside a loop takes almost six times as long
 
 
@@ -94,9 +96,6 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
     """(variables, batch of one micro-batch) -> logits, the same on every device; not yet compiled.
 
     Of an image with several `views` they are the mean over these, which lie along axis 1.
-
-    On CPU XLA hands products to YNNPACK, which makes a training step a fifth faster and this one a
-    tenth slower: so not here.
     """
     on_cpu = jax.default_backend() == "cpu"
 
@@ -114,7 +113,20 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
             logits = jax.lax.map(functools.partial(answer, whole), each).mean(0)
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
-    return jax.jit(eval_step, compiler_options=WITHOUT_YNN if on_cpu else None)
+    slows_down = on_cpu and has_avx512()
+    return jax.jit(eval_step, compiler_options=WITHOUT_YNN if slows_down else None)
+
+
+def has_avx512() -> bool:
+    """Whether XLA's YNNPACK, which takes products on CPU, makes an evaluation step slower here.
+
+    It does by a tenth on a CPU with AVX-512, and makes it a tenth faster on one with AVX2 alone; a
+    training step is a fifth faster with it.
+    """
+    about: Any = np.show_config(mode="dicts")
+    kinds = about["SIMD Extensions"]
+    names = {*kinds.get("baseline", ()), *kinds.get("found", ())}
+    return not names.isdisjoint(AVX512)
 
 
 def _build_micro_loss(
