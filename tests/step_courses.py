@@ -10,6 +10,7 @@ import numpy as np
 
 from data_pipelines.example import HostBatch
 from data_pipelines.manifest import Manifest, Split
+from gap_jax.batch import Batch
 from gap_jax.config import Config
 from gap_jax.flags import read_config
 from gap_jax.learning.setup import Setup, assemble
@@ -80,11 +81,16 @@ def begin(setup: Setup, variables: Variables | None = None) -> TrainState:
     return jax.tree.map(lambda leaf, like: jax.device_put(leaf, like.sharding), state, target)
 
 
-def lower_step(devices: int, values: Values = ()) -> tuple[Setup, Any]:
-    """The step on the first so many devices, as XLA gets it."""
+def set_up(devices: int, values: Values = ()) -> tuple[Setup, Batch]:
+    """What a run on the first so many devices calls, and its first batch."""
     cfg = configure(values)
     setup = assemble(cfg, PEOPLE, jax.devices()[:devices])
-    batch = globalise(draw_batch(0, cfg), setup.mesh)
+    return setup, globalise(draw_batch(0, cfg), setup.mesh)
+
+
+def lower_step(devices: int, values: Values = ()) -> tuple[Setup, Any]:
+    """The step on the first so many devices, as XLA gets it."""
+    setup, batch = set_up(devices, values)
     return setup, setup.train_step.lower(setup.target, batch)
 
 

@@ -3,22 +3,19 @@
 import re
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
 from gap_jax.errors import ConfigError
 from gap_jax.learning import steps
-from gap_jax.learning.setup import assemble
-from gap_jax.learning.sharding import globalise, make_mesh
+from gap_jax.learning.sharding import make_mesh
 from tests.step_courses import (
-    PEOPLE,
     assert_agree,
     compile_step,
     configure,
     count_convolutions,
-    draw_batch,
     lower_step,
+    set_up,
     take_steps,
 )
 
@@ -60,9 +57,7 @@ def test_an_evaluation_step_takes_ynnpack_where_it_is_faster(
     slows_down: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "has_avx512", lambda: slows_down)
-    cfg = configure((("train.batch_size", 16), ("eval.batch_size", 16)))
-    setup = assemble(cfg, PEOPLE, jax.devices()[:1])
-    batch = globalise(draw_batch(0, cfg), setup.mesh)
+    setup, batch = set_up(1, (("train.batch_size", 16), ("eval.batch_size", 16)))
     step = steps.jit_eval_step(setup.model, setup.mesh)
     compiled = step.lower(setup.target.variables, batch).compile().as_text()
     assert ("ynn_fusion" in compiled) != slows_down

@@ -7,15 +7,14 @@ import pytest
 from jaxtyping import Array
 
 from benchmarks.scaling.collectives import Collective, find_collectives
-from gap_jax.learning.setup import Setup, assemble
-from gap_jax.learning.sharding import globalise, make_mesh, replicated
+from gap_jax.learning.setup import Setup
+from gap_jax.learning.sharding import make_mesh, replicated
 from gap_jax.model_config import Colours
 from gap_jax.models import network
 from gap_jax.models.backbones.small import LAYERS
 from gap_jax.models.network import normalise
 from gap_jax.runtime.checkpoint import Checkpoints
 from tests.step_courses import (
-    PEOPLE,
     Course,
     Values,
     assert_agree,
@@ -24,7 +23,7 @@ from tests.step_courses import (
     configure,
     count_convolutions,
     distance,
-    draw_batch,
+    lower_step,
     take_steps,
     walk,
 )
@@ -140,9 +139,6 @@ def test_activations_that_move_are_seen(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_step_convolves_three_times_for_a_3x3_layer_and_never_for_a_1x1_one() -> None:
     """Forward, by the data, by the weights; the first layer has no gradient by the data."""
-    cfg = configure((("model.stage", 0),))
-    setup = assemble(cfg, PEOPLE, jax.devices()[:1])
-    batch = globalise(draw_batch(0, cfg), setup.mesh)
-    text = setup.train_step.lower(begin(setup), batch).as_text()
+    text = lower_step(1, (("model.stage", 0),))[1].as_text()
     pose_branch = 1
     assert count_convolutions(text) == 3 * (len(LAYERS) + pose_branch) - 1

@@ -32,6 +32,7 @@ from tests.tiny_run import METRICS, Clock, Recorder, config, ids_of, people, row
 
 event_pb2 = importlib.import_module("tensorboardX.proto.event_pb2")
 ROOT = Path(__file__).parent.parent
+NAMES = {"console": "console", "board": "TensorBoard writer"}
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("b\n ug")])
@@ -46,9 +47,8 @@ def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
     assert len(rows(run.metrics)) == 150
     assert len(rows(run.ledger)) == 550
     log = run.log.read_text("utf-8")
-    name = "console" if who == "console" else "TensorBoard writer"
     reason = str(error).replace("\n", "")
-    told = f"warning: the {name} failed ({type(error).__name__}: {reason}); training goes on"
+    told = f"warning: the {NAMES[who]} failed ({type(error).__name__}: {reason}); training goes on"
     assert log.count(told) == log.count("warning") == 1
     if who == "board":
         assert told in console.text
@@ -70,8 +70,7 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
     assert time.monotonic() - start < 5
     gate.set()
     assert len(rows(run.metrics)) == 150
-    name = "console" if who == "console" else "TensorBoard writer"
-    told = f"the {name} hangs; training goes on without it"
+    told = f"the {NAMES[who]} hangs; training goes on without it"
     assert run.log.read_text("utf-8").count(told) == 1
 
 
