@@ -1,18 +1,22 @@
-"""Files that are either whole or absent: atomic writes, fresh folders, digests."""
+"""Files that are either whole or absent: atomic writes, fresh folders, digests, CSV tables."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipelines import faults
 from data_pipelines.errors import CannotWrite
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and paragraph separator
 
 
 def sha256(path: Path) -> str:
@@ -112,3 +116,27 @@ def _sync_tree(folder: Path) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 os.fsync(file.fileno())
+
+
+def escape_control(text: str) -> str:
+    r"""The text with each control character as its escape, such as \n or \x1b."""
+    return "".join(
+        each.encode("unicode_escape").decode() if unicodedata.category(each) in _CONTROL else each
+        for each in text
+    )
+
+
+def csv_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> bytes:
+    """A CSV table in which no text acts as a spreadsheet formula or a terminal's escape code."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    for row in rows:
+        writer.writerow([_as_plain_text(cell) if isinstance(cell, str) else cell for cell in row])
+    return text.getvalue().encode("utf-8")
+
+
+def _as_plain_text(cell: str) -> str:
+    """The text, quoted where its first character, also a full-width one, begins a formula."""
+    first = unicodedata.normalize("NFKC", cell.strip()[:1])
+    return escape_control(f"'{cell}" if first in tuple("=+-@") else cell)

@@ -1,9 +1,7 @@
 """From a data set's own files to verified records: nothing is dropped without being named."""
 
 import collections
-import csv
 import importlib.metadata
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -54,12 +52,13 @@ def build(
             len(raw.classes),
             {name: intake.records(name, split) for name, split in raw.splits.items()},
         )
+        rejects = files.csv_table(Reject._fields, intake.rejects)
         if len(intake.rejects) > max_rejects:
-            files.write_atomically(spilled, rejects_table(intake.rejects))
+            files.write_atomically(spilled, rejects)
             raise DataError(_too_many(raw, intake.rejects, max_rejects, spilled))
         _refuse_untrainable(raw, intake)
         if intake.rejects:
-            files.write_atomically(partial / REJECTS, rejects_table(intake.rejects))
+            files.write_atomically(partial / REJECTS, rejects)
         manifest = _describe(raw, intake, written, partial, max_width_px)
         save(manifest, partial)
     spilled.unlink(missing_ok=True)
@@ -218,16 +217,6 @@ def _refuse_untrainable(raw: RawData, intake: _Intake) -> None:
             f"split 'train' of data set {raw.name} has no usable image of "
             f"{raw.splits['train'].listed:,} listed; check its list and the folder of its images"
         )
-
-
-def rejects_table(rejects: Sequence[Reject]) -> bytes:
-    """The CSV of split, id and reason, in which no cell can act as a spreadsheet's formula."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text)
-    writer.writerow(Reject._fields)
-    for reject in rejects:
-        writer.writerow([f"'{cell}" if cell[:1] in tuple("=+-@\t\r") else cell for cell in reject])
-    return text.getvalue().encode("utf-8", "backslashreplace")
 
 
 def _describe(

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import check, decode, manifest, prepare, records
+from data_pipelines import check, decode, files, manifest, prepare, records
 from data_pipelines.errors import DataError
 from data_pipelines.example import Entry, Reject
 from tests.tiny_data import (
@@ -155,6 +156,27 @@ def test_every_unusable_image_is_named_and_none_is_dropped_in_silence(tmp_path: 
     assert not listed.exists()
     assert (tmp_path / "out" / "rejects.csv").read_text().count("\n") == count + 1
     assert f"rejected {count} images: {tmp_path / 'out' / 'rejects.csv'} names them" in lines
+
+
+@pytest.mark.parametrize(
+    ("cell", "written"),
+    [
+        ("=1+1", "'=1+1"),
+        ("-cat", "'-cat"),
+        (" \t@sum(a)", "' \\t@sum(a)"),
+        ("\uff1d1", "'\uff1d1"),  # a full-width equals sign
+        ("red\x1b[31m", "red\\x1b[31m"),
+        ("a\r\nb\x85c\u2028d\udcff", "a\\r\\nb\\x85c\\u2028d\\udcff"),
+        ('a "b", né', 'a "b", né'),
+        ("", ""),
+        (-0.5, "-0.5"),
+        (3, "3"),
+    ],
+)
+def test_csv_text_is_neither_formula_nor_escape_code(cell: str | float, written: str) -> None:
+    table = files.csv_table(("name", "value"), [(cell, 1)]).decode()
+    assert table.count("\n") == 2
+    assert list(csv.reader(io.StringIO(table))) == [["name", "value"], [written, "1"]]
 
 
 def test_a_label_of_several_classes_must_have_one_number_for_each(tmp_path: Path) -> None:
