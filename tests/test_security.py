@@ -54,7 +54,7 @@ def test_nothing_committed_names_a_machine() -> None:
     pages = [*(ROOT / "docs").rglob("*.md"), *(ROOT / "launch").glob("*.md")]
     texts = [*SOURCES, *ROOT.glob("*.*"), *pages, ROOT / "Makefile"]
     for path in texts:
-        if path.is_file():
+        if path.is_file() and path.name != ".git":  # a file in a linked worktree
             found = re.search(
                 r"/(work|home|root|opt)/\w+|://[\w.-]*pypi[\w.-]*", path.read_text("utf-8")
             )
