@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, nearest
 
 Value = TypeVar("Value")
 Group = TypeVar("Group", bound="Settings")
@@ -46,6 +46,11 @@ class Settings:
     def __setattr__(self, name: str, value: Any) -> None:
         if getattr(self, "_frozen", False):
             raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is resolved")
+        kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(self)}
+        kind = kinds.get(name)
+        is_group = isinstance(kind, type) and issubclass(kind, Settings)
+        if name not in kinds or (is_group and not isinstance(value, kind)):
+            raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 
     def resolved(self: Group) -> Group:
@@ -55,6 +60,23 @@ class Settings:
         twin = type(self)(**values)
         object.__setattr__(twin, "_frozen", True)
         return twin
+
+
+def unknown_field(name: str) -> ConfigError:
+    """The refusal of a name that is no leaf of the config: it lists a group's fields, or hints."""
+    known = [
+        f"{each.group}.{field.name}"
+        for each in Settings.__subclasses__()
+        for field in dataclasses.fields(each)
+        if field.metadata  # which a field that holds a group lacks
+    ]
+    members = [each for each in known if each.startswith(name + ".")]
+    if members:
+        return ConfigError(f"config.{name} is a group; its fields are {', '.join(members)}")
+    leaf = name.rpartition(".")[2]
+    same_leaf = [each for each in known if each.rpartition(".")[2] == leaf]
+    hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
+    return ConfigError(f"config has no field {name!r}{hint or '; --help lists them all'}")
 
 
 def check_field(name: str, field: dataclasses.Field[Any], value: Any) -> None:

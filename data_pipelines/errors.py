@@ -1,5 +1,8 @@
 """Refusals: one line with the thing, the value and the fix, and the exit code it ends with."""
 
+import difflib
+from collections.abc import Sequence
+
 
 class Refusal(Exception):
     """The command cannot go on for a reason the user can mend; `str(error)` is the whole line."""
@@ -23,3 +26,11 @@ class CannotWrite(Refusal):
     """A disk that is full or read-only, or a place that is already taken."""
 
     exit_code = 73
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """A hint that ends an error: the nearest known word, else all of them where they are few."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(words)}" if 0 < len(words) <= 20 else ""

@@ -5,9 +5,9 @@ import importlib.metadata
 import sys
 from collections.abc import Sequence
 
+from data_pipelines.errors import nearest
 from gap_jax import __version__
 from gap_jax.errors import ConfigError, exit_code
-from gap_jax.variants import nearest
 
 HELP = """gap_jax COMMAND ...
 

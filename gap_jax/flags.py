@@ -12,9 +12,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.config import unknown_field
+from data_pipelines.errors import ConfigError, nearest
 from gap_jax.config import Config, Settings, fields
-from gap_jax.variants import nearest
 
 OVERRIDE = "config."
 
@@ -105,7 +105,8 @@ def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
         if name.startswith("no" + OVERRIDE):
             name = name.removeprefix("no")
         if name.startswith(OVERRIDE):
-            _check_field_name(name.removeprefix(OVERRIDE), known)
+            if name.removeprefix(OVERRIDE) not in known:
+                raise unknown_field(name.removeprefix(OVERRIDE))
             if not seen["config"]:
                 raise ConfigError(f"--{name} stands before --config=FILE; put --config first")
         elif not any(
@@ -115,18 +116,6 @@ def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
         seen[name] += 1
         if seen[name] > 1:
             raise ConfigError(f"--{name} is given twice; keep one of them")
-
-
-def _check_field_name(name: str, known: list[str]) -> None:
-    if name in known:
-        return
-    members = [each for each in known if each.startswith(name + ".")]
-    if members:
-        raise ConfigError(f"config.{name} is a group; its fields are {', '.join(members)}")
-    leaf = name.rpartition(".")[2]
-    same_leaf = [each for each in known if each.rpartition(".")[2] == leaf]
-    hint = f"; did you mean {same_leaf[0]!r}?" if same_leaf else nearest(name, known)
-    raise ConfigError(f"config has no field {name!r}{hint or '; --help lists them all'}")
 
 
 def _value_problem(message: str) -> str:

@@ -1,11 +1,9 @@
 """The grammar of what follows the colon in --config=FILE:part,part."""
 
 import dataclasses
-import difflib
-from collections.abc import Sequence
 
 from data_pipelines.config import DATASETS
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, nearest
 
 METHODS = (
     "mean", "attention", "attention_pose", "gap", "gap_pose",
@@ -49,11 +47,3 @@ def parse_variant(text: str, *, method: str) -> Variant:
             "reference"
         )
     return Variant(chosen.get("method", method), data, scale, recipe)
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    """A hint that ends an error: the nearest known word, else all of them where they are few."""
-    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(words)}" if 0 < len(words) <= 20 else ""

@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.config import DATASETS, DataConfig
 from data_pipelines.errors import ConfigError
-from gap_jax.config import Config, differences, fields
+from gap_jax.config import Config, OptimConfig, TrainConfig, differences, fields
 from gap_jax.flags import read_config
 from gap_jax.variants import METHODS, SCALES, parse_variant
 
@@ -77,6 +77,58 @@ def test_every_field_refuses_a_typo_and_a_wrong_type(name: str) -> None:
     if not isinstance(LEAVES[name][1], str | tuple):
         with pytest.raises(ConfigError, match=rf"{name}='abc' is not of type"):
             read_config(GAP_POSE, [f"--config.{name}=abc"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "optim.learnin_rate",
+        "train.stepz",
+        "data.batch_size",
+        "steps",
+        "foo",
+        "optim",
+        "model.group",
+    ],
+)
+def test_config_file_refuses_the_names_that_the_command_line_refuses(
+    name: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError) as on_command_line:
+        read_config(GAP_POSE, [f"--config.{name}=3"])
+    path = tmp_path / "misspelt.py"
+    path.write_text(
+        "from gap_jax.config import Config\n\n\ndef get_config(variant=''):\n"
+        f"    cfg = Config()\n    cfg.{name} = 3\n    return cfg\n"
+    )
+    with pytest.raises(ConfigError) as in_file:
+        read_config(str(path))
+    assert str(in_file.value) == str(on_command_line.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "line"),
+    [
+        ("optim", TrainConfig(), r"config.optim is a group; its fields are optim.name"),
+        ("train.steps", 1.5, r"train.steps=1.5 is not of type int"),
+        ("train.class_weights", None, r"train.class_weights=None is not of type str"),
+        ("model.widths", [8, 4, 2], r"model.widths=\[8, 4, 2\] is not a tuple"),
+    ],
+)
+def test_settings_refuse_another_group_and_a_wrong_type(
+    name: str, value: object, line: str
+) -> None:
+    cfg = Config()
+    *groups, leaf = name.split(".")
+    with pytest.raises(ConfigError, match=line):
+        setattr(getattr(cfg, groups[0]) if groups else cfg, leaf, value)
+        cfg.resolved()
+
+
+def test_group_takes_another_of_its_kind() -> None:
+    cfg = Config()
+    cfg.optim = OptimConfig(learning_rate=0.5)
+    assert cfg.resolved().optim.learning_rate == 0.5
 
 
 @pytest.mark.parametrize("name", [n for n, (_, v) in LEAVES.items() if isinstance(v, float)])

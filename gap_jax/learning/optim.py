@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from data_pipelines.errors import nearest
 from gap_jax.config import OptimConfig
 from gap_jax.errors import ConfigError
-from gap_jax.variants import nearest
 
 Step = Int[Array, ""] | int
 

@@ -14,11 +14,11 @@ import safetensors
 import safetensors.numpy
 
 from data_pipelines import files
+from data_pipelines.errors import nearest
 from gap_jax.errors import CheckpointError
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
 from gap_jax.model_config import InitConfig, ModelConfig
-from gap_jax.variants import nearest
 from gap_jax.weights.facts import KEY, Facts, compare, parse_facts
 
 NAMED, SHOWN = 8, 40  # groups of unknown arrays that a line names, and letters of each
