@@ -90,6 +90,11 @@ def _go_on(
     ):
         state, history, groups = _open_state(setup, checkpoints, announcer)
         start = int(state.step)
+        if opening.lost_step is not None:
+            announcer.warn(
+                f"the run was complete at step {opening.lost_step:,}, but that checkpoint is gone "
+                f"or damaged; training goes on from step {start:,}"
+            )
         reporter = Reporter(
             announcer,
             own,

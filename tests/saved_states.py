@@ -13,9 +13,10 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipelines import faults
-from gap_jax.runtime import arrays
+from gap_jax.runtime import arrays, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import Leaves
+from gap_jax.runtime.places import RunDir
 
 
 class Counters(NamedTuple):
@@ -96,6 +97,12 @@ def save_steps(folder: Path, *numbers: int, **options: Any) -> None:
         for number in numbers:
             checkpoints.save(number, make_state(number), {"metrics": {"mAP": 1 / number}})
             checkpoints.wait()
+
+
+def finish(run: RunDir, step: int) -> None:
+    """Leaves in the run's folder what a run does that ends after `step` steps."""
+    save_steps(run.checkpoints, step)
+    rundir.complete(run, step)
 
 
 def resume(folder: Path) -> tuple[int, list[str]]:

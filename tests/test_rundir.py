@@ -18,13 +18,13 @@ from gap_jax.errors import CannotWrite, CheckpointError, ConfigError, Refusal
 from gap_jax.runtime.rundir import (
     Opening,
     RunDir,
-    complete,
     enter,
     examine,
     load_classes,
     load_config,
 )
 from tests.other_values import COMPANIONS, LEAVES
+from tests.saved_states import finish
 
 CLASSES = ("jumping", "résumé, reading", "模型を見る", "waiting")
 ENVIRONMENT = {"versions": {"jax": "0"}, "command": "python -m gap_jax.main"}
@@ -149,14 +149,14 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
 def test_a_complete_run_says_so_and_may_be_prolonged(tmp_path: Path) -> None:
     start(tmp_path)
     run = RunDir(tmp_path)
-    complete(run, 9_000)  # stopped early
+    finish(run, 9_000)  # stopped early
     before = contents(tmp_path)
     assert start(tmp_path).completed_step == 9_000
     assert contents(tmp_path) == before
     longer = config(train__steps=13_000)
     assert start(tmp_path, longer).completed_step is None
     assert start(tmp_path, longer).completed_step is None
-    complete(run, 13_000)
+    finish(run, 13_000)
     assert examine(tmp_path, longer, people()).completed_step == 13_000
 
 
@@ -220,7 +220,7 @@ def test_a_start_goes_on_with_what_a_killed_one_left(
     start(tmp_path)
     run = RunDir(tmp_path)
     assert load_classes(run) == CLASSES
-    complete(run, 12_000)
+    finish(run, 12_000)
     longer = config(train__steps=13_000)
     monkeypatch.setattr(files, "write_atomically", killed_at(writes))
     with pytest.raises(KeyboardInterrupt) if writes < 3 else nullcontext():
@@ -294,5 +294,5 @@ def test_evaluations_that_stopping_counts_stay_where_they_are(tmp_path: Path) ->
     assert len(examine(tmp_path, patient, people()).changes) == 1
     with pytest.raises(ConfigError, match=r"eval.every_steps: 1000 -> 500 \(train.early"):
         examine(tmp_path, config(train__early_stop_evals=3, eval__every_steps=500), people())
-    complete(RunDir(tmp_path), 400)
+    finish(RunDir(tmp_path), 400)
     assert start(tmp_path, patient).completed_step is None, "more patience goes on"

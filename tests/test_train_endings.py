@@ -1,17 +1,19 @@
 """A whole run in this process: it stops where evaluations gain nothing, and leaves what it owes."""
 
 import json
+import shutil
 from pathlib import Path
 
 import jax
 import pytest
 
 from gap_jax.config import RuntimeConfig
-from gap_jax.runtime import rundir
+from gap_jax.runtime import rundir, steps
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.profiling import Profile
 from gap_jax.train import train
+from tests.campaigns.cases import list_files
 from tests.saved_runs import tiny_config
 from tests.tiny_data import prepare_tiny_people
 
@@ -55,6 +57,22 @@ def test_a_run_that_had_stopped_goes_no_further(stopped: RunDir) -> None:
     train(cfg, stopped.root)  # as if it had been killed before it was noted as complete
     assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
     assert stopped.ledger.read_bytes() == before
+
+
+def test_a_complete_run_without_its_last_checkpoint_goes_on(
+    stopped: RunDir, tmp_path: Path
+) -> None:
+    broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+    largest = max(list_files(broken.checkpoints / "6"), key=lambda each: each.stat().st_size)
+    largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
+    train(rundir.load_config(broken), broken.root)
+    said = broken.log.read_text("utf-8")
+    assert "the run was complete at step 6, but that checkpoint is gone or damaged" in said
+    assert "training goes on from step 4" in said
+    assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
+    digests = [steps.read_record(run.checkpoints / "6").leaves for run in (stopped, broken)]
+    assert digests[0] == digests[1]
+    assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
 
 
 def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:

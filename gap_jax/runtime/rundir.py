@@ -13,6 +13,7 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, differences
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.model_config import without_ignored
+from gap_jax.runtime import steps
 from gap_jax.runtime.places import RunDir
 
 FORMAT_VERSION = 1
@@ -29,11 +30,15 @@ HARMLESS = {
 
 
 class Opening(NamedTuple):
-    """What a start finds: `changes` are harmless; `completed_step` says nothing is left to do."""
+    """What a start finds: `changes` are harmless; `completed_step` says nothing is left to do.
+
+    `lost_step` is where the run was complete before its last checkpoint was lost or damaged.
+    """
 
     is_new: bool
     changes: list[str]
-    completed_step: int | None
+    completed_step: int | None = None
+    lost_step: int | None = None
 
 
 def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
@@ -46,16 +51,19 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
                     f"{run.root} holds files that are no run and stays untouched; "
                     "choose another --workdir"
                 )
-        return Opening(is_new=True, changes=[], completed_step=None)
+        return Opening(is_new=True, changes=[])
     done = load_manifest(run)["completed_step"]
     if not _has_begun(run):
-        return Opening(is_new=True, changes=[], completed_step=None)
+        return Opening(is_new=True, changes=[])
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
     ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, cfg)]
-    is_complete = done is not None and ends[0] == ends[1]
-    return Opening(is_new=False, changes=changes, completed_step=done if is_complete else None)
+    if done is None or ends[0] != ends[1]:
+        return Opening(is_new=False, changes=changes)
+    if steps.read_whole(run.checkpoints, done) is None:
+        return Opening(is_new=False, changes=changes, lost_step=done)
+    return Opening(is_new=False, changes=changes, completed_step=done)
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:

@@ -108,6 +108,17 @@ def read_record(path: Path) -> Record:
     return Record(content["step"], content["facts"], leaves, content["files"])
 
 
+def read_whole(folder: Path, step: int) -> Record | None:
+    """Reads the record of a step and verifies its files; None if one is absent or damaged."""
+    path = folder / str(step)
+    try:
+        record = read_record(path)
+        verify_files(path, record)
+    except DamageError:
+        return None
+    return record if record.step == step else None
+
+
 def digest_files(path: Path) -> dict[str, str]:
     """The SHA-256 of each file that holds arrays of the step in `path`."""
     arrays = sorted(each for each in (path / ARRAYS).rglob("*") if each.is_file())
