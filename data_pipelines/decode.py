@@ -2,12 +2,13 @@
 
 import contextlib
 import io
+import zlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, JpegImagePlugin, PngImagePlugin
+from PIL import Image, PngImagePlugin
 
 from data_pipelines.errors import DataError
 
@@ -21,9 +22,7 @@ _FOREIGN = (
     (b"II*\0", "a TIFF"),
     (b"MM\0*", "a TIFF"),
 )
-_DIRECT = ("YCbCr", "Gray", "RGB")  # what simplejpeg turns into RGB exactly as Pillow does
-_DAMAGE = ("premature end", "bad huffman code", "instead of rst")  # Pillow would fill in grey
-_HEADER_ERRORS = (ValueError, KeyError)  # KeyError: a number of channels it has no name for
+_INKS = ("CMYK", "YCCK")  # a JPEG's colour spaces whose pixels are inks
 _PARSER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError)
 
 
@@ -55,40 +54,75 @@ DECISIONS: dict[str, tuple[Callable[[Image.Image], Image.Image], str]] = {
 
 The content decides, never the file's name. JPEG (also progressive) and PNG are read; other
 formats, damaged or cut-off files and more than `LARGEST_PX` pixels are refused, the last from the
-header alone. EXIF orientation is ignored, because annotations refer to the stored pixels.
+header alone. A JPEG is damaged where libjpeg warns, a PNG where any chunk's CRC differs. EXIF
+orientation is ignored, because annotations refer to the stored pixels.
 """
 
 
 def measure(data: bytes) -> tuple[int, int]:
     """The (width, height) that the header states, refused where nothing could be decoded."""
     if data.startswith(_JPEG):
-        with contextlib.suppress(*_HEADER_ERRORS):
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return _affordable(int(width), int(height))
+        width, height, _ = _read_jpeg_header(data)
+        return width, height
     with _refusing_damage():
-        return _affordable(*_open(data).size)
+        return _affordable(*_open_png(data).size)
 
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """The pixels, by the table of `DECISIONS`."""
-    measure(data)
     if data.startswith(_JPEG):
-        try:
-            if simplejpeg.decode_jpeg_header(data)[2] in _DIRECT:
-                return simplejpeg.decode_jpeg(data, "RGB")
-        except _HEADER_ERRORS as error:
-            if any(sign in str(error).lower() for sign in _DAMAGE):
-                raise DataError(f"it is damaged or cut off ({error})") from error
+        return _decode_jpeg(data)
+    measure(data)
     with _refusing_damage():
-        image = _open(data)
+        _check_chunks(data)
+        image = _open_png(data)
         image.load()
         storage = image.mode
         if "transparency" in image.info and storage != "I;16":
             storage = "transparency"
-        if storage not in DECISIONS:
-            raise DataError(f"its pixels are stored as {storage}; save it as RGB")
-        to_rgb, _ = DECISIONS[storage]
-        return np.array(to_rgb(image))
+        return _to_rgb(image, storage)
+
+
+def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """The pixels of a JPEG; simplejpeg is strict: it raises wherever libjpeg warns."""
+    width, height, colours = _read_jpeg_header(data)
+    with _refusing_damage():
+        if colours not in _INKS:
+            return simplejpeg.decode_jpeg(data, "RGB")
+        inverted = 255 - simplejpeg.decode_jpeg(data, "CMYK")
+        return _to_rgb(Image.frombytes("CMYK", (width, height), inverted.tobytes()), "CMYK")
+
+
+def _read_jpeg_header(data: bytes) -> tuple[int, int, str]:
+    """The (width, height, colour space) of a JPEG."""
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except (ValueError, KeyError) as error:  # KeyError: a sampling that has no name there
+        raise DataError(
+            "its header is damaged or cut off, or its channels are sampled in a way that is not "
+            f"read ({error}); save it anew"
+        ) from error
+    return *_affordable(int(width), int(height)), colours
+
+
+def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:
+    if storage not in DECISIONS:
+        raise DataError(f"its pixels are stored as {storage}; save it as RGB")
+    to_rgb, _ = DECISIONS[storage]
+    return np.array(to_rgb(image))
+
+
+def _check_chunks(data: bytes) -> None:
+    """Refuses a PNG without an end, or with a chunk whose CRC is wrong: Pillow skips most of it."""
+    view, start, name = memoryview(data), len(_PNG), b""
+    while name != b"IEND":
+        end = start + 8 + int.from_bytes(view[start : start + 4])
+        name = bytes(view[start + 4 : start + 8])
+        if end + 4 > len(data):
+            raise ValueError("it ends before its IEND chunk")
+        if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
+            raise ValueError(f"wrong checksum of the chunk at byte {start}")
+        start = end + 4
 
 
 def _affordable(width: int, height: int) -> tuple[int, int]:
@@ -99,10 +133,8 @@ def _affordable(width: int, height: int) -> tuple[int, int]:
     return width, height
 
 
-def _open(data: bytes) -> Image.Image:
+def _open_png(data: bytes) -> Image.Image:
     """Reads the header; `Image.open` would warn of large images before we can refuse them."""
-    if data.startswith(_JPEG):
-        return JpegImagePlugin.JpegImageFile(io.BytesIO(data))
     if data.startswith(_PNG):
         return PngImagePlugin.PngImageFile(io.BytesIO(data))
     if not data:
