@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check faults parity learnability roundtrips docs-test trunk format clean
+.PHONY: help demo test check faults parity learnability roundtrips docs-test wheel-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
@@ -15,6 +15,7 @@ help:
 	@echo "make learnability  train every pooling for 20 steps, into docs/learnability.md"
 	@echo "make roundtrips convert files that other libraries write, and compare to the bit"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
+	@echo "make wheel-test run README's commands from an installed wheel in an empty folder"
 	@echo "make trunk      make the demo's pre-trained trunk anew, as runs/drawn_objects.safetensors"
 	@echo "make format     apply the formatter"
 	@echo "make clean      remove the environment and the caches; data and runs stay"
@@ -24,8 +25,7 @@ $(VENV)/run-time: requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet "pip==26.1"
 	$(PIP) install --quiet --requirement requirements.txt
-	$(PIP) install --quiet --no-deps --editable . \
-	  --config-settings editable_mode=compat  # so that a folder called gap_jax hides nothing
+	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run-time
@@ -62,6 +62,13 @@ roundtrips: $(VENV)/dev
 
 docs-test: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.docs
+
+wheel-test: $(VENV)/dev
+	rm -rf build/wheel
+	$(PYTHON) -m venv build/wheel/environment
+	build/wheel/environment/bin/python -m pip install --quiet "pip==26.1"
+	build/wheel/environment/bin/python -m pip install --quiet .
+	$(BIN)/python -m tests.campaigns.docs --installed build/wheel/environment README.md
 
 trunk: $(VENV)/run-time
 	test -e data/objects/manifest.json || $(BIN)/gap_jax data prepare objects --out data/objects

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from absl import logging
 
-import gap_jax
 from data_pipelines.config import DataConfig
 from data_pipelines.manifest import MANIFEST
 from gap_jax.commands import data as data_command
@@ -25,7 +24,7 @@ from gap_jax.train import train
 DESCRIPTION = """Draws people doing eight actions, prepares them as MPII would be, trains mean
 pooling, attentional pooling and GAP + pose on one pre-trained trunk with one budget, and reports
 what they reach and where they look. Nothing is downloaded. Run it again to go on after a stop."""
-CONFIG = Path(gap_jax.__file__).parent.parent / "configs" / "gap_pose.py"
+CONFIG = "gap_pose"
 FULL_SEEDS = (0, 1, 2)
 
 
@@ -115,7 +114,7 @@ def _demonstrate(
         fields = [f"--config.{each}" for each in (*head.overrides, f"train.seed={seed}")]
         words = [*fields, f"--config.data.root={data}", *overrides]
         command = " ".join(
-            [f"gap_jax train --config={_shorten(CONFIG)}:{head.part},demo", f"--workdir={workdir}"]
+            [f"gap_jax train --config={CONFIG}:{head.part},demo", f"--workdir={workdir}"]
         )
         with clock.stage(f"train {workdir.name}", " ".join([command, *words])):
             print(train(read_config(f"{CONFIG}:{head.part},demo", words), workdir))
@@ -130,12 +129,6 @@ def _name(head: Head, seed: int) -> str:
     return f"{head.name}-seed{seed}" if seed else head.name
 
 
-def _shorten(path: Path) -> str:
-    """Relative to where the user is, where it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
 def _conclude(comparison: Comparison, page: Path, run: Path) -> str:
     """The comparison, and what to type next."""
     return "\n".join(
@@ -146,7 +139,7 @@ def _conclude(comparison: Comparison, page: Path, run: Path) -> str:
             "then, for instance:",
             f"  gap_jax evaluate {run} --checkpoint latest",
             f"  gap_jax export {run} --out {run}-export",
-            "  gap_jax config explain configs/gap_pose.py",
+            f"  gap_jax config explain {CONFIG}",
             "  gap_jax data prepare mpii --help        # your own copy of MPII",
         ]
     )

@@ -15,12 +15,14 @@ from ml_collections import config_flags
 from data_pipelines.config import unknown_field
 from data_pipelines.errors import ConfigError, nearest
 from gap_jax.config import Config, Settings, fields
+from gap_jax.variants import list_configs, locate
 
 OVERRIDE = "config."
 
 
 def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
     """Adds --config to a command's own flags and parses, refusing what absl would let pass."""
+    argv = _locate_config(argv)
     _check_config_file(argv)
     config_flags.DEFINE_config_file(
         "config",
@@ -80,6 +82,19 @@ def find_spec(argv: Sequence[str]) -> str:
     return ""
 
 
+def _locate_config(argv: Sequence[str]) -> list[str]:
+    """The words with the path of the config file in place of a config's name."""
+    words = list(argv)
+    for i, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        if flag in ("--config", "-config"):
+            if equals:
+                words[i] = f"{flag}={locate(value)}"
+            elif i + 1 < len(words):
+                words[i + 1] = locate(words[i + 1])
+    return words
+
+
 def _check_config_file(argv: Sequence[str]) -> None:
     names = [word.lstrip("-").partition("=")[0] for word in argv[1:] if word.startswith("-")]
     if "flagfile" in names:
@@ -89,7 +104,7 @@ def _check_config_file(argv: Sequence[str]) -> None:
         raise ConfigError("--config names no file; the paper's run is --config=configs/gap_pose.py")
     path = Path(spec.split(":")[0])
     if spec and not path.is_file():
-        siblings = [str(each) for each in sorted(path.parent.glob("*.py"))]
+        siblings = [*map(str, sorted(path.parent.glob("*.py"))), *list_configs()]
         raise ConfigError(f"config file {path} does not exist{nearest(str(path), siblings)}")
 
 

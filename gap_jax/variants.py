@@ -1,6 +1,7 @@
-"""The grammar of what follows the colon in --config=FILE:part,part."""
+"""The grammar of --config=FILE:part,part: where FILE lies, and what the parts mean."""
 
 import dataclasses
+from pathlib import Path
 
 from data_pipelines.config import DATASETS
 from data_pipelines.errors import ConfigError, nearest
@@ -11,6 +12,9 @@ METHODS = (
 )  # fmt: skip
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
+
+_INSTALLED = Path(__file__).parent / "configs"  # a wheel holds the configs there
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,3 +51,22 @@ def parse_variant(text: str, *, method: str) -> Variant:
             "reference"
         )
     return Variant(chosen.get("method", method), data, scale, recipe)
+
+
+def locate(spec: str) -> str:
+    """FILE[:parts] with the path of FILE: an existing file, or a config of the package by name.
+
+    `gap_pose` and `configs/gap_pose.py` both name configs/gap_pose.py of the package, unless such a
+    file exists where the command runs.
+    """
+    file, colon, parts = spec.partition(":")
+    name = Path(file).stem
+    found = CONFIGS / f"{name}.py"
+    if file in (name, f"configs/{name}.py") and found.is_file() and not Path(file).is_file():
+        return f"{found}{colon}{parts}"
+    return spec
+
+
+def list_configs() -> list[str]:
+    """The names of the package's configs."""
+    return sorted(path.stem for path in CONFIGS.glob("[!_]*.py"))

@@ -11,7 +11,7 @@ from data_pipelines.config import DATASETS, DataConfig
 from data_pipelines.errors import ConfigError
 from gap_jax.config import Config, OptimConfig, TrainConfig, differences, fields
 from gap_jax.flags import read_config
-from gap_jax.variants import METHODS, SCALES, parse_variant
+from gap_jax.variants import METHODS, SCALES, locate, parse_variant
 
 ROOT = Path(__file__).parent.parent
 GAP_POSE = str(ROOT / "configs/gap_pose.py")
@@ -51,6 +51,27 @@ def test_demo_alone_means_drawn_people() -> None:
         "people,demo", method="gap_pose"
     )
     assert parse_variant("", method="gap").data == "mpii"
+
+
+@pytest.mark.parametrize("file", ["gap_pose", "configs/gap_pose.py"])
+def test_configs_of_the_package_are_found_by_name_in_any_folder(
+    file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert read_config(f"{file}:mean") == read_config(f"{GAP_POSE}:mean")
+    own = tmp_path / file
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("from gap_jax.config import Config\nget_config = Config\n")
+    assert locate(f"{file}:mean") == f"{file}:mean"
+
+
+def test_a_config_of_no_name_is_refused_with_the_names_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert locate("elsewhere/gap_pose.py") == "elsewhere/gap_pose.py"
+    with pytest.raises(ConfigError, match="gap_pos does not exist; did you mean 'gap_pose'"):
+        read_config("gap_pos")
 
 
 def test_overrides_reach_the_frozen_config() -> None:

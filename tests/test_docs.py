@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import importlib
 import re
+import sys
 import tomllib
 from collections.abc import Iterator
 from functools import cache
@@ -235,6 +236,10 @@ def test_transcripts_agree_but_for_dots() -> None:
     assert not agrees("a\nc\nd", "a\n...\nc")
 
 
+def stage_in(folder: Path, *, is_checkout: bool = True) -> docs.Stage:
+    return docs.Stage(folder, Path(sys.prefix), is_checkout)
+
+
 def page_of(folder: Path, *blocks: str) -> Path:
     page = folder / "page.md"
     page.write_text("\n".join(f"```{text}\n```\n" for text in blocks))
@@ -263,14 +268,20 @@ def test_blocks_are_executed_as_they_are_marked(text: str, problem: str, tmp_pat
     refuse = tmp_path / "refuse"
     refuse.write_text("#!/bin/sh\necho cannot read a.mat >&2\nexit $1\n")
     refuse.chmod(0o755)
-    (verdict,) = docs.check_page(page_of(tmp_path, text), tmp_path)
+    (verdict,) = docs.check_page(page_of(tmp_path, text), stage_in(tmp_path))
     assert problem in verdict.problem
     assert bool(problem) == bool(verdict.problem)
 
 
 def test_the_blocks_of_a_page_run_in_order_in_one_folder(tmp_path: Path) -> None:
     page = page_of(tmp_path, "bash\n# run\necho 1 > a", "python\n# run\nassert open('a').read()")
-    assert [verdict.problem for verdict in docs.check_page(page, tmp_path)] == ["", ""]
+    assert [verdict.problem for verdict in docs.check_page(page, stage_in(tmp_path))] == ["", ""]
+
+
+def test_an_installed_package_needs_no_make_and_no_checkout(tmp_path: Path) -> None:
+    page = page_of(tmp_path, 'bash\n# run\nmake demo\ntest -z "${PYTHONPATH-}"')
+    (verdict,) = docs.check_page(page, stage_in(tmp_path, is_checkout=False))
+    assert verdict == docs.Verdict("", ("not run: make demo (it needs the checkout)",))
 
 
 def test_the_copy_holds_the_checkout_and_an_environment(tmp_path: Path) -> None:

@@ -1,12 +1,15 @@
 """Executes every block of README.md and docs/, as tests/doc_blocks.py says they are marked.
 
-    python -m tests.campaigns.docs [PAGE ...]      make docs-test: all pages
+    python -m tests.campaigns.docs [PAGE ...]                    make docs-test: all pages
+    python -m tests.campaigns.docs --installed DIR [PAGE ...]    make wheel-test: README
 
 Each page has a copy of the checkout of its own, with data/ and runs/ inside it, in which its blocks
-run in order. A line tells of each block; the exit code is 1 if one of them failed. Commands of
+run in order; with --installed it has an empty folder, and the environment in DIR, where the package
+is installed. A line tells of each block; the exit code is 1 if one of them failed. Commands of
 ELSEWHERE are looked at and not run, and the report says so.
 """
 
+import argparse
 import os
 import re
 import shutil
@@ -52,6 +55,25 @@ ELSEWHERE = {
 MADE_HERE = ("demo", "help")  # any other target is a check of its own, or would call this one
 
 
+class Stage(NamedTuple):
+    """Where the blocks of a page run: `folder`, with the Python environment in `environment`."""
+
+    folder: Path
+    environment: Path
+    is_checkout: bool
+
+    @property
+    def python(self) -> str:
+        """The environment's interpreter."""
+        return str(self.environment / "bin" / "python")
+
+    def variables(self) -> Mapping[str, str]:
+        """Puts the environment's commands first, and the copy's packages before installed ones."""
+        path = os.pathsep.join([str(self.environment / "bin"), os.environ["PATH"]])
+        variables = {**os.environ, "PATH": path}
+        return {**variables, "PYTHONPATH": str(self.folder)} if self.is_checkout else variables
+
+
 class Verdict(NamedTuple):
     """What came of a block: `problem` is empty if it did what the page says."""
 
@@ -59,14 +81,21 @@ class Verdict(NamedTuple):
     notes: tuple[str, ...] = ()
 
 
-def main(pages: Sequence[str]) -> int:
+def main(words: Sequence[str]) -> int:
     """Checks the pages named, or all of them."""
+    parser = argparse.ArgumentParser(prog="python -m tests.campaigns.docs")
+    parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE")
+    parser.add_argument("--installed", type=Path, metavar="DIR")
+    options = parser.parse_args(words)
     failed = 0
-    for page in [Path(each).absolute() for each in pages] or PAGES:
+    for page in [each.absolute() for each in options.pages] or PAGES:
         with tempfile.TemporaryDirectory(prefix="docs-") as scratch:
-            folder = Path(scratch) / "gap_jax"
-            copy_checkout(folder)
-            failed += sum(bool(verdict.problem) for verdict in check_page(page, folder))
+            if options.installed:
+                stage = Stage(Path(scratch), options.installed.absolute(), is_checkout=False)
+            else:
+                stage = Stage(Path(scratch) / "gap_jax", Path(sys.prefix), is_checkout=True)
+                copy_checkout(stage.folder)
+            failed += sum(bool(verdict.problem) for verdict in check_page(page, stage))
     print(f"{failed} blocks failed" if failed else "every block does what its page says")
     return min(failed, 1)
 
@@ -82,13 +111,13 @@ def copy_checkout(folder: Path) -> None:
         (environment / name).touch()
 
 
-def check_page(page: Path, folder: Path) -> Iterator[Verdict]:
-    """Executes the blocks of a page in a folder, and says a line of each."""
+def check_page(page: Path, stage: Stage) -> Iterator[Verdict]:
+    """Executes the blocks of a page in order, and prints a line about each."""
     for block in read_blocks(page):
         if not block.is_executable:
             continue
         start = time.monotonic()
-        verdict = _execute(block, folder)
+        verdict = _execute(block, stage)
         state = "FAILED" if verdict.problem else "ok"
         taken = time.monotonic() - start
         label = f"{block.place:<28} {block.language:<8} {block.mark or 'unmarked':<11}"
@@ -98,61 +127,63 @@ def check_page(page: Path, folder: Path) -> Iterator[Verdict]:
         yield verdict
 
 
-def _execute(block: Block, folder: Path) -> Verdict:
+def _execute(block: Block, stage: Stage) -> Verdict:
     wrong = objection(block)
     if wrong:
         return Verdict(wrong)
     try:
         match block.language, block.mark:
             case "python", _:
-                return _succeeds([sys.executable, "-c", block.text], folder)
+                return _succeeds([stage.python, "-c", block.text], stage)
             case "console", _:
-                return _prints_the_same(block, folder)
+                return _prints_the_same(block, stage)
             case _, "needs-data":
-                return _misses_data(block, folder)
+                return _misses_data(block, stage)
             case _, mark:
-                return _run_commands(block, folder, is_shrunk=mark == "shrink")
+                return _run_commands(block, stage, is_shrunk=mark == "shrink")
     except (ValueError, subprocess.TimeoutExpired) as error:
         return Verdict(str(error))
 
 
-def _run_commands(block: Block, folder: Path, *, is_shrunk: bool) -> Verdict:
+def _run_commands(block: Block, stage: Stage, *, is_shrunk: bool) -> Verdict:
     script, notes = [], []
     for command in read_commands(block):
         target = re.match(r"make (?!-)(?P<name>[\w-]+)", command)
         reason = next((why for start, why in ELSEWHERE.items() if start in command), None)
-        if target and target["name"] not in MADE_HERE:
+        if target and not stage.is_checkout:
+            notes.append(f"not run: {command} (it needs the checkout)")
+        elif target and target["name"] not in MADE_HERE:
             notes.append(f"not run: {command} (a check of its own; its target exists)")
             script.append(f"make --dry-run {target['name']} >/dev/null")
         elif reason:
             notes.append(f"not run: {command} ({reason})")
         else:
             script.append(shrink(command) if is_shrunk else command)
-    verdict = _succeeds(["bash", "-euo", "pipefail", "-c", "\n".join(script)], folder)
+    verdict = _succeeds(["bash", "-euo", "pipefail", "-c", "\n".join(script)], stage)
     return verdict._replace(notes=tuple(notes))
 
 
-def _succeeds(words: Sequence[str], folder: Path) -> Verdict:
-    done = _run(words, folder)
+def _succeeds(words: Sequence[str], stage: Stage) -> Verdict:
+    done = _run(words, stage)
     if done.returncode == 0:
         return Verdict("")
     return Verdict(f"exit code {done.returncode}\n{_tail(done.stdout)}")
 
 
-def _prints_the_same(block: Block, folder: Path) -> Verdict:
+def _prints_the_same(block: Block, stage: Stage) -> Verdict:
     for command, expected in read_exchanges(block):
-        printed = _run(["bash", "-c", command], folder).stdout
+        printed = _run(["bash", "-c", command], stage).stdout
         if not agrees(printed, expected):
             return Verdict(f"$ {command}\nprints\n{_tail(printed)}\nand not\n{expected}")
     return Verdict("")
 
 
-def _misses_data(block: Block, folder: Path) -> Verdict:
+def _misses_data(block: Block, stage: Stage) -> Verdict:
     """Each command is understood, and refused because a file that it names is not there."""
     for command in read_commands(block):
-        done = _run(split_words(command), folder)
+        done = _run(["bash", "-c", command], stage)
         said = done.stdout.strip().rpartition("\n")[2]
-        named = [each for each in _absent_files(command, folder) if each in said]
+        named = [each for each in _absent_files(command, stage.folder) if each in said]
         if done.returncode != 65 or not named:
             return Verdict(
                 f"{command}\nends in {done.returncode} and not in 65 with the name of a missing "
@@ -172,11 +203,11 @@ def _absent_files(command: str, folder: Path) -> list[str]:
     ]
 
 
-def _run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def _run(words: Sequence[str], stage: Stage) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         words,
-        cwd=folder,
-        env=_variables(folder),
+        cwd=stage.folder,
+        env=stage.variables(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -184,12 +215,6 @@ def _run(words: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]
         timeout=LONGEST_S,
         check=False,
     )
-
-
-def _variables(folder: Path) -> Mapping[str, str]:
-    """The environment's commands first, and the copy's packages before the installed ones."""
-    path = os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "PYTHONPATH": str(folder)}
 
 
 def _tail(output: str) -> str:
