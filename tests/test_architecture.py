@@ -205,8 +205,9 @@ def test_nothing_else_stands_at_the_top() -> None:
     ).stdout
     top = {line.split("/")[0] for line in listed.splitlines()}
     assert top <= {
-        *PACKAGES, ".ci", ".gitignore", "CHANGELOG.md", "CITATION.cff", "LICENSE", "Makefile",
-        "README.md", "docs", "pyproject.toml", "requirements.txt",
+        *PACKAGES, ".ci", ".github", ".gitignore", ".pre-commit-config.yaml", "CHANGELOG.md",
+        "CITATION.cff", "CONTRIBUTING.md", "LICENSE", "Makefile", "README.md", "docs",
+        "pyproject.toml", "requirements.txt",
     }  # fmt: skip
 
 

@@ -8,7 +8,6 @@ import dataclasses
 import importlib
 import re
 import sys
-import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -289,12 +288,3 @@ def test_the_copy_holds_the_checkout_and_an_environment(tmp_path: Path) -> None:
     assert (tmp_path / "copy/.venv/bin/python").exists()
     assert (tmp_path / "copy/gap_jax/cli.py").exists()
     assert not (tmp_path / "copy/data").exists()
-
-
-def test_every_dependency_has_its_reason() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
-    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
-    reasons = (ROOT / "docs/dependencies.md").read_text("utf-8")
-    for requirement in wanted:
-        name = re.match(r"[\w-]+", requirement)
-        assert name and name[0].removeprefix("pytest-") in reasons, f"{requirement}: why?"
