@@ -1,13 +1,12 @@
 """The console script `gap_jax`: it picks the command, and the command alone loads its packages."""
 
 import importlib
-import importlib.metadata
 import sys
 from collections.abc import Sequence
 
 from data_pipelines.errors import nearest
-from gap_jax import __version__
-from gap_jax.errors import ConfigError, exit_code
+from gap_jax import __version__, process
+from gap_jax.errors import ConfigError
 
 HELP = """gap_jax COMMAND ...
 
@@ -25,19 +24,22 @@ HELP = """gap_jax COMMAND ...
 
 COMMANDS = {
     "demo": "gap_jax.demo",
-    "train": "gap_jax.main",
     **{
         name: f"gap_jax.commands.{name}"
-        for name in ("data", "config", "weights", "evaluate", "report", "export")
+        for name in ("train", "data", "config", "weights", "evaluate", "report", "export")
     },
 }
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command line."""
-    words = list(sys.argv[1:] if argv is None else argv)
-    return exit_code(lambda: _dispatch(words))
+    """The exit code of a command line; of this process's own where `argv` is None."""
+    return run_process() if argv is None else process.exit_code(lambda: _dispatch(list(argv)))
+
+
+def run_process(*before: str) -> int:
+    """Runs the words `before` and the command line of this process."""
+    return process.run(lambda: _dispatch([*before, *sys.argv[1:]]))
 
 
 def _dispatch(words: list[str]) -> int | None:
@@ -56,6 +58,8 @@ def _dispatch(words: list[str]) -> int | None:
 
 
 def _versions() -> str:
+    import importlib.metadata  # takes long
+
     found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN_PACKAGES]
     python = ".".join(map(str, sys.version_info[:3]))
     return f"gap_jax {__version__} · python {python} · " + " · ".join(found)

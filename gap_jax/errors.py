@@ -1,8 +1,6 @@
-"""Exit codes, and the one place where an exception becomes a line on stderr and a code."""
+"""Exit codes, and the line on stderr that an exception becomes."""
 
 import sys
-import traceback
-from collections.abc import Callable
 
 from data_pipelines.errors import CannotWrite, ConfigError, DataError, Refusal
 
@@ -17,7 +15,6 @@ __all__ = [
     "Refusal",
     "WorkdirInUse",
     "describe",
-    "exit_code",
     "say",
 ]
 
@@ -56,28 +53,13 @@ class WorkdirInUse(Refusal):
     exit_code = 77
 
 
-def exit_code(command: Callable[[], int | None]) -> int:
-    """Runs a command; a refusal becomes one line, an unforeseen exception a traceback and 70."""
-    try:
-        return command() or 0
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, and so has the wish for more
-        return 0
-    except (Exception, KeyboardInterrupt) as error:
-        code, message = describe(error)
-        if code == BUG:
-            traceback.print_exc()
-        say(code, message)
-        return code
-
-
 def describe(error: BaseException) -> tuple[int, str]:
     """The exit code of an error and the line that tells it."""
     match error:
         case Refusal():
             return error.exit_code, str(error)
         case KeyboardInterrupt():
-            return PREEMPTED, "interrupted; run the same command again"
+            return PREEMPTED, str(error) or "interrupted; run the same command again"
         case _:
             kind = type(error).__name__
             return BUG, f"unforeseen {kind}: {error}; please report the lines above"

@@ -2,8 +2,8 @@
 
     python launch/local.py --processes=2 --config=configs/gap_pose.py:demo --workdir=runs/two
 
-Every line of theirs begins with the process's number. SIGTERM and Ctrl-C reach all of them. When
-one fails, the others get the time to end by themselves; the command ends with the failure's code.
+Every line of theirs begins with the process's number. SIGTERM, Ctrl-C and SIGHUP reach all of them.
+When one fails, the others get the time to end by themselves; the command ends with its code.
 """
 
 import argparse
@@ -35,8 +35,9 @@ class Gang:
         self._readers: list[threading.Thread] = []
         self._signals: list[int] = []
         self._codes: list[int] = []  # of the processes that failed, in that order
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._take)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup's SIGHUP
+                signal.signal(number, self._take)
 
     def start(self, command: Sequence[str], environment: dict[str, str]) -> None:
         """Starts the next process."""

@@ -31,6 +31,7 @@ LAYERS = (
         "gap_jax.config",
         "gap_jax.batch",
         "gap_jax.errors",
+        "gap_jax.process",
         "gap_jax.variants",
         "gap_jax.flags",
     ),
@@ -43,9 +44,8 @@ LAYERS = (
     ("gap_jax.run",),
     ("gap_jax.train",),
     ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),
-    ("gap_jax.main",),
     ("gap_jax.cli",),
-    ("gap_jax.__main__",),
+    ("gap_jax.main", "gap_jax.__main__"),
 )
 NOUNS = {"config", "errors", "files", "faults", "example"}
 

@@ -18,8 +18,9 @@ STEP = "checkpoints/3"
 # the command, with a lock that is taken for a dead one's soon
 PROGRAM = (
     "-c",
-    "import sys; from gap_jax.runtime.bucket import lease; from gap_jax import main; "
-    "lease.BEAT_S, lease.DEAD_AFTER_S, lease.LOOK_EVERY_S = 0.2, 1.5, 0.2; sys.exit(main.run())",
+    "import sys; from gap_jax.runtime.bucket import lease; from gap_jax import cli; "
+    "lease.BEAT_S, lease.DEAD_AFTER_S, lease.LOOK_EVERY_S = 0.2, 1.5, 0.2; "
+    "sys.exit(cli.run_process('train'))",
 )
 
 

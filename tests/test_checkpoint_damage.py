@@ -206,7 +206,7 @@ def test_what_does_not_read_back_is_never_committed(
 NURSERY = """
 import os, resource, sys
 from pathlib import Path
-from gap_jax.errors import exit_code
+from gap_jax.process import exit_code
 from gap_jax.runtime.checkpoint import Checkpoints
 from tests.saved_states import abstract, make_state
 

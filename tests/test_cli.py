@@ -9,7 +9,7 @@ import pytest
 
 from data_pipelines.config import DATASETS
 from gap_jax import __version__, cli
-from gap_jax.main import PREPARE, name_workdir, run
+from gap_jax.commands.train import PREPARE, name_workdir
 from tests.tiny_data import prepare_tiny_people
 
 ROOT = Path(__file__).parent.parent
@@ -67,7 +67,7 @@ def test_main_refuses_in_one_line(
     words: list[str], line: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(ROOT)
-    assert run(words) == 64
+    assert cli.main(["train", *words]) == 64
     assert refusal(capsys).startswith(line)
 
 
@@ -105,15 +105,18 @@ def test_data_that_cannot_be_meant_are_named(
     prepare_tiny_people(tmp_path / "people")
     words = [f"--config.data.root={tmp_path / 'people'}", f"--workdir={tmp_path / 'run'}"]
     capsys.readouterr()
-    assert run([f"{GAP_POSE}:mean,objects", *words]) == 64
+    assert cli.main(["train", f"{GAP_POSE}:mean,objects", *words]) == 64
     assert "holds people; set data.name=people" in refusal(capsys)
-    assert run([f"{GAP_POSE}:demo", *words, "--config.data.eval_split=vall"]) == 65
+    assert cli.main(["train", f"{GAP_POSE}:demo", *words, "--config.data.eval_split=vall"]) == 65
     assert "has no split 'vall'; it has train, val" in refusal(capsys)
-    assert run([f"{GAP_POSE}:demo", *words, "--config.init.weights=absent.safetensors"]) == 66
+    assert (
+        cli.main(["train", f"{GAP_POSE}:demo", *words, "--config.init.weights=absent.safetensors"])
+        == 66
+    )
     assert "absent.safetensors" in refusal(capsys)
     shard = next((tmp_path / "people").rglob("*val.array_record*"))
     shard.unlink()
-    assert run([f"{GAP_POSE}:demo", *words]) == 65
+    assert cli.main(["train", f"{GAP_POSE}:demo", *words]) == 65
     assert f"shard {shard} is missing" in refusal(capsys)
     assert not (tmp_path / "run").exists()
 

@@ -77,14 +77,17 @@ def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
     """JAX takes it otherwise, and who does not ask JAX would never end by it."""
     program = (
         "import os, signal, socket, time\n"
+        "from gap_jax import process\n"
         "from gap_jax.config import RuntimeConfig\n"
         "from gap_jax.runtime.gang.meeting import Meeting\n"
         "from gap_jax.runtime.gang.start import joined\n"
         "with socket.create_server(('', 0)) as server:\n"
         "    address = f'localhost:{server.getsockname()[1]}'\n"
-        f"with joined(Meeting(address, 1, 0), RuntimeConfig(), saves={saves}) as gang:\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "    time.sleep(1)\n"
+        "def wait():\n"
+        f"    with joined(Meeting(address, 1, 0), RuntimeConfig(), saves={saves}) as gang:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "        time.sleep(1)\n"
+        "raise SystemExit(process.run(wait))\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], check=False, timeout=60, capture_output=True, text=True

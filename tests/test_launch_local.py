@@ -88,13 +88,15 @@ def test_a_failure_leaves_the_others_their_time(folder: Path) -> None:
     assert "killed" not in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_signals_reach_every_process(folder: Path, number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_signals_reach_every_process(folder: Path, number: signal.Signals, code: int) -> None:
     process = start(folder, [*LOCAL, "--processes=2", "--codes=0@50,0@50"])
     read_pids(folder, 2)
     process.send_signal(number)
     _, err = process.communicate(timeout=20)
-    assert process.returncode == (75 if number == signal.SIGTERM else 130)
+    assert process.returncode == code
     assert all(f"process {index} ended" in err for index in range(2))
 
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from gap_jax import main
+from gap_jax import cli
 from gap_jax.errors import ConfigError, PeerLost
 from gap_jax.learning.setup import assemble
 from gap_jax.runtime.gang import start
@@ -30,7 +30,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_a_run_is_evaluated_by_the_words_that_train_it(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.run(words) == 0
+    assert cli.main(["train", *words]) == 0
     numbers = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert {"mAP", "accuracy", "top5", "classes", "examples", "ci95"} <= numbers.keys()
 
@@ -48,14 +48,14 @@ def test_what_trains_alone_hears_sigterm_in_its_steps(
     monkeypatch.setattr(start, "joined", joined)
     gang = ["--coordinator=localhost:4321", "--processes=2", "--process=0"]
     for mode in ("evaluate", "train"):
-        assert main.run([*words[:-1], f"--mode={mode}", *gang]) == 76
+        assert cli.main(["train", *words[:-1], f"--mode={mode}", *gang]) == 76
     assert asked == [False, True]
 
 
 def test_other_words_do_not_evaluate_it(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.run([*words, "--config.train.seed=5"]) == 64
+    assert cli.main(["train", *words, "--config.train.seed=5"]) == 64
     said = capsys.readouterr().err
     assert "holds a run of another config, train.seed: 0 -> 5" in said and said.count("\n") == 1
 

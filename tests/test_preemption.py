@@ -1,7 +1,8 @@
-"""The first signal is a wish to stop, the second an end; with several processes JAX decides."""
+"""The first signal sets the stop flag, the second ends the process; of several, JAX decides."""
 
 import os
 import signal
+from collections.abc import Iterator
 
 import jax
 import pytest
@@ -9,16 +10,26 @@ from jax.experimental import multihost_utils
 
 from gap_jax.runtime import preemption
 
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_first_signal_is_a_wish_to_stop(number: signal.Signals) -> None:
-    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+
+@pytest.fixture(autouse=True)
+def takes_sighup() -> Iterator[None]:
+    """As where nohup has not started the tests."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_the_first_signal_sets_the_stop_flag(number: signal.Signals) -> None:
+    before = [signal.getsignal(each) for each in STOPS]
     with preemption.watching() as watch:
         assert not watch.is_stopping()
         os.kill(os.getpid(), number)
         assert watch.is_stopping() and watch.is_stopping()
         assert watch.cause == number.name
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(each) for each in STOPS] == before
 
 
 def test_the_handlers_come_back_after_an_error() -> None:
@@ -51,18 +62,21 @@ def test_the_second_signal_ends_the_process_at_once(capfd: pytest.CaptureFixture
     assert errors.startswith("gap_jax: error 75: ") and errors.count("\n") == 1
 
 
-def test_several_processes_leave_sigterm_to_jax(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_several_processes_leave_sigterm_to_jax(
+    number: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All questions after the one that was agreed upon have the same answer."""
     terminated: list[int] = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda asked: asked == 3)
-    before = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    before = [signal.getsignal(each) for each in STOPS]
     with preemption.watching() as watch:
         assert signal.getsignal(signal.SIGTERM) == before[0]
         assert [watch.is_stopping() for _ in range(5)] == [False, False, True, True, True]
         assert watch.cause == "the scheduler"
         signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
-        os.kill(os.getpid(), signal.SIGINT)
-        assert terminated == [signal.SIGTERM] and watch.cause == "SIGINT"
+        os.kill(os.getpid(), number)
+        assert terminated == [signal.SIGTERM] and watch.cause == number.name
         signal.signal(signal.SIGTERM, before[0])
-    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == before
+    assert [signal.getsignal(each) for each in STOPS] == before

@@ -1,50 +1,37 @@
-"""SIGTERM and Ctrl-C as a wish to stop that the loop reads, instead of a sudden end."""
+"""Turns SIGTERM, SIGINT and SIGHUP into a stop flag that the loop checks."""
 
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Iterator
 from types import FrameType
 
 import jax
 from jax.experimental import multihost_utils
 
-from gap_jax.errors import PREEMPTED
-
-ECHO_S = 2.0  # schedulers may send SIGTERM twice at once
+from gap_jax.process import Received, end_at_once, list_signals
 
 
 class Watch:
     """Whether the run has been told to stop; asked after every step and evaluation batch."""
 
     def __init__(self) -> None:
-        self._received: signal.Signals | None = None
-        self._received_at = 0.0
+        self._received = Received()
 
     def is_stopping(self) -> bool:
         """Whether to stop now."""
-        return self._received is not None
+        return self._received.first is not None
 
     @property
     def cause(self) -> str:
         """What told the run to stop."""
-        return self._received.name if self._received else "the scheduler"
+        return self._received.first.name if self._received.first else "the scheduler"
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Takes a first signal as a wish, and ends the process at a second one."""
+        """The signal handler: ends the process at a second signal."""
         del frame
-        now = time.monotonic()
-        if number == self._received == signal.SIGTERM and now - self._received_at < ECHO_S:
-            return
-        if self._received:
-            os.write(
-                2,
-                b"gap_jax: error 75: stopped at once by a second signal; "
-                b"run the same command again to go on from the last checkpoint\n",
-            )
-            os._exit(PREEMPTED)
-        self._received, self._received_at = signal.Signals(number), now
+        if self._received.is_second(number):
+            end_at_once("stopped at once by a second signal")
 
 
 class GangWatch(Watch):
@@ -66,7 +53,7 @@ class GangWatch(Watch):
         return self._is_agreed
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Hands Ctrl-C to JAX as SIGTERM, and ends the process at a second one."""
+        """Hands Ctrl-C and SIGHUP to JAX as SIGTERM; a second one ends the process."""
         super().receive(number, frame)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -76,13 +63,14 @@ def watching() -> Iterator[Watch]:
     """Turns the first signal into a wish to stop and a second one into an immediate end.
 
     With several processes jax.distributed owns SIGTERM: a handler set later would silently end its
-    agreement, and one set earlier would never be called. So only Ctrl-C is taken there, and this is
-    entered after `jax.distributed.initialize`, from the main thread.
+    agreement, and one set earlier would never be called. So only Ctrl-C and SIGHUP are taken there,
+    and this is entered after `jax.distributed.initialize`, from the main thread.
     """
     if jax.process_count() > 1:
-        watch, numbers = GangWatch(), (signal.SIGINT,)
+        watch = GangWatch()
+        numbers = [number for number in list_signals() if number != signal.SIGTERM]
     else:
-        watch, numbers = Watch(), (signal.SIGTERM, signal.SIGINT)
+        watch, numbers = Watch(), list_signals()
     before = {number: signal.signal(number, watch.receive) for number in numbers}
     try:
         yield watch

@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -25,13 +24,11 @@ JAX_LATER_S = 30  # JAX's own end of waiting is an abort with a page of stacks
 def joined(meeting: Meeting, limits: RuntimeConfig, *, saves: bool) -> Iterator[Gang]:
     """The gang, met within a time limit; one process that fails or is stuck ends them all.
 
-    What saves asks JAX whether any process has got a SIGTERM; what has nothing to save ends by it
-    as by Ctrl-C.
+    What saves asks JAX whether any process has got a SIGTERM; what has nothing to save leaves
+    SIGTERM to the handler of `gap_jax.process`.
     """
     jax.config.update("jax_enable_preemption_service", saves)
     gang = _meet(meeting)
-    if not saves:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
     with ending_together(
         gang, stuck_after_s=limits.stuck_after_s, start_within_s=limits.start_within_s
     ):

@@ -1,0 +1,149 @@
+"""`gap_jax train --config=FILE[:parts]`: trains, or evaluates, in one of several processes."""
+
+import contextlib
+import os
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from data_pipelines import manifest, records
+from data_pipelines.config import DataConfig
+from data_pipelines.errors import ConfigError, DataError
+from gap_jax.config import Config
+from gap_jax.flags import explain, find_spec, parse, resolve
+from gap_jax.runtime.gang.meeting import Meeting, find
+from gap_jax.runtime.gang.members import ALONE, Gang
+
+USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
+                       [--mode=train|evaluate] [--config.group.field=value ...]
+
+  --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
+             gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
+             objects), a scale (full demo), a recipe (ours; reference: what AP's released code does)
+  --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
+             gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
+  --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
+  --coordinator=HOST:PORT --processes=N --process=I
+             one of N processes that train together, each on its host, with the same command; under
+             SLURM's srun, Open MPI and on GKE's TPUs they find each other, and --processes=auto
+             lets JAX ask the machine (Cloud TPU pods); see launch/
+
+Fields, with the paper's defaults:
+"""
+
+PREPARE = {
+    "mpii": "gap_jax data prepare mpii --annotations mpii_human_pose_v1_u12_1.mat --images images "
+    "--splits lists --out data/mpii",
+    "people": "gap_jax data prepare people --out data/people",
+    "objects": "gap_jax data prepare objects --out data/objects",
+}
+
+
+def run(words: Sequence[str]) -> int:
+    """Runs `gap_jax train` with the words behind it."""
+    if any(word in ("--help", "-h", "-help", "--helpfull", "--helpshort") for word in words):
+        print(USAGE + explain(Config()))
+        return 0
+    argv = ["gap_jax.main", *words]
+    own = flags.FlagValues()
+    flags.DEFINE_string("workdir", "", "folder of the run", flag_values=own)
+    for name, meaning in (
+        ("coordinator", "HOST:PORT of the first process"),
+        ("processes", "how many processes there are, or auto"),
+        ("process", "which one of them this is"),
+    ):
+        flags.DEFINE_string(name, "", meaning, flag_values=own)
+    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=own)
+    try:
+        app.run(
+            partial(_start, own, spec=find_spec(argv)),
+            argv=argv,
+            flags_parser=partial(parse, own=own),
+        )
+    except SystemExit as end:
+        return int(end.code or 0)
+    raise AssertionError("absl's app.run ends in SystemExit")
+
+
+def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
+    del argv  # parse has refused every stray word
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # TFDS and JAX tell each step of their start
+    cfg = resolve(own["config"].value)
+    workdir = own["workdir"].value or name_workdir(spec)
+    if "://" in workdir:
+        _check_address(workdir)
+    given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
+    meeting = find(**given, environment=os.environ)
+    result = ""
+    evaluates = own["mode"].value == "evaluate"
+    joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
+    with joining as gang:
+        check_data(cfg.data)
+        if evaluates:
+            _evaluate(cfg, workdir, gang)
+        else:
+            from gap_jax.train import train  # only now: a slip above need not wait for jax
+
+            result = train(cfg, workdir, gang)
+    if result and gang.is_first:
+        print(result)
+    return 0
+
+
+def _join(meeting: Meeting, cfg: Config, *, saves: bool) -> contextlib.AbstractContextManager[Gang]:
+    from gap_jax.runtime.gang.start import joined
+
+    return joined(meeting, cfg.runtime, saves=saves)
+
+
+def _evaluate(cfg: Config, workdir: str, gang: Gang) -> None:
+    from gap_jax.commands import evaluate
+    from gap_jax.runtime import rundir
+    from gap_jax.runtime.bucket.store import is_address
+    from gap_jax.runtime.gang import agreement
+
+    known = manifest.load(cfg.data.directory)
+    agreement.agree(gang, cfg, known, workdir if is_address(workdir) else "")
+    data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
+    # another run is refused
+    evaluate.run([workdir, *data], gang, lambda folder: rundir.examine(folder, cfg, known))
+
+
+def name_workdir(spec: str) -> str:
+    """Where a run goes that names no place: runs/gap_pose-attention-demo, say."""
+    file, _, parts = spec.partition(":")
+    return str(Path("runs") / "-".join([Path(file).stem, *filter(None, parts.split(","))]))
+
+
+def _check_address(workdir: str) -> None:
+    """Refuses an address before the processes meet and JAX is there."""
+    from gap_jax.runtime.bucket.store import Store
+
+    Store(workdir)
+
+
+def check_data(data: DataConfig) -> None:
+    """Refuses a run whose records are absent, damaged or of another data set."""
+    if not (data.directory / manifest.MANIFEST).exists():
+        hint = (
+            ""
+            if data.name != "mpii"
+            else (
+                "; without MPII, try the drawn people: "
+                f"{PREPARE['people']} and --config=configs/gap_pose.py:demo"
+            )
+        )
+        raise DataError(
+            f"no prepared data in {data.directory} (data.root): run {PREPARE[data.name]}{hint}"
+        )
+    found = manifest.load(data.directory)
+    if found.name != data.name:
+        raise ConfigError(
+            f"data.name={data.name} and {data.directory} holds {found.name}; "
+            f"set data.name={found.name} or another data.root"
+        )
+    for split in (data.train_split, data.eval_split):
+        records.open_split(data.directory, split, found)

@@ -1,0 +1,165 @@
+"""A signal ends a command with one line and 75, from its first instant on and wherever it is."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LINE = "gap_jax: error 75: stopped by {}; run the same command again\n"
+HELD = """
+import gc, os, signal, subprocess, sys, time
+from pathlib import Path
+from gap_jax import process
+def send(number=signal.SIGTERM): os.kill(os.getpid(), number)
+"""
+
+
+@contextlib.contextmanager
+def begin(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Starts Python, and waits until its program has set a handler for SIGTERM."""
+    started = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until = time.monotonic() + 60
+        while not _catches(started.pid, signal.SIGTERM):
+            assert started.poll() is None and time.monotonic() < until
+            time.sleep(0.001)
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    caught = int(status.partition("SigCgt:\t")[2].split()[0], 16)
+    return bool(caught >> number - 1 & 1)
+
+
+def run(program: str, folder: Path) -> tuple[int, str, str]:
+    """The code, output and errors of a program around `process.run`."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELD + program], cwd=folder, capture_output=True, text=True,
+        timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("number", "command"),
+    [
+        (signal.SIGTERM, ["-m", "gap_jax", "data", "check", "nowhere"]),
+        (signal.SIGINT, ["-m", "gap_jax.main", "--config=configs/gap_pose.py"]),
+        (signal.SIGHUP, ["-m", "gap_jax", "report", "nowhere"]),
+    ],
+    ids=str,
+)
+def test_a_signal_while_a_command_imports_ends_it_with_one_line(
+    number: signal.Signals, command: list[str], tmp_path: Path
+) -> None:
+    with begin(command, tmp_path) as started:
+        started.send_signal(number)
+        out, err = started.communicate(timeout=30)
+    assert (started.returncode, out, err) == (75, "", LINE.format(number.name))
+
+
+def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
+    """Of the real command, in the middle of its work, with a child process."""
+    words = ["data", "prepare", "people", "--out", "people", "--train=4000"]
+    with begin(["-m", "gap_jax", *words], tmp_path) as started:
+        until = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.jpg")):
+            assert started.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        started.send_signal(signal.SIGTERM)
+        _, err = started.communicate(timeout=30)
+    assert (started.returncode, err) == (75, LINE.format("SIGTERM"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_a_callback_of_c_code_swallows_is_sent_again(tmp_path: Path) -> None:
+    """As in jax's gc callback: Python ignores what is raised there."""
+    program = (
+        "def command():\n"
+        "    gc.callbacks.append(lambda *_: (gc.callbacks.clear(), send(), len('')))\n"
+        "    gc.collect(); time.sleep(0.05); print('swallowed', flush=True); time.sleep(30)\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (75, "swallowed\n", LINE.format("SIGTERM"))
+
+
+def test_code_that_replaces_the_exception_of_a_signal_does_not_make_it_a_bug(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "def command():\n"
+        "    try: send(); time.sleep(1)\n"
+        "    except BaseException as error: raise ImportError('numpy failed') from error\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (75, "", LINE.format("SIGTERM"))
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+def test_a_second_signal_ends_a_process_whose_main_thread_is_stuck_in_c(
+    second: signal.Signals, tmp_path: Path
+) -> None:
+    """C code that never returns to Python, as ctypes can hold the main thread there."""
+    program = (
+        "import ctypes, threading\n"
+        "process.ECHO_S = 0.2\n"
+        "def command():\n"
+        "    threading.Timer(0.2, send).start()\n"
+        f"    threading.Timer(0.6, send, [{int(second)}]).start()\n"
+        "    for number in process.list_signals(): signal.siginterrupt(number, False)\n"
+        "    ctypes.CDLL(None).sem_wait(ctypes.create_string_buffer(64))\n"
+        "sys.exit(process.run(command))"
+    )
+    code, _, err = run(program, tmp_path)
+    assert code == 75 and err.count("\n") == 1 and "at once by a second signal" in err
+
+
+def test_a_command_that_does_not_end_after_a_signal_is_ended(tmp_path: Path) -> None:
+    program = (
+        "process.END_WITHIN_S = 0.5\n"
+        "def command():\n"
+        "    try: send(); time.sleep(1)\n"
+        "    except BaseException: time.sleep(30)\n"
+        "sys.exit(process.run(command))"
+    )
+    code, _, err = run(program, tmp_path)
+    assert code == 75 and err.count("\n") == 1 and "still running 0.5 s after a signal" in err
+
+
+def test_what_nohup_starts_goes_on_after_sighup(tmp_path: Path) -> None:
+    program = (
+        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
+        "sys.exit(process.run(lambda: send(signal.SIGHUP) or print('went on')))"
+    )
+    assert run(program, tmp_path) == (0, "went on\n", "")
+
+
+def test_a_signal_after_the_command_keeps_its_code(tmp_path: Path) -> None:
+    program = "import atexit; atexit.register(send); sys.exit(process.run(lambda: 3))"
+    assert run(program, tmp_path) == (3, "", "")
+
+
+def test_a_child_process_gets_the_usual_handlers(tmp_path: Path) -> None:
+    child = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    program = f"sys.exit(process.run(lambda: -subprocess.call([sys.executable, '-c', {child!r}])))"
+    assert run(program, tmp_path) == (15, "", "")
