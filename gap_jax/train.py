@@ -84,6 +84,7 @@ def _go_on(
             folder.checkpoints,
             warn=announcer.warn,
             keep=cfg.checkpoint.keep,
+            run_id=opening.run_id,
             gang=gang,
             after_save=place.push,
         ) as checkpoints,
@@ -92,8 +93,8 @@ def _go_on(
         start = int(state.step)
         if opening.lost_step is not None:
             announcer.warn(
-                f"the run was complete at step {opening.lost_step:,}, but that checkpoint is gone "
-                f"or damaged; training goes on from step {start:,}"
+                f"the run was complete at step {opening.lost_step:,}, but that checkpoint is no "
+                f"longer usable; training goes on from step {start:,}"
             )
         reporter = Reporter(
             announcer,

@@ -69,10 +69,11 @@ def save_run(
     root: Path, cfg: Config, data: Manifest, steps: Mapping[int, float | None]
 ) -> dict[int, TrainState]:
     """A run with a checkpoint at each step, evaluated where a step has an mAP."""
-    rundir.enter(root, cfg, data, {"command": "/bin/python -m gap_jax.main --x=1"})
+    opening = rundir.enter(root, cfg, data, {"command": "/bin/python -m gap_jax.main --x=1"})
     run = RunDir(root)
     states = {step: make_state(cfg, len(data.classes), step) for step in steps}
-    with Checkpoints(run.checkpoints, warn=print, keep=len(steps)) as checkpoints:
+    saving = Checkpoints(run.checkpoints, warn=print, keep=len(steps), run_id=opening.run_id)
+    with saving as checkpoints:
         for step, score in steps.items():
             facts = {
                 "config": dataclasses.asdict(cfg),

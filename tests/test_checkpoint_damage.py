@@ -119,7 +119,7 @@ def test_without_a_good_checkpoint_nothing_begins_anew(folder: Path) -> None:
     said: list[str] = []
     for _ in range(2):
         with (
-            pytest.raises(CheckpointError, match=r"2\.corrupt, 4\.corrupt being damaged"),
+            pytest.raises(CheckpointError, match=r"2\.corrupt is damaged, 4\.corrupt is damaged"),
             Checkpoints(folder, warn=said.append) as checkpoints,
         ):
             checkpoints.resume(abstract(make_state(0)))

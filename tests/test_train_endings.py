@@ -42,7 +42,8 @@ def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> Non
     assert steps_of(stopped.ledger) == [1, 2, 3, 4, 5, 6]
     assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
-    with Checkpoints(stopped.checkpoints, warn=pytest.fail) as checkpoints:
+    run_id = rundir.load_manifest(stopped)["run_id"]
+    with Checkpoints(stopped.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
         assert checkpoints.list_steps() == [2, 4, 6]  # 2 for being the best, 6 for being the last
         assert checkpoints.find_best() == 2
         history = checkpoints.read_facts(6)["history"]
@@ -63,11 +64,13 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     stopped: RunDir, tmp_path: Path
 ) -> None:
     broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
-    largest = max(list_files(broken.checkpoints / "6"), key=lambda each: each.stat().st_size)
+    largest = max(
+        list_files(broken.checkpoints / "6" / steps.ARRAYS), key=lambda each: each.stat().st_size
+    )
     largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
     train(rundir.load_config(broken), broken.root)
     said = broken.log.read_text("utf-8")
-    assert "the run was complete at step 6, but that checkpoint is gone or damaged" in said
+    assert "the run was complete at step 6, but that checkpoint is no longer usable" in said
     assert "training goes on from step 4" in said
     assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
     digests = [steps.read_record(run.checkpoints / "6").leaves for run in (stopped, broken)]

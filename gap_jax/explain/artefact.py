@@ -30,6 +30,7 @@ from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import LeafFacts, find_damaged, find_misfits, name_some, place
 from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.steps import RUN_ID
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
@@ -147,7 +148,8 @@ def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
             f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}"
         )
     cfg = rundir.load_config(run)
-    with Checkpoints(run.checkpoints, warn=print) as checkpoints:
+    run_id = rundir.load_manifest(run)[RUN_ID]
+    with Checkpoints(run.checkpoints, warn=print, run_id=run_id) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         facts = checkpoints.read_facts(step)
         model, _, target = describe_state(cfg, len(facts["classes"]))
@@ -174,7 +176,7 @@ def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
     known = checkpoints.list_steps()
     if not known:
         raise CheckpointError(
-            f"no good checkpoint in {checkpoints.folder}; train until one is saved"
+            f"no good checkpoint of this run in {checkpoints.folder}; train until one is saved"
         )
     match which:
         case "latest":

@@ -51,13 +51,18 @@ class Checkpoints:
         *,
         warn: Callable[[str], None],
         keep: int = 3,
+        run_id: str | None = None,
         gang: Gang = ALONE,
         after_save: Callable[[], None] = lambda: None,
     ) -> None:
-        """`after_save` runs in the worker's thread, and what it raises ends the run."""
+        """`run_id` goes into each checkpoint; those of another run are foreign.
+
+        `after_save` runs in the worker's thread, and what it raises ends the run.
+        """
         self.folder = folder.absolute()
         self._warn = warn
         self._keep = keep
+        self._run_id = run_id
         self._gang = gang
         self._after_save = after_save
         self._held: int | None = None  # the step that was restored or saved last
@@ -89,11 +94,11 @@ class Checkpoints:
 
     def list_steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
-        return list(steps.survey(self.folder).good)
+        return list(self._survey().good)
 
     def find_best(self) -> int | None:
         """The step with the largest metric, the earliest of equals."""
-        return self._best_of(steps.survey(self.folder).good)
+        return self._best_of(self._survey().good)
 
     def read_facts(self, step: int) -> dict[str, Any]:
         """The facts that were saved with a step."""
@@ -118,9 +123,9 @@ class Checkpoints:
 
     def _resume_newest(self, target: Any) -> Restored | None:
         steps.sweep(self.folder)
-        found = steps.survey(self.folder)
-        for name in found.foreign:
-            self._warn(f"{self.folder / name} is no checkpoint of this run and stays untouched")
+        found = self._survey()
+        for name, reason in found.foreign.items():
+            self._warn(f"{self.folder / name} {reason} and stays untouched")
         for step, reason in found.damaged.items():
             self._set_aside(step, reason)
         for step in reversed(found.good):
@@ -128,13 +133,24 @@ class Checkpoints:
                 return self._restore(found.good[step], target)
             except steps.DamageError as damage:
                 self._set_aside(step, str(damage))
-        aside = steps.survey(self.folder).set_aside
+        aside = [f"{name} is damaged" for name in steps.survey(self.folder).set_aside]
+        aside += [f"{name} {reason}" for name, reason in found.foreign.items()]
         if aside:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is usable, {name_some(aside)} being damaged; "
+                f"no checkpoint in {self.folder} is usable ({name_some(aside)}); "
                 "move them away to begin anew, or restore a copy"
             )
         return None
+
+    def _survey(self) -> steps.Survey:
+        """What the folder holds; the checkpoints of other runs are foreign."""
+        found = steps.survey(self.folder)
+        for step, record in list(found.good.items()):
+            if record.run_id != self._run_id:
+                del found.good[step]
+                ids = f"{steps.RUN_ID} {record.run_id}, here {self._run_id}"
+                found.foreign[str(step)] = f"is of another run ({ids})"
+        return found
 
     def load(self, step: int, target: Any) -> Restored:
         """Exactly this step, or a refusal; changes nothing in the folder."""
@@ -156,6 +172,8 @@ class Checkpoints:
         if self._pending and not self._pending.done():
             self._warn(f"checkpoint {self._held} is still being written, and training waits for it")
         self.wait()
+        if self._run_id is not None:
+            facts = {**facts, steps.RUN_ID: self._run_id}
         record = steps.Record(step, json.loads(json.dumps(facts, allow_nan=False)), {}, {})
         if step == self._held:
             if self._gang.is_first:
@@ -221,14 +239,14 @@ class Checkpoints:
                 f"({damage}); check the disk and the memory"
             ) from damage
         faults.point("checkpoint.after_commit")
-        good = steps.survey(self.folder).good
+        good = self._survey().good
         kept = {*list(good)[-self._keep :], self._best_of(good)}
         steps.prune(self.folder, good.keys() - kept)
         self._after_save()
 
     def _clear_the_way(self, step: int) -> None:
         """A stranger named like the next step gives way; a good checkpoint does not."""
-        if step in steps.survey(self.folder).good:
+        if step in self._survey().good:
             raise CheckpointError(
                 f"checkpoint {step} exists already in {self.folder}; "
                 "resume from it or choose another workdir"
@@ -241,12 +259,15 @@ class Checkpoints:
         self._warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
 
     def _find(self, step: int) -> steps.Record:
-        good = steps.survey(self.folder).good
-        if step not in good:
+        found = self._survey()
+        if step not in found.good:
+            named = f"checkpoint {step} in {self.folder}"
+            reason = found.foreign.get(str(step))
             raise CheckpointError(
-                f"no good checkpoint {step} in {self.folder}; choose one of {list(good)}"
+                f"{f'{named} {reason}' if reason else f'no good {named}'}; "
+                f"choose one of {list(found.good)}"
             )
-        return good[step]
+        return found.good[step]
 
     def _best_of(self, good: Mapping[int, steps.Record]) -> int | None:
         scores = {step: record.facts.get("metrics", {}).get("mAP") for step, record in good.items()}

@@ -17,7 +17,7 @@ class RunDir:
 
     @property
     def manifest(self) -> Path:
-        """The environment of each attempt, and the step at which the run was complete."""
+        """The run's id, the environment of each attempt, and the step at which it was complete."""
         return self.root / "manifest.json"
 
     @property

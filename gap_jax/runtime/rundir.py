@@ -4,6 +4,7 @@ import dataclasses
 import itertools
 import json
 import shlex
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -32,13 +33,15 @@ HARMLESS = {
 class Opening(NamedTuple):
     """What a start finds: `changes` are harmless; `completed_step` says nothing is left to do.
 
-    `lost_step` is where the run was complete before its last checkpoint was lost or damaged.
+    `lost_step` is where the run was complete before its last checkpoint was lost or damaged;
+    `run_id` is written into each of its checkpoints.
     """
 
     is_new: bool
     changes: list[str]
     completed_step: int | None = None
     lost_step: int | None = None
+    run_id: str | None = None
 
 
 def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
@@ -52,18 +55,21 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
                     "choose another --workdir"
                 )
         return Opening(is_new=True, changes=[])
-    done = load_manifest(run)["completed_step"]
+    manifest = load_manifest(run)
     if not _has_begun(run):
         return Opening(is_new=True, changes=[])
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
     ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, cfg)]
+    opening = Opening(is_new=False, changes=changes, run_id=manifest[steps.RUN_ID])
+    done = manifest["completed_step"]
     if done is None or ends[0] != ends[1]:
-        return Opening(is_new=False, changes=changes)
-    if steps.read_whole(run.checkpoints, done) is None:
-        return Opening(is_new=False, changes=changes, lost_step=done)
-    return Opening(is_new=False, changes=changes, completed_step=done)
+        return opening
+    last = steps.read_whole(run.checkpoints, done)
+    if last is None or last.run_id != opening.run_id:
+        return opening._replace(lost_step=done)
+    return opening._replace(completed_step=done)
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
@@ -80,6 +86,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
         for stale in (run.manifest, run.first_batch):
             stale.unlink(missing_ok=True)
         _save(run.config, dataclasses.asdict(cfg))
+        opening = opening._replace(run_id=uuid.uuid4().hex)
     _save(run.classes, {"classes": _count_classes(data)})
     attempt = {
         **environment,
@@ -89,7 +96,12 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     attempts = [*load_manifest(run)["attempts"], attempt]
     _save(
         run.manifest,
-        {"fingerprint": data.fingerprint, "completed_step": None, "attempts": attempts},
+        {
+            steps.RUN_ID: opening.run_id,
+            "fingerprint": data.fingerprint,
+            "completed_step": None,
+            "attempts": attempts,
+        },
     )
     if opening.changes:
         _save(run.config, dataclasses.asdict(cfg))
@@ -127,11 +139,17 @@ def load_classes(run: RunDir) -> tuple[str, ...]:
 
 
 def load_manifest(run: RunDir) -> dict[str, Any]:
-    """The data's fingerprint, the attempts at the run, and the step at which it was complete."""
-    empty: dict[str, Any] = {"fingerprint": None, "completed_step": None, "attempts": []}
+    """The run's id, its data's fingerprint, its attempts and the step at which it was complete.
+
+    A run from before there were ids has none; one whose manifest is lost takes its checkpoint's.
+    """
+    empty: dict[str, Any] = {
+        steps.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
+    }  # fmt: skip
     if not run.manifest.exists():
-        return empty
-    content = _load(run.manifest)
+        newest = list(steps.survey(run.checkpoints).good.values())[-1:]
+        return {**empty, steps.RUN_ID: newest[0].run_id if newest else None}
+    content = {steps.RUN_ID: None, **_load(run.manifest)}
     if content.keys() != empty.keys():
         raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
     return content

@@ -19,6 +19,7 @@ from gap_jax.errors import CheckpointError
 from gap_jax.runtime.digests import LeafFacts
 
 FORMAT_VERSION = 1
+RUN_ID = "run_id"  # in a run's manifest and in the facts of its checkpoints
 FACTS = "facts.json"
 ARRAYS = "arrays"
 _STEP = re.compile(r"0|[1-9]\d*", re.ASCII)
@@ -44,14 +45,19 @@ class Record:
     files: dict[str, str]  # SHA-256
     format_version: int = FORMAT_VERSION
 
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run that saved it; None from before runs had one."""
+        return self.facts.get(RUN_ID)
+
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """What the folder holds; steps ascend."""
+    """What the folder holds; steps ascend. `foreign` says of each name what is wrong with it."""
 
     good: dict[int, Record]
     damaged: dict[int, str]
-    foreign: list[str]
+    foreign: dict[str, str]
     set_aside: list[str]
 
 
@@ -59,20 +65,20 @@ def survey(folder: Path) -> Survey:
     """Reads the folder and changes nothing."""
     with _reading(folder):
         names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    found = Survey({}, {}, [], [name for name in names if _SET_ASIDE.fullmatch(name)])
+    found = Survey({}, {}, {}, [name for name in names if _SET_ASIDE.fullmatch(name)])
     for step in sorted(int(name) for name in names if _STEP.fullmatch(name)):
         path = folder / str(step)
         try:
             record = read_record(path)
             if record.step == step:
                 found.good[step] = record
-            else:  # somebody's copy
-                found.foreign.append(path.name)
+            else:
+                found.foreign[path.name] = f"is a copy of checkpoint {record.step}"
         except DamageError as damage:
             if (path / FACTS).exists() or (path / ARRAYS).exists():
                 found.damaged[step] = str(damage)
             else:
-                found.foreign.append(path.name)
+                found.foreign[path.name] = "is no checkpoint"
     return found
 
 

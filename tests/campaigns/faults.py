@@ -22,6 +22,7 @@ from data_pipelines import files, manifest
 from gap_jax.errors import CheckpointError
 from gap_jax.flags import read_config
 from gap_jax.learning.setup import assemble
+from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
 from gap_jax.runtime.places import RunDir
@@ -99,9 +100,10 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
     """
     cfg = read_config(SPEC, overrides(out / "data"))
     target = assemble(cfg, manifest.load(out / "data")).target
-    folder = RunDir(out / "unbroken").checkpoints
+    run = RunDir(out / "unbroken")
+    folder, run_id = run.checkpoints, rundir.load_manifest(run)["run_id"]
     found, rng = list_files(folder / str(STEPS)), np.random.default_rng(seed)
-    with Checkpoints(folder, warn=print) as checkpoints:
+    with Checkpoints(folder, warn=print, run_id=run_id) as checkpoints:
         good = checkpoints.load(STEPS, target)
         for index in range(count):
             path, damage = found[index % len(found)], DAMAGES[rng.choice(3, p=(0.8, 0.1, 0.1))]
