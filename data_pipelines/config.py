@@ -46,10 +46,11 @@ class Settings:
     def __setattr__(self, name: str, value: Any) -> None:
         if getattr(self, "_frozen", False):
             raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is resolved")
-        kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(self)}
-        kind = kinds.get(name)
-        is_group = isinstance(kind, type) and issubclass(kind, Settings)
-        if name not in kinds or (is_group and not isinstance(value, kind)):
+        kind = {field.name: field.type for field in dataclasses.fields(self)}.get(name)
+        fits = kind is not None
+        if isinstance(kind, type) and issubclass(kind, Settings):
+            fits = isinstance(value, kind)
+        if not fits:
             raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 
