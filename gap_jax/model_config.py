@@ -5,11 +5,16 @@ No `from __future__ import annotations` here: the command line reads real types.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 from data_pipelines.config import Settings, setting
 from data_pipelines.errors import ConfigError
 
+Activation = Literal["none", "relu", "softmax"]
+DropoutWhere = Literal["map", "pooled"]
+GateInit = Literal["paper", "one"]
+Space = Literal["activation", "weight"]
+Strides = Literal["slim", "caffe", "v1_5"]
 Colours = tuple[float, float, float]
 INPUTS: dict[str, tuple[Colours, Colours]] = {  # what is subtracted from RGB, and divides it
     "reference": ((128.0, 128.0, 128.0), (1.0, 1.0, 1.0)),
@@ -36,7 +41,7 @@ class ModelConfig(Settings):
     strides: str = setting(
         "slim",
         "where a ResNet's strides sit: slim (AP), caffe (Keras too) or v1_5 (torch)",
-        choices=("slim", "caffe", "v1_5"),
+        choices=get_args(Strides),
     )
     stem_padding: str = setting(
         "auto",
@@ -89,7 +94,7 @@ class ModelConfig(Settings):
     space: str = setting(
         "activation",
         "factored saliency: relu layers on the map, or one vector from relu'd weights",
-        choices=("activation", "weight"),
+        choices=get_args(Space),
     )
     saliency_input: str = setting(
         "features",
@@ -97,7 +102,7 @@ class ModelConfig(Settings):
         choices=("features", "pose"),
     )
     saliency_activation: str = setting(
-        "none", "applied to the bottom-up maps", choices=("none", "relu", "softmax")
+        "none", "applied to the bottom-up maps", choices=get_args(Activation)
     )
     rank: int = setting(1, "number of bottom-up / top-down pairs", low=1, high=64)
     rank_form: str = setting(
@@ -117,13 +122,13 @@ class ModelConfig(Settings):
     gate_init: str = setting(
         "paper",
         "start of the bottom-up map: small and random, or 1 (for training from little)",
-        choices=("paper", "one"),
+        choices=get_args(GateInit),
     )
     dropout: float = setting(0.8, "share of the top-down input that is dropped", low=0, high=0.99)
     dropout_where: str = setting(
         "map",
         "drop each position of the map, or channels of the pooled vector",
-        choices=("map", "pooled"),
+        choices=get_args(DropoutWhere),
     )
 
     @property

@@ -12,7 +12,8 @@ import pytest
 from flax import nnx
 from jaxtyping import Array, Key
 
-from gap_jax.models.pooling import Activation, AttentionalPooling, DropoutWhere
+from gap_jax.model_config import Activation, DropoutWhere
+from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import FactoredSaliency, LinearSaliency, Saliency, UniformSaliency
 from tests import oracles
 from tests.small_networks import UNOPTIMISED, by_path, drawn

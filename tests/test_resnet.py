@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from gap_jax.models.backbones.resnet import BLOCKS, ResNet, Strides
+from gap_jax.model_config import Strides
+from gap_jax.models.backbones.resnet import BLOCKS, ResNet
 from gap_jax.models.backbones.small import SmallTrunk
 from gap_jax.models.layers import Norm, PoolPadding
 from tests import oracles

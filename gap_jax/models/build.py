@@ -11,21 +11,19 @@ from jax.typing import DTypeLike
 from data_pipelines.errors import ConfigError
 from data_pipelines.example import JOINTS
 from gap_jax.config import Config
-from gap_jax.model_config import ModelConfig
+from gap_jax.model_config import Activation, DropoutWhere, GateInit, ModelConfig, Space, Strides
 from gap_jax.models.backbones import bn_inception, inception_v3, resnet, small, vgg
 from gap_jax.models.backbones.inception import Inception
 from gap_jax.models.layers import HE, SMALL, Norm, PoolPadding
 from gap_jax.models.network import Backbone, Network, Reads
-from gap_jax.models.pooling import Activation, AttentionalPooling, DropoutWhere, Pooling
+from gap_jax.models.pooling import AttentionalPooling, Pooling
 from gap_jax.models.pose import PoseBranch
 from gap_jax.models.saliency import (
     ChainedSaliency,
     FactoredSaliency,
-    GateInit,
     LinearSaliency,
     PartSaliency,
     Saliency,
-    Space,
     UniformSaliency,
 )
 from gap_jax.models.second_order import CompactBilinearPooling, MaxPooling, SecondOrderPooling
@@ -116,7 +114,7 @@ def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
             padding = None if model.stem_padding == "auto" else model.stem_padding
             return resnet.ResNet(
                 blocks,
-                strides=cast(resnet.Strides, model.strides),
+                strides=cast(Strides, model.strides),
                 stem_padding=cast(PoolPadding | None, padding),
                 stage=model.stage,
                 norm=norm,

@@ -11,6 +11,8 @@ from flax.typing import Initializer
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
+from gap_jax.models.arguments import check_channels
+
 HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 SMALL = nnx.initializers.normal(1e-3)  # what attentional pooling adds to a backbone starts small
 
@@ -27,6 +29,7 @@ def project(
 
     `exactly`: summed in float32, and left so, whatever the arithmetic of `x`.
     """
+    check_channels(x, kernel.shape[0])
     return lax.dot_general(
         x,
         kernel.astype(x.dtype),
@@ -89,6 +92,7 @@ class Conv(nnx.Module):
         if self.as_product:
             y = project(subsample(x, self.stride), kernel[0, 0])
         else:
+            check_channels(x, kernel.shape[2])
             rows, columns = (side // 2 if self.padded else 0 for side in kernel.shape[:2])
             y = lax.conv_general_dilated(
                 x,

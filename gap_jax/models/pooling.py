@@ -8,7 +8,8 @@ With a linear saliency that is attentional pooling, with a factored one its gene
 """
 
 import math
-from typing import Literal, Protocol, runtime_checkable
+from types import EllipsisType
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,12 @@ from flax.typing import Initializer
 from jaxtyping import Array, Float, Key
 
 from gap_jax.batch import AttentionMaps
+from gap_jax.model_config import Activation, DropoutWhere
+from gap_jax.models.arguments import check_channels, check_choice, check_counts, check_dropout
 from gap_jax.models.layers import SMALL
 from gap_jax.models.saliency import EXACT, LinearSaliency, Saliency
 
-Activation = Literal["none", "relu", "softmax"]
-DropoutWhere = Literal["map", "pooled"]
+Keys = Key[Array, " b"] | EllipsisType | None  # None in evaluation; ...: the call does not say
 
 
 @runtime_checkable
@@ -35,7 +37,7 @@ class Pooling(Protocol):
         x: Float[Array, "b *spatial f"],
         saliency_input: Float[Array, "b *spatial s"] | None = None,
         *,
-        keys: Key[Array, " b"] | None = None,
+        keys: Keys = ...,
     ) -> Float[Array, "b k"]: ...
 
     def maps(
@@ -43,7 +45,7 @@ class Pooling(Protocol):
         x: Float[Array, "b *spatial f"],
         saliency_input: Float[Array, "b *spatial s"] | None = None,
         *,
-        keys: Key[Array, " b"] | None = None,
+        keys: Keys = ...,
     ) -> AttentionMaps: ...
 
 
@@ -51,14 +53,15 @@ class AttentionalPooling(nnx.Module):
     """Pools maps (b, *spatial, f) to one float32 score per class.
 
         pool = AttentionalPooling(2048, 393, rngs=nnx.Rngs(0))
-        logits = pool(x)                      # in training: pool(x, keys=jax.random.split(key, b))
+        logits = pool(x)
         bottom_up, top_down, combined = pool.maps(x)
 
     `saliency` (by default linear in `features`) gives `rank` maps, or `classes * rank` with
     `per_class`; it reads X unless a call names another `saliency_input`. `activation` is applied
-    to its maps. `dropout` is the share of the top-down input that is dropped where `keys` come,
-    one for each row: single values of X (`map`), or whole channels (`pooled`, cheaper). With
-    `one_bias` only the last pair has an alpha.
+    to its maps. `dropout` is the share of the top-down input that is dropped in training: single
+    values of X (`map`), or whole channels (`pooled`, cheaper). With it every call names `keys`,
+    one for each row in training and None in evaluation. With `one_bias` only the last pair has an
+    alpha.
 
     A call contracts positions first, g_p = X^T h_p / n, then channels: the same scores as from
     the maps in a thirtieth of the time. Only `per_class` has no such order.
@@ -79,10 +82,17 @@ class AttentionalPooling(nnx.Module):
         init: Initializer = SMALL,
         rngs: nnx.Rngs,
     ) -> None:
+        check_counts(features=features, classes=classes, rank=rank)
+        check_choice("activation", activation, Activation)
+        check_dropout(dropout)
+        check_choice("dropout_where", dropout_where, DropoutWhere)
         maps = rank * classes if per_class else rank
         self.saliency = saliency or LinearSaliency(features, maps, rngs=rngs)
         if self.saliency.maps != maps:
-            raise ValueError(f"the saliency gives {self.saliency.maps} maps where {maps} are due")
+            raise ValueError(
+                f"{rank=} and {per_class=} take a saliency of {maps} maps; "
+                f"this one gives {self.saliency.maps}"
+            )
         self.kernel = nnx.Param(init(rngs.params(), (rank, features, classes), jnp.float32))
         self.bias = nnx.Param(jnp.zeros((1 if one_bias else rank, classes)))
         self.per_class = per_class
@@ -95,12 +105,12 @@ class AttentionalPooling(nnx.Module):
         x: Float[Array, "b *spatial f"],
         saliency_input: Float[Array, "b *spatial s"] | None = None,
         *,
-        keys: Key[Array, " b"] | None = None,
+        keys: Keys = ...,
     ) -> Float[Array, "b k"]:
         if self.per_class:
             return self.maps(x, saliency_input, keys=keys).logits
         h = self._bottom_up(x if saliency_input is None else saliency_input)
-        values = by_position(x).astype(jnp.float32)
+        values = self._values(x)
         if self.dropout_where == "map":
             values = self._drop(values, keys)
         g = jnp.einsum("bnf,bnp->bpf", values, h, precision=EXACT) / h.shape[1]
@@ -115,16 +125,20 @@ class AttentionalPooling(nnx.Module):
         x: Float[Array, "b *spatial f"],
         saliency_input: Float[Array, "b *spatial s"] | None = None,
         *,
-        keys: Key[Array, " b"] | None = None,
+        keys: Keys = ...,
     ) -> AttentionMaps:
         """What each position says of each class, and how much it counts."""
         h = self._bottom_up(x if saliency_input is None else saliency_input)
-        values = self._drop(by_position(x).astype(jnp.float32), keys)
+        values = self._drop(self._values(x), keys)
         t = jnp.einsum("bnf,pfk->bnkp", values, self.kernel[...], precision=EXACT)
         t = t + self._alpha().T[None, None]
         h_kp = h.reshape(*h.shape[:2], -1, t.shape[-1])  # k is 1 where the classes share a map
         parts = (h_kp if self.per_class else h, t, (t * h_kp).sum(-1))
         return AttentionMaps(*(v.reshape(*x.shape[:-1], *v.shape[2:]) for v in parts))
+
+    def _values(self, x: Float[Array, "b *spatial f"]) -> Float[Array, "b n f"]:
+        check_channels(x, self.kernel.shape[1])
+        return by_position(x).astype(jnp.float32)
 
     def _bottom_up(self, x: Float[Array, "b *spatial s"]) -> Float[Array, "b n p"]:
         h = by_position(self.saliency(x))
@@ -141,15 +155,13 @@ class AttentionalPooling(nnx.Module):
         rank, given = self.kernel.shape[0], self.bias[...]
         return jnp.concatenate([jnp.zeros((rank - len(given), given.shape[1])), given])
 
-    def _drop(
-        self, values: Float[Array, "b m f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b m f"]:
+    def _drop(self, values: Float[Array, "b m f"], keys: Keys) -> Float[Array, "b m f"]:
         return drop(values, keys, self.dropout, alike=self.dropout_where == "pooled")
 
 
 def drop(
     values: Float[Array, "b m f"],
-    keys: Key[Array, " b"] | None,
+    keys: Keys,
     share: float,
     *,
     alike: bool = True,
@@ -157,6 +169,13 @@ def drop(
     """The values without that share of them, the rest scaled up; `alike` in each of the m rows."""
     if keys is None or not share:
         return values
+    b = len(values)
+    if keys is ... or keys.shape[:1] != (b,):
+        given = "none was given" if keys is ... else f"they have shape {keys.shape}"
+        raise ValueError(
+            f"dropout={share:g} takes {b} keys, one for each row, and {given}; pass "
+            f"keys=jax.random.split(key, {b}) in training and keys=None in evaluation"
+        )
     kept = 1 - share
     rows = 1 if alike else values.shape[1]
     drawn = jax.vmap(lambda key: jax.random.bernoulli(key, kept, (rows, values.shape[2])))

@@ -5,6 +5,7 @@ from flax import nnx
 from flax.typing import Initializer
 from jaxtyping import Array, Float
 
+from gap_jax.models.arguments import check_counts
 from gap_jax.models.layers import SMALL, Conv, Dense
 
 
@@ -24,6 +25,11 @@ class PoseBranch(nnx.Module):
         init: Initializer = SMALL,
         rngs: nnx.Rngs,
     ) -> None:
+        check_counts(features=features, joints=joints, kernel_size=kernel_size)
+        for width in hidden:
+            check_counts(hidden=width)
+        if kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size={kernel_size} must be odd")
         self.hidden = nnx.List()
         for width in hidden:
             self.hidden.append(

@@ -1,6 +1,6 @@
 """What counts where: the bottom-up maps h of a pooling, one or several for each position."""
 
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,10 @@ from flax.typing import Initializer
 from jax import lax
 from jaxtyping import Array, Float
 
+from gap_jax.model_config import GateInit, Space
+from gap_jax.models.arguments import check_choice, check_counts
 from gap_jax.models.layers import HE, SMALL, Dense, along_channels, project
 
-GateInit = Literal["paper", "one"]
-Space = Literal["activation", "weight"]
 EXACT = lax.Precision.HIGHEST
 
 
@@ -29,6 +29,7 @@ class UniformSaliency(nnx.Module):
     """h = 1: with it the pooling is a linear classifier of the map's mean, the usual baseline."""
 
     def __init__(self, maps: int = 1) -> None:
+        check_counts(maps=maps)
         self.maps = maps
 
     def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
@@ -51,6 +52,8 @@ class LinearSaliency(nnx.Module):
         init: Initializer = SMALL,
         rngs: nnx.Rngs,
     ) -> None:
+        check_counts(features=features, maps=maps)
+        check_choice("gate_init", gate_init, GateInit)
         self.maps = maps
         self.gated = gate_init == "one"
         self.bias = nnx.Param(jnp.zeros(maps)) if bias and not self.gated else None
@@ -85,9 +88,17 @@ class FactoredSaliency(nnx.Module):
         gate_init: GateInit = "paper",
         rngs: nnx.Rngs,
     ) -> None:
+        check_counts(features=features, maps=maps)
+        for width in widths:
+            check_counts(widths=width)
+        check_choice("space", space, Space)
+        check_choice("gate_init", gate_init, GateInit)
         literal = space == "weight"
         if literal and (gate_init != "paper" or not widths):
-            raise ValueError('space="weight" takes one width or more and gate_init="paper"')
+            raise ValueError(
+                f"space='weight' takes one width or more and gate_init='paper', not {widths=} and "
+                f"{gate_init=}"
+            )
         self.maps = maps
         self.space: Space = space
         self.chain = nnx.List()
@@ -133,8 +144,9 @@ class ChainedSaliency(nnx.Module):
     """
 
     def __init__(self, first: Saliency, maps: int, *, rngs: nnx.Rngs) -> None:
+        check_counts(maps=maps)
         if first.maps != 1:
-            raise ValueError(f"a chain begins with one map, and the saliency gives {first.maps}")
+            raise ValueError(f"first.maps={first.maps} must be 1: a chain begins with one map")
         self.maps = maps
         self.first = first
         self.kernel = nnx.Param(SMALL(rngs.params(), (maps - 1, 1), jnp.float32))
@@ -151,6 +163,7 @@ class PartSaliency(nnx.Module):
     """The joints' heatmaps themselves and h = 1 behind them: where each part is, and everywhere."""
 
     def __init__(self, joints: int) -> None:
+        check_counts(joints=joints)
         self.maps = joints + 1
 
     def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:

@@ -5,11 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from flax.typing import Initializer
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float
 
 from gap_jax.batch import AttentionMaps
+from gap_jax.models.arguments import check_channels, check_counts, check_dropout
 from gap_jax.models.layers import HE, SMALL, along_channels, project
-from gap_jax.models.pooling import by_position, drop
+from gap_jax.models.pooling import Keys, by_position, drop
 from gap_jax.models.saliency import EXACT
 
 HASH_SEED = 2016  # the sketch is a constant of the method, the same in every network
@@ -19,28 +20,33 @@ TINY = 1e-12
 class PositionPooling(nnx.Module):
     """A pooling of the map alone, whose scores are means of what its positions add to them."""
 
-    dropout: float
+    def __init__(self, features: int, classes: int, dropout: float) -> None:
+        check_counts(features=features, classes=classes)
+        check_dropout(dropout)
+        self.features = features
+        self.bias = nnx.Param(jnp.zeros(classes))
+        self.dropout = dropout
 
     def __call__(
         self,
         x: Float[Array, "b *spatial f"],
         saliency_input: Float[Array, "b *spatial s"] | None = None,
         *,
-        keys: Key[Array, " b"] | None = None,
+        keys: Keys = ...,
     ) -> Float[Array, "b k"]:
         del saliency_input
-        return self._score(by_position(x).astype(jnp.float32), keys)
+        return self._score(self._values(x), keys)
 
     def maps(
         self,
         x: Float[Array, "b *spatial f"],
         saliency_input: Float[Array, "b *spatial s"] | None = None,
         *,
-        keys: Key[Array, " b"] | None = None,
+        keys: Keys = ...,
     ) -> AttentionMaps:
         """What each position adds to each score, times n, and one bottom-up map."""
         del saliency_input
-        values, spatial = by_position(x).astype(jnp.float32), x.shape[:-1]
+        values, spatial = self._values(x), x.shape[:-1]
         combined = self._share_out(values, keys)
         return AttentionMaps(
             self._bottom_up(values).reshape(*spatial, 1),
@@ -48,14 +54,14 @@ class PositionPooling(nnx.Module):
             combined.reshape(*spatial, -1),
         )
 
-    def _score(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b k"]:
+    def _values(self, x: Float[Array, "b *spatial f"]) -> Float[Array, "b n f"]:
+        check_channels(x, self.features)
+        return by_position(x).astype(jnp.float32)
+
+    def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         raise NotImplementedError
 
-    def _share_out(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b n k"]:
+    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         """The maps whose mean over positions is the score."""
         raise NotImplementedError
 
@@ -79,22 +85,17 @@ class MaxPooling(PositionPooling):
         init: Initializer = HE,
         rngs: nnx.Rngs,
     ) -> None:
+        super().__init__(features, classes, dropout)
         self.kernel = nnx.Param(init(rngs.params(), (features, classes), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(classes))
-        self.dropout = dropout
 
-    def _score(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b k"]:
+    def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         # jnp.max divides its gradient by the number of equals it finds again afterwards: XLA may
         # round the values anew until then, find none, and divide by 0.
         largest = jnp.where(_is_first_maximum(values), values, 0).sum(1, keepdims=True)
         g = drop(largest, keys, self.dropout)
         return _classify(g, self.kernel[...], self.bias[...])[:, 0]
 
-    def _share_out(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b n k"]:
+    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         shares = jnp.where(_is_first_maximum(values), values * values.shape[1], 0)
         return _classify(drop(shares, keys, self.dropout), self.kernel[...], self.bias[...])
 
@@ -117,21 +118,16 @@ class SecondOrderPooling(PositionPooling):
         init: Initializer = SMALL,
         rngs: nnx.Rngs,
     ) -> None:
+        super().__init__(features, classes, dropout)
         self.kernel = nnx.Param(init(rngs.params(), (features, features, classes), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(classes))
-        self.dropout = dropout
 
-    def _score(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b k"]:
+    def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         dropped = drop(values, keys, self.dropout)
         pairs = jnp.einsum("bnf,bng->bfg", dropped, values, precision=EXACT) / values.shape[1]
         scores = jnp.einsum("bfg,fgk->bk", pairs, self.kernel[...], precision=EXACT)
         return scores + along_channels(self.bias[...], scores)
 
-    def _share_out(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b n k"]:
+    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         dropped = drop(values, keys, self.dropout)
         weighed = jnp.einsum("bnf,fgk->bngk", dropped, self.kernel[...], precision=EXACT)
         combined = jnp.einsum("bngk,bng->bnk", weighed, values, precision=EXACT)
@@ -158,23 +154,18 @@ class CompactBilinearPooling(PositionPooling):
         init: Initializer = SMALL,
         rngs: nnx.Rngs,
     ) -> None:
-        self.features = features
+        super().__init__(features, classes, dropout)
+        check_counts(least=0, sketch_features=sketch_features)
         self.length = sketch_features or features
         self.normalised = normalised
         self.kernel = nnx.Param(init(rngs.params(), (self.length, classes), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(classes))
-        self.dropout = dropout
 
-    def _score(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b k"]:
+    def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         y = self._sketch(values).sum(1, keepdims=True)
         y = drop(y * self._factors(y), keys, self.dropout)
         return _classify(y, self.kernel[...], self.bias[...])[:, 0]
 
-    def _share_out(
-        self, values: Float[Array, "b n f"], keys: Key[Array, " b"] | None
-    ) -> Float[Array, "b n k"]:
+    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         sketches = self._sketch(values)
         factors = self._factors(sketches.sum(1, keepdims=True))
         shares = drop(sketches * factors * values.shape[1], keys, self.dropout)

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gap_jax.errors import CheckpointError
-from gap_jax.model_config import INPUTS, ModelConfig
-from gap_jax.models.backbones.resnet import BLOCKS, Strides, own_stem_padding
+from gap_jax.model_config import INPUTS, ModelConfig, Strides
+from gap_jax.models.backbones.resnet import BLOCKS, own_stem_padding
 from gap_jax.models.layers import PoolPadding
 
 FORMAT_VERSION = 2

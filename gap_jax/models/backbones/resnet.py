@@ -1,16 +1,14 @@
 """ResNet-50/101/152 with bottleneck units, strides where TF-slim, Caffe or torchvision has them."""
 
-from typing import Literal
-
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from gap_jax.model_config import Strides
 from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool, subsample
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
-Strides = Literal["slim", "caffe", "v1_5"]
 
 
 class Bottleneck(nnx.Module):
