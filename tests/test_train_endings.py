@@ -19,7 +19,7 @@ from tests.tiny_data import prepare_tiny_people
 
 STANDING_STILL = (
     "model.stage=1", "init.weights=", "init.allow_random=True", "optim.learning_rate=1e-30",
-    "optim.warmup_steps=0", "train.steps=20", "eval.every_steps=2", "checkpoint.every_steps=4",
+    "optim.warmup_steps=0", "train.steps=20", "eval.every_steps=2", "checkpoint.every_steps=5",
     "train.early_stop_evals=2", "runtime.profile_start_step=3", "runtime.profile_steps=2",
 )  # fmt: skip
 
@@ -44,10 +44,17 @@ def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> Non
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
     run_id = rundir.load_manifest(stopped)["run_id"]
     with Checkpoints(stopped.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
-        assert checkpoints.list_steps() == [2, 4, 6]  # 2 for being the best, 6 for being the last
+        assert checkpoints.list_steps() == [2, 5, 6]  # the best, the fifth and the last
         assert checkpoints.find_best() == 2
         history = checkpoints.read_facts(6)["history"]
     assert [step for step, _ in history] == [2, 4, 6]
+
+
+def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
+    log = stopped.log.read_text("utf-8").splitlines()
+    evaluations = [line for line in log if line.startswith("val step=")]
+    assert [line.endswith(" best") for line in evaluations] == [True, False, False]
+    assert not (stopped.checkpoints / "4").exists()  # saved for nothing else
 
 
 def test_a_run_that_had_stopped_goes_no_further(stopped: RunDir) -> None:
@@ -71,7 +78,7 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     train(rundir.load_config(broken), broken.root)
     said = broken.log.read_text("utf-8")
     assert "the run was complete at step 6, but that checkpoint is no longer usable" in said
-    assert "training goes on from step 4" in said
+    assert "training goes on from step 5" in said
     assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
     digests = [steps.read_record(run.checkpoints / "6").leaves for run in (stopped, broken)]
     assert digests[0] == digests[1]
