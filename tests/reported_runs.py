@@ -12,11 +12,17 @@ from gap_jax.config import Config
 from gap_jax.evaluation import evaluate
 from gap_jax.evaluation.evaluate import Scores
 from gap_jax.explain.report.runs import Run
+from gap_jax.models.cells import Axis, Grid
 from gap_jax.runtime.places import RunDir
 from tests.saved_runs import save_run, tiny_config
 from tests.tiny_data import CLASSES
 
 NOWHERE = Path("nowhere")
+
+
+def grid_of(rows: int, columns: int, stride: float) -> Grid:
+    """Cells whose first is centred on the corner of the image."""
+    return Grid(Axis(rows, 0.0, stride), Axis(columns, 0.0, stride))
 
 
 def guess(labels: np.ndarray, classes: int, *, skill: float, seed: int = 0) -> Scores:

@@ -9,7 +9,7 @@ from PIL import Image
 from gap_jax.explain.report import colours
 from gap_jax.explain.report.gallery import build_gallery, choose
 from gap_jax.explain.report.looking import Look, find_joints
-from tests.reported_runs import guess, make_run
+from tests.reported_runs import grid_of, guess, make_run
 from tests.tiny_data import CLASSES
 
 
@@ -38,7 +38,8 @@ def looks(shift: float = 0.0, *, pose: bool = False) -> Look:
     bottom_up = (shift * rng.random((3, 4, 4, 1)) + 1).astype(np.float32)
     image = rng.integers(0, 256, (3, 32, 32, 3), dtype=np.uint8)
     heatmaps = rng.random((3, 4, 4, 16)).astype(np.float32) if pose else None
-    return Look(image, logits, bottom_up, top_down, top_down * bottom_up[..., 0], heatmaps)
+    combined = top_down * bottom_up[..., 0]
+    return Look(grid_of(4, 4, 8.0), image, logits, bottom_up, top_down, combined, heatmaps)
 
 
 def test_a_gallery_shares_its_scale_and_says_what_is_not_there() -> None:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 from gap_jax.batch import Outputs
 from gap_jax.config import Config
 from gap_jax.models.build import build
+from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.folding import fold
 
 
@@ -61,6 +62,11 @@ class Model:
         network = nnx.merge(self.graph, variables.params, variables.stats, copy=True)
         outputs = network(image, train=train, keys=keys, want_maps=want_maps)
         return outputs, nnx.state(network, nnx.BatchStat)
+
+    def locate_cells(self, variables: Variables, height: int, width: int) -> Grid:
+        """Where the cells of the backbone's map stand in an image of that size."""
+        backbone = nnx.merge(self.graph, variables.params, variables.stats).backbone
+        return Grid(backbone.locate(Axis(height)), backbone.locate(Axis(width)))
 
 
 def split_network(cfg: Config, classes: int, seed: int) -> tuple[Model, Variables]:

@@ -25,11 +25,13 @@ def draw_heatmaps(
 ) -> PoseTargets:
     """Heatmaps of an H x W image on h x w cells, the maximum over people.
 
-    Cell (i, j) stands for the point (i*H/h, j*W/w), its top-left corner: legacy bilinear resizing
-    samples there, and so do the strided convolutions of the trunk. With d the distance from that
-    point to a joint: `disc` is 1 where d <= disc_radius, both in pixels; `gaussian` is
-    exp(-d^2 / (2 sigma^2)), both in cells. A joint is valid where anybody has it annotated, seen or
-    hidden, inside the crop or not.
+    Cell (i, j) stands for the point (i*H/h, j*W/w), where the reference's resizing samples. The
+    backbone's own centres (`models/cells.py`) differ from it where the stride is not H/h: at 450 px
+    a ResNet's cell i is centred on pixel 32 i, and its target is of the point 30 i.
+
+    With d the distance from that point to a joint: `disc` is 1 where d <= disc_radius, both in
+    pixels; `gaussian` is exp(-d^2 / (2 sigma^2)), both in cells. A joint is valid where anybody has
+    it annotated, seen or hidden, inside the crop or not.
     """
     x, y, visibility = jnp.moveaxis(keypoints.astype(jnp.float32), -1, 0)
     annotated = (visibility > 0) & jnp.isfinite(x) & jnp.isfinite(y)

@@ -230,12 +230,12 @@ def max_pool(
     not whole. Shifted slices: the scatter behind `reduce_window`'s gradient is ten times slower on
     CPU.
     """
-    edges = [_pool_edges(size, padding, side, stride) for size in x.shape[1:3]]
+    edges = [pool_edges(size, padding, side, stride) for size in x.shape[1:3]]
     exact = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
     return _max_pool(exact, side, stride)
 
 
-def _pool_edges(size: Any, padding: PoolPadding, side: int, stride: int) -> tuple[Any, Any, int]:
+def pool_edges(size: Any, padding: PoolPadding, side: int, stride: int) -> tuple[Any, Any, int]:
     """What to add before and after (or cut), where `size` may be an exporter's symbol."""
     reach = size - side if padding == "valid" else size - 1  # of the last window's corner
     total = reach // stride * stride + side - size

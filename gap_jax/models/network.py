@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from gap_jax.batch import AttentionMaps, Outputs
 from gap_jax.model_config import Colours
+from gap_jax.models.cells import Axis
 from gap_jax.models.pooling import Pooling
 from gap_jax.models.pose import PoseBranch
 from gap_jax.models.saliency import Saliency
@@ -25,6 +26,10 @@ class Backbone(Protocol):
     features: int
 
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]: ...
+
+    def locate(self, axis: Axis) -> Axis:
+        """Where the map's cells stand along an axis of the image."""
+        ...
 
 
 def normalise(

@@ -7,6 +7,7 @@ from jaxtyping import Float, UInt8
 from data_pipelines.pictures.drawing import Picture
 from data_pipelines.pictures.page import Thumbnail, embed
 from gap_jax.explain.report.looking import Map, spread
+from gap_jax.models.cells import Grid
 
 ENDS = (-1.0, 0.0, 1.0)
 COLOURS = ((24, 72, 168), (245, 245, 242), (176, 24, 40))
@@ -27,11 +28,11 @@ def paint(values: Float[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x 3"]:
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def lay_over(cells: Map, crop: Picture) -> Picture:
-    """The crop in grey under the colours of a map, each where its cells' points are."""
+def lay_over(cells: Map, grid: Grid, crop: Picture) -> Picture:
+    """The crop in grey under the colours of a map."""
     height, width, _ = crop.shape
     grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
-    return _blend(paint(spread(cells, height, width)), grey)
+    return _blend(paint(spread(cells, grid, height, width)), grey)
 
 
 def draw_bar() -> Thumbnail:

@@ -127,7 +127,9 @@ def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -
     crop = look.image[index]
 
     def lay(kind: str, cells: Map) -> Thumbnail:
-        return _picture(lay_over(cells, crop), f"{kind} of {method.name}, which says {answer}")
+        return _picture(
+            lay_over(cells, look.grid, crop), f"{kind} of {method.name}, which says {answer}"
+        )
 
     panels: list[Thumbnail | str] = [
         "h is constant"

@@ -1,7 +1,7 @@
 """Where a model looks: its maps on stored images, and each map laid over the crop it was made of.
 
-Cell (i, j) of an h x w map over an H x W crop stands for the point (i*H/h, j*W/w), its top-left
-corner, as in the heatmaps that the pose branch learns.
+A map's cells lie where the backbone's windows are centred. The cells of a heatmap are what the pose
+branch learns them to be: cell (i, j) of an h x w one is the point (i*H/h, j*W/w) of an H x W crop.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from data_pipelines.example import NOT_ANNOTATED, PADDING_ID, VISIBLE
 from data_pipelines.loader import Place, Rows
 from gap_jax.learning.state import Model, Variables
+from gap_jax.models.cells import Axis, Grid
 
 BATCH = 16  # images that pass through a network at once
 JOINT_SHOWN = 0.25  # a lower peak of a heatmap is no joint: the target's is 1
@@ -25,9 +26,11 @@ Map = Float[np.ndarray, "rows columns"]
 class Look(NamedTuple):
     """A model's answer to crops, and its maps for the class that it predicts.
 
-    `bottom_up` has a map for each of the p pairs, `top_down` is of the first of them.
+    `bottom_up` has a map for each of the p pairs, `top_down` is of the first of them; `grid` is
+    where their cells stand in the crop.
     """
 
+    grid: Grid
     image: UInt8[np.ndarray, "b y x 3"]
     logits: Float[np.ndarray, "b k"]
     bottom_up: Float[np.ndarray, "b h w p"]
@@ -48,6 +51,7 @@ class Look(NamedTuple):
 def look(model: Model, variables: Variables, rows: Rows, positions: Sequence[int]) -> Look:
     """What the model makes of the centre crops of records, the very ones that are evaluated."""
     answer = jax.jit(lambda variables, image: _answer(model, variables, image))
+    grid = model.locate_cells(variables, *rows.image_shape(1)[1:3])
     parts: list[Look] = []
     for start in range(0, len(positions), BATCH):
         chosen = positions[start : start + BATCH]
@@ -55,14 +59,14 @@ def look(model: Model, variables: Variables, rows: Rows, positions: Sequence[int
         places += [Place(PADDING_ID)] * (BATCH - len(chosen))
         batch = rows.batch(places, np.empty(rows.image_shape(BATCH), np.uint8))
         maps = jax.device_get(answer(variables, batch.image))
-        parts.append(Look(batch.image, *maps).take(range(len(chosen))))
+        parts.append(Look(grid, batch.image, *maps).take(range(len(chosen))))
     return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
 
 
 def _answer(
     model: Model, variables: Variables, image: UInt8[Array, "b y x 3"]
 ) -> tuple[Array, Array, Array, Array, Array | None]:
-    """The fields of a Look but the image."""
+    """The fields of a Look after the image."""
     outputs, _ = model.apply(variables, image, want_maps=True)
     if outputs.maps is None:
         raise AssertionError("maps were asked for")
@@ -85,21 +89,22 @@ def _answer(
     )
 
 
-def spread(cells: Map, height: int, width: int) -> Float[np.ndarray, "{height} {width}"]:
-    """A map at every pixel of the crop: bilinear between its cells' points, constant beyond."""
-    rows = _between(cells.shape[0], height)
-    columns = _between(cells.shape[1], width)
+def spread(
+    cells: Map, grid: Grid, height: int, width: int
+) -> Float[np.ndarray, "{height} {width}"]:
+    """A map at every pixel of the crop: bilinear between its cells' centres, constant beyond."""
+    rows, columns = _between(grid.rows, height), _between(grid.columns, width)
     return rows @ cells.astype(np.float64) @ columns.T
 
 
-def _between(cells: int, pixels: int) -> Float[np.ndarray, "{pixels} {cells}"]:
+def _between(axis: Axis, pixels: int) -> Float[np.ndarray, "{pixels} {axis.cells}"]:
     """How much each cell of an axis counts at each pixel."""
-    places = np.minimum(np.arange(pixels) * cells / pixels, cells - 1)
+    places = axis.place(np.arange(pixels, dtype=np.float64))
     first = np.floor(places).astype(int)
     share = places - first
-    weights = np.zeros((pixels, cells))
+    weights = np.zeros((pixels, axis.cells))
     weights[np.arange(pixels), first] = 1 - share
-    weights[np.arange(pixels), np.minimum(first + 1, cells - 1)] += share
+    weights[np.arange(pixels), np.minimum(first + 1, axis.cells - 1)] += share
     return weights
 
 

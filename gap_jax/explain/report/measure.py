@@ -21,6 +21,7 @@ from data_pipelines.transforms import View
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Counts, Interval, Labels, Scores
 from gap_jax.explain.report.looking import Map, spread
+from gap_jax.models.cells import Grid
 
 Shares = Float[np.ndarray, " n"]
 Maps = Float[np.ndarray, "n h w p"]
@@ -78,7 +79,7 @@ def crop_mask(inside: np.ndarray, data: DataConfig) -> Mask:
 
 
 def training_joints(data: DataConfig, source: records.RecordSource) -> Float[np.ndarray, "m 2"]:
-    """x and y of everybody's annotated joints in the centre crops of a split, as shares of it."""
+    """x and y of everybody's annotated joints inside the centre crops of a split."""
     found = [np.zeros((0, 2))]
     for position in range(len(source)):
         record = source[position]
@@ -86,29 +87,32 @@ def training_joints(data: DataConfig, source: records.RecordSource) -> Float[np.
         empty = np.zeros((record["height_px"], record["width_px"], 3), np.uint8)
         view: View = transforms.center(transforms.begin(empty, keypoints, data), data)
         known = view.keypoints[view.keypoints[..., 2] != NOT_ANNOTATED][:, :2]
-        found.append(known / data.image_size_px)
+        found.append(known)
     joints = np.concatenate(found)
-    return joints[((joints >= 0) & (joints < 1)).all(axis=1)]
+    return joints[((joints >= 0) & (joints < data.image_size_px)).all(axis=1)]
 
 
-def fit_prior(joints: Float[np.ndarray, "m 2"], rows: int, columns: int) -> Map:
-    """The share of joints nearest to each cell's point: where people are, whatever they do."""
+def fit_prior(joints: Float[np.ndarray, "m 2"], grid: Grid) -> Map:
+    """The share of joints nearest to each cell's centre: where people are, whatever they do."""
+    rows, columns = grid.rows.cells, grid.columns.cells
     if not len(joints):
         return np.ones((rows, columns))
-    i = np.minimum(np.rint(joints[:, 1] * rows).astype(int), rows - 1)
-    j = np.minimum(np.rint(joints[:, 0] * columns).astype(int), columns - 1)
+    j, i = (
+        np.rint(axis.place(joints[:, k])).astype(int)
+        for k, axis in enumerate((grid.columns, grid.rows))
+    )
     counts = np.bincount(i * columns + j, minlength=rows * columns)
     return counts.reshape(rows, columns) / len(joints)
 
 
-def share_inside(cells: Map, mask: Mask) -> float:
+def share_inside(cells: Map, grid: Grid, mask: Mask) -> float:
     """The share of a map's mass that lies inside; a map without mass is as good as uniform."""
-    mass = spread(cells, *mask.shape)
+    mass = spread(cells, grid, *mask.shape)
     total = mass.sum()
     return float((mass * mask).sum() / total) if total > 0 else float(mask.mean())
 
 
-def measure(bottom_up: Sequence[Maps], masks: Sequence[Mask], prior: Map) -> Attention:
+def measure(bottom_up: Sequence[Maps], grid: Grid, masks: Sequence[Mask], prior: Map) -> Attention:
     """The shares of the maps of a method's seeds, |h - median(h)| being what a map points out.
 
     The interval is over images drawn anew; of several maps p the deviations are added, and shares
@@ -118,12 +122,15 @@ def measure(bottom_up: Sequence[Maps], masks: Sequence[Mask], prior: Map) -> Att
     if not reached:
         raise DataError("no mask reaches into its crop; there is nothing to measure attention by")
     uniform = np.array([float(masks[index].mean()) for index in reached])
-    central = np.array([share_inside(prior, masks[index]) for index in reached])
+    central = np.array([share_inside(prior, grid, masks[index]) for index in reached])
     own = None
     deviations = [deviation(each) for each in bottom_up]
     if any(each.any() for each in deviations):
         own = np.mean(
-            [[share_inside(each[index], masks[index]) for index in reached] for each in deviations],
+            [
+                [share_inside(each[index], grid, masks[index]) for index in reached]
+                for each in deviations
+            ],
             axis=0,
         )
     return Attention(

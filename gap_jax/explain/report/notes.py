@@ -100,7 +100,8 @@ def on_gallery(shown: Gallery, judge: Method) -> str:
     text = (
         f"{shown.hits} images that {judge.name} ({judge.runs[0].root.absolute().name}) gets right, "
         f"then {shown.misses} that it gets wrong: drawn at random with a fixed seed. Maps are of "
-        "the class that the method names, each cell at its top-left corner and bilinear between. "
+        "the class that the method names, each cell at the centre of what it sees and bilinear "
+        "between. "
         "Only the product of h and the top-down map has a meaning, so h has the sign that makes "
         "its largest values positive. All maps share one scale, on which 1 is the size that "
         "99.5 % of a method\u2019s cells in these images stay below, for each kind of map. "

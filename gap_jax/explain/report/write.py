@@ -20,6 +20,7 @@ from gap_jax.explain.report.curves import draw_chart
 from gap_jax.explain.report.looking import Look, look
 from gap_jax.explain.report.page import Mistake, Page, render
 from gap_jax.explain.report.runs import Run, read_runs
+from gap_jax.models.cells import Grid
 
 LOSS = "train/loss_action"
 
@@ -132,16 +133,20 @@ def _see(
                 seen.looks.append(found.take(chosen) if is_measured else found)
             bottom_up.append(found.bottom_up)
         if is_measured:
-            seen.attention[method.name] = _measure(method.runs[0], album, bottom_up)
+            seen.attention[method.name] = _measure(
+                method.runs[0], album, bottom_up, seen.looks[-1].grid
+            )
     return seen
 
 
-def _measure(run: Run, album: Album, bottom_up: Sequence[measure.Maps]) -> measure.Attention:
+def _measure(
+    run: Run, album: Album, bottom_up: Sequence[measure.Maps], grid: Grid
+) -> measure.Attention:
     cfg = album.config_of(run)
     masks = measure.load_masks(cfg, album.source, album.places)
     training = records.open_split(album.folder, cfg.train_split, album.data)
     joints = measure.training_joints(cfg, training)
-    return measure.measure(bottom_up, masks, measure.fit_prior(joints, *bottom_up[0].shape[1:3]))
+    return measure.measure(bottom_up, grid, masks, measure.fit_prior(joints, grid))
 
 
 def _show(

@@ -9,6 +9,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from gap_jax.models.cells import Axis
 from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool, mean_pool
 
 
@@ -96,6 +97,29 @@ class Block(nnx.Module):
                     x = mean_pool(x, of_nine=of == "mean of nine")
         return x
 
+    def locate(self, axis: Axis) -> Axis:
+        """Where the map's cells stand along an axis of the image.
+
+        A max-pool beside convolutions may be centred elsewhere: the centre is then the mean of the
+        branches', each by its number of channels.
+        """
+        layers = iter(self.layers)
+        for step in self.steps:
+            match step:
+                case Conv():
+                    axis = axis.convolve(next(layers).conv)
+                case Fork():
+                    blocks = next(layers)
+                    found = [(block.locate(axis), block.features) for block in blocks]
+                    first = sum(each.first * features for each, features in found)
+                    total = sum(features for _, features in found)
+                    axis = dataclasses.replace(found[0][0], first=first / total)
+                case Pool("max", stride, padding):
+                    axis = axis.pool(padding, stride=stride)
+                case Pool():
+                    pass
+        return axis
+
 
 class Inception(nnx.Module):
     """The map after the first `stage` stages (0: after all), each a tuple of blocks.
@@ -127,3 +151,10 @@ class Inception(nnx.Module):
             for block in blocks:
                 x = checkpoint_name(block(x, train=train), "unit")
         return x
+
+    def locate(self, axis: Axis) -> Axis:
+        """Where the map's cells stand along an axis of the image."""
+        for blocks in self.stages:
+            for block in blocks:
+                axis = block.locate(axis)
+        return axis

@@ -6,6 +6,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from gap_jax.model_config import Strides
+from gap_jax.models.cells import Axis
 from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool, subsample
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
@@ -102,6 +103,14 @@ class ResNet(nnx.Module):
             for unit in units:
                 x = checkpoint_name(unit(x, train=train), "unit")
         return x
+
+    def locate(self, axis: Axis) -> Axis:
+        """Where the map's cells stand along an axis of the image."""
+        axis = axis.convolve(self.conv1.conv).pool(self.stem_padding)
+        for units in self.stages:
+            for unit in units:
+                axis = axis.convolve(unit.conv1.conv).convolve(unit.conv2.conv)
+        return axis
 
 
 def own_stem_padding(strides: str) -> PoolPadding:

@@ -5,6 +5,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from gap_jax.models.cells import Axis
 from gap_jax.models.layers import ConvNorm, Norm
 
 LAYERS = ((24, 2), (48, 2), (64, 2), (96, 1), (96, 1))  # channels and stride
@@ -26,3 +27,9 @@ class SmallTrunk(nnx.Module):
         for layer in self.layers:
             x = checkpoint_name(jax.nn.relu(layer(x, train=train)), "unit")
         return x
+
+    def locate(self, axis: Axis) -> Axis:
+        """Where the map's cells stand along an axis of the image."""
+        for layer in self.layers:
+            axis = axis.convolve(layer.conv)
+        return axis

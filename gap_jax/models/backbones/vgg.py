@@ -5,6 +5,7 @@ from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
+from gap_jax.models.cells import Axis
 from gap_jax.models.layers import Conv, max_pool
 
 BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels over `width`, convolutions
@@ -51,3 +52,12 @@ class VGG16(nnx.Module):
                     x = jax.nn.relu(x)
             x = checkpoint_name(x, "unit")
         return x
+
+    def locate(self, axis: Axis) -> Axis:
+        """Where the map's cells stand along an axis of the image."""
+        for index, stage in enumerate(self.stages):
+            if 0 < index <= len(BLOCKS):
+                axis = axis.pool("valid", side=2)
+            for conv in stage:
+                axis = axis.convolve(conv)
+        return axis

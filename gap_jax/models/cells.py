@@ -1,0 +1,50 @@
+"""Computes which pixels the cells of a backbone's map are centred on."""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from gap_jax.models.layers import Conv, PoolPadding, pool_edges
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Axis:
+    """One axis of a map: cell i is centred on pixel `first + i * stride` of the image.
+
+    The image itself is the axis whose cells are its pixels.
+    """
+
+    cells: int
+    first: float = 0.0
+    stride: float = 1.0
+
+    def convolve(self, conv: Conv) -> "Axis":
+        """The axis after a convolution; padding by half a window leaves the centres in place."""
+        return self._slide(1 if conv.padded else conv.kernel.shape[0], conv.stride, (0, 0))
+
+    def pool(self, padding: PoolPadding, *, side: int = 3, stride: int = 2) -> "Axis":
+        """The axis after `max_pool` with the same arguments."""
+        before, after, _ = pool_edges(self.cells, padding, side, stride)
+        return self._slide(side, stride, (before, after))
+
+    def place(self, pixels: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        """Pixels counted in cells, those beyond the outer centres as if on them."""
+        return np.clip((pixels - self.first) / self.stride, 0, self.cells - 1)
+
+    def _slide(self, side: int, stride: int, edges: tuple[int, int]) -> "Axis":
+        return Axis(
+            (self.cells + sum(edges) - side) // stride + 1,
+            self.first + self.stride * ((side - 1) / 2 - edges[0]),
+            self.stride * stride,
+        )
+
+
+class Grid(NamedTuple):
+    """Both axes of a map."""
+
+    rows: Axis
+    columns: Axis
