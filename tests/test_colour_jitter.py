@@ -50,5 +50,9 @@ def test_jitter_does_what_its_names_say(preprocessing: str) -> None:
         assert contrast.mean() == pytest.approx(still.mean(), abs=1)
         ratio = contrast.std() / max(still.std(), 1e-9)
         assert 0.45 < ratio < 1.55
+        brighter = jittered(grey, seed, brightness=0.3, **options)
+        both = jittered(grey, seed, brightness=0.3, contrast=0.5, **options)
+        spread = ratio * (brighter - brighter.mean())
+        np.testing.assert_allclose(both, brighter.mean() + spread, atol=2)
     assert 0.69 < min(factors) < 0.78
     assert 1.22 < max(factors) < 1.31

@@ -70,6 +70,16 @@ def test_the_antialiased_resize_averages_what_a_pixel_covers() -> None:
     np.testing.assert_allclose(shrunk[4, :, 1], expected, atol=1)
 
 
+def test_modern_shrinking_sees_every_pixel(tmp_path: Path) -> None:
+    dots = np.zeros((256, 256, 3), np.uint8)
+    dots[::8, ::8] = 255
+    data = config(tmp_path, preprocessing="modern")
+    whole = begin(dots, NOBODY, data)
+    assert resize(whole, 32, 32, smooth=True).image.mean() == pytest.approx(255 / 64, abs=0.5)
+    assert abs(resize(whole, 32, 32).image.mean() - 255 / 64) > 2
+    assert center(whole, data).image.std() < 10
+
+
 @pytest.mark.parametrize("rule", ["opencv", "legacy", "antialias"])
 @pytest.mark.parametrize("size", [(48, 96), (80, 40), (30, 20)])
 def test_keypoints_follow_their_pixels(rule: str, size: tuple[int, int]) -> None:
@@ -101,21 +111,21 @@ def test_the_released_input_is_reproduced_to_a_grey_level(tmp_path: Path) -> Non
 
 
 def test_views_lie_where_they_should(tmp_path: Path) -> None:
-    """14 rows remain of 28, and 26 columns of 52: each pixel's place is its colour."""
-    image = np.zeros((28, 52, 3), np.uint8)
-    image[..., 0], image[..., 1] = np.arange(52)[None, :], np.arange(28)[:, None]
+    """17 rows and 41 columns more than a view has, both odd: each pixel's place is its colour."""
+    image = np.zeros((29, 53, 3), np.uint8)
+    image[..., 0], image[..., 1] = np.arange(53)[None, :], np.arange(29)[:, None]
 
     def corners(crops: str, *, turned: bool = False) -> list[tuple[int, int]]:
-        data = config(tmp_path, eval_crops=crops, short_side_px=28)
+        data = config(tmp_path, eval_crops=crops, short_side_px=29)
         stood = np.ascontiguousarray(image.transpose(1, 0, 2)[..., [1, 0, 2]]) if turned else image
         views = evaluation_views(begin(stood, NOBODY, data), data)
         assert {view.image.shape for view in views} == {(12, 12, 3)}
         return [(int(view.image[0, 0, 0]), int(view.image[0, 0, 1])) for view in views]
 
     assert corners("center") == [(20, 8)]
-    assert corners("three") == [(0, 8), (20, 8), (40, 8)]
-    assert corners("three", turned=True) == [(8, 0), (8, 20), (8, 40)]
-    assert corners("five") == [(0, 0), (40, 0), (0, 16), (40, 16), (20, 8)]
+    assert corners("three") == [(0, 8), (20, 8), (41, 8)]
+    assert corners("three", turned=True) == [(8, 0), (8, 20), (8, 41)]
+    assert corners("five") == [(0, 0), (41, 0), (0, 17), (41, 17), (20, 8)]
     data = config(tmp_path, eval_crops="full", eval_flip=True)
     whole, mirrored = evaluation_views(begin(image, NOBODY, data), data)
     np.testing.assert_array_equal(whole.image, resize(View(image, NOBODY, 1.0), 12, 12).image)
