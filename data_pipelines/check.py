@@ -127,11 +127,11 @@ class Inspection:
         counts = list(zip(self._stated.classes, train.class_counts, strict=True))
         found = (
             (
-                [repr(name) for name, count in counts if count == 0],
+                [files.quote(name) for name, count in counts if count == 0],
                 "classes without a training image",
             ),
             (
-                [repr(name) for name, count in counts if 0 < count < FEW_IMAGES],
+                [files.quote(name) for name, count in counts if 0 < count < FEW_IMAGES],
                 f"classes with fewer than {FEW_IMAGES} training images",
             ),
             (self._leaks, "images that lie in two splits, byte for byte"),

@@ -1,13 +1,17 @@
 """The nouns of the road: an entry of a data set, the stored record, the batch on the host."""
 
+import collections
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int8, Int32, Int64, UInt8
+
+from data_pipelines.errors import DataError
+from data_pipelines.files import escape_control, quote
 
 FORMAT_VERSION = 1
 
@@ -74,6 +78,24 @@ class RawData:
     splits: Mapping[str, RawSplit]
     rejects: list[Reject]
     provenance: Mapping[str, str | int | float | list[str]]
+
+    def __post_init__(self) -> None:
+        if fault := class_fault(self.classes):
+            raise DataError(f"data set {self.name}: {fault}")
+
+
+def class_fault(classes: Sequence[str]) -> str | None:
+    """What is wrong with the names of classes, if anything is."""
+    if not classes:
+        return "it has no classes"
+    for name, times in collections.Counter(classes).items():
+        if times > 1:
+            return f"class {quote(name)} is listed {times} times; give each its own name"
+        if name != name.strip() or not name:
+            return f"class {quote(name)} is empty or begins or ends with a blank; rename it"
+        if name != escape_control(name):
+            return f"class {quote(name)} holds a control character; rename it"
+    return None
 
 
 def record_features(label_kind: LabelKind, classes: int) -> tfds.features.FeaturesDict:

@@ -126,6 +126,11 @@ def escape_control(text: str) -> str:
     )
 
 
+def quote(name: str, longest: int = 80) -> str:
+    """The name in quotes for a message: on one line, without control characters, not endless."""
+    return repr(name if len(name) <= longest else f"{name[:longest]}\u2026")
+
+
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> bytes:
     """A CSV table in which no text acts as a spreadsheet formula or a terminal's escape code."""
     text = io.StringIO(newline="")

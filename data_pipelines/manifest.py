@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.example import FORMAT_VERSION, NOT_ANNOTATED, UNLABELLED, LabelKind
+from data_pipelines.example import FORMAT_VERSION, NOT_ANNOTATED, UNLABELLED, LabelKind, class_fault
 from data_pipelines.files import write_atomically
 
 MANIFEST = "manifest.json"
@@ -179,8 +179,8 @@ def _parsed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _check_sums(manifest: Manifest) -> None:
-    if len(set(manifest.classes)) != len(manifest.classes):
-        raise ValueError("a class is listed twice")
+    if fault := class_fault(manifest.classes):
+        raise ValueError(fault)
     for name, split in manifest.splits.items():
         if split.examples != sum(shard.examples for shard in split.shards):
             raise ValueError(f"the shards of split {name!r} do not add up to its examples")

@@ -92,6 +92,14 @@ def test_a_page_is_whole_in_itself_and_shows_names_as_text(tmp_path: Path) -> No
     assert "http://" not in text.replace("http-equiv", "")
 
 
+def test_a_name_of_100_000_characters_is_cut(tmp_path: Path) -> None:
+    raw = tiny_data(tmp_path / "in")
+    build(tmp_path / "out", dataclasses.replace(raw, classes=("jumping", "n" * 100_000, "waiting")))
+    said: list[str] = []
+    check.check(tmp_path / "out", html=tmp_path / "sheet.html", say=said.append)
+    assert max(map(len, [*said, Reader((tmp_path / "sheet.html").read_text()).text()])) < 20_000
+
+
 def test_the_contact_sheet_tells_the_numbers(tmp_path: Path) -> None:
     made = prepare_tiny_people(tmp_path / "out")
     text = checked_page(tmp_path / "out").text()

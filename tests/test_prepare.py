@@ -201,13 +201,6 @@ def test_nothing_to_train_on_is_refused(tmp_path: Path, sizes: dict[str, int]) -
     assert names_in(tmp_path) == (["in"] if sizes["val"] else [])
 
 
-@pytest.mark.parametrize("classes", [("a", "b", "a"), ("a", "b", "c\udcff"), ("a", "", "c")])
-def test_class_names_are_text_and_differ(tmp_path: Path, classes: tuple[str, ...]) -> None:
-    raw = dataclasses.replace(tiny_data(tmp_path), classes=classes)
-    with pytest.raises(DataError, match="class "):
-        build(tmp_path / "out", raw)
-
-
 def test_wide_images_shrink_and_joints_stay_on_their_pixels(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path, sizes={"train": 3}, width_px=120, height_px=66)
     narrow = tmp_path / "narrow.jpg"
@@ -250,6 +243,31 @@ def test_odd_names_of_folders_files_and_classes(tmp_path: Path) -> None:
         assert [source[at]["id"] for at in range(len(ODD))] == [entry.id for entry in entries]
         digests.add(made.fingerprint)
     assert len(digests) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        ("a\nb", r"class 'a\nb' holds a control character; rename it"),
+        ("a\tb", r"class 'a\tb' holds a control character; rename it"),
+        ("\x1b[31mred", r"class '\x1b[31mred' holds a control character; rename it"),
+        ("a\u2028b", r"class 'a\u2028b' holds a control character; rename it"),
+        ("a\udcff", r"class 'a\udcff' holds a control character; rename it"),
+        ("", "class '' is empty or begins or ends with a blank; rename it"),
+        (" a", "class ' a' is empty or begins or ends with a blank; rename it"),
+        ("a\n", r"class 'a\n' is empty or begins or ends with a blank; rename it"),
+        ("jumping", "class 'jumping' is listed 2 times; give each its own name"),
+        ("n" * 99_999 + "\t", f"class '{'n' * 80}\u2026' is empty or begins or ends with a blank"),
+    ],
+)
+def test_class_names_that_are_no_single_line_of_text_are_refused(
+    tmp_path: Path, name: str, fault: str
+) -> None:
+    raw = tiny_data(tmp_path)
+    with pytest.raises(DataError) as refusal:
+        build(tmp_path / "out", dataclasses.replace(raw, classes=("jumping", name, "waiting")))
+    assert str(refusal.value).startswith(f"data set people: {fault}")
+    assert not (tmp_path / "out").exists()
 
 
 def test_progress_is_told_now_and_then(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

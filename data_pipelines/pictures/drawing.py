@@ -30,6 +30,7 @@ DISC = (255, 255, 255)
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 SUBPIXEL_BITS = 4
 GAP_PX, CAPTION_PX, TEXT_PX = 8, 22, 14
+LONGEST_TEXT = 200  # characters of a name or a list of names
 
 
 def side_colour(*joints: int) -> RGB:
@@ -100,9 +101,14 @@ def fit(view: View, side_px: int) -> View:
     return resize(view, max(1, round(width * scale)), max(1, round(height * scale)), smooth=True)
 
 
+def shorten(text: str) -> str:
+    """The text, cut where it is longer than a page or a caption has use for."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}\u2026"
+
+
 def label_text(label: object, classes: Sequence[str]) -> str:
-    """The names of what a label says."""
-    return ", ".join(classes[each] for each in classes_of(label)) or "no label"
+    """The names of the classes that a label holds, shortened."""
+    return shorten(", ".join(classes[each] for each in classes_of(label))) or "no label"
 
 
 def first_joint_inside(keypoints: Keypoints, image: Picture) -> Float[np.ndarray, " 3"] | None:

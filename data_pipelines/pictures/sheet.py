@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines import decode, records
 from data_pipelines.manifest import Manifest
-from data_pipelines.pictures.drawing import label_text
+from data_pipelines.pictures.drawing import label_text, shorten
 from data_pipelines.pictures.page import Figure, Gallery, Page, Table, render, thumbnail
 from data_pipelines.transforms import View
 
@@ -72,7 +72,11 @@ def _galleries(directory: Path, manifest: Manifest, choice: Choice) -> list[Gall
     if len(figures) * OWN_GALLERY > IN_ALL:
         return [Gallery("Examples", note, [each for group in figures.values() for each in group])]
     return [
-        Gallery("No label" if each is None else manifest.classes[each], note * (not index), group)
+        Gallery(
+            "No label" if each is None else shorten(manifest.classes[each]),
+            note * (not index),
+            group,
+        )
         for index, (each, group) in enumerate(figures.items())
     ]
 
@@ -121,7 +125,7 @@ def _table_of_classes(manifest: Manifest) -> Table:
         note=f"Images of each class, most frequent first; bars show {shown}.",
         columns=("class", *counts),
         rows=[
-            (manifest.classes[each], *(f"{counts[name][each]:,}" for name in counts))
+            (shorten(manifest.classes[each]), *(f"{counts[name][each]:,}" for name in counts))
             for each in order
         ],
         bars=[round(100 * counts[shown][each] / most, 1) for each in order],
