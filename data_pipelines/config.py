@@ -185,18 +185,19 @@ class DataConfig(Settings):
         if self.short_side_px < self.image_size_px:
             raise ConfigError(
                 f"data.short_side_px={self.short_side_px} is smaller than "
-                f"data.image_size_px={self.image_size_px}; raise it or shrink the crop"
+                f"data.image_size_px={self.image_size_px}; set data.short_side_px="
+                f"{self.image_size_px} or data.image_size_px={self.short_side_px}"
             )
         for name in ("area_range", "aspect_range"):
             low, high = getattr(self, name)
             if low > high:
                 raise ConfigError(
-                    f"data.{name}={(low, high)} runs backwards; write it as {high, low}"
+                    f"data.{name}={(low, high)} runs backwards; set data.{name}=({high},{low})"
                 )
         if self.cache == "ram" and self.workers:
             raise ConfigError(
                 f"data.cache=ram with data.workers={self.workers} would keep a copy in every "
-                "worker; use data.workers=0"
+                "worker; set data.workers=0 or data.cache=none"
             )
 
     @property

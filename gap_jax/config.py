@@ -161,21 +161,28 @@ def _check_batches(cfg: Config) -> None:
     if cfg.train.early_stop_evals and not cfg.eval.every_steps:
         raise ConfigError(
             f"train.early_stop_evals={cfg.train.early_stop_evals} waits for evaluations and "
-            "eval.every_steps=0 makes none before the end; set eval.every_steps"
+            "eval.every_steps=0 makes none before the end; set "
+            f"eval.every_steps={EvalConfig.every_steps} or train.early_stop_evals=0"
         )
     train, group = cfg.train, cfg.model.norm_group_size
     if train.batch_size % train.accumulate:
         raise ConfigError(
             f"train.batch_size={train.batch_size} cannot be cut into "
-            f"train.accumulate={train.accumulate} equal parts; use a multiple of it"
+            f"train.accumulate={train.accumulate} equal parts; set "
+            f"train.accumulate={_divisor(train.batch_size, train.accumulate)}"
         )
     micro = train.micro_batch_size * cfg.model.frames
     if micro % min(group, micro):
         raise ConfigError(
             f"model.norm_group_size={group} does not divide the {micro} images of "
-            f"train.batch_size / train.accumulate; use {micro - micro % group} images "
-            "or another group"
+            f"train.batch_size / train.accumulate; set "
+            f"model.norm_group_size={_divisor(micro, group)}"
         )
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor that is no more than `most`."""
+    return next(each for each in range(most, 0, -1) if number % each == 0)
 
 
 def differences(before: "Config", after: "Config") -> dict[str, str]:

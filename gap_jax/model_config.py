@@ -206,28 +206,30 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     if model.widths and len(model.widths) != model.T:
         raise ConfigError(
             f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
-            "give one width for each layer, or none"
+            "set model.widths=(), or as many widths as layers"
         )
     if model.space == "weight" and (model.T == 0 or model.gate_init == "one"):
         raise ConfigError(
-            f"model.space=weight (model.T={model.T}, model.gate_init={model.gate_init}) needs "
-            "model.T of 1 or more and model.gate_init=paper: it multiplies weights, without a gate"
+            f"model.space=weight (model.T={model.T}, model.gate_init={model.gate_init}) multiplies "
+            f"the weights of one layer or more, without a gate; set model.T={max(model.T, 1)} and "
+            "model.gate_init=paper, or model.space=activation"
         )
     _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
     if model.frames > 1 and pose.branch and pose.weight:
         raise ConfigError(
             f"pose.weight={pose.weight:g} teaches joints, which a clip of model.frames="
-            f"{model.frames} does not have; set pose.weight=0 or pose.branch=false"
+            f"{model.frames} does not have; set pose.weight=0"
         )
     if pose.kernel_size % 2 == 0:
         raise ConfigError(
-            f"pose.kernel_size={pose.kernel_size} is even and its window has no centre; "
-            f"use {pose.kernel_size - 1} or {pose.kernel_size + 1}"
+            f"pose.kernel_size={pose.kernel_size} is even and its window has no centre; set "
+            f"pose.kernel_size={pose.kernel_size - 1} or pose.kernel_size={pose.kernel_size + 1}"
         )
     if model.saliency_input == "pose" and not (pose.branch and pose.hidden):
         raise ConfigError(
-            "model.saliency_input=pose reads the pose branch's hidden layer; set pose.branch=true "
-            "and pose.hidden, or model.saliency_input=features"
+            "model.saliency_input=pose reads the pose branch's hidden layer; set "
+            "model.saliency_input=features, or pose.branch=true and "
+            f"pose.hidden={_spell(pose.hidden or PoseConfig.hidden)}"
         )
 
 
@@ -251,7 +253,7 @@ def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
     if model.rank_form == "chained" and model.rank > 1 and model.per_class:
         raise ConfigError(
             "model.rank_form=chained makes one map of another and model.per_class=true gives each "
-            "class its own; use one of the two"
+            "class its own; set model.rank_form=independent or model.per_class=false"
         )
 
 
@@ -261,8 +263,8 @@ def _refuse_ignored(model: ModelConfig, readers: Mapping[str, bool], owner: str)
         value, default = getattr(model, name), getattr(ModelConfig, name)
         if value != default and not is_read:
             raise ConfigError(
-                f"model.{name}={_spell(value)} means nothing to {owner}; "
-                f"leave it at {_spell(default)}"
+                f"model.{name}={_spell(value)} has no effect with {owner}; "
+                f"set model.{name}={_spell(default)}"
             )
 
 

@@ -125,9 +125,13 @@ def test_the_map_of_any_stage(backbone: str, px: int, shapes: list[Shape]) -> No
     [
         ("bn_inception", {"stage": 6}, "model.stage=6: bn_inception has 5 stages"),
         ("resnet50", {"stage": 7}, "model.stage=7: resnet50 has 4 stages"),
-        ("resnet50", {"final_relu": False}, "model.final_relu=false means nothing to"),
-        ("vgg16", {"strides": "v1_5"}, "model.strides=v1_5 means nothing to model.backbone=vgg16"),
-        ("small", {"stem_padding": "same"}, "model.stem_padding=same means nothing to"),
+        ("resnet50", {"final_relu": False}, "model.final_relu=false has no effect with"),
+        (
+            "vgg16",
+            {"strides": "v1_5"},
+            "model.strides=v1_5 has no effect with model.backbone=vgg16",
+        ),
+        ("small", {"stem_padding": "same"}, "model.stem_padding=same has no effect with"),
     ],
 )
 def test_what_a_backbone_has_not_is_refused(backbone: str, fields: Any, line: str) -> None:

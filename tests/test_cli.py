@@ -106,7 +106,7 @@ def test_data_that_cannot_be_meant_are_named(
     words = [f"--config.data.root={tmp_path / 'people'}", f"--workdir={tmp_path / 'run'}"]
     capsys.readouterr()
     assert cli.main(["train", f"{GAP_POSE}:mean,objects", *words]) == 64
-    assert "holds people; set data.name=people" in refusal(capsys)
+    assert f"holds people; use {GAP_POSE}:people,mean, set data.name" in refusal(capsys)
     assert cli.main(["train", f"{GAP_POSE}:demo", *words, "--config.data.eval_split=vall"]) == 65
     assert "has no split 'vall'; it has train, val" in refusal(capsys)
     assert (

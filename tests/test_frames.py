@@ -167,7 +167,7 @@ def test_pictures_and_clips_are_not_taken_for_each_other() -> None:
     ("fields", "said"),
     [
         ({"pooling": "pose_parts", "pose__weight": 0.1}, "pose.weight=0.1 teaches joints"),
-        ({"model__frames": 1, "model__temporal": "attention"}, "means nothing to model.frames=1"),
+        ({"model__frames": 1, "model__temporal": "attention"}, "has no effect with model.frames=1"),
         ({"model__norm_group_size": 4}, "does not divide the 6 images"),
     ],
 )

@@ -198,15 +198,21 @@ def test_dropout_drops_its_share_of_the_pooled(name: str) -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"pooling": "max", "rank": 2}, "model.rank=2 means nothing to model.pooling=max"),
-        ({"pooling": "second_order", "per_class": True}, "model.per_class=true means nothing"),
-        ({"sketch_features": 64}, "model.sketch_features=64 means nothing to model.pooling=gap"),
-        ({"pooling": "attention", "T": 2}, "model.T=2 means nothing to model.pooling=attention"),
-        ({"pooling": "mean", "widths": (8, 4)}, r"model.widths=\(8,4\) means nothing .* at \(\)"),
-        ({"pooling": "max", "space": "weight"}, "model.space=weight means nothing"),
-        ({"pooling": "max", "dropout_where": "pooled"}, "model.dropout_where=pooled means nothing"),
-        ({"pooling": "mean", "rank": 2, "rank_form": "chained"}, "rank_form=chained means nothing"),
-        ({"rank": 2, "rank_form": "chained", "per_class": True}, "use one of the two"),
+        ({"pooling": "max", "rank": 2}, "model.rank=2 has no effect with model.pooling=max"),
+        ({"pooling": "second_order", "per_class": True}, "model.per_class=true has no effect"),
+        ({"sketch_features": 64}, "model.sketch_features=64 has no effect with model.pooling=gap"),
+        ({"pooling": "attention", "T": 2}, "model.T=2 has no effect with model.pooling=attention"),
+        (
+            {"pooling": "mean", "widths": (8, 4)},
+            r"model.widths=\(8,4\) has no effect .* model.widths=\(\)",
+        ),
+        ({"pooling": "max", "space": "weight"}, "model.space=weight has no effect"),
+        ({"pooling": "max", "dropout_where": "pooled"}, "model.dropout_where=pooled has no effect"),
+        ({"pooling": "mean", "rank": 2, "rank_form": "chained"}, "rank_form=chained has no effect"),
+        (
+            {"rank": 2, "rank_form": "chained", "per_class": True},
+            "set model.rank_form=independent or model.per_class=false",
+        ),
     ],
 )
 def test_fields_that_a_pooling_would_ignore_are_refused(fields: dict[str, Any], said: str) -> None:

@@ -122,5 +122,5 @@ def test_the_recipe_goes_with_a_map_for_each_class() -> None:
     """One map of a class is no chain; several are, of which each class has its own."""
     one = "--config.model.per_class=true"
     assert read_config("configs/gap_pose.py:attention,reference", [one]).model.per_class
-    with pytest.raises(ConfigError, match="use one of the two"):
+    with pytest.raises(ConfigError, match=r"set model\.rank_form=independent or"):
         read_config("configs/gap_pose.py:attention,reference", [one, "--config.model.rank=2"])

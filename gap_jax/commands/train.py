@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from data_pipelines import manifest, records
-from data_pipelines.config import DataConfig
+from data_pipelines.config import DATASETS, DataConfig
 from data_pipelines.errors import ConfigError, DataError
 from gap_jax.config import Config
 from gap_jax.flags import explain, find_spec, parse, resolve
@@ -35,10 +36,11 @@ Fields, with the paper's defaults:
 
 PREPARE = {
     "mpii": "gap_jax data prepare mpii --annotations mpii_human_pose_v1_u12_1.mat --images images "
-    "--splits lists --out data/mpii",
-    "people": "gap_jax data prepare people --out data/people",
-    "objects": "gap_jax data prepare objects --out data/objects",
+    "--splits lists",
+    "people": "gap_jax data prepare people",
+    "objects": "gap_jax data prepare objects",
 }
+DEMO = "configs/gap_pose.py:demo"
 
 
 def run(words: Sequence[str]) -> int:
@@ -81,7 +83,7 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     evaluates = own["mode"].value == "evaluate"
     joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
     with joining as gang:
-        check_data(cfg.data)
+        check_data(cfg.data, spec)
         if evaluates:
             _evaluate(cfg, workdir, gang)
         else:
@@ -125,25 +127,29 @@ def _check_address(workdir: str) -> None:
     Store(workdir)
 
 
-def check_data(data: DataConfig) -> None:
+def check_data(data: DataConfig, spec: str) -> None:
     """Refuses a run whose records are absent, damaged or of another data set."""
-    if not (data.directory / manifest.MANIFEST).exists():
-        hint = (
-            ""
-            if data.name != "mpii"
-            else (
-                "; without MPII, try the drawn people: "
-                f"{PREPARE['people']} and --config=configs/gap_pose.py:demo"
-            )
-        )
-        raise DataError(
-            f"no prepared data in {data.directory} (data.root): run {PREPARE[data.name]}{hint}"
-        )
-    found = manifest.load(data.directory)
+    folder = data.directory
+    if not (folder / manifest.MANIFEST).exists():
+        hint = f"{PREPARE[data.name]} --out {shlex.quote(str(folder))}"
+        if data.name == "mpii":
+            people = f"{PREPARE['people']} --out data/people"
+            hint += f"; without MPII, try the drawn people: {people} and --config={DEMO}"
+        raise DataError(f"no prepared data in {folder} (data.root): run {hint}")
+    found = manifest.load(folder)
     if found.name != data.name:
         raise ConfigError(
-            f"data.name={data.name} and {data.directory} holds {found.name}; "
-            f"set data.name={found.name} or another data.root"
+            f"data.name={data.name} and {folder} holds {found.name}; "
+            f"{_advise_data(found.name, spec)}set data.root to a folder of {data.name}"
         )
     for split in (data.train_split, data.eval_split):
-        records.open_split(data.directory, split, found)
+        records.open_split(folder, split, found)
+
+
+def _advise_data(name: str, spec: str) -> str:
+    """The config file's variant with the data set `name`, where there can be one."""
+    if name not in DATASETS:
+        return ""
+    file, _, parts = spec.partition(":")
+    kept = [part for part in parts.split(",") if part and part not in DATASETS]
+    return f"use --config={file}:{','.join([name, *kept])}, set data.name={name}, or "
