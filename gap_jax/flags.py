@@ -34,17 +34,11 @@ def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
     )
     _check_names(argv, own)
     try:
-        rest = flags.FLAGS(
-            own(list(argv), known_only=True)
-        )  # what is left may be absl's or grain's
-    except ConfigError:
-        raise
+        rest = flags.FLAGS(_parse_own(argv, own))  # what is left may be absl's or grain's
     except flags.IllegalFlagValueError as error:
         raise ConfigError(_value_problem(str(error))) from error
     except flags.Error as error:
         raise ConfigError(str(error)) from error
-    except Exception as error:  # a config file is a program, and may fail in any way
-        raise ConfigError(f"the config cannot be read: {type(error).__name__}: {error}") from error
     if len(rest) > 1:
         raise ConfigError(
             f"stray word {rest[1]!r} on the command line; "
@@ -93,6 +87,16 @@ def _locate_config(argv: Sequence[str]) -> list[str]:
             elif i + 1 < len(words):
                 words[i + 1] = locate(words[i + 1])
     return words
+
+
+def _parse_own(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
+    """Parses a command's own flags, which runs the config file; returns the other words."""
+    try:
+        return own(list(argv), known_only=True)
+    except (ConfigError, flags.Error, KeyboardInterrupt):
+        raise
+    except BaseException as error:  # a config file is a program, and may fail or exit in any way
+        raise ConfigError(f"the config cannot be read: {type(error).__name__}: {error}") from error
 
 
 def _check_config_file(argv: Sequence[str]) -> None:

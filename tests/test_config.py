@@ -224,6 +224,9 @@ def test_broken_config_files_are_named(tmp_path: Path) -> None:
         "def get_config(variant=''): return {}": "returned a dict",
         "x = ": "SyntaxError",
         "y = 1": "get_config",
+        "import sys; sys.exit(3)": "cannot be read: SystemExit: 3",
+        "import sys\ndef get_config(variant=''): sys.exit()": "cannot be read: SystemExit",
+        "raise GeneratorExit('no more')": "cannot be read: GeneratorExit: no more",
     }
     for place, (text, line) in enumerate(cases.items()):
         path = tmp_path / f"broken_{place}.py"
