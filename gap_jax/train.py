@@ -42,7 +42,7 @@ from gap_jax.weights import native
 def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> str:
     """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was.
 
-    That is a folder, or the address of one in a bucket. Gives the line that says how it ended.
+    That is a folder, or the address of one in a bucket. Gives the JSON line of the last evaluation.
     """
     place = str(workdir)
     data = manifest.load(cfg.data.directory)
@@ -55,7 +55,7 @@ def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> str:
 
 
 def _train_in(place: Workdir, setup: Setup, data: Manifest, gang: Gang, watch: Watch) -> str:
-    """Opens the run in its folder, ends it, and gives the line that says how it ended."""
+    """Opens the run in its folder, ends it, and gives the JSON line of its last evaluation."""
     cfg, folder = setup.cfg, RunDir(place.folder.absolute())
     if Opening(*gang.share("examined", lambda: rundir.examine(folder.root, cfg, data))).is_new:
         native.resolve_weights(cfg.init)  # refused here if absent, before anything is written
@@ -67,9 +67,13 @@ def _train_in(place: Workdir, setup: Setup, data: Manifest, gang: Gang, watch: W
         opening = Opening(
             *gang.share("entered", lambda: rundir.enter(folder.root, cfg, data, machine))
         )
-        if opening.completed_step is not None:
-            return f"{folder.root} is complete at step {opening.completed_step:,}"
-        return json.dumps(_go_on(setup, data, place, gang, watch, opening), allow_nan=False)
+        if opening.completed_step is None:
+            metrics = _go_on(setup, data, place, gang, watch, opening)
+        else:
+            metrics = opening.metrics
+            if gang.is_first:
+                print(place.tell(f"{folder.root} is complete at step {opening.completed_step:,}"))
+        return json.dumps(metrics, allow_nan=False)
 
 
 def _go_on(

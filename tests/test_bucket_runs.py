@@ -71,7 +71,9 @@ def test_a_run_in_a_bucket_killed_and_stopped_ends_as_an_unbroken_one(
     assert not prove(folder / "unbroken").differences(prove(bucket))
     kept = names_below(folder / "unbroken", lambda name: name.startswith(("eval", "samples")))
     assert kept < names_below(bucket)
-    assert in_bucket(folder, "bucket/run").said == f"file://{bucket} is complete at step {STEPS}\n"
+    last = ended.said.splitlines()[-1]
+    again = in_bucket(folder, "bucket/run").said
+    assert again == f"file://{bucket} is complete at step {STEPS}\n{last}\n"
 
     assert cli.main(["evaluate", f"file://{bucket}", "--flip"]) == 0
     said = capsys.readouterr().out

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -42,12 +43,16 @@ def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> Non
     assert steps_of(stopped.ledger) == [1, 2, 3, 4, 5, 6]
     assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
-    run_id = rundir.load_manifest(stopped)["run_id"]
-    with Checkpoints(stopped.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
-        assert checkpoints.list_steps() == [2, 5, 6]  # the best, the fifth and the last
+    assert [step for step, _ in _read_history(stopped)] == [2, 4, 6]
+    names = sorted(path.name for path in stopped.checkpoints.iterdir())
+    assert names == ["2", "5", "6"]  # the best, the fifth and the last
+
+
+def _read_history(run: RunDir) -> list[tuple[int, dict[str, Any]]]:
+    run_id = rundir.load_manifest(run)["run_id"]
+    with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
         assert checkpoints.find_best() == 2
-        history = checkpoints.read_facts(6)["history"]
-    assert [step for step, _ in history] == [2, 4, 6]
+        return checkpoints.read_facts(6)["history"]
 
 
 def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
@@ -57,12 +62,16 @@ def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
     assert not (stopped.checkpoints / "4").exists()  # saved for nothing else
 
 
-def test_a_run_that_had_stopped_goes_no_further(stopped: RunDir) -> None:
+def test_a_run_that_had_stopped_goes_no_further(
+    stopped: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
     cfg, before = rundir.load_config(stopped), stopped.ledger.read_bytes()
-    assert train(cfg, stopped.root).endswith("is complete at step 6")
+    line = train(cfg, stopped.root)
+    assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
     manifest = json.loads(stopped.manifest.read_text("utf-8"))
     stopped.manifest.write_text(json.dumps({**manifest, "completed_step": None}), "utf-8")
-    train(cfg, stopped.root)  # as if it had been killed before it was noted as complete
+    # as if it had been killed before it was noted as complete
+    assert train(cfg, stopped.root) == line == json.dumps(dict(_read_history(stopped))[6])
     assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
     assert stopped.ledger.read_bytes() == before
 

@@ -33,6 +33,7 @@ HARMLESS = {
 class Opening(NamedTuple):
     """What a start finds: `changes` are harmless; `completed_step` says nothing is left to do.
 
+    `metrics` are its evaluation there;
     `lost_step` is where the run was complete before its last checkpoint was lost or damaged;
     `run_id` is written into each of its checkpoints.
     """
@@ -40,6 +41,7 @@ class Opening(NamedTuple):
     is_new: bool
     changes: list[str]
     completed_step: int | None = None
+    metrics: dict[str, Any] | None = None
     lost_step: int | None = None
     run_id: str | None = None
 
@@ -69,7 +71,7 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     last = steps.read_whole(run.checkpoints, done)
     if last is None or last.run_id != opening.run_id:
         return opening._replace(lost_step=done)
-    return opening._replace(completed_step=done)
+    return opening._replace(completed_step=done, metrics=last.facts["metrics"])
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
