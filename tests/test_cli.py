@@ -174,7 +174,18 @@ def test_config_commands(capsys: pytest.CaptureFixture[str]) -> None:
         "model.pooling: 'mean' -> 'attention'",
         "model.dropout: 0.0 -> 0.8",
     ]
-    assert cli.main(["config", "explain", spec]) == 0
+    spec, override = spec.replace(":attention", ":demo"), "--config.train.steps=7"
+    assert cli.main(["config", "diff", spec, override]) == 0
+    assert capsys.readouterr().out == "train.steps: 495 -> 7\n"
+    assert cli.main(["config", "diff", spec]) == 0
+    whole = capsys.readouterr().out.splitlines()
+    assert len(whole) > 20 and "train.steps: 12000 -> 495" in whole
+    assert (
+        cli.main(["config", "diff", spec, override, "--against", spec.removesuffix(":demo")]) == 0
+    )
+    against = capsys.readouterr().out.splitlines()
+    assert len(against) == len(whole) and "train.steps: 12000 -> 7" in against
+    assert cli.main(["config", "explain", spec.replace(":demo", ":attention")]) == 0
     assert "model.T=3" in capsys.readouterr().out
 
 

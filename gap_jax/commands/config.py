@@ -20,7 +20,10 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("action", choices=("show", "explain", "diff"))
     parser.add_argument("config", metavar="FILE[:parts]", help="a config, as for --config")
     parser.add_argument(
-        "--against", metavar="FILE[:parts]", help="diff: the other config; default: the defaults"
+        "--against",
+        metavar="FILE[:parts]",
+        help="diff: the other config; default: the config without its overrides, or, where it has "
+        "none, the paper's defaults",
     )
     parser.epilog = "Fields can be overridden: --config.group.field=value"
     options = parse(parser, words)
@@ -31,5 +34,6 @@ def run(words: Sequence[str]) -> None:
         case "explain":
             print(explain(cfg))
         case _:
-            other = read_config(options.against) if options.against else Config().resolved()
+            against = options.against or (options.overrides and options.config)
+            other = read_config(against) if against else Config().resolved()
             print("\n".join(differences(other, cfg).values()) or "no field differs")
