@@ -14,9 +14,10 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.example import FORMAT_VERSION, NOT_ANNOTATED, UNLABELLED, LabelKind, class_fault
-from data_pipelines.files import write_atomically
+from data_pipelines.files import quote, write_atomically
 
 MANIFEST = "manifest.json"
+MOST_NAMED = 3  # classes that a message names
 EXIF_POLICY = "ignored: annotations refer to the stored pixels"
 
 
@@ -78,6 +79,18 @@ def classes_of(label: Any) -> list[int]:
     if isinstance(label, numbers.Integral):
         return [int(label)] if is_labelled(label) else []
     return [int(each) for each in np.flatnonzero(label)]
+
+
+def describe_skipped(classes: Sequence[str], counts: Iterable[int], split: str) -> str:
+    """Names the classes that mAP leaves out because no image is of them; empty if there is none."""
+    skipped = [quote(name) for name, count in zip(classes, counts, strict=True) if not count]
+    if not skipped:
+        return ""
+    more = [f"{len(skipped) - MOST_NAMED:,} more"] if len(skipped) > MOST_NAMED else []
+    return (
+        f"mAP over {len(classes) - len(skipped):,} of {len(classes):,} classes; no image of "
+        f"{split} is of {', '.join([*skipped[:MOST_NAMED], *more])}"
+    )
 
 
 class Tally:

@@ -142,11 +142,13 @@ class Run:
         if self.gang.is_first:
             place = self.folder.scores(cfg.data.eval_split, step)
             evaluate.store(place, scores, summary, self.data.classes, protocol)
+        total, skipped = summary["classes"], summary["skipped_classes"]
         names = [name for name in ("mAP", "accuracy", "top5") if summary[name] is not None]
         self.reporter.evaluated(
             step,
             cfg.data.eval_split,
             {name: summary[name] for name in names},
+            classes=f"{total - skipped}/{total}" if skipped else "",
             is_best=not self._evals_without_gain,
         )
 

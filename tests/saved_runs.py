@@ -18,7 +18,7 @@ from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.places import RunDir
 from gap_jax.weights.native import name_arrays, replace_arrays
-from tests.tiny_data import CLASSES, prepare_tiny_people
+from tests.tiny_data import CLASSES, SIZES, prepare_tiny_people
 
 CONFIG = Path(__file__).parent.parent / "configs" / "gap_pose.py"
 SMALL = (
@@ -87,10 +87,13 @@ def save_run(
 
 
 def prepare_run(
-    folder: Path, *overrides: str, steps: Mapping[int, float | None]
+    folder: Path,
+    *overrides: str,
+    steps: Mapping[int, float | None],
+    sizes: Mapping[str, int] = SIZES,
 ) -> tuple[Path, dict[int, TrainState]]:
     """Tiny prepared people, and a run on them of a network with two layers below its pooling."""
-    data = prepare_tiny_people(folder / "data")
+    data = prepare_tiny_people(folder / "data", sizes=sizes)
     cfg = tiny_config(folder / "data", "model.stage=2", *overrides)
     return folder / "run", save_run(folder / "run", cfg, data, steps)
 

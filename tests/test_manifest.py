@@ -94,6 +94,19 @@ def with_value(value: Any, *way: str | int) -> Callable[[dict[str, Any]], Any]:
     return replace
 
 
+@pytest.mark.parametrize(
+    ("counts", "names"),
+    [
+        ((3, 1, 4, 1, 5), ""),
+        ((3, 1, 0, 1, 5), "mAP over 4 of 5 classes; no image of val is of 'c'"),
+        ((0, 1, 0, 0, 0), "mAP over 1 of 5 classes; no image of val is of 'a', 'c', 'd', 1 more"),
+    ],
+)
+def test_skipped_classes_are_named(counts: tuple[int, ...], names: str) -> None:
+    assert manifest.describe_skipped("abcde", counts, "val") == names
+    assert len(manifest.describe_skipped(["n" * 100_000], [0], "val")) < 200
+
+
 TRAIN, SHARD = ("splits", "train"), ("splits", "train", "shards", 0)
 
 

@@ -14,6 +14,7 @@ from gap_jax.evaluation import evaluate
 from gap_jax.evaluation.evaluate import Protocol, Scores
 from gap_jax.explain.export import describe_preprocessing
 from tests.saved_runs import prepare_run
+from tests.tiny_data import SIZES
 
 
 def draw_scores() -> Scores:
@@ -93,19 +94,21 @@ def test_an_export_tells_how_images_are_resized() -> None:
     assert len(told) == 3 and "bilinear" in told
 
 
-def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """The last line that `gap_jax evaluate` prints."""
+def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
+    """The lines that `gap_jax evaluate` prints."""
     capsys.readouterr()
     assert cli.main(["evaluate", *words]) == 0
-    return capsys.readouterr().out.splitlines()[-1]
+    return capsys.readouterr().out.splitlines()
 
 
 def test_evaluate_averages_other_views_beside_the_runs_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, _ = prepare_run(tmp_path, steps={5: 0.5})
-    own = json.loads(evaluated(capsys, str(run)))
-    other = json.loads(evaluated(capsys, str(run), "--crops", "three", "--flip"))
+    run, _ = prepare_run(tmp_path, steps={5: 0.5}, sizes={**SIZES, "val": 2})
+    line, *_, numbers = evaluated(capsys, str(run))
+    assert line.endswith("images of val; mAP over 2 of 3 classes; no image of val is of 'waiting'")
+    own = json.loads(numbers)
+    other = json.loads(evaluated(capsys, str(run), "--crops", "three", "--flip")[-1])
     assert (own["views"], other["views"]) == ("center", "three+flip")
     folder = run / "eval" / "val"
     kept, averaged = (

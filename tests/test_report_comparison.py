@@ -6,11 +6,11 @@ import math
 import numpy as np
 import pytest
 
-from data_pipelines.manifest import Split
+from data_pipelines.manifest import Manifest, Split
 from gap_jax.errors import ConfigError
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval
-from gap_jax.explain.report import tables
+from gap_jax.explain.report import notes, tables
 from gap_jax.explain.report.comparison import NOTHING_SHOWN, Comparison, compare, judge, percent
 from gap_jax.explain.report.confusions import find_confusions
 from gap_jax.explain.report.curves import draw_chart, round_ticks
@@ -59,6 +59,16 @@ def test_a_pair_is_what_paired_bootstrap_says() -> None:
     assert found.images == 60
     assert "attentional pooling - mean pooling: mAP +" in str(found)
     assert str(found).count("\n") == 2
+
+
+def test_classes_that_no_image_shows_are_named() -> None:
+    labels = np.minimum(LABELS, 1)
+    found = compare([make_run(guess(labels, 3, skill=1.0))])
+    line = f"mAP over 2 of 3 classes; no image of val is of {CLASSES[2]!r}"
+    assert str(found).splitlines()[-1] == line
+    blank = Manifest("people", "single", CLASSES, 0, {}, {})
+    assert notes.lead(found, blank, "val").endswith(f"papers\u2019 MPII figures. {line}.")
+    assert "of 3 classes" not in str(compare([run_of(0.2)]))
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_method(

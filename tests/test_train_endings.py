@@ -21,7 +21,8 @@ from tests.tiny_data import prepare_tiny_people
 STANDING_STILL = (
     "model.stage=1", "init.weights=", "init.allow_random=True", "optim.learning_rate=1e-30",
     "optim.warmup_steps=0", "train.steps=20", "eval.every_steps=2", "checkpoint.every_steps=5",
-    "train.early_stop_evals=2", "runtime.profile_start_step=3", "runtime.profile_steps=2",
+    "train.early_stop_evals=2", "eval.max_examples=2",
+    "runtime.profile_start_step=3", "runtime.profile_steps=2",
 )  # fmt: skip
 
 
@@ -59,6 +60,7 @@ def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
     log = stopped.log.read_text("utf-8").splitlines()
     evaluations = [line for line in log if line.startswith("val step=")]
     assert [line.endswith(" best") for line in evaluations] == [True, False, False]
+    assert all(" classes=2/3" in line for line in evaluations)  # two images, of three classes
     assert not (stopped.checkpoints / "4").exists()  # saved for nothing else
 
 

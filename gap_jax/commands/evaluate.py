@@ -15,6 +15,7 @@ from data_pipelines import loader
 from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
 from data_pipelines.example import HostBatch
+from data_pipelines.manifest import describe_skipped
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
 from gap_jax.errors import ConfigError, DataError
@@ -89,10 +90,11 @@ def _evaluate(options: argparse.Namespace, gang: Gang, tell: Callable[[str], str
     scores, summary = score_split(opened, split, options.data, gang)
     if not gang.is_first:
         return
+    skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
     print(
         f"{tell(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
         f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
-        f"{split}"
+        f"{split}{skipped and f'; {skipped}'}"
     )
     if options.config is None and not opened.is_exported:
         folder = RunDir(opened.source).scores(split, origin.step)

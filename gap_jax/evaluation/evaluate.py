@@ -145,6 +145,12 @@ def summarise(
     }
 
 
+def count_positives(scores: Scores) -> list[int]:
+    """The labelled images of each class."""
+    labels = scores.labels[scores.is_labelled]
+    return metrics.positives_of(labels, scores.logits.shape[1]).sum(0).tolist()
+
+
 def store(
     folder: Path,
     scores: Scores,

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import jax
 from rich.cells import cell_len, chop_cells
 
-from data_pipelines.manifest import Manifest
+from data_pipelines.files import quote
+from data_pipelines.manifest import Manifest, describe_skipped
 from gap_jax.config import Config, OptimConfig
 from gap_jax.learning.losses import pose_weight_in_all_units
 
@@ -105,11 +106,13 @@ def _data(facts: Preflight) -> str:
     train, val = data.splits[cfg.train_split], data.splits[cfg.eval_split]
     ranked = sorted(zip(train.class_counts, data.classes, strict=True))
     (fewest, rarest), (most, commonest) = ranked[0], ranked[-1]
+    skipped = describe_skipped(data.classes, val.class_counts, cfg.eval_split)
     return (
         f"{data.name} in {cfg.directory} (fingerprint {data.fingerprint}): {train.examples:,} "
         f"images in {cfg.train_split}, {val.examples:,} in {cfg.eval_split}; "
-        f"{len(data.classes):,} classes, from {rarest!r} with {fewest:,} training images to "
-        f"{commonest!r} with {most:,}"
+        f"{len(data.classes):,} classes, from {quote(rarest)} with {fewest:,} training images to "
+        f"{quote(commonest)} with {most:,}"
+        f"{skipped and f'; {skipped}'}"
     )
 
 
@@ -187,7 +190,8 @@ def _doubts(facts: Preflight) -> Iterable[str]:
         yield "no training image has a joint, so the pose branch learns nothing (pose.branch)"
     absent = [name for name, n in zip(facts.data.classes, train.class_counts, strict=True) if not n]
     if absent:
-        yield f"{_plural(len(absent), 'class', 'classes')} without training images: {absent[0]!r}"
+        count = _plural(len(absent), "class", "classes")
+        yield f"{count} without training images: {quote(absent[0])}"
     if train.labelled < train.examples:
         yield f"{train.examples - train.labelled:,} training images have no label and weigh nothing"
 

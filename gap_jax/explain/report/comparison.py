@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.manifest import describe_skipped
 from gap_jax.config import fields
 from gap_jax.errors import ConfigError
 from gap_jax.evaluation import evaluate, metrics
@@ -72,6 +73,12 @@ class Comparison:
     differences: tuple[Difference, ...]
     images: int
 
+    @property
+    def skipped(self) -> str:
+        """The classes that are in no mean; empty if there is none."""
+        run = self.methods[0].runs[0]
+        return describe_skipped(run.classes, evaluate.count_positives(run.scores), run.split)
+
     def __str__(self) -> str:
         """One line for each method and each pair."""
         width = max(len(method.name) for method in self.methods)
@@ -85,7 +92,7 @@ class Comparison:
             f"{judge(each.mean_ap)}"
             for each in self.differences
         ]
-        return "\n".join(lines)
+        return "\n".join([*lines, *filter(None, [self.skipped])])
 
 
 def compare(runs: Sequence[Run]) -> Comparison:

@@ -23,6 +23,8 @@ def lead(comparison: Comparison, data: Manifest, split: str) -> str:
     )
     if data.name in DRAWN:
         text += " Drawn, synthetic pictures: not to be compared with the papers\u2019 MPII figures."
+    if comparison.skipped:
+        text += f" {comparison.skipped}."
     return text
 
 

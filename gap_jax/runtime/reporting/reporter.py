@@ -86,13 +86,16 @@ class Reporter(AbstractContextManager["Reporter"]):
         eta_s = self._pace.eta_s(self._train.steps - step)
         self._announcer.show(Progress(step, self._train.steps, self._row, eta_s, is_due))
 
-    def evaluated(self, step: int, split: str, metrics: Numbers, *, is_best: bool = False) -> None:
-        """Reports an evaluation after `step` updates."""
+    def evaluated(
+        self, step: int, split: str, metrics: Numbers, *, classes: str = "", is_best: bool = False
+    ) -> None:
+        """Reports an evaluation after `step` updates; `classes` says how many its mAP is over."""
         values = {name: float(value) for name, value in metrics.items()}
         exact = {name: value.hex() for name, value in values.items()}
         self._ledger.append(encode_row({"step": step, split: exact}))
         self._write({"step": step, **{f"{split}/{name}": value for name, value in values.items()}})
         words = [f"{name}={number(value)}" for name, value in values.items()]
+        words += [f"classes={classes}"] * bool(classes)
         place = f"{split} step={step}/{self._train.steps}"
         self._announcer.say(" ".join([place, *words, *["best"] * is_best]))
 
