@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipelines import faults
-from data_pipelines.errors import CannotWrite
+from data_pipelines.errors import CannotWrite, Refusal
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and paragraph separator
@@ -26,20 +26,41 @@ def sha256(path: Path) -> str:
 
 
 @contextlib.contextmanager
+def reading(path: Path, refusal: type[Refusal]) -> Iterator[None]:
+    """Turns an operating-system refusal while reading `path` into one line of that kind."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise refusal(
+            f"cannot read {path}: {_explain(error)}; name a path that you may read"
+        ) from error
+
+
+@contextlib.contextmanager
 def writing(target: Path) -> Iterator[None]:
     """Turns an operating-system refusal while writing `target` into one line and exit code 73."""
     try:
         yield
-    except OSError as error:
-        if error.errno in _FULL:
+    except (OSError, ValueError) as error:
+        reason = _explain(error)
+        if isinstance(error, OSError) and error.errno in _FULL:
             free = shutil.disk_usage(existing_ancestor(target)).free
             raise CannotWrite(
-                f"no room to write {target}: {error.strerror} ({free / 2**20:,.0f} MiB free); "
+                f"no room to write {target}: {reason} ({free / 2**20:,.0f} MiB free); "
                 "free some space or choose another place"
             ) from error
         raise CannotWrite(
-            f"cannot write {target}: {error.strerror or error}; choose a place you may write to"
+            f"cannot write {target}: {reason}; choose a place you may write to"
         ) from error
+
+
+def _explain(error: OSError | ValueError) -> str:
+    """What the operating system says, or Python of a name with a null byte; a bug is raised."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if "null byte" not in str(error):
+        raise error
+    return str(error)
 
 
 def existing_ancestor(path: Path) -> Path:

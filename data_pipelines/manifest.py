@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.example import FORMAT_VERSION, NOT_ANNOTATED, UNLABELLED, LabelKind, class_fault
-from data_pipelines.files import quote, write_atomically
+from data_pipelines.files import quote, reading, write_atomically
 
 MANIFEST = "manifest.json"
 MOST_NAMED = 3  # classes that a message names
@@ -129,6 +129,12 @@ def save(manifest: Manifest, directory: Path) -> None:
     content = {"fingerprint": manifest.fingerprint, **dataclasses.asdict(manifest)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     write_atomically(directory / MANIFEST, (text + "\n").encode("utf-8", "backslashreplace"))
+
+
+def is_prepared(directory: Path) -> bool:
+    """Whether a folder holds a manifest; refuses one that cannot be looked into."""
+    with reading(directory, DataError):
+        return (directory / MANIFEST).exists()
 
 
 def load(directory: Path) -> Manifest:

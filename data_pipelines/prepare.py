@@ -1,6 +1,7 @@
 """From a data set's own files to verified records: nothing is dropped without being named."""
 
 import importlib.metadata
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,8 @@ def build(
     are shrunk to it, 0 leaves all of them as they are. More than `max_rejects` images that cannot
     be used end it; their list then stands beside `out`.
     """
-    out = out.resolve()
+    with files.writing(out):
+        out = Path(os.path.realpath(out))
     refuse_taken(out, overwrite)
     spilled = out.with_name(f"{out.name}.{REJECTS}")
     with files.fresh_folder(out) as partial:
@@ -69,10 +71,10 @@ def build(
 def refuse_taken(out: Path, overwrite: bool) -> None:
     """Refuses a place that holds a data set, unless that may be replaced, or anything else."""
     with files.writing(out):
-        if not out.exists():
+        if not os.path.lexists(out):
             return
         if not out.is_dir():
-            raise CannotWrite(f"{out} is a file; pass another --out")
+            raise CannotWrite(f"{out} is a file or a loop of links; pass another --out")
         if not any(out.iterdir()):
             return
     if not (out / MANIFEST).is_file():

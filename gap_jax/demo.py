@@ -13,7 +13,7 @@ from pathlib import Path
 from absl import logging
 
 from data_pipelines.config import DataConfig
-from data_pipelines.manifest import MANIFEST
+from data_pipelines.manifest import is_prepared
 from gap_jax.commands import data as data_command
 from gap_jax.commands.arguments import Parser, parse
 from gap_jax.explain.report.comparison import Comparison
@@ -104,7 +104,7 @@ def _demonstrate(
     clock = Clock(stages=len(runs) + 3)
     preparing = ["prepare", "people", "--out", str(data)]
     with clock.stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
-        if (data / MANIFEST).exists():
+        if is_prepared(data):
             print(f"{data} holds prepared data already")
         else:
             data_command.run(preparing)

@@ -12,6 +12,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
+from data_pipelines import files
 from data_pipelines.config import unknown_field
 from data_pipelines.errors import ConfigError, nearest
 from gap_jax.config import Config, Settings, fields
@@ -22,8 +23,9 @@ OVERRIDE = "config."
 
 def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
     """Adds --config to a command's own flags and parses, refusing what absl would let pass."""
-    argv = _locate_config(argv)
-    _check_config_file(argv)
+    with files.reading(Path(find_spec(argv).partition(":")[0]), ConfigError):
+        argv = _locate_config(argv)
+        _check_config_file(argv)
     config_flags.DEFINE_config_file(
         "config",
         None,

@@ -138,7 +138,8 @@ def _prepare_objects(options: argparse.Namespace) -> None:
 
 def _prepare_mpii(options: argparse.Namespace) -> None:
     splits = None if options.splits == "derive" else Path(options.splits)
-    nearby = files.existing_ancestor(options.out)
+    with files.writing(options.out):
+        nearby = files.existing_ancestor(options.out)
     with (
         files.writing(nearby),
         tempfile.TemporaryDirectory(prefix=".unpacked", dir=nearby) as spool,

@@ -119,7 +119,7 @@ def _open(options: argparse.Namespace) -> Opened:
 
 
 def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:
-    if not (directory / data_manifest.MANIFEST).exists():
+    if not data_manifest.is_prepared(directory):
         raise DataError(
             f"no prepared data in {directory}, where {whose} found its own; "
             "name their place with --data DIR"

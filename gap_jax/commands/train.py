@@ -130,7 +130,7 @@ def _check_address(workdir: str) -> None:
 def check_data(data: DataConfig, spec: str) -> None:
     """Refuses a run whose records are absent, damaged or of another data set."""
     folder = data.directory
-    if not (folder / manifest.MANIFEST).exists():
+    if not manifest.is_prepared(folder):
         hint = f"{PREPARE[data.name]} --out {shlex.quote(str(folder))}"
         if data.name == "mpii":
             people = f"{PREPARE['people']} --out data/people"

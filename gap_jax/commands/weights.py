@@ -80,10 +80,13 @@ def _digest(text: str) -> str:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    if options.out.exists():
+    with files.writing(options.out):
+        is_taken = options.out.exists()
+    if is_taken:
         raise CannotWrite(f"{options.out} exists already and stays untouched; choose another DST")
     source = Path(options.source)
-    is_run = source.is_dir()
+    with files.reading(source, CheckpointError):
+        is_run = source.is_dir()
     if is_run and options.sha256:
         raise ConfigError(f"--sha256 is a file's and {source} is a run; leave it out")
     if not is_run and options.checkpoint is not None:

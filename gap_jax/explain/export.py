@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,9 @@ def export(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ConfigError(f"export formats {list(formats)} are not all among {', '.join(FORMATS)}")
-    if out.exists():
+    with files.writing(out):
+        is_taken = os.path.lexists(out)
+    if is_taken:
         raise CannotWrite(f"{out} exists already and stays untouched; choose another --out")
     opened = open_model(run, checkpoint=checkpoint, weights=weights)
     if opened.is_exported:

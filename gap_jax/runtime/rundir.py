@@ -49,13 +49,14 @@ class Opening(NamedTuple):
 def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     """Looks without writing; refuses a folder with which this config and data cannot go on."""
     run = RunDir(workdir.absolute())
-    if not run.config.is_file():
-        with files.writing(run.root):
-            if run.root.exists() and any(map(_is_content, run.root.iterdir())):
-                raise CannotWrite(
-                    f"{run.root} holds files that are no run and stays untouched; "
-                    "choose another --workdir"
-                )
+    with files.writing(run.root):
+        is_run = run.config.is_file()
+        if not is_run and run.root.exists() and any(map(_is_content, run.root.iterdir())):
+            raise CannotWrite(
+                f"{run.root} holds files that are no run and stays untouched; "
+                "choose another --workdir"
+            )
+    if not is_run:
         return Opening(is_new=True, changes=[])
     manifest = load_manifest(run)
     if not _has_begun(run):

@@ -46,7 +46,7 @@ class Album:
 def open_album(run: Run, folder: Path | None) -> Album:
     """The images that a run was scored on, from where they lie now."""
     place = folder or run.cfg.data.directory
-    if not (place / manifest.MANIFEST).exists():
+    if not manifest.is_prepared(place):
         raise DataError(
             f"no prepared data in {place}, where {run.root} found its own; "
             "name their place with --data DIR"

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipelines import files
 from gap_jax.config import Config
 from gap_jax.errors import CheckpointError, ConfigError, DataError
 from gap_jax.evaluation import evaluate
@@ -60,9 +62,11 @@ def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
     """The runs in the order given, all of them scored on the same images."""
     found: dict[Path, Path] = {}
     for root in roots:
-        if root.resolve() in found:
+        with files.reading(root, CheckpointError):
+            place = Path(os.path.realpath(root))
+        if place in found:
             raise ConfigError(f"{root} is given twice; name each run once")
-        found[root.resolve()] = root
+        found[place] = root
     runs = tuple(_read_run(RunDir(root)) for root in roots)
     for run in runs[1:]:
         _refuse_other_images(runs[0], run)
@@ -70,9 +74,11 @@ def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
 
 
 def _read_run(run: RunDir) -> Run:
-    if not run.config.is_file():
+    with files.reading(run.root, CheckpointError):
+        is_run, is_export = run.config.is_file(), (run.root / PREPROCESSING).is_file()
+    if not is_run:
         raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}")
-    if (run.root / PREPROCESSING).is_file():
+    if is_export:
         raise CheckpointError(
             f"{run.root} is an exported model, which keeps no scores; name the run that it is of"
         )

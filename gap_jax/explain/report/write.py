@@ -44,9 +44,11 @@ def place_of(roots: Sequence[Path]) -> Path:
 
 def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> Comparison:
     """Compares runs on one page at `out`; `data` is where their images lie, if they have moved."""
-    if out.is_dir():
-        raise CannotWrite(f"{out} is a folder; name a file with --out FILE.html")
     runs = read_runs(roots)
+    with files.writing(out):
+        is_folder = out.is_dir()
+    if is_folder:
+        raise CannotWrite(f"{out} is a folder; name a file with --out FILE.html")
     album = open_album(runs[0], data)
     comparison = compare(runs)
     files.write_atomically(out, render(_fill(comparison, album)))

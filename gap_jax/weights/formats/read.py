@@ -12,6 +12,7 @@ import numpy as np
 import safetensors
 from jaxtyping import Shaped
 
+from data_pipelines import files
 from gap_jax.errors import CheckpointError
 from gap_jax.weights.formats import (
     LARGEST,
@@ -42,14 +43,10 @@ DAMAGES = (
 
 def open_arrays(path: Path) -> ForeignFile:
     """The file's arrays; of a TensorFlow bundle `path` is its prefix or its .index."""
-    index = tensorflow_file.find_index(path)
-    try:
+    with files.reading(path, CheckpointError):
+        index = tensorflow_file.find_index(path)
         _check_size(index or path)
         content = (index or path).read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path} does not exist; name a file of weights") from error
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}); name a file") from error
     try:
         kind, arrays = _read(index or path, content)
         digest = _digest(index or path, kind, content)
@@ -74,7 +71,9 @@ def open_arrays(path: Path) -> ForeignFile:
 
 def _check_size(path: Path) -> None:
     """Before any of it is in memory."""
-    if path.exists() and not path.is_file():
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; name a file of weights")
+    if not path.is_file():
         raise CheckpointError(f"{path} cannot be read (it is no file); name a file")
     if (size := path.stat().st_size) > LARGEST:
         raise CheckpointError(
