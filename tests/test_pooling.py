@@ -20,6 +20,8 @@ from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import FactoredSaliency, LinearSaliency
 from tests.small_networks import UNOPTIMISED, by_path, drawn
 
+POOLINGS = ModelConfig.__dataclass_fields__["pooling"].metadata["choices"]
+
 
 def random_map(*shape: int, seed: int = 0) -> Array:
     return jnp.asarray(np.abs(np.random.default_rng(seed).normal(size=shape)), jnp.float32)
@@ -65,6 +67,34 @@ def test_weight_space_starts_alive_and_is_attentional_pooling_with_one_vector() 
         assert (vector > 0).all()
         assert (h > 1e-3).all()
         assert (largest > 0).all()
+
+
+@pytest.mark.parametrize("widths", [(256,), (64, 32, 16)])
+def test_weight_space_starts_at_the_size_of_a_linear_saliency(widths: tuple[int, ...]) -> None:
+    """Its kernels have the mean 1 / width, so that f(V c) has c's mean, 1e-3, at every width."""
+
+    @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+    def start() -> Array:
+        return FactoredSaliency(128, widths, space="weight", rngs=nnx.Rngs(0)).vector()
+
+    assert float(start().mean()) == pytest.approx(1e-3, rel=0.2)
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test_linear_classifiers_start_as_hes_and_products_start_small(pooling: str) -> None:
+    """A classifier of a mean or maximum at 1e-3 would begin far below its features' size."""
+    widths = (8, 4, 2) if pooling == "gap" else ()
+    model = ModelConfig(backbone="small", pooling=pooling, widths=widths)
+
+    @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+    def start() -> Any:
+        network = build(Config(model=model), 16, nnx.Rngs(0))
+        return nnx.state(network.pooling, nnx.Param)
+
+    kernel = by_path(start())["kernel"]
+    is_linear = pooling in ("mean", "max", "pose_parts")
+    expected = np.sqrt(2 / np.prod(kernel.shape[:-1])) if is_linear else 1e-3
+    assert float(kernel.std()) == pytest.approx(expected, rel=0.1)
 
 
 @pytest.mark.parametrize(
