@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -183,12 +184,14 @@ def examine(entry: Entry, raw: RawData, max_width_px: int) -> records.Record:
 
 def _read(path: Path) -> bytes:
     try:
-        if not path.is_file():
-            raise DataError("its file is no regular file" if path.exists() else "it has no file")
-        size = path.stat().st_size
-        if size > LARGEST_FILE_BYTES:
-            raise DataError(f"its file has {size:,} bytes, more than any image")
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("its file is no regular file")
+        if status.st_size > LARGEST_FILE_BYTES:
+            raise DataError(f"its file has {status.st_size:,} bytes, more than any image")
         return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("it has no file") from error
     except OSError as error:
         raise DataError(f"its file cannot be read ({error.strerror or error})") from error
 

@@ -1,7 +1,9 @@
 """Image files are found by name in folders and archives, and odd archives are refused."""
 
+import gzip
 import io
 import tarfile
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -50,6 +52,15 @@ def test_a_folder_gives_its_files(tmp_path: Path) -> None:
     (tmp_path / "c.jpg").mkdir()
     (tmp_path / "other.jpg").write_bytes(b"1")
     assert find_images(tmp_path, NAMES, None) == {"a.jpg": tmp_path / "a.jpg"}
+
+
+def test_a_loop_of_links_is_found_and_fails_alone(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "c.jpg").write_bytes(b"1")
+    (images / "a.jpg").symlink_to("ü.jpg")
+    (images / "ü.jpg").symlink_to("a.jpg")
+    assert sorted(find_images(images, NAMES, None)) == sorted(NAMES)
 
 
 def test_names_that_lead_elsewhere_are_not_found(tmp_path: Path) -> None:
@@ -105,6 +116,64 @@ def test_odd_members_are_refused(
     line = str(refusal.value)
     assert said in line and line.startswith(f"{archive} holds") and "unpack it" in line
     assert not (tmp_path / "a.jpg").exists()
+
+
+def header(name: str, kind: bytes, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.type, member.size = kind, size
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+def pax(key: str, value: str, kind: bytes = tarfile.XHDTYPE) -> bytes:
+    """A pax header with one line."""
+    line = f" {key}={value}\n".encode()
+    length = len(line) + len(str(len(line) + 3))
+    line = f"{length}".encode() + line
+    assert len(line) == length
+    return header("pax", kind, len(line)) + line.ljust(-len(line) // 512 * -512, b"\0")
+
+
+def extended(sparse: bytes) -> bytes:
+    """The old header of a sparse file, whose map goes on in the next block."""
+    block = bytearray(sparse)
+    block[482] = 1
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+SPARSE = pax("GNU.sparse.major", "1") + pax("GNU.sparse.minor", "0")
+HEADERS = {
+    "GNU long name": header("x", tarfile.GNUTYPE_LONGNAME, 2**30),
+    "GNU long link": header("x", tarfile.GNUTYPE_LONGLINK, 2**30),
+    "pax header": header("x", tarfile.XHDTYPE, 2**30),
+    "pax header of all members": header("x", tarfile.XGLTYPE, 2**30),
+    "old map of a sparse file": extended(header("x", tarfile.GNUTYPE_SPARSE, 0)),
+    "map of a sparse file": SPARSE,
+    "unknown": header("x", b"9", 2**30),
+}
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers_of_any_size_take_little_memory(tmp_path: Path, case: str) -> None:
+    archive = tmp_path / "images.tar.gz"
+    with gzip.open(archive, "wb", 1) as file:
+        file.write(HEADERS[case])
+        for _ in range(32):
+            file.write(b"\1" * 2**20)
+    tracemalloc.start()
+    with pytest.raises(DataError, match=r"unpack it yourself|is not a whole"):
+        find_images(archive, NAMES, tmp_path / "spool")
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 4 * 2**20
+
+
+def test_a_chain_of_headers_is_refused(tmp_path: Path) -> None:
+    archive = tmp_path / "images.tar"
+    archive.write_bytes(pax("comment", "x") * 2000 + header("a.jpg", tarfile.REGTYPE, 0))
+    with pytest.raises(DataError, match="is not a whole"):
+        find_images(archive, NAMES, tmp_path / "spool")
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive" * 100, bytes(5)])

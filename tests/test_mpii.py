@@ -210,6 +210,16 @@ def test_data_without_any_action_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
+def test_png_images_are_found(tmp_path: Path) -> None:
+    images = [dataclasses.replace(labelled("a", "go", 1), name="a.png"), labelled("b", "go", 1)]
+    source = Source(tmp_path, images, {"train": ["a.png"], "val": ["b"]})
+    source.write()
+    raw = source.read()
+    assert [(each.id, each.path.name) for each in raw.splits["train"].entries] == [("a", "a.png")]
+    assert not raw.rejects
+
+
+@pytest.mark.usefixtures("in_process")
 def test_an_archive_equals_its_folder(source: Source) -> None:
     archive = source.folder / "images.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:

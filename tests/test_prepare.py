@@ -98,6 +98,8 @@ def damaged_entries(folder: Path) -> Iterator[tuple[Entry, str]]:
     good = folder / "good.jpg"
     write_photo(good, 7)
     people = standing_people(1, 60, 44)
+    loop = folder / "loop.jpg"
+    loop.symlink_to(loop.name)
     cut, empty, text = folder / "cut.jpg", folder / "empty.jpg", folder / "=1+1.jpg"
     cut.write_bytes(good.read_bytes()[:-200])
     empty.write_bytes(b"")
@@ -109,6 +111,7 @@ def damaged_entries(folder: Path) -> Iterator[tuple[Entry, str]]:
         (empty, "it is empty"),
         (text, "it is no image"),
         (Path("/dev/zero"), "its file is no regular file"),
+        (loop, "its file cannot be read (Too many levels of symbolic links)"),
         (folder / ("n" * 300), "its file cannot be read (File name too long)"),
     ):
         yield Entry(path.name, path, 0, people), reason

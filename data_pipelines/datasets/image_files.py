@@ -6,15 +6,17 @@ import os
 import tarfile
 import unicodedata
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.files import writing
 
 MEMBER_LIMIT = 200_000
 MEMBER_BYTES = 64 * 2**20
+HEADER_BYTES = 64 * 2**10  # of a long name or a pax header
+_READ_AHEAD_BYTES = 32 * 2**10  # more than the blocks that tarfile reads
 
 
 def find_images(images: Path, names: Iterable[str], spool: Path | None) -> dict[str, Path]:
@@ -37,11 +39,18 @@ def find_images(images: Path, names: Iterable[str], spool: Path | None) -> dict[
 def _list_folder(folder: Path) -> dict[str, Path]:
     try:
         with os.scandir(folder) as items:
-            return {item.name: folder / item.name for item in items if item.is_file()}
+            return {item.name: folder / item.name for item in items if _may_be_file(item)}
     except OSError as error:
         raise DataError(
             f"{folder} cannot be listed ({error.strerror}); make it readable"
         ) from error
+
+
+def _may_be_file(item: os.DirEntry[str]) -> bool:
+    try:
+        return item.is_file()
+    except OSError:  # a loop of links, which is a reject once its image is read
+        return True
 
 
 def _folded(name: str) -> str:
@@ -71,8 +80,8 @@ def _unpack(archive: Path, wanted: set[str], spool: Path) -> dict[str, Path]:
         spool.mkdir(parents=True, exist_ok=True)
     taken: dict[str, Path] = {}
     try:
-        with _open_stream(archive) as stream, tarfile.open(fileobj=stream, mode="r|") as tar:
-            for count, member in enumerate(tar, 1):
+        with _open_stream(archive) as stream:
+            for count, (tar, member) in enumerate(_members(archive, stream), 1):
                 _check_member(archive, member, count)
                 name = PurePosixPath(member.name).name
                 if not member.isfile() or _folded(name) not in wanted:
@@ -85,12 +94,58 @@ def _unpack(archive: Path, wanted: set[str], spool: Path) -> dict[str, Path]:
                     (spool / name).write_bytes(content)
             while stream.read(2**20):  # the digest of a .gz is checked at its very end
                 pass
-    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(
             f"{archive} is not a whole .tar or .tar.gz archive ({error}); "
             "download it again, or unpack it and pass the folder"
         ) from error
     return {path.name: path for path in taken.values()}
+
+
+def _members(
+    archive: Path, stream: io.BufferedIOBase
+) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """The archive's members; refuses a header with more behind it than any image's has.
+
+    tarfile keeps long names, pax headers and the maps of sparse files in memory, of any size.
+    """
+    bounded = _BoundedStream(archive, stream)
+
+    class Header(tarfile.TarInfo):
+        @classmethod
+        def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
+            header = super().frombuf(buf, encoding, errors)
+            is_plain = header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
+            bounded.allow(0 if is_plain else min(max(0, header.size), HEADER_BYTES))
+            return header
+
+    with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|", tarinfo=Header) as tar:
+        for member in tar:
+            bounded.allow(min(max(0, member.size), MEMBER_BYTES))
+            yield tar, member
+
+
+class _BoundedStream:
+    """An archive's bytes, refused where more are read than a header or member may have."""
+
+    def __init__(self, archive: Path, stream: io.BufferedIOBase) -> None:
+        self._archive = archive
+        self._stream = stream
+        self.allow(0)
+
+    def allow(self, count: int) -> None:
+        """Lets so many bytes be read before the next header."""
+        self._left = count + _READ_AHEAD_BYTES
+
+    def read(self, size: int) -> bytes:
+        """The next bytes."""
+        self._left -= size
+        if self._left < 0:
+            raise DataError(
+                f"{self._archive} holds a header of more than {HEADER_BYTES:,} bytes, more than "
+                "any image's; unpack it yourself and pass the folder"
+            )
+        return self._stream.read(size)
 
 
 def _open_stream(archive: Path) -> io.BufferedIOBase:

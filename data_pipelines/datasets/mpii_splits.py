@@ -21,8 +21,8 @@ SOURCE = (
 
 
 def stem(name: str) -> str:
-    """An image's name without the suffix of a JPEG file."""
-    for suffix in (".jpg", ".jpeg"):
+    """An image's name without the suffix of a JPEG or PNG file."""
+    for suffix in (".jpg", ".jpeg", ".png"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
     return name
