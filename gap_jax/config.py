@@ -79,8 +79,9 @@ class EvalConfig(Settings):
     batch_size: int = setting(64, "images per evaluation step, over all devices", low=1)
     average_precision: str = setting(
         "envelope",
-        "area under the envelope of precision (VOC 2010), without it (step), or VOC 2007's",
-        choices=("envelope", "step", "eleven_point"),
+        "area under the envelope of precision (VOC 2010), without it (step), or the mean at eleven "
+        "recalls: exact tenths, or floating-point ones as VOC 2007's and HICO's code has them",
+        choices=("envelope", "step", "eleven_point", "voc2007"),
     )
     ranking: str = setting(
         "softmax", "what ranks images within a class", choices=("softmax", "logits")

@@ -132,6 +132,13 @@ def test_a_summary_counts_what_is_labelled() -> None:
     assert 0 < multi["mAP"] < 1 and multi["ci95"][0] < multi["mAP"] < multi["ci95"][1]
 
 
+@pytest.mark.parametrize(("classes", "expected"), [(5, False), (6, True)])
+def test_top5_needs_more_than_five_classes(classes: int, expected: bool) -> None:
+    summary = evaluate.summarise(make_scores(k=classes))
+    assert (summary["top5"] is not None) == expected
+    assert summary["accuracy"] is not None
+
+
 def test_without_labels_there_is_no_summary() -> None:
     scores = make_scores()
     with pytest.raises(DataError, match="no labelled image"):

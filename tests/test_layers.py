@@ -106,11 +106,32 @@ def test_batch_norm_is_a_literal_norm_of_each_group(
     np.testing.assert_allclose(norm.var[...], 0.9 * var**2 + 0.1 * group_var, rtol=1e-5)
 
 
-def test_the_gradient_passes_through_the_groups_statistics() -> None:
+@pytest.mark.parametrize("ratio", [0, 1, 1000])
+def test_batch_norm_keeps_its_digits_where_the_mean_is_large(ratio: int) -> None:
+    """From the first step on, when the running mean says nothing yet."""
+    x = (random_map(32, 15, 15, 4) + np.float32(ratio)).astype(np.float32)
+    y, mean, var = oracles.batch_norm(f64(x), np.ones(4), np.zeros(4), 16, 1e-5)
+    norm = BatchNorm(4, Norm(16, decay=0.0))
+    tolerance = 1e-6 * max(ratio, 1)  # what float32 leaves of x itself
+    np.testing.assert_allclose(norm(jnp.asarray(x), train=True), y, atol=3 * tolerance)
+    np.testing.assert_allclose(norm.mean[...], mean, atol=tolerance)
+    np.testing.assert_allclose(norm.var[...], var, rtol=1e-5 + tolerance / 10)
+
+
+def test_a_constant_channel_has_no_negative_variance() -> None:
+    """One pixel differs, the one that distances are taken to; rounding alone gives -128."""
+    x = jnp.full((1, 4096, 4096, 1), 3e4).at[0, 2048, 2048].set(-1.1e4)
+    normed = jax.jit(lambda x: BatchNorm(1, Norm(1))(x, train=True))(x)
+    assert jnp.isfinite(normed).all()
+
+
+@pytest.mark.parametrize(("ratio", "tolerance"), [(0, 1e-5), (1000, 2e-3)])
+def test_the_gradient_passes_through_the_groups_statistics(ratio: int, tolerance: float) -> None:
     norm = BatchNorm(2, Norm(2, eps=1e-3))
     graph, state, rest = nnx.split(norm, nnx.Param, ...)
-    x, weight = random_map(4, 2, 1, 2), RNG.normal(size=(4, 2, 1, 2))
-    at = {"x": f64(x), "gamma": RNG.normal(size=2), "beta": RNG.normal(size=2)}
+    rng = np.random.default_rng(1)
+    x, weight = random_map(4, 3, 2, 2) + np.float32(ratio), rng.normal(size=(4, 3, 2, 2))
+    at = {"x": f64(x), "gamma": rng.normal(size=2), "beta": rng.normal(size=2)}
 
     def literal(values: Mapping[str, np.ndarray]) -> float:
         y, _, _ = oracles.batch_norm(values["x"], values["gamma"], values["beta"], 2, 1e-3)
@@ -128,7 +149,8 @@ def test_the_gradient_passes_through_the_groups_statistics() -> None:
     parameters, dx = gradients(state, jnp.asarray(x))
     expected = oracles.numeric_gradients(literal, at)
     for ours, name in ((dx, "x"), (parameters["gamma"], "gamma"), (parameters["beta"], "beta")):
-        np.testing.assert_allclose(ours, expected[name], atol=1e-5 * np.abs(expected[name]).max())
+        scale = np.abs(expected[name]).max()
+        np.testing.assert_allclose(ours, expected[name], atol=tolerance * scale)
 
 
 def test_running_statistics_of_micro_batches_average_to_those_of_one_batch() -> None:

@@ -30,16 +30,14 @@ def _voc_area(scores: Column, positives: Positives) -> float:
     return float(((recall[steps + 1] - recall[steps]) * precision[steps + 1]).sum())
 
 
-def _voc_eleven_points(scores: Column, positives: Positives) -> float:
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(positives[order])
+def _voc_eleven_points(scores: Column, positives: Positives, *, exact: bool = True) -> float:
+    """VOC 2007's VOCevalcls.m and HICO's eval_pr_score_label.m, or with exact tenths."""
+    hits = np.cumsum(positives[np.argsort(-scores, kind="stable")])
     precision = hits / np.arange(1, len(scores) + 1)
     total = 0.0
-    for tenth in range(11):
-        reached = [
-            p for p, hit in zip(precision, hits, strict=True) if 10 * hit >= tenth * hits[-1]
-        ]
-        total += max(reached) / 11
+    for i in range(11):
+        reached = 10 * hits >= i * hits[-1] if exact else hits / hits[-1] >= i * 0.1
+        total += precision[reached].max(initial=0) / 11
     return total
 
 
@@ -81,6 +79,17 @@ def test_the_released_test_of_ten_positives_reaches_each_tenth_of_recall() -> No
     scores = -np.arange(40.0)
     expected = (4 * 1 + 7 * 10 / 40) / 11
     assert metrics.average_precision(scores, is_positive, "eleven_point") == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("positives", [1, 3, 7, 10, 20, 30, 49])
+def test_voc2007_equals_the_devkits_code_bit_for_bit(positives: int) -> None:
+    differs = False
+    for seed in range(30):
+        scores, is_positive = _ranking(seed, 120, positives)
+        official = metrics.average_precision(scores, is_positive, "voc2007")
+        assert official == _voc_eleven_points(scores, is_positive, exact=False)
+        differs |= official != metrics.average_precision(scores, is_positive, "eleven_point")
+    assert differs == (positives % 10 == 0)
 
 
 @given(st.data())

@@ -114,7 +114,8 @@ def summarise(
     """The numbers of an evaluation by a protocol, which they name, as JSON can hold them.
 
     `classes` without a positive are in no mean, and `skipped_classes` counts them; `ci95` is the
-    95 % interval of mAP over images drawn anew; accuracies are None where labels are several.
+    95 % interval of mAP over images drawn anew; accuracies are None where labels are several, and
+    `top5` where there are not more than five classes.
     """
     ranked, labels = protocol.rank(scores)
     precision = metrics.mean_average_precision(ranked, labels, protocol.rule)
@@ -129,12 +130,12 @@ def summarise(
         labels,
         resamples=resamples,
     )
-    is_single = labels.ndim == 1
+    is_single, classes = labels.ndim == 1, ranked.shape[1]
     return {
         "mAP": precision.mean,
         "accuracy": metrics.accuracy(ranked, labels) if is_single else None,
-        "top5": metrics.accuracy(ranked, labels, 5) if is_single else None,
-        "classes": ranked.shape[1],
+        "top5": metrics.accuracy(ranked, labels, 5) if is_single and classes > 5 else None,
+        "classes": classes,
         "skipped_classes": precision.skipped,
         "examples": len(labels),
         "unlabelled": int((~scores.is_labelled).sum()),

@@ -7,8 +7,9 @@ threshold.
 
 What the average precision of a class is, a rule says. With P(r) the precision at a recall r:
 `envelope`, the area under max_{s >= r} P(s), VOC 2010's; `step`, that under P itself, summed where
-recall rises (scikit-learn's); `eleven_point`, the mean of the envelope at r = 0, 0.1 .. 1, VOC
-2007's and HICO's.
+recall rises (scikit-learn's); `eleven_point`, the mean of the envelope at r = 0, 0.1 .. 1, exact;
+`voc2007`, the same as the code of VOC 2007 and of HICO computes it: a recall is compared with
+floating-point tenths, three of which are above 3 / 10.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,7 +26,7 @@ Counts = Float[np.ndarray, "n r"]
 Statistic = Callable[[Scores, Labels, Counts], Float[np.ndarray, " r"]]
 """A number for each of r resamples, in which row i stands counts[i] times."""
 
-Rule = Literal["envelope", "step", "eleven_point"]
+Rule = Literal["envelope", "step", "eleven_point", "voc2007"]
 Ranking = Literal["softmax", "logits"]
 
 RESAMPLES_AT_ONCE = 200  # bounds memory: n * 200 counts
@@ -225,16 +226,19 @@ def _average(
     if not len(found):
         return np.full(found.shape[1], np.nan)
     precision = np.divide(found, retrieved, out=np.zeros_like(found), where=retrieved > 0)
-    if rule == "eleven_point":
-        highest = [
-            np.where(10 * found >= tenths * found[-1], precision, 0).max(axis=0)
-            for tenths in range(11)
-        ]
-        return np.where(found[-1] > 0, np.mean(highest, axis=0), np.nan)
+    has_positive = found[-1] > 0
+    if rule in ("eleven_point", "voc2007"):
+        if rule == "eleven_point":
+            reached = [10 * found >= tenths * found[-1] for tenths in range(11)]
+        else:  # where it is a loop's range, MATLAB's 0:0.1:1 is i * 0.1, as numpy's arange is
+            recall = np.divide(found, found[-1], out=np.zeros_like(found), where=has_positive)
+            reached = [recall >= i * 0.1 for i in range(11)]
+        mean = sum(np.where(each, precision, 0).max(axis=0) / 11 for each in reached)
+        return np.where(has_positive, mean, np.nan)
     if rule == "envelope":
         precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     area = (np.diff(found, axis=0, prepend=0) * precision).sum(axis=0)
-    return np.divide(area, found[-1], out=np.full_like(area, np.nan), where=found[-1] > 0)
+    return np.divide(area, found[-1], out=np.full_like(area, np.nan), where=has_positive)
 
 
 def _resample(

@@ -107,8 +107,7 @@ class Conv(nnx.Module):
 def subsample(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
     """Every `stride`-th row and column from the first on.
 
-    As a slice, whose size is the same expression as a padded strided convolution's: an exporter
-    with symbolic sizes can then add the two.
+    A slice's size is the same expression as a padded strided convolution's: an exporter adds both.
     """
     return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
 
@@ -183,13 +182,28 @@ def _group(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups 
     return x.reshape(-1, size, *x.shape[1:])
 
 
+@jax.custom_jvp
 def _moments(
     grouped: Float[Array, "groups g h w c"],
 ) -> tuple[Float[Array, "groups c"], Float[Array, "groups c"]]:
-    """Mean and biased variance in one pass over the data, in float32."""
+    """Mean and biased variance in float32; no array as large as the data is written for them.
+
+    Squares are of distances to one value of each channel, from the middle of a map, where padding
+    does not reach: squares of the values would lose the variance where |mean| >> std.
+    """
     values = grouped.astype(jnp.float32)
+    middle = values[:, 0, values.shape[2] // 2, values.shape[3] // 2]
     mean = values.mean((1, 2, 3))
-    return mean, jnp.maximum(jnp.square(values).mean((1, 2, 3)) - jnp.square(mean), 0)
+    squares = jnp.square(values - middle[:, None, None, None]).mean((1, 2, 3))
+    return mean, jnp.maximum(squares - jnp.square(mean - middle), 0)
+
+
+@_moments.defjvp
+def _differentiate_moments(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
+    values, moved = (each[0].astype(jnp.float32) for each in (primals, tangents))
+    mean, var = _moments(*primals)
+    d_mean, d_square = moved.mean((1, 2, 3)), 2 * (values * moved).mean((1, 2, 3))
+    return (mean, var), (d_mean, d_square - 2 * mean * d_mean)
 
 
 class ConvNorm(nnx.Module):
@@ -226,9 +240,8 @@ def max_pool(
     """Maxima of square windows; of equal values the first in a window takes the whole gradient.
 
     `same` is TensorFlow's padding, which at stride 2 starts at the map's corner where the size is
-    even; `symmetric` (torch's padding=1) always starts one outside; `valid` has no window that is
-    not whole. Shifted slices: the scatter behind `reduce_window`'s gradient is ten times slower on
-    CPU.
+    even; `symmetric` (torch's padding=1) always starts one outside; `valid` has whole windows only.
+    Shifted slices: the scatter behind `reduce_window`'s gradient is ten times slower on CPU.
     """
     edges = [pool_edges(size, padding, side, stride) for size in x.shape[1:3]]
     exact = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
@@ -283,8 +296,5 @@ _max_pool.defvjp(_max_and_place, _max_pool_gradient)
 
 
 def mean_pool(x: Float[Array, "b h w c"], *, of_nine: bool = False) -> Float[Array, "b h w c"]:
-    """Means of 3x3 windows at stride 1 over those of their cells that lie on the map.
-
-    Or `of_nine`, those beyond it being zero.
-    """
+    """Means of 3x3 windows at stride 1 over cells on the map; `of_nine`: zeros beyond it too."""
     return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=of_nine)

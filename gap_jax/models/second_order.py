@@ -15,6 +15,7 @@ from gap_jax.models.saliency import EXACT
 
 HASH_SEED = 2016  # the sketch is a constant of the method, the same in every network
 TINY = 1e-12
+ROOT_EPS = 1e-5  # bounds the slope of a signed square root at 0 by 316
 
 
 class PositionPooling(nnx.Module):
@@ -139,7 +140,7 @@ class CompactBilinearPooling(PositionPooling):
 
     sketch(x)_i is the sum of s1(a) s2(c) x_a x_c over the pairs with h1(a) + h2(c) = i modulo the
     sketch's length: a product of two Fourier transforms. The hashes h and signs s are constants.
-    `normalised`: each y_i becomes sign(y_i) sqrt|y_i|, and then y has unit length; what that
+    `normalised`: each y_i becomes y_i / sqrt(|y_i| + 1e-5), and then y has unit length; what that
     multiplies y with, it multiplies each position's sketch with in the maps.
     """
 
@@ -183,7 +184,7 @@ class CompactBilinearPooling(PositionPooling):
         """What normalising multiplies y with."""
         if not self.normalised:
             return jnp.ones_like(y)
-        roots = jax.lax.rsqrt(jnp.abs(y) + TINY)
+        roots = jax.lax.rsqrt(jnp.abs(y) + ROOT_EPS)
         length = jnp.square(y * roots).sum(-1, keepdims=True)
         return roots * jax.lax.rsqrt(length + TINY)
 
