@@ -1,5 +1,6 @@
 """Exit codes, and the line on stderr that an exception becomes."""
 
+import contextlib
 import sys
 
 from data_pipelines.errors import CannotWrite, ConfigError, DataError, Refusal
@@ -69,4 +70,5 @@ def say(code: int, message: str) -> None:
     """Prints the line of an exit code."""
     words = " ".join(message.split())
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
-    print(f"gap_jax: error {code}: {line}", file=sys.stderr)
+    with contextlib.suppress(OSError, ValueError):  # stderr may be full or closed
+        print(f"gap_jax: error {code}: {line}", file=sys.stderr)

@@ -2,10 +2,12 @@
 
 SIGTERM, Ctrl-C and SIGHUP raise an exception in the main thread, so that partial output is removed.
 A thread, which C code on the main thread does not hold up, ends the process at a second signal, or
-if it has not ended soon after the first one. Nothing heavy is imported here: it comes first.
+if it has not ended soon after the first one. What cannot be written to stdout is a refusal, too.
+Nothing heavy is imported here: it comes first.
 """
 
 import contextlib
+import io
 import os
 import select
 import signal
@@ -15,12 +17,14 @@ import time
 import traceback
 from collections.abc import Callable
 from types import FrameType
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from gap_jax.errors import BUG, PREEMPTED, describe, say
+from gap_jax.errors import BUG, PREEMPTED, CannotWrite, Refusal, describe, say
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
+
+    from _typeshed import ReadableBuffer
 
 ECHO_S = 2.0  # schedulers may send SIGTERM twice at once
 END_WITHIN_S = 20.0
@@ -31,6 +35,10 @@ AGAIN = "run the same command again"
 
 class Stopped(KeyboardInterrupt):
     """A signal told this process to stop."""
+
+
+class ReaderGone(Refusal):
+    """A closed pipe behind stdout, as of `head`; it ends the command with 0 and without a line."""
 
 
 class Received:
@@ -86,9 +94,14 @@ _command = _Command()
 def exit_code(command: Callable[[], int | None]) -> int:
     """Runs a command; a refusal becomes one line, an unforeseen exception a traceback and 70."""
     try:
-        return command() or 0
-    except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has gone, and so has the wish for more
+        try:
+            code = command() or 0
+        except SystemExit as end:  # of argparse and absl
+            code = int(end.code or 0)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except ReaderGone:
         return 0
     except (Exception, KeyboardInterrupt) as error:
         code, message = describe(_command.stopped or error)  # C code may raise another in its place
@@ -102,6 +115,7 @@ def run(command: Callable[[], int | None]) -> int:
     """Runs the command of this process: `exit_code`, with signals from the first instant on."""
 
     def start() -> int | None:
+        _open_streams()
         _take_signals()
         return command()
 
@@ -121,6 +135,61 @@ def end_at_once(reason: str) -> NoReturn:
         if select.select([], [2], [], WRITABLE_S)[1]:
             os.write(2, f"gap_jax: error {PREEMPTED}: {reason}; {AGAIN}\n".encode())
     os._exit(PREEMPTED)
+
+
+class _Output(io.FileIO):
+    """Standard output, whose failure is not taken for one of the files that a command writes."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Writes bytes; after a failure everything else is dropped."""
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            _discard(self.fileno())
+            if isinstance(error, BrokenPipeError):
+                raise ReaderGone from error
+            raise CannotWrite(
+                f"cannot write to standard output: {error.strerror}; make room or redirect it"
+            ) from error
+
+
+class _Errors(io.FileIO):
+    """Standard error; what cannot be written there is dropped, so that the exit code stays."""
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Writes bytes."""
+        try:
+            return super().write(data) or 0
+        except OSError:
+            _discard(self.fileno())
+            return len(memoryview(data))
+
+
+def _open_streams() -> None:
+    """Opens closed standard files on /dev/null, before another file gets their number."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest free number
+    sys.stdout = _open_stream(_Output(1, "w", closefd=False), sys.stdout)
+    sys.stderr = _open_stream(_Errors(2, "w", closefd=False), sys.stderr)
+
+
+def _open_stream(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=before.encoding if before else "utf-8",
+        errors="backslashreplace",  # names of files and classes, where the encoding is ASCII
+        line_buffering=raw.isatty() or isinstance(raw, _Errors),
+    )
+
+
+def _discard(number: int) -> None:
+    """Has what is still in a buffer go nowhere, or Python would fail with 120 at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
 
 
 def _take_signals() -> None:

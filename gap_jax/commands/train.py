@@ -58,14 +58,11 @@ def run(words: Sequence[str]) -> int:
     ):
         flags.DEFINE_string(name, "", meaning, flag_values=own)
     flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=own)
-    try:
-        app.run(
-            partial(_start, own, spec=find_spec(argv)),
-            argv=argv,
-            flags_parser=partial(parse, own=own),
-        )
-    except SystemExit as end:
-        return int(end.code or 0)
+    app.run(
+        partial(_start, own, spec=find_spec(argv)),
+        argv=argv,
+        flags_parser=partial(parse, own=own),
+    )
     raise AssertionError("absl's app.run ends in SystemExit")
 
 

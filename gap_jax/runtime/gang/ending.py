@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import jax
 
-from gap_jax.errors import BUG, PEER_LOST, Diverged, PeerLost, Preempted, describe, say
+from gap_jax.errors import BUG, PEER_LOST, Diverged, PeerLost, Preempted, Refusal, describe, say
 from gap_jax.runtime.gang.members import Cause, Gang
 
 LOOK_EVERY_S = 0.5
@@ -155,7 +155,7 @@ def _speak(code: int, message: str, details: Callable[[], None] | None) -> None:
             details()
         say(code, message)
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, Refusal):
             stream.flush()
 
 
