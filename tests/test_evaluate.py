@@ -149,7 +149,10 @@ def test_without_labels_there_is_no_summary() -> None:
 
 @pytest.mark.parametrize("multi", [False, True])
 def test_the_numbers_come_back_from_what_was_stored(tmp_path: Path, multi: bool) -> None:
-    scores, names = make_scores(multi=multi), [f"class, {k}" for k in range(7)]
+    scores, names = (
+        make_scores(multi=multi),
+        ["=1+1", *(f"class, {k}" for k in range(5)), "\x1b[31m"],
+    )
     summary = evaluate.summarise(scores)
     folder = tmp_path / "eval" / "val" / "step_00000005"
     evaluate.store(folder, scores, summary, names)
@@ -160,7 +163,7 @@ def test_the_numbers_come_back_from_what_was_stored(tmp_path: Path, multi: bool)
     assert held == {"format_version": 1, **evaluate.summarise(read)}
     with (folder / "per_class.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == names
+    assert [row["name"] for row in rows] == ["'=1+1", *names[1:-1], r"\x1b[31m"]
     precisions = [float(row["average_precision"]) for row in rows if row["average_precision"]]
     assert np.mean(precisions) == pytest.approx(summary["mAP"])
     assert sum(int(row["positives"]) for row in rows) == 35

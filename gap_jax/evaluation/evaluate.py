@@ -1,8 +1,6 @@
 """Every stored example scored exactly once; the scores, kept so that metrics can be recomputed."""
 
-import csv
 import functools
-import io
 import json
 import math
 import zipfile
@@ -165,7 +163,7 @@ def store(
     with files.fresh_folder(folder) as partial:
         np.savez(partial / SCORES, format_version=np.int64(FORMAT_VERSION), **scores._asdict())
         (partial / METRICS).write_text(text + "\n", "utf-8")
-        (partial / PER_CLASS).write_text(table, "utf-8")
+        (partial / PER_CLASS).write_bytes(table)
 
 
 def load_scores(folder: Path) -> Scores:
@@ -199,16 +197,13 @@ def _read_rows(batch: HostBatch, logits: jax.Array) -> Scores:
     )
 
 
-def _write_table(scores: Scores, class_names: Sequence[str], protocol: Protocol) -> str:
+def _write_table(scores: Scores, class_names: Sequence[str], protocol: Protocol) -> bytes:
     """A line for each class; empty where a class without positives has no number."""
-    ranked, labels = protocol.rank(scores)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(metrics.ClassRow._fields)
-    for row in metrics.class_table(ranked, labels, class_names, protocol.rule):
-        numbers = (row.average_precision, row.recall)
-        writer.writerow([row.name, row.positives, *("" if math.isnan(x) else x for x in numbers)])
-    return text.getvalue()
+    rows = metrics.class_table(*protocol.rank(scores), class_names, protocol.rule)
+    return files.csv_table(
+        metrics.ClassRow._fields,
+        (["" if cell != cell else cell for cell in row] for row in rows),
+    )
 
 
 def _is_consistent(scores: Scores) -> bool:

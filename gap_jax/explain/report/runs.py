@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from data_pipelines import files
+from data_pipelines.pictures.drawing import shorten
 from gap_jax.config import Config
 from gap_jax.errors import CheckpointError, ConfigError, DataError
 from gap_jax.evaluation import evaluate
@@ -29,6 +30,7 @@ Row = Mapping[str, Any]
 class Run:
     """A run as its folder tells it: `scores` are those of its last evaluation, at `step`.
 
+    `classes` are the names of its classes, shortened for the page.
     `environment` is what its latest attempt stood on, `rows` are those of metrics.jsonl.
     """
 
@@ -95,7 +97,7 @@ def _read_run(run: RunDir) -> Run:
     return Run(
         root=run.root,
         cfg=cfg,
-        classes=classes,
+        classes=tuple(map(shorten, classes)),
         fingerprint=manifest["fingerprint"],
         environment=manifest["attempts"][-1],
         is_complete=manifest["completed_step"] is not None,

@@ -164,6 +164,6 @@ def _show(
         looks,
         [record["label"] for record in stored],
         [record["id"] for record in stored],
-        album.data.classes,
+        methods[0].runs[0].classes,
         hits=hits,
     )
