@@ -15,6 +15,10 @@ DropoutWhere = Literal["map", "pooled"]
 GateInit = Literal["paper", "one"]
 Space = Literal["activation", "weight"]
 Strides = Literal["slim", "caffe", "v1_5"]
+BACKBONES = (
+    "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3",
+    "inception_v3_torch", "small",
+)  # fmt: skip
 Colours = tuple[float, float, float]
 INPUTS: dict[str, tuple[Colours, Colours]] = {  # what is subtracted from RGB, and divides it
     "reference": ((128.0, 128.0, 128.0), (1.0, 1.0, 1.0)),
@@ -33,11 +37,8 @@ class ModelConfig(Settings):
     backbone: str = setting(
         "resnet101",
         "network below the pooling; small is the demo's trunk",
-        choices=(
-            "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3",
-            "inception_v3_torch", "small",
-        ),
-    )  # fmt: skip
+        choices=BACKBONES,
+    )
     strides: str = setting(
         "slim",
         "where a ResNet's strides sit: slim (AP), caffe (Keras too) or v1_5 (torch)",

@@ -8,10 +8,13 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.config import DATASETS
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, DataError, Refusal
 from gap_jax import cli
 from gap_jax.commands.train import check_data
+from gap_jax.config import Config
 from gap_jax.flags import read_config
+from gap_jax.model_config import BACKBONES, INPUTS
+from gap_jax.weights.facts import Facts, compare
 from tests.tiny_data import build, tiny_data
 
 ROOT = Path(__file__).parent.parent
@@ -56,16 +59,17 @@ SLIPS = [
 ]
 
 
-def read(assignments: list[str]) -> None:
-    """Resolves the paper's config with the last value of each field."""
+def read(assignments: list[str]) -> Config:
+    """The paper's config with the last value of each field."""
     fields = dict(each.split("=", 1) for each in assignments)
-    read_config(GAP_POSE, [f"--config.{name}={value}" for name, value in fields.items()])
+    return read_config(GAP_POSE, [f"--config.{name}={value}" for name, value in fields.items()])
 
 
 def proposals(message: str) -> list[list[str]]:
     """The assignments of each alternative behind a refusal's last `set`."""
     _, found, advice = message.rpartition("; set ")
     assert found, message
+    advice = advice.partition(" or another init")[0]
     alternatives = [ASSIGNMENT.findall(each) for each in re.split(r",? or ", advice)]
     return [each for each in alternatives if each]
 
@@ -92,6 +96,37 @@ def test_every_check_of_two_fields_is_among_the_slips() -> None:
             if isinstance(node, ast.Raise):
                 lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
                 assert any((path.name, line) in raised for line in lines), (path.name, node.lineno)
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        Facts("vgg16", "", "made", input_mean=INPUTS["vgg"][0]),
+        Facts("resnet50", "slim", "made", stem_padding="same"),
+        Facts("resnet101", "v1_5", "made", stem_padding="symmetric", norm_eps=1.00123e-3),
+        Facts("inception_v3", "", "made", input_scale=INPUTS["inception"][1], norm_eps=1e-3),
+        Facts("resnet50", "caffe", "made", stem_padding="same", input_scale=(2.0, 2.0, 2.0)),
+        Facts("squeezenet", "", "made"),
+    ],
+    ids=lambda facts: facts.backbone,
+)
+@pytest.mark.parametrize("slip", ["", "model.strides=caffe", "model.backbone=vgg16"])
+def test_proposed_model_takes_the_weights(facts: Facts, slip: str) -> None:
+    words = slip.split()
+    for _ in range(5):
+        try:
+            compare(Path("file"), facts, read(words).model)
+        except Refusal as refusal:
+            fixes = proposals(str(refusal))
+            if not fixes:
+                assert str(refusal).endswith("; set another init.weights")
+                assert facts.backbone not in BACKBONES or facts.input_scale == (2.0, 2.0, 2.0)
+                return
+            assert fixes[0][0] not in words, (refusal, words)
+            words += fixes[0]
+        else:
+            return
+    raise AssertionError(words)
 
 
 @pytest.mark.parametrize("found", [*DATASETS, "photos"])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from gap_jax.errors import CheckpointError
-from gap_jax.model_config import INPUTS, ModelConfig, Strides
+from gap_jax.model_config import BACKBONES, INPUTS, ModelConfig, Strides
 from gap_jax.models.backbones.resnet import BLOCKS, own_stem_padding
 from gap_jax.models.layers import PoolPadding
 
@@ -131,9 +131,10 @@ def _check(facts: Facts) -> None:
 def compare(source: Path, facts: Facts, model: ModelConfig) -> list[str]:
     """What differs without harm, a sentence each; what would be silently wrong is refused."""
     if facts.backbone != model.backbone:
+        fix = f"model.backbone={facts.backbone} or " if facts.backbone in BACKBONES else ""
         raise CheckpointError(
             f"{source} holds a {facts.backbone} and model.backbone is {model.backbone}; "
-            f"set model.backbone={facts.backbone} or another init.weights"
+            f"set {fix}another init.weights"
         )
     return [
         *_compare_strides(source, facts, model),
