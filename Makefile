@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check faults parity learnability roundtrips docs-test wheel-test trunk format clean
+.PHONY: help demo test check faults parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
@@ -14,6 +14,7 @@ help:
 	@echo "make parity     ask other libraries' networks, where installed, whether ours say the same"
 	@echo "make learnability  train every pooling for 20 steps, into docs/learnability.md"
 	@echo "make roundtrips convert files that other libraries write, and compare to the bit"
+	@echo "make fuzz       decode 3,000 mutated JPEG and PNG files, into docs/reliability.md"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
 	@echo "make wheel-test run README's commands from an installed wheel in an empty folder"
 	@echo "make trunk      make the demo's pre-trained trunk anew, as runs/drawn_objects.safetensors"
@@ -59,6 +60,9 @@ learnability: $(VENV)/dev
 
 roundtrips: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.roundtrips $(PYTHONS)
+
+fuzz: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.fuzz --cases 3000 --seed 0 --out build/fuzz/$(shell git rev-parse --short HEAD)
 
 docs-test: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.docs

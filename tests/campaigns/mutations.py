@@ -1,0 +1,226 @@
+"""JPEG and PNG files of every kind, and what a seed changes in them."""
+
+import functools
+import io
+import struct
+import zlib
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image, PngImagePlugin
+
+PNG_START = b"\x89PNG\r\n\x1a\n"
+WIDTH_PX, HEIGHT_PX = 97, 71
+SIDES = (0, 1, 7, 255, 4096, 7071, 65535)  # that a header may claim
+
+Parts = Sequence[bytes]  # the start of a file, then its chunks or segments
+
+
+class Mutated(NamedTuple):
+    """A changed file."""
+
+    kind: str
+    mutation: str
+    content: bytes
+
+
+def picture() -> Image.Image:
+    """Smooth colours with some noise."""
+    rng = np.random.default_rng(0)
+    small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
+    smooth = np.asarray(small.resize((WIDTH_PX, HEIGHT_PX), Image.Resampling.BICUBIC))
+    return Image.fromarray((0.9 * smooth + rng.integers(0, 25, smooth.shape)).astype(np.uint8))
+
+
+def saved(image: Image.Image, kind: str, **options: object) -> bytes:
+    """The image as a file."""
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def deep_png(*, colour: bool) -> bytes:
+    """A PNG of 16 bits."""
+    pixels = np.asarray(picture()).astype(np.uint16) * 257
+    _, content = cv2.imencode(".png", pixels if colour else pixels[..., 0])
+    return content.tobytes()
+
+
+def described_png() -> bytes:
+    """A PNG with text, a resolution and a profile."""
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "some text")
+    text.add_text("Long", "some text" * 99, zip=True)
+    return saved(picture(), "PNG", pnginfo=text, dpi=(72, 72), icc_profile=b"profile")
+
+
+def ycck(subsampling: str) -> bytes:
+    """A JPEG of inks that are stored as brightness and colours."""
+    inks = np.asarray(picture().convert("CMYK"))
+    return simplejpeg.encode_jpeg(inks, colorspace="CMYK", colorsubsampling=subsampling)
+
+
+ORIGINALS: dict[str, Callable[[], bytes]] = {
+    "JPEG baseline": lambda: saved(picture(), "JPEG"),
+    "JPEG 4:4:4, optimised": lambda: saved(picture(), "JPEG", subsampling=0, optimize=True),
+    "JPEG with restarts": lambda: saved(picture(), "JPEG", restart_marker_rows=1),
+    "JPEG progressive": lambda: saved(picture(), "JPEG", progressive=True),
+    "JPEG grey": lambda: saved(picture().convert("L"), "JPEG"),
+    "JPEG CMYK": lambda: saved(picture().convert("CMYK"), "JPEG"),
+    "JPEG CMYK, progressive": lambda: saved(picture().convert("CMYK"), "JPEG", progressive=True),
+    "JPEG YCCK 4:2:0": lambda: ycck("420"),
+    "PNG RGB": lambda: saved(picture(), "PNG"),
+    "PNG RGB with text": described_png,
+    "PNG RGB of 16 bits": lambda: deep_png(colour=True),
+    "PNG RGBA": lambda: saved(picture().convert("RGBA"), "PNG"),
+    "PNG grey": lambda: saved(picture().convert("L"), "PNG"),
+    "PNG grey of 16 bits": lambda: deep_png(colour=False),
+    "PNG grey, alpha": lambda: saved(picture().convert("LA"), "PNG"),
+    "PNG of 1 bit": lambda: saved(picture().convert("1"), "PNG"),
+    "PNG palette": lambda: saved(picture().convert("P"), "PNG"),
+    "PNG palette, transparent": lambda: saved(picture().convert("P"), "PNG", transparency=3),
+}
+
+
+@functools.cache
+def original(kind: str) -> bytes:
+    """The unchanged file."""
+    return ORIGINALS[kind]()
+
+
+def mutate(seed: int, case: int) -> Mutated:
+    """The file of a case: the kinds take turns, and seed and case draw the mutation."""
+    rng = np.random.default_rng([seed, case])
+    kind = list(ORIGINALS)[case % len(ORIGINALS)]
+    name = str(rng.choice(list(MUTATIONS)))
+    return Mutated(kind, name, MUTATIONS[name](original(kind), rng))
+
+
+def flip_bits(data: bytes, rng: np.random.Generator, most: int = 1) -> bytes:
+    """Flips up to `most` bits."""
+    changed = bytearray(data)
+    for place in rng.integers(8 * len(data), size=rng.integers(most) + 1):
+        changed[place // 8] ^= 1 << int(place % 8)
+    return bytes(changed)
+
+
+def truncate(data: bytes, rng: np.random.Generator) -> bytes:
+    """Cuts the end off."""
+    return data[: rng.integers(len(data))]
+
+
+def overwrite(data: bytes, rng: np.random.Generator) -> bytes:
+    """Writes random bytes, zeros or the end of a JPEG over some."""
+    start, count = int(rng.integers(len(data))), int(rng.integers(1, 40))
+    new = (rng.bytes(count), bytes(count), b"\xff\xd9")[rng.integers(3)]
+    return data[:start] + new + data[start + len(new) :]
+
+
+def drop_or_insert(data: bytes, rng: np.random.Generator) -> bytes:
+    """Takes some bytes out, or puts others in."""
+    start, count = int(rng.integers(len(data))), int(rng.integers(1, 40))
+    if rng.random() < 0.5:
+        return data[:start] + data[start + count :]
+    return data[:start] + rng.bytes(count) + data[start:]
+
+
+def splice(data: bytes, rng: np.random.Generator) -> bytes:
+    """Leaves out, repeats, moves or takes from another file a whole chunk or segment."""
+    start, *parts = split(data)
+    others = [kind for kind in ORIGINALS if original(kind)[:4] == data[:4]]
+    foreign = split(original(others[rng.integers(len(others))]))[1:]
+    at, to = int(rng.integers(len(parts))), int(rng.integers(len(parts)))
+    match rng.integers(4):
+        case 0:
+            del parts[at]
+        case 1:
+            parts.insert(to, parts[at])
+        case 2:
+            parts.insert(to, parts.pop(at))
+        case _:
+            parts[at] = foreign[rng.integers(len(foreign))]
+    return b"".join([start, *parts])
+
+
+def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
+    """Changes the sides or another field in the header; a PNG's CRC is then right again."""
+    start, *parts = split(data)
+    at = next(i for i, part in enumerate(parts) if part[4:8] == b"IHDR" or _is_frame(part))
+    header = bytearray(parts[at])
+    is_png = data.startswith(PNG_START)
+    first, form = (8, ">I") if is_png else (5, ">H")
+    if rng.random() < 0.5:
+        place = first + struct.calcsize(form) * int(rng.integers(2))
+        struct.pack_into(form, header, place, SIDES[rng.integers(len(SIDES))])
+    else:
+        header[rng.integers(first, len(header) - (4 if is_png else 0))] = rng.integers(256)
+    if is_png:
+        header[-4:] = struct.pack(">I", zlib.crc32(header[4:-4]))
+    return b"".join([start, *parts[:at], bytes(header), *parts[at + 1 :]])
+
+
+def recheck(data: bytes, rng: np.random.Generator) -> bytes:
+    """Changes bytes inside a chunk or segment; a PNG's CRC is then right again."""
+    start, *parts = split(data)
+    at = int(rng.integers(len(parts)))
+    if not data.startswith(PNG_START):
+        parts[at] = overwrite(parts[at], rng)[: len(parts[at])]
+    elif len(parts[at]) > 12:
+        body = overwrite(parts[at][8:-4], rng)[: len(parts[at]) - 12]
+        parts[at] = png_chunk(parts[at][4:8], body)
+    return b"".join([start, *parts])
+
+
+MUTATIONS: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
+    "one bit": flip_bits,
+    "bits": functools.partial(flip_bits, most=16),
+    "cut off": truncate,
+    "overwritten": overwrite,
+    "bytes less or more": drop_or_insert,
+    "chunks spliced": splice,
+    "header edited": edit_header,
+    "inside a chunk": recheck,
+}
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    """A chunk with its length and CRC."""
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+def split(data: bytes) -> list[bytes]:
+    """The start of a whole file, then its chunks (PNG) or segments (JPEG)."""
+    if data.startswith(PNG_START):
+        parts, rest = [PNG_START], data[len(PNG_START) :]
+        while rest:
+            end = 12 + int.from_bytes(rest[:4], "big")
+            parts.append(rest[:end])
+            rest = rest[end:]
+        return parts
+    parts, rest = [data[:2]], data[2:]
+    while rest:
+        end = _scan_end(rest) if rest[1] == 0xDA else 2 + int.from_bytes(rest[2:4], "big")
+        end = 2 if rest[1] == 0xD9 else end
+        parts.append(rest[:end])
+        rest = rest[end:]
+    return parts
+
+
+def _scan_end(rest: bytes) -> int:
+    """Where the entropy-coded bytes behind a start of scan end: at a marker that is no restart."""
+    at = 2 + int.from_bytes(rest[2:4], "big")
+    while rest[at] != 0xFF or rest[at + 1] == 0 or 0xD0 <= rest[at + 1] <= 0xD7:
+        at += 1
+    return at
+
+
+def _is_frame(part: bytes) -> bool:
+    return part[0] == 0xFF and part[1] in (0xC0, 0xC1, 0xC2)
