@@ -139,6 +139,7 @@ class Inspection:
             (self._rotated, "images with an EXIF orientation, which is ignored"),
         )
         lines = [f"{text} ({len(named):,}): {_first(named)}" for named, text in found if named]
+        lines += manifest.list_skipped(self._stated)
         unlabelled = len(train.ids) - train.labelled
         if unlabelled:
             lines.append(f"{unlabelled:,} training images have no label and train with weight 0")

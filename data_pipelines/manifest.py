@@ -93,6 +93,16 @@ def describe_skipped(classes: Sequence[str], counts: Iterable[int], split: str) 
     )
 
 
+def list_skipped(manifest: Manifest) -> list[str]:
+    """A line for each labelled split but `train` that has no image of some class."""
+    lines = (
+        describe_skipped(manifest.classes, split.class_counts, name)
+        for name, split in manifest.splits.items()
+        if name != "train" and split.labelled
+    )
+    return [line for line in lines if line]
+
+
 class Tally:
     """The sums over a split's records that its manifest states."""
 

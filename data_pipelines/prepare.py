@@ -13,7 +13,7 @@ import simplejpeg
 from data_pipelines import decode, faults, files, records
 from data_pipelines.errors import CannotWrite, DataError
 from data_pipelines.example import Entry, RawData, RawSplit, Reject
-from data_pipelines.manifest import MANIFEST, Manifest, Shard, Tally, load, save
+from data_pipelines.manifest import MANIFEST, Manifest, Shard, Tally, list_skipped, load, save
 from data_pipelines.transforms import View, resize
 
 REJECTS = "rejects.csv"
@@ -263,6 +263,7 @@ def report(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterat
         f"classes: {len(manifest.classes):,}, of which {few:,} have fewer than {FEW_IMAGES} "
         f"training images; people in an image: at most {manifest.max_people}"
     )
+    yield from list_skipped(manifest)
     if rejected:
         yield f"rejected {rejected:,} images: {out / REJECTS} names them"
     yield f"wrote {size / 2**20:,.1f} MiB of records to {out} (fingerprint {manifest.fingerprint})"

@@ -94,6 +94,17 @@ def test_the_funnel_is_printed_in_columns(tmp_path: Path) -> None:
     assert lines[4].endswith(f"to {tmp_path / 'out'} (fingerprint {made.fingerprint})")
 
 
+def test_classes_that_mean_average_precision_skips_are_named(tmp_path: Path) -> None:
+    raw = tiny_data(tmp_path)
+    val = raw.splits["val"].entries
+    val[:] = [dataclasses.replace(entry, label=0) for entry in val]
+    lines: list[str] = []
+    build(tmp_path / "out", raw, say=lines.append)
+    check.check(tmp_path / "out", html=None, say=lines.append)
+    told = "mAP over 1 of 3 classes; no image of val is of 'résumé, reading', 'waiting'"
+    assert [line for line in lines if "mAP" in line] == [told, f"warning: {told}"]
+
+
 def damaged_entries(folder: Path) -> Iterator[tuple[Entry, str]]:
     good = folder / "good.jpg"
     write_photo(good, 7)
