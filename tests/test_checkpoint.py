@@ -1,6 +1,7 @@
 """What is saved comes back to the bit, in the background, on any mesh, and the best is kept."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -132,6 +133,24 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
         assert checkpoints.list_steps() == [4, 10, 12]
         assert checkpoints.find_best() == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "12", "4"]
+
+
+def test_of_a_linked_checkpoint_the_link_is_deleted(tmp_path: Path) -> None:
+    folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
+    save_steps(folder, 2)
+    for name in ("2", ".1.pruned"):
+        shutil.copytree(folder / "2", elsewhere / name)
+    shutil.rmtree(folder / "2")
+    (folder / "2").symlink_to(elsewhere / "2")
+    (folder / ".1.pruned").symlink_to(elsewhere / ".1.pruned")  # by an attempt that was killed
+    assert resume(folder) == (2, [])
+    with Checkpoints(folder, warn=refuse_warning, keep=1) as checkpoints:
+        checkpoints.save(4, make_state(4), {"metrics": {"mAP": 0.9}})
+        checkpoints.finish(4)
+    assert [path.name for path in folder.iterdir()] == ["4"]
+    assert len(list((elsewhere / "2").rglob("*"))) == len(
+        list((elsewhere / ".1.pruned").rglob("*"))
+    )
 
 
 def test_nothing_is_deleted_for_a_save_that_failed(

@@ -156,7 +156,7 @@ def sweep(folder: Path) -> None:
     with files.writing(folder):
         for path in folder.iterdir() if folder.exists() else ():
             if _LEFT_OVER.fullmatch(path.name):
-                shutil.rmtree(path)
+                _delete(path)
 
 
 def prune(folder: Path, steps: Iterable[int]) -> None:
@@ -165,7 +165,15 @@ def prune(folder: Path, steps: Iterable[int]) -> None:
         for step in steps:
             hidden = (folder / str(step)).rename(folder / f".{step}.pruned")
             faults.point("checkpoint.prune")
-            shutil.rmtree(hidden)
+            _delete(hidden)
+
+
+def _delete(path: Path) -> None:
+    """Deletes a folder; of a symbolic link the link, never its target."""
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path)
 
 
 @contextlib.contextmanager
