@@ -1,5 +1,6 @@
 """An exported model gives its run's logits, needs the run no more, and is whole or refused."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -19,7 +20,7 @@ from gap_jax.explain import artefact
 from gap_jax.explain.artefact import open_model
 from gap_jax.explain.export import export
 from gap_jax.learning.state import Model, TrainState, Variables
-from gap_jax.runtime import rundir
+from gap_jax.runtime import rundir, steps
 from gap_jax.weights.native import name_arrays, replace_arrays
 from tests.saved_runs import model_of, prepare_run
 from tests.saved_states import plan_fault
@@ -125,6 +126,55 @@ def test_what_lies_in_the_folder(exported: Path) -> None:
     opened = open_model(exported)
     assert arrays.keys() == held["leaves"].keys() == name_arrays(opened.variables).keys()
     assert arrays["backbone/layers/0/conv/bias"].shape == (24,)
+
+
+def rewrite(exported: Path, name: str, text: str) -> None:
+    """Changes a file and its digest, as someone might who means harm."""
+    (exported / name).write_text(text, "utf-8")
+    held = json.loads((exported / "manifest.json").read_text("utf-8"))
+    held["files"] = artefact.digest_files(exported)
+    (exported / "manifest.json").write_text(json.dumps(held), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("arrays/_METADATA", "no JSON", r"\(arrays cannot be read \(JSONDecodeError: "),
+        ("arrays/manifest.ocdbt", "", r"\(arrays cannot be read \("),
+        ("classes.json", '{"format_version": 1, "classes": []}', "it lists no classes"),
+    ],
+)
+def test_an_export_that_does_not_parse_is_refused(
+    copy: Path, name: str, text: str, line: str
+) -> None:
+    assert (copy / name).is_file()
+    rewrite(copy, name, text)
+    with pytest.raises(CheckpointError, match=line):
+        open_model(copy)
+
+
+def test_a_checkpoint_that_does_not_parse_or_names_no_classes_is_refused(
+    run: tuple[Path, dict[int, TrainState]], tmp_path: Path
+) -> None:
+    broken = shutil.copytree(run[0], tmp_path / "run")
+    steps.write_record(broken / "checkpoints/2", _read(broken, 2, classes=[]))
+    with pytest.raises(CheckpointError, match=r"checkpoint 2 .* names no classes"):
+        open_model(broken, checkpoint=2)
+    (broken / "checkpoints/4/arrays/_METADATA").write_text("no JSON", "utf-8")
+    steps.write_record(broken / "checkpoints/4", _read(broken, 4))
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint 4 .* is damaged \(arrays cannot be read"
+    ):
+        open_model(broken, checkpoint=4)
+
+
+def _read(run: Path, step: int, **facts: Any) -> steps.Record:
+    """A step's record with other facts, and the digests that its files have now."""
+    folder = run / "checkpoints" / str(step)
+    record = steps.read_record(folder)
+    return dataclasses.replace(
+        record, facts={**record.facts, **facts}, files=steps.digest_files(folder)
+    )
 
 
 def test_it_is_a_workdir_of_no_run(exported: Path) -> None:

@@ -30,7 +30,7 @@ from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import LeafFacts, find_damaged, find_misfits, name_some, place
 from gap_jax.runtime.places import RunDir
-from gap_jax.runtime.steps import RUN_ID
+from gap_jax.runtime.steps import RUN_ID, DamageError
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
@@ -154,6 +154,8 @@ def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
     with Checkpoints(run.checkpoints, warn=print, run_id=run_id) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         facts = checkpoints.read_facts(step)
+        if not facts["classes"]:
+            raise CheckpointError(f"checkpoint {step} in {checkpoints.folder} names no classes")
         model, _, target = describe_state(cfg, len(facts["classes"]))
         state = checkpoints.load(step, target).state
     is_averaged = weights == "ema" and bool(state.ema)
@@ -214,7 +216,10 @@ def _open_export(folder: Path) -> Opened:
     misfits = find_misfits(contents.leaves, target)
     if misfits:
         raise _damaged(folder, name_some(misfits))
-    leaves = load_arrays(folder.absolute() / ARRAYS)
+    try:
+        leaves = load_arrays(folder.absolute() / ARRAYS)
+    except DamageError as damage:
+        raise _damaged(folder, str(damage)) from damage
     damaged = find_damaged(leaves, contents.leaves)
     if damaged:
         raise _damaged(folder, f"another digest: {name_some(damaged)}")

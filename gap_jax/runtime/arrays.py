@@ -11,6 +11,9 @@ import jax
 import orbax.checkpoint as ocp
 
 from gap_jax.runtime.digests import Leaves
+from gap_jax.runtime.steps import DamageError
+
+LONGEST = 200  # letters of what a library says of a file
 
 
 def _open_orbax() -> ocp.Checkpointer:
@@ -36,8 +39,12 @@ def store_arrays(path: Path, leaves: Leaves) -> None:
 
 def load_arrays(path: Path) -> Leaves:
     """Reads named host arrays with orbax; verify their files before, and the arrays after."""
-    with _open_orbax() as orbax:
-        return orbax.restore(path)
+    try:
+        with _open_orbax() as orbax:
+            return orbax.restore(path)
+    except Exception as error:  # orbax and TensorStore raise many kinds for files that do not parse
+        text = " ".join(str(error).split())[:LONGEST]
+        raise DamageError(f"{path.name} cannot be read ({type(error).__name__}: {text})") from error
 
 
 def _quieten_orbax() -> None:

@@ -136,9 +136,12 @@ def load_config(run: RunDir) -> Config:
 def load_classes(run: RunDir) -> tuple[str, ...]:
     """The names of the run's classes, in their order."""
     try:
-        return tuple(each["name"] for each in _load(run.classes)["classes"])
+        names = tuple(each["name"] for each in _load(run.classes)["classes"])
     except (KeyError, TypeError) as error:
         raise _damaged(run.classes, "it lists no classes") from error
+    if not names:
+        raise _damaged(run.classes, "it lists no classes")
+    return names
 
 
 def load_manifest(run: RunDir) -> dict[str, Any]:
