@@ -18,7 +18,7 @@ from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.weights import native
-from gap_jax.weights.facts import describe_backbone
+from gap_jax.weights.facts import KEY, describe_backbone
 from tests.saved_runs import fill_variables, tiny_config
 from tests.saved_states import assert_same, refuse_warning
 
@@ -177,7 +177,8 @@ def test_arrays_that_do_not_fit_are_refused(
     header, _ = parse(saved)
     arrays = {**safetensors.numpy.load_file(saved), **change}
     kept = {name: values for name, values in arrays.items() if values is not None}
-    saved.write_bytes(safetensors.numpy.save(kept, header["__metadata__"]))
+    facts = {KEY: header["__metadata__"][KEY]}
+    saved.write_bytes(safetensors.numpy.save(kept, facts))
     assert said in refuse(saved, cfg, shapes)
 
 
@@ -201,6 +202,33 @@ def test_damaged_files_are_refused(saved: Path, cfg: Config, shapes: Variables) 
     refuse(saved, cfg, shapes)
     saved.mkdir()
     refuse(saved, cfg, shapes)
+
+
+def test_a_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes: Variables) -> None:
+    header, data = parse(saved)
+    for name in (KERNEL, LAST):
+        flipped = bytearray(data)
+        flipped[header[name]["data_offsets"][0]] ^= 1  # the last bit of a float32
+        rewrite(saved, header, bytes(flipped))
+        assert f"have another SHA-256 than was written, first {name}" in refuse(saved, cfg, shapes)
+    held = header["__metadata__"]
+    facts = {**held, KEY: held[KEY].replace('"seed": 7', '"seed": 3')}
+    assert facts != held
+    rewrite(saved, {**header, "__metadata__": facts}, data)
+    assert f"first {KEY}" in refuse(saved, cfg, shapes)
+    for digests in ("[", "[1]", "{}"):
+        rewrite(saved, {**header, "__metadata__": {**held, native.DIGESTS: digests}}, data)
+        assert "another SHA-256" in refuse(saved, cfg, shapes)
+
+
+def test_a_file_from_before_there_were_digests_is_read(
+    saved: Path, cfg: Config, shapes: Variables
+) -> None:
+    header, data = parse(saved)
+    del header["__metadata__"][native.DIGESTS]
+    rewrite(saved, header, data)
+    _, report = native.load_backbone(saved, fill_variables(shapes, 2), cfg.model)
+    assert not [name for name in report.left_random if name.startswith(native.BACKBONE)]
 
 
 def test_nothing_that_is_not_finite_is_saved(

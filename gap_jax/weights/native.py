@@ -1,7 +1,9 @@
 """Our own weights file: a backbone's parameters and statistics by path, as safetensors."""
 
 import contextlib
+import hashlib
 import importlib.resources
+import json
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +24,7 @@ from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.weights.facts import KEY, Facts, compare, parse_facts
 
 NAMED, SHOWN = 8, 40  # groups of unknown arrays that a line names, and letters of each
+DIGESTS = "sha256"  # in the file's metadata: a JSON object of a digest for each array
 BACKBONE = "backbone/"  # which begins the name of every array
 VARIANCE = "/norm/var"  # which ends that of running variances
 SHIPPED_FOLDER = Path(str(importlib.resources.files("gap_jax.weights")))
@@ -93,7 +96,9 @@ def save_backbone(path: Path, variables: Variables, facts: Facts) -> None:
 def write(path: Path, arrays: dict[str, np.ndarray], facts: Facts) -> None:
     """Writes arrays under our names; equal arrays and facts give equal bytes."""
     _check_values(path, arrays)
-    files.write_atomically(path, safetensors.numpy.save(arrays, {KEY: facts.dump()}))
+    metadata = {KEY: facts.dump()}
+    metadata[DIGESTS] = json.dumps(_digest(metadata, arrays), sort_keys=True)
+    files.write_atomically(path, safetensors.numpy.save(arrays, metadata))
 
 
 def load_backbone(
@@ -118,6 +123,7 @@ def load_backbone(
             }
         _check_forms(source, file, wanted)
         arrays = {name: file.get_tensor(name) for name in wanted}
+        _check_digests(source, file.metadata(), arrays)
     _check_values(source, arrays)
     placed = {
         name: jax.make_array_from_callback(leaf.shape, leaf.sharding, arrays[name].__getitem__)
@@ -205,6 +211,32 @@ def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
             f"{source} does not fit this backbone in {len(misfits)} of {len(wanted)} arrays, first "
             f"where {misfits[0]}; "
             "use the config it was made with or another init.weights"
+        )
+
+
+def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The SHA-256 of the facts' text and of each array's bytes."""
+    contents = {name: values.tobytes() for name, values in arrays.items()}
+    contents[KEY] = metadata[KEY].encode()
+    return {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def _check_digests(
+    source: Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+) -> None:
+    """What was read is what was written; files from before there were digests have none."""
+    if DIGESTS not in metadata:
+        return
+    try:
+        written = dict(json.loads(metadata[DIGESTS]))
+    except (ValueError, TypeError, RecursionError):
+        written = {}
+    found = _digest(metadata, arrays)
+    damaged = [name for name, digest in found.items() if written.get(name) != digest]
+    if damaged:
+        raise CheckpointError(
+            f"{source} is damaged: {len(damaged)} of its arrays have another SHA-256 than was "
+            f"written, first {damaged[0]}; make or copy it again"
         )
 
 
