@@ -108,8 +108,9 @@ def _demonstrate(
             print(f"{data} holds prepared data already")
         else:
             data_command.run(preparing)
-    with clock.stage("check", f"gap_jax data check {data}"):
-        data_command.run(["check", str(data)])
+    checking = ["check", str(data), "--html", str(out / "contact_sheet.html")]
+    with clock.stage("check", f"gap_jax data {' '.join(checking)}"):
+        data_command.run(checking)  # writes nothing into data, which may be read-only
     for head, seed, workdir in runs:
         fields = [f"--config.{each}" for each in (*head.overrides, f"train.seed={seed}")]
         words = [*fields, f"--config.data.root={data}", *overrides]

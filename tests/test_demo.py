@@ -9,7 +9,7 @@ from gap_jax import cli, demo
 from gap_jax.flags import read_config
 from gap_jax.runtime.places import RunDir
 from tests.saved_runs import SMALL
-from tests.tiny_data import prepare_tiny_people
+from tests.tiny_data import names_in, prepare_tiny_people
 
 TINY = [
     f"--config.{each}"
@@ -37,7 +37,10 @@ def test_a_demo_trains_and_reports_and_repeats_nothing(
 ) -> None:
     write_once = functools.cache(demo.write_report)  # a second page would say the same
     monkeypatch.setattr(demo, "write_report", lambda roots, *rest: write_once(tuple(roots), *rest))
+    before = names_in(folder / "people")
     printed = run_demo(folder, capsys)
+    assert names_in(folder / "people") == before  # they may be read-only
+    assert (folder / "runs" / "contact_sheet.html").is_file()
     run = RunDir(folder / "runs" / "gap_pose")
     assert (folder / "runs" / "report-quick.html").stat().st_size > 0
     for stage in ("[1/4] draw and", "[2/4] check", "[3/4] train gap_pose", "[4/4] report"):

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import json
 import math
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,14 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines import loader
+from data_pipelines import files, loader
 from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
 from data_pipelines.example import HostBatch
 from data_pipelines.manifest import describe_skipped
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
-from gap_jax.errors import ConfigError, DataError
+from gap_jax.errors import CannotWrite, ConfigError, DataError
 from gap_jax.evaluation import evaluate
 from gap_jax.explain.artefact import Opened, open_model, open_weights
 from gap_jax.flags import read_config
@@ -29,8 +30,8 @@ from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.places import RunDir
 
 DESCRIPTION = """Scores every image of a split, whatever eval.max_examples says, with the average of
-the parameters where the run keeps one. The last line printed is one JSON object; of a run, the
-scores and a table of the classes are written under RUN/eval."""
+the parameters where the run keeps one. The last line printed is one JSON object. The scores and a
+table of the classes are written to --out, or of a run under RUN/eval where that can be written."""
 
 
 def run(
@@ -68,6 +69,10 @@ def run(
         help="average over mirrored crops too; default: the run's data.eval_flip",
     )  # fmt: skip
     parser.add_argument("--data", type=Path, metavar="DIR", help="where the run's data lie now")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR",
+        help="new folder for the scores and the table; default: of a run, one under RUN/eval",
+    )  # fmt: skip
     options = parse(parser, words)
     with borrowed(options.model, gang) as place:
         options.model = place.folder
@@ -87,6 +92,12 @@ def _evaluate(options: argparse.Namespace, gang: Gang, tell: Callable[[str], str
     cfg = dataclasses.replace(opened.cfg, data=views)
     protocol = evaluate.Protocol.of(cfg)
     opened = dataclasses.replace(opened, cfg=cfg)
+    default = None
+    if options.config is None and not opened.is_exported:
+        default = RunDir(opened.source).scores(split, origin.step)
+        if views != trained_on:
+            default = default.with_name(f"{default.name}-{protocol.views}")
+    is_kept = gang.share("out", lambda: _can_keep(options.out, default, tell))
     scores, summary = score_split(opened, split, options.data, gang)
     if not gang.is_first:
         return
@@ -96,13 +107,34 @@ def _evaluate(options: argparse.Namespace, gang: Gang, tell: Callable[[str], str
         f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
         f"{split}{skipped and f'; {skipped}'}"
     )
-    if options.config is None and not opened.is_exported:
-        folder = RunDir(opened.source).scores(split, origin.step)
-        if views != trained_on:
-            folder = folder.with_name(f"{folder.name}-{protocol.views}")
-        evaluate.store(folder, scores, summary, opened.classes, protocol)
-        print(f"scores, metrics and classes are in {tell(str(folder))}")
-    print(json.dumps(summary, allow_nan=False))
+    folder = options.out or default
+    try:
+        if is_kept and folder is not None:
+            evaluate.store(folder, scores, summary, opened.classes, protocol)
+            print(f"scores, metrics and classes are in {tell(str(folder))}")
+    finally:  # also where the disk is full by now
+        print(json.dumps(summary, allow_nan=False))
+
+
+def _can_keep(out: Path | None, default: Path | None, tell: Callable[[str], str]) -> bool:
+    """Whether scores can be written; tried before scoring. An `out` that cannot be is refused."""
+    if out is not None:
+        if out.exists():
+            raise CannotWrite(f"{out} exists already and stays untouched; choose another --out")
+        _try_to_write(out.parent)
+    elif default is not None:
+        try:
+            _try_to_write(default.parent)
+        except CannotWrite as refusal:
+            print(f"warning: the scores will not be kept ({tell(str(refusal))}), or set --out DIR")
+            return False
+    return True
+
+
+def _try_to_write(folder: Path) -> None:
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _open(options: argparse.Namespace) -> Opened:

@@ -1,0 +1,44 @@
+"""Where `gap_jax evaluate` writes its scores, and what it prints where it cannot."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gap_jax import cli
+from gap_jax.evaluation import evaluate
+from tests.saved_runs import prepare_run
+from tests.saved_states import plan_fault
+from tests.tiny_data import SIZES, names_in
+
+
+def test_a_run_that_cannot_be_written_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder of evaluations is a file, as the tests may run as root."""
+    run, _ = prepare_run(tmp_path, steps={2: 0.5})
+    (run / "eval").write_text("")
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("warning: the scores will not be kept (cannot write ")
+    assert json.loads(said[-1])["examples"] == SIZES["val"]
+
+    out = tmp_path / "deep" / "out"
+    command = ["evaluate", str(run), "--out", str(out)]
+    with monkeypatch.context() as patch:
+        plan_fault(patch, "files.before_rename:enospc")
+        assert cli.main(command) == 73
+    printed = capsys.readouterr()
+    assert "no room to write" in printed.err and printed.out.splitlines()[-1] == said[-1]
+
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == said[-1] and f"are in {out}" in lines[-2]
+    assert names_in(out) == ["metrics.json", "per_class.csv", "scores.npz"]
+
+    monkeypatch.setattr(evaluate, "score", pytest.fail)  # what follows is refused before it
+    for taken in (out, run / "eval" / "out"):
+        assert cli.main(["evaluate", str(run), "--out", str(taken)]) == 73
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
