@@ -99,8 +99,8 @@ class Run:
 
     def between(self, state: TrainState, step: int) -> None:
         """After `step` updates: evaluates and saves where that is due, and stops if told to."""
-        is_last = step == self.cfg.train.steps
-        if (is_last or _divides(self.cfg.eval.every_steps, step)) and step not in self.history:
+        is_due = self.is_over(step) or _divides(self.cfg.eval.every_steps, step)
+        if is_due and step not in self.history:
             self._evaluate(state, step)
         stopping = self.watch.is_stopping()
         is_best = step in self.history and not self._evals_without_gain
@@ -165,6 +165,7 @@ class Run:
             "fingerprint": self.data.fingerprint,
             "metrics": self.history.get(step, {}),
             "history": list(self.history.items()),
+            "window": self.reporter.dump_window(),
         }
 
 

@@ -93,7 +93,7 @@ def _go_on(
             after_save=place.push,
         ) as checkpoints,
     ):
-        state, history, groups = _open_state(setup, checkpoints, announcer)
+        state, facts, groups = _open_state(setup, checkpoints, announcer)
         start = int(state.step)
         if opening.lost_step is not None:
             announcer.warn(
@@ -108,9 +108,11 @@ def _go_on(
             start_step=start,
             devices=setup.mesh.size,
             weights_loaded=start > 0 or any(group.loaded for group in groups),
+            window=facts.get("window", {}),
             open_board=None if gang.is_first else Silence,
         )
         with reporter:
+            history = dict(facts.get("history", ()))
             run = Run(
                 cfg, data, setup, folder, gang, announcer, checkpoints, reporter, watch, history
             )
@@ -168,12 +170,12 @@ def _hold(folder: RunDir, held: ExitStack) -> None:
 
 def _open_state(
     setup: Setup, checkpoints: Checkpoints, announcer: Announcer
-) -> tuple[TrainState, dict[int, dict[str, Any]], tuple[ParameterGroup, ...]]:
-    """The newest good state and the evaluations up to it, or a fresh one from `init.weights`."""
+) -> tuple[TrainState, dict[str, Any], tuple[ParameterGroup, ...]]:
+    """The newest good state and its metadata, or a fresh one from `init.weights`."""
     restored = checkpoints.resume(setup.target)
     if restored is not None:
         groups = _count_parameters(restored.state.variables, loaded=())
-        return restored.state, dict(restored.facts["history"]), groups
+        return restored.state, restored.facts, groups
     variables = setup.initial_variables()
     source = native.resolve_weights(setup.cfg.init, announcer.warn)
     loaded: tuple[str, ...] = ()

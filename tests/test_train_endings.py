@@ -1,5 +1,6 @@
 """A whole run in this process: it stops where evaluations gain nothing, and leaves what it owes."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -16,12 +17,13 @@ from gap_jax.runtime.profiling import Profile
 from gap_jax.train import train
 from tests.campaigns.cases import list_files
 from tests.saved_runs import tiny_config
+from tests.test_reporting import without_rates
 from tests.tiny_data import prepare_tiny_people
 
 STANDING_STILL = (
     "model.stage=1", "init.weights=", "init.allow_random=True", "optim.learning_rate=1e-30",
     "optim.warmup_steps=0", "train.steps=20", "eval.every_steps=2", "checkpoint.every_steps=5",
-    "train.early_stop_evals=2", "eval.max_examples=2",
+    "train.early_stop_evals=2", "eval.max_examples=2", "train.log_every_steps=3",
     "runtime.profile_start_step=3", "runtime.profile_steps=2",
 )  # fmt: skip
 
@@ -91,9 +93,22 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     assert "the run was complete at step 6, but that checkpoint is no longer usable" in said
     assert "training goes on from step 5" in said
     assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
+    rows = [without_rates(run.metrics) for run in (stopped, broken)]
+    assert rows[0] == rows[1]
     digests = [steps.read_record(run.checkpoints / "6").leaves for run in (stopped, broken)]
     assert digests[0] == digests[1]
     assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
+
+
+def test_less_patience_stops_where_a_run_resumes(stopped: RunDir, tmp_path: Path) -> None:
+    """Its checkpoint of step 5 was not evaluated, and the ending needs an evaluation."""
+    earlier = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+    shutil.rmtree(earlier.checkpoints / "6")
+    cfg = rundir.load_config(earlier)
+    impatient = dataclasses.replace(cfg.train, early_stop_evals=1)
+    line = train(dataclasses.replace(cfg, train=impatient), earlier.root)
+    assert json.loads(earlier.manifest.read_text("utf-8"))["completed_step"] == 5
+    assert json.loads(line) == dict(_read_history(stopped))[6]  # of the same parameters
 
 
 def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:

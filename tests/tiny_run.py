@@ -86,14 +86,19 @@ def train(
     clock: Clock | None = None,
     data: Manifest | None = None,
     changes: Mapping[int, Mapping[str, float]] = {},
+    windows: dict[int, Any] | None = None,
 ) -> RunDir:
-    """Steps `first`..`last` of 1 s each, 0.25 s of which wait for data, and 3 s of compiling."""
+    """Steps `first`..`last` of 1 s each, 0.25 s of which wait for data, and 3 s of compiling.
+
+    `windows` is what checkpoints keep of each step's window.
+    """
+    windows = {} if windows is None else windows
     run, clock = RunDir(folder), clock or Clock()
     with (
         Announcer(run, console or Recorder()) as announcer,
         Reporter(
             announcer, run, cfg or config(), data or people(), start_step=first - 1, devices=2,
-            clock=clock, open_board=board or Recorder(),
+            clock=clock, open_board=board or Recorder(), window=windows.get(first - 1, {}),
         ) as reporter,
     ):  # fmt: skip
         with reporter.timing("compile"):
@@ -104,6 +109,7 @@ def train(
             clock.now += 0.75
             metrics = {**METRICS, "loss": 1 / step, **changes.get(step, {})}
             reporter.step(step, metrics, ids_of(step))
+            windows[step] = json.loads(json.dumps(reporter.dump_window(), allow_nan=False))
             if step % 10 == 0:
                 with reporter.timing("eval"):
                     clock.now += 2

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from data_pipelines import files
 
@@ -81,20 +81,40 @@ def encode_row(row: Mapping[str, Any]) -> str:
     return json.dumps(content, allow_nan=False)
 
 
-def cut_after(path: Path, step: int) -> int:
-    """Drops rows of steps beyond `step`, and torn ones, from a file of rows; tells how many."""
+class Cut(NamedTuple):
+    """How many rows were dropped: of later steps, and torn or otherwise damaged ones."""
+
+    beyond: int
+    damaged: int
+
+
+def cut_after(path: Path, step: int) -> Cut:
+    """Drops rows of steps beyond `step`, and damaged ones, from a file of rows."""
+    if not path.exists():
+        return Cut(0, 0)
+    with files.writing(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    found = [(_read_step(line), line) for line in lines]
+    kept = [line for at, line in found if at is not None and at <= step]
+    if len(kept) < len(lines):
+        files.write_atomically(path, b"".join(kept))
+    damaged = sum(at is None for at, _ in found)
+    return Cut(len(lines) - len(kept) - damaged, damaged)
+
+
+def count_steps(path: Path) -> int:
+    """How many steps have a row in a file of rows."""
     if not path.exists():
         return 0
     with files.writing(path):
         lines = path.read_bytes().splitlines(keepends=True)
-    kept = [line for line in lines if _is_row_up_to(step, line)]
-    if len(kept) < len(lines):
-        files.write_atomically(path, b"".join(kept))
-    return len(lines) - len(kept)
+    return len({_read_step(line) for line in lines} - {None})
 
 
-def _is_row_up_to(step: int, line: bytes) -> bool:
+def _read_step(line: bytes) -> int | None:
+    """The step of a whole row; None of a damaged one."""
     try:
-        return line.endswith(b"\n") and json.loads(line)["step"] <= step
+        step = json.loads(line)["step"] if line.endswith(b"\n") else None
     except (ValueError, TypeError, KeyError):
-        return False
+        return None
+    return step if isinstance(step, int) else None

@@ -6,7 +6,7 @@
 
 import hashlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import SupportsFloat
 
@@ -18,7 +18,7 @@ from gap_jax.config import Config
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.announcer import Announcer
 from gap_jax.runtime.reporting.chance import ChanceWatch, chance_level, remedies
-from gap_jax.runtime.reporting.journal import Journal, cut_after, encode_row
+from gap_jax.runtime.reporting.journal import Cut, Journal, count_steps, cut_after, encode_row
 from gap_jax.runtime.reporting.progress import Pace, Progress, number
 from gap_jax.runtime.reporting.writers import Background, Sink, TensorBoard
 
@@ -31,7 +31,10 @@ Numbers = Mapping[str, SupportsFloat]
 
 
 class Reporter(AbstractContextManager["Reporter"]):
-    """The numbers of a run from `start_step` on; earlier attempts' later rows are dropped."""
+    """The numbers of a run from `start_step` on; earlier attempts' later rows are dropped.
+
+    `window` is that of `dump_window` at that step: the next row is then as in an unbroken run.
+    """
 
     def __init__(
         self,
@@ -43,6 +46,7 @@ class Reporter(AbstractContextManager["Reporter"]):
         start_step: int = 0,
         devices: int = 1,
         weights_loaded: bool = False,
+        window: Mapping[str, Sequence[str]] = {},
         clock: Callable[[], float] = time.monotonic,
         open_board: Callable[[], Sink[Row]] | None = None,
     ) -> None:
@@ -54,11 +58,19 @@ class Reporter(AbstractContextManager["Reporter"]):
         self._images = split.examples
         self._watch = ChanceWatch(chance_level(split, data.label_kind, cfg.train), cfg.train)
         self._remedies = remedies(cfg, split, weights_loaded=weights_loaded)
-        self._window: list[dict[str, float]] = []
+        columns = {name: map(float.fromhex, values) for name, values in window.items()}
+        self._window = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
         self._row: Row = {}
         for path in (run.metrics, run.ledger):
-            if dropped := cut_after(path, start_step):
-                announcer.say(f"{path.name}: dropped {dropped:,} rows beyond step {start_step:,}")
+            self._describe_cut(path.name, cut_after(path, start_step), start_step)
+        kept = count_steps(run.ledger)
+        if kept < start_step:
+            announcer.warn(
+                f"{run.ledger.name} lacks {start_step - kept:,} of the {start_step:,} steps before "
+                "this start"
+            )
         self._metrics = Journal(run.metrics, announcer.warn)
         self._ledger = Journal(run.ledger, announcer.warn)
         open_board = open_board or (lambda: TensorBoard(run.tensorboard, start_step))
@@ -99,6 +111,11 @@ class Reporter(AbstractContextManager["Reporter"]):
         place = f"{split} step={step}/{self._train.steps}"
         self._announcer.say(" ".join([place, *words, *["best"] * is_best]))
 
+    def dump_window(self) -> dict[str, list[str]]:
+        """The exact numbers of the steps since the last row, for a checkpoint."""
+        names = self._window[0] if self._window else ()
+        return {name: [values[name].hex() for values in self._window] for name in names}
+
     def close(self) -> None:
         """Says where the time went and ends every writer."""
         self._announcer.say(self._pace.summary())
@@ -108,6 +125,12 @@ class Reporter(AbstractContextManager["Reporter"]):
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+    def _describe_cut(self, name: str, cut: Cut, step: int) -> None:
+        if cut.beyond:
+            self._announcer.say(f"{name}: dropped {cut.beyond:,} rows beyond step {step:,}")
+        if cut.damaged:
+            self._announcer.say(f"{name}: dropped {cut.damaged:,} damaged rows")
 
     def _end_window(self, step: int) -> Row:
         """Means over the steps since the last row, of which there are `steps`."""
