@@ -1,5 +1,7 @@
 """Every test runs with shape-checked arrays, parsed flags and eight fake devices.
 
+On the CPU XLA generates code without optimisation: a test compiles more than it computes.
+
 With JAX_PLATFORMS=cuda those marked `gpu` run, and only they.
 """
 
@@ -8,6 +10,8 @@ from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
 
 from jaxtyping import install_import_hook
 
