@@ -11,8 +11,12 @@ import jax.numpy as jnp
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
+from benchmarks.__main__ import main
+from benchmarks.scaling import page
 from benchmarks.scaling.collectives import Collective, compile_step, find_collectives
-from benchmarks.scaling.page import H100, INFINIBAND, NVLINK, Row, configure, judge, strong_steps
+from benchmarks.scaling.page import H100, INFINIBAND, NVLINK, Row, judge, strong_steps
+from gap_jax.config import Config
+from gap_jax.learning.setup import Setup
 from tests.tiny_training import ROOT
 
 
@@ -34,11 +38,29 @@ def test_efficiencies_by_hand() -> None:
     assert steps[1] == H100.step_ms(128) and steps[8] == pytest.approx(22.3 + 0.2 * 5.05)
 
 
-def test_collectives_of_a_real_step_are_found_and_counted() -> None:
+def test_collectives_of_a_real_step_are_found_counted_and_printed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A sum over devices that somebody adds is one more; with fsdp parameters are gathered."""
-    _, data_parallel = compile_step(configure(1, full=False))
+    compiled: list[tuple[Setup, list[Collective]]] = []
+
+    def keep(cfg: Config) -> tuple[Setup, list[Collective]]:
+        compiled.append(compile_step(cfg))
+        return compiled[-1]
+
+    monkeypatch.setattr(page, "compile_step", keep)
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "scaling"])
+    main()
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
+    assert os.environ["XLA_FLAGS"] == "--xla_force_host_platform_device_count=8"
+    printed = capsys.readouterr().out
+    assert "mesh of data 4 x fsdp 2:" in printed and "Simulated, no row was measured" in printed
+    assert printed.count("| 8 H100, NVLink in one host |") == 2
+
+    (_, data_parallel), (setup, spread) = compiled
     assert {each.name for each in data_parallel} == {"all-reduce"} and not judge(data_parallel)
-    setup, spread = compile_step(configure(2, full=False))
     assert {each.name for each in spread} >= {"all-gather", "all-reduce"}
     assert any("all-gather" in fault for fault in judge(spread))
 
@@ -62,13 +84,6 @@ def test_more_than_merging_explains_is_a_fault() -> None:
     assert not judge([one, many, many, one])
 
 
-def test_the_command_prints_its_page() -> None:
-    environment = {**os.environ, "XLA_FLAGS": ""}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks", "scaling"],
-        cwd=ROOT, env=environment, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert "mesh of data 4 x fsdp 2:" in done.stdout and "Simulated, no row was measured" in (
-        done.stdout
-    )
-    assert done.stdout.count("| 8 H100, NVLink in one host |") == 2
+def test_the_command_line_chooses_devices_before_jax_starts() -> None:
+    program = "import sys, benchmarks.__main__; sys.exit('jax' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)
