@@ -97,7 +97,7 @@ def ask_ours(network: Network, image: Float[np.ndarray, "1 h w 3"]) -> Answer:
     def apply(state: nnx.State, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         ours = nnx.merge(graph, state)
         features = ours.backbone(image, train=False)
-        return features, ours.pooling(features)
+        return features, ours.pooling(features, keys=None)
 
     features, logits = jax.jit(apply, compiler_options=UNOPTIMISED)(state, image)
     return Answer(np.asarray(features), np.asarray(logits))
