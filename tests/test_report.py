@@ -82,6 +82,7 @@ def test_the_page_is_whole_in_itself(page: tuple[Reader, Comparison, str]) -> No
     assert all(image["alt"] for image in found.images)
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
     assert "http://" not in text.replace("http-equiv", "") and "url(" not in text
+    assert "no-repeat local" in text  # the shade that shows where a table goes on
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     assert text.count("<svg viewBox") == 2 + 2 and text.count("<desc ") == 2
     assert len(text) < 2**20
@@ -107,6 +108,8 @@ def test_the_page_tells_what_was_found(page: tuple[Reader, Comparison, str]) -> 
     assert "GAP-CNN (T=2) + pose minus mean pooling" in told
     assert "h is constant: no number" in told and "6 images whose masks reach" in told
     assert "model.pooling gap mean gap" in told
+    assert "highest mAP %" in told and "10.0 at 10, 10.0 at 10" in told
+    assert "a small test set overstates" in told
     assert "has not ended: its numbers are of step 20 of 495" in told
     assert "no pose branch" in told and "what 1 stands for: mean pooling, bottom-up" in told
     assert told.count("mean pooling says") == 6

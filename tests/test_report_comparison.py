@@ -95,7 +95,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_method(
     assert judge(found.differences[0].mean_ap) == "higher"
     ((_, cells),) = tables.list_results(dataclasses.replace(found, methods=(second,))).rows
     assert cells[2].text.endswith(f"(deviation {100 * np.std(each, ddof=1):.1f})")
-    assert [cell.text for cell in cells[3:]] == [f"{second.parameters:,}", "7", "0, 1, 2"]
+    assert [cell.text for cell in cells[4:]] == [f"{second.parameters:,}", "7", "0, 1, 2"]
 
 
 def test_the_same_run_twice_is_refused() -> None:
@@ -116,6 +116,16 @@ def test_the_same_run_twice_is_refused() -> None:
 )
 def test_every_pooling_has_its_name(parts: str, name: str) -> None:
     assert name in [each.name for each in compare([run_of(0.2, parts=parts), run_of(0.3)]).methods]
+
+
+def test_the_highest_map_stands_beside_the_last() -> None:
+    course = [(5, 0.25), (10, 0.75), (15, 0.75), (20, None)]
+    rows = [{"step": step, "val/mAP": score} for step, score in course]
+    run = make_run(guess(LABELS, 3, skill=1.0), rows=(*rows, {"step": 20}))
+    ((_, cells),) = tables.list_results(compare([run])).rows
+    assert cells[2].text == "75.0 at 10"
+    ((_, cells),) = tables.list_results(compare([run_of(1.0)])).rows
+    assert cells[2].text == tables.UNKNOWN
 
 
 def test_methods_that_are_called_alike_are_told_apart() -> None:

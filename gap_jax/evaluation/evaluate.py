@@ -112,8 +112,8 @@ def summarise(
     """The numbers of an evaluation by a protocol, which they name, as JSON can hold them.
 
     `classes` without a positive are in no mean, and `skipped_classes` counts them; `ci95` is the
-    95 % interval of mAP over images drawn anew; accuracies are None where labels are several, and
-    `top5` where there are not more than five classes.
+    95 % interval of mAP over test sets of this size (docs/method.md); accuracies are None where
+    labels are several, and `top5` where there are not more than five classes.
     """
     ranked, labels = protocol.rank(scores)
     precision = metrics.mean_average_precision(ranked, labels, protocol.rule)

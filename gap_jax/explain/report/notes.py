@@ -54,13 +54,15 @@ def on_results(methods: Sequence[Method]) -> str:
     text = (
         f"mAP: average precision by the rule {protocol.rule}, images ranked by {protocol.ranking}, "
         f"on the view {protocol.views}. "
-        "Each run\u2019s last evaluation, whatever it scored. Intervals hold 95 % of what test "
-        "sets of this size, drawn anew, would give (1,000 resamples of the images); "
+        "Each run\u2019s last evaluation, whatever it scored; the highest of all its evaluations "
+        "was chosen on these images and flatters the run. Intervals hold 95 % of what test sets of "
+        "this size, drawn anew, would give (1,000 resamples of the images). They often miss the "
+        "mAP of all images there could be, which a small test set overstates (docs/method.md). "
     )
     if all(len(method.runs) == 1 for method in methods):
-        return text + "how far other seeds would move a number, one run each cannot tell."
+        return text + "How far other seeds would move a number, one run each cannot tell."
     return text + (
-        "runs that differ in their seed alone are one row: the mean over seeds, its interval over "
+        "Runs that differ in their seed alone are one row: the mean over seeds, its interval over "
         "images, and how the seeds spread."
     )
 

@@ -43,7 +43,8 @@ class Table:
 def list_results(comparison: Comparison) -> Table:
     """What each method scores."""
     has_seeds = any(len(method.runs) > 1 for method in comparison.methods)
-    names = ["mAP %", "accuracy %", *["mAP by seed"] * has_seeds, "parameters", "steps", "seed"]
+    names = ["mAP %", "accuracy %", *["mAP by seed"] * has_seeds]
+    names += ["highest mAP %", "parameters", "steps", "seed"]
     return Table(
         "Results of each method, in percent with 95 % intervals",
         [Column("method"), *map(Column, names)],
@@ -60,11 +61,22 @@ def _result(method: Method, has_seeds: bool) -> list[Cell]:
         percent(method.mean_ap.interval),
         percent(method.accuracy.interval) if method.accuracy else UNKNOWN,
         *[each] * has_seeds,
+        ", ".join(map(_highest, method.runs)),
         f"{method.parameters:,}",
         ", ".join(f"{step:,}" for step in steps),
         ", ".join(str(run.seed) for run in method.runs),
     ]
     return [Cell(text) for text in cells]
+
+
+def _highest(run: Run) -> str:
+    """The highest mAP of all evaluations of a run, and its step."""
+    name = f"{run.split}/mAP"
+    scores = [(row[name], -row["step"]) for row in run.rows if row.get(name) is not None]
+    if not scores:
+        return UNKNOWN
+    score, step = max(scores)
+    return f"{100 * score:.1f} at {-step:,}"
 
 
 def list_differences(comparison: Comparison) -> Table:
