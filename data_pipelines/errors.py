@@ -22,6 +22,12 @@ class DataError(Refusal):
     exit_code = 65
 
 
+class WorkerLost(Refusal):
+    """A process that decodes images was killed; the same command goes on."""
+
+    exit_code = 76
+
+
 class CannotWrite(Refusal):
     """A disk that is full or read-only, or a place that is already taken."""
 

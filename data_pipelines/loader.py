@@ -25,7 +25,7 @@ from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch, LabelKind
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, begin, evaluation_views
-from data_pipelines.workers import BUFFERED_BATCHES, ImageBlocks, start_worker
+from data_pipelines.workers import BUFFERED_BATCHES, ImageBlocks, refuse_lost_worker, start_worker
 
 EPOCHS = 2**32  # endless; Grain's own endlessness overflows in batches of one row
 MOST_THREADS = 8  # beyond these, Python's lock eats what another decoding thread adds
@@ -62,8 +62,9 @@ class Batches(Iterator[HostBatch]):
             if self._blocks is None or address is None:
                 return batch
             return batch._replace(image=self._blocks.copy_out(address))
-        except BaseException:
+        except BaseException as error:
             self.close()
+            refuse_lost_worker(error)
             raise
 
     def close(self) -> None:

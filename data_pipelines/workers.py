@@ -14,12 +14,13 @@ from typing import cast
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.errors import ConfigError, WorkerLost
 
 BUFFERED_BATCHES = 1  # finished batches that may wait in each worker
 SHARED_MEMORY = Path("/dev") / "shm"
 BLOCKS_EACH = 2 * BUFFERED_BATCHES + 3  # filling, queued, fetched, queued again, copied out
 _FREE, _FILLED = 0, 1
+_WORKER_ENDED = "Worker process was terminated unexpectedly"
 
 _worker = 0  # which of the workers this process is
 
@@ -41,6 +42,16 @@ def _die_with_parent() -> None:
         os._exit(1)
 
 
+def refuse_lost_worker(error: BaseException) -> None:
+    """Raises WorkerLost if `error` is Grain's of a worker that was killed."""
+    reason = str(error).partition(". ")[0]
+    if isinstance(error, RuntimeError) and reason.startswith(_WORKER_ENDED):
+        raise WorkerLost(
+            f"a data worker was killed ({reason}), perhaps for want of memory; start the same "
+            "command again, or use fewer data.workers"
+        ) from error
+
+
 class ImageBlocks:
     """Shared memory that workers fill with images, their parent copies out, and both use again.
 
@@ -52,10 +63,16 @@ class ImageBlocks:
         self._shape = shape
         size = math.prod(shape) + 1
         _check_room(workers, workers * BLOCKS_EACH * size)
-        self._blocks = [
-            [SharedMemory(create=True, size=size) for _ in range(BLOCKS_EACH)]
-            for _ in range(workers)
-        ]
+        self._blocks: list[list[SharedMemory]] = [[] for _ in range(workers)]
+        try:
+            for each in self._blocks:
+                each.extend(SharedMemory(create=True, size=size) for _ in range(BLOCKS_EACH))
+        except OSError as error:
+            self.close()
+            raise ConfigError(
+                f"data.workers={workers} needs shared memory, which cannot be made in "
+                f"{SHARED_MEMORY} ({error.strerror or error}); use data.workers=0 or mend it"
+            ) from error
 
     def find_free(self) -> tuple[int, int] | None:
         """In a worker: the address of a block that nobody needs any more, if there is one."""

@@ -1,5 +1,6 @@
 """Worker processes change no byte, ignore the terminal, touch no backend and leave nothing."""
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -7,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
 import grain
@@ -15,7 +17,7 @@ import pytest
 from loader_data import ASKED, WatchedRows, assert_same, config, digest, photo, store, take
 
 from data_pipelines import loader, workers
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.errors import ConfigError, DataError, WorkerLost
 from data_pipelines.example import HostBatch
 from data_pipelines.loader import Batches, Place, Rows, training_batches
 from data_pipelines.workers import BLOCKS_EACH, SHARED_MEMORY, ImageBlocks
@@ -124,6 +126,43 @@ def test_images_without_a_free_block_travel_with_their_batch(tmp_path: Path) -> 
     source = grain.MapDataset.source([elements[0], elements[-1]])
     lent, sent = take(Batches(source.to_iter_dataset(), blocks), 2)
     assert_same([lent], [sent])
+
+
+@pytest.mark.timeout(60)
+def test_a_killed_worker_ends_the_batches_in_one_line(tmp_path: Path) -> None:
+    stated = store(tmp_path, 30)
+    before = shared_memory()
+    batches = training_batches(config(tmp_path, workers=2), stated, **ASKED)
+    next(batches)
+    victim = multiprocessing.active_children()[0].pid
+    assert victim is not None
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(
+        WorkerLost, match=r"^a data worker was killed \(.* exit code -9\), .*"
+    ) as lost:
+        take(batches, 20)
+    assert (lost.value.exit_code, len(str(lost.value).splitlines())) == (76, 1)
+    assert not multiprocessing.active_children()
+    assert shared_memory() <= before
+
+
+def test_shared_memory_that_cannot_be_written_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[SharedMemory] = []
+
+    def make(*, create: bool, size: int) -> SharedMemory:
+        if len(made) == 3:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        made.append(SharedMemory(create=create, size=size))
+        return made[-1]
+
+    stated, before = store(tmp_path, 9), shared_memory()
+    monkeypatch.setattr(workers, "SharedMemory", make)
+    said = r"^data.workers=2 needs shared memory, .* \(Read-only file system\); use data.workers=0"
+    with pytest.raises(ConfigError, match=said):
+        training_batches(config(tmp_path, workers=2), stated, **ASKED)
+    assert shared_memory() <= before
 
 
 def test_too_little_shared_memory_is_refused(

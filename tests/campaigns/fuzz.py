@@ -165,15 +165,16 @@ def render(verdicts: Sequence[Verdict], command: str) -> str:
     """A row for each kind of file, and what was run where."""
     rows = [(kind, [each for each in verdicts if each.kind == kind]) for kind in ORIGINALS]
     judge = "OpenCV's libjpeg and djpeg" if shutil.which("djpeg") else "OpenCV's libjpeg"
+    peak_mib = max(each.peak_mib for each in verdicts)
     return "\n".join(
         [
             describe(command, sum(each.seconds for each in verdicts)),
             "",
-            f"Judges: binascii for the CRCs of PNGs, {judge} for the warnings of JPEGs.",
+            f"Judges: binascii for the CRCs of PNGs, {judge} for the warnings of JPEGs. The "
+            f"process took at most {peak_mib:,.0f} MiB, with all that it imports.",
             "",
-            "| file | mutated | refused | accepted | accepted though damaged | crashes "
-            "| slowest | most memory |",
-            "|---|---|---|---|---|---|---|---|",
+            "| file | mutated | refused | accepted | accepted though damaged | crashes | slowest |",
+            "|---|---|---|---|---|---|---|",
             *(f"| {kind} | {_count(found)} |" for kind, found in rows if found),
             f"| all | {_count(verdicts)} |",
         ]
@@ -181,15 +182,11 @@ def render(verdicts: Sequence[Verdict], command: str) -> str:
 
 
 def _count(found: Sequence[Verdict]) -> str:
-    refused, accepted, crashed = (
-        sum(each.outcome == outcome for each in found) for outcome in OUTCOMES
-    )
+    ended = [sum(each.outcome == outcome for each in found) for outcome in OUTCOMES]
     damaged = sum(bool(each.damage) for each in found)
-    numbers = (len(found), refused, accepted, damaged, crashed)
-    slowest, peak = max(each.seconds for each in found), max(each.peak_mib for each in found)
-    return " | ".join(
-        [*(f"{number:,}" for number in numbers), f"{slowest:.2f} s", f"{peak:,.0f} MiB"]
-    )
+    refused, accepted, crashed = (f"{count:,}" for count in ended)
+    slowest = f"{max(each.seconds for each in found):.1f} s"
+    return " | ".join([f"{len(found):,}", refused, accepted, f"{damaged:,}", crashed, slowest])
 
 
 if __name__ == "__main__":
