@@ -4,13 +4,14 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check faults parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
+.PHONY: help demo test check faults commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
 	@echo "make test       the test suite"
 	@echo "make check      format, lint, types, security gate"
 	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
+	@echo "make commands   run every command where it cannot read or write, and end it by signals"
 	@echo "make parity     ask other libraries' networks, where installed, whether ours say the same"
 	@echo "make learnability  train every pooling for 20 steps, into docs/learnability.md"
 	@echo "make roundtrips convert files that other libraries write, and compare to the bit"
@@ -51,6 +52,9 @@ faults: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out $(FOUND)/gangs
 	$(BIN)/python -m tests.campaigns.gang_meshes --out $(FOUND)/meshes
 	$(BIN)/python -m tests.campaigns.gang_evaluation --out $(FOUND)/evaluation
+
+commands: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.commands --instants 10 --seed 0 --out build/commands/$(shell git rev-parse --short HEAD)
 
 parity: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.parity

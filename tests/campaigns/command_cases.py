@@ -1,0 +1,215 @@
+"""Runs one command where it cannot read or write, or ends it by a signal, and judges its end."""
+
+import contextlib
+import dataclasses
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tests.tiny_training import ROOT, SPEC, overrides
+
+DOCUMENTED = (0, 64, 65, 66, 73, 75, 77)
+NOBODY = 65534
+LONGEST_S = 600
+FILE_LIMIT = 1000  # bytes of the largest file, which stands for a full disk
+LONG_NAME = "x" * 300
+TRACES = ("Traceback", "Exception ignored", "Fatal Python error")
+
+# {work} is an empty folder, {run} a trained run, {data} what it was trained on
+COMMANDS: Mapping[str, str] = {
+    "--version": "--version",
+    "--help": "--help",
+    "config show": "config show {config}",
+    "config explain": "config explain {config}",
+    "config diff": "config diff {config}",
+    "weights list": "weights list",
+    "weights convert": "weights convert {run} {work}/backbone.safetensors",
+    "data prepare": "data prepare people --train=8 --val=4 --test=0 --out={work}/people",
+    "data check": "data check {data} --html={work}/sheet.html",
+    "data show": "data show {data} --config={config} --html={work}/batch.html {fields}",
+    "train": "train --config={config} --workdir={work}/run {fields}",
+    "train --mode=evaluate": "train --mode=evaluate --config={config} --workdir={run} {fields}",
+    "evaluate": "evaluate {run} --data={data}",
+    "report": "report {run} --data={data} --out={work}/page.html",
+    "export": "export {run} --out={work}/export",
+    "demo": "demo --quick --out={work}/demo --data={data} {fields}",
+}
+SIGNALS = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT, "SIGHUP": signal.SIGHUP}
+PLACES = (
+    "reads another user's folder", "writes another user's folder", "read-only folder",
+    "full disk", "full stdout", "closed stdout", "closed pipe",
+    "reads a 300-character name", "writes a 300-character name",
+)  # fmt: skip
+
+
+class Case(NamedTuple):
+    """A command in a situation; a signal is sent at this share of its undisturbed time."""
+
+    command: str
+    situation: str
+    instant: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """Tells the case from all others."""
+        return f"{self.command}, {self.situation}, {self.instant:.4f}"
+
+
+class Verdict(NamedTuple):
+    """How a case ended; `fault` is empty where it kept its promise."""
+
+    name: str
+    command: str
+    situation: str
+    code: int
+    fault: str
+    seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """What all cases read; `seconds` is how long each command takes undisturbed."""
+
+    root: Path
+    seconds: Mapping[str, float]
+
+    def words(self, command: str, work: Path, inputs: Path) -> list[str]:
+        """A command's words, with its own copy of what it reads."""
+        data = inputs / "data"
+        fields = " ".join(overrides(data))
+        config = ROOT / SPEC
+        filled = COMMANDS[command].format(
+            work=work, run=inputs / "run", data=data, config=config, fields=fields
+        )
+        return [sys.executable, "-m", "gap_jax", *filled.split()]
+
+
+def draw_cases(instants: int, seed: int) -> list[Case]:
+    """Every command in every situation, and under each signal at random instants."""
+    rng = np.random.default_rng(seed)
+    cases = [Case(command, place) for place in PLACES for command in COMMANDS]
+    for name in SIGNALS:
+        cases += [
+            Case(each, name, float(rng.random())) for each in COMMANDS for _ in range(instants)
+        ]
+    return cases
+
+
+def try_case(case: Case, site: Site) -> Verdict:
+    """Runs a command in its situation and judges how it ended."""
+    with tempfile.TemporaryDirectory(prefix="gap_jax-commands-") as made:
+        home = Path(made)
+        home.chmod(0o755)
+        work, inputs = home / "work", home / "inputs"
+        work.mkdir()
+        for name in ("run", "data"):
+            shutil.copytree(site.root / name, inputs / name)
+        with contextlib.ExitStack() as opened:
+            options = _arrange(case.situation, work, inputs, opened)
+            command = site.words(case.command, *_place(case.situation, work, inputs))
+            start = time.monotonic()
+            code, err = _run(command, options, site, case)
+            seconds = time.monotonic() - start
+        fault = judge(code, err)
+        if case.situation in SIGNALS and (left := [*home.rglob("*.partial*")]):
+            fault = fault or f"leaves {left[0].relative_to(home)}"
+        return Verdict(case.name, case.command, case.situation, code, fault, round(seconds, 2))
+
+
+def _place(situation: str, work: Path, inputs: Path) -> tuple[Path, Path]:
+    if situation == "writes a 300-character name":
+        return work / LONG_NAME, inputs
+    if situation == "reads a 300-character name":
+        return work, inputs / LONG_NAME
+    return work, inputs
+
+
+def _arrange(
+    situation: str, work: Path, inputs: Path, opened: contextlib.ExitStack
+) -> dict[str, object]:
+    """What `subprocess.Popen` takes for a situation, whose folders are made so."""
+    match situation:
+        case "reads another user's folder":
+            inputs.chmod(0o700)
+            work.chmod(0o777)
+            return {"user": NOBODY}
+        case "writes another user's folder":
+            work.chmod(0o700)
+            return {"user": NOBODY}
+        case "read-only folder":
+            return {"user": NOBODY}  # root's own folders, which all may read
+        case "full disk":
+            limits = (FILE_LIMIT, FILE_LIMIT)
+            return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)}
+        case "full stdout":
+            return {"stdout": opened.enter_context(Path("/dev/full").open("w"))}
+        case "closed stdout":
+            return {"preexec_fn": lambda: os.close(1)}
+        case "closed pipe":
+            reader, writer = os.pipe()
+            os.close(reader)
+            opened.callback(os.close, writer)
+            return {"stdout": writer}
+    return {}
+
+
+def _run(
+    command: Sequence[str], options: Mapping[str, object], site: Site, case: Case
+) -> tuple[int, str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(site.root / "cache"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+    }
+    settings: dict[str, Any] = {"stdout": subprocess.DEVNULL, **options}
+    with tempfile.TemporaryFile("w+") as err:
+        process: subprocess.Popen[bytes] = subprocess.Popen(
+            command, cwd="/", env=environment, stderr=err, **settings
+        )
+        try:
+            if case.situation in SIGNALS and _wait_for_handler(process):
+                time.sleep(case.instant * site.seconds[case.command])
+                process.send_signal(SIGNALS[case.situation])
+            process.wait(LONGEST_S)
+        finally:
+            process.kill()
+        err.seek(0)
+        return process.returncode, err.read()
+
+
+def _wait_for_handler(process: subprocess.Popen[bytes]) -> bool:
+    """Until the program catches SIGTERM: before, Python itself starts."""
+    status = Path(f"/proc/{process.pid}/status")
+    while process.poll() is None:
+        caught = re.search(r"SigCgt:\s*(\w+)", status.read_text("ascii"))
+        if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
+            return True
+        time.sleep(0.002)
+    return False
+
+
+def judge(code: int, err: str) -> str:
+    """What is wrong with an end; empty for a documented code with its one line."""
+    if code not in DOCUMENTED:
+        return f"its code is not documented: {err.strip()[-300:]}"
+    if any(each in err for each in TRACES):
+        return f"prints a traceback: {err.strip()[-300:]}"
+    lines = re.findall(r"^gap_jax: error (\d+): ", err, re.MULTILINE)
+    if lines != ([str(code)] if code else []):
+        return f"prints {len(lines)} lines of an exit code: {err.strip()[-300:]}"
+    return ""

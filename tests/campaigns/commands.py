@@ -1,0 +1,117 @@
+"""Runs every command where it cannot read or write, and ends it by signals at random instants.
+
+    python -m tests.campaigns.commands --instants 10 --seed 0 --out DIR       make commands
+
+Verdicts are kept in DIR/verdicts.jsonl: a campaign that is stopped goes on with the next case. At
+its end it writes its table into docs/reliability.md; the exit code is 1 if any case ended with a
+code that is not documented, with a traceback, or without its one line.
+"""
+
+import argparse
+import functools
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.campaigns.command_cases import (
+    COMMANDS,
+    PLACES,
+    SIGNALS,
+    Case,
+    Site,
+    Verdict,
+    draw_cases,
+    try_case,
+)
+from tests.campaigns.kept import identify, keep_rows, read_rows
+from tests.campaigns.table import describe, replace_marked
+from tests.tiny_data import prepare_tiny_people
+from tests.tiny_training import ROOT, train
+
+PROGRAM = "tests.campaigns.commands"
+PAGE = ROOT / "docs" / "reliability.md"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The whole campaign, or what is left of it."""
+    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser.add_argument("--instants", type=int, default=10, help="of each signal to a command")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
+    asked = parser.parse_args(arguments)
+    out = asked.out.absolute()
+    head = identify(instants=asked.instants, seed=asked.seed)
+    verdicts = [Verdict(**row) for row in read_rows(out, head)]
+    site = prepare_site(out / "site")
+    known = {each.name for each in verdicts}
+    left = [case for case in draw_cases(asked.instants, asked.seed) if case.name not in known]
+    with ThreadPoolExecutor(asked.jobs) as pool:
+        for verdict in pool.map(functools.partial(try_case, site=site), left):
+            verdicts.append(verdict)
+            keep_rows(out, head, [each._asdict() for each in verdicts])
+            print(json.dumps(verdict._asdict()), flush=True)
+    command = f"python -m {PROGRAM} --instants {asked.instants} --seed {asked.seed} --out DIR"
+    replace_marked(asked.page, "commands", render(verdicts, command))
+    failed = [each for each in verdicts if each.fault]
+    for each in failed:
+        print(f"{each.name}: {each.code}: {each.fault}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def prepare_site(root: Path) -> Site:
+    """Tiny people and a run on them; every command once undisturbed, which fills the cache."""
+    times = root / "seconds.json"
+    if not times.exists():
+        shutil.rmtree(root, ignore_errors=True)
+        prepare_tiny_people(root / "data")
+        end = train(root / "data", root / "run", cache=root / "cache")
+        if end.code:
+            raise SystemExit(f"undisturbed training ended with {end.code}: {end.complained}")
+        seconds = {}
+        for command in COMMANDS:
+            verdict = try_case(Case(command, "undisturbed"), Site(root, {}))
+            if verdict.fault or verdict.code:
+                raise SystemExit(f"{command} undisturbed: {verdict.code}, {verdict.fault}")
+            seconds[command] = verdict.seconds
+        times.write_text(json.dumps(seconds), "utf-8")
+    return Site(root, json.loads(times.read_text("utf-8")))
+
+
+def render(verdicts: Sequence[Verdict], command: str) -> str:
+    """A row for each command and a column for each situation, with the codes that came."""
+    situations = [*PLACES, *SIGNALS]
+    rows = [
+        f"| `{name}` | {' | '.join(_codes(verdicts, name, each) for each in situations)} |"
+        for name in COMMANDS
+    ]
+    faults = sum(bool(each.fault) for each in verdicts)
+    return "\n".join(
+        [
+            describe(command, sum(each.seconds for each in verdicts)),
+            f"{len(verdicts):,} cases, of which {faults} broke a promise.",
+            "",
+            f"| command | {' | '.join(situations)} |",
+            "|---" * (1 + len(situations)) + "|",
+            *rows,
+        ]
+    )
+
+
+def _codes(verdicts: Sequence[Verdict], command: str, situation: str) -> str:
+    found = [
+        each.code for each in verdicts if (each.command, each.situation) == (command, situation)
+    ]
+    counts = [(code, found.count(code)) for code in sorted(set(found))]
+    if len(found) <= 1:
+        return ", ".join(str(code) for code, _ in counts) or "-"
+    return ", ".join(f"{count} x {code}" for code, count in counts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
