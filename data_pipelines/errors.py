@@ -28,6 +28,12 @@ class WorkerLost(Refusal):
     exit_code = 76
 
 
+class InUse(Refusal):
+    """A folder or file that another living process is writing."""
+
+    exit_code = 77
+
+
 class CannotWrite(Refusal):
     """A disk that is full or read-only, or a place that is already taken."""
 

@@ -1,19 +1,24 @@
-"""Files that are either whole or absent: atomic writes, fresh folders, digests, CSV tables."""
+"""Files that are either whole or absent: atomic writes, fresh folders, locks, digests, tables."""
 
 import contextlib
 import csv
+import datetime
 import errno
+import fcntl
 import hashlib
 import io
+import json
 import os
 import shutil
+import socket
 import tempfile
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
 from data_pipelines import faults
-from data_pipelines.errors import CannotWrite, Refusal
+from data_pipelines.errors import CannotWrite, InUse, Refusal
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and paragraph separator
@@ -61,6 +66,73 @@ def _explain(error: OSError | ValueError) -> str:
     if "null byte" not in str(error):
         raise error
     return str(error)
+
+
+@contextlib.contextmanager
+def locked(
+    target: Path,
+    lock: Path | None = None,
+    *,
+    advice: str = "wait for it, or choose another place",
+    warn: Callable[[str], None] | None = None,
+) -> Iterator[None]:
+    """Holds a lock on `target`, or refuses at once naming the process that does.
+
+    The lock is a file, beside `target` if not named, that the kernel frees however its owner ends.
+    `warn` takes a sentence where the file system has no locks.
+    """
+    path = lock or target.parent / f".{target.name}.lock"
+    with writing(target):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab", buffering=0)
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_free = _is_same(file, path)  # its last owner removes the file
+        except BlockingIOError:
+            is_free = False
+        except OSError as error:
+            is_free = True
+            if warn:
+                warn(f"{target} has no locks ({error.strerror}); nothing stops a second process")
+        if not is_free:
+            raise InUse(f"{target} is in use by {_read_owner(path)}; {advice}")
+        try:
+            with writing(target):
+                file.truncate(0)
+                file.write(json.dumps(describe_owner()).encode())
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def describe_owner() -> dict[str, str | int]:
+    """This process, as the owner of a lock."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def name_owner(content: bytes) -> str:
+    """The process that wrote the content of a lock."""
+    try:
+        owner = json.loads(content)
+        return f"process {owner['pid']} on {owner['host']} since {owner['started']}"
+    except (ValueError, KeyError, TypeError):
+        return "a process that has just taken it"
+
+
+def _read_owner(path: Path) -> str:
+    try:
+        return name_owner(path.read_bytes())
+    except OSError:
+        return name_owner(b"")
+
+
+def _is_same(file: IO[bytes], path: Path) -> bool:
+    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def existing_ancestor(path: Path) -> Path:

@@ -43,27 +43,28 @@ def build(
     """
     with files.writing(out):
         out = Path(os.path.realpath(out))
-    refuse_taken(out, overwrite)
-    spilled = out.with_name(f"{out.name}.{REJECTS}")
-    with files.fresh_folder(out) as partial:
-        raw = _read_source(source, partial)
-        intake = _Intake(raw, max_width_px, say)
-        written = records.write(
-            partial,
-            raw.label_kind,
-            len(raw.classes),
-            {name: intake.records(name, split) for name, split in raw.splits.items()},
-        )
-        rejects = files.csv_table(Reject._fields, intake.rejects)
-        if len(intake.rejects) > max_rejects:
-            files.write_atomically(spilled, rejects)
-            raise DataError(_too_many(raw, intake.rejects, max_rejects, spilled))
-        _refuse_untrainable(raw, intake)
-        if intake.rejects:
-            files.write_atomically(partial / REJECTS, rejects)
-        manifest = _describe(raw, intake, written, partial, max_width_px)
-        save(manifest, partial)
-    spilled.unlink(missing_ok=True)
+    with files.locked(out):
+        refuse_taken(out, overwrite)
+        spilled = out.with_name(f"{out.name}.{REJECTS}")
+        with files.fresh_folder(out) as partial:
+            raw = _read_source(source, partial)
+            intake = _Intake(raw, max_width_px, say)
+            written = records.write(
+                partial,
+                raw.label_kind,
+                len(raw.classes),
+                {name: intake.records(name, split) for name, split in raw.splits.items()},
+            )
+            rejects = files.csv_table(Reject._fields, intake.rejects)
+            if len(intake.rejects) > max_rejects:
+                files.write_atomically(spilled, rejects)
+                raise DataError(_too_many(raw, intake.rejects, max_rejects, spilled))
+            _refuse_untrainable(raw, intake)
+            if intake.rejects:
+                files.write_atomically(partial / REJECTS, rejects)
+            manifest = _describe(raw, intake, written, partial, max_width_px)
+            save(manifest, partial)
+        spilled.unlink(missing_ok=True)
     for line in report(out, raw, manifest, len(intake.rejects)):
         say(line)
     return manifest

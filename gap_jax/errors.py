@@ -3,7 +3,7 @@
 import contextlib
 import sys
 
-from data_pipelines.errors import CannotWrite, ConfigError, DataError, Refusal
+from data_pipelines.errors import CannotWrite, ConfigError, DataError, InUse, Refusal
 
 __all__ = [
     "CannotWrite",
@@ -11,10 +11,10 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Diverged",
+    "InUse",
     "PeerLost",
     "Preempted",
     "Refusal",
-    "WorkdirInUse",
     "describe",
     "say",
 ]
@@ -46,12 +46,6 @@ class PeerLost(Refusal):
     """A process of the run that is gone, stuck or out of reach."""
 
     exit_code = PEER_LOST
-
-
-class WorkdirInUse(Refusal):
-    """A run's folder that another living process holds."""
-
-    exit_code = 77
 
 
 def describe(error: BaseException) -> tuple[int, str]:

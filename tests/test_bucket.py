@@ -10,7 +10,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from gap_jax.errors import CannotWrite, WorkdirInUse
+from gap_jax.errors import CannotWrite, InUse
 from gap_jax.runtime.bucket import lease as leases
 from gap_jax.runtime.bucket import store as stores
 from gap_jax.runtime.bucket import workdir as workdirs
@@ -151,7 +151,7 @@ def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
 def test_a_lock_that_changes_is_a_living_runs(tmp_path: Path) -> None:
     del tmp_path
     with workdirs.taken(ADDRESS):
-        with pytest.raises(WorkdirInUse, match=rf"{ADDRESS} is in use by process \d+ on "):
+        with pytest.raises(InUse, match=rf"{ADDRESS} is in use by process \d+ on "):
             leases.Lease(Store(ADDRESS), print).take()
         assert leases.read_token(Store(ADDRESS)) is not None
     assert Store(ADDRESS).list() == []
@@ -167,7 +167,7 @@ def test_a_lock_that_stays_the_same_is_a_dead_ones(capsys: pytest.CaptureFixture
 def test_a_run_that_was_taken_for_dead_writes_no_more() -> None:
     thief = b'{"host": "thief", "pid": 7, "started": "now", "token": "x"}'
     with (
-        pytest.raises(WorkdirInUse, match="was taken by process 7 on thief since now"),
+        pytest.raises(InUse, match="was taken by process 7 on thief since now"),
         workdirs.taken(ADDRESS) as place,
     ):
         Store(ADDRESS).write(LOCK, thief)

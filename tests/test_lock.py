@@ -11,10 +11,13 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import pytest
 
-from gap_jax.errors import CannotWrite, WorkdirInUse
+from data_pipelines import files
+from gap_jax import cli
+from gap_jax.errors import CannotWrite, InUse
 from gap_jax.runtime import lock
 
 HOLDER = """
@@ -45,7 +48,7 @@ def test_the_second_run_is_told_who_holds_the_workdir(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(WorkdirInUse) as refusal, lock.hold(tmp_path, no_warning):
+    with pytest.raises(InUse) as refusal, lock.hold(tmp_path, no_warning):
         pass
     assert time.monotonic() - began < 5
     assert refusal.value.exit_code == 77
@@ -69,7 +72,7 @@ def test_a_lock_is_freed_by_an_error_too_and_its_owner_may_be_unreadable(tmp_pat
     with lock.hold(workdir, no_warning):
         (workdir / ".lock").write_text("")
         with (
-            pytest.raises(WorkdirInUse, match="has just taken it"),
+            pytest.raises(InUse, match="has just taken it"),
             lock.hold(workdir, no_warning),
         ):
             pass
@@ -84,7 +87,42 @@ def test_a_file_system_without_locks_is_said(
     monkeypatch.setattr(fcntl, "flock", refuse)
     said: list[str] = []
     with lock.hold(tmp_path, said.append):
-        assert len(said) == 1 and "nothing stops a second run" in said[0]
+        assert len(said) == 1 and "nothing stops a second process" in said[0]
+
+
+OUTPUTS = {
+    "data prepare": "data prepare people --train=1 --val=1 --test=0 --out {out}",
+    "export": "export nowhere --out {out}",
+    "weights convert": "weights convert nowhere {out}",
+}
+
+
+@pytest.mark.parametrize("command", OUTPUTS)
+def test_a_second_writer_of_an_output_is_refused(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And nothing of the first one's is touched."""
+    out = tmp_path / "out"
+    (tmp_path / ".out.partial").mkdir()
+    with files.locked(out):
+        assert cli.main(OUTPUTS[command].format(out=out).split()) == 77
+        assert f"{out} is in use by process {os.getpid()} on " in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
+
+
+def test_a_lock_whose_owner_removed_it_meanwhile_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between opening the file and locking it; another process may hold a new one by then."""
+    real = fcntl.flock
+
+    def remove_first(file: IO[bytes], flags: int) -> None:
+        (tmp_path / ".out.lock").unlink()
+        real(file, flags)
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with pytest.raises(InUse), files.locked(tmp_path / "out"):
+        pass
 
 
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

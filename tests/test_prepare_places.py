@@ -176,7 +176,7 @@ def test_a_killed_run_leaves_no_folder_and_the_next_one_sweeps(tmp_path: Path, p
         check=False,
     )
     assert killed.returncode == -9
-    assert names_in(tmp_path) == [".out.partial"]
+    assert names_in(tmp_path) == [".out.lock", ".out.partial"]
     assert prepare_tiny_people(out).splits["train"].examples == SIZES["train"]
     assert names_in(tmp_path) == ["out"]
 

@@ -80,9 +80,12 @@ def _digest(text: str) -> str:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    with files.writing(options.out):
-        is_taken = options.out.exists()
-    if is_taken:
+    with files.locked(options.out):
+        _convert_alone(options)
+
+
+def _convert_alone(options: argparse.Namespace) -> None:
+    if options.out.exists():
         raise CannotWrite(f"{options.out} exists already and stays untouched; choose another DST")
     source = Path(options.source)
     with files.reading(source, CheckpointError):

@@ -51,17 +51,16 @@ def export(
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
         raise ConfigError(f"export formats {list(formats)} are not all among {', '.join(FORMATS)}")
-    with files.writing(out):
-        is_taken = os.path.lexists(out)
-    if is_taken:
-        raise CannotWrite(f"{out} exists already and stays untouched; choose another --out")
-    opened = open_model(run, checkpoint=checkpoint, weights=weights)
-    if opened.is_exported:
-        raise ConfigError(f"{run} is an exported model already; name a run")
-    with files.fresh_folder(out) as partial:
-        _write(partial, opened, formats)
-        exported = open_model(partial)
-        _verify(exported, opened)
+    with files.locked(out):
+        if os.path.lexists(out):
+            raise CannotWrite(f"{out} exists already and stays untouched; choose another --out")
+        opened = open_model(run, checkpoint=checkpoint, weights=weights)
+        if opened.is_exported:
+            raise ConfigError(f"{run} is an exported model already; name a run")
+        with files.fresh_folder(out) as partial:
+            _write(partial, opened, formats)
+            exported = open_model(partial)
+            _verify(exported, opened)
     return dataclasses.replace(exported, source=out)
 
 

@@ -36,20 +36,21 @@ def fetch(address: str, digest: str, folder: Path) -> Path:
     target = folder / f"{digest[:8]}-{name_file(address)}"
     if target.is_file() and files.sha256(target) == digest:
         return target
-    part = target.with_name(f"{target.name}.part")
-    _receive(address, part)
-    found = files.sha256(part)
-    if found != digest:
-        part.unlink()
-        raise CheckpointError(
-            f"{without_query(address)} has SHA-256 {found} and not {digest}; nothing was kept, "
-            "compare the digest with its maker's"
-        )
-    with files.writing(target):
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        faults.point("files.before_rename")
-        part.replace(target)
+    with files.locked(target):
+        part = target.with_name(f"{target.name}.part")
+        _receive(address, part)
+        found = files.sha256(part)
+        if found != digest:
+            part.unlink()
+            raise CheckpointError(
+                f"{without_query(address)} has SHA-256 {found} and not {digest}; nothing was kept, "
+                "compare the digest with its maker's"
+            )
+        with files.writing(target):
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            faults.point("files.before_rename")
+            part.replace(target)
     return target
 
 

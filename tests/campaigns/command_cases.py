@@ -37,7 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "weights convert": "weights convert {run} {work}/backbone.safetensors",
     "data prepare": "data prepare people --train=8 --val=4 --test=0 --out={work}/people",
     "data check": "data check {data} --html={work}/sheet.html",
-    "data show": "data show {data} --config={config} --html={work}/batch.html {fields}",
+    "data show": "data show {data} --config={config} --html={work}/batch.html {small}",
     "train": "train --config={config} --workdir={work}/run {fields}",
     "train --mode=evaluate": "train --mode=evaluate --config={config} --workdir={run} {fields}",
     "evaluate": "evaluate {run} --data={data}",
@@ -87,10 +87,16 @@ class Site:
     def words(self, command: str, work: Path, inputs: Path) -> list[str]:
         """A command's words, with its own copy of what it reads."""
         data = inputs / "data"
-        fields = " ".join(overrides(data))
+        fields = overrides(data)
+        small = [each for each in fields if "data.root=" not in each]
         config = ROOT / SPEC
         filled = COMMANDS[command].format(
-            work=work, run=inputs / "run", data=data, config=config, fields=fields
+            work=work,
+            run=inputs / "run",
+            data=data,
+            config=config,
+            fields=" ".join(fields),
+            small=" ".join(small),
         )
         return [sys.executable, "-m", "gap_jax", *filled.split()]
 
@@ -178,9 +184,7 @@ def _run(
     }
     settings: dict[str, Any] = {"stdout": subprocess.DEVNULL, **options}
     with tempfile.TemporaryFile("w+") as err:
-        process: subprocess.Popen[bytes] = subprocess.Popen(
-            command, cwd="/", env=environment, stderr=err, **settings
-        )
+        process = subprocess.Popen(command, cwd="/", env=environment, stderr=err, **settings)
         try:
             if case.situation in SIGNALS and _wait_for_handler(process):
                 time.sleep(case.instant * site.seconds[case.command])
@@ -192,7 +196,7 @@ def _run(
         return process.returncode, err.read()
 
 
-def _wait_for_handler(process: subprocess.Popen[bytes]) -> bool:
+def _wait_for_handler(process: subprocess.Popen[Any]) -> bool:
     """Until the program catches SIGTERM: before, Python itself starts."""
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:

@@ -11,9 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 
-from gap_jax.errors import CannotWrite, WorkdirInUse
+from data_pipelines.files import describe_owner, name_owner
+from gap_jax.errors import CannotWrite, InUse
 from gap_jax.runtime.bucket.store import Store
-from gap_jax.runtime.lock import LOCK, describe_owner, name_owner
+from gap_jax.runtime.lock import LOCK
 
 BEAT_S = 30.0
 DEAD_AFTER_S = 90.0
@@ -61,7 +62,7 @@ class Lease:
             if now is None:
                 return
             if now != before:
-                raise WorkdirInUse(
+                raise InUse(
                     f"{address} is in use by {name_owner(now)}; "
                     "wait for that run, end it, or choose another --workdir"
                 )
@@ -102,7 +103,7 @@ def refuse_unless_held(store: Store, token: str, *, is_strict: bool) -> None:
         return
     if content is None or _token_in(content) != token:
         thief = f"taken by {name_owner(content)}" if content else "removed"
-        raise WorkdirInUse(
+        raise InUse(
             f"the lock of {store.address} was {thief}, as if this run were dead; "
             "it writes no more there"
         )
