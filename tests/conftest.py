@@ -1,10 +1,12 @@
 """Every test runs with shape-checked arrays, parsed flags and eight fake devices.
 
-On the CPU XLA generates code without optimisation: a test compiles more than it computes.
+On the CPU XLA generates code without optimisation: a test compiles more than it computes. No
+operation gets its lines of Python, and what was imported is kept out of garbage collection.
 
 With JAX_PLATFORMS=cuda those marked `gpu` run, and only they.
 """
 
+import gc
 import os
 from pathlib import Path
 
@@ -12,6 +14,7 @@ os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 from jaxtyping import install_import_hook
 
@@ -33,6 +36,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if (item.get_closest_marker("gpu") is not None) == ON_CPU:
             item.add_marker(NEEDS_GPU if ON_CPU else NEEDS_CPU)
+
+
+def pytest_collection_finish() -> None:
+    """Lets the garbage collector look at what tests make, and at nothing older."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
 
 
 @pytest.fixture(scope="session")
