@@ -46,9 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
-    head = identify(instants=asked.instants, seed=asked.seed)
+    head = identify(seed=asked.seed)
     verdicts = [Verdict(**row) for row in read_rows(out, head)]
-    site = prepare_site(out / "site")
+    site = prepare_site(out / "site", asked.jobs)
     known = {each.name for each in verdicts}
     left = [case for case in draw_cases(asked.instants, asked.seed) if case.name not in known]
     with ThreadPoolExecutor(asked.jobs) as pool:
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def prepare_site(root: Path) -> Site:
+def prepare_site(root: Path, jobs: int) -> Site:
     """Tiny people and a run on them; every command once undisturbed, which fills the cache."""
     times = root / "seconds.json"
     if not times.exists():
@@ -73,13 +73,13 @@ def prepare_site(root: Path) -> Site:
         end = train(root / "data", root / "run", cache=root / "cache")
         if end.code:
             raise SystemExit(f"undisturbed training ended with {end.code}: {end.complained}")
-        seconds = {}
-        for command in COMMANDS:
-            verdict = try_case(Case(command, "undisturbed"), Site(root, {}))
-            if verdict.fault or verdict.code:
-                raise SystemExit(f"{command} undisturbed: {verdict.code}, {verdict.fault}")
-            seconds[command] = verdict.seconds
-        times.write_text(json.dumps(seconds), "utf-8")
+        cases = [Case(command, "undisturbed") for command in COMMANDS]
+        with ThreadPoolExecutor(jobs) as pool:
+            verdicts = list(pool.map(functools.partial(try_case, site=Site(root, {})), cases))
+        for each in verdicts:
+            if each.fault or each.code:
+                raise SystemExit(f"{each.command} undisturbed: {each.code}, {each.fault}")
+        times.write_text(json.dumps({each.command: each.seconds for each in verdicts}), "utf-8")
     return Site(root, json.loads(times.read_text("utf-8")))
 
 
