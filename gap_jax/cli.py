@@ -1,8 +1,10 @@
 """The console script `gap_jax`: it picks the command, and the command alone loads its packages."""
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from data_pipelines.errors import nearest
 from gap_jax import __version__, process
@@ -43,7 +45,7 @@ def run_process(*before: str) -> int:
 
 
 def _dispatch(words: list[str]) -> int | None:
-    match words:
+    match [_expand_home(word) for word in words]:
         case ["--version"]:
             print(_versions())
         case ["--help" | "-h"] | ["help"]:
@@ -55,6 +57,16 @@ def _dispatch(words: list[str]) -> int | None:
         case [word, *_]:
             raise ConfigError(f"unknown command {word!r}{nearest(word, tuple(COMMANDS))}")
     return None
+
+
+def _expand_home(word: str) -> str:
+    """The word with the home folder for ~ in --option=~/x, where shells leave it."""
+    option, _, value = word.partition("=")
+    if not option.startswith("-") or not value.startswith("~"):
+        return word
+    with contextlib.suppress(RuntimeError):  # of a user who is unknown
+        value = str(Path(value).expanduser())
+    return f"{option}={value}"
 
 
 def _versions() -> str:

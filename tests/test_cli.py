@@ -187,6 +187,25 @@ def test_config_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "model.T=3" in capsys.readouterr().out
 
 
+def test_a_tilde_behind_an_option_is_the_home_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shells expand it at the beginning of a word only."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["config", "show", "gap_pose", "--config.data.root=~/people"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"]["root"] == str(tmp_path / "people")
+    prepare_tiny_people(tmp_path / "people")
+    words = ["--config=gap_pose:mean,demo", "--config.data.root=~/people", "--workdir=~/run"]
+    (tmp_path / "run").write_text("")
+    capsys.readouterr()
+    assert cli.main(["train", *words]) == 73
+    assert f"cannot write {tmp_path / 'run'}" in refusal(capsys)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["people", "run"]
+    assert cli.main(["config", "diff", "gap_pose", "--against=~nobody-at-all/x.py"]) == 64
+    assert "~nobody-at-all/x.py" in refusal(capsys)
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--version"]) == 0
     assert capsys.readouterr().out.startswith(f"gap_jax {__version__} · python 3.")
