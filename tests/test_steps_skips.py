@@ -1,5 +1,6 @@
-"""What a step leaves alone, to the bit: everything where it met no number, and what is frozen."""
+"""What a step leaves alone, to the bit, and what each number that it moves or tells is made of."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -7,12 +8,25 @@ import numpy as np
 import pytest
 
 from data_pipelines.example import HostBatch
-from gap_jax.learning import optim
+from data_pipelines.manifest import Split
+from gap_jax.learning import optim, steps
+from gap_jax.learning.losses import balanced_class_weights
+from gap_jax.learning.setup import assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import TrainState
 from gap_jax.learning.steps import Metrics
 from gap_jax.runtime.digests import describe, name_leaves
-from tests.step_courses import Values, begin, compile_step, draw_batch, take_steps
+from tests.step_courses import (
+    CLASSES,
+    PEOPLE,
+    Values,
+    begin,
+    compile_step,
+    configure,
+    distance,
+    draw_batch,
+    take_steps,
+)
 
 SMALLEST: Values = (
     ("model.stage", 1), ("train.batch_size", 8), ("eval.batch_size", 8), ("optim.warmup_steps", 0),
@@ -83,3 +97,47 @@ def test_what_is_frozen_stays_to_the_bit(field: str, value: str, still: tuple[st
     assert stayed == {name for name in name_leaves(before) if name.startswith(still)}
     if field == "model.norm":
         assert not any("gamma" in name or "beta" in name for name in stayed)
+
+
+def step_from(number: int, **fields: Any) -> tuple[TrainState, Metrics]:
+    """One step of this number on the first batch, some fields of which are others."""
+    setup, step = compile_step(1, SMALLEST)
+    [part] = draw_batch(0, setup.cfg)
+    state = begin(setup)
+    state = state._replace(step=jax.device_put(np.int32(number), state.step.sharding))
+    return jax.device_get(step(state, globalise([part._replace(**fields)], setup.mesh)))
+
+
+def test_the_average_keeps_its_decay_and_takes_what_the_step_arrived_at() -> None:
+    before = jax.device_get(begin(compile_step(1, SMALLEST)[0]).variables)
+    after = step_from(0)[0]
+    expected = jax.tree.map(lambda old, new: 0.1 * (new - old), before, after.variables)
+    moved = jax.tree.map(lambda old, new: new - old, before, after.ema)
+    assert distance(expected, moved) < 1e-2
+
+
+def test_dropout_is_drawn_anew_in_each_step_and_the_same_in_the_same_one() -> None:
+    losses = [float(step_from(number)[1].loss_action) for number in (0, 1, 1)]
+    assert losses[0] != losses[1] == losses[2]
+
+
+def test_images_without_a_label_count_in_the_pose_loss_and_not_in_the_accuracy() -> None:
+    weight = np.tile(np.float32([1, 0]), 4)
+    told = []
+    for label in range(CLASSES):
+        labels = np.where(weight > 0, label, -1).astype(np.int32)
+        told.append(step_from(0, weight=weight, label=labels)[1])
+    assert sum(each.accuracy for each in told) == 1  # each labelled image hits one class
+    labelled = step_from(0, weight=np.ones(8, np.float32))[1]
+    assert told[0].loss_pose == labelled.loss_pose > 0
+    assert told[0].loss_action != labelled.loss_action
+
+
+def test_class_weights_are_those_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+    given = []
+    monkeypatch.setattr(steps, "build_train_step", lambda *words: given.append(words[-1]) or print)
+    counts = {"train": tuple(range(1, 9)), "val": tuple(range(8, 0, -1))}
+    splits = {name: Split(36, 36, 36, each, "", ()) for name, each in counts.items()}
+    cfg = configure((*SMALLEST, ("train.class_weights", "balanced")))
+    assemble(cfg, dataclasses.replace(PEOPLE, splits=splits), jax.devices()[:1])
+    np.testing.assert_allclose(given[0], balanced_class_weights(counts["train"]))
