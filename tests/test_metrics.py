@@ -287,3 +287,13 @@ def test_an_interval_of_nothing_is_nothing() -> None:
         metrics.resampled_map, np.zeros((10, 3)), labels, resamples=5
     )
     assert np.isnan(interval).all()
+
+
+@pytest.mark.parametrize("right", [1, 9])
+def test_an_interval_stays_between_0_and_1(right: int) -> None:
+    labels = np.arange(10, dtype=np.int8) % 2
+    scores = np.eye(2)[np.where(np.arange(10) < right, labels, 1 - labels)]
+    interval = metrics.bootstrap_interval(metrics.resampled_accuracy, scores, labels)
+    assert interval.estimate == right / 10
+    assert 0 <= interval.low < right / 10 < interval.high <= 1
+    assert (interval.high if right == 9 else 1 - interval.low) == 1
