@@ -95,14 +95,14 @@ def test_slim_and_caffe_are_one_network_until_batches_norm_it(shape: tuple[int, 
         for strides in ("slim", "caffe", "v1_5")
     ]
 
-    def run(train: bool) -> list[jax.Array]:
+    def run(count: int, *, train: bool) -> list[jax.Array]:
         def apply(graph: nnx.GraphDef, state: nnx.State) -> jax.Array:
             return nnx.merge(graph, state, copy=True)(image, train=train)
 
         compiled = jax.jit(apply, static_argnums=0, compiler_options=UNOPTIMISED)
-        return [compiled(graph, state) for graph, state in networks]
+        return [compiled(graph, state) for graph, state in networks[:count]]
 
-    fixed, batch = run(False), run(True)
+    fixed, batch = run(3, train=False), run(2, train=True)
     scale = np.abs(fixed[0]).max()
     np.testing.assert_allclose(fixed[0], fixed[1], atol=1e-6 * scale)
     assert np.abs(fixed[0] - fixed[2]).max() > 0.1 * scale
