@@ -121,7 +121,7 @@ class RuntimeConfig(Settings):
     )
     profile_steps: int = setting(5, "steps that are recorded", low=1)
     start_within_s: int = setting(
-        1800, "of several processes: seconds from the start to the first step, or all end", low=1
+        1800, "seconds from the start to the first step, or all processes end", low=1
     )
     stuck_after_s: int = setting(
         300, "of several processes: seconds without a step or save, or all end", low=1

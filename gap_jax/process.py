@@ -7,6 +7,7 @@ Nothing heavy is imported here: it comes first.
 """
 
 import contextlib
+import faulthandler
 import io
 import os
 import select
@@ -19,7 +20,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from gap_jax.errors import BUG, PREEMPTED, CannotWrite, Refusal, describe, say
+from gap_jax.errors import BUG, PEER_LOST, PREEMPTED, CannotWrite, Refusal, describe, say
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
@@ -65,6 +66,9 @@ class _Command:
         self.stopped: Stopped | None = None
         self.sent_again = 0  # signals that this process sent to itself
         self._raises_again = False
+        self.start_by: float | None = None
+        self.has_begun: Callable[[], bool] = bool
+        self.wake = -1  # where a byte has the thread look at `start_by`
 
     def stop(self, number: int, frame: FrameType | None) -> None:
         """The signal handler: raises once, and again where Python swallowed the exception."""
@@ -129,12 +133,24 @@ def list_signals() -> list[signal.Signals]:
     return [signal.SIGTERM, signal.SIGINT, *([] if ignores else [signal.SIGHUP])]
 
 
-def end_at_once(reason: str) -> NoReturn:
+def limit_start(seconds: float, has_begun: Callable[[], bool]) -> None:
+    """Ends this process with its stacks and 76 unless `has_begun` so many seconds later.
+
+    A thread that cannot start, where memory is limited, leaves others waiting for it for ever.
+    """
+    if _command.wake < 0:  # a library's process is its owner's
+        return
+    _command.has_begun = has_begun
+    _command.start_by = time.monotonic() + seconds
+    os.write(_command.wake, b"\0")
+
+
+def end_at_once(reason: str, code: int = PREEMPTED) -> NoReturn:
     """Writes one line past all buffers and ends the process without cleaning up."""
     with contextlib.suppress(OSError, ValueError):  # stderr may be closed or full
         if select.select([], [2], [], WRITABLE_S)[1]:
-            os.write(2, f"gap_jax: error {PREEMPTED}: {reason}; {AGAIN}\n".encode())
-    os._exit(PREEMPTED)
+            os.write(2, f"gap_jax: error {code}: {reason}; {AGAIN}\n".encode())
+    os._exit(code)
 
 
 class _Output(io.FileIO):
@@ -196,6 +212,7 @@ def _take_signals() -> None:
     numbers = list_signals()
     sys.unraisablehook = _command.notice_swallowed
     source, sink = os.pipe()
+    _command.wake = sink
     os.set_blocking(sink, False)
     signal.set_wakeup_fd(sink, warn_on_full_buffer=False)  # C code writes each signal there
     os.register_at_fork(after_in_child=lambda: signal.set_wakeup_fd(-1))
@@ -208,9 +225,13 @@ def _listen(source: int, numbers: list[signal.Signals]) -> None:
     """Ends the process where the handler in the main thread does not."""
     received, end_at = Received(), None
     while True:
-        patience_s = None if end_at is None else max(0.0, end_at - time.monotonic())
+        limits = [each for each in (end_at, _command.start_by) if each is not None]
+        patience_s = max(0.0, min(limits) - time.monotonic()) if limits else None
         if not select.select([source], [], [], patience_s)[0]:
-            end_at_once(f"still running {END_WITHIN_S:g} s after a signal")
+            if end_at is not None and time.monotonic() >= end_at:
+                end_at_once(f"still running {END_WITHIN_S:g} s after a signal")
+            _check_start()
+            continue
         for number in os.read(source, 64):
             if number not in numbers:
                 continue
@@ -220,3 +241,18 @@ def _listen(source: int, numbers: list[signal.Signals]) -> None:
                 end_at_once("stopped at once by a second signal")
             elif signal.getsignal(number) == _command.stop:  # no training loop that saves first
                 end_at = time.monotonic() + END_WITHIN_S
+
+
+def _check_start() -> None:
+    _command.start_by = None
+    if _command.has_begun():
+        return
+    with contextlib.suppress(OSError, ValueError):
+        os.set_blocking(2, False)  # where nobody reads it
+        faulthandler.dump_traceback(2)
+        os.set_blocking(2, True)
+    end_at_once(
+        "no first step within runtime.start_within_s; above is where each thread was: give it more "
+        "memory or threads (ulimit -v, -u), or a larger limit",
+        PEER_LOST,
+    )

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from gap_jax import cli, process
+
 ROOT = Path(__file__).parent.parent
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LINE = "gap_jax: error 75: stopped by {}; run the same command again\n"
@@ -144,6 +146,41 @@ def test_a_command_that_does_not_end_after_a_signal_is_ended(tmp_path: Path) -> 
     )
     code, _, err = run(program, tmp_path)
     assert code == 75 and err.count("\n") == 1 and "still running 0.5 s after a signal" in err
+
+
+def test_a_start_that_makes_no_progress_ends_with_its_stacks(tmp_path: Path) -> None:
+    """As where a thread cannot start under ulimit -v, and C code waits for it for ever."""
+    program = (
+        "import ctypes\n"
+        "def wait_for_ever(): ctypes.CDLL(None).sem_wait(ctypes.create_string_buffer(64))\n"
+        "def command():\n"
+        "    process.limit_start(0.3, lambda: False)\n"
+        "    wait_for_ever()\n"
+        "sys.exit(process.run(command))"
+    )
+    code, _, err = run(program, tmp_path)
+    assert code == 76 and err.count("gap_jax: error 76: no first step within") == 1
+    assert "in wait_for_ever" in err.partition("gap_jax: error")[0]
+
+
+def test_a_start_that_has_begun_in_time_goes_on(tmp_path: Path) -> None:
+    program = (
+        "def command():\n"
+        "    process.limit_start(0.2, lambda: True)\n"
+        "    time.sleep(0.6)\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (0, "", "")
+
+
+def test_training_alone_limits_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(process, "limit_start", lambda seconds, _: limits.append(seconds))
+    fields = [f"--config.data.root={tmp_path}", "--config.runtime.start_within_s=7"]
+    assert cli.main(["train", "--config=gap_pose:demo", *fields]) == 65
+    assert limits == [7] and "no prepared data" in capsys.readouterr().err
 
 
 def test_what_nohup_starts_goes_on_after_sighup(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from absl import app, flags, logging
 from data_pipelines import manifest, records
 from data_pipelines.config import DATASETS, DataConfig
 from data_pipelines.errors import ConfigError, DataError
+from gap_jax import process
 from gap_jax.config import Config
 from gap_jax.flags import explain, find_spec, parse, resolve
 from gap_jax.runtime.gang.meeting import Meeting, find
@@ -78,6 +79,8 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     meeting = find(**given, environment=os.environ)
     result = ""
     evaluates = own["mode"].value == "evaluate"
+    if meeting is None and not evaluates:
+        process.limit_start(cfg.runtime.start_within_s, lambda: ALONE.last_beat is not None)
     joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
     with joining as gang:
         check_data(cfg.data, spec)

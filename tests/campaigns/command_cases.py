@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tests.denied_paths import drop_overrides
 from tests.tiny_training import ROOT, SPEC, overrides
 
 DOCUMENTED = (0, 64, 65, 66, 73, 75, 76, 77)
-NOBODY = 65534
 LONGEST_S = 600
 FILE_LIMIT = 1000  # bytes of the largest file, which stands for a full disk
 LONG_NAME = "x" * 300
@@ -43,7 +43,7 @@ COMMANDS: Mapping[str, str] = {
     "evaluate": "evaluate {run} --data={data}",
     "report": "report {run} --data={data} --out={work}/page.html",
     "export": "export {run} --out={work}/export",
-    "demo": "demo --quick --out={work}/demo --data={data} {fields}",
+    "demo": "demo --quick --out={work}/demo --data={data} {small}",
 }
 SIGNALS = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT, "SIGHUP": signal.SIGHUP}
 PLACES = (
@@ -114,7 +114,6 @@ def try_case(case: Case, site: Site) -> Verdict:
     """Runs a command in its situation and judges how it ended."""
     with tempfile.TemporaryDirectory(prefix="gap_jax-commands-") as made:
         home = Path(made)
-        home.chmod(0o755)
         work, inputs = home / "work", home / "inputs"
         work.mkdir()
         for name in ("run", "data"):
@@ -145,14 +144,12 @@ def _arrange(
     """What `subprocess.Popen` takes for a situation, whose folders are made so."""
     match situation:
         case "reads another user's folder":
-            inputs.chmod(0o700)
-            work.chmod(0o777)
-            return {"user": NOBODY}
+            return _forbid([inputs], 0, opened)
         case "writes another user's folder":
-            work.chmod(0o700)
-            return {"user": NOBODY}
+            return _forbid([work], 0, opened)
         case "read-only folder":
-            return {"user": NOBODY}  # root's own folders, which all may read
+            folders = [path for path in inputs.rglob("*") if path.is_dir()]
+            return _forbid([work, *folders], 0o555, opened)
         case "full disk":
             limits = (FILE_LIMIT, FILE_LIMIT)
             return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)}
@@ -166,6 +163,15 @@ def _arrange(
             opened.callback(os.close, writer)
             return {"stdout": writer}
     return {}
+
+
+def _forbid(folders: Sequence[Path], mode: int, opened: contextlib.ExitStack) -> dict[str, object]:
+    """As another user's folders are, until `opened` closes."""
+    for folder in reversed(folders):
+        folder.chmod(mode)
+    for folder in reversed(folders):
+        opened.callback(folder.chmod, 0o755)
+    return {"preexec_fn": drop_overrides}
 
 
 def _run(
