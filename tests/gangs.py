@@ -53,8 +53,9 @@ def finish_gang(gang: list[subprocess.Popen[str]]) -> list[End]:
 
 def distance(one: Path, other: Path, step: int) -> float:
     """How far apart two runs' saved states are: the norm of the difference, relative."""
+    folders = [RunDir(run).checkpoints / str(step) for run in (one, other)]
     first, second = (
-        load_arrays(RunDir(run).checkpoints / str(step) / steps.ARRAYS) for run in (one, other)
+        load_arrays(folder / steps.ARRAYS, steps.read_record(folder).leaves) for folder in folders
     )
     assert first.keys() == second.keys()
     apart, size = 0.0, 0.0

@@ -1,6 +1,7 @@
 """What is saved comes back to the bit, in the background, on any mesh, and the best is kept."""
 
 import dataclasses
+import gc
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,6 +120,15 @@ def test_leaving_waits_for_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         disk.release()
         raise KeyboardInterrupt
     assert resume(tmp_path) == (1, [])
+
+
+def test_saves_leave_nothing_in_memory(tmp_path: Path) -> None:
+    save_steps(tmp_path, 1, keep=1)
+    gc.collect()
+    before = len(gc.get_objects())
+    save_steps(tmp_path, *range(2, 12), keep=1)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 50, "each save reads its arrays back"
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
-from gap_jax.runtime.digests import Leaves
+from gap_jax.runtime.digests import LeafFacts, Leaves, find_damaged, name_some
 from gap_jax.runtime.steps import DamageError
 
 LONGEST = 200  # letters of what a library says of a file
@@ -37,14 +39,26 @@ def store_arrays(path: Path, leaves: Leaves) -> None:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
-def load_arrays(path: Path) -> Leaves:
-    """Reads named host arrays with orbax; verify their files before, and the arrays after."""
+def load_arrays(path: Path, written: Mapping[str, LeafFacts]) -> Leaves:
+    """Reads named host arrays with orbax and verifies their digests; verify their files before.
+
+    Orbax is told their dtypes and shapes: reading those from the disk, TensorStore 0.1.86 leaks
+    some kilobytes for each array.
+    """
+    target = {
+        name: np.broadcast_to(np.zeros((), np.dtype(leaf.dtype)), leaf.shape)  # takes no memory
+        for name, leaf in written.items()
+    }
     try:
         with _open_orbax() as orbax:
-            return orbax.restore(path)
+            leaves: Leaves = orbax.restore(path, args=ocp.args.StandardRestore(target))
     except Exception as error:  # orbax and TensorStore raise many kinds for files that do not parse
         text = " ".join(str(error).split())[:LONGEST]
         raise DamageError(f"{path.name} cannot be read ({type(error).__name__}: {text})") from error
+    damaged = find_damaged(leaves, written)
+    if damaged:
+        raise DamageError(f"another digest: {name_some(damaged)}")
+    return leaves
 
 
 def _quieten_orbax() -> None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -78,7 +78,7 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(content.data).hexdigest()
 
 
-def find_damaged(leaves: Leaves, written: dict[str, LeafFacts]) -> list[str]:
+def find_damaged(leaves: Leaves, written: Mapping[str, LeafFacts]) -> list[str]:
     """The names of the leaves that are absent, unexpected or not what was written."""
     found = describe(leaves)
     names = sorted(found.keys() | written.keys())
