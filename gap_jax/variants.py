@@ -54,17 +54,16 @@ def parse_variant(text: str, *, method: str) -> Variant:
 
 
 def locate(spec: str) -> str:
-    """FILE[:parts] with the path of FILE: an existing file, or a config of the package by name.
+    """FILE[:parts] with the path of FILE, where that is a config of the package.
 
-    `gap_pose` and `configs/gap_pose.py` both name configs/gap_pose.py of the package, unless such a
-    file exists where the command runs.
+    `gap_pose` always names configs/gap_pose.py of the package; `configs/gap_pose.py` does so unless
+    such a file exists where the command runs.
     """
     file, colon, parts = spec.partition(":")
     name = Path(file).stem
     found = CONFIGS / f"{name}.py"
-    if file in (name, f"configs/{name}.py") and found.is_file() and not Path(file).is_file():
-        return f"{found}{colon}{parts}"
-    return spec
+    is_named = file == name or (file == f"configs/{name}.py" and not Path(file).is_file())
+    return f"{found}{colon}{parts}" if is_named and found.is_file() else spec
 
 
 def list_configs() -> list[str]:
