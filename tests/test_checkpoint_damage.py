@@ -1,5 +1,6 @@
 """Damaged, foreign, half-written and half-deleted checkpoints: said, set aside, never believed."""
 
+import errno
 import os
 import shutil
 import signal
@@ -119,11 +120,36 @@ def test_without_a_good_checkpoint_nothing_begins_anew(folder: Path) -> None:
     said: list[str] = []
     for _ in range(2):
         with (
-            pytest.raises(CheckpointError, match=r"2\.corrupt is damaged, 4\.corrupt is damaged"),
+            pytest.raises(CheckpointError, match=r"2\.corrupt was set aside, 4\.corrupt was"),
             Checkpoints(folder, warn=said.append) as checkpoints,
         ):
             checkpoints.resume(abstract(make_state(0)))
     assert len(said) == 2
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("no new thread")],
+    ids=repr,
+)
+def test_whole_files_that_cannot_be_read_now_are_not_set_aside(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("orbax.checkpoint.Checkpointer.restore", fail)
+    with pytest.raises(CheckpointError, match=rf"4.arrays cannot be read \({type(error).__name__}"):
+        resume(folder)
+    assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
+
+
+def test_numbered_folders_without_a_checkpoint_do_not_prevent_a_fresh_start(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "9").mkdir()
+    (tmp_path / "9" / "precious").write_text("somebody's")
+    step, warnings = resume(tmp_path)
+    assert step == 0 and len(warnings) == 2 and "7 is no checkpoint" in warnings[0]
 
 
 def test_a_second_damaged_one_does_not_replace_the_first(folder: Path) -> None:

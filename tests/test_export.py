@@ -139,8 +139,8 @@ def rewrite(exported: Path, name: str, text: str) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "line"),
     [
-        ("arrays/_METADATA", "no JSON", r"\(arrays cannot be read \(JSONDecodeError: "),
-        ("arrays/manifest.ocdbt", "", r"\(arrays cannot be read \("),
+        ("arrays/_METADATA", "no JSON", r"arrays cannot be read \(JSONDecodeError: "),
+        ("arrays/manifest.ocdbt", "", r"arrays cannot be read \("),
         ("classes.json", '{"format_version": 1, "classes": []}', "it lists no classes"),
     ],
 )
@@ -162,9 +162,7 @@ def test_a_checkpoint_that_does_not_parse_or_names_no_classes_is_refused(
         open_model(broken, checkpoint=2)
     (broken / "checkpoints/4/arrays/_METADATA").write_text("no JSON", "utf-8")
     steps.write_record(broken / "checkpoints/4", _read(broken, 4))
-    with pytest.raises(
-        CheckpointError, match=r"checkpoint 4 .* is damaged \(arrays cannot be read"
-    ):
+    with pytest.raises(CheckpointError, match=r"checkpoints/4/arrays cannot be read"):
         open_model(broken, checkpoint=4)
 
 

@@ -1,8 +1,10 @@
 """A backbone goes through its file to the bit; a file that does not fit is refused in one line."""
 
 import dataclasses
+import hashlib
 import json
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,16 @@ def test_a_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes:
     for digests in ("[", "[1]", "{}"):
         rewrite(saved, {**header, "__metadata__": {**held, native.DIGESTS: digests}}, data)
         assert "another SHA-256" in refuse(saved, cfg, shapes)
+
+
+def test_arrays_are_digested_without_a_copy_of_all() -> None:
+    arrays = {f"backbone/{k}": np.full((1024, 256), k, np.float32) for k in range(16)}
+    tracemalloc.start()
+    digests = native._digest({KEY: ""}, arrays)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < arrays["backbone/0"].nbytes / 2
+    assert digests["backbone/3"] == hashlib.sha256(arrays["backbone/3"].tobytes()).hexdigest()
 
 
 def test_a_file_from_before_there_were_digests_is_read(

@@ -82,6 +82,15 @@ def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(
     assert without_rates(broken.metrics) == without_rates(whole.metrics)
 
 
+def test_a_restored_window_with_other_names_is_dropped(tmp_path: Path) -> None:
+    """A gap_jax whose steps have other metrics saved it."""
+    windows: dict[int, Any] = {}
+    train(tmp_path, last=7, windows=windows)
+    del windows[7]["grad_norm"]
+    metrics = train(tmp_path, 8, windows=windows).metrics
+    assert [row["steps"] for row in rows(metrics) if "steps" in row] == [5, 3, 5, 5]
+
+
 def without_rates(path: Path) -> list[dict[str, Any]]:
     """The rows of metrics.jsonl without what depends on the time."""
     return [

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
+from gap_jax.errors import CheckpointError
 from gap_jax.runtime.digests import LeafFacts, Leaves, find_damaged, name_some
 from gap_jax.runtime.steps import DamageError
 
@@ -42,6 +43,9 @@ def store_arrays(path: Path, leaves: Leaves) -> None:
 def load_arrays(path: Path, written: Mapping[str, LeafFacts]) -> Leaves:
     """Reads named host arrays with orbax and verifies their digests; verify their files before.
 
+    Only another digest is damage: whole files that do not parse are read with too little memory,
+    too few threads or open files, or are none that orbax wrote.
+
     Orbax is told their dtypes and shapes: reading those from the disk, TensorStore 0.1.86 leaks
     some kilobytes for each array.
     """
@@ -52,9 +56,12 @@ def load_arrays(path: Path, written: Mapping[str, LeafFacts]) -> Leaves:
     try:
         with _open_orbax() as orbax:
             leaves: Leaves = orbax.restore(path, args=ocp.args.StandardRestore(target))
-    except Exception as error:  # orbax and TensorStore raise many kinds for files that do not parse
+    except Exception as error:  # orbax and TensorStore raise many kinds
         text = " ".join(str(error).split())[:LONGEST]
-        raise DamageError(f"{path.name} cannot be read ({type(error).__name__}: {text})") from error
+        raise CheckpointError(
+            f"{path} cannot be read ({type(error).__name__}: {text}), though its files are as they "
+            "were written; allow more memory, threads and open files, or use another copy"
+        ) from error
     damaged = find_damaged(leaves, written)
     if damaged:
         raise DamageError(f"another digest: {name_some(damaged)}")

@@ -132,11 +132,15 @@ class Checkpoints:
                 return self._restore(found.good[step], target)
             except steps.DamageError as damage:
                 self._set_aside(step, str(damage))
-        aside = [f"{name} is damaged" for name in steps.survey(self.folder).set_aside]
-        aside += [f"{name} {reason}" for name, reason in found.foreign.items()]
-        if aside:
+        unusable = [f"{name} was set aside" for name in steps.survey(self.folder).set_aside]
+        unusable += [
+            f"{name} {reason}"
+            for name, reason in found.foreign.items()
+            if reason != steps.NO_CHECKPOINT
+        ]
+        if unusable:
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is usable ({name_some(aside)}); "
+                f"no checkpoint in {self.folder} is usable ({name_some(unusable)}); "
                 "move them away to begin anew, or restore a copy"
             )
         return None
@@ -232,11 +236,11 @@ class Checkpoints:
                 f"{refusal}; checkpoint {record.step} takes up to {size_bytes / 2**20:,.1f} MiB, "
                 "and the ones before it are intact"
             ) from refusal
-        except steps.DamageError as damage:
+        except (steps.DamageError, CheckpointError) as fault:
             raise CannotWrite(
                 f"checkpoint {record.step} in {self.folder} does not read back as it was written "
-                f"({damage}); check the disk and the memory"
-            ) from damage
+                f"({fault}); check the disk and the memory"
+            ) from fault
         faults.point("checkpoint.after_commit")
         good = self._survey().good
         kept = {*list(good)[-self._keep :], self._best_of(good)}
@@ -244,7 +248,7 @@ class Checkpoints:
         self._after_save()
 
     def _clear_the_way(self, step: int) -> None:
-        """A stranger named like the next step gives way; a good checkpoint does not."""
+        """Moves a foreign folder with the step's name aside; refuses a good checkpoint."""
         if step in self._survey().good:
             raise CheckpointError(
                 f"checkpoint {step} exists already in {self.folder}; "

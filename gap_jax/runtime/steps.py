@@ -19,7 +19,8 @@ from gap_jax.errors import CheckpointError
 from gap_jax.runtime.digests import LeafFacts
 
 FORMAT_VERSION = 1
-RUN_ID = "run_id"  # in a run's manifest and in the facts of its checkpoints
+RUN_ID = "run_id"  # in a run's manifest and in the metadata of its checkpoints
+NO_CHECKPOINT = "is no checkpoint"  # of a foreign folder that holds nothing of ours
 FACTS = "facts.json"
 ARRAYS = "arrays"
 _STEP = re.compile(r"0|[1-9]\d*", re.ASCII)
@@ -78,7 +79,7 @@ def survey(folder: Path) -> Survey:
             if (path / FACTS).exists() or (path / ARRAYS).exists():
                 found.damaged[step] = str(damage)
             else:
-                found.foreign[path.name] = "is no checkpoint"
+                found.foreign[path.name] = NO_CHECKPOINT
     return found
 
 

@@ -84,6 +84,8 @@ class Reporter(AbstractContextManager["Reporter"]):
         """Reports the `step`-th update: the numbers of its Metrics and its record ids."""
         values = {name: float(value) for name, value in metrics.items()}
         self._ledger.append(encode_row({"step": step, **_proof(values["loss"], ids)}))
+        if self._window and self._window[0].keys() != values.keys():
+            self._window.clear()  # another version of gap_jax saved it
         self._window.append(values)
         self._pace.count_step()
         if not values["finite"]:
