@@ -26,12 +26,12 @@ _worker = 0  # which of the workers this process is
 
 
 def start_worker(index: int, count: int) -> None:
-    """Lets only the parent end this process: by its word, or by dying itself."""
+    """Lets only the parent end this process: by its order, or by ending itself."""
     global _worker
     del count
     _worker = index
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to a whole group, it means the parent
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # sent to a whole group, it means the parent
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 

@@ -3,7 +3,7 @@
 SIGTERM, Ctrl-C and SIGHUP raise an exception in the main thread, so that partial output is removed.
 A thread, which C code on the main thread does not hold up, ends the process at a second signal, or
 if it has not ended soon after the first one. What cannot be written to stdout is a refusal, too.
-Nothing heavy is imported here: it comes first.
+Nothing heavy is imported here, so that the handlers are set before anything else is imported.
 """
 
 import contextlib
@@ -20,14 +20,24 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from gap_jax.errors import BUG, PEER_LOST, PREEMPTED, CannotWrite, Refusal, describe, say
+from gap_jax.errors import (
+    BUG,
+    PEER_LOST,
+    PREEMPTED,
+    CannotWrite,
+    ConfigError,
+    Refusal,
+    describe,
+    say,
+)
 
 if TYPE_CHECKING:
     from sys import UnraisableHookArgs
 
     from _typeshed import ReadableBuffer
 
-ECHO_S = 2.0  # schedulers may send SIGTERM twice at once
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+ECHO_S = 2.0  # schedulers send SIGTERM twice, and systemd SIGHUP right after it
 END_WITHIN_S = 20.0
 SEND_AGAIN_S = 0.1
 WRITABLE_S = 5.0  # for the last line, where nobody reads stderr
@@ -41,29 +51,33 @@ class Stopped(KeyboardInterrupt):
 class ReaderGone(Refusal):
     """A closed pipe behind stdout, as of `head`; it ends the command with 0 and without a line."""
 
+    exit_code = 0
+
 
 class Received:
-    """The first signal that arrived, and whether another one is its echo."""
+    """The first signal that arrived; a second one ends the process."""
 
     def __init__(self) -> None:
         self.first: signal.Signals | None = None
         self._at = 0.0
 
-    def is_second(self, number: int) -> bool:
-        """Takes a signal in; whether it asks for an immediate end."""
+    def take(self, number: int) -> None:
+        """Records a signal, or ends the process at once if it is no echo of the first one."""
         now = time.monotonic()
         if self.first is None:
             self.first, self._at = signal.Signals(number), now
-            return False
-        return not (number == self.first == signal.SIGTERM and now - self._at < ECHO_S)
+        elif signal.SIGINT in (number, self.first) or now - self._at >= ECHO_S:
+            end_at_once("stopped at once by a second signal")
 
 
 class _Command:
     """The command that this process runs, with the exception of the signal that stops it."""
 
     def __init__(self) -> None:
+        self.is_ending = False
         self.code: int | None = None  # once it has ended
         self.stopped: Stopped | None = None
+        self._number = signal.SIGTERM  # the signal that `stopped` names
         self.sent_again = 0  # signals that this process sent to itself
         self._raises_again = False
         self.start_by: float | None = None
@@ -75,8 +89,11 @@ class _Command:
         del frame
         if self.code is not None:
             os._exit(self.code)
+        if self.is_ending:
+            return
         if self.stopped is None:
-            self.stopped = Stopped(f"stopped by {signal.Signals(number).name}; {AGAIN}")
+            self._number = signal.Signals(number)
+            self.stopped = Stopped(f"stopped by {self._number.name}; {AGAIN}")
         elif not self._raises_again:
             return
         self._raises_again = False
@@ -89,7 +106,7 @@ class _Command:
             return
         self._raises_again = True
         self.sent_again += 1
-        threading.Timer(SEND_AGAIN_S, os.kill, (os.getpid(), signal.SIGINT)).start()
+        threading.Timer(SEND_AGAIN_S, os.kill, (os.getpid(), self._number)).start()
 
 
 _command = _Command()
@@ -101,18 +118,20 @@ def exit_code(command: Callable[[], int | None]) -> int:
         try:
             code = command() or 0
         except SystemExit as end:  # of argparse and absl
-            code = int(end.code or 0)
+            code = end.code or 0
+            if not isinstance(code, int):
+                raise ConfigError(code) from end
         if sys.stdout is not None:
             sys.stdout.flush()
-        return code
-    except ReaderGone:
-        return 0
+        _command.is_ending = True  # no call before it, as Python runs signal handlers after calls
     except (Exception, KeyboardInterrupt) as error:
+        _command.is_ending = True
         code, message = describe(_command.stopped or error)  # C code may raise another in its place
         if code == BUG:
             traceback.print_exc()
-        say(code, message)
-        return code
+        if code:
+            say(code, message)
+    return code
 
 
 def run(command: Callable[[], int | None]) -> int:
@@ -128,9 +147,8 @@ def run(command: Callable[[], int | None]) -> int:
 
 
 def list_signals() -> list[signal.Signals]:
-    """The signals that stop a command; nohup has a process ignore SIGHUP."""
-    ignores = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-    return [signal.SIGTERM, signal.SIGINT, *([] if ignores else [signal.SIGHUP])]
+    """The signals that stop a command: nohup and a shell's `&` have a process ignore some."""
+    return [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def limit_start(seconds: float, has_begun: Callable[[], bool]) -> None:
@@ -197,7 +215,9 @@ def _open_stream(raw: io.FileIO, before: TextIO | None) -> io.TextIOWrapper:
         io.BufferedWriter(raw),
         encoding=before.encoding if before else "utf-8",
         errors="backslashreplace",  # names of files and classes, where the encoding is ASCII
-        line_buffering=raw.isatty() or isinstance(raw, _Errors),
+        line_buffering=raw.isatty()
+        or isinstance(raw, _Errors)
+        or (isinstance(before, io.TextIOWrapper) and before.write_through),  # python -u
     )
 
 
@@ -237,9 +257,9 @@ def _listen(source: int, numbers: list[signal.Signals]) -> None:
                 continue
             if _command.sent_again:
                 _command.sent_again -= 1
-            elif received.is_second(number):
-                end_at_once("stopped at once by a second signal")
-            elif signal.getsignal(number) == _command.stop:  # no training loop that saves first
+                continue
+            received.take(number)
+            if signal.getsignal(number) == _command.stop:  # no training loop that saves first
                 end_at = time.monotonic() + END_WITHIN_S
 
 

@@ -8,6 +8,7 @@ import jax
 import pytest
 from jax.experimental import multihost_utils
 
+from gap_jax import process
 from gap_jax.runtime import preemption
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -40,11 +41,19 @@ def test_the_handlers_come_back_after_an_error() -> None:
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_scheduler_may_send_sigterm_twice_at_once() -> None:
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGHUP], ids=lambda each: each.name)
+def test_sigterm_and_sighup_at_once_are_one_request(
+    first: signal.Signals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As systemd sends them to what has a terminal, and other schedulers SIGTERM twice."""
+    ends: list[str] = []
+    monkeypatch.setattr(process, "end_at_once", ends.append)
     with preemption.watching() as watch:
-        os.kill(os.getpid(), signal.SIGTERM)
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert watch.is_stopping()
+        for number in (first, signal.SIGTERM, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        assert watch.is_stopping() and watch.cause == first.name and not ends
+        os.kill(os.getpid(), signal.SIGINT)
+        assert len(ends) == 1
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")

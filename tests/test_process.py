@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from gap_jax import cli, process
+from gap_jax import cli, errors, process
 
 ROOT = Path(__file__).parent.parent
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -97,6 +97,7 @@ def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
 def test_a_signal_that_a_callback_of_c_code_swallows_is_sent_again(tmp_path: Path) -> None:
     """As in jax's gc callback: Python ignores what is raised there."""
     program = (
+        "process.SEND_AGAIN_S = 1\n"
         "def command():\n"
         "    gc.callbacks.append(lambda *_: (gc.callbacks.clear(), send(), len('')))\n"
         "    gc.collect(); time.sleep(0.05); print('swallowed', flush=True); time.sleep(30)\n"
@@ -124,9 +125,9 @@ def test_a_second_signal_ends_a_process_whose_main_thread_is_stuck_in_c(
     """C code that never returns to Python, as ctypes can hold the main thread there."""
     program = (
         "import ctypes, threading\n"
-        "process.ECHO_S = 0.2\n"
+        "process.ECHO_S = 0\n"
         "def command():\n"
-        "    threading.Timer(0.2, send).start()\n"
+        "    threading.Timer(0.3, send).start()\n"
         f"    threading.Timer(0.6, send, [{int(second)}]).start()\n"
         "    for number in process.list_signals(): signal.siginterrupt(number, False)\n"
         "    ctypes.CDLL(None).sem_wait(ctypes.create_string_buffer(64))\n"
@@ -183,12 +184,56 @@ def test_training_alone_limits_its_start(
     assert limits == [7] and "no prepared data" in capsys.readouterr().err
 
 
-def test_what_nohup_starts_goes_on_after_sighup(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", STOPS, ids=lambda each: each.name)
+def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    """As SIGHUP under nohup, and SIGINT in what a script starts with `&`."""
     program = (
-        "signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "sys.exit(process.run(lambda: send(signal.SIGHUP) or print('went on')))"
+        f"signal.signal({int(number)}, signal.SIG_IGN)\n"
+        f"sys.exit(process.run(lambda: send({int(number)}) or print('went on')))"
     )
     assert run(program, tmp_path) == (0, "went on\n", "")
+
+
+def test_a_swallowed_signal_is_sent_again_where_sigint_is_ignored(tmp_path: Path) -> None:
+    program = (
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "def command():\n"
+        "    gc.callbacks.append(lambda *_: (gc.callbacks.clear(), send(), len('')))\n"
+        "    gc.collect(); time.sleep(30)\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (75, "", LINE.format("SIGTERM"))
+
+
+def test_a_signal_while_the_line_of_a_refusal_is_written_keeps_it(tmp_path: Path) -> None:
+    program = (
+        "say = process.say\n"
+        "process.say = lambda *line: (send(), say(*line))\n"
+        "def command(): raise process.CannotWrite('full')\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (73, "", "gap_jax: error 73: full\n")
+
+
+def test_a_signal_between_the_command_and_its_end_keeps_its_code(tmp_path: Path) -> None:
+    program = (
+        "def profile(frame, event, _):\n"
+        "    if event == 'return' and frame.f_code is process.exit_code.__code__: send()\n"
+        "sys.setprofile(profile)\n"
+        "sys.exit(process.run(lambda: 3))"
+    )
+    assert run(program, tmp_path) == (3, "", "")
+
+
+def test_an_exit_with_a_text_is_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of sys.exit('...') in a config."""
+    assert process.exit_code(lambda: sys.exit("no GPU here")) == 64
+    assert capsys.readouterr().err == "gap_jax: error 64: no GPU here\n"
+
+
+def test_a_reader_that_left_is_an_end_with_0() -> None:
+    """Also where another process of the run hears of it."""
+    assert errors.describe(process.ReaderGone()) == (0, "")
 
 
 def test_a_signal_after_the_command_keeps_its_code(tmp_path: Path) -> None:

@@ -80,6 +80,16 @@ def test_a_closed_stdout_is_no_output(tmp_path: Path) -> None:
     assert run("--version", close=(1,)).returncode == 0
 
 
+def test_an_unbuffered_stdout_stays_unbuffered() -> None:
+    """As in a container, whose log would lack the lines before an end that flushes nothing."""
+    program = (
+        "import os; from gap_jax import process\n"
+        "process.run(lambda: print('before the end') or os._exit(0))"
+    )
+    for setting, expected in (("1", "before the end\n"), ("", "")):
+        assert run(program=program, settings={"PYTHONUNBUFFERED": setting}).stdout == expected
+
+
 def test_a_closed_pipe_ends_a_command_with_0_and_without_a_line() -> None:
     reader, writer = os.pipe()
     os.close(reader)

@@ -49,6 +49,7 @@ def test_three_workers_change_no_byte_ignore_the_terminal_and_leave_nothing(
             assert child.pid is not None
             os.kill(child.pid, signal.SIGTERM)
             os.kill(child.pid, signal.SIGINT)
+            os.kill(child.pid, signal.SIGHUP)
         seen.extend(next(batches) for _ in range(12))
     assert_same(seen, alone)
     assert list(batches) == []

@@ -9,29 +9,25 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-from gap_jax.process import Received, end_at_once, list_signals
+from gap_jax.process import Received, list_signals
 
 
-class Watch:
+class Watch(Received):
     """Whether the run has been told to stop; asked after every step and evaluation batch."""
-
-    def __init__(self) -> None:
-        self._received = Received()
 
     def is_stopping(self) -> bool:
         """Whether to stop now."""
-        return self._received.first is not None
+        return self.first is not None
 
     @property
     def cause(self) -> str:
         """What told the run to stop."""
-        return self._received.first.name if self._received.first else "the scheduler"
+        return self.first.name if self.first else "the scheduler"
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler: ends the process at a second signal."""
+        """The signal handler."""
         del frame
-        if self._received.is_second(number):
-            end_at_once("stopped at once by a second signal")
+        self.take(number)
 
 
 class GangWatch(Watch):
