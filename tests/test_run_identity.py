@@ -8,25 +8,25 @@ from pathlib import Path
 
 import pytest
 
+from gap_jax.config import Config
 from gap_jax.errors import CheckpointError
 from gap_jax.explain.artefact import open_model
+from gap_jax.runtime import steps
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.rundir import RunDir, complete, examine
+from gap_jax.runtime.rundir import RunDir, complete, enter, examine
 from gap_jax.runtime.steps import ARRAYS, FACTS, read_record, write_record
 from tests.saved_runs import prepare_run
 from tests.saved_states import abstract, finish, make_state, save_steps
-from tests.test_rundir import config, people, start
+from tests.test_rundir import config, contents, people, start
 
 
-@pytest.mark.parametrize("damage", ["delete all", "delete the step", "delete facts", "flip a bit"])
+@pytest.mark.parametrize("damage", ["delete the step", "delete facts", "flip a bit"])
 def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damage: str) -> None:
-    start(tmp_path)
+    save(tmp_path, 8_000)
     run = RunDir(tmp_path)
     finish(run, 9_000)
     step = run.checkpoints / "9000"
     match damage:
-        case "delete all":
-            shutil.rmtree(run.checkpoints)
         case "delete the step":
             shutil.rmtree(step)
         case "delete facts":
@@ -34,16 +34,62 @@ def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damag
         case _:
             largest = max((step / ARRAYS).rglob("*"), key=lambda each: each.stat().st_size)
             largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
-    opening = examine(tmp_path, config(), people())
+    opening = start(tmp_path)
+    assert not opening.is_new
     assert (opening.completed_step, opening.lost_step) == (None, 9_000)
-    assert not start(tmp_path).is_new
     assert json.loads(run.manifest.read_text("utf-8"))["completed_step"] is None
 
 
-def save(root: Path, *steps: int) -> None:
+@pytest.mark.parametrize("cfg", [config(), config(train__steps=13_000)], ids=["same", "longer"])
+@pytest.mark.parametrize("damage", ["delete all", "delete facts", "cut arrays", "another run's"])
+def test_a_complete_run_without_any_whole_checkpoint_is_refused(
+    tmp_path: Path, damage: str, cfg: Config
+) -> None:
+    """It would begin at step 0 and drop all its numbers."""
+    run = RunDir(tmp_path / "run")
+    save(run.root, 8_000)
+    finish(run, 9_000)
+    copy = shutil.copytree(run.checkpoints, tmp_path / "copy")
+    for step in run.checkpoints.iterdir():
+        match damage:
+            case "delete all":
+                shutil.rmtree(step)
+            case "delete facts":
+                (step / FACTS).unlink()
+            case "cut arrays":
+                next(each for each in (step / ARRAYS).rglob("*") if each.is_file()).write_bytes(b"")
+            case _:
+                record = read_record(step)
+                facts = {**record.facts, "run_id": "another"}
+                write_record(step, dataclasses.replace(record, facts=facts))
+    before = contents(run.root)
+    for _ in range(2):
+        with pytest.raises(CheckpointError, match=r"complete at step 9,000 .* restore a copy"):
+            enter(run.root, cfg, people(), {})
+    assert contents(run.root) == before
+    shutil.copytree(copy, run.checkpoints, dirs_exist_ok=True)
+    assert start(run.root).completed_step == 9_000
+
+
+def test_a_start_digests_the_last_checkpoint_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(tmp_path)
+    finish(RunDir(tmp_path), 9_000)
+    digested: list[Path] = []
+    digest_files = steps.digest_files
+    monkeypatch.setattr(
+        steps, "digest_files", lambda path: digested.append(path) or digest_files(path)
+    )
+    examine(tmp_path, config(), people())
+    assert enter(tmp_path, config(), people(), {}).completed_step == 9_000
+    assert len(digested) == 1
+
+
+def save(root: Path, *numbers: int) -> None:
     """Goes on with a run and saves the states after these steps."""
     run_id = start(root).run_id
-    save_steps(RunDir(root).checkpoints, *steps, run_id=run_id)
+    save_steps(RunDir(root).checkpoints, *numbers, run_id=run_id)
 
 
 def reopen(root: Path, said: Callable[[str], None] = pytest.fail) -> Checkpoints:
@@ -99,9 +145,39 @@ def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
 
 def test_another_runs_checkpoint_does_not_prove_a_run_complete(runs: tuple[Path, Path]) -> None:
     complete(RunDir(runs[1]), 6)
-    assert examine(runs[1], config(), people()).lost_step == 6
+    assert start(runs[1]).lost_step == 6
     complete(RunDir(runs[0]), 6)
-    assert examine(runs[0], config(), people()).completed_step == 6
+    assert start(runs[0]).completed_step == 6
+
+
+def test_a_lost_manifest_takes_no_id_that_checkpoints_disagree_on(runs: tuple[Path, Path]) -> None:
+    """The newest checkpoint is of another run; without it the others name the run."""
+    run = RunDir(runs[1])
+    run_id = json.loads(run.manifest.read_text("utf-8"))["run_id"]
+    run.manifest.unlink()
+    with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 2 runs"):
+        start(runs[1])
+    assert not run.manifest.exists()
+    shutil.rmtree(run.checkpoints / "6")
+    assert start(runs[1]).run_id == run_id
+
+
+@pytest.mark.parametrize("name", ["2", "2.corrupt"])
+def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name: str) -> None:
+    save(tmp_path / "run", 2)
+    run = RunDir(tmp_path / "run")
+    copy = shutil.copytree(run.checkpoints / "2", tmp_path / "copy")
+    run.manifest.unlink()
+    (run.checkpoints / "2" / FACTS).unlink()
+    (run.checkpoints / "2").rename(run.checkpoints / name)
+    with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 0 runs"):
+        start(run.root)
+    if name == "2":
+        shutil.rmtree(run.checkpoints / "2")
+    shutil.copytree(copy, run.checkpoints / "2")
+    with reopen(run.root) as checkpoints:
+        restored = checkpoints.resume(abstract(make_state(0)))
+    assert restored and restored.step == 2
 
 
 def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:

@@ -31,11 +31,10 @@ HARMLESS = {
 
 
 class Opening(NamedTuple):
-    """What a start finds: `changes` are harmless; `completed_step` says nothing is left to do.
+    """What a start finds: `changes` are harmless; `run_id` is written into each checkpoint.
 
-    `metrics` are its evaluation there;
-    `lost_step` is where the run was complete before its last checkpoint was lost or damaged;
-    `run_id` is written into each of its checkpoints.
+    `enter` alone fills the others: `completed_step` says nothing is left to do, `metrics` are the
+    evaluation there; `lost_step` is where the run was complete before its last checkpoint was lost.
     """
 
     is_new: bool
@@ -64,15 +63,7 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
-    ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, cfg)]
-    opening = Opening(is_new=False, changes=changes, run_id=manifest[steps.RUN_ID])
-    done = manifest["completed_step"]
-    if done is None or ends[0] != ends[1]:
-        return opening
-    last = steps.read_whole(run.checkpoints, done)
-    if last is None or last.run_id != opening.run_id:
-        return opening._replace(lost_step=done)
-    return opening._replace(completed_step=done, metrics=last.facts["metrics"])
+    return Opening(is_new=False, changes=changes, run_id=manifest[steps.RUN_ID])
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
@@ -82,9 +73,11 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     run, and a changed one counts only when the run no longer counts as complete.
     """
     opening = examine(workdir, cfg, data)
+    run = RunDir(workdir.absolute())
+    if not opening.is_new:
+        opening = _find_completed(run, cfg, opening)
     if opening.completed_step is not None:
         return opening
-    run = RunDir(workdir.absolute())
     if opening.is_new:
         for stale in (run.manifest, run.first_batch):
             stale.unlink(missing_ok=True)
@@ -153,8 +146,7 @@ def load_manifest(run: RunDir) -> dict[str, Any]:
         steps.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
     }  # fmt: skip
     if not run.manifest.exists():
-        newest = list(steps.survey(run.checkpoints).good.values())[-1:]
-        return {**empty, steps.RUN_ID: newest[0].run_id if newest else None}
+        return {**empty, steps.RUN_ID: _recover_id(run)}
     content = {steps.RUN_ID: None, **_load(run.manifest)}
     if content.keys() != empty.keys():
         raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
@@ -167,6 +159,43 @@ def first_command(run: RunDir) -> str:
     words = shlex.split(attempts[0]["command"]) if attempts else []
     programs = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])
+
+
+def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
+    """Adds whether the run is complete, which only its whole last checkpoint proves.
+
+    Refuses one that was complete and has no whole checkpoint left, as it would begin anew.
+    """
+    done = load_manifest(run)["completed_step"]
+    if done is None:
+        return opening
+    good = steps.survey(run.checkpoints).good
+    own = [step for step, record in good.items() if record.run_id == opening.run_id]
+    whole = (steps.read_whole(run.checkpoints, step) for step in reversed(own))
+    newest = next(filter(None, whole), None)
+    if newest is None:
+        raise CheckpointError(
+            f"{run.root} was complete at step {done:,} and holds no usable checkpoint of its own; "
+            "restore a copy of one, or choose another --workdir"
+        )
+    if newest.step != done:
+        return opening._replace(lost_step=done)
+    ends = [(each.train.steps, each.train.early_stop_evals) for each in (load_config(run), cfg)]
+    if ends[0] != ends[1]:
+        return opening
+    return opening._replace(completed_step=done, metrics=newest.facts["metrics"])
+
+
+def _recover_id(run: RunDir) -> str | None:
+    """The id that the run's checkpoints carry; None where there is none yet."""
+    found = steps.survey(run.checkpoints)
+    ids = {record.run_id for record in found.good.values()}
+    if len(ids) > 1 or (not ids and (found.damaged or found.set_aside)):
+        raise CheckpointError(
+            f"{run.manifest} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
+            "one; restore it or a copy of a checkpoint, or move those of other runs away"
+        )
+    return next(iter(ids), None)
 
 
 def _has_begun(run: RunDir) -> bool:

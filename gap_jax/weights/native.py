@@ -217,7 +217,7 @@ def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
 def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     """The SHA-256 of the facts' text and of each array's bytes."""
     digests = {
-        name: hashlib.sha256(np.ascontiguousarray(values)).hexdigest()  # without a copy
+        name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()  # without a copy
         for name, values in arrays.items()
     }
     return {**digests, KEY: hashlib.sha256(metadata[KEY].encode()).hexdigest()}

@@ -34,7 +34,7 @@ def warn(comparison: Comparison, saved_steps: Mapping[Path, int]) -> list[str]:
     found = [
         f"{run.root} has not ended: its numbers are of step {run.step:,} of {run.cfg.train.steps:,}"
         for run in runs
-        if not run.is_complete
+        if not run.has_ended
     ]
     if len({run.step for run in runs}) > 1:
         found.append("The runs were evaluated after different numbers of steps")

@@ -30,6 +30,7 @@ Row = Mapping[str, Any]
 class Run:
     """A run as its folder tells it: `scores` are those of its last evaluation, at `step`.
 
+    `has_ended` is noted in its manifest; scores stay those of its end if checkpoints are lost.
     `classes` are the names of its classes, shortened for the page.
     `environment` is what its latest attempt stood on, `rows` are those of metrics.jsonl.
     """
@@ -39,7 +40,7 @@ class Run:
     classes: tuple[str, ...]
     fingerprint: str
     environment: Row
-    is_complete: bool
+    has_ended: bool
     step: int
     scores: Scores
     rows: tuple[Row, ...]
@@ -100,7 +101,7 @@ def _read_run(run: RunDir) -> Run:
         classes=tuple(map(shorten, classes)),
         fingerprint=manifest["fingerprint"],
         environment=manifest["attempts"][-1],
-        is_complete=manifest["completed_step"] is not None,
+        has_ended=manifest["completed_step"] is not None,
         step=step,
         scores=scores,
         rows=tuple(_read_rows(run.metrics)),
