@@ -122,7 +122,7 @@ def test_dropout_is_drawn_anew_in_each_step_and_the_same_in_the_same_one() -> No
 
 
 def test_images_without_a_label_count_in_the_pose_loss_and_not_in_the_accuracy() -> None:
-    weight = np.tile(np.float32([1, 0]), 4)
+    weight = np.tile(np.array([1, 0], np.float32), 4)
     told = []
     for label in range(CLASSES):
         labels = np.where(weight > 0, label, -1).astype(np.int32)
