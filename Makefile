@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test check faults commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
+.PHONY: help demo test check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
@@ -12,6 +12,7 @@ help:
 	@echo "make check      format, lint, types, security gate"
 	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
 	@echo "make commands   run every command where it cannot read or write, and end it by signals"
+	@echo "make mutants    change a statement at a time, see that a test fails, into docs/reliability.md"
 	@echo "make parity     ask other libraries' networks, where installed, whether ours say the same"
 	@echo "make learnability  train every pooling for 20 steps, into docs/learnability.md"
 	@echo "make roundtrips convert files that other libraries write, and compare to the bit"
@@ -55,6 +56,9 @@ faults: $(VENV)/dev
 
 commands: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.commands --instants 10 --seed 0 --out build/commands/$(shell git rev-parse --short HEAD)
+
+mutants: $(VENV)/dev
+	$(BIN)/python -m tests.campaigns.mutants --count 320 --seed 0 --out build/mutants
 
 parity: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.parity
