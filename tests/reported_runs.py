@@ -41,7 +41,7 @@ def make_run(
     cfg = tiny_config(NOWHERE, "model.stage=1", *overrides, parts=parts)
     made = {
         "root": NOWHERE / root, "cfg": cfg, "classes": CLASSES, "fingerprint": "0123",
-        "environment": {}, "is_complete": True, "step": 7, "scores": scores, "rows": (),
+        "environment": {}, "has_ended": True, "step": 7, "scores": scores, "rows": (),
     }  # fmt: skip
     return Run(**{**made, **values})
 
