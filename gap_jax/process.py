@@ -6,6 +6,7 @@ if it has not ended soon after the first one. What cannot be written to stdout i
 Nothing heavy is imported here, so that the handlers are set before anything else is imported.
 """
 
+import atexit
 import contextlib
 import faulthandler
 import io
@@ -17,7 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
 from gap_jax.errors import (
@@ -99,14 +100,25 @@ class _Command:
         self._raises_again = False
         raise self.stopped
 
-    def notice_swallowed(self, unraisable: "UnraisableHookArgs") -> None:
+    def notice_unraisable(self, unraisable: "UnraisableHookArgs") -> None:
         """The hook for exceptions in callbacks of C code, which cannot raise them."""
-        if self.stopped is None or unraisable.exc_value is not self.stopped:
+        if not self._sends_again(unraisable.exc_value):
             sys.__unraisablehook__(unraisable)
-            return
+
+    def notice_printed(
+        self, kind: type[BaseException], value: BaseException, trace: TracebackType | None
+    ) -> None:
+        """The hook for exceptions that C code prints where it cannot raise them."""
+        if not self._sends_again(value):
+            sys.__excepthook__(kind, value, trace)
+
+    def _sends_again(self, error: BaseException | None) -> bool:
+        if self.stopped is None or error is not self.stopped:
+            return False
         self._raises_again = True
         self.sent_again += 1
         threading.Timer(SEND_AGAIN_S, os.kill, (os.getpid(), self._number)).start()
+        return True
 
 
 _command = _Command()
@@ -230,7 +242,8 @@ def _discard(number: int) -> None:
 
 def _take_signals() -> None:
     numbers = list_signals()
-    sys.unraisablehook = _command.notice_swallowed
+    sys.unraisablehook = _command.notice_unraisable
+    sys.excepthook = _command.notice_printed
     source, sink = os.pipe()
     _command.wake = sink
     os.set_blocking(sink, False)
@@ -239,6 +252,7 @@ def _take_signals() -> None:
     threading.Thread(target=_listen, args=(source, numbers), name="signals", daemon=True).start()
     for number in numbers:
         signal.signal(number, _command.stop)
+        atexit.register(signal.signal, number, signal.SIG_IGN)  # Python's end would reset it
 
 
 def _listen(source: int, numbers: list[signal.Signals]) -> None:

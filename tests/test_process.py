@@ -17,10 +17,10 @@ ROOT = Path(__file__).parent.parent
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LINE = "gap_jax: error 75: stopped by {}; run the same command again\n"
 HELD = """
-import gc, os, signal, subprocess, sys, time
+import ctypes, gc, os, signal, subprocess, sys, time
 from pathlib import Path
 from gap_jax import process
-def send(number=signal.SIGTERM): os.kill(os.getpid(), number)
+def send(number=signal.SIGTERM): signal.raise_signal(number)
 """
 
 
@@ -94,13 +94,21 @@ def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_signal_that_a_callback_of_c_code_swallows_is_sent_again(tmp_path: Path) -> None:
-    """As in jax's gc callback: Python ignores what is raised there."""
+@pytest.mark.parametrize(
+    "swallow",
+    [
+        "gc.callbacks.append(lambda *_: (gc.callbacks.clear(), send(), len(''))); gc.collect()",
+        "ctypes.pythonapi.PyRun_SimpleString(b'send(); len(str())')",
+    ],
+    ids=["ignored", "printed"],
+)
+def test_a_signal_that_c_code_swallows_is_sent_again(swallow: str, tmp_path: Path) -> None:
+    """As jax's gc callback does, and modules of C++ that print what they cannot raise."""
     program = (
         "process.SEND_AGAIN_S = 1\n"
         "def command():\n"
-        "    gc.callbacks.append(lambda *_: (gc.callbacks.clear(), send(), len('')))\n"
-        "    gc.collect(); time.sleep(0.05); print('swallowed', flush=True); time.sleep(30)\n"
+        f"    {swallow}\n"
+        "    os.write(1, b'swallowed\\n'); time.sleep(30)\n"
         "sys.exit(process.run(command))"
     )
     assert run(program, tmp_path) == (75, "swallowed\n", LINE.format("SIGTERM"))
@@ -238,6 +246,18 @@ def test_a_reader_that_left_is_an_end_with_0() -> None:
 
 def test_a_signal_after_the_command_keeps_its_code(tmp_path: Path) -> None:
     program = "import atexit; atexit.register(send); sys.exit(process.run(lambda: 3))"
+    assert run(program, tmp_path) == (3, "", "")
+
+
+def test_a_signal_while_python_ends_keeps_the_code_too(tmp_path: Path) -> None:
+    """Python gives signals their usual effect again before it deletes what is left."""
+    program = (
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 15)\n"
+        "def command(): sys.modules['late'] = Late(); return 3\n"
+        "late = Late()\n"
+        "sys.exit(process.run(command))"
+    )
     assert run(program, tmp_path) == (3, "", "")
 
 
