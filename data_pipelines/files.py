@@ -21,6 +21,7 @@ from data_pipelines import faults
 from data_pipelines.errors import CannotWrite, InUse, Refusal
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_GONE = {errno.ENOENT, errno.ESTALE}
 _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and paragraph separator
 
 
@@ -35,10 +36,16 @@ def reading(path: Path, refusal: type[Refusal]) -> Iterator[None]:
     """Turns an operating-system refusal while reading `path` into one line of that kind."""
     try:
         yield
-    except (OSError, ValueError) as error:
+    except OSError as error:
         raise refusal(
-            f"cannot read {path}: {_explain(error)}; name a path that you may read"
+            f"cannot read {path}: {error.strerror or error}; name a path that you may read"
         ) from error
+
+
+def is_file(path: Path, refusal: type[Refusal]) -> bool:
+    """Whether there is such a file; raises a refusal where the system does not say."""
+    with reading(path, refusal):
+        return path.is_file()
 
 
 @contextlib.contextmanager
@@ -46,9 +53,9 @@ def writing(target: Path) -> Iterator[None]:
     """Turns an operating-system refusal while writing `target` into one line and exit code 73."""
     try:
         yield
-    except (OSError, ValueError) as error:
-        reason = _explain(error)
-        if isinstance(error, OSError) and error.errno in _FULL:
+    except OSError as error:
+        reason = error.strerror or str(error)
+        if error.errno in _FULL:
             free = shutil.disk_usage(existing_ancestor(target)).free
             raise CannotWrite(
                 f"no room to write {target}: {reason} ({free / 2**20:,.0f} MiB free); "
@@ -57,15 +64,6 @@ def writing(target: Path) -> Iterator[None]:
         raise CannotWrite(
             f"cannot write {target}: {reason}; choose a place you may write to"
         ) from error
-
-
-def _explain(error: OSError | ValueError) -> str:
-    """What the operating system says, or Python of a name with a null byte; a bug is raised."""
-    if isinstance(error, OSError):
-        return error.strerror or str(error)
-    if "null byte" not in str(error):
-        raise error
-    return str(error)
 
 
 @contextlib.contextmanager
@@ -79,31 +77,49 @@ def locked(
     """Holds a lock on `target`, or refuses at once naming the process that does.
 
     The lock is a file, beside `target` if not named, that the kernel frees however its owner ends.
+    It and folders that were made for it are removed at the end, where nothing else is in them.
     `warn` takes a sentence where the file system has no locks.
     """
-    path = lock or target.parent / f".{target.name}.lock"
+    path = (lock or target.parent / f".{target.name}.lock").absolute()
     with writing(target):
+        existing = existing_ancestor(path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab", buffering=0)
+        file, error = _lock(path)
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_free = _is_same(file, path)  # its last owner removes the file
-        except BlockingIOError:
-            is_free = False
-        except OSError as error:
-            is_free = True
-            if warn:
-                warn(f"{target} has no locks ({error.strerror}); nothing stops a second process")
-        if not is_free:
+        if isinstance(error, BlockingIOError):
             raise InUse(f"{target} is in use by {_read_owner(path)}; {advice}")
+        if error and warn:
+            warn(f"{target} has no locks ({error.strerror}); nothing stops a second process")
         try:
             with writing(target):
                 file.truncate(0)
                 file.write(json.dumps(describe_owner()).encode())
             yield
         finally:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # whose line would replace that of the block
+                path.unlink(missing_ok=True)
+                _remove_empty(path.parent, existing)
+
+
+def _lock(path: Path) -> tuple[IO[bytes], OSError | None]:
+    """Opens and locks a file, again where its last owner removed it between the two."""
+    while True:
+        file = path.open("ab", buffering=0)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file, None
+        except OSError as error:
+            if error.errno not in _GONE:
+                return file, error
+        file.close()
+
+
+def _remove_empty(folder: Path, existing: Path) -> None:
+    """Removes `folder` and those above it, up to one that existed before or that is not empty."""
+    while folder != existing:
+        folder.rmdir()
+        folder = folder.parent
 
 
 def describe_owner() -> dict[str, str | int]:
@@ -129,10 +145,6 @@ def _read_owner(path: Path) -> str:
         return name_owner(path.read_bytes())
     except OSError:
         return name_owner(b"")
-
-
-def _is_same(file: IO[bytes], path: Path) -> bool:
-    return path.exists() and os.path.samestat(os.fstat(file.fileno()), path.stat())
 
 
 def existing_ancestor(path: Path) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 
 from data_pipelines.errors import DataError
 from data_pipelines.example import FORMAT_VERSION, NOT_ANNOTATED, UNLABELLED, LabelKind, class_fault
-from data_pipelines.files import quote, reading, write_atomically
+from data_pipelines.files import is_file, quote, write_atomically
 
 MANIFEST = "manifest.json"
 MOST_NAMED = 3  # classes that a message names
@@ -143,8 +143,7 @@ def save(manifest: Manifest, directory: Path) -> None:
 
 def is_prepared(directory: Path) -> bool:
     """Whether a folder holds a manifest; refuses one that cannot be looked into."""
-    with reading(directory, DataError):
-        return (directory / MANIFEST).exists()
+    return is_file(directory / MANIFEST, DataError)
 
 
 def load(directory: Path) -> Manifest:

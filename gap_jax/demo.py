@@ -12,6 +12,7 @@ from pathlib import Path
 
 from absl import logging
 
+from data_pipelines import files
 from data_pipelines.config import DataConfig
 from data_pipelines.manifest import is_prepared
 from gap_jax.commands import data as data_command
@@ -93,7 +94,9 @@ def run(words: Sequence[str]) -> None:
         heads, seeds, page = QUICK, FULL_SEEDS[:1], "report-quick.html"
     else:
         heads, seeds, page = DEFAULT, FULL_SEEDS[:1], "report.html"
-    _demonstrate(heads, seeds, options.out / page, options.data, options.overrides)
+    out = options.out / page
+    with files.locked(out):  # so that a place that cannot be written is refused before the work
+        _demonstrate(heads, seeds, out, options.data, options.overrides)
 
 
 def _demonstrate(

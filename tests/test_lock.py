@@ -110,19 +110,49 @@ def test_a_second_writer_of_an_output_is_refused(
     assert [path.name for path in tmp_path.iterdir()] == [".out.partial"]
 
 
-def test_a_lock_whose_owner_removed_it_meanwhile_is_not_held(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("is_stale", [False, True], ids=["removed", "removed on another host"])
+def test_a_lock_whose_owner_removed_it_meanwhile_is_taken_again(
+    is_stale: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening the file and locking it; another process may hold a new one by then."""
-    real = fcntl.flock
+    """Between opening the file and locking it; another process could hold a new one by then."""
+    real, path = fcntl.flock, tmp_path / ".out.lock"
 
     def remove_first(file: IO[bytes], flags: int) -> None:
-        (tmp_path / ".out.lock").unlink()
+        monkeypatch.setattr(fcntl, "flock", real)
+        path.unlink()
+        if is_stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         real(file, flags)
 
     monkeypatch.setattr(fcntl, "flock", remove_first)
-    with pytest.raises(InUse), files.locked(tmp_path / "out"):
+    with files.locked(tmp_path / "out", warn=no_warning):
+        assert json.loads(path.read_bytes())["pid"] == os.getpid()
+        with pytest.raises(InUse), files.locked(tmp_path / "out"):
+            pass
+
+
+def test_a_lock_that_cannot_be_removed_leaves_the_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with files.locked(tmp_path / "out"):
         pass
+    with pytest.raises(CannotWrite, match="no room"), files.locked(tmp_path / "out"):
+        raise CannotWrite("no room")
+
+
+def test_folders_that_were_made_for_a_lock_alone_are_removed(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    out = tmp_path / "old" / "new" / "folder" / "out"
+    with pytest.raises(ZeroDivisionError), files.locked(out):
+        raise ZeroDivisionError
+    assert list(tmp_path.rglob("*")) == [tmp_path / "old"]
+    with files.locked(out):
+        out.touch()
+    assert list(out.parent.iterdir()) == [out]
 
 
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

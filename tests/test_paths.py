@@ -10,7 +10,7 @@ from tests.denied_paths import make_unusable, unprivileged
 from tests.saved_runs import CONFIG, SMALL, prepare_run
 
 WRITE, DATA, WEIGHTS, CONFIG_FILE = 73, 65, 66, 64
-KINDS = ("permission", "long", "loop", "file above", "null byte", "no utf-8")
+KINDS = ("permission", "long", "loop", "file above", "no utf-8")
 MPII = "data prepare mpii --splits derive "
 # {path} is the path that cannot be used; {run}, {data} and {config} are good
 COMMANDS = {
@@ -31,6 +31,7 @@ COMMANDS = {
     "weights convert {path} {out}": WEIGHTS,
     "weights convert {run} {path}/a.safetensors": WRITE,
     "config show {path}": CONFIG_FILE,
+    "demo --data {out} --out {path}": WRITE,
     "config explain {path}:demo": CONFIG_FILE,
     "config diff {config} --against {path}": CONFIG_FILE,
     "data prepare people --train=1 --val=1 --test=0 --out {path}": WRITE,

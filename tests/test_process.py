@@ -82,7 +82,7 @@ def test_a_signal_while_a_command_imports_ends_it_with_one_line(
 
 def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
     """Of the real command, in the middle of its work, with a child process."""
-    words = ["data", "prepare", "people", "--out", "people", "--train=4000"]
+    words = ["data", "prepare", "people", "--out", "new/people", "--train=4000"]
     with begin(["-m", "gap_jax", *words], tmp_path) as started:
         until = time.monotonic() + 120
         while not list(tmp_path.rglob("*.jpg")):

@@ -80,7 +80,8 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     result = ""
     evaluates = own["mode"].value == "evaluate"
     if meeting is None and not evaluates:
-        process.limit_start(cfg.runtime.start_within_s, lambda: ALONE.last_beat is not None)
+        start_within_s = float(cfg.runtime.start_within_s)
+        process.limit_start(start_within_s, lambda: ALONE.last_beat is not None)
     joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
     with joining as gang:
         check_data(cfg.data, spec)

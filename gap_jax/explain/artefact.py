@@ -104,9 +104,7 @@ def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "em
 
     `ema` takes the average of the parameters where the run keeps one, `raw` what was trained.
     """
-    with files.reading(path, CheckpointError):
-        is_export = any((path / name).exists() for name in (ARRAYS, PREPROCESSING))
-    if not is_export:
+    if not any(files.is_file(path / name, CheckpointError) for name in (ARRAYS, PREPROCESSING)):
         return _open_run(RunDir(path), checkpoint, weights)
     opened = _open_export(path)
     if checkpoint not in ("best", opened.origin.step) or weights not in (

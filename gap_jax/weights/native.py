@@ -163,9 +163,7 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
             "--config.init.allow_random=true"
         )
     path = shipped_path(name) if name in SHIPPED else Path(name)
-    with files.reading(path, CheckpointError):
-        is_file = path.is_file()
-    if is_file:
+    if files.is_file(path, CheckpointError):
         if name in SHIPPED and files.sha256(path) != SHIPPED[name]:
             raise CheckpointError(
                 f"{path} is not the file that was shipped as init.weights={name}, its SHA-256 "

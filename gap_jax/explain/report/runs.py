@@ -77,11 +77,9 @@ def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
 
 
 def _read_run(run: RunDir) -> Run:
-    with files.reading(run.root, CheckpointError):
-        is_run, is_export = run.config.is_file(), (run.root / PREPROCESSING).is_file()
-    if not is_run:
+    if not files.is_file(run.config, CheckpointError):
         raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}")
-    if is_export:
+    if files.is_file(run.root / PREPROCESSING, CheckpointError):
         raise CheckpointError(
             f"{run.root} is an exported model, which keeps no scores; name the run that it is of"
         )
