@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,3 +43,27 @@ def test_a_run_that_cannot_be_written_is_evaluated(
         assert cli.main(["evaluate", str(run), "--out", str(taken)]) == 73
         printed = capsys.readouterr()
         assert printed.out == "" and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_two_evaluations_do_not_write_one_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    run, _ = prepare_run(tmp_path, steps={2: 0.5})
+    command = ["evaluate", str(run), *(["--out", str(tmp_path / "out")] if named else [])]
+    folder = tmp_path / "out" if named else run / "eval" / "val" / "step_00000002"
+    score = evaluate.score
+
+    def score_twice(*arguments: Any) -> evaluate.Scores | None:
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "score", pytest.fail)
+            assert cli.main(command) == 77
+        return score(*arguments)
+
+    monkeypatch.setattr(evaluate, "score", score_twice)
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    printed = capsys.readouterr()
+    assert f"{folder} is in use by process" in printed.err and printed.err.count("\n") == 1
+    assert json.loads(printed.out.splitlines()[-1])["examples"] == SIZES["val"]
+    assert names_in(folder) == ["metrics.json", "per_class.csv", "scores.npz"]

@@ -7,7 +7,9 @@ import pytest
 
 from gap_jax import cli
 from tests.denied_paths import make_unusable, unprivileged
-from tests.saved_runs import CONFIG, SMALL, prepare_run
+from tests.reported_runs import evaluate_run
+from tests.saved_runs import CONFIG, SMALL, tiny_config
+from tests.tiny_data import prepare_tiny_people
 
 WRITE, DATA, WEIGHTS, CONFIG_FILE = 73, 65, 66, 64
 KINDS = ("permission", "long", "loop", "file above", "no utf-8")
@@ -21,10 +23,13 @@ COMMANDS = {
     "train --config={path}": CONFIG_FILE,
     "evaluate {path}": WEIGHTS,
     "evaluate {run} --data {path}": DATA,
+    "evaluate {run} --out {path}": WRITE,
+    "evaluate {run} --out {path}/scores": WRITE,
     "evaluate {path} --config={config}:demo {fields}": WEIGHTS,
     "evaluate {run} --config={path}": CONFIG_FILE,
     "report {path}": WEIGHTS,
     "report {run} --data {path}": DATA,
+    "report {run} --out {path}/page.html": WRITE,
     "export {path} --out {out}": WEIGHTS,
     "export {run} --out {path}": WRITE,
     "export {run} --out {path}/export": WRITE,
@@ -52,7 +57,8 @@ COMMANDS = {
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
     """Good paths, and `unusable` ones by kind."""
     folder = tmp_path_factory.mktemp("paths")
-    run, _ = prepare_run(folder, steps={3: 0.5})
+    data = prepare_tiny_people(folder / "data")
+    run = evaluate_run(folder / "run", tiny_config(folder / "data", "model.stage=2"), data, {3: 1})
     small = " ".join(f"--config.{each}" for each in SMALL)
     unusable = make_unusable(folder)
     yield {

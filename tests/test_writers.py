@@ -37,7 +37,7 @@ NAMES = {"console": "console", "board": "TensorBoard writer"}
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("b\n ug")])
 @pytest.mark.parametrize("who", ["console", "board"])
-def test_a_raising_writer_is_told_once_and_the_rest_has_ended(
+def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
     tmp_path: Path, who: str, error: Exception
 ) -> None:
     console, board = Recorder(), Recorder()

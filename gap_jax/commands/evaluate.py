@@ -4,8 +4,9 @@ import argparse
 import dataclasses
 import json
 import math
-import tempfile
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -97,44 +98,45 @@ def _evaluate(options: argparse.Namespace, gang: Gang, tell: Callable[[str], str
         default = RunDir(opened.source).scores(split, origin.step)
         if views != trained_on:
             default = default.with_name(f"{default.name}-{protocol.views}")
-    is_kept = gang.share("out", lambda: _can_keep(options.out, default, tell))
-    scores, summary = score_split(opened, split, options.data, gang)
-    if not gang.is_first:
-        return
-    skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
-    print(
-        f"{tell(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
-        f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
-        f"{split}{skipped and f'; {skipped}'}"
-    )
     folder = options.out or default
-    try:
-        if is_kept and folder is not None:
-            evaluate.store(folder, scores, summary, opened.classes, protocol)
-            print(f"scores, metrics and classes are in {tell(str(folder))}")
-    finally:  # also where the disk is full by now
-        print(json.dumps(summary, allow_nan=False))
-
-
-def _can_keep(out: Path | None, default: Path | None, tell: Callable[[str], str]) -> bool:
-    """Whether scores can be written; tried before scoring. An `out` that cannot be is refused."""
-    if out is not None:
-        if out.exists():
-            raise CannotWrite(f"{out} exists already and stays untouched; choose another --out")
-        _try_to_write(out.parent)
-    elif default is not None:
+    with ExitStack() as held:
+        is_kept = gang.share("out", lambda: _lock(folder, held, tell, is_new=bool(options.out)))
+        scores, summary = score_split(opened, split, options.data, gang)
+        if not gang.is_first:
+            return
+        skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
+        print(
+            f"{tell(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
+            f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
+            f"{split}{skipped and f'; {skipped}'}"
+        )
         try:
-            _try_to_write(default.parent)
-        except CannotWrite as refusal:
-            print(f"warning: the scores will not be kept ({tell(str(refusal))}), or set --out DIR")
-            return False
+            if is_kept and folder is not None:
+                evaluate.store(folder, scores, summary, opened.classes, protocol)
+                print(f"scores, metrics and classes are in {tell(str(folder))}")
+        finally:  # also where the disk is full by now
+            print(json.dumps(summary, allow_nan=False))
+
+
+def _lock(
+    folder: Path | None, held: ExitStack, tell: Callable[[str], str], *, is_new: bool
+) -> bool:
+    """Locks where the scores go, before scoring; False where they cannot be kept.
+
+    A folder that has to be new is refused if it exists or cannot be written.
+    """
+    if folder is None:
+        return False
+    try:
+        held.enter_context(files.locked(folder))
+    except CannotWrite as refusal:
+        if is_new:
+            raise
+        print(f"warning: the scores will not be kept ({tell(str(refusal))}), or set --out DIR")
+        return False
+    if is_new and os.path.lexists(folder):
+        raise CannotWrite(f"{folder} exists already and stays untouched; choose another --out")
     return True
-
-
-def _try_to_write(folder: Path) -> None:
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _open(options: argparse.Namespace) -> Opened:

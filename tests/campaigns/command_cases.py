@@ -41,6 +41,7 @@ COMMANDS: Mapping[str, str] = {
     "train": "train --config={config} --workdir={work}/run {fields}",
     "train --mode=evaluate": "train --mode=evaluate --config={config} --workdir={run} {fields}",
     "evaluate": "evaluate {run} --data={data}",
+    "evaluate --out": "evaluate {run} --data={data} --out={work}/scores",
     "report": "report {run} --data={data} --out={work}/page.html",
     "export": "export {run} --out={work}/export",
     "demo": "demo --quick --out={work}/demo --data={data} {small}",

@@ -46,6 +46,7 @@ def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> 
     """Compares runs on one page at `out`; `data` is where their images lie, if they have moved."""
     runs = read_runs(roots)
     with files.writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
         is_folder = out.is_dir()
     if is_folder:
         raise CannotWrite(f"{out} is a folder; name a file with --out FILE.html")
