@@ -36,7 +36,7 @@ class Gang:
         self._signals: list[int] = []
         self._codes: list[int] = []  # of the processes that failed, in that order
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup's SIGHUP
+            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and a shell's & set it
                 signal.signal(number, self._take)
 
     def start(self, command: Sequence[str], environment: dict[str, str]) -> None:

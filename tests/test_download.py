@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipelines import faults
 from gap_jax.errors import CheckpointError, Refusal
 from gap_jax.weights import download
 from tests.file_server import Served, serve
@@ -152,6 +153,7 @@ def test_https_never_leads_to_this_machine() -> None:
 def test_a_full_disk_keeps_what_there_is(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    faults._passages.clear()
     monkeypatch.setenv("GAP_JAX_FAULTS", "files.before_rename:enospc")
     assert "no room to write" in refuse(f"{served.address}/whole/w", tmp_path, code=73)
     assert (tmp_path / f"{NAME}.part").read_bytes() == CONTENT
