@@ -6,11 +6,12 @@ import math
 from pathlib import Path
 
 import pytest
+from absl import flags
 
 from data_pipelines.config import DATASETS, DataConfig
 from data_pipelines.errors import ConfigError
 from gap_jax.config import Config, OptimConfig, TrainConfig, differences, fields
-from gap_jax.flags import read_config
+from gap_jax.flags import parse, read_config, resolve
 from gap_jax.variants import METHODS, SCALES, locate, parse_variant
 
 ROOT = Path(__file__).parent.parent
@@ -28,6 +29,13 @@ def test_defaults_are_the_papers_run() -> None:
         480,
         450,
     )
+
+
+def test_a_packaged_config_may_be_a_word_of_its_own() -> None:
+    own = flags.FlagValues()
+    parse(["gap_jax", "--config", "gap_pose:demo", "--config.train.steps=7"], own)
+    cfg = resolve(own["config"].value)
+    assert cfg == read_config(f"{GAP_POSE}:demo", ["--config.train.steps=7"])
 
 
 @pytest.mark.parametrize("scale", SCALES)

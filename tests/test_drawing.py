@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines.example import JOINTS, MIRRORED_JOINTS, PADDING_ID, HostBatch
+from data_pipelines.example import BONES, JOINTS, MIRRORED_JOINTS, PADDING_ID, HostBatch
 from data_pipelines.pictures import drawing
 from data_pipelines.transforms import View
 from tests.tiny_data import standing_people
@@ -59,6 +59,15 @@ def test_each_limb_has_its_side_and_a_mirrored_person_the_other() -> None:
     thigh = (people[0, 3, :2] + people[0, 4, :2]) / 2
     shown = drawing.draw_skeletons(image, people)[round(thigh[1]), round(thigh[0])]
     assert tuple(shown) == drawing.LEFT
+
+
+def test_bones_join_all_joints_and_are_their_own_mirror_image() -> None:
+    reached = {0}
+    for _ in BONES:
+        reached |= {end for bone in BONES if reached & set(bone) for end in bone}
+    assert reached == set(range(len(JOINTS))) and len(BONES) == len(JOINTS) - 1
+    mirrored = {frozenset(MIRRORED_JOINTS[end] for end in bone) for bone in BONES}
+    assert mirrored == {frozenset(bone) for bone in BONES}
 
 
 def test_a_bone_needs_both_ends() -> None:
