@@ -71,22 +71,26 @@ def test_survivors_without_a_reason_fail_the_campaign_and_it_goes_on(
 ) -> None:
     drawn = changed_statements.draw("gap_jax/errors.py", MODULE, 4, 0)
     done: list[str] = []
+    broken = {"tests/test_m.py::1"}
 
     def run(left: Sequence[Mutant], *_: Any) -> Iterable[dict[str, Any]]:
         for each in left:
             done.append(each.name)
             verdict = mutants.SURVIVED if each == drawn[1] else mutants.KILLED
-            yield {"name": each.name, "verdict": verdict, "by": "", "seconds": 1.0}
+            by = f"tests/test_m.py::{len(done)}" if verdict == mutants.KILLED else ""
+            yield {"name": each.name, "verdict": verdict, "by": by, "seconds": 1.0}
 
     monkeypatch.setattr(mutants, "draw_all", lambda *_: drawn)
     monkeypatch.setattr(mutants, "run", run)
     monkeypatch.setattr(mutants, "trace", lambda *_: None)
+    monkeypatch.setattr(mutants, "find_broken", lambda tests, _: broken & set(tests))
     monkeypatch.setattr(mutants, "REASONS", tmp_path / "reasons.toml")
     (tmp_path / "page.md").write_text("<!-- mutants: begin -->\n<!-- mutants: end -->\n", "utf-8")
     words = [f"--out={tmp_path}", f"--page={tmp_path / 'page.md'}"]
     (tmp_path / "reasons.toml").write_text("survivor = []\n", "utf-8")
+    assert mutants.main(words) == 1  # the first test fails without a mutant too
     assert mutants.main(words) == 1
-    assert done == [each.name for each in drawn]
+    assert done == [each.name for each in (*drawn, drawn[0])]
     assert "| all | 4 | 3 | 0 | 1 |" in (tmp_path / "page.md").read_text("utf-8")
     monkeypatch.setattr(mutants, "digest", lambda _: "tests have changed")
     text = f"[[survivor]]\nname = {json.dumps(drawn[1].name)}\nreason = 'equal'\n"

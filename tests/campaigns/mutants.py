@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import pytest
 
 from data_pipelines import files
@@ -46,8 +47,8 @@ HEAVY = (
 ENVIRONMENT = {
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
     "PYTHONDONTWRITEBYTECODE": "1",
+    "COLUMNS": "1000",  # no name of a test is cut
 }
 LONGEST_S = 600  # of one mutant
 KILLED, SURVIVED = "killed", "survived"
@@ -65,19 +66,12 @@ def start_tests(place: Path, tests: Sequence[str], log: Path) -> int:
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        os.environ["PYTHONPATH"] = str(place)
+        os.environ.update(ENVIRONMENT, PYTHONPATH=str(place))
+        jax.config.update("jax_compilation_cache_dir", str(place.parent / "compiled"))
         for name in [name for name in sys.modules if name.split(".")[0] in OURS]:
             del sys.modules[name]
         sys.path[:] = [str(place), *(path for path in sys.path if path not in ("", str(ROOT)))]
-        words = [
-            "-x",
-            "-q",
-            "--assert=plain",
-            "-p",
-            "no:cacheprovider",
-            "--timeout",
-            str(LONGEST_S),
-        ]
+        words = ("-q", "--assert=plain", "-p", "no:cacheprovider", f"--timeout={LONGEST_S}")
         os._exit(int(pytest.main([*words, *tests])))
     except BaseException:
         traceback.print_exc()
@@ -87,7 +81,6 @@ def start_tests(place: Path, tests: Sequence[str], log: Path) -> int:
 
 def run(mutants: Sequence[Mutant], out: Path, jobs: int, traced: Trace) -> Iterable[dict[str, Any]]:
     """Each mutant's verdict as it comes."""
-    os.environ.update(ENVIRONMENT, JAX_COMPILATION_CACHE_DIR=str(out / "compiled"))
     for name in HEAVY:
         importlib.import_module(name)
     places = [out / f"copy{number}" for number in range(jobs)]
@@ -100,7 +93,8 @@ def run(mutants: Sequence[Mutant], out: Path, jobs: int, traced: Trace) -> Itera
             tests = choose_tests(mutant, traced)
             text = (ROOT / mutant.file).read_text("utf-8")
             (place / mutant.file).write_text(changed_statements.mutate(mutant, text), "utf-8")
-            child = start_tests(place, tests or ["tests/test_architecture.py"], place / "log")
+            chosen = ["-x", *(tests or ["tests/test_architecture.py"])]
+            child = start_tests(place, chosen, place / "log")
             running[child] = (mutant, place, tests, time.monotonic())
         time.sleep(0.1)
         for child, (mutant, place, tests, start) in list(running.items()):
@@ -113,15 +107,29 @@ def run(mutants: Sequence[Mutant], out: Path, jobs: int, traced: Trace) -> Itera
             text = (place / "log").read_text("utf-8", "replace")
             if code > 2:  # 1: a test failed, 2: a module did not even load
                 raise SystemExit(f"the tests of {mutant.name} did not run: {text[-2000:]}")
-            failed = [line for line in text.splitlines() if line.startswith(("FAILED", "ERROR"))]
+            failed = list_failures(text)
             shutil.copy2(ROOT / mutant.file, place / mutant.file)
             yield {
                 "name": mutant.name, "verdict": SURVIVED if code == 0 else KILLED, "code": code,
-                "by": failed[0][:200] if failed else "", "tests": len(tests),
+                "by": failed[0] if failed else "", "tests": len(tests),
                 "seconds": round(seconds, 1),
             }  # fmt: skip
             places.append(place)
             del running[child]
+
+
+def list_failures(log: str) -> list[str]:
+    """The tests that failed, or the files that did not load."""
+    lines = [line for line in log.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    return [line.partition(" ")[2].partition(" - ")[0] for line in lines]
+
+
+def find_broken(tests: Iterable[str], out: Path) -> set[str]:
+    """Those of the tests that fail without a mutant too, and so kill none."""
+    place = out / "unchanged"
+    copy_checkout(place)
+    os.waitpid(start_tests(place, sorted(tests), place / "log"), 0)
+    return set(list_failures((place / "log").read_text("utf-8", "replace")))
 
 
 def _end_group(child: int, *, is_over: bool) -> None:
@@ -217,6 +225,11 @@ def main(words: Sequence[str] | None = None) -> int:
                 flush=True,
             )
     found = [rows[mutant.name, sources[mutant.file]] for mutant in mutants]
+    if broken := find_broken({row["by"] for row in found if "::" in row["by"]}, out):
+        kept = [row for row in rows.values() if row["by"] not in broken]
+        files.write_atomically(place, "".join(json.dumps(each) + "\n" for each in kept))
+        print(f"fail without a mutant, and what they killed is to be run again: {sorted(broken)}")
+        return 1
     unexplained = [
         row for row in found if row["verdict"] == SURVIVED and row["name"] not in reasons
     ]
