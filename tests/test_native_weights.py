@@ -90,6 +90,7 @@ def test_the_file_says_how_it_was_made_and_is_reproducible(
     saved: Path, cfg: Config, shapes: Variables
 ) -> None:
     header, _ = parse(saved)
+    assert list(header["__metadata__"]) == [KEY, native.DIGESTS], "safetensors' order is random"
     assert json.loads(header["__metadata__"]["gap_jax"]) == {
         "format_version": 2, "backbone": "small", "strides": "", "stem_padding": "", **FACTS,
         "input_mean": [128.0] * 3, "input_scale": [1.0] * 3, "colours": "RGB", "norm_eps": 1e-5,

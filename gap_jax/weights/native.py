@@ -98,7 +98,7 @@ def write(path: Path, arrays: dict[str, np.ndarray], facts: Facts) -> None:
     _check_values(path, arrays)
     metadata = {KEY: facts.dump()}
     metadata[DIGESTS] = json.dumps(_digest(metadata, arrays), sort_keys=True)
-    files.write_atomically(path, safetensors.numpy.save(arrays, metadata))
+    files.write_atomically(path, _sort_header(safetensors.numpy.save(arrays, metadata)))
 
 
 def load_backbone(
@@ -210,6 +210,14 @@ def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
             f"where {misfits[0]}; "
             "use the config it was made with or another init.weights"
         )
+
+
+def _sort_header(content: bytes) -> bytes:
+    """The same file with its header in order; safetensors writes metadata in a random one."""
+    end = 8 + int.from_bytes(content[:8], "little")
+    header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # arrays begin at a multiple of 8 bytes
+    return len(header).to_bytes(8, "little") + header + content[end:]
 
 
 def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
