@@ -19,15 +19,13 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """A command, or a program, in a process of its own with some of its files closed."""
     settings = options.pop("settings", {})
-
-    def prepare() -> None:
-        for number in close:
-            os.close(number)
-
+    closing = " ".join(f"{number}>&-" for number in close)
+    shell = ["bash", "-c", f'exec "$@" {closing}', "bash"] if close else []
+    python = [sys.executable, *(("-c", program) if program else ("-m", "gap_jax"))]
     return subprocess.run(
-        [sys.executable, *(("-c", program) if program else ("-m", "gap_jax")), *words],
+        [*shell, *python, *words],
         env={**os.environ, "PYTHONPATH": str(ROOT), **settings},
-        preexec_fn=prepare if close else None, text=True, timeout=60, check=False,
+        text=True, timeout=60, check=False,
         **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options},
     )  # fmt: skip
 

@@ -104,7 +104,9 @@ def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "em
 
     `ema` takes the average of the parameters where the run keeps one, `raw` what was trained.
     """
-    if not any(files.is_file(path / name, CheckpointError) for name in (ARRAYS, PREPROCESSING)):
+    with files.reading(path, CheckpointError):
+        is_export = (path / ARRAYS).is_dir() or (path / PREPROCESSING).is_file()
+    if not is_export:
         return _open_run(RunDir(path), checkpoint, weights)
     opened = _open_export(path)
     if checkpoint not in ("best", opened.origin.step) or weights not in (

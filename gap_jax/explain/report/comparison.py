@@ -106,8 +106,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
     accurate = [_mean_of(metrics.resampled_accuracy, group) for group in systems]
     single = labels.ndim == 1
 
-    def interval(statistic: Statistic) -> Interval:
-        return metrics.bootstrap_interval(statistic, systems[0][0], labels)
+    def interval(statistic: Statistic, lowest: float = 0.0) -> Interval:
+        return metrics.bootstrap_interval(statistic, systems[0][0], labels, lowest=lowest)
 
     methods = tuple(
         Method(
@@ -134,8 +134,8 @@ def compare(runs: Sequence[Run]) -> Comparison:
         Difference(
             methods[i].name,
             methods[j].name,
-            interval(_difference(precise[j], precise[i])),
-            interval(_difference(accurate[j], accurate[i])) if single else None,
+            interval(_difference(precise[j], precise[i]), -1.0),
+            interval(_difference(accurate[j], accurate[i]), -1.0) if single else None,
         )
         for i in range(len(groups))
         for j in range(i + 1, len(groups))
