@@ -8,6 +8,7 @@ With JAX_PLATFORMS=cuda those marked `gpu` run, and only they.
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
@@ -24,6 +25,9 @@ import pytest
 from absl import flags
 
 flags.FLAGS.mark_as_parsed()  # grain's workers read flags
+for number in (signal.SIGTERM, signal.SIGHUP):  # ignored where pytest runs in the background
+    signal.signal(number, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 ON_CPU = os.environ["JAX_PLATFORMS"] == "cpu"
