@@ -90,10 +90,7 @@ class Cut(NamedTuple):
 
 def cut_after(path: Path, step: int) -> Cut:
     """Drops rows of steps beyond `step`, and damaged ones, from a file of rows."""
-    if not path.exists():
-        return Cut(0, 0)
-    with files.writing(path):
-        lines = path.read_bytes().splitlines(keepends=True)
+    lines = _read_lines(path)
     found = [(_read_step(line), line) for line in lines]
     kept = [line for at, line in found if at is not None and at <= step]
     if len(kept) < len(lines):
@@ -104,11 +101,15 @@ def cut_after(path: Path, step: int) -> Cut:
 
 def count_steps(path: Path) -> int:
     """How many steps have a row in a file of rows."""
+    return len({_read_step(line) for line in _read_lines(path)} - {None})
+
+
+def _read_lines(path: Path) -> list[bytes]:
+    """The lines of a file with their ends; none where there is no file."""
     if not path.exists():
-        return 0
+        return []
     with files.writing(path):
-        lines = path.read_bytes().splitlines(keepends=True)
-    return len({_read_step(line) for line in lines} - {None})
+        return path.read_bytes().splitlines(keepends=True)
 
 
 def _read_step(line: bytes) -> int | None:
