@@ -6,6 +6,7 @@ operation gets its lines of Python, and what was imported is kept out of garbage
 With JAX_PLATFORMS=cuda those marked `gpu` run, and only they.
 """
 
+import fcntl
 import gc
 import os
 import signal
@@ -14,7 +15,10 @@ from pathlib import Path
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ["XLA_FLAGS"] += " --xla_backend_optimization_level=0"
+    os.environ["XLA_FLAGS"] += (
+        " --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+        " --xla_cpu_parallel_codegen_split_count=1"
+    )
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
 
 from jaxtyping import install_import_hook
@@ -56,3 +60,23 @@ def reference_data() -> Path:
     if not folder:
         pytest.skip("GAP_JAX_REFERENCE_DATA names no folder of real MPII lists")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny people in `data`, an unbroken run on them, and what it compiled in `cache`.
+
+    Made once for all of pytest's workers.
+    """
+    from tests.tiny_data import prepare_tiny_people
+    from tests.tiny_training import train
+
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny_runs"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "data").exists():
+            prepare_tiny_people(folder / "data")
+            assert train(folder / "data", folder / "unbroken", cache=folder / "cache").code == 0
+    return folder

@@ -39,7 +39,7 @@ def test_efficiencies_by_hand() -> None:
 
 
 def test_collectives_of_a_real_step_are_found_counted_and_printed(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A sum over devices that somebody adds is one more; with fsdp parameters are gathered."""
     compiled: list[tuple[Setup, list[Collective]]] = []
@@ -49,13 +49,8 @@ def test_collectives_of_a_real_step_are_found_counted_and_printed(
         return compiled[-1]
 
     monkeypatch.setattr(page, "compile_step", keep)
-    monkeypatch.setenv("JAX_PLATFORMS", "")
-    monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setattr(sys, "argv", ["benchmarks", "scaling"])
-    main()
-    assert os.environ["JAX_PLATFORMS"] == "cpu"
-    assert os.environ["XLA_FLAGS"] == "--xla_force_host_platform_device_count=8"
-    printed = capsys.readouterr().out
+    printed, faults = page.measure(full=False)
+    assert not faults
     assert "mesh of data 4 x fsdp 2:" in printed and "Simulated, no row was measured" in printed
     assert printed.count("| 8 H100, NVLink in one host |") == 2
 
@@ -82,6 +77,21 @@ def test_more_than_merging_explains_is_a_fault() -> None:
     assert judge([one] * 4) == ["4 collectives where 3 would do"]
     many = one._replace(shapes=((2,),) * 256)
     assert not judge([one, many, many, one])
+
+
+def test_the_command_measures_on_eight_devices_and_fails_with_a_fault(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing is compiled here: XLA would read its flags anew, for all tests that follow."""
+    monkeypatch.setenv("JAX_PLATFORMS", "")
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "scaling"])
+    monkeypatch.setattr(page, "measure", lambda *, full: (f"full: {full}", ["too many"]))
+    with pytest.raises(SystemExit, match="too many"):
+        main()
+    assert os.environ["JAX_PLATFORMS"] == "cpu"
+    assert os.environ["XLA_FLAGS"] == "--xla_force_host_platform_device_count=8"
+    assert capsys.readouterr().out == "full: False\n"
 
 
 def test_the_command_line_chooses_devices_before_jax_starts() -> None:

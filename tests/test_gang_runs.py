@@ -5,74 +5,62 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from gap_jax.evaluation.evaluate import load_scores
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.gang_meshes import read_ids
 from tests.gangs import begin_gang, distance, finish_gang
-from tests.tiny_data import prepare_tiny_people
 from tests.tiny_training import STEPS, End
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny people, and what the runs on them compile."""
-    made = tmp_path_factory.mktemp("gangs")
-    prepare_tiny_people(made / "data")
-    return made
-
-
-def train(folder: Path, name: str, *fields: str, **options: Any) -> list[End]:
-    gang = begin_gang(folder / "data", folder / name, *fields, cache=folder / "cache", **options)
+def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End]:
+    gang = begin_gang(folder / "data", workdir, *fields, cache=folder / "cache", **options)
     return finish_gang(gang)
 
 
-def test_a_run_goes_from_two_processes_to_one_and_back(folder: Path) -> None:
+def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
     """Stopped by a signal to one of two, then alone, it arrives where a run alone arrives."""
-    assert [end.code for end in train(folder, "alone", processes=1, devices=1)] == [0]
-    first = train(folder, "moved", faults={1: "train.step:term@2"})
+    unbroken, moved = tiny_runs / "unbroken", tmp_path / "moved"
+    first = train(tiny_runs, moved, faults={1: "train.step:term@2"})
     assert [end.code for end in first] == [75, 75]
     stops = {end.complained.splitlines()[-1] for end in first}
     assert len(stops) == 1 and "stopped by the scheduler at step" in stops.pop()
-    saved = max(int(path.name) for path in RunDir(folder / "moved").checkpoints.iterdir())
+    saved = max(int(path.name) for path in RunDir(moved).checkpoints.iterdir())
     assert 2 <= saved < STEPS - 4
 
-    alone = train(folder, "moved", processes=1, devices=4, faults={0: "train.step:term@3"})
+    alone = train(tiny_runs, moved, processes=1, devices=4, faults={0: "train.step:term@3"})
     assert [end.code for end in alone] == [75]
-    ends = train(folder, "moved")
+    ends = train(tiny_runs, moved)
     assert [end.code for end in ends] == [0, 0]
     assert json.loads(ends[0].said.splitlines()[-1])["examples"] == 4
     assert "mAP" not in ends[1].said, "the first process alone speaks"
 
-    assert read_ids(folder / "moved") == read_ids(folder / "alone")
-    assert len(read_ids(folder / "moved")) == STEPS
-    assert 0 < distance(folder / "alone", folder / "moved", STEPS) < 1e-5
-    scores, expected = (
-        load_scores(RunDir(folder / name).scores("val", STEPS)) for name in ("moved", "alone")
-    )
+    assert read_ids(moved) == read_ids(unbroken)
+    assert len(read_ids(moved)) == STEPS
+    assert 0 < distance(unbroken, moved, STEPS) < 1e-5
+    scores, expected = (load_scores(RunDir(run).scores("val", STEPS)) for run in (moved, unbroken))
     np.testing.assert_array_equal(scores.ids, expected.ids)
     np.testing.assert_array_equal(scores.labels, expected.labels)
     np.testing.assert_allclose(scores.logits, expected.logits, rtol=1e-4, atol=1e-5)
-    again = train(folder, "moved", words=["--mode=evaluate"])
+    again = train(tiny_runs, moved, words=["--mode=evaluate"])
     assert [end.code for end in again] == [0, 0] and "mAP" not in again[1].said
     assert again[0].said.splitlines()[-1] == ends[0].said.splitlines()[-1]
-    log = RunDir(folder / "moved").of_process(1).log.read_text("utf-8")
+    log = RunDir(moved).of_process(1).log.read_text("utf-8")
     assert f"step={STEPS}/{STEPS}" in log and "data_wait=" in log
 
 
-def test_processes_that_differ_write_nothing(folder: Path) -> None:
-    ends = train(folder, "differing", fields_of={1: "optim.learning_rate=0.5"})
+def test_processes_that_differ_write_nothing(tiny_runs: Path, tmp_path: Path) -> None:
+    ends = train(tiny_runs, tmp_path / "run", fields_of={1: "optim.learning_rate=0.5"})
     for end in ends:
         assert end.code == 64 and end.complained.count("gap_jax: error") == 1
         assert "optim.learning_rate is 0.004 in process 0 on " in end.complained
         assert "and 0.5 in process 1 on " in end.complained
-    assert not (folder / "differing").exists()
+    assert not (tmp_path / "run").exists()
 
 
-def test_a_failure_of_one_is_told_by_the_other(folder: Path) -> None:
+def test_a_failure_of_one_is_told_by_the_other(tiny_runs: Path, tmp_path: Path) -> None:
     """Also of the first one, whose end takes away by what they speak."""
-    ends = train(folder, "failing", faults={0: "train.step:raise@2"})
+    ends = train(tiny_runs, tmp_path / "run", faults={0: "train.step:raise@2"})
     assert [end.code for end in ends] == [70, 70]
     last = ends[1].complained.splitlines()[-1]
     assert last.startswith("gap_jax: error 70: process 0 ended with 70: unforeseen RuntimeError")

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -86,6 +87,23 @@ def test_the_page_is_whole_in_itself(page: tuple[Reader, Comparison, str]) -> No
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     assert text.count("<svg viewBox") == 2 + 2 and text.count("<desc ") == 2
     assert len(text) < 2**20
+
+
+def test_axes_stand_at_the_edges_of_their_charts(page: tuple[Reader, Comparison, str]) -> None:
+    """58 px and 24 px beside the curves, 46 px below them, of 640 x 300."""
+    _, _, text = page
+    assert 'viewBox="0 0 640 300"' in text
+    assert re.search(r'd="M58 [\d.]+ L616 ', text)
+    assert re.search(r'd="M([\d.]+) 254 L\1 259"', text)
+
+
+def test_a_mistake_is_told_with_its_counts_and_pictures(
+    page: tuple[Reader, Comparison, str],
+) -> None:
+    _, _, text = page
+    told = r"<h3>[^<]+ taken for [^<]+</h3>\s*<p class=\"counts\">mean pooling: \d[^<]*, GAP-CNN"
+    mistakes = re.split(told, text.split('<ul class="mistakes">')[1].split("</ul>")[0])[1:]
+    assert mistakes and all("<img " in pictures for pictures in mistakes)
 
 
 def test_names_show_as_text(page: tuple[Reader, Comparison, str]) -> None:

@@ -3,24 +3,13 @@
 import signal
 from pathlib import Path
 
-import pytest
-
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.cases import list_files
-from tests.tiny_data import prepare_tiny_people
 from tests.tiny_training import STEPS, End, begin, interrupt, prove, train
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny people, and what the runs on them compile."""
-    made = tmp_path_factory.mktemp("runs")
-    prepare_tiny_people(made / "data")
-    return made
-
-
-def start(folder: Path, name: str, *fields: str, faults: str = "") -> End:
-    return train(folder / "data", folder / name, *fields, faults=faults, cache=folder / "cache")
+def start(folder: Path, workdir: Path, *fields: str, faults: str = "") -> End:
+    return train(folder / "data", workdir, *fields, faults=faults, cache=folder / "cache")
 
 
 def flip_a_bit(step: Path) -> None:
@@ -31,34 +20,35 @@ def flip_a_bit(step: Path) -> None:
     path.write_bytes(content)
 
 
-def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(folder: Path) -> None:
+def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
+    tiny_runs: Path, tmp_path: Path
+) -> None:
     """One chain of mishaps; `make faults` deals them one by one, many times."""
-    assert start(folder, "unbroken").code == 0
-    broken = folder / "broken"
+    broken = tmp_path / "broken"
     checkpoints = RunDir(broken).checkpoints
 
-    killed = start(folder, "broken", faults="checkpoint.before_commit:kill9@3")
+    killed = start(tiny_runs, broken, faults="checkpoint.before_commit:kill9@3")
     assert killed.code == -signal.SIGKILL
     assert {path.name for path in checkpoints.iterdir()} == {"3", "6", ".9.partial"}
 
     flip_a_bit(checkpoints / "6")
-    process = begin(folder / "data", broken, cache=folder / "cache")
+    process = begin(tiny_runs / "data", broken, cache=tiny_runs / "cache")
     stopped = interrupt(process, signal.SIGTERM, broken, delay_s=0)
     assert "checkpoint 6 is not usable" in stopped.said
     assert stopped.code == 75
     assert "stopped by SIGTERM at step" in stopped.complained
     assert stopped.complained.count("\n") == 1
 
-    ended = start(folder, "broken")
+    ended = start(tiny_runs, broken)
     assert ended.code == 0 and ended.complained == ""
-    assert not prove(folder / "unbroken").differences(prove(broken))
+    assert not prove(tiny_runs / "unbroken").differences(prove(broken))
     last = ended.said.splitlines()[-1]
-    assert start(folder, "broken").said == f"{broken} is complete at step {STEPS}\n{last}\n"
+    assert start(tiny_runs, broken).said == f"{broken} is complete at step {STEPS}\n{last}\n"
 
 
-def test_proofs_of_different_runs_differ(folder: Path) -> None:
+def test_proofs_of_different_runs_differ(tiny_runs: Path) -> None:
     """The comparison can fail: one bit of a leaf, one row of the ledger, one file."""
-    one = prove(folder / "unbroken")
+    one = prove(tiny_runs / "unbroken")
     name = next(iter(one.leaves))
     assert one.differences(one._replace(leaves={**one.leaves, name: "0"})) == name
     assert one.differences(one._replace(ledger=one.ledger[1:])).startswith("ledger")
@@ -72,16 +62,18 @@ DIVERGING = (
 )  # fmt: skip
 
 
-def test_three_steps_without_a_number_end_a_run_also_across_a_resume(folder: Path) -> None:
+def test_three_steps_without_a_number_end_a_run_also_across_a_resume(
+    tiny_runs: Path, tmp_path: Path
+) -> None:
     """The first step leaps to where no loss is finite; the second and third change nothing."""
-    killed = start(folder, "lost", *DIVERGING, faults="checkpoint.after_commit:kill9@3")
+    run = RunDir(tmp_path / "lost")
+    killed = start(tiny_runs, run.root, *DIVERGING, faults="checkpoint.after_commit:kill9@3")
     assert killed.code == -signal.SIGKILL
-    ended = start(folder, "lost", *DIVERGING)
+    ended = start(tiny_runs, run.root, *DIVERGING)
     assert ended.code == 71
     assert ended.complained.startswith("gap_jax: error 71: 3 steps in a row and 3 in all")
     assert ended.complained.count("\n") == 1 and "optim.learning_rate" in ended.complained
     assert "step 4 changed nothing" in ended.said
-    run = RunDir(folder / "lost")
     assert {path.name for path in run.checkpoints.iterdir()} == {"1", "2", "3"}
     proofs = [prove(run.root, step) for step in (1, 2, 3)]
     counters = {"step", "skipped", "skipped_in_row"}

@@ -23,6 +23,7 @@ FIELDS = (
     f"train.steps={STEPS}", f"eval.every_steps={EVALUATED_EVERY}", "eval.batch_size=8",
     f"checkpoint.every_steps={SAVED_EVERY}",
 )  # fmt: skip
+FAST_COMPILING = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 LONGEST_S = 300
 
 
@@ -77,8 +78,7 @@ def begin(
         "JAX_PLATFORMS": "cpu",
         "JAX_COMPILATION_CACHE_DIR": str(cache),
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "XLA_FLAGS": "--xla_backend_optimization_level=0 "
-        f"--xla_force_host_platform_device_count={devices}",
+        "XLA_FLAGS": f"{FAST_COMPILING} --xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, *program, f"--config={SPEC}", f"--workdir={workdir}"]
     return subprocess.Popen(
