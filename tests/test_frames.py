@@ -177,5 +177,6 @@ def test_what_cannot_be_meant_is_refused(fields: dict[str, Any], said: str) -> N
 
 
 def test_data_of_pictures_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model.frames=3 takes clips, and people holds pictures"):
+    said = r"model.frames=3 takes clips, and people holds pictures; set model.frames=1, or"
+    with pytest.raises(ConfigError, match=said):
         assemble(dataclasses.replace(configure()).resolved(), people())

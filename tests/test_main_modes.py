@@ -67,6 +67,7 @@ def test_what_is_for_single_labels_is_refused_where_there_are_several(
     field: tuple[str, object],
 ) -> None:
     several = dataclasses.replace(PEOPLE, label_kind="multi")
-    with pytest.raises(ConfigError, match="are for single labels, and people has several"):
+    with pytest.raises(ConfigError, match="are for single labels, and people has several") as said:
         assemble(configure((field,)), several)
+    assert "; set train.label_smoothing=0 and train.class_weights=none" in str(said.value)
     assemble(configure(), several)

@@ -65,7 +65,7 @@ def check_clips(cfg: Config, data: Manifest) -> None:
     if cfg.model.frames > 1:
         raise ConfigError(
             f"model.frames={cfg.model.frames} takes clips, and {data.name} holds pictures; "
-            "leave it at 1, or feed the network yourself (docs/method.md)"
+            "set model.frames=1, or feed the network yourself (docs/method.md)"
         )
 
 
@@ -96,7 +96,7 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
         raise ConfigError(
             f"train.label_smoothing={cfg.train.label_smoothing} and train.class_weights="
             f"{cfg.train.class_weights} are for single labels, and {data.name} has several for an "
-            "image; leave them off"
+            "image; set train.label_smoothing=0 and train.class_weights=none"
         )
     folded, _ = state.describe_folded(model, abstract.variables)
     train_step = steps.build_train_step(cfg, model, optimizer, mesh, weights)
