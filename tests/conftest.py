@@ -40,7 +40,8 @@ NEEDS_CPU = pytest.mark.skip(reason="needs the CPU and its eight fake devices")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips aloud what the platform cannot show."""
+    """Skips aloud what the platform cannot show; a long file that came last would run alone."""
+    items.sort(key=lambda item: item.get_closest_marker("processes") is None)
     for item in items:
         if (item.get_closest_marker("gpu") is not None) == ON_CPU:
             item.add_marker(NEEDS_GPU if ON_CPU else NEEDS_CPU)

@@ -13,6 +13,8 @@ from gap_jax.runtime.lock import LOCK
 from tests.gangs import begin_gang, finish_gang
 from tests.tiny_training import STEPS, End, begin, finish, prove
 
+pytestmark = pytest.mark.processes
+
 STEP = "checkpoints/3"
 # the command, with a lock that is taken for a dead one's soon
 PROGRAM = (

@@ -277,7 +277,10 @@ def test_the_blocks_of_a_page_run_in_order_in_one_folder(tmp_path: Path) -> None
     assert [verdict.problem for verdict in docs.check_page(page, stage_in(tmp_path))] == ["", ""]
 
 
-def test_an_installed_package_needs_no_make_and_no_checkout(tmp_path: Path) -> None:
+def test_an_installed_package_needs_no_make_and_no_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
     page = page_of(tmp_path, 'bash\n# run\nmake demo\ntest -z "${PYTHONPATH-}"')
     (verdict,) = docs.check_page(page, stage_in(tmp_path, is_checkout=False))
     assert verdict == docs.Verdict("", ("not run: make demo (it needs the checkout)",))

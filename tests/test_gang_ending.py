@@ -7,6 +7,8 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 PROGRAM = """
 import contextlib, os, sys, time
 from gap_jax.runtime.gang import ending

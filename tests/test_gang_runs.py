@@ -5,12 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 from gap_jax.evaluation.evaluate import load_scores
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.gang_meshes import read_ids
 from tests.gangs import begin_gang, distance, finish_gang
 from tests.tiny_training import STEPS, End
+
+pytestmark = pytest.mark.processes
 
 
 def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End]:

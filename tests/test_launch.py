@@ -23,6 +23,8 @@ from tests.stand_ins import (
     start,
 )
 
+pytestmark = pytest.mark.processes
+
 SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 TPU_VM = [str(LAUNCH / "tpu_vm.sh")]
 POD = {"TPU": "pod", "ZONE": "zone", "CHECKOUT": "my checkout"}

@@ -11,6 +11,8 @@ import pytest
 
 from tests.stand_ins import LAUNCH, place_program, read_pids, run, start
 
+pytestmark = pytest.mark.processes
+
 LOCAL = [sys.executable, str(LAUNCH / "local.py")]
 
 

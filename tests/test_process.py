@@ -13,6 +13,8 @@ import pytest
 
 from gap_jax import cli, errors, process
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LINE = "gap_jax: error 75: stopped by {}; run the same command again\n"

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 ROOT = Path(__file__).parent.parent
 FULL = Path("/dev/full")
 NO_ROOM = "gap_jax: error 73: cannot write to standard output: No space left on device; "

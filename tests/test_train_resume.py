@@ -3,9 +3,13 @@
 import signal
 from pathlib import Path
 
+import pytest
+
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.cases import list_files
 from tests.tiny_training import STEPS, End, begin, interrupt, prove, train
+
+pytestmark = pytest.mark.processes
 
 
 def start(folder: Path, workdir: Path, *fields: str, faults: str = "") -> End:

@@ -22,6 +22,8 @@ from data_pipelines.example import HostBatch
 from data_pipelines.loader import Batches, Place, Rows, training_batches
 from data_pipelines.workers import BLOCKS_EACH, SHARED_MEMORY, ImageBlocks
 
+pytestmark = pytest.mark.processes
+
 
 def shared_memory() -> set[str]:
     return {path.name for path in SHARED_MEMORY.glob("psm_*")}
