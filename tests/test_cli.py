@@ -214,3 +214,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(f"  {name} " in printed for name in cli.COMMANDS)
     assert cli.main(["train", "--help"]) == 0
     assert "model.T=3" in capsys.readouterr().out
+
+
+def test_the_package_is_a_command() -> None:
+    command = [sys.executable, "-m", "gap_jax", "--version"]
+    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert said.startswith(f"gap_jax {__version__} ")

@@ -220,7 +220,8 @@ def _exchange_call(call: ast.Call, name: str) -> Iterator[ast.expr]:
         yield other
     elif len(call.args) > 1 and name not in SYMMETRIC:
         first, second = call.args[:2]
-        if not isinstance(first, ast.Starred) and not isinstance(second, ast.Starred):
+        is_starred = isinstance(first, ast.Starred) or isinstance(second, ast.Starred)
+        if not is_starred and ast.dump(first) != ast.dump(second):
             call.args[:2] = second, first
             yield call
 

@@ -4,6 +4,7 @@ Python imports it at start where its folder is on PYTHONPATH. CALLS_FOLDER is wh
 for each process; pytest names the running test in PYTEST_CURRENT_TEST, which children inherit.
 """
 
+import contextlib
 import os
 import sys
 import threading
@@ -25,9 +26,10 @@ def note(frame: FrameType, event: str, argument: object) -> None:
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     call = (test, code.co_filename[len(ROOT) :], code.co_qualname.replace(".<locals>", ""))
     if test and call not in _seen:
-        _seen.add(call)
-        with NOTES.open("a", encoding="utf-8") as file:
+        # Python stops following calls when this raises, as under a test's limit on files
+        with contextlib.suppress(OSError), NOTES.open("a", encoding="utf-8") as file:
             file.write("\t".join(call) + "\n")
+            _seen.add(call)
 
 
 threading.settrace(note)
