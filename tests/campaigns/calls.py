@@ -1,6 +1,7 @@
 """Which tests call which function of the product, from a traced run of the suite."""
 
 import collections
+import importlib
 import os
 import shutil
 import subprocess
@@ -20,6 +21,12 @@ class Trace(NamedTuple):
 
     callers: Mapping[tuple[str, str], set[str]]
     seconds: Mapping[str, float]
+
+
+def pytest_runtest_setup() -> None:
+    """Follows calls again: code under test may have ended that."""
+    if "CALLS_FOLDER" in os.environ:
+        sys.settrace(importlib.import_module("sitecustomize").note)
 
 
 def pytest_runtest_logreport(report: Any) -> None:
