@@ -237,9 +237,35 @@ def test_a_curve_runs_between_round_ticks_and_breaks_where_a_number_is_missing()
 
 @pytest.mark.parametrize(
     ("low", "high"),
-    [(0.0, 1.0), (0.0, 495.0), (1.93, 2.17), (-3.0, 7.0), (5.0, 5.0), (0.0, 0.0), (0.1699, 0.17)],
-)
+    [(0.0, 1.0), (0.0, 495.0), (1.93, 2.17), (-3.0, 7.0), (5.0, 5.0), (0.0, 0.0), (0.1699, 0.17),
+     (0.0, 30.0), (0.0, 49.0)],
+)  # fmt: skip
 def test_ticks_are_few_and_enclose(low: float, high: float) -> None:
     ticks = round_ticks(low, high)
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-9 and ticks[-1] >= high - 1e-9 and ticks[-1] > ticks[0]
+    assert f"{ticks[1] - ticks[0]:.2e}".partition("e")[0] in ("1.00", "2.00", "5.00")
+
+
+def test_readers_are_warned_of_images_left_out() -> None:
+    part = compare([run_of(0.2, "eval.max_examples=8")])
+    assert "leave images of the split out (eval.max_examples)" in " ".join(notes.warn(part, {}))
+    assert not notes.warn(compare([run_of(0.2)]), {})
+
+
+def test_a_page_says_which_confusions_it_shows_or_that_there_are_none() -> None:
+    methods = compare([run_of(0.2)]).methods
+    assert notes.on_confusions(methods, find_confusions(methods)).startswith("The pairs that")
+    assert notes.on_confusions(methods, []).startswith("There is none to show")
+
+
+def test_environments_are_told_once_where_they_are_the_same() -> None:
+    machine = {"python": "3.11", "device": "cpu", "packages": {"jax": "1", "numpy": "2"}}
+    other = {**machine, "packages": {"jax": "1", "numpy": "3"}}
+    runs = [dataclasses.replace(run_of(0.2), environment=each) for each in (machine, other)]
+    shared = dict(tables.list_environments(runs, shared=True).rows)
+    apart = dict(tables.list_environments(runs, shared=False).rows)
+    assert [cell.text for cell in shared["jax"]] == ["1"]
+    assert {name: [cell.text for cell in cells] for name, cells in apart.items()} == {
+        "numpy": ["2", "3"]
+    }

@@ -15,7 +15,7 @@ from tests.tiny_data import CLASSES
 
 def test_joints_are_the_peaks_that_are_high_enough() -> None:
     heatmaps = np.zeros((6, 5, 16), np.float32)
-    heatmaps[2, 3, 0], heatmaps[5, 0, 9], heatmaps[1, 1, 4] = 0.9, 0.3, 0.2
+    heatmaps[2, 3, 0], heatmaps[5, 0, 9], heatmaps[1, 1, 4] = 0.9, 0.25, 0.2
     (person,) = find_joints(heatmaps, 48, 40)
     assert person[0].tolist() == [24, 16, 2]
     assert person[9].tolist() == [0, 40, 2]
