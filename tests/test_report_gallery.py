@@ -63,16 +63,18 @@ def test_a_gallery_shares_its_scale_and_says_what_is_not_there() -> None:
 
 
 def test_maps_look_the_same_whatever_factor_only_their_product_fixes() -> None:
+    """And whatever unit the product has."""
     labels, ids = [np.int64(0), np.int64(1), np.int64(2)], ["a", "b", "c"]
     plain, turned = (
         build_gallery(
             ["x"],
             [looks(4.0)._replace(
-                bottom_up=factor * looks(4.0).bottom_up, top_down=looks(4.0).top_down / factor
+                bottom_up=factor * looks(4.0).bottom_up, top_down=looks(4.0).top_down / factor,
+                combined=unit * looks(4.0).combined,
             )],
             labels, ids, CLASSES, hits=2,
         )
-        for factor in (1, -128)
+        for factor, unit in ((1, 1), (-128, 16))
     )  # fmt: skip
     for one, other in zip(plain.cases, turned.cases, strict=True):
         assert one.strips[0].panels == other.strips[0].panels
