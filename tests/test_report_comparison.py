@@ -57,6 +57,8 @@ def test_a_pair_is_what_paired_bootstrap_says() -> None:
         precision = metrics.mean_average_precision(ranked(run), LABELS)
         np.testing.assert_allclose(method.per_class, precision.per_class)
     assert found.images == 60
+    [(_, cells)] = tables.list_differences(found).rows
+    assert cells[0].text == percent(pair.mean_ap, signed=True) and cells[0].text.startswith("+")
     assert "attentional pooling - mean pooling: mAP +" in str(found)
     assert str(found).count("\n") == 2
 
