@@ -154,7 +154,7 @@ class TrainStep(_OurStep):
         losses = []
         for _ in range(LOSSES):
             self.state, metrics = self.step(self.state, self.batch)
-            losses.append(float(metrics.loss))
+            losses.append(float(metrics.compute()["loss"]))
         return losses
 
     def run(self, steps: int) -> None:

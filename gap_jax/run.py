@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from clu.metrics import Collection
 
 from data_pipelines import files, loader
 from data_pipelines.example import HostBatch
@@ -16,12 +17,11 @@ from gap_jax.errors import Diverged, Preempted
 from gap_jax.evaluation import evaluate
 from gap_jax.learning.setup import Setup
 from gap_jax.learning.state import TrainState
-from gap_jax.learning.steps import Metrics
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.gang.members import Gang
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.preemption import Watch
-from gap_jax.runtime.reporting.announcer import Announcer
+from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
 
 MOST_SKIPPED_IN_ROW, MOST_SKIPPED = 3, 10
@@ -36,7 +36,7 @@ class Run:
     setup: Setup
     folder: RunDir
     gang: Gang
-    announcer: Announcer
+    logger: RunLogger
     checkpoints: Checkpoints
     reporter: Reporter
     watch: Watch
@@ -65,10 +65,10 @@ class Run:
             picture = draw_batch(parts[0], self.data.classes)
             files.write_atomically(self.folder.first_batch, picture)
 
-    def report(self, step: int, metrics: Metrics, ids: jax.Array) -> None:
-        """Tells a step's numbers, and ends a run that only skips steps."""
-        self.reporter.step(step, metrics._asdict(), np.asarray(ids))
-        in_row, in_all = int(metrics.skipped_in_row), int(metrics.skipped)
+    def report(self, step: int, metrics: Collection, ids: jax.Array) -> None:
+        """Reports a step's numbers, and ends a run that only skips steps."""
+        numbers = self.reporter.step(step, metrics, np.asarray(ids))
+        in_row, in_all = int(numbers["skipped_in_row"]), int(numbers["skipped"])
         if in_row >= MOST_SKIPPED_IN_ROW or in_all >= MOST_SKIPPED:
             raise Diverged(
                 f"{in_row} steps in a row and {in_all} in all had no finite loss or gradient, the "

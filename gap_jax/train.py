@@ -7,7 +7,6 @@ runs all of this on its share of each batch, and the first one alone speaks and 
 """
 
 import json
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import Setup, assemble
-from gap_jax.learning.state import TrainState, Variables
+from gap_jax.learning.state import TrainState, count_parameters
 from gap_jax.run import Run
 from gap_jax.runtime import environment, lock, preemption, rundir
 from gap_jax.runtime.bucket import workdir as workdirs
@@ -30,11 +29,11 @@ from gap_jax.runtime.gang import agreement
 from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.preemption import Watch
-from gap_jax.runtime.preflight import ParameterGroup, Preflight, describe_memory, render
+from gap_jax.runtime.preflight import Preflight, describe_memory, render
 from gap_jax.runtime.profiling import Profile
-from gap_jax.runtime.reporting.announcer import Announcer
+from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
-from gap_jax.runtime.reporting.writers import Silence, open_console
+from gap_jax.runtime.reporting.writers import NullWriter, open_console
 from gap_jax.runtime.rundir import Opening
 from gap_jax.weights import native
 
@@ -83,43 +82,41 @@ def _go_on(
     cfg, folder = setup.cfg, RunDir(place.folder.absolute())
     own = folder.of_process(gang.index)
     with (
-        Announcer(own, open_console if gang.is_first else Silence, place.tell) as announcer,
+        RunLogger(own, open_console if gang.is_first else NullWriter, place.tell) as logger,
         Checkpoints(
             folder.checkpoints,
-            warn=announcer.warn,
+            warn=logger.warning,
             keep=cfg.checkpoint.keep,
             run_id=opening.run_id,
             gang=gang,
             after_save=place.push,
         ) as checkpoints,
     ):
-        state, facts, groups = _open_state(setup, checkpoints, announcer)
+        state, facts, loaded = _open_state(setup, checkpoints, logger)
         start = int(state.step)
         if opening.lost_step is not None:
-            announcer.warn(
+            logger.warning(
                 f"the run was complete at step {opening.lost_step:,}, but that checkpoint is no "
                 f"longer usable; training goes on from step {start:,}"
             )
         reporter = Reporter(
-            announcer,
+            logger,
             own,
             cfg,
             data,
             start_step=start,
             devices=setup.mesh.size,
-            weights_loaded=start > 0 or any(group.loaded for group in groups),
+            weights_loaded=start > 0 or bool(loaded),
             window=facts.get("window", {}),
-            open_board=None if gang.is_first else Silence,
+            trackers=None if gang.is_first else {},
         )
         with reporter:
             history = dict(facts.get("history", ()))
-            run = Run(
-                cfg, data, setup, folder, gang, announcer, checkpoints, reporter, watch, history
-            )
-            announcer.say(_preflight(run, place, start, tuple(opening.changes), groups))
+            run = Run(cfg, data, setup, folder, gang, logger, checkpoints, reporter, watch, history)
+            logger.info(_preflight(run, place, start, tuple(opening.changes), loaded))
             last = _loop(run, state, start)
         if last < cfg.train.steps:
-            announcer.say(
+            logger.info(
                 f"stopped early at step {last:,}: {cfg.train.early_stop_evals} evaluations in "
                 "a row gained nothing (train.early_stop_evals)"
             )
@@ -133,7 +130,7 @@ def _loop(run: Run, state: TrainState, start: int) -> int:
     setup, reporter, step = run.setup, run.reporter, start
     if start:
         run.between(state, start)  # an evaluation that a stop prevented
-    profile = Profile(run.cfg.runtime, run.own.profile, run.announcer.warn)
+    profile = Profile(run.cfg.runtime, run.own.profile, run.logger.warning)
     with run.micro_batches(start) as batches, profile:
         train_step, unreported = None, None
         while not run.is_over(step):
@@ -147,7 +144,7 @@ def _loop(run: Run, state: TrainState, start: int) -> int:
                 run.draw_first_batch(parts)
                 with reporter.timing("compile"):
                     train_step = setup.train_step.lower(state, batch).compile()
-                run.announcer.say(describe_memory(train_step))
+                run.logger.info(describe_memory(train_step))
             ids = sharding.gather_ids(batch, setup.mesh)
             state, metrics = train_step(state, batch)
             profile.after(step, state)
@@ -169,33 +166,22 @@ def _hold(folder: RunDir, held: ExitStack) -> None:
 
 
 def _open_state(
-    setup: Setup, checkpoints: Checkpoints, announcer: Announcer
-) -> tuple[TrainState, dict[str, Any], tuple[ParameterGroup, ...]]:
-    """The newest good state and its metadata, or a fresh one from `init.weights`."""
+    setup: Setup, checkpoints: Checkpoints, logger: RunLogger
+) -> tuple[TrainState, dict[str, Any], tuple[str, ...]]:
+    """The newest good state and its metadata, or a fresh one and the parts that were loaded."""
     restored = checkpoints.resume(setup.target)
     if restored is not None:
-        groups = _count_parameters(restored.state.variables, loaded=())
-        return restored.state, restored.facts, groups
+        return restored.state, restored.facts, ()
     variables = setup.initial_variables()
-    source = native.resolve_weights(setup.cfg.init, announcer.warn)
+    source = native.resolve_weights(setup.cfg.init, logger.warning)
     loaded: tuple[str, ...] = ()
     if source is not None:
         variables, report = native.load_backbone(
             source, variables, setup.cfg.model, setup.cfg.init.parts
         )
-        announcer.say(str(report))
+        logger.info(str(report))
         loaded = report.whole_parts
-    return setup.start(variables), {}, _count_parameters(variables, loaded)
-
-
-def _count_parameters(variables: Variables, loaded: Sequence[str]) -> tuple[ParameterGroup, ...]:
-    sizes = {
-        name: sum(leaf.size for leaf in jax.tree.leaves(part))
-        for name, part in variables.params.items()
-    }
-    return tuple(
-        ParameterGroup(name, size, size if name in loaded else 0) for name, size in sizes.items()
-    )
+    return setup.start(variables), {}, loaded
 
 
 def _preflight(
@@ -203,7 +189,7 @@ def _preflight(
     place: Workdir,
     start: int,
     changes: tuple[str, ...],
-    groups: tuple[ParameterGroup, ...],
+    loaded: tuple[str, ...],
 ) -> str:
     text = render(
         Preflight(
@@ -214,7 +200,8 @@ def _preflight(
             changes=changes,
             devices=run.setup.mesh.size,
             device_kind=jax.devices()[0].device_kind,
-            groups=groups,
+            parameters=count_parameters(run.setup.target.variables.params),
+            loaded=loaded,
             pose_cells=run.setup.map_size(),
             first_batch=place.tell(str(run.folder.first_batch)),
         )

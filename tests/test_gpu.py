@@ -54,7 +54,8 @@ def test_a_step_in_bfloat16_moves_every_parameter() -> None:
     before = start_state(split_network(cfg, CLASSES, 0)[1], optimizer, averaged=False)
     step = jax.jit(build_train_step(cfg, model, optimizer, mesh))
     after, metrics = step(before, sharding.globalise([draw_batch(cfg)], mesh))
-    assert metrics.finite == 1 and abs(float(metrics.loss_action) - np.log(CLASSES)) < 0.5
+    numbers = metrics.compute()
+    assert numbers["finite"] == 1 and abs(numbers["loss_action"] - np.log(CLASSES)) < 0.5
     moved = jax.tree.map(
         lambda old, new: bool((old != new).any()),
         before.variables.params,

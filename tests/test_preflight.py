@@ -1,4 +1,4 @@
-"""The block before the first step: its text to the letter, its width, its doubts."""
+"""The block before the first step: its text to the letter, its width, its warnings."""
 
 import dataclasses
 from typing import Any
@@ -6,12 +6,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import pytest
+from flax import nnx
 from rich.cells import cell_len
 
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
+from gap_jax.learning.state import count_parameters
 from gap_jax.runtime.preflight import (
-    ParameterGroup,
     Preflight,
     describe_memory,
     render,
@@ -28,8 +29,7 @@ batch     : 128 images = 4 per device x 4 devices (NVIDIA H200) x 8 accumulated;
             has 128; batch norm over groups of 16
 lr        : 0.001 x 0.33 every 5,000 steps, 12,000 steps = 186.9 epochs; sgd, momentum 0.9, weight
             decay 0.0005
-init      : backbone 42,500,160 loaded; pooling 9,000 random but for 1,000 loaded; pose 1,586,000
-            random
+init      : backbone 42,500,160 loaded; pooling 9,000 random; pose 1,586,000 random
 loss      : action x 1 + pose x 1e-06 (sum_per_image), which on 15 x 15 cells is 0.0036 as reference
             = 0.000225 as mean = 1e-06 as sum_per_image; 72% of the training images have joints
 look at   : runs/gap_pose/samples/train_batch0.png, the first batch as the model sees it
@@ -53,11 +53,8 @@ def facts(cfg: Config | None = None, **values: Any) -> Preflight:
         changes=(),
         devices=4,
         device_kind="NVIDIA H200",
-        groups=(
-            ParameterGroup("backbone", 42_500_160, 42_500_160),
-            ParameterGroup("pooling", 9_000, 1_000),
-            ParameterGroup("pose", 1_586_000, 0),
-        ),
+        parameters={"backbone": 42_500_160, "pooling": 9_000, "pose": 1_586_000},
+        loaded=("backbone",),
         pose_cells=(15, 15),
         first_batch="runs/gap_pose/samples/train_batch0.png",
     )
@@ -122,10 +119,9 @@ def test_batches_losses_and_frozen_statistics_are_stated() -> None:
     assert "is 1 as reference = 0.0625 as mean = 0.0002976 as sum_per_image" in row(text, "loss")
 
 
-def test_doubts_are_raised_before_the_first_step() -> None:
-    none = tuple(group._replace(loaded=0) for group in facts().groups)
-    assert "every parameter starts random; " in row(render(facts(groups=none)), "warning")
-    for harmless in (facts(), facts(groups=none, resumed_step=5)):
+def test_warns_of_common_mistakes() -> None:
+    assert "every parameter starts random; " in row(render(facts(loaded=())), "warning")
+    for harmless in (facts(), facts(loaded=(), resumed_step=5)):
         assert "warning" not in render(harmless)
     blind = render(facts(data=mpii(with_joints=0)))
     assert "no training image has a joint" in row(blind, "warning")
@@ -162,6 +158,16 @@ def test_wrapping_loses_nothing() -> None:
     assert wrap("a bc def", 4) == ["a bc", "def"]
     assert wrap("a 模型模 b", 5) == ["a", "模型", "模 b"]
     assert wrap("abcdefgh i", 3) == ["abc", "def", "gh", "i"]
+
+
+def test_parameters_are_counted_by_part() -> None:
+    class Network(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.backbone = nnx.Linear(3, 4, rngs=rngs)
+            self.head = nnx.List([nnx.Linear(4, 4, rngs=rngs)])
+
+    shapes = jax.eval_shape(lambda: nnx.state(Network(nnx.Rngs(0)), nnx.Param))
+    assert count_parameters(shapes) == {"backbone": 16, "head": 20}
 
 
 def test_a_compiled_step_says_what_it_takes() -> None:

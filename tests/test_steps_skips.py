@@ -14,11 +14,11 @@ from gap_jax.learning.losses import balanced_class_weights
 from gap_jax.learning.setup import assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import TrainState
-from gap_jax.learning.steps import Metrics
 from gap_jax.runtime.digests import describe, name_leaves
 from tests.step_courses import (
     CLASSES,
     PEOPLE,
+    Numbers,
     Values,
     begin,
     compile_step,
@@ -41,8 +41,8 @@ def poison(batch: HostBatch) -> HostBatch:
     return batch._replace(weight=weight)
 
 
-def visit(*poisoned: bool) -> tuple[list[TrainState], list[Metrics]]:
-    """The state before any and after each of some batches, and what each step told."""
+def visit(*poisoned: bool) -> tuple[list[TrainState], list[Numbers]]:
+    """The state before any and after each of some batches, and the metrics of each step."""
     setup, step = compile_step(1, SMALLEST)
     state, told = begin(setup), []
     states = [jax.device_get(state)]
@@ -51,7 +51,7 @@ def visit(*poisoned: bool) -> tuple[list[TrainState], list[Metrics]]:
         batch = globalise([poison(part) if is_poisoned else part], setup.mesh)
         state, metrics = step(state, batch)
         states.append(jax.device_get(state))
-        told.append(jax.device_get(metrics))
+        told.append(jax.device_get(metrics).compute())
     return states, told
 
 
@@ -63,7 +63,9 @@ def digests(tree: Any) -> dict[str, str]:
 def test_a_step_that_meets_no_number_changes_nothing_but_the_counters() -> None:
     course = (False, True, True, False)
     states, told = visit(*course)
-    counts = [(int(each.finite), int(each.skipped_in_row), int(each.skipped)) for each in told]
+    counts = [
+        tuple(int(each[name]) for name in ("finite", "skipped_in_row", "skipped")) for each in told
+    ]
     assert counts == [(1, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)]
     for before, after, is_skipped in zip(states[:-1], states[1:], course, strict=True):
         assert after.step == before.step + 1
@@ -74,7 +76,7 @@ def test_a_step_that_meets_no_number_changes_nothing_but_the_counters() -> None:
 
 
 def test_the_schedule_goes_on_over_a_skipped_step() -> None:
-    rates = [float(each.learning_rate) for each in visit(True, False)[1]]
+    rates = [float(each["learning_rate"]) for each in visit(True, False)[1]]
     cfg = compile_step(1, SMALLEST)[0].cfg
     expected = [float(optim.learning_rate(cfg.optim, cfg.train.steps, step)) for step in (0, 1)]
     np.testing.assert_allclose(rates, expected, rtol=1e-6)
@@ -99,13 +101,15 @@ def test_what_is_frozen_stays_to_the_bit(field: str, value: str, still: tuple[st
         assert not any("gamma" in name or "beta" in name for name in stayed)
 
 
-def step_from(number: int, **fields: Any) -> tuple[TrainState, Metrics]:
+def step_from(number: int, **fields: Any) -> tuple[TrainState, Numbers]:
     """One step of this number on the first batch, some fields of which are others."""
     setup, step = compile_step(1, SMALLEST)
     [part] = draw_batch(0, setup.cfg)
     state = begin(setup)
     state = state._replace(step=jax.device_put(np.int32(number), state.step.sharding))
-    return jax.device_get(step(state, globalise([part._replace(**fields)], setup.mesh)))
+    after = step(state, globalise([part._replace(**fields)], setup.mesh))
+    state, metrics = jax.device_get(after)
+    return state, metrics.compute()
 
 
 def test_the_average_keeps_its_decay_and_takes_what_the_step_arrived_at() -> None:
@@ -117,7 +121,7 @@ def test_the_average_keeps_its_decay_and_takes_what_the_step_arrived_at() -> Non
 
 
 def test_dropout_is_drawn_anew_in_each_step_and_the_same_in_the_same_one() -> None:
-    losses = [float(step_from(number)[1].loss_action) for number in (0, 1, 1)]
+    losses = [float(step_from(number)[1]["loss_action"]) for number in (0, 1, 1)]
     assert losses[0] != losses[1] == losses[2]
 
 
@@ -127,10 +131,10 @@ def test_images_without_a_label_count_in_the_pose_loss_and_not_in_the_accuracy()
     for label in range(CLASSES):
         labels = np.where(weight > 0, label, -1).astype(np.int32)
         told.append(step_from(0, weight=weight, label=labels)[1])
-    assert sum(each.accuracy for each in told) == 1  # each labelled image hits one class
+    assert sum(each["accuracy"] for each in told) == 1  # each labelled image hits one class
     labelled = step_from(0, weight=np.ones(8, np.float32))[1]
-    assert told[0].loss_pose == labelled.loss_pose > 0
-    assert told[0].loss_action != labelled.loss_action
+    assert told[0]["loss_pose"] == labelled["loss_pose"] > 0
+    assert told[0]["loss_action"] != labelled["loss_action"]
 
 
 def test_class_weights_are_those_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import errno
 import importlib
 import io
+import itertools
 import math
 import os
 import re
@@ -23,12 +24,17 @@ from rich.console import Console
 from gap_jax.errors import CannotWrite
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting import writers
-from gap_jax.runtime.reporting.announcer import Announcer
-from gap_jax.runtime.reporting.journal import Journal
+from gap_jax.runtime.reporting.jsonl import LineWriter
+from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.progress import Progress
 from gap_jax.runtime.reporting.reporter import Reporter
-from gap_jax.runtime.reporting.writers import Lines, TensorBoard, Terminal, open_console
-from tests.tiny_run import METRICS, Clock, Recorder, config, ids_of, people, rows, train
+from gap_jax.runtime.reporting.writers import (
+    LineConsole,
+    TensorBoardWriter,
+    TerminalConsole,
+    open_console,
+)
+from tests.tiny_run import METRICS, Clock, Recorder, config, ids_of, metrics_of, people, rows, train
 
 event_pb2 = importlib.import_module("tensorboardX.proto.event_pb2")
 ROOT = Path(__file__).parent.parent
@@ -61,8 +67,8 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
 ) -> None:
     gate = threading.Event()
     stuck = Recorder(gate=gate)
-    monkeypatch.setattr(writers, "ROOM", 100)
-    monkeypatch.setattr(writers, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(writers, "QUEUE_ITEMS", 100)
+    monkeypatch.setattr(writers, "CLOSE_TIMEOUT_S", 0.05)
     cfg = config(train__steps=500)
     start = time.monotonic()
     sinks = {"console": Recorder(), "board": Recorder(), who: stuck}
@@ -77,9 +83,9 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
 def test_a_writer_that_cannot_open_is_one_warning(tmp_path: Path) -> None:
     run = RunDir(tmp_path)
     run.tensorboard.write_text("in the way")
-    with Announcer(run, Recorder()) as announcer:
-        reporter = Reporter(announcer, run, config(), people())
-        reporter.step(1, METRICS, ids_of(1))
+    with RunLogger(run, Recorder()) as logger:
+        reporter = Reporter(logger, run, config(), people())
+        reporter.step(1, metrics_of(METRICS), ids_of(1))
         reporter.close()
         reporter.close()
     assert run.log.read_text("utf-8").count("TensorBoard writer failed (FileExistsError") == 1
@@ -98,36 +104,36 @@ def largest_file(size: int) -> Iterator[None]:
 def test_a_full_disk_delays_rows_and_tears_none(tmp_path: Path) -> None:
     troubles: list[str] = []
     path = tmp_path / "rows.jsonl"
-    journal = Journal(path, troubles.append)
+    lines = LineWriter(path, troubles.append)
     expected = "".join(f"row {i} é\n" for i in range(60))
     with largest_file(101):
         for i in range(50):
-            journal.append(f"row {i} é")
+            lines.write(f"row {i} é")
             assert path.read_text("utf-8").endswith("\n")
     assert path.stat().st_size <= 101
     assert len(troubles) == 1
     assert "cannot be written (File too large); training goes on" in troubles[0]
     for i in range(50, 60):
-        journal.append(f"row {i} é")
+        lines.write(f"row {i} é")
     assert path.read_text("utf-8") == expected
     with largest_file(101):
-        journal.append("too late")
-        journal.close()
-        journal.close()
+        lines.write("too late")
+        lines.close()
+        lines.close()
     assert path.read_text("utf-8") == expected
     assert troubles[1:] == [f"{path} lacks its last 1 lines"]
     with pytest.raises(CannotWrite, match="x/rows"):
-        Journal(path / "x" / "rows", troubles.append)
+        LineWriter(path / "x" / "rows", troubles.append)
 
 
 SCRIPT = """
 import sys
 from pathlib import Path
-from gap_jax.runtime.reporting.announcer import Announcer
+from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.places import RunDir
-with Announcer(RunDir(Path(sys.argv[1]))) as announcer:
+with RunLogger(RunDir(Path(sys.argv[1]))) as logger:
     for i in range(int(sys.argv[2])):
-        announcer.say(f"line {i} \\u6a21\\u578b " + "x" * 200)
+        logger.info(f"line {i} \\u6a21\\u578b " + "x" * 200)
 sys.exit(75)
 """
 
@@ -186,7 +192,7 @@ def events_in(folder: Path) -> list[Any]:
 
 
 def test_tensorboard_gets_every_row_and_forgets_what_was_undone(tmp_path: Path) -> None:
-    board = TensorBoard(tmp_path / "tb", 0)
+    board = TensorBoardWriter(tmp_path / "tb", 0)
     board.write({"step": 5, "steps": 5, "train/loss": 1.5, "perf/x": math.nan})
     started, row = events_in(tmp_path / "tb")  # a row can be seen at once
     assert started.file_version == "brain.Event:2"
@@ -195,7 +201,7 @@ def test_tensorboard_gets_every_row_and_forgets_what_was_undone(tmp_path: Path) 
         "train/loss": "1.5", "perf/x": "nan",
     }  # fmt: skip
     board.close()
-    again = TensorBoard(tmp_path / "again", 7)
+    again = TensorBoardWriter(tmp_path / "again", 7)
     again.close()
     _, purge = events_in(tmp_path / "again")
     assert (purge.step, purge.session_log.status) == (8, event_pb2.SessionLog.START)
@@ -207,38 +213,43 @@ def progress(step: int, *, is_due: bool = False) -> Progress:
 
 def test_a_terminal_keeps_one_line_of_progress_below_the_text() -> None:
     stream, clock = io.StringIO(), Clock()
-    console = Console(file=stream, force_terminal=True, width=50, no_color=True)
-    terminal = Terminal(console, clock)
+    terminal = TerminalConsole(draw_on(stream, 50), clock)
     terminal.write("[bold]a [1/2] text")
     terminal.write(progress(1))
     terminal.write(progress(2))  # at the same moment
     clock.now += 1
     terminal.write(progress(5))
-    terminal.write("said 模型")
+    terminal.write("模型")
     terminal.write(progress(6, is_due=True))
     terminal.close()
     shown = [strip(each) for each in stream.getvalue().replace("\r", "\n").split("\n")]
-    assert [each for each in shown if each] == [
+    assert [each for each, _ in itertools.groupby(filter(None, shown))] == [
         "[bold]a [1/2] text",
-        "1/10 ━─────────  eta 0:01:00  loss 1.5",
-        "5/10 ━━━━━─────  eta 0:01:00  loss 1.5",
-        "said 模型",
-        "5/10 ━━━━━─────  eta 0:01:00  loss 1.5",
-        "6/10 ━━━━━━────  eta 0:01:00  loss 1.5",
+        " 1/10 ━          eta 0:01:00  loss 1.5",
+        " 5/10 ━━━━━      eta 0:01:00  loss 1.5",
+        "模型",
+        " 5/10 ━━━━━      eta 0:01:00  loss 1.5",
+        " 6/10 ━━━━━━     eta 0:01:00  loss 1.5",
     ]
-    assert stream.getvalue().count("\r\x1b[2K") == 3
+    hidden, visible = "\x1b[?25l", "\x1b[?25h"
+    assert stream.getvalue().count(hidden) == 1, "a killed process leaves no hidden cursor"
+    assert stream.getvalue().index(visible) < stream.getvalue().index("模型")
     narrow = io.StringIO()
-    Terminal(Console(file=narrow, force_terminal=True, width=30), clock).write(progress(1))
-    assert strip(narrow.getvalue()) == "1/10 ━─────────  eta 0:01:00\u2026"
+    TerminalConsole(draw_on(narrow, 30), clock).write(progress(1))
+    assert strip(narrow.getvalue()) == " 1/10 ━          eta 0:01:00 \u2026"
+
+
+def draw_on(stream: io.StringIO, width: int) -> Console:
+    return Console(file=stream, force_terminal=True, width=width, color_system=None)
 
 
 def strip(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*[A-Za-z]", "", text)
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
 def test_lines_are_for_programs() -> None:
     stream = io.StringIO()
-    lines = Lines(stream)
+    lines = LineConsole(stream)
     for each in ("a", progress(1), progress(2, is_due=True), "b"):
         lines.write(each)
     lines.close()
@@ -251,11 +262,11 @@ def test_the_console_is_what_standard_output_is(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(sys, "stdout", terminal)
         monkeypatch.setenv("TERM", "xterm")
         sink = open_console()
-        assert isinstance(sink, Terminal)
+        assert isinstance(sink, TerminalConsole)
         sink.write("said")
         assert screen.read(4) == b"said"
         monkeypatch.setenv("TERM", "dumb")
-        assert isinstance(open_console(), Lines)
+        assert isinstance(open_console(), LineConsole)
     notebook = io.StringIO()
     monkeypatch.setattr(sys, "stdout", notebook)
     open_console().write("said")

@@ -1,4 +1,4 @@
-"""Reports runs of a few made-up steps, to sinks that remember and can be told to misbehave."""
+"""Reports runs of a few made-up steps, to writers that keep their items and can fail or hang."""
 
 import json
 import threading
@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from clu.metrics import Collection
 
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
+from gap_jax.learning.steps import TrainMetrics
 from gap_jax.runtime.places import RunDir
-from gap_jax.runtime.reporting.announcer import Announcer
+from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
 
 STEPS, BATCH = 20, 4
@@ -47,7 +50,7 @@ class Clock:
 
 
 class Recorder:
-    """A sink that keeps what it is given, and can be told to misbehave."""
+    """A writer that keeps its items, and can fail or hang."""
 
     def __init__(self, error: Exception | None = None, gate: threading.Event | None = None) -> None:
         self.items: list[Any] = []
@@ -69,6 +72,11 @@ class Recorder:
     @property
     def text(self) -> str:
         return "\n".join(each for each in self.items if isinstance(each, str))
+
+
+@jax.jit
+def metrics_of(numbers: dict[str, float]) -> Collection:
+    return TrainMetrics.single_from_model_output(**numbers)
 
 
 def ids_of(step: int) -> np.ndarray:
@@ -95,10 +103,11 @@ def train(
     windows = {} if windows is None else windows
     run, clock = RunDir(folder), clock or Clock()
     with (
-        Announcer(run, console or Recorder()) as announcer,
+        RunLogger(run, console or Recorder()) as logger,
         Reporter(
-            announcer, run, cfg or config(), data or people(), start_step=first - 1, devices=2,
-            clock=clock, open_board=board or Recorder(), window=windows.get(first - 1, {}),
+            logger, run, cfg or config(), data or people(), start_step=first - 1, devices=2,
+            clock=clock, trackers={"TensorBoard writer": board or Recorder()},
+            window=windows.get(first - 1, {}),
         ) as reporter,
     ):  # fmt: skip
         with reporter.timing("compile"):
@@ -107,8 +116,8 @@ def train(
             with reporter.timing("data"):
                 clock.now += 0.25
             clock.now += 0.75
-            metrics = {**METRICS, "loss": 1 / step, **changes.get(step, {})}
-            reporter.step(step, metrics, ids_of(step))
+            numbers = {**METRICS, "loss": 1 / step, **changes.get(step, {})}
+            reporter.step(step, metrics_of(numbers), ids_of(step))
             windows[step] = json.loads(json.dumps(reporter.dump_window(), allow_nan=False))
             if step % 10 == 0:
                 with reporter.timing("eval"):

@@ -1,11 +1,11 @@
-"""Losses as one value per example, and the one weighted mean that turns them into a number."""
+"""Losses as one value per example, and the weighted mean that turns them into a number."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 from gap_jax.learning.targets import PoseTargets
@@ -14,39 +14,20 @@ REFERENCE_GROUP = 16  # images per GPU in the released code, whose pose loss div
 REDUCTIONS = ("reference", "mean", "sum_per_image")
 
 
-class WeightedSum(NamedTuple):
-    """Sum of weight * value, and of weights; parts add up to the whole, then `mean` once."""
-
-    total: Float[Array, ""]
-    weight: Float[Array, ""]
-
-    def add(self, other: "WeightedSum") -> "WeightedSum":
-        """The sums over both sets of examples."""
-        return WeightedSum(self.total + other.total, self.weight + other.weight)
-
-    def mean(self) -> Float[Array, ""]:
-        """The weighted mean; 0 where nothing has weight."""
-        return self.total / jnp.where(self.weight > 0, self.weight, 1)
-
-
-def sum_weighted(values: Float[Array, " b"], weights: Float[Array, " b"]) -> WeightedSum:
-    """The sums over a batch; an example of weight 0 adds nothing, whatever its value."""
-    kept = jnp.where(weights > 0, values.astype(jnp.float32) * weights, 0)
-    return WeightedSum(kept.sum(), weights.astype(jnp.float32).sum())
-
-
 def weighted_mean(
     values: Float[Array, " b"],
     weights: Float[Array, " b"],
     total_weight: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """sum_i w_i v_i / sum_i w_i.
+    """sum_i w_i v_i / sum_i w_i; 0 where nothing has weight.
 
-    For a part of a batch give the whole batch's `total_weight`: the parts' results then add up to
-    the whole's, so that accumulated gradients are the big batch's.
+    An example of weight 0 adds nothing, even if its value is NaN. For a micro-batch give the whole
+    batch's `total_weight`: the results of the micro-batches then add up to the batch's, and so do
+    their gradients.
     """
-    sums = sum_weighted(values, weights)
-    return (sums if total_weight is None else sums._replace(weight=total_weight)).mean()
+    kept = jnp.where(weights > 0, values.astype(jnp.float32) * weights, 0)
+    total = weights.astype(jnp.float32).sum() if total_weight is None else total_weight
+    return kept.sum() / jnp.where(total > 0, total, 1)
 
 
 def softmax_cross_entropy(
@@ -57,22 +38,19 @@ def softmax_cross_entropy(
 ) -> Float[Array, " b"]:
     """-(1 - s) log p_label - s mean_k log p_k, times the weight of the label's class.
 
-    The example of an unlabelled image (-1) is 0 but for smoothing; its weight is 0 anyway.
+    Of an unlabelled image (-1) only the smoothing term is left; its weight in the mean is 0.
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
-    is_label = jnp.arange(logits.shape[-1])[None, :] == labels[:, None]
-    loss = -(1 - smoothing) * jnp.where(is_label, log_p, 0).sum(axis=-1)
-    if smoothing:
-        loss = loss - smoothing * log_p.mean(axis=-1)
-    if class_weights is not None:
-        loss = loss * jnp.where(is_label, class_weights[None, :], 0).sum(axis=-1)
-    return loss
+    is_label = jax.nn.one_hot(labels, logits.shape[-1])
+    targets = optax.losses.smooth_labels(is_label, smoothing)
+    loss = optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), targets)
+    return loss if class_weights is None else loss * (is_label * class_weights).sum(axis=-1)
 
 
-def cross_entropy_of_nothing(logits: Float[Array, "b k"]) -> Float[Array, " b"]:
+def unlabelled_cross_entropy(logits: Float[Array, "b k"]) -> Float[Array, " b"]:
     """0, with the gradient softmax(logits): TensorFlow's cross-entropy where no class is the label.
 
-    It computes value and gradient by formulas that agree only if the labels' shares sum to 1.
+    optax's has no gradient there. TensorFlow computes value and gradient by formulas that agree
+    only if the labels' shares sum to 1.
     """
     log_sum = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     return log_sum - jax.lax.stop_gradient(log_sum)
@@ -82,8 +60,7 @@ def sigmoid_cross_entropy(
     logits: Float[Array, "b k"], labels: Int[Array, "b k"]
 ) -> Float[Array, " b"]:
     """mean_k of -y log sigmoid(z) - (1 - y) log sigmoid(-z), for 0/1 labels y."""
-    z = logits.astype(jnp.float32)
-    losses = jnp.where(labels > 0, jax.nn.softplus(-z), jax.nn.softplus(z))
+    losses = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels)
     return losses.mean(axis=-1)
 
 
@@ -116,7 +93,7 @@ def pose_squared_error(
     predicted: Float[Array, "b h w 16"], targets: PoseTargets
 ) -> Float[Array, " b"]:
     """S_b = sum over valid joints and all cells of (p - y)^2."""
-    squared = (predicted.astype(jnp.float32) - targets.heatmaps) ** 2
+    squared = optax.losses.squared_error(predicted.astype(jnp.float32), targets.heatmaps)
     return jnp.where(targets.valid[:, None, None, :], squared, 0).sum(axis=(1, 2, 3))
 
 

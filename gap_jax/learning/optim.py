@@ -29,17 +29,17 @@ def learning_rate(cfg: OptimConfig, steps: int, step: Step) -> Float[Array, ""]:
     at = jnp.asarray(step, jnp.int32)
     match cfg.schedule:
         case "staircase":
-            stairs = (at // cfg.decay_every_steps).astype(jnp.float32)
-            rate = cfg.learning_rate * jnp.float32(cfg.decay_factor) ** stairs
+            stairs = at // cfg.decay_every_steps  # optax's float32 division may miss a stair's step
+            decay = optax.schedules.exponential_decay(cfg.learning_rate, 1, cfg.decay_factor)
+            rate = decay(stairs)
         case "cosine":
-            length = max(steps - cfg.warmup_steps, 1)
-            progress = jnp.clip((at - cfg.warmup_steps) / length, 0, 1)
-            rate = cfg.learning_rate * 0.5 * (1 + jnp.cos(jnp.pi * progress))
+            share = jnp.clip((at - cfg.warmup_steps) / max(steps - cfg.warmup_steps, 1), 0, 1)
+            rate = optax.schedules.cosine_decay_schedule(cfg.learning_rate, 1)(share)
         case _:
             rate = jnp.float32(cfg.learning_rate)
-    if cfg.warmup_steps:
+    if cfg.warmup_steps:  # not optax's linear_schedule, which computes x as 1 - (1 - x)
         rate = rate * jnp.minimum((at + 1) / cfg.warmup_steps, 1)
-    return rate
+    return jnp.asarray(rate)
 
 
 def build_optimizer(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from clu import parameter_overview
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
@@ -106,6 +107,12 @@ def describe_folded(model: Model, variables: Variables) -> tuple[Model, Variable
 
     variables = jax.eval_shape(shapes, variables)
     return found[0], variables
+
+
+def count_parameters(params: PyTree) -> dict[str, int]:
+    """Counts the parameters of each part of a network."""
+    parts = nnx.to_pure_dict(params).items()
+    return {name: int(parameter_overview.count_parameters(part)) for name, part in parts}
 
 
 def start_state(

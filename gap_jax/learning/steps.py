@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from clu.metrics import Average, Collection, LastValue
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 
 from gap_jax.batch import Batch
 from gap_jax.config import Config
@@ -29,21 +30,7 @@ AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name of it
 LONGEST_UNROLLED = 8  # on CPU a convolution inside a loop takes almost six times as long
 
 
-class Metrics(NamedTuple):
-    """What a training step tells; `finite` is 0 where the step was skipped."""
-
-    loss: Float[Array, ""]
-    loss_action: Float[Array, ""]
-    loss_pose: Float[Array, ""]
-    accuracy: Float[Array, ""]
-    grad_norm: Float[Array, ""]
-    learning_rate: Float[Array, ""]
-    finite: Float[Array, ""]
-    skipped_in_row: Int[Array, ""]
-    skipped: Int[Array, ""]
-
-
-class Parts(NamedTuple):
+class Means(NamedTuple):
     """A micro-batch's shares of the batch's means."""
 
     loss: Float[Array, ""]
@@ -52,9 +39,17 @@ class Parts(NamedTuple):
     accuracy: Float[Array, ""]
 
 
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+# `finite` is 0 where the step was skipped; merged over steps, all but the last values are means
+TrainMetrics = Collection.create(
+    **{name: Average.from_output(name) for name in (*Means._fields, "grad_norm")},
+    learning_rate=LastValue.from_output("learning_rate"),
+    finite=Average.from_output("finite"),
+    skipped_in_row=LastValue.from_output("skipped_in_row"),
+    skipped=LastValue.from_output("skipped"),
+)
+TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Collection]]
 EvalStep = Callable[[Variables, Batch], Float[Array, "b k"]]
-MicroLoss = Callable[[PyTree, PyTree, Batch, Key[Array, " b"]], tuple[Array, tuple[Parts, PyTree]]]
+MicroLoss = Callable[[PyTree, PyTree, Batch, Key[Array, " b"]], tuple[Array, tuple[Means, PyTree]]]
 
 
 def build_train_step(
@@ -66,12 +61,12 @@ def build_train_step(
 ) -> TrainStep:
     """The function (state, batch) -> (state, metrics) of a run."""
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Collection]:
         whole = jax.lax.with_sharding_constraint(state.variables.params, replicated(mesh))
         micro_loss = _build_micro_loss(cfg, model, batch, class_weights)
-        grads, parts, stats = _accumulate(cfg, micro_loss, whole, state, batch)
+        grads, means, stats = _accumulate(cfg, micro_loss, whole, state, batch)
         norm = optim.gradient_norm(grads, cfg.optim.frozen)
-        finite = jnp.isfinite(parts.loss) & jnp.isfinite(norm)
+        finite = jnp.isfinite(means.loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(
             grads, state.opt_state, state.variables.params, step=state.step
         )
@@ -86,8 +81,14 @@ def build_train_step(
         in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
         skipped = state.skipped + jnp.where(finite, 0, 1)
         after = TrainState(state.step + 1, variables, opt_state, ema, in_row, skipped)
-        rate = optim.learning_rate(cfg.optim, cfg.train.steps, state.step)
-        return after, Metrics(*parts, norm, rate, finite.astype(jnp.float32), in_row, skipped)
+        return after, TrainMetrics.single_from_model_output(
+            **means._asdict(),
+            grad_norm=norm,
+            learning_rate=optim.learning_rate(cfg.optim, cfg.train.steps, state.step),
+            finite=finite.astype(jnp.float32),
+            skipped_in_row=in_row,
+            skipped=skipped,
+        )
 
     return train_step
 
@@ -141,7 +142,7 @@ def _build_micro_loss(
 
     def micro_loss(
         params: PyTree, stats: PyTree, part: Batch, keys: Key[Array, " b"]
-    ) -> tuple[Array, tuple[Parts, PyTree]]:
+    ) -> tuple[Array, tuple[Means, PyTree]]:
         outputs, stats = apply(Variables(params, stats), part.image, keys=keys)
         if part.label.ndim == 1:
             each = losses.softmax_cross_entropy(
@@ -150,8 +151,8 @@ def _build_micro_loss(
         else:
             each = losses.sigmoid_cross_entropy(outputs.logits, part.label)
         if pulls_unlabelled:
-            nothing = losses.cross_entropy_of_nothing(outputs.logits)
-            each = jnp.where(part.weight > 0, each, nothing)
+            unlabelled = losses.unlabelled_cross_entropy(outputs.logits)
+            each = jnp.where(part.weight > 0, each, unlabelled)
             action = losses.weighted_mean(each, jnp.ones_like(each), images)
         else:
             action = losses.weighted_mean(each, part.weight, labelled)
@@ -169,14 +170,14 @@ def _build_micro_loss(
         loss = action + cfg.pose.weight * pose
         hits = losses.top1_hits(outputs.logits, part.label)
         accuracy = losses.weighted_mean(hits, part.weight, labelled)
-        return loss, (Parts(loss, action, pose, accuracy), stats)
+        return loss, (Means(loss, action, pose, accuracy), stats)
 
     return micro_loss
 
 
 def _accumulate(
     cfg: Config, micro_loss: MicroLoss, params: PyTree, state: TrainState, batch: Batch
-) -> tuple[PyTree, Parts, PyTree]:
+) -> tuple[PyTree, Means, PyTree]:
     """The gradient and the means of the whole batch, and the mean (or last) moved statistics."""
     micro_batches, images = batch.id.shape
     root = jax.random.fold_in(jax.random.key(cfg.train.seed), state.step)
@@ -185,12 +186,12 @@ def _accumulate(
 
     def differentiate(
         part: Batch, part_keys: Key[Array, " b"], is_last: bool | Bool[Array, ""]
-    ) -> tuple[PyTree, Parts, PyTree]:
+    ) -> tuple[PyTree, Means, PyTree]:
         gradient = jax.grad(micro_loss, has_aux=True)
-        grads, (parts, stats) = gradient(params, state.variables.stats, part, part_keys)
+        grads, (means, stats) = gradient(params, state.variables.stats, part, part_keys)
         if cfg.model.norm_running == "first":
-            return grads, parts, jax.tree.map(lambda leaf: jnp.where(is_last, leaf, 0), stats)
-        return grads, parts, jax.tree.map(lambda leaf: leaf / micro_batches, stats)
+            return grads, means, jax.tree.map(lambda leaf: jnp.where(is_last, leaf, 0), stats)
+        return grads, means, jax.tree.map(lambda leaf: leaf / micro_batches, stats)
 
     last = micro_batches - 1
     if micro_batches <= LONGEST_UNROLLED and jax.default_backend() == "cpu":

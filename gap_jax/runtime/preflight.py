@@ -1,11 +1,12 @@
-"""The block that a run prints before its first step: what it is about to do, for you to doubt."""
+"""The block that a run prints before its first step: what it will do, to be checked."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
-from rich.cells import cell_len, chop_cells
+from rich.console import Console
+from rich.text import Text
 
 from data_pipelines.files import quote
 from data_pipelines.manifest import Manifest, describe_skipped
@@ -17,19 +18,12 @@ LABEL_WIDTH = 12  # with the colon and the space behind it
 REFERENCE_BATCH = 128  # of the attentional-pooling release
 
 
-class ParameterGroup(NamedTuple):
-    """A part of the model: its parameters, and how many of them were loaded."""
-
-    name: str
-    parameters: int
-    loaded: int
-
-
 @dataclasses.dataclass(frozen=True)
 class Preflight:
     """Everything the block is made of; `resumed_step` is 0 in a fresh run.
 
-    `pose_cells` is a heatmap's height and width, None without a pose branch.
+    `parameters` counts those of each part of the model, and `loaded` names the parts that do not
+    start random. `pose_cells` is a heatmap's height and width, None without a pose branch.
     """
 
     cfg: Config
@@ -39,13 +33,14 @@ class Preflight:
     changes: tuple[str, ...]
     devices: int
     device_kind: str
-    groups: tuple[ParameterGroup, ...]
+    parameters: Mapping[str, int]
+    loaded: Sequence[str]
     pose_cells: tuple[int, int] | None
     first_batch: str
 
 
 def render(facts: Preflight) -> str:
-    """The block, no line of it wider than `WIDTH` cells."""
+    """Renders the block; no line is wider than `WIDTH` cells."""
     rows = [
         ("start", _start(facts)),
         ("data", _data(facts)),
@@ -54,7 +49,7 @@ def render(facts: Preflight) -> str:
         ("init", _init(facts)),
         ("loss", _loss(facts)),
         ("look at", f"{facts.first_batch}, the first batch as the model sees it"),
-        *(("warning", text) for text in _doubts(facts)),
+        *(("warning", text) for text in _warnings(facts)),
     ]
     title = "-- preflight "
     lines = [title + "-" * (WIDTH - len(title))]
@@ -66,7 +61,7 @@ def render(facts: Preflight) -> str:
 
 
 def describe_memory(step: Any) -> str:
-    """What a compiled step takes of each device's memory, and of how much where that is known."""
+    """Says how much of each device's memory a compiled step takes."""
     sizes, device = step.memory_analysis(), jax.local_devices()[0]
     needed = (
         sizes.argument_size_in_bytes
@@ -80,24 +75,16 @@ def describe_memory(step: Any) -> str:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """Lines of at most `width` cells, cut inside a word only where it fills more than a line."""
-    lines = [""]
-    for word in text.split(" "):
-        joined = f"{lines[-1]} {word}" if lines[-1] else word
-        if cell_len(joined) <= width:
-            lines[-1] = joined
-            continue
-        pieces = chop_cells(word, width)
-        lines[-1:] = [lines[-1], *pieces] if lines[-1] else pieces
-    return lines
+    """Wraps at words to lines of at most `width` cells; splits longer words."""
+    lines = Text(text).wrap(Console(), width, overflow="fold")
+    return [line.plain.rstrip() for line in lines]
 
 
 def _start(facts: Preflight) -> str:
     if facts.resumed_step:
         changes = "; ".join(facts.changes) or "config unchanged"
         return f"resumed at step {facts.resumed_step:,} of {facts.workdir} ({changes})"
-    loaded = any(group.loaded for group in facts.groups)
-    source = f", initialised from {facts.cfg.init.weights}" if loaded else ""
+    source = f", initialised from {facts.cfg.init.weights}" if facts.loaded else ""
     return f"fresh run in {facts.workdir}{source}"
 
 
@@ -153,17 +140,12 @@ def _course(optim: OptimConfig) -> str:
 
 def _init(facts: Preflight) -> str:
     if facts.resumed_step:
-        sizes = [f"{group.name} {group.parameters:,}" for group in facts.groups]
+        sizes = [f"{name} {size:,}" for name, size in facts.parameters.items()]
         return f"{', '.join(sizes)} parameters from the checkpoint"
     return "; ".join(
-        f"{group.name} {group.parameters:,} {_origin(group)}" for group in facts.groups
+        f"{name} {size:,} {'loaded' if name in facts.loaded else 'random'}"
+        for name, size in facts.parameters.items()
     )
-
-
-def _origin(group: ParameterGroup) -> str:
-    if group.loaded == group.parameters:
-        return "loaded"
-    return f"random but for {group.loaded:,} loaded" if group.loaded else "random"
 
 
 def _loss(facts: Preflight) -> str:
@@ -181,10 +163,10 @@ def _loss(facts: Preflight) -> str:
     )
 
 
-def _doubts(facts: Preflight) -> Iterable[str]:
-    """What often went wrong for others and can be seen before the first step."""
+def _warnings(facts: Preflight) -> Iterable[str]:
+    """Warns of common mistakes that can be seen before the first step."""
     train = facts.data.splits[facts.cfg.data.train_split]
-    if not facts.resumed_step and not any(group.loaded for group in facts.groups):
+    if not facts.resumed_step and not facts.loaded:
         yield "every parameter starts random; the papers' runs start from ImageNet (init.weights)"
     if facts.pose_cells and not train.with_joints:
         yield "no training image has a joint, so the pose branch learns nothing (pose.branch)"

@@ -167,7 +167,7 @@ def train(cfg: Config, count: int = STEPS) -> Course:
     norms: list[Mapping[str, float]] = []
     for _ in range(count + 1):
         at, metrics = step(at, batch)
-        losses.append(float(metrics.loss_action))
+        losses.append(float(metrics.compute()["loss_action"]))
         leaves = jax.tree_util.tree_leaves_with_path(jax.device_get(at.opt_state[1]))
         norms.append({name_path(path): float(np.linalg.norm(leaf)) for path, leaf in leaves})
     return Course(losses, int(at.skipped), norms)

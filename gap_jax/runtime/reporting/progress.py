@@ -1,4 +1,4 @@
-"""How fast a run goes, how long it still takes, and the line that says so."""
+"""Measures a run's speed and remaining time, and formats its progress."""
 
 import contextlib
 import time
@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
-COMPILE, DATA = "compile", "data"  # spans of time that are treated apart
+COMPILE, DATA = "compile", "data"  # spans of time with a rule of their own
 SHOWN = {
     "train/epoch": "epoch",
     "train/loss": "loss",
@@ -20,9 +20,9 @@ SHOWN = {
 
 
 class Pace:
-    """Where an attempt's time goes, by a clock that never runs backwards.
+    """Measures where the time of an attempt goes, with a monotonic clock.
 
-    Waiting for data counts as training; every other span of time stands aside from its rates.
+    Waiting for data counts as training time; all other spans are excluded from its rates.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -34,24 +34,22 @@ class Pace:
 
     @contextlib.contextmanager
     def timing(self, name: str) -> Iterator[None]:
-        """Books the block's time under `name`; do not nest."""
+        """Adds the block's time to the span `name`; do not nest."""
         start = self._clock()
         try:
             yield
         finally:
-            self._book(name, self._clock() - start)
-
-    def _book(self, name: str, seconds: float) -> None:
-        for spans in (self._spans, self._lap_spans):
-            spans.update({name: seconds})
+            spent = self._clock() - start
+            for spans in (self._spans, self._lap_spans):
+                spans.update({name: spent})
 
     def count_step(self) -> None:
-        """One more training step is done."""
+        """Counts a training step."""
         self._steps += 1
         self._lap_steps += 1
 
     def end_lap(self, images_per_step: int, devices: int) -> dict[str, float]:
-        """The perf/ metrics since the last lap ended."""
+        """Returns the perf/ metrics since the last lap ended, and starts another lap."""
         now = self._clock()
         aside = {name: spent for name, spent in self._lap_spans.items() if name != DATA}
         training_s = max(now - self._lap_start - sum(aside.values()), 1e-9)
@@ -68,12 +66,12 @@ class Pace:
         return rates
 
     def eta_s(self, remaining_steps: int) -> float:
-        """Seconds to the end at this attempt's average pace, evaluations included."""
+        """Estimates the seconds to the end from this attempt's average pace with evaluations."""
         spent = self._clock() - self._start - self._spans[COMPILE]
         return spent / max(self._steps, 1) * remaining_steps
 
     def summary(self) -> str:
-        """Where the seconds of the attempt went, as one line."""
+        """Lists the seconds of each span in one line."""
         total = self._clock() - self._start
         spans = {**self._spans, "train": total - sum(self._spans.values())}
         parts = [f"{name}_s={spent:.1f}" for name, spent in sorted(spans.items())]
@@ -81,7 +79,7 @@ class Pace:
 
 
 class Progress(NamedTuple):
-    """How far a run is; `row` is its latest row of metrics, `is_due` whether it is a new one."""
+    """A run's step, its latest row of metrics, and whether that row is new (`is_due`)."""
 
     step: int
     steps: int
@@ -90,23 +88,23 @@ class Progress(NamedTuple):
     is_due: bool
 
     def line(self) -> str:
-        """Words of the form name=value, none of which holds a space."""
-        words = [f"{name}={value}" for name, value in self.words().items()]
+        """Formats everything as name=value, without spaces in either."""
+        words = [f"{name}={value}" for name, value in self.texts().items()]
         return " ".join([f"step={self.step}/{self.steps}", *words])
 
-    def words(self) -> dict[str, str]:
-        """What is shown beside the step."""
+    def texts(self) -> dict[str, str]:
+        """Formats what is shown beside the step, by name."""
         shown = {SHOWN[name]: number(float(self.row[name])) for name in SHOWN if name in self.row}
         return {**shown, "eta": duration(self.eta_s)}
 
 
 def number(value: float) -> str:
-    """Four digits, never with an exponent where a whole number will do."""
+    """Formats four digits, or the whole number from 10,000 to a billion."""
     return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:
-    """h:mm:ss, however many hours."""
+    """Formats h:mm:ss, with any number of hours."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}"

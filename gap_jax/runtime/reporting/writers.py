@@ -1,4 +1,4 @@
-"""The writers that may fail or hang, console and TensorBoard, each on a thread of its own."""
+"""Writers that may fail or hang, such as the console and TensorBoard, each on its own thread."""
 
 import contextlib
 import importlib
@@ -12,98 +12,95 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 
+import rich.progress
 from rich.console import Console
-from rich.control import Control
-from rich.segment import ControlType
+from rich.table import Column
 from rich.text import Text
 
 from gap_jax.runtime.reporting.progress import Progress
 
 Item = TypeVar("Item", contravariant=True)
+Row = Mapping[str, float | int]  # `step`, and numbers under names with a slash
 
-ROOM = 1000  # items that may wait for a slow sink
-PATIENCE_S = 3.0  # how long the end of a run waits for one
+QUEUE_ITEMS = 1000
+CLOSE_TIMEOUT_S = 3.0
 REDRAW_S = 0.1
 BAR_CELLS = 10
-FIRST = ("eta", "loss", "images_per_s", "accuracy")  # what a narrow terminal must not cut off
-ERASE = Control(ControlType.CARRIAGE_RETURN, (ControlType.ERASE_IN_LINE, 2))
+FIRST = ("eta", "loss", "images_per_s", "accuracy")  # a narrow terminal cuts off the others
 
 
 @runtime_checkable
-class Sink(Protocol[Item]):
-    """Something that takes items, and may raise or hang at any of them."""
+class Writer(Protocol[Item]):
+    """Writes items in order, rows of metrics for one; `Background` lets it raise and hang."""
 
-    def write(self, item: Item) -> None: ...
+    def write(self, item: Item, /) -> None: ...
 
     def close(self) -> None: ...
 
 
 class Background(Generic[Item]):
-    """Hands items to a sink on a daemon thread, so that whoever puts them never waits.
+    """Passes items to a writer on a daemon thread, without waiting for it.
 
-    Trouble is told once, when the next item comes. A sink that raised gets nothing more; what a
-    hanging one has no room for is lost.
+    Warns once if the writer raises, and then writes nothing more; warns once if it hangs, and
+    drops items while the queue is full.
     """
 
     def __init__(
-        self,
-        name: str,
-        open_sink: Callable[[], Sink[Item]],
-        on_trouble: Callable[[str], None],
+        self, name: str, open_writer: Callable[[], Writer[Item]], warn: Callable[[str], None]
     ) -> None:
         self._name = name
-        self._open_sink = open_sink
-        self._on_trouble = on_trouble
+        self._open_writer = open_writer
+        self._warn = warn
         self._failure = ""
-        self._has_told = False
-        self._queue: queue.Queue[Item | None] = queue.Queue(ROOM)
+        self._has_warned = False
+        self._queue: queue.Queue[Item | None] = queue.Queue(QUEUE_ITEMS)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, item: Item) -> None:
-        """Passes an item on without waiting for it to be written."""
+    def write(self, item: Item, /) -> None:
+        """Queues an item."""
         if self._failure:
-            self._tell(self._failure)
+            self._warn_once(self._failure)
             return
         try:
             self._queue.put_nowait(item)
         except queue.Full:
-            self._tell("hangs")
+            self._warn_once("hangs")
 
-    def offer(self, item: Item) -> None:
-        """Passes on an item that may be lost, if nothing else is waiting."""
+    def offer(self, item: Item, /) -> None:
+        """Queues an item if no other is waiting, and drops it otherwise."""
         if self._queue.empty():
-            self.put(item)
+            self.write(item)
 
     def close(self) -> None:
-        """Waits a little for what is still to be written; closing twice does nothing."""
+        """Waits for queued items, `CLOSE_TIMEOUT_S` at most; closing twice does nothing."""
         with contextlib.suppress(queue.Full):
-            self._queue.put(None, timeout=PATIENCE_S if self._thread.is_alive() else 0)
-        self._thread.join(PATIENCE_S)
+            self._queue.put(None, timeout=CLOSE_TIMEOUT_S if self._thread.is_alive() else 0)
+        self._thread.join(CLOSE_TIMEOUT_S)
         if self._failure or self._thread.is_alive():
-            self._tell(self._failure or "hangs")
+            self._warn_once(self._failure or "hangs")
 
     def _run(self) -> None:
         try:
-            sink = self._open_sink()
+            writer = self._open_writer()
             while (item := self._queue.get()) is not None:
-                sink.write(item)
-            sink.close()
-        except Exception as error:  # whatever it is, it must not reach the training
+                writer.write(item)
+            writer.close()
+        except Exception as error:  # a tracker may raise anything; training goes on
             text = " ".join(str(error).split())
             self._failure = f"failed ({type(error).__name__}: {text})"
 
-    def _tell(self, trouble: str) -> None:
-        if not self._has_told:
-            self._has_told = True
-            self._on_trouble(f"the {self._name} {trouble}; training goes on without it")
+    def _warn_once(self, problem: str) -> None:
+        if not self._has_warned:
+            self._has_warned = True
+            self._warn(f"the {self._name} {problem}; training goes on without it")
 
 
-class TensorBoard:
-    """Rows of scalars as an event file; TensorBoard then ignores older events beyond `start_step`.
+class TensorBoardWriter:
+    """Writes rows to an event file; TensorBoard then ignores older events beyond `start_step`.
 
-    The file is written here and now: tensorboardX's own SummaryWriter adds a process-shared queue
-    that can block its caller, and the interpreter's end, for ever.
+    Not tensorboardX's SummaryWriter: its process-shared queue can block the caller and the
+    interpreter's exit for ever.
     """
 
     def __init__(self, folder: Path, start_step: int) -> None:
@@ -116,7 +113,7 @@ class TensorBoard:
             log = self._events.SessionLog
             self._write(start_step + 1, session_log=log(status=log.START))
 
-    def write(self, item: Mapping[str, float | int]) -> None:
+    def write(self, item: Row, /) -> None:
         """Writes every number of the row at its step."""
         value = self._summaries.Summary.Value
         values = [
@@ -125,7 +122,7 @@ class TensorBoard:
         self._write(int(item["step"]), summary=self._summaries.Summary(value=values))
 
     def close(self) -> None:
-        """Ends the file."""
+        """Closes the file."""
         self._writer.close()
 
     def _write(self, step: int, **content: Any) -> None:
@@ -134,92 +131,96 @@ class TensorBoard:
         self._writer.flush()
 
 
-class Lines:
-    """A console that is read by programs: text as it is, progress as one line when it is due."""
+class LineConsole:
+    """A console that programs read: writes text as it is, and progress in one line when due."""
 
     def __init__(self, stream: io.TextIOBase) -> None:
         self._stream = stream
 
-    def write(self, item: str | Progress) -> None:
-        """Writes a line, or none."""
-        text = item if isinstance(item, str) else item.line() if item.is_due else None
-        if text is not None:
-            self._stream.write(text + "\n")
+    def write(self, item: str | Progress, /) -> None:
+        """Writes the item, unless it is progress that is not due."""
+        if isinstance(item, str) or item.is_due:
+            self._stream.write((item if isinstance(item, str) else item.line()) + "\n")
             self._stream.flush()
 
     def close(self) -> None:
-        """Leaves the stream to its owner."""
+        """Leaves the stream open."""
 
 
-class Terminal:
-    """A console that somebody watches: text scrolls by above one line of progress."""
+class Numbers(rich.progress.ProgressColumn):
+    """Shows the numbers of a run; it is the column that a narrow terminal cuts."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        return Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
+
+
+class TerminalConsole:
+    """A terminal: text scrolls above rich's progress bar."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
-        self._status: Text | None = None
         self._drawn_at = -REDRAW_S
+        self._progress = rich.progress.Progress(
+            rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            rich.progress.BarColumn(BAR_CELLS, table_column=Column(no_wrap=True)),
+            Numbers(),
+            console=console,
+            auto_refresh=False,  # its thread would raise where no warning is made of it
+            redirect_stdout=False,
+            redirect_stderr=False,
+        )
+        self._task = self._progress.add_task("", visible=False, numbers="")
 
-    def write(self, item: str | Progress) -> None:
-        """Prints the text, or draws the progress anew unless that has just been done."""
+    def write(self, item: str | Progress, /) -> None:
+        """Prints the text, or draws the progress unless it was drawn a moment ago."""
         if isinstance(item, str):
-            self._erase()
             self._console.print(item, markup=False, highlight=False, soft_wrap=True)
         elif item.is_due or self._clock() - self._drawn_at >= REDRAW_S:
             self._drawn_at = self._clock()
-            self._erase()
-            self._status = self._draw(item)
-        else:
-            return
-        if self._status is not None:
-            self._console.print(self._status, end="", soft_wrap=True)
+            texts = item.texts()
+            names = [name for name in FIRST if name in texts] + [n for n in texts if n not in FIRST]
+            self._progress.update(
+                self._task,
+                completed=item.step,
+                total=item.steps,
+                numbers="  ".join(f"{name} {texts[name]}" for name in names),
+                visible=True,
+            )
+            if not self._progress.live.is_started:
+                self._progress.start()
+                self._console.show_cursor()  # a killed process would leave it hidden
+            else:
+                self._progress.refresh()
 
     def close(self) -> None:
-        """Leaves the last progress where it stands."""
-        if self._status is not None:
-            self._console.print()
-
-    def _erase(self) -> None:
-        if self._status is not None:
-            self._console.control(ERASE)
-
-    def _draw(self, progress: Progress) -> Text:
-        filled = BAR_CELLS * progress.step // progress.steps
-        full, empty = "=-" if self._console.options.ascii_only else "━─"
-        text = Text(no_wrap=True)
-        text.append(f"{progress.step}/{progress.steps} ", "bold")
-        text.append(full * filled, "green").append(empty * (BAR_CELLS - filled), "dim")
-        words = progress.words()
-        for name in [*FIRST, *(name for name in words if name not in FIRST)]:
-            if name in words:
-                text.append(f"  {name} ", "dim").append(words[name])
-        text.truncate(self._console.width - 1, overflow="ellipsis")
-        return text
+        """Leaves the last progress on the screen."""
+        self._progress.stop()
 
 
-class Silence:
-    """The sink of a process that has no standard output, or nothing to say."""
+class NullWriter:
+    """Writes nothing."""
 
-    def write(self, item: object) -> None:
-        """Drops it."""
+    def write(self, item: object, /) -> None:
+        """Drops the item."""
 
     def close(self) -> None:
-        """Ends nothing."""
+        """Does nothing."""
 
 
-def open_console() -> Sink[str | Progress]:
-    """The sink for this process's standard output.
+def open_console() -> Writer[str | Progress]:
+    """Opens a writer for standard output.
 
-    It writes past `sys.stdout`'s buffer: a thread that hangs inside it would abort the interpreter
-    at its end, and what a closed pipe leaves in it would be tried again there.
+    It bypasses the buffer of `sys.stdout`: a thread that hangs inside would abort the interpreter
+    at its exit, which would also try to flush there again what a closed pipe refused.
     """
     if sys.stdout is None:
-        return Silence()
+        return NullWriter()
     stream = _unbuffered(cast(io.TextIOBase, sys.stdout))
     console = Console(file=cast(IO[str], stream))
     if console.is_terminal and not console.is_dumb_terminal:
-        return Terminal(console)
-    return Lines(stream)
+        return TerminalConsole(console)
+    return LineConsole(stream)
 
 
 def _unbuffered(stream: io.TextIOBase) -> io.TextIOBase:

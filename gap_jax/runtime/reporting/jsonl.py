@@ -1,4 +1,4 @@
-"""Files that grow by whole lines: rows of numbers as valid JSON, cut back where a run resumes."""
+"""Files of lines: text, or rows of numbers as strict JSON, which are cut where a run resumes."""
 
 import contextlib
 import json
@@ -7,44 +7,51 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from data_pipelines import files
 
-MOST_WAITING = 10_000  # lines a full disk may hold up before the oldest are given up
+Item = TypeVar("Item", contravariant=True)
+
+MOST_WAITING = 10_000  # lines; while the disk is full, older ones are dropped
 
 
-class Journal:
-    """Appends lines to a file, from any thread; what the disk refuses waits and is tried again.
+class LineWriter(Generic[Item]):
+    """Appends lines to a file, from any thread; lines that cannot be written wait in memory.
 
-    A file that cannot even be opened is refused. Later trouble is told once and stops nobody.
+    Raises if the file cannot be opened. Warns once of a later failure.
     """
 
-    def __init__(self, path: Path, on_trouble: Callable[[str], None]) -> None:
+    def __init__(
+        self, path: Path, warn: Callable[[str], None], encode: Callable[[Item], str] = str
+    ) -> None:
         self._path = path
-        self._on_trouble = on_trouble
-        self._has_told = False
+        self._warn = warn
+        self._encode = encode
+        self._has_warned = False
         self._waiting: deque[bytes] = deque(maxlen=MOST_WAITING)
         self._lock = threading.Lock()
         with files.writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
 
-    def append(self, line: str) -> None:
-        """Writes the line now, or as soon as the disk takes it."""
+    def write(self, item: Item, /) -> None:
+        """Writes the item as a line, or keeps it for the next try."""
+        line = f"{self._encode(item)}\n"
         with self._lock:
-            self._waiting.append(f"{line}\n".encode("utf-8", "backslashreplace"))
-            trouble = self._drain()
-        if trouble and not self._has_told:
-            self._has_told = True
-            self._on_trouble(
-                f"{self._path} cannot be written ({trouble.strerror}); training goes on, and "
+            self._waiting.append(line.encode("utf-8", "backslashreplace"))
+            error = self._drain()
+        if error and not self._has_warned:
+            self._has_warned = True
+            self._warn(
+                f"{self._path} cannot be written ({error.strerror}); training goes on, and "
                 "its lines wait in memory"
             )
 
     def close(self) -> None:
-        """Tries a last time; closing twice does nothing."""
+        """Tries a last time to write what waits; closing twice does nothing."""
         with self._lock:
             if self._file < 0:
                 return
@@ -53,7 +60,7 @@ class Journal:
                 os.close(self._file)
             self._file = -1
         if self._waiting:
-            self._on_trouble(f"{self._path} lacks its last {len(self._waiting):,} lines")
+            self._warn(f"{self._path} lacks its last {len(self._waiting):,} lines")
 
     def _drain(self) -> OSError | None:
         rest = b"".join(self._waiting)
@@ -71,7 +78,7 @@ class Journal:
 
 
 def encode_row(row: Mapping[str, Any]) -> str:
-    """The row as one line of strict JSON: a number that is not finite is null and is named."""
+    """Encodes a row as strict JSON: a number that is not finite becomes null and is named."""
     nonfinite = [
         name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)
     ]
@@ -81,8 +88,11 @@ def encode_row(row: Mapping[str, Any]) -> str:
     return json.dumps(content, allow_nan=False)
 
 
+JsonlWriter = partial(LineWriter[Mapping[str, Any]], encode=encode_row)
+
+
 class Cut(NamedTuple):
-    """How many rows were dropped: of later steps, and torn or otherwise damaged ones."""
+    """How many rows were dropped: of later steps, and damaged ones."""
 
     beyond: int
     damaged: int
@@ -100,12 +110,12 @@ def cut_after(path: Path, step: int) -> Cut:
 
 
 def count_steps(path: Path) -> int:
-    """How many steps have a row in a file of rows."""
+    """Counts the steps that have a row in a file of rows."""
     return len({_read_step(line) for line in _read_lines(path)} - {None})
 
 
 def _read_lines(path: Path) -> list[bytes]:
-    """The lines of a file with their ends; none where there is no file."""
+    """Reads the lines of a file with their ends; none if there is no file."""
     if not path.exists():
         return []
     with files.writing(path):
@@ -113,7 +123,7 @@ def _read_lines(path: Path) -> list[bytes]:
 
 
 def _read_step(line: bytes) -> int | None:
-    """The step of a whole row; None of a damaged one."""
+    """Reads the step of a row; None if the row is damaged."""
     try:
         step = json.loads(line)["step"] if line.endswith(b"\n") else None
     except (ValueError, TypeError, KeyError):
