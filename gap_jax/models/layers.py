@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Initializer
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from gap_jax.models.arguments import check_channels
@@ -49,10 +50,11 @@ class Dense(nnx.Module):
         *,
         bias: bool = True,
         init: Initializer = HE,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
-        self.kernel = nnx.Param(init(rngs.params(), (features_in, features), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros(features)) if bias else None
+        self.kernel = nnx.Param(init(rngs.params(), (features_in, features), param_dtype))
+        self.bias = nnx.Param(jnp.zeros(features, param_dtype)) if bias else None
 
     def __call__(
         self, x: Float[Array, "*any c"], *, exactly: bool = False

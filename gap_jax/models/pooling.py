@@ -9,19 +9,20 @@ With a linear saliency that is attentional pooling, with a factored one its gene
 
 import math
 from types import EllipsisType
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Initializer
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
 from gap_jax.batch import AttentionMaps
-from gap_jax.model_config import Activation, DropoutWhere
+from gap_jax.model_config import Activation, DropoutWhere, GateInit, Space
 from gap_jax.models.arguments import check_channels, check_choice, check_counts, check_dropout
 from gap_jax.models.layers import SMALL
-from gap_jax.models.saliency import EXACT, LinearSaliency, Saliency
+from gap_jax.models.saliency import EXACT, FactoredSaliency, LinearSaliency, Saliency
 
 Keys = Key[Array, " b"] | EllipsisType | None  # None in evaluation; ...: the call does not say
 
@@ -52,16 +53,30 @@ class Pooling(Protocol):
 class AttentionalPooling(nnx.Module):
     """Pools maps (b, *spatial, f) to one float32 score per class.
 
-        pool = AttentionalPooling(2048, 393, rngs=nnx.Rngs(0))
-        logits = pool(x)
-        bottom_up, top_down, combined = pool.maps(x)
+    >>> from flax import nnx
+    >>> from gap_jax import AttentionalPooling
+    >>> pool = AttentionalPooling(2048, 393, rngs=nnx.Rngs(0))
+    >>> x = jax.numpy.ones((2, 7, 7, 2048))
+    >>> pool(x).shape
+    (2, 393)
+    >>> bottom_up, top_down, combined = pool.maps(x)
+    >>> bottom_up.shape, combined.shape
+    ((2, 7, 7, 1), (2, 7, 7, 393))
 
-    `saliency` (by default linear in `features`) gives `rank` maps, or `classes * rank` with
-    `per_class`; it reads X unless a call names another `saliency_input`. `activation` is applied
-    to its maps. `dropout` is the share of the top-down input that is dropped in training: single
-    values of X (`map`), or whole channels (`pooled`, cheaper). With it every call names `keys`,
-    one for each row in training and None in evaluation. With `one_bias` only the last pair has an
-    alpha.
+    `saliency` (by default linear in `features`, with this `gate_init`) gives `rank` maps, or
+    `classes * rank` with `per_class`; it reads X unless a call names another `saliency_input`.
+    `activation` is applied to its maps. With `one_bias` only the last pair has an alpha.
+
+    `dropout` is the share of the top-down input that is dropped in training: single values of X
+    (`map`), or whole channels (`pooled`, cheaper). With it every call names `keys`, one for each
+    row in training and None in evaluation; a call without is refused.
+
+    >>> pool = AttentionalPooling(2048, 393, dropout=0.8, rngs=nnx.Rngs(0))
+    >>> logits = pool(x, keys=jax.random.split(jax.random.key(0), 2))  # in training
+    >>> logits = pool(x, keys=None)  # in evaluation
+
+    Products take X as it is for the saliency and float32 for the scores, or `dtype` for both;
+    they are summed in float32. Parameters are kept in `param_dtype`.
 
     A call contracts positions first, g_p = X^T h_p / n, then channels: the same scores as from
     the maps in a thirtieth of the time. Only `per_class` has no such order.
@@ -79,7 +94,10 @@ class AttentionalPooling(nnx.Module):
         dropout: float = 0.0,
         dropout_where: DropoutWhere = "map",
         one_bias: bool = False,
+        gate_init: GateInit = "paper",
         init: Initializer = SMALL,
+        dtype: DTypeLike | None = None,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, classes=classes, rank=rank)
@@ -87,14 +105,21 @@ class AttentionalPooling(nnx.Module):
         check_dropout(dropout)
         check_choice("dropout_where", dropout_where, DropoutWhere)
         maps = rank * classes if per_class else rank
-        self.saliency = saliency or LinearSaliency(features, maps, rngs=rngs)
+        if saliency is None:
+            saliency = LinearSaliency(
+                features, maps, gate_init=gate_init, param_dtype=param_dtype, rngs=rngs
+            )
+        elif gate_init != "paper":
+            raise ValueError(f"{gate_init=} has no effect with a saliency; give it to the saliency")
+        self.saliency = saliency
         if self.saliency.maps != maps:
             raise ValueError(
                 f"{rank=} and {per_class=} take a saliency of {maps} maps; "
                 f"this one gives {self.saliency.maps}"
             )
-        self.kernel = nnx.Param(init(rngs.params(), (rank, features, classes), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((1 if one_bias else rank, classes)))
+        self.kernel = nnx.Param(init(rngs.params(), (rank, features, classes), param_dtype))
+        self.bias = nnx.Param(jnp.zeros((1 if one_bias else rank, classes), param_dtype))
+        self.dtype = dtype
         self.per_class = per_class
         self.activation: Activation = activation
         self.dropout = dropout
@@ -113,10 +138,10 @@ class AttentionalPooling(nnx.Module):
         values = self._values(x)
         if self.dropout_where == "map":
             values = self._drop(values, keys)
-        g = jnp.einsum("bnf,bnp->bpf", values, h, precision=EXACT) / h.shape[1]
+        g = self._contract("bnf,bnp->bpf", values, h) / h.shape[1]
         if self.dropout_where == "pooled":
             g = self._drop(g, keys)
-        return jnp.einsum("bpf,pfk->bk", g, self.kernel[...], precision=EXACT) + jnp.einsum(
+        return self._contract("bpf,pfk->bk", g, self.kernel[...]) + jnp.einsum(
             "bp,pk->bk", h.mean(1), self._alpha(), precision=EXACT
         )
 
@@ -127,10 +152,10 @@ class AttentionalPooling(nnx.Module):
         *,
         keys: Keys = ...,
     ) -> AttentionMaps:
-        """What each position says of each class, and how much it counts."""
+        """Computes what each position adds to each class."""
         h = self._bottom_up(x if saliency_input is None else saliency_input)
         values = self._drop(self._values(x), keys)
-        t = jnp.einsum("bnf,pfk->bnkp", values, self.kernel[...], precision=EXACT)
+        t = self._contract("bnf,pfk->bnkp", values, self.kernel[...])
         t = t + self._alpha().T[None, None]
         h_kp = h.reshape(*h.shape[:2], -1, t.shape[-1])  # k is 1 where the classes share a map
         parts = (h_kp if self.per_class else h, t, (t * h_kp).sum(-1))
@@ -138,10 +163,18 @@ class AttentionalPooling(nnx.Module):
 
     def _values(self, x: Float[Array, "b *spatial f"]) -> Float[Array, "b n f"]:
         check_channels(x, self.kernel.shape[1])
-        return by_position(x).astype(jnp.float32)
+        return by_position(x).astype(jnp.float32 if self.dtype is None else self.dtype)
+
+    def _contract(
+        self, indices: str, values: Float[Array, "..."], other: Float[Array, "..."]
+    ) -> Float[Array, "..."]:
+        """Sums products over the indices; the products in `dtype`, their sum in float32."""
+        dtype = jnp.float32 if self.dtype is None else self.dtype
+        pair = values.astype(dtype), other.astype(dtype)
+        return jnp.einsum(indices, *pair, precision=EXACT, preferred_element_type=jnp.float32)
 
     def _bottom_up(self, x: Float[Array, "b *spatial s"]) -> Float[Array, "b n p"]:
-        h = by_position(self.saliency(x))
+        h = by_position(self.saliency(x if self.dtype is None else x.astype(self.dtype)))
         match self.activation:
             case "relu":
                 return jax.nn.relu(h)
@@ -157,6 +190,55 @@ class AttentionalPooling(nnx.Module):
 
     def _drop(self, values: Float[Array, "b m f"], keys: Keys) -> Float[Array, "b m f"]:
         return drop(values, keys, self.dropout, alike=self.dropout_where == "pooled")
+
+
+class GeneralizedAttentionalPooling(AttentionalPooling):
+    """Attentional pooling whose saliency lies behind T = len(widths) factored layers.
+
+    >>> from flax import nnx
+    >>> from gap_jax import GeneralizedAttentionalPooling
+    >>> pool = GeneralizedAttentionalPooling(2048, 393, (512, 256), rngs=nnx.Rngs(0))  # T = 2
+    >>> pool(jax.numpy.ones((2, 7, 7, 2048))).shape
+    (2, 393)
+
+    `widths`, `space` and `gate_init` are those of `FactoredSaliency`, all other arguments those of
+    `AttentionalPooling`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        widths: tuple[int, ...],
+        *,
+        rank: int = 1,
+        per_class: bool = False,
+        space: Space = "activation",
+        gate_init: GateInit = "paper",
+        param_dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+        **arguments: Any,
+    ) -> None:
+        check_counts(classes=classes, rank=rank)
+        saliency = FactoredSaliency(
+            features,
+            widths,
+            rank * classes if per_class else rank,
+            space=space,
+            gate_init=gate_init,
+            param_dtype=param_dtype,
+            rngs=rngs,
+        )
+        super().__init__(
+            features,
+            classes,
+            saliency=saliency,
+            rank=rank,
+            per_class=per_class,
+            param_dtype=param_dtype,
+            rngs=rngs,
+            **arguments,
+        )
 
 
 def drop(

@@ -1,4 +1,4 @@
-"""What counts where: the bottom-up maps h of a pooling, one or several for each position."""
+"""Saliency: the bottom-up maps h of a pooling, one or several values for each position."""
 
 from typing import Protocol, runtime_checkable
 
@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from flax.typing import Initializer
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from gap_jax.model_config import GateInit, Space
@@ -50,17 +51,19 @@ class LinearSaliency(nnx.Module):
         bias: bool = True,
         gate_init: GateInit = "paper",
         init: Initializer = SMALL,
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, maps=maps)
         check_choice("gate_init", gate_init, GateInit)
         self.maps = maps
         self.gated = gate_init == "one"
-        self.bias = nnx.Param(jnp.zeros(maps)) if bias and not self.gated else None
+        biased = bias and not self.gated
+        self.bias = nnx.Param(jnp.zeros(maps, param_dtype)) if biased else None
         if self.gated:
-            self.gate = nnx.Param(jnp.zeros((features, maps)))
+            self.gate = nnx.Param(jnp.zeros((features, maps), param_dtype))
         else:
-            self.kernel = nnx.Param(init(rngs.params(), (features, maps), jnp.float32))
+            self.kernel = nnx.Param(init(rngs.params(), (features, maps), param_dtype))
 
     def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
         if self.gated:
@@ -70,7 +73,13 @@ class LinearSaliency(nnx.Module):
 
 
 class FactoredSaliency(nnx.Module):
-    """A linear saliency at the end of T = len(widths) layers U_t that all its maps share.
+    """A linear saliency behind T = len(widths) factored layers U_t that all its maps share.
+
+    >>> from flax import nnx
+    >>> from gap_jax import FactoredSaliency
+    >>> saliency = FactoredSaliency(2048, (512, 256), rngs=nnx.Rngs(0))  # T = 2
+    >>> saliency(jax.numpy.ones((2, 7, 7, 2048))).shape
+    (2, 7, 7, 1)
 
     space="activation": Z_t = relu(Z_{t-1} U_t + u_t) from Z_0 = X, h = Z_T c + beta; without a
     layer it is the linear saliency to the bit. space="weight": h = X f(V c) with
@@ -86,6 +95,7 @@ class FactoredSaliency(nnx.Module):
         *,
         space: Space = "activation",
         gate_init: GateInit = "paper",
+        param_dtype: DTypeLike = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, maps=maps)
@@ -104,7 +114,16 @@ class FactoredSaliency(nnx.Module):
         self.chain = nnx.List()
         for width in widths:
             init = _positive(1 / width) if literal else HE
-            self.chain.append(Dense(features, width, bias=not literal, init=init, rngs=rngs))
+            self.chain.append(
+                Dense(
+                    features,
+                    width,
+                    bias=not literal,
+                    init=init,
+                    param_dtype=param_dtype,
+                    rngs=rngs,
+                )
+            )
             features = width
         self.last = LinearSaliency(
             features,
@@ -112,6 +131,7 @@ class FactoredSaliency(nnx.Module):
             bias=not literal,
             gate_init=gate_init,
             init=_positive(1e-3) if literal else SMALL,
+            param_dtype=param_dtype,
             rngs=rngs,
         )
 
