@@ -50,7 +50,12 @@ def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
 
 
 def read_config(spec: str, overrides: Sequence[str] = ()) -> Config:
-    """The resolved config of FILE[:parts] and --config.group.field=value overrides."""
+    """Reads FILE[:parts] with --config.group.field=value overrides into a checked config.
+
+    >>> from gap_jax import read_config
+    >>> read_config("gap_pose:attention,demo", ["--config.train.steps=50"]).train.steps
+    50
+    """
     own = flags.FlagValues()
     parse(["gap_jax", f"--config={spec}", *overrides], own)
     return resolve(own["config"].value)

@@ -63,11 +63,13 @@ class Received:
         self._at = 0.0
 
     def take(self, number: int) -> None:
-        """Records a signal, or ends the process at once if it is no echo of the first one."""
+        """Records a signal; if it is no echo of the first one, ends the command at once."""
         now = time.monotonic()
         if self.first is None:
             self.first, self._at = signal.Signals(number), now
         elif signal.SIGINT in (number, self.first) or now - self._at >= ECHO_S:
+            if _command.wake < 0:  # no command: the process, a notebook's, is its owner's
+                raise KeyboardInterrupt("stopped at once by a second signal")
             end_at_once("stopped at once by a second signal")
 
 
@@ -159,7 +161,12 @@ def run(command: Callable[[], int | None]) -> int:
 
 
 def list_signals() -> list[signal.Signals]:
-    """The signals that stop a command: nohup and a shell's `&` have a process ignore some."""
+    """Lists the signals that stop a command: nohup and a shell's `&` have a process ignore some.
+
+    None outside the main thread, where Python sets no handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return []
     return [number for number in STOPS if signal.getsignal(number) != signal.SIG_IGN]
 
 

@@ -48,6 +48,7 @@ def test_sigterm_and_sighup_at_once_are_one_request(
     """As systemd sends them to what has a terminal, and other schedulers SIGTERM twice."""
     ends: list[str] = []
     monkeypatch.setattr(process, "end_at_once", ends.append)
+    monkeypatch.setattr(process._command, "wake", 0)
     with preemption.watching() as watch:
         for number in (first, signal.SIGTERM, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
             os.kill(os.getpid(), number)
@@ -57,7 +58,10 @@ def test_sigterm_and_sighup_at_once_are_one_request(
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:RuntimeWarning", "ignore:.*fork:DeprecationWarning")
-def test_the_second_signal_ends_the_process_at_once(capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_second_signal_ends_a_command_at_once(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process._command, "wake", 0)
     child = os.fork()
     if not child:
         with preemption.watching() as watch:
@@ -69,6 +73,14 @@ def test_the_second_signal_ends_the_process_at_once(capfd: pytest.CaptureFixture
     assert os.waitstatus_to_exitcode(status) == 75
     errors = capfd.readouterr().err
     assert errors.startswith("gap_jax: error 75: ") and errors.count("\n") == 1
+
+
+def test_the_second_signal_interrupts_a_notebook_and_leaves_its_process() -> None:
+    with pytest.raises(KeyboardInterrupt), preemption.watching() as watch:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert watch.is_stopping()
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("not interrupted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])

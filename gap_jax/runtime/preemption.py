@@ -56,11 +56,11 @@ class GangWatch(Watch):
 
 @contextlib.contextmanager
 def watching() -> Iterator[Watch]:
-    """Turns the first signal into a wish to stop and a second one into an immediate end.
+    """Turns the first signal into a stop flag and a second one into an immediate end.
 
     With several processes jax.distributed owns SIGTERM: a handler set later would silently end its
     agreement, and one set earlier would never be called. So only Ctrl-C and SIGHUP are taken there,
-    and this is entered after `jax.distributed.initialize`, from the main thread.
+    and this is entered after `jax.distributed.initialize`. Outside the main thread it takes none.
     """
     if jax.process_count() > 1:
         watch = GangWatch()

@@ -1,0 +1,46 @@
+"""Trains and evaluates from Python: in a script, a notebook or a thread.
+
+What the command line ends with an exit code raises here: a `Refusal` of `gap_jax.errors`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gap_jax.commands.evaluate import score_split
+from gap_jax.config import Config
+from gap_jax.explain.artefact import Which, open_model
+from gap_jax.runtime.bucket.workdir import borrowed
+from gap_jax.train import train
+
+
+def train_config(cfg: Config, workdir: Path | str) -> dict[str, Any]:
+    """Trains a config, or goes on with the run in `workdir`; returns its last evaluation.
+
+    >>> from gap_jax import read_config, train_config  # gap_jax data prepare people
+    >>> small = ["train.steps=2", "model.stage=1", "train.batch_size=8", "data.image_size_px=32"]
+    >>> cfg = read_config("gap_pose:demo", [f"--config.{field}" for field in small])
+    >>> numbers = train_config(cfg, "runs/small")  # which logs its progress
+    >>> 0 <= numbers["mAP"] <= 1
+    True
+
+    In the main thread the first Ctrl-C saves a checkpoint and raises `Preempted`, and a second one
+    interrupts at once. In another thread signals stay with the program.
+    """
+    return json.loads(train(cfg, workdir))
+
+
+def evaluate_run(
+    workdir: Path | str, split: str | None = None, *, checkpoint: Which = "best"
+) -> dict[str, Any]:
+    """Evaluates a run, or an exported model, on a split of its data; by default the run's own.
+
+    >>> from gap_jax import evaluate_run
+    >>> evaluate_run("runs/small")["mAP"] == numbers["mAP"]
+    True
+
+    `checkpoint` is "best", "latest" or a step. Nothing is written.
+    """
+    with borrowed(str(workdir)) as place:
+        opened = open_model(place.folder, checkpoint=checkpoint)
+        return score_split(opened, split or opened.cfg.data.eval_split)[1]
