@@ -4,7 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gap_jax.api import evaluate_run, train_config
+    from gap_jax.commands.api import evaluate_run, train_config
     from gap_jax.flags import read_config
     from gap_jax.models.pooling import AttentionalPooling, GeneralizedAttentionalPooling
     from gap_jax.models.saliency import FactoredSaliency
@@ -23,9 +23,9 @@ MODULES = {
     "AttentionalPooling": "gap_jax.models.pooling",
     "FactoredSaliency": "gap_jax.models.saliency",
     "GeneralizedAttentionalPooling": "gap_jax.models.pooling",
-    "evaluate_run": "gap_jax.api",
+    "evaluate_run": "gap_jax.commands.api",
     "read_config": "gap_jax.flags",
-    "train_config": "gap_jax.api",
+    "train_config": "gap_jax.commands.api",
 }
 
 

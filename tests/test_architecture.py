@@ -43,7 +43,7 @@ LAYERS = (
     ("gap_jax.explain",),
     ("gap_jax.run",),
     ("gap_jax.train",),
-    ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands", "gap_jax.api"),
+    ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),
     ("gap_jax.cli",),
     ("gap_jax.main", "gap_jax.__main__"),
 )

@@ -7,9 +7,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.typing import Initializer
+from flax.typing import Dtype, Initializer
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
 from gap_jax.models.arguments import check_channels
@@ -50,7 +49,7 @@ class Dense(nnx.Module):
         *,
         bias: bool = True,
         init: Initializer = HE,
-        param_dtype: DTypeLike = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         self.kernel = nnx.Param(init(rngs.params(), (features_in, features), param_dtype))
@@ -119,9 +118,8 @@ class Norm:
     """How batch norm behaves all over a network.
 
     `group_size` images share statistics in training; `decay` is the share of the running
-    statistics that a step keeps; `frozen` uses those in training too, and never moves them;
-    without `scaled` there is no gamma; `follows_first` lets the running statistics follow the first
-    group alone.
+    statistics that a step keeps; `frozen` uses them in training too, unchanged; `scaled` adds
+    gamma; with `follows_first` they follow the first group alone.
     """
 
     group_size: int = 16

@@ -14,8 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.typing import Initializer
-from jax.typing import DTypeLike
+from flax.typing import Dtype, Initializer
 from jaxtyping import Array, Float, Key
 
 from gap_jax.batch import AttentionMaps
@@ -96,8 +95,8 @@ class AttentionalPooling(nnx.Module):
         one_bias: bool = False,
         gate_init: GateInit = "paper",
         init: Initializer = SMALL,
-        dtype: DTypeLike | None = None,
-        param_dtype: DTypeLike = jnp.float32,
+        dtype: Dtype | None = None,
+        param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, classes=classes, rank=rank)
@@ -215,7 +214,7 @@ class GeneralizedAttentionalPooling(AttentionalPooling):
         per_class: bool = False,
         space: Space = "activation",
         gate_init: GateInit = "paper",
-        param_dtype: DTypeLike = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
         **arguments: Any,
     ) -> None:

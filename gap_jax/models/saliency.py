@@ -5,9 +5,8 @@ from typing import Protocol, runtime_checkable
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from flax.typing import Initializer
+from flax.typing import Dtype, Initializer
 from jax import lax
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from gap_jax.model_config import GateInit, Space
@@ -51,7 +50,7 @@ class LinearSaliency(nnx.Module):
         bias: bool = True,
         gate_init: GateInit = "paper",
         init: Initializer = SMALL,
-        param_dtype: DTypeLike = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, maps=maps)
@@ -95,7 +94,7 @@ class FactoredSaliency(nnx.Module):
         *,
         space: Space = "activation",
         gate_init: GateInit = "paper",
-        param_dtype: DTypeLike = jnp.float32,
+        param_dtype: Dtype = jnp.float32,
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, maps=maps)
