@@ -67,15 +67,15 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
 ) -> None:
     gate = threading.Event()
     stuck = Recorder(gate=gate)
-    monkeypatch.setattr(writers, "QUEUE_ITEMS", 100)
+    monkeypatch.setattr(writers, "QUEUE_ITEMS", 20)
     monkeypatch.setattr(writers, "CLOSE_TIMEOUT_S", 0.05)
-    cfg = config(train__steps=500)
+    cfg = config(train__steps=100)
     start = time.monotonic()
     sinks = {"console": Recorder(), "board": Recorder(), who: stuck}
-    run = train(tmp_path, last=500, cfg=cfg, console=sinks["console"], board=sinks["board"])
+    run = train(tmp_path, last=100, cfg=cfg, console=sinks["console"], board=sinks["board"])
     assert time.monotonic() - start < 5
     gate.set()
-    assert len(rows(run.metrics)) == 150
+    assert len(rows(run.metrics)) == 30
     told = f"the {NAMES[who]} hangs; training goes on without it"
     assert run.log.read_text("utf-8").count(told) == 1
 
