@@ -70,9 +70,10 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
     monkeypatch.setattr(writers, "QUEUE_ITEMS", 20)
     monkeypatch.setattr(writers, "CLOSE_TIMEOUT_S", 0.05)
     cfg = config(train__steps=100)
+    train(tmp_path / "first", last=1)  # compiles
     start = time.monotonic()
     sinks = {"console": Recorder(), "board": Recorder(), who: stuck}
-    run = train(tmp_path, last=100, cfg=cfg, console=sinks["console"], board=sinks["board"])
+    run = train(tmp_path / "run", last=100, cfg=cfg, console=sinks["console"], board=sinks["board"])
     assert time.monotonic() - start < 5
     gate.set()
     assert len(rows(run.metrics)) == 30
