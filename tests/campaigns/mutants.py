@@ -105,9 +105,9 @@ def run(mutants: Sequence[Mutant], out: Path, jobs: int, traced: Trace) -> Itera
             _end_group(child, is_over=bool(is_over))
             code = os.waitstatus_to_exitcode(status) if is_over else -signal.SIGKILL
             text = (place / "log").read_text("utf-8", "replace")
-            if code > 2:  # 1: a test failed, 2: a module did not even load
-                raise SystemExit(f"the tests of {mutant.name} did not run: {text[-2000:]}")
             failed = list_failures(text)
+            if code > 2 and not failed:  # 1: a test failed; 2 or 4: a module did not even load
+                raise SystemExit(f"the tests of {mutant.name} did not run: {text[-2000:]}")
             shutil.copy2(ROOT / mutant.file, place / mutant.file)
             yield {
                 "name": mutant.name, "verdict": SURVIVED if code == 0 else KILLED, "code": code,
