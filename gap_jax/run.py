@@ -107,7 +107,7 @@ class Run:
         is_due = is_best or _divides(self.cfg.checkpoint.every_steps, step)
         if self.is_over(step) or stopping or is_due:
             with self.reporter.timing("save"):
-                self.checkpoints.save(step, state, self._facts(step))
+                self.checkpoints.save(step, state, self._describe(step))
         if stopping and not (self.is_over(step) and step in self.history):
             self.checkpoints.finish(step)
             raise Preempted(
@@ -157,7 +157,7 @@ class Run:
             self.gang.beat()
         return self.watch.is_stopping()
 
-    def _facts(self, step: int) -> dict[str, Any]:
+    def _describe(self, step: int) -> dict[str, Any]:
         """What travels with a checkpoint."""
         return {
             "config": dataclasses.asdict(self.cfg),

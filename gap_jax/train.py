@@ -89,10 +89,10 @@ def _go_on(
             keep=cfg.checkpoint.keep,
             run_id=opening.run_id,
             gang=gang,
-            after_save=place.push,
+            before_commit=place.push,
         ) as checkpoints,
     ):
-        state, facts, loaded = _open_state(setup, checkpoints, logger)
+        state, metadata, loaded = _open_state(setup, checkpoints, logger)
         start = int(state.step)
         if opening.lost_step is not None:
             logger.warning(
@@ -107,11 +107,11 @@ def _go_on(
             start_step=start,
             devices=setup.mesh.size,
             weights_loaded=start > 0 or bool(loaded),
-            window=facts.get("window", {}),
+            window=metadata.get("window", {}),
             trackers=None if gang.is_first else {},
         )
         with reporter:
-            history = dict(facts.get("history", ()))
+            history = dict(metadata.get("history", ()))
             run = Run(cfg, data, setup, folder, gang, logger, checkpoints, reporter, watch, history)
             logger.info(_preflight(run, place, start, tuple(opening.changes), loaded))
             last = _loop(run, state, start)
@@ -171,7 +171,7 @@ def _open_state(
     """The newest good state and its metadata, or a fresh one and the parts that were loaded."""
     restored = checkpoints.resume(setup.target)
     if restored is not None:
-        return restored.state, restored.facts, ()
+        return restored.state, restored.metadata, ()
     variables = setup.initial_variables()
     source = native.resolve_weights(setup.cfg.init, logger.warning)
     loaded: tuple[str, ...] = ()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gap_jax.runtime import steps
 from gap_jax.runtime.arrays import load_arrays
+from gap_jax.runtime.checkpoint_folders import STATE, read_metadata
 from gap_jax.runtime.places import RunDir
 from tests.tiny_training import End, begin, finish
 
@@ -55,7 +55,7 @@ def distance(one: Path, other: Path, step: int) -> float:
     """How far apart two runs' saved states are: the norm of the difference, relative."""
     folders = [RunDir(run).checkpoints / str(step) for run in (one, other)]
     first, second = (
-        load_arrays(folder / steps.ARRAYS, steps.read_record(folder).leaves) for folder in folders
+        load_arrays(folder / STATE, read_metadata(folder).leaves) for folder in folders
     )
     assert first.keys() == second.keys()
     apart, size = 0.0, 0.0

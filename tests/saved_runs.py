@@ -75,13 +75,13 @@ def save_run(
     saving = Checkpoints(run.checkpoints, warn=print, keep=len(steps), run_id=opening.run_id)
     with saving as checkpoints:
         for step, score in steps.items():
-            facts = {
+            metadata = {
                 "config": dataclasses.asdict(cfg),
                 "classes": list(data.classes),
                 "fingerprint": data.fingerprint,
                 "metrics": {} if score is None else {"mAP": score},
             }
-            checkpoints.save(step, states[step], facts)
+            checkpoints.save(step, states[step], metadata)
             checkpoints.wait()
     return states
 

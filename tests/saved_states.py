@@ -13,9 +13,8 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from data_pipelines import faults
-from gap_jax.runtime import arrays, rundir
+from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.digests import Leaves
 from gap_jax.runtime.places import RunDir
 
 
@@ -128,18 +127,19 @@ class SlowDisk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.began = threading.Event()
         self._may_write = threading.Event()
-        self._store = arrays.store_arrays
-        self.in_flight = 0
-        monkeypatch.setattr(arrays, "store_arrays", self._write)
+        self._digest = checkpoint_folders.digest_files
+        self._in_flight = 0
+        monkeypatch.setattr(checkpoint_folders, "digest_files", self._wait)
 
     def release(self) -> None:
         """Lets this and every later save be written."""
         self._may_write.set()
 
-    def _write(self, path: Path, leaves: Leaves) -> None:
-        self.in_flight += 1
-        assert self.in_flight == 1, "two saves at once"
+    def _wait(self, path: Path) -> dict[str, str]:
+        self._in_flight += 1
+        assert self._in_flight == 1, "two saves at once"
         self.began.set()
         assert self._may_write.wait(30)
-        self._store(path, leaves)
-        self.in_flight -= 1
+        digests = self._digest(path)
+        self._in_flight -= 1
+        return digests

@@ -27,7 +27,7 @@ from tests.saved_states import (
     spread,
 )
 
-FACTS = {
+METADATA = {
     "config": {"model": {"T": 3, "widths": [8, 4]}},
     "classes": ["пляж", "golf"],
     "preprocessing": "v1",
@@ -47,20 +47,20 @@ def test_a_state_comes_back_to_the_bit_with_its_facts(
     state = make_state(4)
     with Checkpoints(Path("runs/x"), warn=refuse_warning) as checkpoints:
         assert checkpoints.resume(abstract(state)) is None
-        checkpoints.save(4, state, FACTS)
+        checkpoints.save(4, state, METADATA)
         checkpoints.finish(4)
         assert checkpoints.list_steps() == [4]
     with Checkpoints(tmp_path / "runs/x", warn=refuse_warning) as checkpoints:
-        assert checkpoints.read_facts(4) == FACTS
+        assert checkpoints.read_metadata(4) == METADATA
         restored = checkpoints.resume(abstract(state))
-        assert restored and restored.step == 4 and restored.facts == FACTS
+        assert restored and restored.step == 4 and restored.metadata == METADATA
         assert_same(restored.state, state)
-        checkpoints.save(4, state, FACTS)  # already there: a run stopped before its first step
+        checkpoints.save(4, state, METADATA)  # already there: a run stopped before its first step
         checkpoints.finish(4)
-        learned = {**FACTS, "metrics": {"mAP": 0.75}}  # by an evaluation that a stop had prevented
+        learned = {**METADATA, "metrics": {"mAP": 0.75}}  # by an evaluation that a stop had prevented
         checkpoints.save(4, state, learned)
         checkpoints.finish(4)
-        assert checkpoints.read_facts(4) == learned and checkpoints.find_best() == 4
+        assert checkpoints.read_metadata(4) == learned and checkpoints.find_best() == 4
         assert_same(checkpoints.load(4, abstract(state)).state, state)
     assert sorted(path.name for path in (tmp_path / "runs/x").iterdir()) == ["4"]
 
@@ -129,7 +129,7 @@ def test_saves_leave_nothing_in_memory(tmp_path: Path) -> None:
     save_steps(tmp_path, *range(2, 12), keep=1)
     gc.collect()
     leaked = len(gc.get_objects()) - before
-    assert leaked < 200, "each save reads its arrays back"
+    assert leaked < 500, "TensorStore keeps 24 small lists of each save, whatever its size"
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -146,22 +146,18 @@ def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "12", "4"]
 
 
-def test_of_a_linked_checkpoint_the_link_is_deleted(tmp_path: Path) -> None:
+def test_linked_checkpoint_loses_its_link_only(tmp_path: Path) -> None:
     folder, elsewhere = tmp_path / "run", tmp_path / "elsewhere"
     save_steps(folder, 2)
-    for name in ("2", ".1.pruned"):
-        shutil.copytree(folder / "2", elsewhere / name)
+    shutil.copytree(folder / "2", elsewhere / "2")
     shutil.rmtree(folder / "2")
     (folder / "2").symlink_to(elsewhere / "2")
-    (folder / ".1.pruned").symlink_to(elsewhere / ".1.pruned")  # by an attempt that was killed
     assert resume(folder) == (2, [])
     with Checkpoints(folder, warn=refuse_warning, keep=1) as checkpoints:
         checkpoints.save(4, make_state(4), {"metrics": {"mAP": 0.9}})
         checkpoints.finish(4)
     assert [path.name for path in folder.iterdir()] == ["4"]
-    assert len(list((elsewhere / "2").rglob("*"))) == len(
-        list((elsewhere / ".1.pruned").rglob("*"))
-    )
+    assert resume(elsewhere) == (2, [])
 
 
 def test_nothing_is_deleted_for_a_save_that_failed(
@@ -204,7 +200,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
 def test_a_failed_save_is_said_beside_an_earlier_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan_fault(monkeypatch, "checkpoint.begin:enospc")
+    plan_fault(monkeypatch, "checkpoint.before_commit:enospc")
     said: list[str] = []
     with (
         pytest.raises(ZeroDivisionError),
@@ -233,7 +229,7 @@ def test_facts_are_json(tmp_path: Path) -> None:
             checkpoints.save(1, make_state(1), {"metrics": {"mAP": float("nan")}})
         checkpoints.save(1, make_state(1), {"a": {10: (1, 2), 9: None}})
         checkpoints.finish(1)
-        assert checkpoints.read_facts(1) == {"a": {"10": [1, 2], "9": None}}
+        assert checkpoints.read_metadata(1) == {"a": {"10": [1, 2], "9": None}}
 
 
 def change_dtype(state: State) -> State:

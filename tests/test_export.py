@@ -20,7 +20,8 @@ from gap_jax.explain import artefact
 from gap_jax.explain.artefact import open_model
 from gap_jax.explain.export import export
 from gap_jax.learning.state import Model, TrainState, Variables
-from gap_jax.runtime import rundir, steps
+from gap_jax.runtime import checkpoint_folders as folders
+from gap_jax.runtime import rundir
 from gap_jax.weights.native import name_arrays, replace_arrays
 from tests.saved_runs import model_of, prepare_run
 from tests.saved_states import plan_fault
@@ -157,103 +158,19 @@ def test_a_checkpoint_that_does_not_parse_or_names_no_classes_is_refused(
     run: tuple[Path, dict[int, TrainState]], tmp_path: Path
 ) -> None:
     broken = shutil.copytree(run[0], tmp_path / "run")
-    steps.write_record(broken / "checkpoints/2", _read(broken, 2, classes=[]))
+    folders.write_metadata(broken / "checkpoints/2", _read(broken, 2, classes=[]))
     with pytest.raises(CheckpointError, match=r"checkpoint 2 .* names no classes"):
         open_model(broken, checkpoint=2)
-    (broken / "checkpoints/4/arrays/_METADATA").write_text("no JSON", "utf-8")
-    steps.write_record(broken / "checkpoints/4", _read(broken, 4))
-    with pytest.raises(CheckpointError, match=r"checkpoints/4/arrays cannot be read"):
+    (broken / "checkpoints/4/state/_METADATA").write_text("no JSON", "utf-8")
+    folders.write_metadata(broken / "checkpoints/4", _read(broken, 4))
+    with pytest.raises(CheckpointError, match=r"checkpoints/4/state cannot be read"):
         open_model(broken, checkpoint=4)
 
 
-def _read(run: Path, step: int, **facts: Any) -> steps.Record:
-    """A step's record with other facts, and the digests that its files have now."""
+def _read(run: Path, step: int, **changes: Any) -> folders.Metadata:
+    """A step's metadata with changes, and the digests that its files have now."""
     folder = run / "checkpoints" / str(step)
-    record = steps.read_record(folder)
+    metadata = folders.read_metadata(folder)
     return dataclasses.replace(
-        record, facts={**record.facts, **facts}, files=steps.digest_files(folder)
+        metadata, run={**metadata.run, **changes}, files=folders.digest_files(folder)
     )
-
-
-def test_it_is_a_workdir_of_no_run(exported: Path) -> None:
-    cfg = open_model(exported).cfg
-    with pytest.raises(CheckpointError, match=r"manifest\.json cannot be used"):
-        rundir.examine(exported, cfg, manifest.load(cfg.data.directory))
-
-
-def test_export_refuses_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for words, line in (
-        (["--format", "onnx"], "64: export formats ['onnx'] are not all among orbax"),
-        (["--format", ""], "64: export formats [''] are not"),
-        (["--weights", "emma"], "64: argument --weights: invalid choice: 'emma'"),
-        ([], f"66: {tmp_path / 'run'} is neither a run nor an exported model"),
-    ):
-        command = ["export", str(tmp_path / "run"), "--out", str(tmp_path / "out"), *words]
-        assert cli.main(command) == int(line[:2])
-        said = capsys.readouterr().err
-        assert said.startswith(f"gap_jax: error {line}") and said.count("\n") == 1
-    assert names_in(tmp_path) == []
-
-
-def test_an_export_is_not_exported_again(exported: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is an exported model already"):
-        export(exported, tmp_path / "out")
-
-
-def test_every_damaged_file_is_named(copy: Path) -> None:
-    names = [path for path in sorted(copy.rglob("*")) if path.is_file()]
-    assert len(names) >= 8
-    for path in names:
-        whole = path.read_bytes()
-        for content in (whole[:-3], whole[:-1] + bytes([whole[-1] ^ 1]), None):
-            if content is None:
-                path.unlink()
-            else:
-                path.write_bytes(content)
-            with pytest.raises(CheckpointError, match="is not what was exported") as refusal:
-                open_model(copy)
-            assert path.name in str(refusal.value)
-        path.write_bytes(whole)
-    open_model(copy)
-
-
-def test_another_format_or_another_model_is_refused(copy: Path) -> None:
-    path = copy / "manifest.json"
-    held = json.loads(path.read_text("utf-8"))
-    path.write_text(json.dumps({**held, "format_version": 2}), "utf-8")
-    with pytest.raises(CheckpointError, match="has format_version=2 and this gap_jax reads 1"):
-        open_model(copy)
-    leaves = dict(held["leaves"])
-    name = "pooling/bias"
-    for changed, said in (
-        ({**leaves[name], "shape": [1, 4]}, r"pooling/bias is float32\[1, 4\] there and float32"),
-        ({**leaves[name], "sha256": "0"}, "another digest: pooling/bias"),
-    ):
-        path.write_text(json.dumps({**held, "leaves": {**leaves, name: changed}}), "utf-8")
-        with pytest.raises(CheckpointError, match=said):
-            open_model(copy)
-
-
-def test_an_export_that_answers_otherwise_is_not_kept(
-    run: tuple[Path, dict[int, TrainState]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fold = artefact.fold_network
-
-    def fold_badly(model: Model, variables: Variables) -> tuple[Model, Variables]:
-        model, folded = fold(model, variables)
-        name = "backbone/layers/1/conv/bias"
-        return model, replace_arrays(folded, {name: name_arrays(folded)[name] + 1e-3})
-
-    monkeypatch.setattr(artefact, "fold_network", fold_badly)
-    with pytest.raises(CheckpointError, match="at step 2 was not kept: its logits differ"):
-        export(run[0], tmp_path / "out")
-    assert names_in(tmp_path) == []
-
-
-def test_a_full_disk_leaves_nothing(
-    run: tuple[Path, dict[int, TrainState]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plan_fault(monkeypatch, "files.before_rename:enospc@3")
-    with pytest.raises(CannotWrite, match="no room to write"):
-        export(run[0], tmp_path / "out")
-    assert names_in(tmp_path) == []

@@ -11,16 +11,21 @@ import pytest
 from gap_jax.config import Config
 from gap_jax.errors import CheckpointError
 from gap_jax.explain.artefact import open_model
-from gap_jax.runtime import steps
+from gap_jax.runtime import checkpoint_folders as folders
 from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.checkpoint_folders import (
+    METADATA,
+    STATE,
+    read_metadata,
+    write_metadata,
+)
 from gap_jax.runtime.rundir import RunDir, complete, enter, examine
-from gap_jax.runtime.steps import ARRAYS, FACTS, read_record, write_record
 from tests.saved_runs import prepare_run
 from tests.saved_states import abstract, finish, make_state, save_steps
 from tests.test_rundir import config, contents, people, start
 
 
-@pytest.mark.parametrize("damage", ["delete the step", "delete facts", "flip a bit"])
+@pytest.mark.parametrize("damage", ["delete the step", "delete metadata", "flip a bit"])
 def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 8_000)
     run = RunDir(tmp_path)
@@ -29,10 +34,10 @@ def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damag
     match damage:
         case "delete the step":
             shutil.rmtree(step)
-        case "delete facts":
-            (step / FACTS).unlink()
+        case "delete metadata":
+            (step / METADATA / METADATA).unlink()
         case _:
-            largest = max((step / ARRAYS).rglob("*"), key=lambda each: each.stat().st_size)
+            largest = max((step / STATE).rglob("*"), key=lambda each: each.stat().st_size)
             largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
     opening = start(tmp_path)
     assert not opening.is_new
@@ -41,7 +46,7 @@ def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damag
 
 
 @pytest.mark.parametrize("cfg", [config(), config(train__steps=13_000)], ids=["same", "longer"])
-@pytest.mark.parametrize("damage", ["delete all", "delete facts", "cut arrays", "another run's"])
+@pytest.mark.parametrize("damage", ["delete all", "delete metadata", "cut arrays", "another run's"])
 def test_a_complete_run_without_any_whole_checkpoint_is_refused(
     tmp_path: Path, damage: str, cfg: Config
 ) -> None:
@@ -54,14 +59,14 @@ def test_a_complete_run_without_any_whole_checkpoint_is_refused(
         match damage:
             case "delete all":
                 shutil.rmtree(step)
-            case "delete facts":
-                (step / FACTS).unlink()
+            case "delete metadata":
+                (step / METADATA / METADATA).unlink()
             case "cut arrays":
-                next(each for each in (step / ARRAYS).rglob("*") if each.is_file()).write_bytes(b"")
+                next(each for each in (step / STATE).rglob("*") if each.is_file()).write_bytes(b"")
             case _:
-                record = read_record(step)
-                facts = {**record.facts, "run_id": "another"}
-                write_record(step, dataclasses.replace(record, facts=facts))
+                metadata = read_metadata(step)
+                run_of = {**metadata.run, "run_id": "another"}
+                write_metadata(step, dataclasses.replace(metadata, run=run_of))
     before = contents(run.root)
     for _ in range(2):
         with pytest.raises(CheckpointError, match=r"complete at step 9,000 .* restore a copy"):
@@ -77,9 +82,9 @@ def test_a_start_digests_the_last_checkpoint_once(
     start(tmp_path)
     finish(RunDir(tmp_path), 9_000)
     digested: list[Path] = []
-    digest_files = steps.digest_files
+    digest_files = folders.digest_files
     monkeypatch.setattr(
-        steps, "digest_files", lambda path: digested.append(path) or digest_files(path)
+        folders, "digest_files", lambda path: digested.append(path) or digest_files(path)
     )
     examine(tmp_path, config(), people())
     assert enter(tmp_path, config(), people(), {}).completed_step == 9_000
@@ -112,13 +117,13 @@ def test_another_runs_checkpoint_is_not_resumed(runs: tuple[Path, Path]) -> None
     target = abstract(make_state(0))
     with reopen(runs[1], said.append) as checkpoints:
         assert checkpoints.list_steps() == [2, 4] and checkpoints.find_best() == 2
-        with pytest.raises(CheckpointError, match=r"checkpoint 6 .* is of another run .* \[2, 4\]"):
+        with pytest.raises(CheckpointError, match=r"checkpoint 6 .*is of another run.* \[2, 4\]"):
             checkpoints.load(6, target)
         with pytest.raises(CheckpointError, match="is of another run"):
             checkpoints.finish(6)
         restored = checkpoints.resume(target)
         assert restored and restored.step == 4
-        assert len(said) == 1 and "6 is of another run" in said[0] and "untouched" in said[0]
+        assert len(said) == 1 and "checkpoint 6 is not usable (it is of another run" in said[0]
         checkpoints.save(6, make_state(6), {})
         checkpoints.finish(6)
         assert checkpoints.list_steps() == [2, 4, 6]
@@ -136,11 +141,11 @@ def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
     for step in ("2", "4"):
         shutil.rmtree(RunDir(runs[1]).checkpoints / step)
     with (
-        pytest.raises(CheckpointError, match=r"usable \(6 is of another run .* to begin anew"),
+        pytest.raises(CheckpointError, match=r"usable \(set aside: 6.corrupt\); .* to begin anew"),
         reopen(runs[1], print) as checkpoints,
     ):
         checkpoints.resume(abstract(make_state(0)))
-    assert (checkpoints.folder / "6").is_dir()
+    assert (checkpoints.folder / "6.corrupt").is_dir()
 
 
 def test_another_runs_checkpoint_does_not_prove_a_run_complete(runs: tuple[Path, Path]) -> None:
@@ -168,7 +173,7 @@ def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name:
     run = RunDir(tmp_path / "run")
     copy = shutil.copytree(run.checkpoints / "2", tmp_path / "copy")
     run.manifest.unlink()
-    (run.checkpoints / "2" / FACTS).unlink()
+    (run.checkpoints / "2" / METADATA / METADATA).unlink()
     (run.checkpoints / "2").rename(run.checkpoints / name)
     with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 0 runs"):
         start(run.root)
@@ -190,31 +195,14 @@ def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
             assert restored and restored.step == 6
 
 
-def test_a_run_from_before_there_were_ids_goes_on(tmp_path: Path) -> None:
-    """Without ids in it or its checkpoints; one that carries an id is refused there."""
-    start(tmp_path)
-    run = RunDir(tmp_path)
-    content = json.loads(run.manifest.read_text("utf-8"))
-    del content["run_id"]
-    run.manifest.write_text(json.dumps(content), "utf-8")
-    save_steps(run.checkpoints, 2)
-    save_steps(run.checkpoints, 4, run_id="of another run")
-    said: list[str] = []
-    for _ in range(2):
-        with reopen(tmp_path, said.append) as checkpoints:
-            restored = checkpoints.resume(abstract(make_state(0)))
-        assert restored and restored.step == 2 and "run_id" not in restored.facts
-        assert "4 is of another run" in said.pop()
-
-
 def test_another_runs_checkpoint_is_neither_evaluated_nor_exported(tmp_path: Path) -> None:
     run, _ = prepare_run(tmp_path, steps={2: 0.5})
     folder = RunDir(run).checkpoints
-    record = read_record(shutil.copytree(folder / "2", folder / "4"))
-    facts = {**record.facts, "run_id": "another", "metrics": {"mAP": 0.75}}
-    write_record(folder / "4", dataclasses.replace(record, step=4, facts=facts))
+    metadata = read_metadata(shutil.copytree(folder / "2", folder / "4"))
+    run_of = {**metadata.run, "run_id": "another", "metrics": {"mAP": 0.75}}
+    write_metadata(folder / "4", dataclasses.replace(metadata, step=4, run=run_of))
     assert open_model(run, checkpoint="best").origin.step == 2
-    with pytest.raises(CheckpointError, match=r"checkpoint 4 in .* is of another run") as refusal:
+    with pytest.raises(CheckpointError, match=r"checkpoint 4 in .*is of another run") as refusal:
         open_model(run, checkpoint=4)
     assert refusal.value.exit_code == 66
     shutil.rmtree(folder / "2")

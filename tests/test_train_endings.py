@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from gap_jax.config import RuntimeConfig
-from gap_jax.runtime import rundir, steps
+from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.profiling import Profile
@@ -55,7 +55,7 @@ def _read_history(run: RunDir) -> list[tuple[int, dict[str, Any]]]:
     run_id = rundir.load_manifest(run)["run_id"]
     with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
         assert checkpoints.find_best() == 2
-        return checkpoints.read_facts(6)["history"]
+        return checkpoints.read_metadata(6)["history"]
 
 
 def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
@@ -85,7 +85,7 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
 ) -> None:
     broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
     largest = max(
-        list_files(broken.checkpoints / "6" / steps.ARRAYS), key=lambda each: each.stat().st_size
+        list_files(broken.checkpoints / "6" / checkpoint_folders.STATE), key=lambda each: each.stat().st_size
     )
     largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
     train(rundir.load_config(broken), broken.root)
@@ -95,7 +95,7 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
     rows = [without_rates(run.metrics) for run in (stopped, broken)]
     assert rows[0] == rows[1]
-    digests = [steps.read_record(run.checkpoints / "6").leaves for run in (stopped, broken)]
+    digests = [checkpoint_folders.read_metadata(run.checkpoints / "6").leaves for run in (stopped, broken)]
     assert digests[0] == digests[1]
     assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
 

@@ -33,7 +33,7 @@ def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
 
     killed = start(tiny_runs, broken, faults="checkpoint.before_commit:kill9@3")
     assert killed.code == -signal.SIGKILL
-    assert {path.name for path in checkpoints.iterdir()} == {"3", "6", ".9.partial"}
+    assert {path.name for path in checkpoints.iterdir()} == {"3", "6", "9.orbax-checkpoint-tmp"}
 
     flip_a_bit(checkpoints / "6")
     process = begin(tiny_runs / "data", broken, cache=tiny_runs / "cache")

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gap_jax.runtime import steps
+from gap_jax.runtime import checkpoint_folders
 from gap_jax.runtime.places import RunDir
 
 ROOT = Path(__file__).parent.parent
@@ -131,13 +131,13 @@ def prove(workdir: Path, step: int = STEPS) -> Proof:
     """The digests of every leaf after `step` updates, whose files are whole, and all numbers."""
     run = RunDir(workdir)
     folder = run.checkpoints / str(step)
-    record = steps.read_record(folder)
-    steps.verify_files(folder, record)
+    metadata = checkpoint_folders.read_metadata(folder)
+    checkpoint_folders.verify_files(folder, metadata)
     evaluations = {
         str(path.relative_to(run.evaluation)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in sorted(run.evaluation.rglob("*"))
         if path.is_file()
     }
     ledger = tuple(run.ledger.read_text("utf-8").splitlines())
-    leaves = {name: leaf.sha256 for name, leaf in record.leaves.items()}
+    leaves = {name: leaf.sha256 for name, leaf in metadata.leaves.items()}
     return Proof(leaves, ledger, evaluations)

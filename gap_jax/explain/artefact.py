@@ -28,9 +28,9 @@ from gap_jax.learning.state import (
 from gap_jax.runtime import rundir
 from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.digests import LeafFacts, find_misfits, name_some, place
+from gap_jax.runtime.digests import LeafDigest, find_misfits, name_some, place
 from gap_jax.runtime.places import RunDir
-from gap_jax.runtime.steps import RUN_ID, DamageError
+from gap_jax.runtime.checkpoint_folders import RUN_ID, DamageError
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
@@ -60,7 +60,7 @@ class Contents:
     gap_jax: str
     formats: list[str]
     origin: Origin
-    leaves: dict[str, LeafFacts]
+    leaves: dict[str, LeafDigest]
     files: dict[str, str]
 
 
@@ -153,22 +153,22 @@ def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
     run_id = rundir.load_manifest(run)[RUN_ID]
     with Checkpoints(run.checkpoints, warn=print, run_id=run_id) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
-        facts = checkpoints.read_facts(step)
-        if not facts["classes"]:
+        metadata = checkpoints.read_metadata(step)
+        if not metadata["classes"]:
             raise CheckpointError(f"checkpoint {step} in {checkpoints.folder} names no classes")
-        model, _, target = describe_state(cfg, len(facts["classes"]))
+        model, _, target = describe_state(cfg, len(metadata["classes"]))
         state = checkpoints.load(step, target).state
     is_averaged = weights == "ema" and bool(state.ema)
     return Opened(
         source=run.root,
         cfg=cfg,
-        classes=tuple(facts["classes"]),
+        classes=tuple(metadata["classes"]),
         origin=Origin(
             run=run.root.absolute().name,
             step=step,
             weights="ema" if is_averaged else "raw",
-            fingerprint=facts["fingerprint"],
-            metrics=facts["metrics"],
+            fingerprint=metadata["fingerprint"],
+            metrics=metadata["metrics"],
         ),
         model=model,
         variables=state.best_variables if is_averaged else state.variables,
@@ -241,7 +241,7 @@ def _read_manifest(folder: Path) -> Contents:
                 f"{FORMAT_VERSION}; export the run again"
             )
         leaves = {
-            name: LeafFacts(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
+            name: LeafDigest(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
             for name, leaf in content.pop("leaves").items()
         }
         return Contents(origin=Origin(**content.pop("origin")), leaves=leaves, **content)

@@ -1,10 +1,11 @@
-"""Named host arrays on a disk, by orbax and by this process alone."""
+"""Named arrays on a disk, by Orbax."""
 
+import contextlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gap_jax.errors import CheckpointError
-from gap_jax.runtime.digests import LeafFacts, Leaves, find_damaged, name_some
-from gap_jax.runtime.steps import DamageError
+from gap_jax.runtime.checkpoint_folders import DamageError
+from gap_jax.runtime.digests import LeafDigest, Leaves, find_damaged, name_some
 
-LONGEST = 200  # letters of what a library says of a file
+LONGEST = 200  # letters of a library's message
 
 
 def _open_orbax() -> ocp.Checkpointer:
@@ -29,22 +30,28 @@ def _open_orbax() -> ocp.Checkpointer:
 
 
 def store_arrays(path: Path, leaves: Leaves) -> None:
-    """Writes named host arrays with orbax; what the system refuses is an OSError."""
+    """Writes named host arrays; a refusal of the system is an OSError."""
+    with raising_os_errors(), _open_orbax() as orbax:
+        orbax.save(path, args=ocp.args.StandardSave(leaves))
+
+
+@contextlib.contextmanager
+def raising_os_errors() -> Iterator[None]:
+    """Turns the ValueError that TensorStore makes of a refusal of the system into an OSError."""
     try:
-        with _open_orbax() as orbax:
-            orbax.save(path, args=ocp.args.StandardSave(leaves))
-    except ValueError as error:  # what TensorStore makes of every refusal of the system
+        yield
+    except ValueError as error:
         code = re.search(r"os_error_code='(\d+)'", str(error))
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
-def load_arrays(path: Path, written: Mapping[str, LeafFacts]) -> Leaves:
-    """Reads named host arrays with orbax and verifies their digests; verify their files before.
+def load_arrays(path: Path, written: Mapping[str, LeafDigest]) -> Leaves:
+    """Reads named arrays to the host and verifies their digests; verify their files before.
 
     Only another digest is damage: whole files that do not parse are read with too little memory,
-    too few threads or open files, or are none that orbax wrote.
+    too few threads or open files, or are none that Orbax wrote.
 
     Orbax is told their dtypes and shapes: reading those from the disk, TensorStore 0.1.86 leaks
     some kilobytes for each array.
@@ -56,7 +63,7 @@ def load_arrays(path: Path, written: Mapping[str, LeafFacts]) -> Leaves:
     try:
         with _open_orbax() as orbax:
             leaves: Leaves = orbax.restore(path, args=ocp.args.StandardRestore(target))
-    except Exception as error:  # orbax and TensorStore raise many kinds
+    except Exception as error:  # Orbax and TensorStore raise many kinds
         text = " ".join(str(error).split())[:LONGEST]
         raise CheckpointError(
             f"{path} cannot be read ({type(error).__name__}: {text}), though its files are as they "
@@ -66,6 +73,17 @@ def load_arrays(path: Path, written: Mapping[str, LeafFacts]) -> Leaves:
     if damaged:
         raise DamageError(f"another digest: {name_some(damaged)}")
     return leaves
+
+
+def make_barrier(processes: set[int]) -> Callable[..., None]:
+    """Orbax's barrier between processes; one whose save has failed does not wait there."""
+    wait = ocp.multihost.get_barrier_sync_fn(processes=processes)
+
+    def wait_unless_failed(*, key: str, timeout_ms: int) -> None:
+        if sys.exception() is None:  # the others do not come: Orbax would wait before it raises
+            wait(key=key, timeout_ms=timeout_ms)
+
+    return wait_unless_failed
 
 
 def _quieten_orbax() -> None:

@@ -1,29 +1,33 @@
-"""Checkpoints of a run: written in the background, digested leaf by leaf, verified before use.
+"""Checkpoints of a run, by Orbax's CheckpointManager: verified when written and before use.
 
-The state is copied to the host and handed to one worker thread, which writes the arrays with
-orbax into a hidden folder, reads them back, compares every leaf's SHA-256 with that of the copy,
-renames the folder to the step's number and only then deletes what is no longer kept.
-With several processes all of them copy, as that gathers what is spread; the first one writes, and
-the others hear of what it found.
+Orbax copies the state to the host, writes it in the background as it lies on the devices, commits
+it and deletes older steps. Before it commits, `_verify` reads the arrays back and compares their
+SHA-256 with that of the state; if it fails, Orbax neither commits the step nor deletes others.
+Several processes write their own parts; the first one verifies, and alone changes the folder.
 """
 
-import concurrent.futures
+import contextlib
 import dataclasses
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import orbax.checkpoint as ocp
+
 from data_pipelines import faults, files
 from gap_jax.errors import CannotWrite, CheckpointError
-from gap_jax.runtime import arrays, steps
+from gap_jax.runtime import arrays
+from gap_jax.runtime import checkpoint_folders as folders
+from gap_jax.runtime.checkpoint_folders import METADATA, STATE, DamageError, Metadata
 from gap_jax.runtime.digests import (
     Leaves,
     copy_to_host,
     describe,
     find_misfits,
+    name_leaves,
     name_some,
     place,
 )
@@ -31,17 +35,38 @@ from gap_jax.runtime.gang.members import ALONE, Gang
 
 
 class Restored(NamedTuple):
-    """A state as it was after `step` updates, and the facts that were saved with it."""
+    """A state as it was after `step` updates, and the metadata that were saved with it."""
 
     step: int
     state: Any
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+class _Pending(NamedTuple):
+    """A save in progress, with a copy of the state on the host until it is verified."""
+
+    metadata: Metadata
+    leaves: Leaves
+
+
+@dataclasses.dataclass
+class _KeepLatestAndBest:
+    """Keeps the latest steps of this run, its best one, and every folder that is not its own."""
+
+    latest: int
+    own: dict[int, Metadata] = dataclasses.field(default_factory=dict)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Says so for each of Orbax's steps."""
+        del context
+        kept = {*list(self.own)[-self.latest :], folders.find_best(self.own)}
+        return [each.step not in self.own or each.step in kept for each in checkpoints]
 
 
 class Checkpoints:
     """The latest `keep` saves in a folder, and the one of the highest mAP.
 
-    Facts are small JSON: config, classes, preprocessing, data fingerprint, `metrics`.
+    Metadata are small JSON: config, classes, data fingerprint, `metrics`.
     """
 
     def __init__(
@@ -52,25 +77,27 @@ class Checkpoints:
         keep: int = 3,
         run_id: str | None = None,
         gang: Gang = ALONE,
-        after_save: Callable[[], None] = lambda: None,
+        before_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """`run_id` goes into each checkpoint; those of another run are foreign.
+        """`run_id` goes into each checkpoint; those of another run are refused.
 
-        `after_save` runs in the worker's thread, and what it raises ends the run.
+        The first process calls `before_commit` in Orbax's thread; if it raises, the save fails.
         """
         self.folder = folder.absolute()
         self._warn = warn
-        self._keep = keep
+        self._policy = _KeepLatestAndBest(keep)
         self._run_id = run_id
         self._gang = gang
-        self._after_save = after_save
+        self._before_commit = before_commit
+        self._manager: ocp.CheckpointManager | None = None  # only saving needs it
+        self._is_open = False
         self._held: int | None = None  # the step that was restored or saved last
-        self._pending: concurrent.futures.Future[None] | None = None
-        self._worker: concurrent.futures.Executor | None = None
+        self._pending: _Pending | None = None
+        self._failure: Exception | None = None  # Orbax raises it only once
 
     def __enter__(self) -> "Checkpoints":
         """Makes saving possible; a save that nobody waits for would be lost in silence."""
-        self._worker = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._is_open = True
         return self
 
     def __exit__(
@@ -79,7 +106,7 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Waits for a save in progress; its failure is raised, or said beside an earlier one."""
+        """Waits for a save in progress; raises its failure, or warns of it beside another error."""
         try:
             self.wait()
         except Exception as failure:
@@ -88,26 +115,27 @@ class Checkpoints:
             if error is not failure:
                 self._warn(f"{failure}")
         finally:
-            if self._worker:
-                self._worker.shutdown()
+            self._is_open = False
+            if self._manager:
+                self._manager.close()
 
     def list_steps(self) -> list[int]:
         """The steps that can be restored, ascending."""
         return list(self._survey().good)
 
     def find_best(self) -> int | None:
-        """The step with the largest metric, the earliest of equals."""
-        return self._best_of(self._survey().good)
+        """The step with the highest mAP, the earliest of equals."""
+        return folders.find_best(self._survey().good)
 
-    def read_facts(self, step: int) -> dict[str, Any]:
-        """The facts that were saved with a step."""
-        return self._find(step).facts
+    def read_metadata(self, step: int) -> dict[str, Any]:
+        """The metadata that were saved with a step."""
+        return self._find(step).run
 
     def resume(self, target: Any) -> Restored | None:
-        """The newest good state, or None in a fresh folder; only the holder of the lock asks.
+        """The newest good state, or None in a fresh folder; only the owner of the lock may ask.
 
-        `target` has the state's structure, with the wanted dtypes, shapes and shardings. What is
-        damaged is set aside and said, and the step before it is taken.
+        `target` has the state's structure, with the wanted dtypes, shapes and shardings. Unusable
+        steps are set aside with a warning, and the one before them is taken.
         """
         found: list[Restored | None] = []
 
@@ -121,176 +149,210 @@ class Checkpoints:
         return None if step is None else self.load(step, target)
 
     def _resume_newest(self, target: Any) -> Restored | None:
-        steps.sweep(self.folder)
+        folders.sweep(self.folder)
         found = self._survey()
-        for name, reason in found.foreign.items():
-            self._warn(f"{self.folder / name} {reason} and stays untouched")
-        for step, reason in found.damaged.items():
+        for step, reason in found.unusable.items():
             self._set_aside(step, reason)
         for step in reversed(found.good):
             try:
                 return self._restore(found.good[step], target)
-            except steps.DamageError as damage:
+            except DamageError as damage:
                 self._set_aside(step, str(damage))
-        unusable = [f"{name} was set aside" for name in steps.survey(self.folder).set_aside]
-        unusable += [
-            f"{name} {reason}"
-            for name, reason in found.foreign.items()
-            if reason != steps.NO_CHECKPOINT
-        ]
-        if unusable:
+        if unusable := folders.list_set_aside(self.folder):
             raise CheckpointError(
-                f"no checkpoint in {self.folder} is usable ({name_some(unusable)}); "
+                f"no checkpoint in {self.folder} is usable (set aside: {name_some(unusable)}); "
                 "move them away to begin anew, or restore a copy"
             )
         return None
-
-    def _survey(self) -> steps.Survey:
-        """What the folder holds; the checkpoints of other runs are foreign."""
-        found = steps.survey(self.folder)
-        for step, record in list(found.good.items()):
-            if record.run_id != self._run_id:
-                del found.good[step]
-                ids = f"{steps.RUN_ID} {record.run_id}, here {self._run_id}"
-                found.foreign[str(step)] = f"is of another run ({ids})"
-        return found
 
     def load(self, step: int, target: Any) -> Restored:
         """Exactly this step, or a refusal; changes nothing in the folder."""
         try:
             return self._restore(self._find(step), target)
-        except steps.DamageError as damage:
+        except DamageError as damage:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} is damaged ({damage}); "
                 f"choose another of {[each for each in self.list_steps() if each != step]}"
             ) from damage
 
-    def save(self, step: int, state: Any, facts: Mapping[str, Any]) -> None:
+    def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Begins to save the state after `step` updates; first waits for an earlier save.
 
-        Of the step that is held already only the facts are written anew, if they have changed.
+        Of the step that is held already only the metadata are written anew, if they have changed.
         """
-        if self._worker is None:
+        if not self._is_open:
             raise RuntimeError("save inside a `with` block, whose end waits for the disk")
-        if self._pending and not self._pending.done():
+        if self._is_writing():
             self._warn(f"checkpoint {self._held} is still being written, and training waits for it")
         self.wait()
         if self._run_id is not None:
-            facts = {**facts, steps.RUN_ID: self._run_id}
-        record = steps.Record(step, json.loads(json.dumps(facts, allow_nan=False)), {}, {})
+            metadata = {**metadata, folders.RUN_ID: self._run_id}
+        saved = Metadata(step, json.loads(json.dumps(metadata, allow_nan=False)), {}, {})
         if step == self._held:
             if self._gang.is_first:
-                self._renew_facts(step, record.facts)
+                self._renew_metadata(step, saved.run)
             return
-        leaves = copy_to_host(state)
-        self._held = step
         if self._gang.is_first:
-            self._clear_the_way(step)
-            self._pending = self._worker.submit(self._write, record, leaves)
-        else:
-            self._pending = self._worker.submit(self._after_save)
+            self._policy.own = {**self._clear_the_way(step), step: saved}
+        self._pending = _Pending(saved, copy_to_host(state))
+        self._held = step
+        items = {
+            STATE: ocp.args.StandardSave(name_leaves(state)),
+            METADATA: ocp.args.JsonSave({}),  # `_verify` writes it, once it knows the digests
+        }
+        with self._saving():
+            faults.point("checkpoint.begin")
+            self._manager = self._manager or self._open_manager()
+            self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
-    def _renew_facts(self, step: int, facts: Mapping[str, Any]) -> None:
+    def _open_manager(self) -> ocp.CheckpointManager:
+        """Opens Orbax's manager, by all processes at once."""
+        processes = set(range(self._gang.count)) if self._gang.count > 1 else None
+        self.folder.mkdir(parents=True, exist_ok=True)
+        return ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                preservation_policy=self._policy,
+                todelete_subdir=folders.PRUNED,
+                lightweight_initialize=True,  # the policy reads our own metadata
+                save_root_metadata=False,
+                async_options=ocp.AsyncOptions(
+                    barrier_sync_fn=arrays.make_barrier(processes) if processes else None,
+                    post_finalization_callback=self._verify,
+                ),
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    active_processes=processes
+                ),
+            ),
+        )
+
+    def _renew_metadata(self, step: int, run: dict[str, Any]) -> None:
         held = self._find(step)
-        if held.facts != facts:
-            renewed = dataclasses.replace(held, facts=dict(facts))
-            steps.write_record(self.folder / str(step), renewed)
+        if held.run != run:
+            folders.write_metadata(self.folder / str(step), dataclasses.replace(held, run=run))
+
+    def _verify(self) -> None:
+        """Describes what was written and reads it back, in Orbax's thread before it commits."""
+        assert self._pending
+        metadata, leaves = self._pending
+        path = self.folder / f"{metadata.step}{folders.UNFINISHED}"
+        metadata = dataclasses.replace(
+            metadata, leaves=describe(leaves), files=folders.digest_files(path)
+        )
+        folders.write_metadata(path, metadata)
+        _read(path, folders.read_metadata(path))
+        self._before_commit()
+        faults.point("checkpoint.before_commit")
+
+    @contextlib.contextmanager
+    def _saving(self) -> Iterator[None]:
+        """Keeps the failure of a save for every later call, and puts it into one line."""
+        assert self._pending
+        step, leaves = self._pending.metadata.step, self._pending.leaves
+        try:
+            with files.writing(self.folder / str(step)), arrays.raising_os_errors():
+                yield
+        except CannotWrite as refusal:
+            size_mib = sum(leaf.nbytes for leaf in leaves.values()) / 2**20
+            self._failure = CannotWrite(
+                f"{refusal}; checkpoint {step} takes up to {size_mib:,.1f} MiB, "
+                "and the ones before it are intact"
+            )
+        except (DamageError, CheckpointError) as fault:
+            self._failure = CannotWrite(
+                f"checkpoint {step} in {self.folder} does not read back as it was written "
+                f"({fault}); check the disk and the memory"
+            )
+        except Exception as failure:
+            self._failure = failure
+        if self._failure:
+            if self._gang.count == 1:
+                with contextlib.suppress(CannotWrite):
+                    folders.sweep(self.folder)
+            raise self._failure
 
     def check(self) -> None:
         """Raises the failure of a save that ended in the background; call it every step."""
-        if self._pending and self._pending.done():
-            self._pending.result()
+        if self._pending and not self._is_writing():
+            self.wait()
 
     def wait(self) -> None:
         """Waits for the save in progress and raises its failure."""
-        if self._pending:
-            self._pending.result()
+        if self._failure:
+            raise self._failure
+        if self._pending and self._manager:
+            with self._saving():
+                self._manager.wait_until_finished()
+            self._pending = None
+            faults.point("checkpoint.after_commit")
+            if self._gang.is_first:
+                folders.sweep(self.folder)
+
+    def _is_writing(self) -> bool:
+        return self._manager is not None and self._manager.is_saving_in_progress()
 
     def finish(self, step: int) -> None:
         """Waits, and proves by reading it from the disk that `step` is there and whole."""
         self._gang.share("finished", functools.partial(self._prove, step))
+        self.wait()
 
     def _prove(self, step: int) -> None:
         self.wait()
         try:
             _read(self.folder / str(step), self._find(step))
-        except steps.DamageError as damage:
+        except DamageError as damage:
             raise CheckpointError(
                 f"the final checkpoint {step} in {self.folder} does not read back ({damage}); "
                 "check the disk and run the same command again"
             ) from damage
 
-    def _write(self, record: steps.Record, leaves: Leaves) -> None:
-        size_bytes = sum(leaf.nbytes for leaf in leaves.values())
-        try:
-            with files.fresh_folder(self.folder / str(record.step)) as partial:
-                faults.point("checkpoint.begin")
-                arrays.store_arrays(partial / steps.ARRAYS, leaves)
-                written = steps.digest_files(partial)
-                record = dataclasses.replace(record, leaves=describe(leaves), files=written)
-                steps.write_record(partial, record)
-                _read(partial, steps.read_record(partial))
-                faults.point("checkpoint.before_commit")
-        except CannotWrite as refusal:
-            raise CannotWrite(
-                f"{refusal}; checkpoint {record.step} takes up to {size_bytes / 2**20:,.1f} MiB, "
-                "and the ones before it are intact"
-            ) from refusal
-        except (steps.DamageError, CheckpointError) as fault:
-            raise CannotWrite(
-                f"checkpoint {record.step} in {self.folder} does not read back as it was written "
-                f"({fault}); check the disk and the memory"
-            ) from fault
-        faults.point("checkpoint.after_commit")
+    def _clear_the_way(self, step: int) -> dict[int, Metadata]:
+        """Moves a foreign folder with the step's name aside; gives the good checkpoints."""
         good = self._survey().good
-        kept = {*list(good)[-self._keep :], self._best_of(good)}
-        steps.prune(self.folder, good.keys() - kept)
-        self._after_save()
-
-    def _clear_the_way(self, step: int) -> None:
-        """Moves a foreign folder with the step's name aside; refuses a good checkpoint."""
-        if step in self._survey().good:
+        if step in good:
             raise CheckpointError(
                 f"checkpoint {step} exists already in {self.folder}; "
                 "resume from it or choose another workdir"
             )
-        if (self.folder / str(step)).exists():
+        if (self.folder / str(step)).exists():  # Orbax would delete it
             self._set_aside(step, "it stands where one has to be saved")
+            if self._manager:
+                self._manager.reload()
+        return good
 
     def _set_aside(self, step: int, reason: str) -> None:
-        aside = steps.set_aside(self.folder, step)
+        aside = folders.set_aside(self.folder, step)
         self._warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
 
-    def _find(self, step: int) -> steps.Record:
+    def _survey(self) -> folders.Survey:
+        return folders.survey(self.folder, self._run_id)
+
+    def _find(self, step: int) -> Metadata:
         found = self._survey()
         if step not in found.good:
-            named = f"checkpoint {step} in {self.folder}"
-            reason = found.foreign.get(str(step))
+            reason = found.unusable.get(step, "there is none")
             raise CheckpointError(
-                f"{f'{named} {reason}' if reason else f'no good {named}'}; "
+                f"checkpoint {step} in {self.folder} is not usable ({reason}); "
                 f"choose one of {list(found.good)}"
             )
         return found.good[step]
 
-    def _best_of(self, good: Mapping[int, steps.Record]) -> int | None:
-        scores = {step: record.facts.get("metrics", {}).get("mAP") for step, record in good.items()}
-        rated = {step: score for step, score in scores.items() if score is not None}
-        return max(rated, key=rated.__getitem__, default=None)
-
-    def _restore(self, record: steps.Record, target: Any) -> Restored:
+    def _restore(self, metadata: Metadata, target: Any) -> Restored:
         faults.point("restore.before")
-        misfits = find_misfits(record.leaves, target)
+        misfits = find_misfits(metadata.leaves, target)
         if misfits:
             raise CheckpointError(
-                f"checkpoint {record.step} in {self.folder} belongs to another model or optimiser: "
-                f"{name_some(misfits)}; use the config it was made with or another workdir"
+                f"checkpoint {metadata.step} in {self.folder} belongs to another model or "
+                f"optimiser: {name_some(misfits)}; use the config it was made with or another "
+                "workdir"
             )
-        leaves = _read(self.folder / str(record.step), record)
-        self._held = record.step
-        return Restored(record.step, place(leaves, target), record.facts)
+        leaves = _read(self.folder / str(metadata.step), metadata)
+        self._held = metadata.step
+        return Restored(metadata.step, place(leaves, target), metadata.run)
 
 
-def _read(path: Path, record: steps.Record) -> Leaves:
-    """The arrays of the step in `path`, every one of them proved by its digest."""
-    steps.verify_files(path, record)
-    return arrays.load_arrays(path / steps.ARRAYS, record.leaves)
+def _read(path: Path, metadata: Metadata) -> Leaves:
+    """The arrays of the step in `path`, all of them verified."""
+    folders.verify_files(path, metadata)
+    return arrays.load_arrays(path / STATE, metadata.leaves)

@@ -24,7 +24,7 @@ class Form:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeafFacts(Form):
+class LeafDigest(Form):
     """What is written down of a leaf."""
 
     sha256: str
@@ -68,9 +68,9 @@ def _place(value: np.ndarray, like: Any) -> jax.Array:
     return jax.make_array_from_callback(value.shape, like.sharding, value.__getitem__)
 
 
-def describe(leaves: Leaves) -> dict[str, LeafFacts]:
+def describe(leaves: Leaves) -> dict[str, LeafDigest]:
     """Dtype, shape and SHA-256 of the bytes of every leaf."""
-    return {name: LeafFacts(str(x.dtype), x.shape, _digest(x)) for name, x in leaves.items()}
+    return {name: LeafDigest(str(x.dtype), x.shape, _digest(x)) for name, x in leaves.items()}
 
 
 def _digest(array: np.ndarray) -> str:
@@ -78,14 +78,14 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(content.data).hexdigest()
 
 
-def find_damaged(leaves: Leaves, written: Mapping[str, LeafFacts]) -> list[str]:
+def find_damaged(leaves: Leaves, written: Mapping[str, LeafDigest]) -> list[str]:
     """The names of the leaves that are absent, unexpected or not what was written."""
     found = describe(leaves)
     names = sorted(found.keys() | written.keys())
     return [name for name in names if found.get(name) != written.get(name)]
 
 
-def find_misfits(written: dict[str, LeafFacts], target: Any) -> list[str]:
+def find_misfits(written: dict[str, LeafDigest], target: Any) -> list[str]:
     """One clause for each leaf whose name, dtype or shape is not that of the target's leaf."""
     there = {name: leaf.form for name, leaf in written.items()}
     here = {name: Form(str(x.dtype), tuple(x.shape)) for name, x in name_leaves(target).items()}

@@ -14,7 +14,7 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, differences
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.model_config import without_ignored
-from gap_jax.runtime import steps
+from gap_jax.runtime import checkpoint_folders as checkpoints
 from gap_jax.runtime.places import RunDir
 
 FORMAT_VERSION = 1
@@ -63,7 +63,7 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
-    return Opening(is_new=False, changes=changes, run_id=manifest[steps.RUN_ID])
+    return Opening(is_new=False, changes=changes, run_id=manifest[checkpoints.RUN_ID])
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
@@ -82,7 +82,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
         for stale in (run.manifest, run.first_batch):
             stale.unlink(missing_ok=True)
         _save(run.config, dataclasses.asdict(cfg))
-        opening = opening._replace(run_id=uuid.uuid4().hex)
+    opening = opening._replace(run_id=opening.run_id or uuid.uuid4().hex)
     _save(run.classes, {"classes": _count_classes(data)})
     attempt = {
         **environment,
@@ -93,7 +93,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     _save(
         run.manifest,
         {
-            steps.RUN_ID: opening.run_id,
+            checkpoints.RUN_ID: opening.run_id,
             "fingerprint": data.fingerprint,
             "completed_step": None,
             "attempts": attempts,
@@ -140,14 +140,14 @@ def load_classes(run: RunDir) -> tuple[str, ...]:
 def load_manifest(run: RunDir) -> dict[str, Any]:
     """The run's id, its data's fingerprint, its attempts and the step at which it was complete.
 
-    A run from before there were ids has none; one whose manifest is lost takes its checkpoint's.
+    One whose manifest is lost takes its checkpoint's id.
     """
     empty: dict[str, Any] = {
-        steps.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
+        checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
     }  # fmt: skip
     if not run.manifest.exists():
-        return {**empty, steps.RUN_ID: _recover_id(run)}
-    content = {steps.RUN_ID: None, **_load(run.manifest)}
+        return {**empty, checkpoints.RUN_ID: _recover_id(run)}
+    content = _load(run.manifest)
     if content.keys() != empty.keys():
         raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
     return content
@@ -169,9 +169,8 @@ def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
     done = load_manifest(run)["completed_step"]
     if done is None:
         return opening
-    good = steps.survey(run.checkpoints).good
-    own = [step for step, record in good.items() if record.run_id == opening.run_id]
-    whole = (steps.read_whole(run.checkpoints, step) for step in reversed(own))
+    own = checkpoints.survey(run.checkpoints, opening.run_id).good
+    whole = (checkpoints.read_whole(run.checkpoints, step) for step in reversed(own))
     newest = next(filter(None, whole), None)
     if newest is None:
         raise CheckpointError(
@@ -183,14 +182,15 @@ def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
     ends = [(each.train.steps, each.train.early_stop_evals) for each in (load_config(run), cfg)]
     if ends[0] != ends[1]:
         return opening
-    return opening._replace(completed_step=done, metrics=newest.facts["metrics"])
+    return opening._replace(completed_step=done, metrics=newest.run["metrics"])
 
 
 def _recover_id(run: RunDir) -> str | None:
     """The id that the run's checkpoints carry; None where there is none yet."""
-    found = steps.survey(run.checkpoints)
-    ids = {record.run_id for record in found.good.values()}
-    if len(ids) > 1 or (not ids and (found.damaged or found.set_aside)):
+    found = checkpoints.survey(run.checkpoints)
+    ids = {metadata.run_id for metadata in found.good.values()}
+    is_lost = found.unusable or checkpoints.list_set_aside(run.checkpoints)
+    if len(ids) > 1 or (not ids and is_lost):
         raise CheckpointError(
             f"{run.manifest} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
             "one; restore it or a copy of a checkpoint, or move those of other runs away"

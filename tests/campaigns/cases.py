@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gap_jax.runtime import steps
+from gap_jax.runtime import checkpoint_folders
 from gap_jax.runtime.places import RunDir
 from tests.tiny_training import End, Proof, begin, finish, interrupt, prove
 
@@ -176,9 +176,9 @@ def _look_for_trouble(end: End, blow: Blow, workdir: Path) -> Iterator[str]:
     if end.code > 0 and end.complained.count("\n") != 1:
         yield f"complained in {end.complained.count(chr(10))} lines"
     if end.code == 73:
-        good = steps.survey(RunDir(workdir).checkpoints).good
-        for step, record in good.items():
-            steps.verify_files(RunDir(workdir).checkpoints / str(step), record)
+        good = checkpoint_folders.survey(RunDir(workdir).checkpoints).good
+        for step, metadata in good.items():
+            checkpoint_folders.verify_files(RunDir(workdir).checkpoints / str(step), metadata)
         if not good:
             yield "lost its checkpoints"
 

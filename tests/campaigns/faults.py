@@ -112,7 +112,7 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
             try:
                 loaded = checkpoints.load(STEPS, target)
                 same = describe(name_leaves(loaded.state)) == describe(name_leaves(good.state))
-                silent = not same or loaded.facts != good.facts
+                silent = not same or loaded.metadata != good.metadata
             except CheckpointError:
                 silent = False
             path.write_bytes(content)

@@ -1,0 +1,203 @@
+"""The folders of checkpoints: which are whole, which are damaged, which belong to another run.
+
+A step is a folder of Orbax named by its number. Beside the state it holds our metadata, which is
+written after the state was read back and without which no step counts as saved.
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_pipelines import faults, files
+from gap_jax.errors import CheckpointError
+from gap_jax.runtime.digests import LeafDigest
+
+FORMAT_VERSION = 2
+RUN_ID = "run_id"  # in a run's manifest and in the metadata of its checkpoints
+STATE, METADATA = "state", "metadata"  # Orbax's items
+UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax appends this while it writes
+PRUNED = ".pruned"  # Orbax moves here what is to be deleted
+EARLIER_FORMAT = "facts.json"  # of format 1, which Orbax alone could not open
+_STEP = re.compile(r"0|[1-9]\d*", re.ASCII)
+_LEFT_OVER = re.compile(rf"\d+{UNFINISHED}|{PRUNED}".replace(".", r"\."), re.ASCII)
+_SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?", re.ASCII)
+
+
+class DamageError(Exception):
+    """A checkpoint of ours that does not hold what was written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metadata:
+    """Describes a checkpoint: its run, its leaves and their files.
+
+    The digests of the files find a bad disk; those of the leaves, taken from the state itself,
+    find everything that went wrong between the state and the files, and back.
+    """
+
+    step: int
+    run: dict[str, Any]  # config, classes, fingerprint, metrics
+    leaves: dict[str, LeafDigest]
+    files: dict[str, str]  # SHA-256
+    format_version: int = FORMAT_VERSION
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run that saved it."""
+        return self.run.get(RUN_ID)
+
+    @property
+    def score(self) -> float | None:
+        """The mAP of the evaluation at this step, None where there was none."""
+        return self.run.get("metrics", {}).get("mAP")
+
+
+class Survey(NamedTuple):
+    """The steps in a folder, ascending; `unusable` says what is wrong with each."""
+
+    good: dict[int, Metadata]
+    unusable: dict[int, str]
+
+
+def survey(folder: Path, run_id: str | None = None) -> Survey:
+    """Reads the folder and changes nothing; a numbered folder without a checkpoint is no step.
+
+    The checkpoints of another run than `run_id` are unusable, if one is given.
+    """
+    found = Survey({}, {})
+    for step in sorted(int(name) for name in list_names(folder) if _STEP.fullmatch(name)):
+        path = folder / str(step)
+        try:
+            metadata = read_metadata(path)
+        except DamageError as damage:
+            if (path / METADATA).exists() or (path / STATE).exists():
+                found.unusable[step] = str(damage)
+            continue
+        if metadata.step != step:
+            found.unusable[step] = f"it is a copy of checkpoint {metadata.step}"
+        elif run_id not in (None, metadata.run_id):
+            ids = f"{RUN_ID} {metadata.run_id}, here {run_id}"
+            found.unusable[step] = f"it is of another run, {ids}"
+        else:
+            found.good[step] = metadata
+    return found
+
+
+def list_set_aside(folder: Path) -> list[str]:
+    """The names of the steps that were set aside."""
+    return [name for name in list_names(folder) if _SET_ASIDE.fullmatch(name)]
+
+
+def list_names(folder: Path) -> list[str]:
+    """The names in the folder, none if there is no such folder."""
+    with _reading(folder):
+        return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def find_best(good: dict[int, Metadata]) -> int | None:
+    """The step with the highest mAP, the earliest of equals."""
+    rated = {step: each.score for step, each in good.items() if each.score is not None}
+    return max(rated, key=rated.__getitem__, default=None)
+
+
+def write_metadata(path: Path, metadata: Metadata) -> None:
+    """Writes the metadata of the step in `path`, with their own digest beside them."""
+    content = dataclasses.asdict(metadata)
+    text = json.dumps({"sha256": _digest(content), "content": content}, indent=1)
+    files.write_atomically(path / METADATA / METADATA, text + "\n")
+
+
+def read_metadata(path: Path) -> Metadata:
+    """Reads the metadata of the step in `path` and verifies their digest."""
+    try:
+        with _reading(path):
+            held = json.loads((path / METADATA / METADATA).read_bytes())
+        content = held["content"]
+        if held["sha256"] != _digest(content):
+            raise DamageError(f"{METADATA} is not what was written")
+    except FileNotFoundError as error:
+        if (path / EARLIER_FORMAT).exists():
+            raise _another_format(path, 1) from error
+        raise DamageError(f"{METADATA} is gone") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{METADATA} is not readable") from error
+    if content["format_version"] != FORMAT_VERSION:
+        raise _another_format(path, content["format_version"])
+    leaves = {
+        name: LeafDigest(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
+        for name, leaf in content["leaves"].items()
+    }
+    return Metadata(content["step"], content["run"], leaves, content["files"])
+
+
+def _another_format(path: Path, version: int) -> CheckpointError:
+    return CheckpointError(
+        f"{path} has format {version} and this gap_jax reads {FORMAT_VERSION}; "
+        "use the version that wrote it or another --workdir"
+    )
+
+
+def read_whole(folder: Path, step: int) -> Metadata | None:
+    """Reads the metadata of a step and verifies its files; None if one is absent or damaged."""
+    path = folder / str(step)
+    try:
+        metadata = read_metadata(path)
+        verify_files(path, metadata)
+    except DamageError:
+        return None
+    return metadata if metadata.step == step else None
+
+
+def digest_files(path: Path) -> dict[str, str]:
+    """The SHA-256 of each file that holds the state of the step in `path`."""
+    state = sorted(each for each in (path / STATE).rglob("*") if each.is_file())
+    return {str(each.relative_to(path)): files.sha256(each) for each in state}
+
+
+def verify_files(path: Path, metadata: Metadata) -> None:
+    """Finds damage before a parser meets it."""
+    with _reading(path):
+        found = digest_files(path)
+    for name, digest in metadata.files.items():
+        if found.get(name) != digest:
+            raise DamageError(f"{name} is {'not what was written' if name in found else 'gone'}")
+
+
+def set_aside(folder: Path, step: int) -> Path:
+    """Renames a step's folder to STEP.corrupt, so that nothing takes it for a checkpoint."""
+    names = (f"{step}.corrupt{suffix}" for suffix in ("", *(f".{n}" for n in range(2, 1000))))
+    aside = next(folder / name for name in names if not (folder / name).exists())
+    with files.writing(aside):
+        return (folder / str(step)).rename(aside)
+
+
+def sweep(folder: Path) -> None:
+    """Deletes steps that were not written to their end, and those that are to be deleted."""
+    with files.writing(folder):
+        for path in folder.iterdir() if folder.exists() else ():
+            if _LEFT_OVER.fullmatch(path.name):
+                faults.point("checkpoint.prune")
+                shutil.rmtree(path)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(path) from error
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read {path}: {error.strerror or error}; make it readable"
+        ) from error
+
+
+def _digest(content: Any) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
