@@ -187,7 +187,7 @@ def test_flax_orbax_and_clu_stay_in_their_places() -> None:
             "gap_jax.learning.state",
             "gap_jax.evaluation.metrics",
         ),
-        "orbax": ("gap_jax.runtime.arrays",),
+        "orbax": ("gap_jax.runtime.arrays", "gap_jax.runtime.checkpoint"),
         "clu": ("gap_jax.",),
     }
     for path in PRODUCT:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import gc
+import re
+import runpy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 
 from gap_jax.errors import CannotWrite, CheckpointError
 from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.checkpoint_folders import find_best
 from gap_jax.runtime.digests import copy_to_host, name_leaves
 from tests.saved_states import (
     SlowDisk,
@@ -27,6 +30,7 @@ from tests.saved_states import (
     spread,
 )
 
+ROOT = Path(__file__).parent.parent
 METADATA = {
     "config": {"model": {"T": 3, "widths": [8, 4]}},
     "classes": ["пляж", "golf"],
@@ -49,20 +53,40 @@ def test_a_state_comes_back_to_the_bit_with_its_facts(
         assert checkpoints.resume(abstract(state)) is None
         checkpoints.save(4, state, METADATA)
         checkpoints.finish(4)
-        assert checkpoints.list_steps() == [4]
+        assert list(checkpoints.survey().good) == [4]
     with Checkpoints(tmp_path / "runs/x", warn=refuse_warning) as checkpoints:
-        assert checkpoints.read_metadata(4) == METADATA
+        assert checkpoints.find(4).run == METADATA
         restored = checkpoints.resume(abstract(state))
         assert restored and restored.step == 4 and restored.metadata == METADATA
         assert_same(restored.state, state)
         checkpoints.save(4, state, METADATA)  # already there: a run stopped before its first step
         checkpoints.finish(4)
-        learned = {**METADATA, "metrics": {"mAP": 0.75}}  # by an evaluation that a stop had prevented
+        learned = {
+            **METADATA,
+            "metrics": {"mAP": 0.75},
+        }  # by an evaluation that a stop had prevented
         checkpoints.save(4, state, learned)
         checkpoints.finish(4)
-        assert checkpoints.read_metadata(4) == learned and checkpoints.find_best() == 4
+        assert checkpoints.find(4).run == learned and find_best(checkpoints.survey().good) == 4
         assert_same(checkpoints.load(4, abstract(state)).state, state)
     assert sorted(path.name for path in (tmp_path / "runs/x").iterdir()) == ["4"]
+
+
+def test_plain_orbax_opens_a_checkpoint_as_the_docs_say(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_steps(tmp_path, 2, 4)
+    page = (ROOT / "docs" / "reliability.md").read_text("utf-8")
+    (block,) = re.findall(r"^```text\n(import orbax.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert block.count("\n") == 5
+    program = tmp_path / "open.py"
+    program.write_text(block.replace("/path/to/RUN/checkpoints", str(tmp_path)), "utf-8")
+    names = runpy.run_path(str(program))
+    expected = name_leaves(make_state(4))
+    assert names["restored"].state.keys() == expected.keys()
+    for name, leaf in expected.items():
+        assert_same(names["restored"].state[name], leaf)
+    assert "{'mAP': 0.25}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("saved", [(), (8,), (4, 2)], ids=str)
@@ -91,11 +115,11 @@ def test_a_save_runs_beside_training_and_later_updates_do_not_reach_it(
         checkpoints.save(1, state, {})
         assert disk.began.wait(30)
         checkpoints.check()
-        assert checkpoints.list_steps() == []
+        assert list(checkpoints.survey().good) == []
         state = jax.block_until_ready(update(state))
         disk.release()
         checkpoints.save(2, state, {})
-        assert checkpoints.list_steps() == [1]  # never two in flight
+        assert list(checkpoints.survey().good) == [1]  # never two in flight
         checkpoints.finish(2)
         assert_same(checkpoints.load(1, abstract(make_state(0))).state, make_state(1))
         assert_same(checkpoints.load(2, abstract(make_state(0))).state, state)
@@ -135,14 +159,14 @@ def test_saves_leave_nothing_in_memory(tmp_path: Path) -> None:
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
     scores = {2: 0.5, 4: 0.9, 6: 0.9, 8: None, 10: 0.1, 12: 0.2}
     with Checkpoints(tmp_path, warn=refuse_warning, keep=2) as checkpoints:
-        assert checkpoints.find_best() is None
+        assert find_best(checkpoints.survey().good) is None
         for step, score in scores.items():
             metrics = {} if score is None else {"metrics": {"mAP": score}}
             checkpoints.save(step, make_state(step), metrics)
             checkpoints.wait()
         checkpoints.finish(12)
-        assert checkpoints.list_steps() == [4, 10, 12]
-        assert checkpoints.find_best() == 4
+        assert list(checkpoints.survey().good) == [4, 10, 12]
+        assert find_best(checkpoints.survey().good) == 4
     assert sorted(path.name for path in tmp_path.iterdir()) == ["10", "12", "4"]
 
 
@@ -181,7 +205,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     plan_fault(monkeypatch, f"{point}:enospc")
     said: list[str] = []
     with (
-        pytest.raises(CannotWrite, match=r"no room .* MiB free.*checkpoint 4 takes .* intact"),
+        pytest.raises(CannotWrite, match=r"no room .* MiB free.*checkpoint takes .* intact"),
         Checkpoints(tmp_path, warn=said.append) as checkpoints,
     ):
         checkpoints.save(4, make_state(4), {})
@@ -194,6 +218,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
                 checkpoints.finish(4)
         checkpoints.save(6, make_state(6), {})
     assert said == []
+    assert resume(tmp_path) == (2, [])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
 
 
@@ -214,12 +239,10 @@ def test_a_failed_save_is_said_beside_an_earlier_error(
 def test_a_step_is_never_written_over(tmp_path: Path) -> None:
     save_steps(tmp_path, 4)
     with (
+        pytest.raises(ValueError, match="Checkpoint for step 4 already exists"),
         Checkpoints(tmp_path, warn=refuse_warning) as checkpoints,
-        pytest.raises(CheckpointError, match="checkpoint 4 exists already"),
     ):
         checkpoints.save(4, make_state(9), {})
-    with pytest.raises(RuntimeError, match="inside a `with` block"):
-        Checkpoints(tmp_path, warn=refuse_warning).save(6, make_state(6), {})
     assert resume(tmp_path) == (4, [])
 
 
@@ -229,7 +252,7 @@ def test_facts_are_json(tmp_path: Path) -> None:
             checkpoints.save(1, make_state(1), {"metrics": {"mAP": float("nan")}})
         checkpoints.save(1, make_state(1), {"a": {10: (1, 2), 9: None}})
         checkpoints.finish(1)
-        assert checkpoints.read_metadata(1) == {"a": {"10": [1, 2], "9": None}}
+        assert checkpoints.find(1).run == {"a": {"10": [1, 2], "9": None}}
 
 
 def change_dtype(state: State) -> State:

@@ -15,16 +15,14 @@ from jaxtyping import Float
 
 from data_pipelines import manifest
 from gap_jax import cli
-from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
+from gap_jax.errors import CheckpointError, ConfigError
 from gap_jax.explain import artefact
 from gap_jax.explain.artefact import open_model
 from gap_jax.explain.export import export
-from gap_jax.learning.state import Model, TrainState, Variables
+from gap_jax.learning.state import TrainState
 from gap_jax.runtime import checkpoint_folders as folders
-from gap_jax.runtime import rundir
-from gap_jax.weights.native import name_arrays, replace_arrays
+from gap_jax.weights.native import name_arrays
 from tests.saved_runs import model_of, prepare_run
-from tests.saved_states import plan_fault
 from tests.tiny_data import CLASSES, names_in
 
 RATED = {2: 0.5, 4: 0.1}

@@ -12,6 +12,7 @@ import pytest
 from gap_jax.config import RuntimeConfig
 from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.checkpoint_folders import find_best
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.profiling import Profile
 from gap_jax.train import train
@@ -54,8 +55,8 @@ def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> Non
 def _read_history(run: RunDir) -> list[tuple[int, dict[str, Any]]]:
     run_id = rundir.load_manifest(run)["run_id"]
     with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
-        assert checkpoints.find_best() == 2
-        return checkpoints.read_metadata(6)["history"]
+        assert find_best(checkpoints.survey().good) == 2
+        return checkpoints.find(6).run["history"]
 
 
 def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
@@ -85,7 +86,8 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
 ) -> None:
     broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
     largest = max(
-        list_files(broken.checkpoints / "6" / checkpoint_folders.STATE), key=lambda each: each.stat().st_size
+        list_files(broken.checkpoints / "6" / checkpoint_folders.STATE),
+        key=lambda each: each.stat().st_size,
     )
     largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
     train(rundir.load_config(broken), broken.root)
@@ -95,7 +97,9 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
     rows = [without_rates(run.metrics) for run in (stopped, broken)]
     assert rows[0] == rows[1]
-    digests = [checkpoint_folders.read_metadata(run.checkpoints / "6").leaves for run in (stopped, broken)]
+    digests = [
+        checkpoint_folders.read_metadata(run.checkpoints / "6").leaves for run in (stopped, broken)
+    ]
     assert digests[0] == digests[1]
     assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
 

@@ -28,9 +28,9 @@ from gap_jax.learning.state import (
 from gap_jax.runtime import rundir
 from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.checkpoint_folders import RUN_ID, DamageError, find_best
 from gap_jax.runtime.digests import LeafDigest, find_misfits, name_some, place
 from gap_jax.runtime.places import RunDir
-from gap_jax.runtime.checkpoint_folders import RUN_ID, DamageError
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
@@ -153,7 +153,7 @@ def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
     run_id = rundir.load_manifest(run)[RUN_ID]
     with Checkpoints(run.checkpoints, warn=print, run_id=run_id) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
-        metadata = checkpoints.read_metadata(step)
+        metadata = checkpoints.find(step).run
         if not metadata["classes"]:
             raise CheckpointError(f"checkpoint {step} in {checkpoints.folder} names no classes")
         model, _, target = describe_state(cfg, len(metadata["classes"]))
@@ -177,16 +177,16 @@ def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
 
 
 def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
-    known = checkpoints.list_steps()
+    known = checkpoints.survey().good
     if not known:
         raise CheckpointError(
             f"no good checkpoint of this run in {checkpoints.folder}; train until one is saved"
         )
     match which:
         case "latest":
-            return known[-1]
+            return list(known)[-1]
         case "best":
-            best = checkpoints.find_best()
+            best = find_best(known)
             if best is None:
                 raise CheckpointError(
                     f"no checkpoint in {checkpoints.folder} has been evaluated; "

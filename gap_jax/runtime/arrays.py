@@ -14,7 +14,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gap_jax.errors import CheckpointError
-from gap_jax.runtime.checkpoint_folders import DamageError
+from gap_jax.runtime.checkpoint_folders import PRUNED, DamageError
 from gap_jax.runtime.digests import LeafDigest, Leaves, find_damaged, name_some
 
 LONGEST = 200  # letters of a library's message
@@ -75,12 +75,38 @@ def load_arrays(path: Path, written: Mapping[str, LeafDigest]) -> Leaves:
     return leaves
 
 
-def make_barrier(processes: set[int]) -> Callable[..., None]:
-    """Orbax's barrier between processes; one whose save has failed does not wait there."""
+def open_manager(
+    folder: Path, policy: Any, verify: Callable[[], None], processes: int
+) -> ocp.CheckpointManager:
+    """Opens Orbax's manager, in all processes at once.
+
+    It calls `verify` in its thread in the first process before it commits a step; if that raises,
+    it neither commits the step nor deletes others, which it moves to PRUNED.
+    """
+    active = set(range(processes)) if processes > 1 else None
+    folder.mkdir(parents=True, exist_ok=True)
+    return ocp.CheckpointManager(
+        folder,
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            preservation_policy=policy,
+            todelete_subdir=PRUNED,
+            lightweight_initialize=True,  # the policy reads our own metadata
+            async_options=ocp.AsyncOptions(
+                barrier_sync_fn=_make_barrier(active) if active else None,
+                post_finalization_callback=verify,
+            ),
+            multiprocessing_options=ocp.options.MultiprocessingOptions(active_processes=active),
+        ),
+    )
+
+
+def _make_barrier(processes: set[int]) -> Callable[..., None]:
     wait = ocp.multihost.get_barrier_sync_fn(processes=processes)
 
     def wait_unless_failed(*, key: str, timeout_ms: int) -> None:
-        if sys.exception() is None:  # the others do not come: Orbax would wait before it raises
+        """After a failed save Orbax would wait for processes that do not come."""
+        if sys.exception() is None:
             wait(key=key, timeout_ms=timeout_ms)
 
     return wait_unless_failed

@@ -8,12 +8,11 @@ Several processes write their own parts; the first one verifies, and alone chang
 
 import contextlib
 import dataclasses
-import functools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import orbax.checkpoint as ocp
 
@@ -21,7 +20,7 @@ from data_pipelines import faults, files
 from gap_jax.errors import CannotWrite, CheckpointError
 from gap_jax.runtime import arrays
 from gap_jax.runtime import checkpoint_folders as folders
-from gap_jax.runtime.checkpoint_folders import METADATA, STATE, DamageError, Metadata
+from gap_jax.runtime.checkpoint_folders import METADATA, STATE, DamageError, Metadata, Survey
 from gap_jax.runtime.digests import (
     Leaves,
     copy_to_host,
@@ -33,6 +32,8 @@ from gap_jax.runtime.digests import (
 )
 from gap_jax.runtime.gang.members import ALONE, Gang
 
+_Saved = tuple[Metadata, Leaves]
+
 
 class Restored(NamedTuple):
     """A state as it was after `step` updates, and the metadata that were saved with it."""
@@ -42,22 +43,15 @@ class Restored(NamedTuple):
     metadata: dict[str, Any]
 
 
-class _Pending(NamedTuple):
-    """A save in progress, with a copy of the state on the host until it is verified."""
-
-    metadata: Metadata
-    leaves: Leaves
-
-
 @dataclasses.dataclass
 class _KeepLatestAndBest:
-    """Keeps the latest steps of this run, its best one, and every folder that is not its own."""
+    """Orbax's policy: keeps the latest steps, the best one, and folders of other origin."""
 
     latest: int
     own: dict[int, Metadata] = dataclasses.field(default_factory=dict)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Says so for each of Orbax's steps."""
+        """Whether to keep each of Orbax's steps."""
         del context
         kept = {*list(self.own)[-self.latest :], folders.find_best(self.own)}
         return [each.step not in self.own or each.step in kept for each in checkpoints]
@@ -90,14 +84,12 @@ class Checkpoints:
         self._gang = gang
         self._before_commit = before_commit
         self._manager: ocp.CheckpointManager | None = None  # only saving needs it
-        self._is_open = False
         self._held: int | None = None  # the step that was restored or saved last
-        self._pending: _Pending | None = None
+        self._pending: _Saved | None = None  # what is being written
         self._failure: Exception | None = None  # Orbax raises it only once
 
     def __enter__(self) -> "Checkpoints":
-        """Makes saving possible; a save that nobody waits for would be lost in silence."""
-        self._is_open = True
+        """Begins the block at whose end a save in progress is waited for."""
         return self
 
     def __exit__(
@@ -115,21 +107,23 @@ class Checkpoints:
             if error is not failure:
                 self._warn(f"{failure}")
         finally:
-            self._is_open = False
             if self._manager:
                 self._manager.close()
 
-    def list_steps(self) -> list[int]:
-        """The steps that can be restored, ascending."""
-        return list(self._survey().good)
+    def survey(self) -> Survey:
+        """The steps that can be restored, and those that cannot."""
+        return folders.survey(self.folder, self._run_id)
 
-    def find_best(self) -> int | None:
-        """The step with the highest mAP, the earliest of equals."""
-        return folders.find_best(self._survey().good)
-
-    def read_metadata(self, step: int) -> dict[str, Any]:
-        """The metadata that were saved with a step."""
-        return self._find(step).run
+    def find(self, step: int) -> Metadata:
+        """The metadata of a step that can be restored."""
+        found = self.survey()
+        if step not in found.good:
+            reason = found.unusable.get(step, "there is none")
+            raise CheckpointError(
+                f"checkpoint {step} in {self.folder} is not usable ({reason}); "
+                f"choose one of {list(found.good)}"
+            )
+        return found.good[step]
 
     def resume(self, target: Any) -> Restored | None:
         """The newest good state, or None in a fresh folder; only the owner of the lock may ask.
@@ -150,7 +144,7 @@ class Checkpoints:
 
     def _resume_newest(self, target: Any) -> Restored | None:
         folders.sweep(self.folder)
-        found = self._survey()
+        found = self.survey()
         for step, reason in found.unusable.items():
             self._set_aside(step, reason)
         for step in reversed(found.good):
@@ -168,78 +162,68 @@ class Checkpoints:
     def load(self, step: int, target: Any) -> Restored:
         """Exactly this step, or a refusal; changes nothing in the folder."""
         try:
-            return self._restore(self._find(step), target)
+            return self._restore(self.find(step), target)
         except DamageError as damage:
             raise CheckpointError(
                 f"checkpoint {step} in {self.folder} is damaged ({damage}); "
-                f"choose another of {[each for each in self.list_steps() if each != step]}"
+                f"choose another of {[each for each in self.survey().good if each != step]}"
             ) from damage
+
+    def _restore(self, metadata: Metadata, target: Any) -> Restored:
+        faults.point("restore.before")
+        misfits = find_misfits(metadata.leaves, target)
+        if misfits:
+            raise CheckpointError(
+                f"checkpoint {metadata.step} in {self.folder} belongs to another model or "
+                f"optimiser: {name_some(misfits)}; use the config it was made with or another "
+                "workdir"
+            )
+        leaves = _read(self.folder / str(metadata.step), metadata)
+        self._held = metadata.step
+        return Restored(metadata.step, place(leaves, target), metadata.run)
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
         """Begins to save the state after `step` updates; first waits for an earlier save.
 
         Of the step that is held already only the metadata are written anew, if they have changed.
         """
-        if not self._is_open:
-            raise RuntimeError("save inside a `with` block, whose end waits for the disk")
         if self._is_writing():
             self._warn(f"checkpoint {self._held} is still being written, and training waits for it")
         self.wait()
         if self._run_id is not None:
             metadata = {**metadata, folders.RUN_ID: self._run_id}
-        saved = Metadata(step, json.loads(json.dumps(metadata, allow_nan=False)), {}, {})
-        if step == self._held:
-            if self._gang.is_first:
-                self._renew_metadata(step, saved.run)
-            return
+        run = json.loads(json.dumps(metadata, allow_nan=False))
+        if step != self._held:
+            self._begin(Metadata(step, run, {}, {}), state)
+        elif self._gang.is_first and (held := self.find(step)).run != run:
+            folders.write_metadata(self.folder / str(step), dataclasses.replace(held, run=run))
+
+    def _begin(self, metadata: Metadata, state: Any) -> None:
+        step = self._held = metadata.step
         if self._gang.is_first:
-            self._policy.own = {**self._clear_the_way(step), step: saved}
-        self._pending = _Pending(saved, copy_to_host(state))
-        self._held = step
-        items = {
-            STATE: ocp.args.StandardSave(name_leaves(state)),
-            METADATA: ocp.args.JsonSave({}),  # `_verify` writes it, once it knows the digests
-        }
+            good = self.survey().good
+            self._policy.own = {**good, step: metadata}
+            if step not in good and (self.folder / str(step)).exists():  # Orbax would delete it
+                self._set_aside(step, "it stands where one has to be saved")
+        self._pending = metadata, copy_to_host(state)
         with self._saving():
             faults.point("checkpoint.begin")
-            self._manager = self._manager or self._open_manager()
+            if self._manager is None:
+                self._manager = arrays.open_manager(
+                    self.folder, self._policy, self._verify, self._gang.count
+                )
+            items = {
+                STATE: ocp.args.StandardSave(name_leaves(state)),
+                METADATA: ocp.args.JsonSave({}),  # `_verify` writes it, once it knows the digests
+            }
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
-
-    def _open_manager(self) -> ocp.CheckpointManager:
-        """Opens Orbax's manager, by all processes at once."""
-        processes = set(range(self._gang.count)) if self._gang.count > 1 else None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        return ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                create=False,
-                preservation_policy=self._policy,
-                todelete_subdir=folders.PRUNED,
-                lightweight_initialize=True,  # the policy reads our own metadata
-                save_root_metadata=False,
-                async_options=ocp.AsyncOptions(
-                    barrier_sync_fn=arrays.make_barrier(processes) if processes else None,
-                    post_finalization_callback=self._verify,
-                ),
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    active_processes=processes
-                ),
-            ),
-        )
-
-    def _renew_metadata(self, step: int, run: dict[str, Any]) -> None:
-        held = self._find(step)
-        if held.run != run:
-            folders.write_metadata(self.folder / str(step), dataclasses.replace(held, run=run))
 
     def _verify(self) -> None:
         """Describes what was written and reads it back, in Orbax's thread before it commits."""
-        assert self._pending
-        metadata, leaves = self._pending
+        metadata, leaves = cast(_Saved, self._pending)
         path = self.folder / f"{metadata.step}{folders.UNFINISHED}"
-        metadata = dataclasses.replace(
-            metadata, leaves=describe(leaves), files=folders.digest_files(path)
-        )
+        written = folders.digest_files(path)
+        metadata = dataclasses.replace(metadata, leaves=describe(leaves), files=written)
         folders.write_metadata(path, metadata)
         _read(path, folders.read_metadata(path))
         self._before_commit()
@@ -248,28 +232,21 @@ class Checkpoints:
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
         """Keeps the failure of a save for every later call, and puts it into one line."""
-        assert self._pending
-        step, leaves = self._pending.metadata.step, self._pending.leaves
+        metadata, leaves = cast(_Saved, self._pending)
+        path = self.folder / str(metadata.step)
         try:
-            with files.writing(self.folder / str(step)), arrays.raising_os_errors():
+            with files.writing(path), arrays.raising_os_errors():
                 yield
         except CannotWrite as refusal:
             size_mib = sum(leaf.nbytes for leaf in leaves.values()) / 2**20
-            self._failure = CannotWrite(
-                f"{refusal}; checkpoint {step} takes up to {size_mib:,.1f} MiB, "
-                "and the ones before it are intact"
-            )
+            rest = f"the checkpoint takes up to {size_mib:,.1f} MiB, and earlier ones are intact"
+            self._failure = CannotWrite(f"{refusal}; {rest}")
         except (DamageError, CheckpointError) as fault:
-            self._failure = CannotWrite(
-                f"checkpoint {step} in {self.folder} does not read back as it was written "
-                f"({fault}); check the disk and the memory"
-            )
+            text = f"{path} does not read back as it was written ({fault}); check disk and memory"
+            self._failure = CannotWrite(text)
         except Exception as failure:
             self._failure = failure
         if self._failure:
-            if self._gang.count == 1:
-                with contextlib.suppress(CannotWrite):
-                    folders.sweep(self.folder)
             raise self._failure
 
     def check(self) -> None:
@@ -294,62 +271,24 @@ class Checkpoints:
 
     def finish(self, step: int) -> None:
         """Waits, and proves by reading it from the disk that `step` is there and whole."""
-        self._gang.share("finished", functools.partial(self._prove, step))
-        self.wait()
 
-    def _prove(self, step: int) -> None:
-        self.wait()
-        try:
-            _read(self.folder / str(step), self._find(step))
-        except DamageError as damage:
-            raise CheckpointError(
-                f"the final checkpoint {step} in {self.folder} does not read back ({damage}); "
-                "check the disk and run the same command again"
-            ) from damage
+        def prove() -> None:
+            self.wait()
+            metadata = self.survey().good.get(step)
+            if not metadata or not folders.is_whole(self.folder / str(step), metadata):
+                raise CheckpointError(
+                    f"the final checkpoint {step} in {self.folder} is absent or damaged; "
+                    "check the disk and run the same command again"
+                )
 
-    def _clear_the_way(self, step: int) -> dict[int, Metadata]:
-        """Moves a foreign folder with the step's name aside; gives the good checkpoints."""
-        good = self._survey().good
-        if step in good:
-            raise CheckpointError(
-                f"checkpoint {step} exists already in {self.folder}; "
-                "resume from it or choose another workdir"
-            )
-        if (self.folder / str(step)).exists():  # Orbax would delete it
-            self._set_aside(step, "it stands where one has to be saved")
-            if self._manager:
-                self._manager.reload()
-        return good
+        self._gang.share("finished", prove)
+        self.wait()
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = folders.set_aside(self.folder, step)
+        if self._manager:
+            self._manager.reload()
         self._warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
-
-    def _survey(self) -> folders.Survey:
-        return folders.survey(self.folder, self._run_id)
-
-    def _find(self, step: int) -> Metadata:
-        found = self._survey()
-        if step not in found.good:
-            reason = found.unusable.get(step, "there is none")
-            raise CheckpointError(
-                f"checkpoint {step} in {self.folder} is not usable ({reason}); "
-                f"choose one of {list(found.good)}"
-            )
-        return found.good[step]
-
-    def _restore(self, metadata: Metadata, target: Any) -> Restored:
-        faults.point("restore.before")
-        misfits = find_misfits(metadata.leaves, target)
-        if misfits:
-            raise CheckpointError(
-                f"checkpoint {metadata.step} in {self.folder} belongs to another model or "
-                f"optimiser: {name_some(misfits)}; use the config it was made with or another "
-                "workdir"
-            )
-        leaves = _read(self.folder / str(metadata.step), metadata)
-        self._held = metadata.step
-        return Restored(metadata.step, place(leaves, target), metadata.run)
 
 
 def _read(path: Path, metadata: Metadata) -> Leaves:

@@ -143,17 +143,6 @@ def _another_format(path: Path, version: int) -> CheckpointError:
     )
 
 
-def read_whole(folder: Path, step: int) -> Metadata | None:
-    """Reads the metadata of a step and verifies its files; None if one is absent or damaged."""
-    path = folder / str(step)
-    try:
-        metadata = read_metadata(path)
-        verify_files(path, metadata)
-    except DamageError:
-        return None
-    return metadata if metadata.step == step else None
-
-
 def digest_files(path: Path) -> dict[str, str]:
     """The SHA-256 of each file that holds the state of the step in `path`."""
     state = sorted(each for each in (path / STATE).rglob("*") if each.is_file())
@@ -167,6 +156,22 @@ def verify_files(path: Path, metadata: Metadata) -> None:
     for name, digest in metadata.files.items():
         if found.get(name) != digest:
             raise DamageError(f"{name} is {'not what was written' if name in found else 'gone'}")
+
+
+def is_whole(path: Path, metadata: Metadata) -> bool:
+    """Whether the files of the step in `path` are what was written."""
+    try:
+        verify_files(path, metadata)
+    except DamageError:
+        return False
+    return True
+
+
+def find_newest_whole(folder: Path, run_id: str | None) -> Metadata | None:
+    """The metadata of the newest step of a run whose files are what was written."""
+    good = survey(folder, run_id).good
+    whole = (good[step] for step in reversed(good) if is_whole(folder / str(step), good[step]))
+    return next(whole, None)
 
 
 def set_aside(folder: Path, step: int) -> Path:

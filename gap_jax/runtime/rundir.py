@@ -140,7 +140,7 @@ def load_classes(run: RunDir) -> tuple[str, ...]:
 def load_manifest(run: RunDir) -> dict[str, Any]:
     """The run's id, its data's fingerprint, its attempts and the step at which it was complete.
 
-    One whose manifest is lost takes its checkpoint's id.
+    A run whose manifest is lost takes its checkpoints' id.
     """
     empty: dict[str, Any] = {
         checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
@@ -169,9 +169,7 @@ def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
     done = load_manifest(run)["completed_step"]
     if done is None:
         return opening
-    own = checkpoints.survey(run.checkpoints, opening.run_id).good
-    whole = (checkpoints.read_whole(run.checkpoints, step) for step in reversed(own))
-    newest = next(filter(None, whole), None)
+    newest = checkpoints.find_newest_whole(run.checkpoints, opening.run_id)
     if newest is None:
         raise CheckpointError(
             f"{run.root} was complete at step {done:,} and holds no usable checkpoint of its own; "

@@ -19,7 +19,7 @@ PASSAGES = {
     "checkpoint.before_commit": 4,
     "checkpoint.after_commit": 4,
     "checkpoint.prune": 1,
-    "files.before_rename": 16,
+    "files.before_rename": 12,
     "loader.decode": 100,
     "restore.before": 1,
 }
@@ -91,7 +91,7 @@ def draw_cases(kills: int, seed: int, unbroken_s: float) -> list[Case]:
         drawn += [(number.name, (blow,), "") for blow in blows]
     for damage in DAMAGES:
         drawn += [(f"{damage} in the newest checkpoint", (_kill_after_save(3),), damage)] * others
-    for point, first, last in (("checkpoint.begin", 2, 4), ("files.before_rename", 10, 15)):
+    for point, first, last in (("checkpoint.begin", 2, 4), ("files.before_rename", 8, 11)):
         passages = rng.integers(first, last, others, endpoint=True)
         blows = [Blow(73, f"{point}:enospc@{passage}") for passage in passages]
         drawn += [("disk full", (blow,), "") for blow in blows]
@@ -186,7 +186,12 @@ def _look_for_trouble(end: End, blow: Blow, workdir: Path) -> Iterator[str]:
 def _damage_newest(checkpoints: Path, case: Case) -> None:
     newest = max(int(path.name) for path in checkpoints.iterdir() if path.name.isdecimal())
     rng = np.random.default_rng(case.seed)
-    found = list_files(checkpoints / str(newest))
+    found = [
+        path
+        for item in (checkpoint_folders.STATE, checkpoint_folders.METADATA)
+        for path in list_files(checkpoints / str(newest) / item)
+        if item == checkpoint_folders.STATE or path.name == item  # Orbax's notes hold no state
+    ]
     harm(found[rng.integers(len(found))], case.damage, rng)
 
 

@@ -20,6 +20,7 @@ from gap_jax.runtime.bucket.lease import Lease, read_token, refuse_unless_held
 from gap_jax.runtime.bucket.store import Store, is_address
 from gap_jax.runtime.gang import agreement
 from gap_jax.runtime.gang.members import ALONE, Gang
+
 FACTS = "metadata/metadata"
 
 MARK = "gap_jax-bucket-"
