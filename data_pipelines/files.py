@@ -49,14 +49,14 @@ def is_file(path: Path, refusal: type[Refusal]) -> bool:
 
 
 @contextlib.contextmanager
-def writing(target: Path) -> Iterator[None]:
+def writing(target: os.PathLike[str]) -> Iterator[None]:
     """Turns an operating-system refusal while writing `target` into one line and exit code 73."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno in _FULL:
-            free = shutil.disk_usage(existing_ancestor(target)).free
+            free = shutil.disk_usage(existing_ancestor(Path(target))).free
             raise CannotWrite(
                 f"no room to write {target}: {reason} ({free / 2**20:,.0f} MiB free); "
                 "free some space or choose another place"

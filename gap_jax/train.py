@@ -49,8 +49,8 @@ def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> str:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
     agreement.agree(gang, cfg, data, place if is_address(place) else "")
     setup = assemble(cfg, data)
-    with preemption.watching() as watch, workdirs.taken(place, gang) as taken:
-        return taken.tell(_train_in(taken, setup, data, gang, watch))
+    with preemption.watching() as watch, workdirs.open_for_writing(place, gang) as opened:
+        return opened.tell(_train_in(opened, setup, data, gang, watch))
 
 
 def _train_in(place: Workdir, setup: Setup, data: Manifest, gang: Gang, watch: Watch) -> str:
@@ -89,7 +89,7 @@ def _go_on(
             keep=cfg.checkpoint.keep,
             run_id=opening.run_id,
             gang=gang,
-            before_commit=place.push,
+            before_commit=place.upload,
         ) as checkpoints,
     ):
         state, metadata, loaded = _open_state(setup, checkpoints, logger)

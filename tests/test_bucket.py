@@ -11,7 +11,7 @@ import fsspec
 import pytest
 
 from gap_jax.errors import CannotWrite, InUse
-from gap_jax.runtime.bucket import lease as leases
+from gap_jax.runtime.bucket import heartbeat_lock as locks
 from gap_jax.runtime.bucket import store as stores
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import Store
@@ -22,42 +22,24 @@ ADDRESS = "memory://bucket/run"
 STEP = "checkpoints/3"
 
 
-class Recorder(Store):
-    """A store that remembers what was done to it, and fails as often as it is told."""
-
-    def __init__(self, address: str = ADDRESS) -> None:
-        super().__init__(address)
-        self.done: list[str] = []
-
-    def write(self, name: str, content: bytes) -> None:
-        self.done.append(f"+{name}")
-        super().write(name, content)
-
-    def send(self, name: str, path: Path) -> None:
-        self.done.append(f"+{name}")
-        super().send(name, path)
-
-    def remove(self, name: str) -> None:
-        self.done.append(f"-{name}")
-        super().remove(name)
-
-
 @pytest.fixture(autouse=True)
 def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """An empty file system in memory, and no pauses."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(stores, "PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(leases, "BEAT_S", 0.05)
-    monkeypatch.setattr(leases, "DEAD_AFTER_S", 0.6)
-    monkeypatch.setattr(leases, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(locks, "HEARTBEAT_S", 0.05)
+    monkeypatch.setattr(locks, "DEAD_AFTER_S", 0.6)
+    monkeypatch.setattr(locks, "LOOK_EVERY_S", 0.05)
     system = fsspec.filesystem("memory")
     system.store.clear()
     yield system
     system.store.clear()
 
 
-def mirror(folder: Path, store: Store | None = None, gang: Gang = ALONE) -> workdirs.Mirror:
-    return workdirs.Mirror(store or Store(ADDRESS), folder, gang, lambda: None)
+def open_folder(
+    folder: Path, store: Store | None = None, gang: Gang = ALONE
+) -> workdirs.TemporaryWorkdir:
+    return workdirs.TemporaryWorkdir(store or Store(ADDRESS), folder, gang, lambda: None)
 
 
 def put(folder: Path, *names: str) -> None:
@@ -66,64 +48,39 @@ def put(folder: Path, *names: str) -> None:
         (folder / name).write_text(name)
 
 
-def test_facts_come_last_and_go_first(tmp_path: Path) -> None:
-    store = Recorder()
-    place = mirror(tmp_path, store)
-    put(tmp_path, f"{STEP}/facts.json", f"{STEP}/arrays/d/0", "ledger.jsonl", "config.json")
-    put(tmp_path, ".lock", "checkpoints/.6.partial/arrays/0", "processes/1/log.txt")
-    place.push()
-    step = [f"+{STEP}/arrays/d/0", f"+{STEP}/facts.json"]
-    assert store.done == ["+config.json", "+ledger.jsonl", *step]
-    store.done.clear()
-    place.push()
-    assert store.done == [], "nothing has changed"
-    put(tmp_path, "checkpoints/6/facts.json", "checkpoints/6/arrays/0")
-    (tmp_path / STEP).rename(tmp_path / "checkpoints" / ".3.pruned")
-    place.push()
-    assert store.done == [
-        "+checkpoints/6/arrays/0", "+checkpoints/6/facts.json",
-        f"-{STEP}/facts.json", f"-{STEP}/arrays/d/0",
-    ]  # fmt: skip
-    store.done.clear()
-    (tmp_path / "checkpoints/6/arrays/0").write_text("others, under the same name")
-    place.push()
-    assert store.done == [
-        "-checkpoints/6/facts.json", "+checkpoints/6/arrays/0", "+checkpoints/6/facts.json",
-    ]  # fmt: skip
-
-
-def test_a_start_brings_all_but_steps_that_were_not_copied_whole(tmp_path: Path) -> None:
-    first = mirror(tmp_path / "one")
-    put(first.folder, "config.json", f"{STEP}/facts.json", f"{STEP}/arrays/0", "eval/val/a.json")
-    first.push()
-    for name in ("checkpoints/6/arrays/0", LOCK, "../up"):
+def test_small_files_are_fetched_and_uploaded_and_checkpoints_are_not(tmp_path: Path) -> None:
+    first = open_folder(tmp_path / "one")
+    put(first.folder, "config.json", "eval/val/a.json", ".lock")
+    first.upload()
+    for name in (f"{STEP}/metadata/metadata", LOCK, "../up"):
         Store(ADDRESS).write(name, b"")
-    second = mirror(tmp_path / "two")
-    assert second.pull() == ["checkpoints/6/arrays/0"]
+    second = open_folder(tmp_path / "two")
+    second.fetch()
     found = {
         path.relative_to(second.folder).as_posix()
         for path in second.folder.rglob("*")
         if path.is_file()
     }
-    assert found == {"config.json", f"{STEP}/facts.json", f"{STEP}/arrays/0", "eval/val/a.json"}
+    assert found == {"config.json", "eval/val/a.json"}
     Store(ADDRESS).write("eval/val/b.json", b"of somebody who evaluates meanwhile")
     (second.folder / "eval/val/a.json").unlink()
-    second.push()
+    second.upload()
     names = Store(ADDRESS).list()
     assert "eval/val/b.json" in names and "eval/val/a.json" not in names
+    assert f"{STEP}/metadata/metadata" in names
 
 
 def test_others_answer_for_their_own_folder(tmp_path: Path) -> None:
     put(tmp_path, "config.json", "processes/1/log.txt", "processes/2/log.txt")
-    mirror(tmp_path, gang=Gang(index=1, count=3)).push()
+    open_folder(tmp_path, gang=Gang(index=1, count=3)).upload()
     assert Store(ADDRESS).list() == ["processes/1/log.txt"]
-    mirror(tmp_path / "next").pull()  # of a run that was killed so early
-    mirror(tmp_path, gang=Gang(index=0, count=3)).push()
+    open_folder(tmp_path / "next").fetch()  # of a run that was killed so early
+    open_folder(tmp_path, gang=Gang(index=0, count=3)).upload()
     assert Store(ADDRESS).list() == ["config.json", "processes/1/log.txt"]
 
 
 def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
-    place, over = mirror(tmp_path), threading.Event()
+    place, over = open_folder(tmp_path), threading.Event()
     put(tmp_path, "config.json")
     (tmp_path / "ledger.jsonl").touch()
 
@@ -136,44 +93,44 @@ def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
     writer.start()
     sizes = set()
     for _ in range(20):
-        place.push()
+        place.upload()
         content = Store(ADDRESS).read("ledger.jsonl") or b""
         assert (tmp_path / "ledger.jsonl").read_bytes().startswith(content)
         sizes.add(len(content))
         time.sleep(0.005)
     over.set()
     writer.join()
-    place.push()
+    place.upload()
     assert Store(ADDRESS).read("ledger.jsonl") == (tmp_path / "ledger.jsonl").read_bytes()
     assert len(sizes) > 2
 
 
 def test_a_lock_that_changes_is_a_living_runs(tmp_path: Path) -> None:
     del tmp_path
-    with workdirs.taken(ADDRESS):
+    with workdirs.open_for_writing(ADDRESS):
         with pytest.raises(InUse, match=rf"{ADDRESS} is in use by process \d+ on "):
-            leases.Lease(Store(ADDRESS), print).take()
-        assert leases.read_token(Store(ADDRESS)) is not None
+            locks.HeartbeatLock(Store(ADDRESS), print).acquire()
+        assert locks.read_owner_id(Store(ADDRESS)) is not None
     assert Store(ADDRESS).list() == []
 
 
 def test_a_lock_that_stays_the_same_is_a_dead_ones(capsys: pytest.CaptureFixture[str]) -> None:
-    Store(ADDRESS).write(LOCK, b'{"host": "gone", "pid": 7, "started": "then", "token": "x"}')
-    with workdirs.taken(ADDRESS):
-        assert leases.read_token(Store(ADDRESS)) not in (None, "x")
-    assert "process 7 on gone since then gave no sign of life" in capsys.readouterr().out
+    Store(ADDRESS).write(LOCK, b'{"host": "gone", "pid": 7, "started": "then", "owner_id": "x"}')
+    with workdirs.open_for_writing(ADDRESS):
+        assert locks.read_owner_id(Store(ADDRESS)) not in (None, "x")
+    assert "process 7 on gone since then shows no heartbeat" in capsys.readouterr().out
 
 
 def test_a_run_that_was_taken_for_dead_writes_no_more() -> None:
-    thief = b'{"host": "thief", "pid": 7, "started": "now", "token": "x"}'
+    other = b'{"host": "other", "pid": 7, "started": "now", "owner_id": "x"}'
     with (
-        pytest.raises(InUse, match="was taken by process 7 on thief since now"),
-        workdirs.taken(ADDRESS) as place,
+        pytest.raises(InUse, match="was taken by process 7 on other since now"),
+        workdirs.open_for_writing(ADDRESS) as place,
     ):
-        Store(ADDRESS).write(LOCK, thief)
-        time.sleep(3 * leases.BEAT_S)
+        Store(ADDRESS).write(LOCK, other)
+        time.sleep(3 * locks.HEARTBEAT_S)
         put(place.folder, "config.json")
-    assert Store(ADDRESS).list() == [LOCK] and Store(ADDRESS).read(LOCK) == thief
+    assert Store(ADDRESS).list() == [LOCK] and Store(ADDRESS).read(LOCK) == other
 
 
 @pytest.mark.parametrize(("failures", "is_refused"), [(2, False), (3, True)])
@@ -192,9 +149,9 @@ def test_three_tries(
     monkeypatch.setattr(type(memory), "pipe_file", staticmethod(fail))
     if is_refused:
         with pytest.raises(CannotWrite, match=f"cannot write {ADDRESS}/config.json: the line is "):
-            mirror(tmp_path).push()
+            open_folder(tmp_path).upload()
     else:
-        mirror(tmp_path).push()
+        open_folder(tmp_path).upload()
     assert left == [0]
 
 
@@ -204,19 +161,19 @@ def test_what_could_not_be_copied_stays_and_is_named(
     def fail(path: str, *_words: Any, **_options: Any) -> None:
         raise PermissionError(13, "Permission denied", path)
 
-    with pytest.raises(KeyError), workdirs.taken(ADDRESS) as place:
+    with pytest.raises(KeyError), workdirs.open_for_writing(ADDRESS) as place:
         put(place.folder, "config.json")
         monkeypatch.setattr(type(memory), "pipe_file", staticmethod(fail))
         raise KeyError("another error")
     said = capsys.readouterr().out
     assert f"warning: cannot write {ADDRESS}/config.json: Permission denied" in said
-    assert f"what was not copied lies in {place.folder}" in said and place.folder.exists()
+    assert f"what was not uploaded lies in {place.folder}" in said and place.folder.exists()
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything(memory: Any) -> None:
     with pytest.raises(CannotWrite, match=r"cannot write file:///proc/none/run/\.lock: "):
-        workdirs.taken("file:///proc/none/run").__enter__()
+        workdirs.open_for_writing("file:///proc/none/run").__enter__()
     memory.pipe_file("/bucket/run/holiday.jpg", b"")
     with pytest.raises(CannotWrite, match="holds files that are no run"):
-        workdirs.taken(ADDRESS).__enter__()
+        workdirs.open_for_writing(ADDRESS).__enter__()
     assert Store(ADDRESS).list() == ["holiday.jpg"]

@@ -26,7 +26,7 @@ from gap_jax.explain.artefact import Opened, open_model, open_weights
 from gap_jax.flags import read_config
 from gap_jax.learning.sharding import make_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
-from gap_jax.runtime.bucket.workdir import borrowed
+from gap_jax.runtime.bucket.workdir import open_for_reading
 from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.places import RunDir
 
@@ -75,7 +75,7 @@ def run(
         help="new folder for the scores and the table; default: of a run, one under RUN/eval",
     )  # fmt: skip
     options = parse(parser, words)
-    with borrowed(options.model, gang) as place:
+    with open_for_reading(options.model, gang) as place:
         options.model = place.folder
         examine(place.folder)
         _evaluate(options, gang, place.tell)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from gap_jax.commands.arguments import Parser, checkpoint, local_path, parse
 from gap_jax.explain.export import FORMATS, export
-from gap_jax.runtime.bucket.workdir import borrowed
+from gap_jax.runtime.bucket.workdir import open_for_reading
 
 DESCRIPTION = """Writes the parameters with batch norm folded into them, the classes, the config and
 the preprocessing, each with its digest, and verifies by loading them again that they give the run's
@@ -34,7 +34,7 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     options = parse(parser, words)
     formats = options.format.split(",")
-    with borrowed(options.run) as place:
+    with open_for_reading(options.run) as place:
         exported = export(place.folder, options.out, formats, options.weights, options.checkpoint)
     origin = exported.origin
     print(

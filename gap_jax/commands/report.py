@@ -9,7 +9,7 @@ from gap_jax.commands.arguments import Parser, local_path, parse
 from gap_jax.errors import ConfigError
 from gap_jax.explain.report.write import place_of, write_report
 from gap_jax.runtime.bucket.store import is_address
-from gap_jax.runtime.bucket.workdir import borrowed
+from gap_jax.runtime.bucket.workdir import open_for_reading
 
 DESCRIPTION = """Writes one self-contained HTML page: the numbers of the last evaluation of each run
 with their intervals, paired differences, curves, classes, confusions, and where the models look.
@@ -35,7 +35,7 @@ def _report(options: argparse.Namespace) -> None:
     if options.out is None and len(options.runs) > 1 and any(map(is_address, options.runs)):
         raise ConfigError("a report on several runs in buckets has no place; name --out FILE.html")
     with ExitStack() as opened:
-        places = [opened.enter_context(borrowed(each)) for each in options.runs]
+        places = [opened.enter_context(open_for_reading(each)) for each in options.runs]
         folders = [each.folder for each in places]
         out = options.out or place_of(folders)
         print(write_report(folders, out, options.data))

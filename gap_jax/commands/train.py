@@ -123,8 +123,10 @@ def name_workdir(spec: str) -> str:
 
 def _check_address(workdir: str) -> None:
     """Refuses an address before the processes meet and JAX is there."""
-    from gap_jax.runtime.bucket.store import Store
+    from gap_jax.runtime.bucket.store import LOCAL, Store
 
+    if workdir.partition("://")[0] not in (*LOCAL, "gs", "s3"):
+        raise ConfigError(f"{workdir} cannot hold checkpoints; use gs://BUCKET/RUN or a path")
     Store(workdir)
 
 

@@ -6,7 +6,6 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -14,10 +13,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from gap_jax.errors import CheckpointError
-from gap_jax.runtime.checkpoint_folders import PRUNED, DamageError
+from gap_jax.runtime import checkpoint_folders as folders
+from gap_jax.runtime.checkpoint_folders import AnyPath, DamageError
 from gap_jax.runtime.digests import LeafDigest, Leaves, find_damaged, name_some
 
 LONGEST = 200  # letters of a library's message
+_IN_PLACE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
 
 
 def _open_orbax() -> ocp.Checkpointer:
@@ -29,7 +30,7 @@ def _open_orbax() -> ocp.Checkpointer:
     return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
-def store_arrays(path: Path, leaves: Leaves) -> None:
+def store_arrays(path: AnyPath, leaves: Leaves) -> None:
     """Writes named host arrays; a refusal of the system is an OSError."""
     with raising_os_errors(), _open_orbax() as orbax:
         orbax.save(path, args=ocp.args.StandardSave(leaves))
@@ -47,7 +48,7 @@ def raising_os_errors() -> Iterator[None]:
         raise OSError(int(code[1]), os.strerror(int(code[1]))) from error
 
 
-def load_arrays(path: Path, written: Mapping[str, LeafDigest]) -> Leaves:
+def load_arrays(path: AnyPath, written: Mapping[str, LeafDigest]) -> Leaves:
     """Reads named arrays to the host and verifies their digests; verify their files before.
 
     Only another digest is damage: whole files that do not parse are read with too little memory,
@@ -76,7 +77,7 @@ def load_arrays(path: Path, written: Mapping[str, LeafDigest]) -> Leaves:
 
 
 def open_manager(
-    folder: Path, policy: Any, verify: Callable[[], None], processes: int
+    folder: AnyPath, policy: Any, verify: Callable[[], None], processes: int
 ) -> ocp.CheckpointManager:
     """Opens Orbax's manager, in all processes at once.
 
@@ -90,7 +91,8 @@ def open_manager(
         options=ocp.CheckpointManagerOptions(
             create=False,
             preservation_policy=policy,
-            todelete_subdir=PRUNED,
+            todelete_subdir=None if folders.is_bucket(folder) else folders.PRUNED,
+            atomicity_options=_IN_PLACE if folders.is_bucket(folder) else None,
             lightweight_initialize=True,  # the policy reads our own metadata
             async_options=ocp.AsyncOptions(
                 barrier_sync_fn=_make_barrier(active) if active else None,

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, cast
 
@@ -20,7 +19,14 @@ from data_pipelines import faults, files
 from gap_jax.errors import CannotWrite, CheckpointError
 from gap_jax.runtime import arrays
 from gap_jax.runtime import checkpoint_folders as folders
-from gap_jax.runtime.checkpoint_folders import METADATA, STATE, DamageError, Metadata, Survey
+from gap_jax.runtime.checkpoint_folders import (
+    METADATA,
+    STATE,
+    AnyPath,
+    DamageError,
+    Metadata,
+    Survey,
+)
 from gap_jax.runtime.digests import (
     Leaves,
     copy_to_host,
@@ -65,7 +71,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path,
+        folder: AnyPath,
         *,
         warn: Callable[[str], None],
         keep: int = 3,
@@ -75,7 +81,7 @@ class Checkpoints:
     ) -> None:
         """`run_id` goes into each checkpoint; those of another run are refused.
 
-        The first process calls `before_commit` in Orbax's thread; if it raises, the save fails.
+        The first process calls `before_commit` in Orbax's thread, and the save fails if it raises.
         """
         self.folder = folder.absolute()
         self._warn = warn
@@ -89,7 +95,7 @@ class Checkpoints:
         self._failure: Exception | None = None  # Orbax raises it only once
 
     def __enter__(self) -> "Checkpoints":
-        """Begins the block at whose end a save in progress is waited for."""
+        """Begins the block that waits for a save in progress at its end."""
         return self
 
     def __exit__(
@@ -221,7 +227,7 @@ class Checkpoints:
     def _verify(self) -> None:
         """Describes what was written and reads it back, in Orbax's thread before it commits."""
         metadata, leaves = cast(_Saved, self._pending)
-        path = self.folder / f"{metadata.step}{folders.UNFINISHED}"
+        path = folders.place_unfinished(self.folder, metadata.step)
         written = folders.digest_files(path)
         metadata = dataclasses.replace(metadata, leaves=describe(leaves), files=written)
         folders.write_metadata(path, metadata)
@@ -265,6 +271,8 @@ class Checkpoints:
             faults.point("checkpoint.after_commit")
             if self._gang.is_first:
                 folders.sweep(self.folder)
+            else:
+                self._before_commit()
 
     def _is_writing(self) -> bool:
         return self._manager is not None and self._manager.is_saving_in_progress()
@@ -291,7 +299,7 @@ class Checkpoints:
         self._warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
 
 
-def _read(path: Path, metadata: Metadata) -> Leaves:
+def _read(path: AnyPath, metadata: Metadata) -> Leaves:
     """The arrays of the step in `path`, all of them verified."""
     folders.verify_files(path, metadata)
     return arrays.load_arrays(path / STATE, metadata.leaves)

@@ -9,10 +9,11 @@ import dataclasses
 import hashlib
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from etils import epath
 
 from data_pipelines import faults, files
 from gap_jax.errors import CheckpointError
@@ -22,11 +23,15 @@ FORMAT_VERSION = 2
 RUN_ID = "run_id"  # in a run's manifest and in the metadata of its checkpoints
 STATE, METADATA = "state", "metadata"  # Orbax's items
 UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax appends this while it writes
+COMMITTED = "commit_success.txt"  # Orbax writes this last
 PRUNED = ".pruned"  # Orbax moves here what is to be deleted
 EARLIER_FORMAT = "facts.json"  # of format 1, which Orbax alone could not open
 _STEP = re.compile(r"0|[1-9]\d*", re.ASCII)
 _LEFT_OVER = re.compile(rf"\d+{UNFINISHED}|{PRUNED}".replace(".", r"\."), re.ASCII)
 _SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?", re.ASCII)
+
+
+AnyPath = Path | epath.Path
 
 
 class DamageError(Exception):
@@ -65,7 +70,28 @@ class Survey(NamedTuple):
     unusable: dict[int, str]
 
 
-def survey(folder: Path, run_id: str | None = None) -> Survey:
+def is_bucket(folder: AnyPath) -> bool:
+    """Whether the folder is in a bucket, where Orbax renames nothing: COMMITTED makes a step."""
+    return "://" in str(folder)
+
+
+def place_unfinished(folder: AnyPath, step: int) -> AnyPath:
+    """The folder in which Orbax writes a step."""
+    return folder / (str(step) if is_bucket(folder) else f"{step}{UNFINISHED}")
+
+
+def _is_unfinished(folder: AnyPath, name: str) -> bool:
+    """Whether a step in a bucket was not written, or not deleted, to its end."""
+    path = folder / name
+    return (
+        bool(_STEP.fullmatch(name))
+        and is_bucket(folder)
+        and not (path / COMMITTED).exists()
+        and ((path / METADATA).exists() or (path / STATE).exists())
+    )
+
+
+def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
     """Reads the folder and changes nothing; a numbered folder without a checkpoint is no step.
 
     The checkpoints of another run than `run_id` are unusable, if one is given.
@@ -73,6 +99,8 @@ def survey(folder: Path, run_id: str | None = None) -> Survey:
     found = Survey({}, {})
     for step in sorted(int(name) for name in list_names(folder) if _STEP.fullmatch(name)):
         path = folder / str(step)
+        if _is_unfinished(folder, path.name):
+            continue
         try:
             metadata = read_metadata(path)
         except DamageError as damage:
@@ -89,12 +117,12 @@ def survey(folder: Path, run_id: str | None = None) -> Survey:
     return found
 
 
-def list_set_aside(folder: Path) -> list[str]:
+def list_set_aside(folder: AnyPath) -> list[str]:
     """The names of the steps that were set aside."""
     return [name for name in list_names(folder) if _SET_ASIDE.fullmatch(name)]
 
 
-def list_names(folder: Path) -> list[str]:
+def list_names(folder: AnyPath) -> list[str]:
     """The names in the folder, none if there is no such folder."""
     with _reading(folder):
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
@@ -106,14 +134,18 @@ def find_best(good: dict[int, Metadata]) -> int | None:
     return max(rated, key=rated.__getitem__, default=None)
 
 
-def write_metadata(path: Path, metadata: Metadata) -> None:
+def write_metadata(path: AnyPath, metadata: Metadata) -> None:
     """Writes the metadata of the step in `path`, with their own digest beside them."""
     content = dataclasses.asdict(metadata)
     text = json.dumps({"sha256": _digest(content), "content": content}, indent=1)
-    files.write_atomically(path / METADATA / METADATA, text + "\n")
+    target = path / METADATA / METADATA
+    if is_bucket(path):
+        target.write_text(text + "\n")  # an object is whole or absent
+    else:
+        files.write_atomically(Path(target), text + "\n")
 
 
-def read_metadata(path: Path) -> Metadata:
+def read_metadata(path: AnyPath) -> Metadata:
     """Reads the metadata of the step in `path` and verifies their digest."""
     try:
         with _reading(path):
@@ -136,20 +168,29 @@ def read_metadata(path: Path) -> Metadata:
     return Metadata(content["step"], content["run"], leaves, content["files"])
 
 
-def _another_format(path: Path, version: int) -> CheckpointError:
+def _another_format(path: AnyPath, version: int) -> CheckpointError:
     return CheckpointError(
         f"{path} has format {version} and this gap_jax reads {FORMAT_VERSION}; "
         "use the version that wrote it or another --workdir"
     )
 
 
-def digest_files(path: Path) -> dict[str, str]:
+def digest_files(path: AnyPath) -> dict[str, str]:
     """The SHA-256 of each file that holds the state of the step in `path`."""
-    state = sorted(each for each in (path / STATE).rglob("*") if each.is_file())
-    return {str(each.relative_to(path)): files.sha256(each) for each in state}
+    found = {
+        f"{root.relative_to(epath.Path(path))}/{name}": root / name
+        for root, _, names in epath.Path(path / STATE).walk()
+        for name in names
+    }
+    return {name: _digest_file(found[name]) for name in sorted(found)}
 
 
-def verify_files(path: Path, metadata: Metadata) -> None:
+def _digest_file(path: AnyPath) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify_files(path: AnyPath, metadata: Metadata) -> None:
     """Finds damage before a parser meets it."""
     with _reading(path):
         found = digest_files(path)
@@ -158,7 +199,7 @@ def verify_files(path: Path, metadata: Metadata) -> None:
             raise DamageError(f"{name} is {'not what was written' if name in found else 'gone'}")
 
 
-def is_whole(path: Path, metadata: Metadata) -> bool:
+def is_whole(path: AnyPath, metadata: Metadata) -> bool:
     """Whether the files of the step in `path` are what was written."""
     try:
         verify_files(path, metadata)
@@ -167,14 +208,14 @@ def is_whole(path: Path, metadata: Metadata) -> bool:
     return True
 
 
-def find_newest_whole(folder: Path, run_id: str | None) -> Metadata | None:
+def find_newest_whole(folder: AnyPath, run_id: str | None) -> Metadata | None:
     """The metadata of the newest step of a run whose files are what was written."""
     good = survey(folder, run_id).good
     whole = (good[step] for step in reversed(good) if is_whole(folder / str(step), good[step]))
     return next(whole, None)
 
 
-def set_aside(folder: Path, step: int) -> Path:
+def set_aside(folder: AnyPath, step: int) -> AnyPath:
     """Renames a step's folder to STEP.corrupt, so that nothing takes it for a checkpoint."""
     names = (f"{step}.corrupt{suffix}" for suffix in ("", *(f".{n}" for n in range(2, 1000))))
     aside = next(folder / name for name in names if not (folder / name).exists())
@@ -182,17 +223,17 @@ def set_aside(folder: Path, step: int) -> Path:
         return (folder / str(step)).rename(aside)
 
 
-def sweep(folder: Path) -> None:
+def sweep(folder: AnyPath) -> None:
     """Deletes steps that were not written to their end, and those that are to be deleted."""
     with files.writing(folder):
-        for path in folder.iterdir() if folder.exists() else ():
-            if _LEFT_OVER.fullmatch(path.name):
+        for name in list_names(folder):
+            if _LEFT_OVER.fullmatch(name) or _is_unfinished(folder, name):
                 faults.point("checkpoint.prune")
-                shutil.rmtree(path)
+                epath.Path(folder / name).rmtree()
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _reading(path: AnyPath) -> Iterator[None]:
     try:
         yield
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -3,6 +3,11 @@
 import dataclasses
 from pathlib import Path
 
+from etils import epath
+
+CHECKPOINTS = "checkpoints"
+ADDRESS = ".address"
+
 
 @dataclasses.dataclass(frozen=True)
 class RunDir:
@@ -61,9 +66,10 @@ class RunDir:
         return self.root / "profile"
 
     @property
-    def checkpoints(self) -> Path:
-        """Saved states by step."""
-        return self.root / "checkpoints"
+    def checkpoints(self) -> Path | epath.Path:
+        """Saved states by step; those of a run in a bucket are there, at the address in ADDRESS."""
+        address = self.root / ADDRESS
+        return epath.Path(address.read_text()) if address.is_file() else self.root / CHECKPOINTS
 
     def of_process(self, index: int) -> "RunDir":
         """Where one of several processes keeps its own log and numbers; the first has the run's."""

@@ -1,7 +1,6 @@
-"""The lock of a run in a bucket: a file that changes as long as the run lives.
+"""The lock of a run in a bucket: an object that a heartbeat rewrites.
 
-No kernel frees it. So a start that finds one watches it: one that changes is another run's, and one
-that stays the same for long is a dead one's. No clocks are compared.
+A stale lock is detected by a missing heartbeat (90 s); no clocks are compared.
 """
 
 import contextlib
@@ -16,44 +15,44 @@ from gap_jax.errors import CannotWrite, InUse
 from gap_jax.runtime.bucket.store import Store
 from gap_jax.runtime.lock import LOCK
 
-BEAT_S = 30.0
+HEARTBEAT_S = 30.0
 DEAD_AFTER_S = 90.0
 LOOK_EVERY_S = 2.0
 
 
-class Lease:
-    """What the first process of a run holds; `token` tells it from every other one."""
+class HeartbeatLock:
+    """The lock that the first process of a run holds; `owner_id` tells it from every other one."""
 
     def __init__(self, store: Store, say: Callable[[str], None]) -> None:
-        self.token = secrets.token_hex(8)
-        self._owner = {**describe_owner(), "token": self.token}
+        self.owner_id = secrets.token_hex(8)
+        self._owner = {**describe_owner(), "owner_id": self.owner_id}
         self._store = store
         self._say = say
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
 
-    def take(self) -> str:
-        """Takes the lock, or refuses naming the run that lives; gives the token."""
+    def acquire(self) -> str:
+        """Acquires the lock, or refuses naming the run that holds it; gives the owner's id."""
         while not self._store.create(LOCK, self._describe(0)):
-            self._outwait()
+            self._wait_for_owner()
         self._thread.start()
-        return self.token
+        return self.owner_id
 
     def release(self) -> None:
         """Removes the lock, unless another run has taken it."""
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join()
-        if read_token(self._store) == self.token:
+        if read_owner_id(self._store) == self.owner_id:
             self._store.remove(LOCK)
 
-    def _outwait(self) -> None:
+    def _wait_for_owner(self) -> None:
         before = self._store.read(LOCK)
         if before is None:
             return
         address, owner = self._store.address, name_owner(before)
         self._say(
-            f"{address} was taken by {owner}; watching for {DEAD_AFTER_S:.0f} s whether it lives"
+            f"{address} is locked by {owner}; watching its heartbeat for {DEAD_AFTER_S:.0f} s"
         )
         until = time.monotonic() + DEAD_AFTER_S
         while time.monotonic() < until:
@@ -66,44 +65,44 @@ class Lease:
                     f"{address} is in use by {name_owner(now)}; "
                     "wait for that run, end it, or choose another --workdir"
                 )
-        self._say(f"{owner} gave no sign of life; going on from what it left in {address}")
+        self._say(f"{owner} shows no heartbeat; going on from what it left in {address}")
         self._store.remove(LOCK)
 
     def _keep(self) -> None:
         beat = 0
-        while not self._is_over.wait(BEAT_S):
+        while not self._is_over.wait(HEARTBEAT_S):
             beat += 1
             with contextlib.suppress(CannotWrite):  # the next beat may get through
-                if read_token(self._store) == self.token:
+                if read_owner_id(self._store) == self.owner_id:
                     self._store.write(LOCK, self._describe(beat))
 
     def _describe(self, beat: int) -> bytes:
         return json.dumps({**self._owner, "beat": beat}).encode()
 
 
-def read_token(store: Store) -> str | None:
-    """Of whoever holds the lock now."""
-    return _token_in(store.read(LOCK) or b"")
+def read_owner_id(store: Store) -> str | None:
+    """The id of the process that holds the lock now."""
+    return _owner_id_in(store.read(LOCK) or b"")
 
 
-def _token_in(content: bytes) -> str | None:
+def _owner_id_in(content: bytes) -> str | None:
     try:
-        return str(json.loads(content)["token"])
+        return str(json.loads(content)["owner_id"])
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def refuse_unless_held(store: Store, token: str, *, is_strict: bool) -> None:
-    """Refuses to go on where another run took this one for dead; `is_strict`, or where none has.
+def refuse_unless_held(store: Store, owner_id: str, *, is_strict: bool) -> None:
+    """Refuses to go on where another run took the lock; `is_strict`, also where nobody holds it.
 
     The first process of several frees the lock before the others have ended.
     """
     content = store.read(LOCK)
     if content is None and not is_strict:
         return
-    if content is None or _token_in(content) != token:
-        thief = f"taken by {name_owner(content)}" if content else "removed"
+    if content is None or _owner_id_in(content) != owner_id:
+        reason = f"taken by {name_owner(content)}" if content else "removed"
         raise InUse(
-            f"the lock of {store.address} was {thief}, as if this run were dead; "
+            f"the lock of {store.address} was {reason}, as if this run were dead; "
             "it writes no more there"
         )
