@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from data_pipelines import faults
 from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.checkpoint_folders import AnyPath
 from gap_jax.runtime.places import RunDir
 
 
@@ -90,7 +91,7 @@ def refuse_warning(text: str) -> None:
     raise AssertionError(text)
 
 
-def save_steps(folder: Path, *numbers: int, **options: Any) -> None:
+def save_steps(folder: AnyPath, *numbers: int, **options: Any) -> None:
     """Saves the states after these steps."""
     with Checkpoints(folder, warn=refuse_warning, **options) as checkpoints:
         for number in numbers:

@@ -38,7 +38,7 @@ def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damag
         case "delete metadata":
             (step / METADATA / METADATA).unlink()
         case _:
-            largest = max((step / STATE).rglob("*"), key=lambda each: each.stat().st_size)
+            largest = max(Path(step / STATE).rglob("*"), key=lambda each: each.stat().st_size)
             largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
     opening = start(tmp_path)
     assert not opening.is_new

@@ -26,6 +26,7 @@ UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax appends this while it writes
 COMMITTED = "commit_success.txt"  # Orbax writes this last
 PRUNED = ".pruned"  # Orbax moves here what is to be deleted
 EARLIER_FORMAT = "facts.json"  # of format 1, which Orbax alone could not open
+PIECE_BYTES = 1 << 20
 _STEP = re.compile(r"0|[1-9]\d*", re.ASCII)
 _LEFT_OVER = re.compile(rf"\d+{UNFINISHED}|{PRUNED}".replace(".", r"\."), re.ASCII)
 _SET_ASIDE = re.compile(r"\d+\.corrupt(\.\d+)?", re.ASCII)
@@ -186,8 +187,11 @@ def digest_files(path: AnyPath) -> dict[str, str]:
 
 
 def _digest_file(path: AnyPath) -> str:
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while piece := file.read(PIECE_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def verify_files(path: AnyPath, metadata: Metadata) -> None:
