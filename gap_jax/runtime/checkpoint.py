@@ -3,7 +3,7 @@
 Orbax copies the state to the host, writes it in the background as it lies on the devices, commits
 it and deletes older steps. Before it commits, `_verify` reads the arrays back and compares their
 SHA-256 with that of the state; if it fails, Orbax neither commits the step nor deletes others.
-Several processes write their own parts; the first one verifies, and alone changes the folder.
+Processes write their own parts; the first one verifies, and alone changes the folder.
 """
 
 import contextlib
@@ -79,10 +79,7 @@ class Checkpoints:
         gang: Gang = ALONE,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """`run_id` goes into each checkpoint; those of another run are refused.
-
-        The first process calls `before_commit` in Orbax's thread, and the save fails if it raises.
-        """
+        """`run_id` goes into each checkpoint; a save fails if `before_commit` raises."""
         self.folder = folder.absolute()
         self._warn = warn
         self._policy = _KeepLatestAndBest(keep)
@@ -91,11 +88,11 @@ class Checkpoints:
         self._before_commit = before_commit
         self._manager: ocp.CheckpointManager | None = None  # only saving needs it
         self._held: int | None = None  # the step that was restored or saved last
-        self._pending: _Saved | None = None  # what is being written
+        self._pending: _Saved | None = None
         self._failure: Exception | None = None  # Orbax raises it only once
 
     def __enter__(self) -> "Checkpoints":
-        """Begins the block that waits for a save in progress at its end."""
+        """Begins a block that waits at its end."""
         return self
 
     def __exit__(
@@ -180,9 +177,8 @@ class Checkpoints:
         misfits = find_misfits(metadata.leaves, target)
         if misfits:
             raise CheckpointError(
-                f"checkpoint {metadata.step} in {self.folder} belongs to another model or "
-                f"optimiser: {name_some(misfits)}; use the config it was made with or another "
-                "workdir"
+                f"checkpoint {metadata.step} in {self.folder} belongs to another model or optimiser"
+                f": {name_some(misfits)}; use the config it was made with or another workdir"
             )
         leaves = _read(self.folder / str(metadata.step), metadata)
         self._held = metadata.step
@@ -245,11 +241,12 @@ class Checkpoints:
                 yield
         except CannotWrite as refusal:
             size_mib = sum(leaf.nbytes for leaf in leaves.values()) / 2**20
-            rest = f"the checkpoint takes up to {size_mib:,.1f} MiB, and earlier ones are intact"
-            self._failure = CannotWrite(f"{refusal}; {rest}")
+            rest = f"; the checkpoint takes up to {size_mib:,.1f} MiB, and earlier ones are intact"
+            self._failure = CannotWrite(f"{refusal}{rest}")
         except (DamageError, CheckpointError) as fault:
-            text = f"{path} does not read back as it was written ({fault}); check disk and memory"
-            self._failure = CannotWrite(text)
+            self._failure = CannotWrite(
+                f"{path} does not read back ({fault}); check disk and memory"
+            )
         except Exception as failure:
             self._failure = failure
         if self._failure:
