@@ -141,9 +141,7 @@ class Checkpoints:
             return found[0].step if found[0] else None
 
         step = self._gang.share("resumed", search)
-        if self._gang.is_first:
-            return found[0]
-        return None if step is None else self.load(step, target)
+        return found[0] if found else None if step is None else self.load(step, target)
 
     def _resume_newest(self, target: Any) -> Restored | None:
         folders.sweep(self.folder)
