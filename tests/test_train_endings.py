@@ -86,7 +86,7 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
 ) -> None:
     broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
     largest = max(
-        list_files(broken.checkpoints / "6" / checkpoint_folders.STATE),
+        list_files(Path(broken.checkpoints) / "6" / checkpoint_folders.STATE),
         key=lambda each: each.stat().st_size,
     )
     largest.write_bytes(largest.read_bytes()[:-1] + b"\0")

@@ -29,7 +29,7 @@ def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
 ) -> None:
     """One chain of mishaps; `make faults` deals them one by one, many times."""
     broken = tmp_path / "broken"
-    checkpoints = RunDir(broken).checkpoints
+    checkpoints = Path(RunDir(broken).checkpoints)
 
     killed = start(tiny_runs, broken, faults="checkpoint.before_commit:kill9@3")
     assert killed.code == -signal.SIGKILL

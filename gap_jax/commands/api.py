@@ -10,7 +10,7 @@ from typing import Any
 from gap_jax.commands.evaluate import score_split
 from gap_jax.config import Config
 from gap_jax.explain.artefact import Which, open_model
-from gap_jax.runtime.bucket.workdir import borrowed
+from gap_jax.runtime.bucket.workdir import open_for_reading
 from gap_jax.train import train
 
 
@@ -41,6 +41,6 @@ def evaluate_run(
 
     `checkpoint` is "best", "latest" or a step. Nothing is written.
     """
-    with borrowed(str(workdir)) as place:
+    with open_for_reading(str(workdir)) as place:
         opened = open_model(place.folder, checkpoint=checkpoint)
         return score_split(opened, split or opened.cfg.data.eval_split)[1]

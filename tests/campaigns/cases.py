@@ -137,7 +137,7 @@ def suffer(case: Case, site: Site) -> Verdict:
         ends.append(_strike(blow, workdir, site))
         troubles += _look_for_trouble(ends[-1], blow, workdir)
     if case.damage:
-        _damage_newest(RunDir(workdir).checkpoints, case)
+        _damage_newest(Path(RunDir(workdir).checkpoints), case)
     while len(ends) - len(case.blows) < MOST_STARTS:
         ends.append(finish(begin(site.data, workdir, cache=site.cache)))
         if ends[-1].code == 0:

@@ -101,7 +101,7 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
     cfg = read_config(SPEC, overrides(out / "data"))
     target = assemble(cfg, manifest.load(out / "data")).target
     run = RunDir(out / "unbroken")
-    folder, run_id = run.checkpoints, rundir.load_manifest(run)["run_id"]
+    folder, run_id = Path(run.checkpoints), rundir.load_manifest(run)["run_id"]
     found, rng = list_files(folder / str(STEPS)), np.random.default_rng(seed)
     with Checkpoints(folder, warn=print, run_id=run_id) as checkpoints:
         good = checkpoints.load(STEPS, target)
