@@ -56,8 +56,8 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         ([GAP_POSE, "--workdir=gs://bucket/run"],
          "64: gs://bucket/run needs a package that is not installed: pip install 'gap_jax[gcs]'"),
         ([GAP_POSE, "--workdir=cloud://bucket/run"],
-         "64: cloud://bucket/run is of an unknown kind"),
-        ([GAP_POSE, "--workdir=memory://"], "64: memory:// names no run"),
+         "64: cloud://bucket/run cannot hold checkpoints"),
+        ([GAP_POSE, "--workdir=memory://"], "64: memory:// cannot hold checkpoints"),
         (["--config=configs/gap_pos.py"], "64: config file configs/gap_pos.py does not exist; "
          "did you mean 'configs/gap_pose.py'?"),
         ([f"{GAP_POSE}:demoo"], "64: config variant 'demoo' is unknown; did you mean 'demo'?"),

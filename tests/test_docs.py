@@ -20,6 +20,7 @@ from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.runtime.rundir import HARMLESS
 from tests.campaigns import docs
 from tests.doc_blocks import (
+    FENCE,
     PAGES,
     ROOT,
     SHRUNK_FIELDS,
@@ -48,10 +49,7 @@ def by_page(page: Path) -> str:
 
 def prose(page: Path) -> str:
     """A page without its fenced blocks."""
-    text = page.read_text("utf-8")
-    for block in read_blocks(page):
-        text = text.replace(block.text, "")
-    return text
+    return FENCE.sub("", page.read_text("utf-8"))
 
 
 def spans(page: Path) -> list[str]:

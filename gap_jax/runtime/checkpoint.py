@@ -121,11 +121,9 @@ class Checkpoints:
         """The metadata of a step that can be restored."""
         found = self.survey()
         if step not in found.good:
-            reason = found.unusable.get(step, "there is none")
-            raise CheckpointError(
-                f"checkpoint {step} in {self.folder} is not usable ({reason}); "
-                f"choose one of {list(found.good)}"
-            )
+            named, reason = f"checkpoint {step} in {self.folder}", found.unusable.get(step)
+            trouble = f"{named} is not usable ({reason})" if reason else f"no good {named}"
+            raise CheckpointError(f"{trouble}; choose one of {list(found.good)}")
         return found.good[step]
 
     def resume(self, target: Any) -> Restored | None:

@@ -61,7 +61,8 @@ class Metadata:
     @property
     def score(self) -> float | None:
         """The mAP of the evaluation at this step, None where there was none."""
-        return self.run.get("metrics", {}).get("mAP")
+        score = self.run.get("metrics", {}).get("mAP")
+        return None if score is None else float(score)
 
 
 class Survey(NamedTuple):
