@@ -27,12 +27,12 @@ $(VENV)/run-time: requirements.txt pyproject.toml
 	@echo "making $(VENV), once, with $$($(PYTHON) --version)"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet "pip==26.1"
-	$(PIP) install --quiet --requirement requirements.txt
+	$(PIP) install --quiet --no-compile --requirement requirements.txt
 	$(PIP) install --quiet --no-deps --editable .
 	@touch $@
 
 $(VENV)/dev: $(VENV)/run-time
-	$(PIP) install --quiet --group dev
+	$(PIP) install --quiet --no-compile --group dev
 	@touch $@
 
 demo: $(VENV)/run-time
