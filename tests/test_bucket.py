@@ -133,6 +133,17 @@ def test_a_run_that_was_taken_for_dead_writes_no_more() -> None:
     assert Store(ADDRESS).list() == [LOCK] and Store(ADDRESS).read(LOCK) == other
 
 
+def test_a_lock_that_is_being_rewritten_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A local disk shows an empty file between its truncation and its content."""
+    store = Store(f"file://{tmp_path}/run")
+    contents = [b"", b'{"owner_id": "me"}']
+    monkeypatch.setattr(store, "read", lambda _: contents.pop(0))
+    locks.refuse_unless_held(store, "me", is_strict=True)
+    assert not contents
+
+
 @pytest.mark.parametrize(("failures", "is_refused"), [(2, False), (3, True)])
 def test_three_tries(
     failures: int, is_refused: bool, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

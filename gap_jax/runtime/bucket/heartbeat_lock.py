@@ -47,7 +47,7 @@ class HeartbeatLock:
             self._store.remove(LOCK)
 
     def _wait_for_owner(self) -> None:
-        before = self._store.read(LOCK)
+        before = _read_lock(self._store)
         if before is None:
             return
         address, owner = self._store.address, name_owner(before)
@@ -57,7 +57,7 @@ class HeartbeatLock:
         until = time.monotonic() + DEAD_AFTER_S
         while time.monotonic() < until:
             time.sleep(min(LOOK_EVERY_S, DEAD_AFTER_S))
-            now = self._store.read(LOCK)
+            now = _read_lock(self._store)
             if now is None:
                 return
             if now != before:
@@ -80,9 +80,18 @@ class HeartbeatLock:
         return json.dumps({**self._owner, "beat": beat}).encode()
 
 
+def _read_lock(store: Store) -> bytes | None:
+    """The lock's content; on a local disk the file is empty for a moment while it is rewritten."""
+    for _ in range(20):
+        if (content := store.read(LOCK)) != b"":
+            return content
+        time.sleep(0.05)
+    return b""
+
+
 def read_owner_id(store: Store) -> str | None:
     """The id of the process that holds the lock now."""
-    return _owner_id_in(store.read(LOCK) or b"")
+    return _owner_id_in(_read_lock(store) or b"")
 
 
 def _owner_id_in(content: bytes) -> str | None:
@@ -97,7 +106,7 @@ def refuse_unless_held(store: Store, owner_id: str, *, is_strict: bool) -> None:
 
     The first process of several frees the lock before the others have ended.
     """
-    content = store.read(LOCK)
+    content = _read_lock(store)
     if content is None and not is_strict:
         return
     if content is None or _owner_id_in(content) != owner_id:
