@@ -105,6 +105,16 @@ def finish(run: RunDir, step: int) -> None:
     rundir.complete(run, step)
 
 
+def fail_to_save(folder: AnyPath, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saves a step that fails when all of it is written, just before Orbax commits it."""
+    plan_fault(monkeypatch, "checkpoint.before_commit:raise")
+    with (
+        pytest.raises(RuntimeError, match="before_commit"),
+        Checkpoints(folder, warn=refuse_warning, keep=1) as checkpoints,
+    ):
+        checkpoints.save(step, make_state(step), {})
+
+
 def resume(folder: Path) -> tuple[int, list[str]]:
     """The step that a new start goes on from, its state checked, and what was said."""
     said: list[str] = []

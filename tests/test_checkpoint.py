@@ -22,6 +22,7 @@ from tests.saved_states import (
     State,
     abstract,
     assert_same,
+    fail_to_save,
     make_state,
     plan_fault,
     refuse_warning,
@@ -188,12 +189,7 @@ def test_nothing_is_deleted_for_a_save_that_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_steps(tmp_path, 2)
-    plan_fault(monkeypatch, "checkpoint.before_commit:raise")
-    with (
-        pytest.raises(RuntimeError, match="before_commit"),
-        Checkpoints(tmp_path, warn=refuse_warning, keep=1) as checkpoints,
-    ):
-        checkpoints.save(4, make_state(4), {})
+    fail_to_save(tmp_path, 4, monkeypatch)
     assert resume(tmp_path) == (2, [])
 
 

@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from gap_jax.runtime import checkpoint_folders as folders
-from gap_jax.runtime.checkpoint import Checkpoints
-from tests.saved_states import make_state, plan_fault, refuse_warning, resume, save_steps
+from tests.saved_states import fail_to_save, resume, save_steps
 
 
 @pytest.fixture(autouse=True)
@@ -29,12 +28,7 @@ def test_step_without_its_commit_file_is_none_and_goes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_steps(tmp_path, 2)
-    plan_fault(monkeypatch, "checkpoint.before_commit:raise")
-    with (
-        pytest.raises(RuntimeError, match="before_commit"),
-        Checkpoints(tmp_path, warn=refuse_warning, keep=1) as checkpoints,
-    ):
-        checkpoints.save(4, make_state(4), {})
+    fail_to_save(tmp_path, 4, monkeypatch)
     assert (tmp_path / "4" / "metadata" / "metadata").exists()
     (tmp_path / "9").mkdir()  # somebody's
     assert list(folders.survey(tmp_path).good) == [2] and not folders.survey(tmp_path).unusable

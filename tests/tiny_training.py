@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from gap_jax.runtime import checkpoint_folders
 from gap_jax.runtime.places import RunDir
+from tests.compiling import FAST_COMPILING
 
 ROOT = Path(__file__).parent.parent
 SPEC = "configs/gap_pose.py:demo"
@@ -23,7 +24,6 @@ FIELDS = (
     f"train.steps={STEPS}", f"eval.every_steps={EVALUATED_EVERY}", "eval.batch_size=8",
     f"checkpoint.every_steps={SAVED_EVERY}",
 )  # fmt: skip
-FAST_COMPILING = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 LONGEST_S = 300
 
 
