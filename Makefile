@@ -4,6 +4,8 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
+MAKEFLAGS += --jobs=2 # the type checker has one thread: `make check test` runs it beside the tests
+
 .PHONY: help demo test check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
 
 help:
