@@ -47,7 +47,7 @@ check: $(VENV)/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
-	$(BIN)/python -m pytest tests/test_security.py
+	$(BIN)/python -m pytest tests/project/test_security.py
 
 faults: FOUND := build/faults/$(shell git rev-parse --short HEAD)
 faults: $(VENV)/dev

@@ -12,7 +12,7 @@ import os
 import signal
 from pathlib import Path
 
-from tests.compiling import FAST_COMPILING
+from tests.support.compiling import FAST_COMPILING
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
@@ -68,8 +68,8 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Made once for all of pytest's workers.
     """
-    from tests.tiny_data import prepare_tiny_people
-    from tests.tiny_training import train
+    from tests.support.tiny_data import prepare_tiny_people
+    from tests.support.tiny_training import train
 
     own = tmp_path_factory.getbasetemp()
     folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "tiny_runs"

@@ -11,7 +11,7 @@ import numpy as np
 
 from gap_jax.runtime import checkpoint_folders
 from gap_jax.runtime.places import RunDir
-from tests.tiny_training import End, Proof, begin, finish, interrupt, prove
+from tests.support.tiny_training import End, Proof, begin, finish, interrupt, prove
 
 # The fault points a run passes, and how often one that nobody disturbs does so.
 PASSAGES = {

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tests.denied_paths import drop_overrides
-from tests.tiny_training import ROOT, SPEC, overrides
+from tests.support.denied_paths import drop_overrides
+from tests.support.tiny_training import ROOT, SPEC, overrides
 
 DOCUMENTED = (0, 64, 65, 66, 73, 75, 76, 77)
 LONGEST_S = 600

@@ -29,8 +29,8 @@ from tests.campaigns.command_cases import (
 )
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
-from tests.tiny_data import prepare_tiny_people
-from tests.tiny_training import ROOT, train
+from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_training import ROOT, train
 
 PROGRAM = "tests.campaigns.commands"
 PAGE = ROOT / "docs" / "reliability.md"

@@ -1,4 +1,4 @@
-"""Executes every block of README.md and docs/, as tests/doc_blocks.py says they are marked.
+"""Executes every block of README.md and docs/, as tests/support/doc_blocks.py says they are marked.
 
     python -m tests.campaigns.docs [PAGE ...]                    make docs-test: all pages
     python -m tests.campaigns.docs --installed DIR [PAGE ...]    make wheel-test: README
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines.config import DATASETS
-from tests.doc_blocks import (
+from tests.support.doc_blocks import (
     PAGES,
     ROOT,
     Block,

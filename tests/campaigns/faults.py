@@ -29,8 +29,8 @@ from gap_jax.runtime.places import RunDir
 from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import write_table
-from tests.tiny_data import prepare_tiny_people
-from tests.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, prove, train
+from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, prove, train
 
 PROGRAM = "tests.campaigns.faults"
 PAGE = ROOT / "docs" / "reliability.md"

@@ -30,7 +30,7 @@ from data_pipelines.errors import DataError
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.mutations import ORIGINALS, PNG_START, mutate
 from tests.campaigns.table import describe, replace_marked
-from tests.tiny_training import ROOT
+from tests.support.tiny_training import ROOT
 
 PROGRAM = "tests.campaigns.fuzz"
 PAGE = ROOT / "docs" / "reliability.md"

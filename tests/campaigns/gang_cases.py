@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from gap_jax.runtime.places import RunDir
-from tests.gangs import begin_gang, finish_gang
-from tests.tiny_training import STEPS, End, Proof, prove
+from tests.support.gangs import begin_gang, finish_gang
+from tests.support.tiny_training import STEPS, End, Proof, prove
 
 STUCK_AFTER_S = 20
 FAULTS = {

@@ -33,8 +33,8 @@ from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import Variables
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
-from tests.tiny_data import prepare_tiny_people
-from tests.tiny_training import ROOT, SPEC, overrides
+from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_training import ROOT, SPEC, overrides
 
 PROGRAM = "tests.campaigns.gang_evaluation"
 PAGE = ROOT / "docs" / "reliability.md"

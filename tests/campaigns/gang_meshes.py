@@ -23,9 +23,9 @@ from gap_jax.evaluation.evaluate import load_scores
 from gap_jax.runtime.places import RunDir
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
-from tests.gangs import begin_gang, distance, finish_gang
-from tests.tiny_data import prepare_tiny_people
-from tests.tiny_training import ROOT, End
+from tests.support.gangs import begin_gang, distance, finish_gang
+from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_training import ROOT, End
 
 PROGRAM = "tests.campaigns.gang_meshes"
 PAGE = ROOT / "docs" / "reliability.md"

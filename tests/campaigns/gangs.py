@@ -17,9 +17,9 @@ from pathlib import Path
 from tests.campaigns.gang_cases import Site, Verdict, draw_cases, suffer
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
-from tests.gangs import begin_gang, finish_gang
-from tests.tiny_data import prepare_tiny_people
-from tests.tiny_training import ROOT, prove
+from tests.support.gangs import begin_gang, finish_gang
+from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_training import ROOT, prove
 
 PROGRAM = "tests.campaigns.gangs"
 PAGE = ROOT / "docs" / "reliability.md"

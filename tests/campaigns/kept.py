@@ -7,7 +7,7 @@ from typing import Any
 
 from data_pipelines import files
 from gap_jax.runtime.environment import find_revision
-from tests.tiny_training import ROOT
+from tests.support.tiny_training import ROOT
 
 NAME = "verdicts.jsonl"
 

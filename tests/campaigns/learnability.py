@@ -29,8 +29,8 @@ from gap_jax.learning.optim import name_path
 from gap_jax.learning.setup import describe_state
 from gap_jax.learning.state import split_network, start_state
 from tests.campaigns.table import describe, replace_marked
-from tests.small_networks import UNOPTIMISED
-from tests.tiny_training import ROOT
+from tests.support.small_networks import UNOPTIMISED
+from tests.support.tiny_training import ROOT
 
 PROGRAM = "tests.campaigns.learnability"
 PAGE = ROOT / "docs" / "learnability.md"

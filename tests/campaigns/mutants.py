@@ -93,7 +93,7 @@ def run(mutants: Sequence[Mutant], out: Path, jobs: int, traced: Trace) -> Itera
             tests = choose_tests(mutant, traced)
             text = (ROOT / mutant.file).read_text("utf-8")
             (place / mutant.file).write_text(changed_statements.mutate(mutant, text), "utf-8")
-            chosen = ["-x", *(tests or ["tests/test_architecture.py"])]
+            chosen = ["-x", *(tests or ["tests/project/test_architecture.py"])]
             child = start_tests(place, chosen, place / "log")
             running[child] = (mutant, place, tests, time.monotonic())
         time.sleep(0.1)

@@ -29,8 +29,8 @@ from gap_jax.models.network import Network
 from gap_jax.weights.names import inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap, Source
 from tests.campaigns.parity_references import PACKAGES, REFERENCES, Answer
-from tests.foreign_names import rename
-from tests.small_networks import UNOPTIMISED, by_path, drawn
+from tests.support.foreign_names import rename
+from tests.support.small_networks import UNOPTIMISED, by_path, drawn
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDENS = ROOT / "tests/goldens"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from tests import oracles
+from tests.support import oracles
 
 Array = Float[np.ndarray, "..."]
 Arrays = Mapping[str, Array]

@@ -33,7 +33,7 @@ from gap_jax.weights import native
 from gap_jax.weights.names import inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap
 from tests.campaigns import roundtrip_writers
-from tests.foreign_names import rename
+from tests.support.foreign_names import rename
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs/weights.md"

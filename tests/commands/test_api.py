@@ -1,0 +1,137 @@
+"""The public face: its names, its docstrings, and training from a notebook and from a thread."""
+
+import asyncio
+import doctest
+import importlib
+import json
+import pkgutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import gap_jax
+from gap_jax.models.pooling import AttentionalPooling
+from gap_jax.models.saliency import FactoredSaliency
+from tests.support.saved_runs import tiny_config
+from tests.support.tiny_data import prepare_tiny_people
+
+CLASSES = ("AttentionalPooling", "FactoredSaliency", "GeneralizedAttentionalPooling")
+
+
+def test_names_are_loaded_when_used_and_collide_with_no_module() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(gap_jax.__path__)}
+    assert modules.isdisjoint(gap_jax.__all__) and dir(gap_jax) == sorted(gap_jax.__all__)
+    for name, home in gap_jax.MODULES.items():
+        assert getattr(gap_jax, name) is getattr(importlib.import_module(home), name)
+    assert not hasattr(gap_jax, "AttentionPooling")
+    script = (
+        "import sys, gap_jax; assert 'jax' not in sys.modules; "
+        "from gap_jax import GeneralizedAttentionalPooling; "
+        "assert 'tensorflow_datasets' not in sys.modules and 'orbax' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+    assert (Path(gap_jax.__path__[0]) / "py.typed").is_file()
+
+
+class ShownOutput(doctest.OutputChecker):
+    """Checks the output that a docstring shows, and lets a training log what it likes."""
+
+    def check_output(self, want: str, got: str, optionflags: int) -> bool:
+        return not want or super().check_output(want, got, optionflags)
+
+
+def run_docstrings(*names: str) -> None:
+    """Runs their examples, one after the other, with the same variables."""
+    variables: dict[str, Any] = {"jax": jax}
+    for name in names:
+        [found] = doctest.DocTestFinder(recurse=False).find(getattr(gap_jax, name), name)
+        assert found.examples, name
+        found.globs = variables
+        report: list[str] = []
+        runner = doctest.DocTestRunner(ShownOutput())
+        result = runner.run(found, out=report.append, clear_globs=False)
+        assert not result.failed, "".join(report)
+
+
+@pytest.mark.parametrize("name", [*CLASSES, "read_config"])
+def test_docstrings_run(name: str) -> None:
+    run_docstrings(name)
+
+
+def test_trains_in_a_thread_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare_tiny_people(tmp_path / "data" / "people")
+    monkeypatch.chdir(tmp_path)
+    problems: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            run_docstrings("train_config", "evaluate_run")
+        except BaseException as error:
+            problems.append(error)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not problems, problems
+
+
+def test_trains_in_a_notebook(tmp_path: Path) -> None:
+    """Whose event loop runs while its cells do."""
+    prepare_tiny_people(tmp_path / "people")
+    cfg = tiny_config(tmp_path / "people", "train.steps=2", "model.stage=1")
+
+    async def cell() -> dict[str, Any]:
+        return gap_jax.train_config(cfg, tmp_path / "run")
+
+    numbers = asyncio.run(cell())
+    assert numbers == gap_jax.train_config(cfg, tmp_path / "run"), "it is complete"
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text("utf-8").splitlines()
+    assert json.loads(rows[-1])["val/mAP"] == numbers["mAP"]
+
+
+def generalized(widths: tuple[int, ...], **arguments: Any) -> AttentionalPooling:
+    return gap_jax.GeneralizedAttentionalPooling(8, 3, widths, **arguments, rngs=nnx.Rngs(0))
+
+
+def attentional(**arguments: Any) -> AttentionalPooling:
+    return AttentionalPooling(8, 3, **arguments, rngs=nnx.Rngs(0))
+
+
+X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 8)), jnp.float32)
+
+
+def test_widths_alone_decide_the_layers() -> None:
+    for widths in ((), (4,), (6, 4, 2)):
+        saliency = generalized(widths).saliency
+        assert isinstance(saliency, FactoredSaliency) and len(saliency.chain) == len(widths)
+    np.testing.assert_array_equal(generalized(())(X), attentional()(X))
+
+
+@pytest.mark.parametrize("make", [attentional, lambda **each: generalized((4,), **each)])
+def test_the_constructor_takes_gate_init_and_dtypes(
+    make: Callable[..., AttentionalPooling],
+) -> None:
+    gated = make(gate_init="one", rank=2)
+    np.testing.assert_array_equal(gated.maps(X).bottom_up, jnp.ones((2, 3, 3, 2)))
+    halves = make(dtype=jnp.bfloat16, param_dtype=jnp.bfloat16)
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(halves))} == {jnp.dtype("bfloat16")}
+    assert halves(X).dtype == halves.maps(X).logits.dtype == jnp.float32
+    whole = make(init=nnx.initializers.normal(1))
+    exact, rounded = whole(X), make(init=nnx.initializers.normal(1), dtype=jnp.bfloat16)(X)
+    np.testing.assert_allclose(rounded, exact, rtol=0.05, atol=0.02)
+    assert (rounded != exact).any()
+
+
+def test_a_gate_beside_a_saliency_is_refused() -> None:
+    saliency = gap_jax.FactoredSaliency(8, (4,), rngs=nnx.Rngs(0))
+    with pytest.raises(ValueError, match="gate_init='one' has no effect with a saliency"):
+        attentional(saliency=saliency, gate_init="one")

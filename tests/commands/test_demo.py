@@ -1,0 +1,73 @@
+"""The demo on tiny people: it trains, reports, goes on where it was, and names real commands."""
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from gap_jax import cli, demo
+from gap_jax.flags import read_config
+from gap_jax.runtime.places import RunDir
+from tests.support.saved_runs import SMALL
+from tests.support.tiny_data import names_in, prepare_tiny_people
+
+TINY = [
+    f"--config.{each}"
+    for each in (*SMALL, "model.stage=1", "init.weights=", "init.allow_random=True",
+                 "optim.warmup_steps=0", "train.steps=2", "eval.every_steps=2")
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the demo finds people and leaves its runs."""
+    folder = tmp_path_factory.mktemp("demo")
+    prepare_tiny_people(folder / "people")
+    return folder
+
+
+def run_demo(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    places = ["--out", str(folder / "runs"), "--data", str(folder / "people")]
+    assert cli.main(["demo", "--quick", *places, *words, *TINY]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_demo_trains_and_reports_and_repeats_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_once = functools.cache(demo.write_report)  # a second page would say the same
+    monkeypatch.setattr(demo, "write_report", lambda roots, *rest: write_once(tuple(roots), *rest))
+    before = names_in(folder / "people")
+    printed = run_demo(folder, capsys)
+    assert names_in(folder / "people") == before  # they may be read-only
+    assert (folder / "runs" / "contact_sheet.html").is_file()
+    run = RunDir(folder / "runs" / "gap_pose")
+    assert (folder / "runs" / "report-quick.html").stat().st_size > 0
+    for stage in ("[1/4] draw and", "[2/4] check", "[3/4] train gap_pose", "[4/4] report"):
+        assert stage in printed
+    told = printed.rpartition("[4/4]")[2]
+    assert "mAP" in told and "s in all: draw and" in told
+    commands = [line.split() for line in told.splitlines() if line.startswith("  gap_jax")]
+    assert len(commands) > 2 and all(words[1] in cli.COMMANDS for words in commands)
+    ledger = run.ledger.read_bytes()
+    assert "is complete at step 2" in run_demo(folder, capsys)
+    assert run.ledger.read_bytes() == ledger
+
+
+def test_every_head_is_a_config_of_its_own() -> None:
+    for heads in (demo.QUICK, demo.DEFAULT, demo.FULL):
+        configs = [
+            read_config(
+                f"{demo.CONFIG}:{head.part},demo", [f"--config.{each}" for each in head.overrides]
+            )
+            for head in heads
+        ]
+        assert all(cfg.train.steps == configs[0].train.steps for cfg in configs)
+        assert all(cfg.init.weights == "drawn_objects" for cfg in configs)
+        assert len({repr(cfg) for cfg in configs}) == len(heads)
+        assert len({head.name for head in heads}) == len(heads)
+
+
+def test_two_scales_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["demo", "--quick", "--full"]) == 64
+    assert "not allowed with" in capsys.readouterr().err

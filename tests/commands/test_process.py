@@ -1,0 +1,269 @@
+"""A signal ends a command with one line and 75, from its first instant on and wherever it is."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from gap_jax import cli, errors, process
+
+pytestmark = pytest.mark.processes
+
+ROOT = Path(__file__).parents[2]
+STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LINE = "gap_jax: error 75: stopped by {}; run the same command again\n"
+HELD = """
+import ctypes, gc, os, signal, subprocess, sys, time
+from pathlib import Path
+from gap_jax import process
+def send(number=signal.SIGTERM): signal.raise_signal(number)
+"""
+
+
+@contextlib.contextmanager
+def begin(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Starts Python, and waits until its program has set a handler for SIGTERM."""
+    started = subprocess.Popen(
+        [sys.executable, *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until = time.monotonic() + 60
+        while not _catches(started.pid, signal.SIGTERM):
+            assert started.poll() is None and time.monotonic() < until
+            time.sleep(0.001)
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def _catches(pid: int, number: signal.Signals) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    caught = int(status.partition("SigCgt:\t")[2].split()[0], 16)
+    return bool(caught >> number - 1 & 1)
+
+
+def run(program: str, folder: Path) -> tuple[int, str, str]:
+    """The code, output and errors of a program around `process.run`."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELD + program], cwd=folder, capture_output=True, text=True,
+        timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize(
+    ("number", "command"),
+    [
+        (signal.SIGTERM, ["-m", "gap_jax", "data", "check", "nowhere"]),
+        (signal.SIGINT, ["-m", "gap_jax.main", "--config=configs/gap_pose.py"]),
+        (signal.SIGHUP, ["-m", "gap_jax", "report", "nowhere"]),
+    ],
+    ids=str,
+)
+def test_a_signal_while_a_command_imports_ends_it_with_one_line(
+    number: signal.Signals, command: list[str], tmp_path: Path
+) -> None:
+    with begin(command, tmp_path) as started:
+        started.send_signal(number)
+        out, err = started.communicate(timeout=30)
+    assert (started.returncode, out, err) == (75, "", LINE.format(number.name))
+
+
+def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
+    """Of the real command, in the middle of its work, with a child process."""
+    words = ["data", "prepare", "people", "--out", "new/people", "--train=4000"]
+    with begin(["-m", "gap_jax", *words], tmp_path) as started:
+        until = time.monotonic() + 120
+        while not list(tmp_path.rglob("*.jpg")):
+            assert started.poll() is None and time.monotonic() < until
+            time.sleep(0.01)
+        started.send_signal(signal.SIGTERM)
+        _, err = started.communicate(timeout=30)
+    assert (started.returncode, err) == (75, LINE.format("SIGTERM"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "swallow",
+    [
+        "gc.callbacks.append(lambda *_: (gc.callbacks.clear(), send(), len(''))); gc.collect()",
+        "ctypes.pythonapi.PyRun_SimpleString(b'send(); len(str())')",
+    ],
+    ids=["ignored", "printed"],
+)
+def test_a_signal_that_c_code_swallows_is_sent_again(swallow: str, tmp_path: Path) -> None:
+    """As jax's gc callback does, and modules of C++ that print what they cannot raise."""
+    program = (
+        "process.SEND_AGAIN_S = 1\n"
+        "def command():\n"
+        f"    {swallow}\n"
+        "    os.write(1, b'swallowed\\n'); time.sleep(30)\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (75, "swallowed\n", LINE.format("SIGTERM"))
+
+
+def test_code_that_replaces_the_exception_of_a_signal_does_not_make_it_a_bug(
+    tmp_path: Path,
+) -> None:
+    program = (
+        "def command():\n"
+        "    try: send(); time.sleep(1)\n"
+        "    except BaseException as error: raise ImportError('numpy failed') from error\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (75, "", LINE.format("SIGTERM"))
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
+def test_a_second_signal_ends_a_process_whose_main_thread_is_stuck_in_c(
+    second: signal.Signals, tmp_path: Path
+) -> None:
+    """C code that never returns to Python, as ctypes can hold the main thread there."""
+    program = (
+        "import ctypes, threading\n"
+        "process.ECHO_S = 0\n"
+        "def command():\n"
+        "    threading.Timer(0.3, send).start()\n"
+        f"    threading.Timer(0.6, send, [{int(second)}]).start()\n"
+        "    for number in process.list_signals(): signal.siginterrupt(number, False)\n"
+        "    ctypes.CDLL(None).sem_wait(ctypes.create_string_buffer(64))\n"
+        "sys.exit(process.run(command))"
+    )
+    code, _, err = run(program, tmp_path)
+    assert code == 75 and err.count("\n") == 1 and "at once by a second signal" in err
+
+
+def test_a_command_that_does_not_end_after_a_signal_is_ended(tmp_path: Path) -> None:
+    program = (
+        "process.END_WITHIN_S = 0.5\n"
+        "def command():\n"
+        "    try: send(); time.sleep(1)\n"
+        "    except BaseException: time.sleep(30)\n"
+        "sys.exit(process.run(command))"
+    )
+    code, _, err = run(program, tmp_path)
+    assert code == 75 and err.count("\n") == 1 and "still running 0.5 s after a signal" in err
+
+
+def test_a_start_that_makes_no_progress_ends_with_its_stacks(tmp_path: Path) -> None:
+    """As where a thread cannot start under ulimit -v, and C code waits for it for ever."""
+    program = (
+        "import ctypes\n"
+        "def wait_for_ever(): ctypes.CDLL(None).sem_wait(ctypes.create_string_buffer(64))\n"
+        "def command():\n"
+        "    process.limit_start(0.3, lambda: False)\n"
+        "    wait_for_ever()\n"
+        "sys.exit(process.run(command))"
+    )
+    code, _, err = run(program, tmp_path)
+    assert code == 76 and err.count("gap_jax: error 76: no first step within") == 1
+    assert "in wait_for_ever" in err.partition("gap_jax: error")[0]
+
+
+def test_a_start_that_has_begun_in_time_goes_on(tmp_path: Path) -> None:
+    program = (
+        "def command():\n"
+        "    process.limit_start(0.2, lambda: True)\n"
+        "    time.sleep(0.6)\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (0, "", "")
+
+
+def test_training_alone_limits_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits: list[float] = []
+    monkeypatch.setattr(process, "limit_start", lambda seconds, _: limits.append(seconds))
+    fields = [f"--config.data.root={tmp_path}", "--config.runtime.start_within_s=7"]
+    assert cli.main(["train", "--config=gap_pose:demo", *fields]) == 65
+    assert limits == [7] and "no prepared data" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", STOPS, ids=lambda each: each.name)
+def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    """As SIGHUP under nohup, and SIGINT in what a script starts with `&`."""
+    program = (
+        f"signal.signal({int(number)}, signal.SIG_IGN)\n"
+        f"sys.exit(process.run(lambda: send({int(number)}) or print('went on')))"
+    )
+    assert run(program, tmp_path) == (0, "went on\n", "")
+
+
+def test_a_swallowed_signal_is_sent_again_where_sigint_is_ignored(tmp_path: Path) -> None:
+    program = (
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "def command():\n"
+        "    gc.callbacks.append(lambda *_: (gc.callbacks.clear(), send(), len('')))\n"
+        "    gc.collect(); time.sleep(30)\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (75, "", LINE.format("SIGTERM"))
+
+
+def test_a_signal_while_the_line_of_a_refusal_is_written_keeps_it(tmp_path: Path) -> None:
+    program = (
+        "say = process.say\n"
+        "process.say = lambda *line: (send(), say(*line))\n"
+        "def command(): raise process.CannotWrite('full')\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (73, "", "gap_jax: error 73: full\n")
+
+
+def test_a_signal_between_the_command_and_its_end_keeps_its_code(tmp_path: Path) -> None:
+    program = (
+        "def profile(frame, event, _):\n"
+        "    if event == 'return' and frame.f_code is process.exit_code.__code__: send()\n"
+        "sys.setprofile(profile)\n"
+        "sys.exit(process.run(lambda: 3))"
+    )
+    assert run(program, tmp_path) == (3, "", "")
+
+
+def test_an_exit_with_a_text_is_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    """As of sys.exit('...') in a config."""
+    assert process.exit_code(lambda: sys.exit("no GPU here")) == 64
+    assert capsys.readouterr().err == "gap_jax: error 64: no GPU here\n"
+
+
+def test_a_reader_that_left_is_an_end_with_0() -> None:
+    """Also where another process of the run hears of it."""
+    assert errors.describe(process.ReaderGone()) == (0, "")
+
+
+def test_a_signal_after_the_command_keeps_its_code(tmp_path: Path) -> None:
+    program = "import atexit; atexit.register(send); sys.exit(process.run(lambda: 3))"
+    assert run(program, tmp_path) == (3, "", "")
+
+
+def test_a_signal_while_python_ends_keeps_the_code_too(tmp_path: Path) -> None:
+    """Python gives signals their usual effect again before it deletes what is left."""
+    program = (
+        "class Late:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 15)\n"
+        "def command(): sys.modules['late'] = Late(); return 3\n"
+        "late = Late()\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (3, "", "")
+
+
+def test_a_child_process_gets_the_usual_handlers(tmp_path: Path) -> None:
+    child = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
+    program = f"sys.exit(process.run(lambda: -subprocess.call([sys.executable, '-c', {child!r}])))"
+    assert run(program, tmp_path) == (15, "", "")

@@ -1,0 +1,224 @@
+"""Every row of the table of decoding decisions, and the limit of pixels."""
+
+import io
+import struct
+import subprocess
+import sys
+import warnings
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from data_pipelines.decode import DECISIONS, LARGEST_PX, decode, measure
+from data_pipelines.errors import DataError
+
+
+def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    checked = name + content
+    return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+
+def png(
+    width: int, height: int, bits: int, colour: int, rows: bytes = b"", extra: bytes = b""
+) -> bytes:
+    """A PNG written by hand, with whatever its header says and its rows hold."""
+    header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows, 9))
+    return b"\x89PNG\r\n\x1a\n" + body + chunk(b"IEND", b"")
+
+
+def smooth(width: int = 64, height: int = 48) -> Image.Image:
+    small = np.random.default_rng(0).integers(0, 256, (4, 5, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC)
+
+
+RED, GREEN = (200, 30, 60), (10, 180, 90)
+GREY, TRUE_COLOUR, GREY_ALPHA, COLOUR_ALPHA = 0, 2, 4, 6  # PNG's colour types
+
+
+def two_pixels(mode: str) -> Image.Image:
+    image = Image.new("RGB", (2, 1), RED)
+    image.putpixel((1, 0), GREEN)
+    return image.convert(mode)
+
+
+def palette_png() -> bytes:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, *GREEN])
+    image.putpixel((1, 0), 1)
+    return saved(image)
+
+
+def cmyk(*inks: int) -> bytes:
+    return saved(Image.new("CMYK", (8, 8), inks), "JPEG", quality=100, subsampling=0)
+
+
+def sixteen_bits(colour: int, *values: int) -> bytes:
+    return png(1, 1, 16, colour, b"\0" + struct.pack(f">{len(values)}H", *values))
+
+
+GOLDEN = {
+    "RGB": (saved(two_pixels("RGB")), [RED, GREEN]),
+    "RGB of 16 bits": (sixteen_bits(TRUE_COLOUR, 300, 30000, 65535), [(1, 117, 255)]),
+    "L": (saved(Image.new("L", (1, 1), 77)), [(77, 77, 77)]),
+    "L of 4 bits": (png(1, 1, 4, GREY, b"\0\x40"), [(68, 68, 68)]),
+    "1": (png(2, 1, 1, GREY, b"\0\x40"), [(0, 0, 0), (255, 255, 255)]),
+    "P": (palette_png(), [RED, GREEN]),
+    "I;16": (sixteen_bits(GREY, 30000), [(117, 117, 117)]),
+    "I;16 brightest": (sixteen_bits(GREY, 65535), [(255, 255, 255)]),
+    "LA opaque": (png(1, 1, 8, GREY_ALPHA, bytes([0, 77, 255])), [(77, 77, 77)]),
+    "LA clear": (png(1, 1, 8, GREY_ALPHA, bytes([0, 77, 0])), [(255, 255, 255)]),
+    "RGBA opaque": (png(1, 1, 8, COLOUR_ALPHA, bytes([0, *RED, 255])), [RED]),
+    "RGBA half": (png(1, 1, 8, COLOUR_ALPHA, bytes([0, 0, 0, 0, 128])), [(127, 127, 127)]),
+    "RGBA clear": (png(1, 1, 8, COLOUR_ALPHA, bytes([0, *RED, 0])), [(255, 255, 255)]),
+    "RGBA of 16 bits": (sixteen_bits(COLOUR_ALPHA, 0x4D4D, 0, 65535, 65535), [(77, 0, 255)]),
+    "transparency of P": (saved(two_pixels("P"), transparency=0), None),
+    "transparency of RGB": (saved(two_pixels("RGB"), transparency=RED), [(255,) * 3, GREEN]),
+    "transparency of L": (
+        png(2, 1, 8, GREY, bytes([0, 7, 9]), chunk(b"tRNS", b"\0\x07")),
+        [(255, 255, 255), (9, 9, 9)],
+    ),
+    "transparency of 16-bit grey": (
+        png(1, 1, 16, GREY, b"\0\x75\x30", chunk(b"tRNS", b"\x75\x30")),
+        [(117, 117, 117)],
+    ),
+    "CMYK no ink": (cmyk(0, 0, 0, 0), [(255, 255, 255)] * 64),
+    "CMYK cyan": (cmyk(255, 0, 0, 0), [(0, 255, 255)] * 64),
+    "CMYK black": (cmyk(0, 0, 0, 255), [(0, 0, 0)] * 64),
+    "CMYK half": (cmyk(0, 102, 0, 51), [(204, 122, 204)] * 64),
+}
+
+
+@pytest.mark.parametrize("case", GOLDEN)
+def test_pixels_follow_the_table(case: str) -> None:
+    data, expected = GOLDEN[case]
+    image = decode(data)
+    assert image.dtype == np.uint8
+    assert measure(data) == (image.shape[1], image.shape[0])
+    if expected is not None:
+        np.testing.assert_array_equal(image.reshape(-1, 3), expected)
+
+
+def test_every_decision_has_its_golden_pixels() -> None:
+    shown = {case.split()[0] for case in GOLDEN}
+    assert set(DECISIONS) <= shown
+    assert all(reason for _, reason in DECISIONS.values())
+
+
+def test_palette_transparency_lies_over_white() -> None:
+    image = Image.new("P", (2, 1), 0)
+    image.putpalette([*RED, *GREEN])
+    image.putpixel((1, 0), 1)
+    np.testing.assert_array_equal(decode(saved(image, transparency=0))[0], [(255,) * 3, GREEN])
+
+
+JPEGS: dict[str, dict[str, object]] = {
+    "baseline": {},
+    "progressive": {"progressive": True},
+    "optimised": {"optimize": True},
+    "no subsampling": {"subsampling": 0},
+    "stored as RGB": {"keep_rgb": True},
+    "with restarts": {"restart_marker_rows": 1},
+}
+
+
+@pytest.mark.parametrize("case", JPEGS)
+def test_jpegs_decode_as_pillow_decodes_them(case: str) -> None:
+    data = saved(smooth(), "JPEG", **JPEGS[case])
+    np.testing.assert_array_equal(decode(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
+def test_a_grey_jpeg_has_three_equal_channels() -> None:
+    data = saved(smooth().convert("L"), "JPEG")
+    expected = np.asarray(Image.open(io.BytesIO(data)))
+    np.testing.assert_array_equal(decode(data), np.stack([expected] * 3, axis=-1))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_ignored(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    for kind in ("JPEG", "PNG"):
+        turned, plain = saved(smooth(), kind, exif=exif), saved(smooth(), kind)
+        assert len(turned) > len(plain)
+        np.testing.assert_array_equal(decode(turned), decode(plain))
+        assert measure(turned) == (64, 48)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (5000, 2), (2, 5000), (65000, 1)])
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_odd_sizes_decode(kind: str, width: int, height: int) -> None:
+    data = saved(Image.new("RGB", (width, height), RED), kind)
+    assert measure(data) == (width, height)
+    assert decode(data).shape == (height, width, 3)
+    assert np.abs(decode(data).astype(int) - RED).max() <= 2
+
+
+@pytest.mark.parametrize("subsampling", ["444", "422", "420", "440", "411"])
+def test_inks_decode_as_pillow_decodes_them(subsampling: str) -> None:
+    inks = np.random.default_rng(0).integers(0, 256, (47, 61, 4), dtype=np.uint8)
+    ycck = simplejpeg.encode_jpeg(inks, colorspace="CMYK", colorsubsampling=subsampling)
+    for data in (ycck, saved(Image.fromarray(inks, "CMYK"), "JPEG")):
+        expected = Image.open(io.BytesIO(data)).convert("RGB")
+        np.testing.assert_array_equal(decode(data), np.asarray(expected))
+
+
+JPEG = saved(smooth(), "JPEG")
+
+
+def jpeg_that_claims(width: int, height: int) -> bytes:
+    size = JPEG.index(b"\xff\xc0") + 5
+    return JPEG[:size] + struct.pack(">HH", height, width) + JPEG[size + 4 :]
+
+
+BOMBS = {
+    "PNG of 90 Mpx": png(9500, 9500, 8, TRUE_COLOUR, bytes(9500 * 9501)),
+    "PNG of 4 Gpx": png(2**16, 2**16, 8, TRUE_COLOUR),
+    "PNG just over": png(LARGEST_PX + 1, 1, 8, GREY),
+    "JPEG of 90 Mpx": jpeg_that_claims(9500, 9500),
+    "JPEG of 4 Gpx": jpeg_that_claims(65500, 65500),
+}
+
+
+@pytest.mark.parametrize("case", BOMBS)
+def test_bombs_are_refused_from_the_header_without_a_warning(case: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for read in (measure, decode):
+            with pytest.raises(DataError, match=r"pixels, more than 50 million; shrink it$"):
+                read(BOMBS[case])
+
+
+def test_bombs_take_no_memory() -> None:
+    script = """
+import resource, sys
+from data_pipelines.decode import decode
+from data_pipelines.errors import DataError
+from tests.data.test_decode import BOMBS
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for data in BOMBS.values():
+    try:
+        decode(data)
+    except DataError:
+        continue
+    sys.exit("a bomb was decoded")
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 32 * 1024
+
+
+def test_pillow_still_refuses_truncated_files() -> None:
+    from PIL import ImageFile
+
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False

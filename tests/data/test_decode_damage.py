@@ -1,0 +1,93 @@
+"""Every kind of file that is refused, and every damage that can be seen."""
+
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from data_pipelines.decode import decode
+from data_pipelines.errors import DataError
+from tests.data.test_decode import GREY, JPEG, TRUE_COLOUR, chunk, png, saved, smooth
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+def test_bytes_behind_the_end_are_overlooked(kind: str) -> None:
+    data = saved(smooth(), kind)
+    np.testing.assert_array_equal(decode(data + b"trailing junk"), decode(data))
+
+
+def png_of_every_chunk() -> bytes:
+    image = Image.new("P", (6, 5))
+    image.putpalette(range(48))
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "checked")
+    return saved(image, transparency=0, pnginfo=text, icc_profile=b"any", dpi=(72, 72))
+
+
+def test_every_flipped_bit_of_a_png_is_refused() -> None:
+    data = png_of_every_chunk()
+    assert all(name in data for name in (b"PLTE", b"tRNS", b"tEXt", b"iCCP", b"pHYs", b"IEND"))
+    decode(data)
+    for place in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[place // 8] ^= 1 << place % 8
+        with pytest.raises(DataError):
+            decode(bytes(flipped))
+
+
+def damaged(data: bytes) -> bytes:
+    middle = len(data) * 3 // 4
+    return data[:middle] + b"\xff\xd9" + data[middle:]
+
+
+def padded(data: bytes) -> bytes:
+    start = data.index(b"\xff\xda")
+    return data[:start] + b"\0\0" + data[start:]
+
+
+PROGRESSIVE = saved(smooth(), "JPEG", progressive=True)
+INKS = saved(smooth().convert("CMYK"), "JPEG")
+SAMPLED = saved(smooth().convert("CMYK"), "JPEG", subsampling=2)  # black as rarely as colours
+REFUSED = {
+    "empty": (b"", "it is empty"),
+    "one byte": (b"x", "it is no image; JPEG and PNG are read"),
+    "text": (b"<html>not found</html>", "it is no image; JPEG and PNG are read"),
+    "GIF": (saved(smooth(), "GIF"), "it is a GIF; JPEG and PNG are read"),
+    "WebP": (b"RIFF\0\0\0\0WEBPVP8 ", "it is a WebP; JPEG and PNG are read"),
+    "BMP": (saved(smooth(), "BMP"), "it is a BMP; JPEG and PNG are read"),
+    "TIFF": (saved(smooth(), "TIFF"), "it is a TIFF; JPEG and PNG are read"),
+    "JPEG half": (JPEG[: len(JPEG) // 2], "cut off"),
+    "JPEG without its last tenth": (JPEG[: len(JPEG) * 9 // 10], "cut off"),
+    "JPEG without its end": (JPEG[:-2], "cut off"),
+    "JPEG that ends early inside": (damaged(JPEG), "cut off"),
+    "JPEG start only": (JPEG[:3], "cut off"),
+    "JPEG header only": (JPEG[:200], "cut off"),
+    "JPEG and garbage": (JPEG[:3] + bytes(500), "cut off"),
+    "JPEG with bytes between its parts": (padded(JPEG), "extraneous bytes"),
+    "JPEG of inks that ends early inside": (damaged(INKS), "premature end of data segment"),
+    "JPEG of inks with bytes between its parts": (padded(INKS), "extraneous bytes"),
+    "JPEG of unusual sampling": (SAMPLED, "sampled in a way that is not read"),
+    "progressive half": (PROGRESSIVE[: len(PROGRESSIVE) // 2], "cut off"),
+    "PNG half": (saved(smooth())[:2000], "cut off"),
+    "PNG header only": (saved(smooth())[:33], "cut off"),
+    "PNG start only": (saved(smooth())[:12], "cut off"),
+    "PNG without its end": (saved(smooth())[:-12], "it ends before its IEND chunk"),
+    "PNG with half its end": (saved(smooth())[:-1], "it ends before its IEND chunk"),
+    "PNG with too few rows": (png(5, 5, 8, TRUE_COLOUR, b"\0"), "cut off"),
+    "PNG of no width": (png(0, 5, 8, TRUE_COLOUR), "cut off"),
+    "PNG of unknown kind": (png(5, 5, 8, 9), "cut off"),
+    "PNG with a bomb of text": (
+        png(1, 1, 8, GREY, b"\0\0", chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(2**27)))),
+        "cut off",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_decoded_is_refused_in_one_line(case: str) -> None:
+    data, reason = REFUSED[case]
+    with pytest.raises(DataError) as refusal:
+        decode(data)
+    assert reason in str(refusal.value)
+    assert len(str(refusal.value).splitlines()) == 1

@@ -1,0 +1,69 @@
+"""Where `gap_jax evaluate` writes its scores, and what it prints where it cannot."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gap_jax import cli
+from gap_jax.evaluation import evaluate
+from tests.support.saved_runs import prepare_run
+from tests.support.saved_states import plan_fault
+from tests.support.tiny_data import SIZES, names_in
+
+
+def test_a_run_that_cannot_be_written_is_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its folder of evaluations is a file, as the tests may run as root."""
+    run, _ = prepare_run(tmp_path, steps={2: 0.5})
+    (run / "eval").write_text("")
+    capsys.readouterr()
+    assert cli.main(["evaluate", str(run)]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("warning: the scores will not be kept (cannot write ")
+    assert json.loads(said[-1])["examples"] == SIZES["val"]
+
+    out = tmp_path / "deep" / "out"
+    command = ["evaluate", str(run), "--out", str(out)]
+    with monkeypatch.context() as patch:
+        plan_fault(patch, "files.before_rename:enospc")
+        assert cli.main(command) == 73
+    printed = capsys.readouterr()
+    assert "no room to write" in printed.err and printed.out.splitlines()[-1] == said[-1]
+
+    assert cli.main(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == said[-1] and f"are in {out}" in lines[-2]
+    assert names_in(out) == ["metrics.json", "per_class.csv", "scores.npz"]
+
+    monkeypatch.setattr(evaluate, "score", pytest.fail)  # what follows is refused before it
+    for taken in (out, run / "eval" / "out"):
+        assert cli.main(["evaluate", str(run), "--out", str(taken)]) == 73
+        printed = capsys.readouterr()
+        assert printed.out == "" and printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_two_evaluations_do_not_write_one_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, named: bool
+) -> None:
+    run, _ = prepare_run(tmp_path, steps={2: 0.5})
+    command = ["evaluate", str(run), *(["--out", str(tmp_path / "out")] if named else [])]
+    folder = tmp_path / "out" if named else run / "eval" / "val" / "step_00000002"
+    score = evaluate.score
+
+    def score_twice(*arguments: Any) -> evaluate.Scores | None:
+        with monkeypatch.context() as patch:
+            patch.setattr(evaluate, "score", pytest.fail)
+            assert cli.main(command) == 77
+        return score(*arguments)
+
+    monkeypatch.setattr(evaluate, "score", score_twice)
+    capsys.readouterr()
+    assert cli.main(command) == 0
+    printed = capsys.readouterr()
+    assert f"{folder} is in use by process" in printed.err and printed.err.count("\n") == 1
+    assert json.loads(printed.out.splitlines()[-1])["examples"] == SIZES["val"]
+    assert names_in(folder) == ["metrics.json", "per_class.csv", "scores.npz"]

@@ -1,0 +1,238 @@
+"""The page is whole in itself and shows names as text; what cannot be reported ends in one line."""
+
+import dataclasses
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines import manifest
+from gap_jax import cli
+from gap_jax.explain.report.comparison import Comparison
+from gap_jax.explain.report.measure import mask_file
+from gap_jax.explain.report.write import place_of, write_report
+from gap_jax.runtime.places import RunDir
+from tests.data.test_pages import EVIL, Reader
+from tests.support.reported_runs import evaluate_run, write_rows
+from tests.support.saved_runs import tiny_config
+from tests.support.tiny_data import build, prepare_tiny_people, tiny_data
+
+ODD = '"><script>alert(1)</script>'
+LONG = "{{ 7 * 7 }}" + "n" * 100_000
+STAGE = "model.stage=1"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Data with hostile names and masks, and three runs on them: two seeds of one, and another."""
+    folder = tmp_path_factory.mktemp("reported")
+    raw = tiny_data(folder, sizes={"train": 3, "val": 6})
+    entries = raw.splits["val"].entries
+    entries[0] = dataclasses.replace(entries[0], id=ODD)
+    raw = dataclasses.replace(raw, classes=(EVIL, "a&b", LONG))
+    data = build(folder / "data", raw)
+    masks = {Path(entry.id).stem: np.zeros((44, 60), np.uint8) for entry in entries}
+    for each in masks.values():
+        each[10:30, 20:40] = 1
+    mask_file(folder / "data").parent.mkdir(exist_ok=True)
+    np.savez_compressed(mask_file(folder / "data"), allow_pickle=False, **masks)
+    for name, parts, words in (
+        ("mean", "mean,demo", ()),
+        ("pose", "gap_pose,demo", ()),
+        ("seed 1", "gap_pose,demo", ("train.seed=1",)),
+    ):
+        cfg = tiny_config(folder / "data", STAGE, *words, parts=parts)
+        evaluate_run(folder / name, cfg, data, {10: 3.0, 20: 1.0})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(made: Path) -> tuple[Reader, Comparison, str]:
+    """The page of all three runs."""
+    roots = [made / name for name in ("mean", "seed 1", "pose")]
+    compared = write_report(roots, made / "page.html")
+    text = (made / "page.html").read_text("utf-8")
+    return Reader(text), compared, text
+
+
+def copied(made: Path, folder: Path, name: str = "mean") -> Path:
+    """A run of one's own to spoil."""
+    return shutil.copytree(made / name, folder / "copy")
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
+    """The one line of a command that fails."""
+    capsys.readouterr()
+    code = cli.main(["report", *map(str, words)])
+    (line,) = capsys.readouterr().err.splitlines()
+    head, _, rest = line.partition(f"gap_jax: error {code}: ")
+    assert head == ""
+    return f"{code}: {rest}"
+
+
+def test_the_page_is_whole_in_itself(page: tuple[Reader, Comparison, str]) -> None:
+    found, _, text = page
+    assert not found.tags & {"script", "link", "iframe", "object", "foreignobject"}
+    for address in found.addresses:
+        assert address.startswith(("data:image/jpeg;base64,", "#")), address
+    for anchor in (address for address in found.addresses if address.startswith("#")):
+        assert f'id="{anchor[1:]}"' in text
+    assert all(image["alt"] for image in found.images)
+    assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
+    assert "http://" not in text.replace("http-equiv", "") and "url(" not in text
+    assert "no-repeat local" in text  # the shade that shows where a table goes on
+    assert "prefers-color-scheme: dark" in text and "@media print" in text
+    assert text.count("<svg viewBox") == 2 + 2 and text.count("<desc ") == 2
+    assert len(text) < 2**20
+
+
+def test_axes_stand_at_the_edges_of_their_charts(page: tuple[Reader, Comparison, str]) -> None:
+    """58 px and 24 px beside the curves, 46 px below them, of 640 x 300."""
+    _, _, text = page
+    assert 'viewBox="0 0 640 300"' in text
+    assert re.search(r'd="M58 [\d.]+ L616 ', text)
+    assert re.search(r'd="M([\d.]+) 254 L\1 259"', text)
+
+
+def test_a_mistake_is_told_with_its_counts_and_pictures(
+    page: tuple[Reader, Comparison, str],
+) -> None:
+    _, _, text = page
+    told = r"<h3>[^<]+ taken for [^<]+</h3>\s*<p class=\"counts\">mean pooling: \d[^<]*, GAP-CNN"
+    mistakes = re.split(told, text.split('<ul class="mistakes">')[1].split("</ul>")[0])[1:]
+    assert mistakes and all("<img " in pictures for pictures in mistakes)
+
+
+def test_names_show_as_text(page: tuple[Reader, Comparison, str]) -> None:
+    found, _, text = page
+    for name in (EVIL, ODD, "a&b", "{{ 7 * 7 }}"):
+        assert name in found.text()
+    assert EVIL not in text and len(max(text.split(), key=len)) < 50_000
+    assert any(EVIL in (image["alt"] or "") for image in found.images)
+
+
+def test_the_page_tells_what_was_found(page: tuple[Reader, Comparison, str]) -> None:
+    found, compared, _ = page
+    assert [method.name for method in compared.methods] == [
+        "mean pooling", "GAP-CNN (T=2) + pose",
+    ]  # fmt: skip
+    assert [run.step for method in compared.methods for run in method.runs] == [20, 20, 20]
+    told = found.text()
+    assert "split val: 6 labelled images of 3 classes" in told
+    assert "not to be compared with the papers\u2019 MPII figures" in told
+    assert "GAP-CNN (T=2) + pose minus mean pooling" in told
+    assert "h is constant: no number" in told and "6 images whose masks reach" in told
+    assert "model.pooling gap mean gap" in told
+    assert "highest mAP %" in told and "10.0 at 10, 10.0 at 10" in told
+    assert "a small test set overstates" in told
+    assert "has not ended: its numbers are of step 20 of 495" in told
+    assert "no pose branch" in told and "what 1 stands for: mean pooling, bottom-up" in told
+    assert told.count("mean pooling says") == 6
+
+
+def test_one_run_of_data_without_masks(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = copied(made, tmp_path, "pose")
+    write_rows(run, {})
+    with RunDir(run).metrics.open("a") as file:
+        file.write('{"step": 3, "val/m')
+    content = json.loads(RunDir(run).manifest.read_text())
+    content["completed_step"] = 20
+    content["attempts"][-1] |= {
+        "command": f"run {EVIL}", "revision": None, "devices": {"kind": "cpu", "count": 8},
+        "packages": {"jax": "0.0.7"},
+    }  # fmt: skip
+    RunDir(run).manifest.write_text(json.dumps(content))
+    shutil.copytree(made / "data", tmp_path / "moved")
+    mask_file(tmp_path / "moved").unlink()
+    assert cli.main(["report", str(run), "--data", str(tmp_path / "moved")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"report: {run / 'report.html'}"
+    told = Reader((run / "report.html").read_text("utf-8")).text()
+    assert "Not measured: people in " in told and "has no masks" in told
+    assert "No run left a metrics.jsonl with numbers to draw" in told
+    assert "Differences" not in told and "Worth a look" not in told
+    assert f"run {EVIL}" in told and "devices: count 8" in told and "jax 0.0.7" in told
+
+
+def test_where_a_report_goes(made: Path) -> None:
+    assert place_of([made / "mean"]) == made / "mean" / "report.html"
+    assert place_of([made / "mean", made / "pose"]) == made / "report.html"
+
+
+def test_what_is_no_run_or_has_no_scores(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert refused(capsys).startswith("64: the following arguments are required: RUN")
+    assert refused(capsys, tmp_path).startswith(
+        f"66: {tmp_path} is no run: it holds no config.json"
+    )
+    for name in ("config.json", "preprocess.json"):
+        (tmp_path / "export").mkdir(exist_ok=True)
+        (tmp_path / "export" / name).touch()
+    assert "export is an exported model, which" in refused(capsys, tmp_path / "export")
+    mean = made / "mean"
+    assert refused(capsys, mean, mean / ".." / "mean").endswith(
+        "is given twice; name each run once"
+    )
+    run = copied(made, tmp_path)
+    scores = RunDir(run).scores("val", 20) / "scores.npz"
+    scores.write_bytes(scores.read_bytes()[:-40])
+    assert refused(capsys, run).startswith(f"65: {scores} is not whole")
+    scores.unlink()
+    assert refused(capsys, run).startswith("65: no scores in ")
+    RunDir(run).manifest.write_text("{}")
+    shutil.rmtree(RunDir(run).evaluation)
+    assert refused(capsys, run).startswith(f"65: {run} has no evaluation of split 'val'; run gap_")
+    shutil.copytree(RunDir(mean).evaluation, RunDir(run).evaluation)
+    assert refused(capsys, run).startswith(f"66: {RunDir(run).manifest} cannot be used")
+    shutil.copy(RunDir(mean).manifest, RunDir(run).manifest)
+    shutil.rmtree(RunDir(run).checkpoints)
+    assert refused(capsys, run, "--out", tmp_path / "x.html").startswith("66: no good checkpoint")
+    assert not (tmp_path / "x.html").exists()
+
+
+def test_runs_on_other_images_are_refused_together(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = prepare_tiny_people(tmp_path / "data")
+    cfg = tiny_config(tmp_path / "data", STAGE, parts="mean,demo")
+    evaluate_run(tmp_path / "other", cfg, other, {20: 1.0})
+    line = refused(capsys, made / "mean", tmp_path / "other")
+    assert line.startswith("66: ") and f"{other.fingerprint}; report them apart" in line
+    assert str(made / "mean") in line and str(tmp_path / "other") in line
+    data = manifest.load(made / "data")
+    cfg = tiny_config(made / "data", STAGE, "data.eval_split=train", parts="mean,demo")
+    run = evaluate_run(tmp_path / "train", cfg, data, {20: 1.0})
+    (RunDir(run).evaluation / "val").rename(RunDir(run).evaluation / "train")
+    assert "evaluated on splits 'val' and 'train'; report" in refused(capsys, made / "mean", run)
+    run = copied(made, tmp_path)
+    place = RunDir(run).scores("val", 20) / "scores.npz"
+    with np.load(place) as held:
+        fields = dict(held)
+    np.savez(place, **{**fields, "ids": fields["ids"] + 1})
+    assert "6 and 6 images, not the same ones" in refused(capsys, made / "pose", run)
+    np.savez(place, **{**fields, "labels": fields["labels"][::-1]})
+    assert "evaluated on other labels" in refused(capsys, made / "pose", run)
+    np.savez(place, **{**fields, "logits": fields["logits"][:, :2]})
+    assert "are of 2 classes and the run has 3; evaluate again" in refused(capsys, run)
+
+
+def test_data_that_are_gone_and_places_that_cannot_be_written(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = made / "mean"
+    assert refused(capsys, run, "--data", tmp_path).startswith(
+        f"65: no prepared data in {tmp_path}"
+    )
+    prepare_tiny_people(tmp_path / "other")
+    line = refused(capsys, run, "--data", tmp_path / "other")
+    assert line.startswith(f"66: {run} was trained on data with fingerprint ")
+    assert refused(capsys, run, "--out", tmp_path).startswith(f"73: {tmp_path} is a folder; name a")
+    taken = tmp_path / "file"
+    taken.write_text("")
+    assert refused(capsys, run, "--out", taken / "x.html").startswith("73: cannot write ")

@@ -1,0 +1,85 @@
+"""The training step, the same in any number of parts; the evaluation step, as fast as it can be."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gap_jax.errors import ConfigError
+from gap_jax.learning import steps
+from gap_jax.learning.sharding import make_mesh
+from tests.support.step_courses import (
+    assert_agree,
+    compile_step,
+    configure,
+    count_convolutions,
+    lower_step,
+    set_up,
+    take_steps,
+)
+
+CPU = Path("/proc/cpuinfo")
+REMAT = (("model.remat", True),)
+
+
+@pytest.mark.parametrize("parts", [4, 8], ids=["4 unrolled", "8 scanned"])
+def test_parts_make_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each part is of whole norm groups. On CPU only many parts are scanned, elsewhere all are."""
+    monkeypatch.setattr(steps, "LONGEST_UNROLLED", 4)
+    values = (("train.accumulate", parts),)
+    whole, cut = (count_convolutions(compile_step(1, each)[1].as_text()) for each in ((), values))
+    assert cut == (4 * whole if parts == 4 else whole)
+    assert_agree(take_steps(3, 1), take_steps(3, 1, values))
+
+
+def test_recomputed_activations_change_no_number() -> None:
+    """XLA gets each convolution, the pose branch's too, twice; on CPU it finds that out."""
+    kept, recomputed = (
+        count_convolutions(lower_step(1, values)[1].as_text()) for values in ((), REMAT)
+    )
+    cfg = configure()
+    assert recomputed - kept == cfg.model.stage + len(cfg.pose.hidden)
+    assert_agree(take_steps(3, 1), take_steps(3, 1, REMAT))
+
+
+def test_batches_that_do_not_divide_are_refused() -> None:
+    with pytest.raises(
+        ConfigError, match="accumulate=44 is not divisible by 8 devices; use 40 or 48"
+    ):
+        make_mesh(configure((("train.batch_size", 44), ("model.norm_group_size", 4))))
+    with pytest.raises(ConfigError, match=r"mesh\.fsdp=3 does not divide 8 devices"):
+        make_mesh(configure((("mesh.fsdp", 3),)))
+
+
+@pytest.mark.parametrize("slows_down", [True, False])
+def test_an_evaluation_step_takes_ynnpack_where_it_is_faster(
+    slows_down: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steps, "has_avx512", lambda: slows_down)
+    setup, batch = set_up(1, (("train.batch_size", 16), ("eval.batch_size", 16)))
+    step = steps.jit_eval_step(setup.model, setup.mesh)
+    compiled = step.lower(setup.target.variables, batch).compile().as_text()
+    assert ("ynn_fusion" in compiled) != slows_down
+
+
+@pytest.mark.skipif(not CPU.exists(), reason="needs Linux: /proc/cpuinfo")
+def test_the_widest_instructions_are_known() -> None:
+    flags = re.search(r"^flags\s*:(.*)$", CPU.read_text("utf-8"), re.MULTILINE)
+    assert steps.has_avx512() == bool(flags and "avx512vl" in flags[1].split())
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        ({"baseline": ["X86_V2"], "found": ["X86_V3", "X86_V4"]}, True),
+        ({"baseline": ["SSE"], "found": ["AVX2", "AVX512_SKX"]}, True),
+        ({"baseline": ["X86_V2"], "found": ["X86_V3"], "not found": ["X86_V4"]}, False),
+        ({"baseline": ["NEON"]}, False),
+    ],
+)
+def test_who_has_avx512(
+    names: dict[str, list[str]], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(np, "show_config", lambda **_: {"SIMD Extensions": names})
+    assert steps.has_avx512() == expected

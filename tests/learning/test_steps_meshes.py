@@ -1,0 +1,144 @@
+"""The training step on 1, on 8 and on 4 x 2 devices: where it leads, and what it moves."""
+
+from pathlib import Path
+
+import jax
+import pytest
+from jaxtyping import Array
+
+from benchmarks.scaling.collectives import Collective, find_collectives
+from gap_jax.learning.setup import Setup
+from gap_jax.learning.sharding import make_mesh, replicated
+from gap_jax.model_config import Colours
+from gap_jax.models import network
+from gap_jax.models.backbones.small import LAYERS
+from gap_jax.models.network import normalise
+from gap_jax.runtime.checkpoint import Checkpoints
+from tests.support.step_courses import (
+    Course,
+    Values,
+    assert_agree,
+    begin,
+    compile_step,
+    configure,
+    count_convolutions,
+    distance,
+    lower_step,
+    take_steps,
+    walk,
+)
+
+FSDP: Values = (("mesh.fsdp", 2),)
+Shape = tuple[int, ...]
+
+
+def is_on_the_way_forward(collective: Collective) -> bool:
+    """Whether only differentiated code asked for it, and none of its gradients.
+
+    Means that ride along with the gradients at the end do not hold anything up.
+    """
+    return "jvp(" in collective.source and "transpose(jvp(" not in collective.source
+
+
+def plain(shape: Shape) -> Shape:
+    """The axes longer than 1, sorted: XLA transposes, and adds or drops others, as it likes."""
+    return tuple(sorted(size for size in shape if size > 1))
+
+
+def shapes_of(setup: Setup) -> set[Shape]:
+    """Those of the parameters and statistics, and of the pieces that a device holds."""
+    leaves = jax.tree.leaves(setup.target.variables)
+    whole = {plain(leaf.shape) for leaf in leaves}
+    return whole | {plain(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves}
+
+
+def collectives(values: Values = ()) -> tuple[Setup, list[Collective]]:
+    setup, step = compile_step(8, values)
+    found = find_collectives(step.as_text())
+    return setup, [each._replace(shapes=tuple(map(plain, each.shapes))) for each in found]
+
+
+@pytest.mark.parametrize("values", [(), FSDP], ids=["data 8", "data 4 fsdp 2"])
+def test_the_mesh_changes_nothing(values: Values) -> None:
+    """Ten steps with dropout, EMA, unlabelled images: every single leaf agrees."""
+    alone, spread = take_steps(10, 1), take_steps(10, 8, values)
+    assert int(spread.state.step) == 10
+    assert_agree(alone, spread)
+    assert distance(begin(compile_step(1)[0]).variables, alone.state.variables) > 1e-3
+
+
+def test_a_run_moves_between_meshes(tmp_path: Path) -> None:
+    """Three steps on 8 devices, three on one, four on 4 x 2, by way of checkpoints."""
+
+    def go_on(first: int, last: int, devices: int, values: Values = ()) -> Course:
+        setup, _ = compile_step(devices, values)
+        with Checkpoints(tmp_path, warn=pytest.fail) as checkpoints:
+            restored = checkpoints.resume(setup.target)
+            state = restored.state if restored else begin(setup)
+            assert int(state.step) == first
+            state, told = walk(state, range(first, last), devices, values)
+            checkpoints.save(last, state, {})
+            checkpoints.finish(last)
+        return Course(jax.device_get(state), told)
+
+    courses = go_on(0, 3, 8), go_on(3, 6, 1), go_on(6, 10, 8, FSDP)
+    told = [metrics for course in courses for metrics in course.metrics]
+    assert_agree(take_steps(10, 1), Course(courses[-1].state, told))
+
+
+def test_data_parallel_reduces_once_and_never_on_the_way_forward() -> None:
+    """16 images a device: the gradients and all means together, and before them a count."""
+    setup, found = collectives()
+    assert {each.name for each in found} == {"all-reduce"}
+    assert 1 <= len(found) <= 3
+    assert not any(map(is_on_the_way_forward, found))
+    apart = [each for each in found if "transpose(jvp(" not in each.source]
+    assert all(each.shapes == ((),) for each in apart), "more than the number of labels"
+    [gradients] = [each for each in found if each not in apart]
+    leaves = jax.tree.leaves(setup.target.variables.params)
+    assert {plain(leaf.shape) for leaf in leaves} <= set(gradients.shapes)
+
+
+def test_groups_that_span_devices_are_seen_on_the_way_forward() -> None:
+    """The search can find something: norm over all images needs a mean in every layer.
+
+    And so can the comparison of courses: other groups lead elsewhere.
+    """
+    values = (("model.norm_group_size", 128),)
+    _, found = collectives(values)
+    assert sum(map(is_on_the_way_forward, found)) >= 2
+    one, other = take_steps(3, 8), take_steps(3, 8, values)
+    assert distance(one.state.variables, other.state.variables) > 1e-3
+
+
+def test_fsdp_gathers_parameters_and_moves_no_activation() -> None:
+    setup, found = collectives(FSDP)
+    split = {
+        plain(leaf.shape)
+        for leaf in jax.tree.leaves(setup.target.variables.params)
+        if not leaf.sharding.is_fully_replicated
+    }
+    gathered = [each for each in found if each.name == "all-gather"]
+    assert split and {shape for each in gathered for shape in each.shapes} == split
+    assert not any(map(is_on_the_way_forward, found))
+    assert {each.name for each in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
+    assert {shape for each in found for shape in each.shapes} <= shapes_of(setup) | {()}
+
+
+def test_activations_that_move_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shapes can betray something: here every device asks for all the images."""
+
+    def gather(image: Array, mean: Colours, scale: Colours) -> Array:
+        whole = replicated(make_mesh(configure(FSDP)))
+        return jax.lax.with_sharding_constraint(normalise(image, mean, scale), whole)
+
+    monkeypatch.setattr(network, "normalise", gather)
+    setup, found = collectives((*FSDP, ("train.seed", 1)))
+    assert {shape for each in found for shape in each.shapes} - shapes_of(setup) - {()}
+
+
+def test_a_step_convolves_three_times_for_a_3x3_layer_and_never_for_a_1x1_one() -> None:
+    """Forward, by the data, by the weights; the first layer has no gradient by the data."""
+    text = lower_step(1, (("model.stage", 0),))[1].as_text()
+    pose_branch = 1
+    assert count_convolutions(text) == 3 * (len(LAYERS) + pose_branch) - 1

@@ -1,0 +1,78 @@
+"""The campaign's own promises: it goes on where it was stopped, and a divergence fails it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.campaigns import faults
+from tests.campaigns.cases import Case, Site, Verdict, draw_cases
+from tests.support.tiny_training import Proof
+
+UNBROKEN = faults.Unbroken(Proof({}, (), {}), 1.0)
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+
+
+class Campaign:
+    """A campaign whose cases cost nothing; it stops before some case, and some case diverges."""
+
+    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.folder, self.page = folder, folder / "page.md"
+        self.page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", "utf-8")
+        self.done: list[str] = []
+        self.stop_before = self.diverging = ""
+        patch.setattr(faults, "train_unbroken", lambda *_: UNBROKEN)
+        patch.setattr(faults, "damage_in_place", lambda *_: iter(()))
+        patch.setattr(faults, "suffer", self._suffer)
+
+    def run(self, *words: str) -> int:
+        return faults.main([f"--out={self.folder}", f"--page={self.page}", *words])
+
+    def _suffer(self, case: Case, site: Site) -> Verdict:
+        del site
+        if case.name == self.stop_before:
+            raise KeyboardInterrupt
+        self.done.append(case.name)
+        divergence = "a leaf" if case.name == self.diverging else ""
+        return Verdict(case.name, case.kind, True, divergence, False, (-9, 0), 1.5)
+
+
+@pytest.fixture
+def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
+    return Campaign(tmp_path, monkeypatch)
+
+
+def test_a_stopped_campaign_goes_on_and_writes_its_table(campaign: Campaign) -> None:
+    names = [case.name for case in draw_cases(28, 0, 1.0)]
+    campaign.stop_before = names[5]
+    with pytest.raises(KeyboardInterrupt):
+        campaign.run()
+    assert campaign.done == names[:5]
+    campaign.stop_before = ""
+    assert campaign.run() == 0
+    assert campaign.done == names
+    text = campaign.page.read_text("utf-8")
+    assert text.startswith(
+        f"before\n{BEGIN}\n`python -m tests.campaigns.faults --kills 28 --seed 0"
+    )
+    assert f"| all | {len(names)} | {len(names)} | 0 | 0 |\n{END}\nafter\n" in text
+    assert "| kill -9 at checkpoint.prune | 2 | 2 | 0 | 0 |" in text
+    assert str(campaign.folder) not in text
+    with pytest.raises(SystemExit, match="is of another campaign"):
+        campaign.run("--seed=1")
+
+
+def test_a_divergence_fails_the_campaign(
+    campaign: Campaign, capsys: pytest.CaptureFixture[str]
+) -> None:
+    campaign.diverging = "0003"
+    assert campaign.run() == 1
+    assert capsys.readouterr().err == "0003: kill -9 at checkpoint.prune: a leaf\n"
+    assert "| kill -9 at checkpoint.prune | 2 | 2 | 1 | 0 |" in campaign.page.read_text("utf-8")
+
+
+def test_cases_are_drawn_from_the_seed() -> None:
+    assert draw_cases(28, 3, 9.0) == draw_cases(28, 3, 9.0) != draw_cases(28, 4, 9.0)
+    cases = draw_cases(200, 0, 9.0)
+    assert sum(case.kind.startswith("kill -9") for case in cases) == 200
+    assert {case.damage for case in cases} == {"", "flipped bit", "truncation", "deletion"}

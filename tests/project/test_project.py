@@ -1,0 +1,27 @@
+"""The files around the code: dependencies with their reasons, CI, the commit hook."""
+
+import re
+import tomllib
+
+import yaml
+
+from tests.support.doc_blocks import ROOT
+
+
+def test_every_dependency_has_its_reason() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
+    reasons = (ROOT / "docs/dependencies.md").read_text("utf-8")
+    for requirement in wanted:
+        name = re.match(r"[\w-]+", requirement)
+        assert name and name[0].removeprefix("pytest-") in reasons, f"{requirement}: why?"
+
+
+def test_ci_runs_the_gate_and_the_commit_hook_takes_the_pinned_ruff() -> None:
+    ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    steps = ci["jobs"]["check-and-test"]["steps"]
+    assert [step["run"] for step in steps if "run" in step] == [".ci/run"]
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    (ruff,) = (pin for pin in project["dependency-groups"]["dev"] if pin.startswith("ruff"))
+    assert hooks["repos"][0]["rev"] == ruff.replace("ruff==", "v")

@@ -1,0 +1,73 @@
+"""Whole runs by the real command, in a folder that stands for a bucket by its address."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gap_jax import cli
+from gap_jax.runtime.bucket import workdir as workdirs
+from gap_jax.runtime.lock import LOCK
+from tests.support.gangs import begin_gang, finish_gang
+from tests.support.tiny_training import STEPS, End, begin, finish, prove
+
+pytestmark = pytest.mark.processes
+
+# the command, with a lock that counts as stale soon
+PROGRAM = (
+    "-c",
+    "import sys; from gap_jax.runtime.bucket import heartbeat_lock as lock; "
+    "from gap_jax import cli; "
+    "lock.HEARTBEAT_S, lock.DEAD_AFTER_S, lock.LOOK_EVERY_S = 0.2, 1.5, 0.2; "
+    "sys.exit(cli.run_process('train'))",
+)
+
+
+def in_bucket(folder: Path, bucket: Path, faults: str = "") -> End:
+    cache, address = folder / "cache", f"file://{bucket}"
+    return finish(begin(folder / "data", address, faults=faults, cache=cache, program=PROGRAM))
+
+
+def names_below(folder: Path, keep: Callable[[str], bool] = lambda _: True) -> set[str]:
+    paths = (each.relative_to(folder).as_posix() for each in folder.rglob("*") if each.is_file())
+    return {path for path in paths if keep(path)}
+
+
+def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
+    tiny_runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed when step 6 is written and not committed, with its rows uploaded."""
+    unbroken, bucket = tiny_runs / "unbroken", tmp_path / "bucket" / "run"
+    killed = in_bucket(tiny_runs, bucket, "checkpoint.before_commit:kill9@2")
+    assert killed.code == -signal.SIGKILL
+    assert {"checkpoints/3/metadata/metadata", "ledger.jsonl", LOCK} <= names_below(bucket)
+    assert not (bucket / "checkpoints/6").exists()
+
+    ended = in_bucket(tiny_runs, bucket)
+    assert ended.code == 0 and ended.complained == ""
+    assert "shows no heartbeat" in ended.said and not (bucket / LOCK).exists()
+    assert f"resumedatstep3offile://{bucket}" in "".join(ended.said.split())  # it wraps
+    assert workdirs.MARK not in ended.said
+    assert not prove(unbroken).differences(prove(bucket))
+    kept = names_below(unbroken, lambda name: name.startswith(("eval", "samples")))
+    assert kept < names_below(bucket)
+    last = ended.said.splitlines()[-1]
+    again = in_bucket(tiny_runs, bucket).said
+    assert again == f"file://{bucket} is complete at step {STEPS}\n{last}\n"
+
+    assert cli.main(["evaluate", f"file://{bucket}", "--flip"]) == 0
+    said = capsys.readouterr().out
+    assert f"are in file://{bucket}/eval/val/step_" in said and workdirs.MARK not in said
+    assert len(list((bucket / "eval/val").glob("step_*-*"))) == 1
+
+
+def test_two_processes_save_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
+    bucket, address = tmp_path / "bucket" / "run", f"file://{tmp_path / 'bucket' / 'run'}"
+    cache = tiny_runs / "cache"
+    begun = begin_gang(tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1)
+    gang = finish_gang(begun)
+    assert [end.code for end in gang] == [0, 0], gang
+    assert len(prove(bucket).ledger) == STEPS + 2 and not (bucket / LOCK).exists()
+    assert {"log.txt", "processes/1/log.txt"} <= names_below(bucket)
+    assert f"step={STEPS}/{STEPS}" in (bucket / "processes/1/log.txt").read_text()

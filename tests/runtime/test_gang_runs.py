@@ -1,0 +1,69 @@
+"""Two processes that train, save, evaluate and stop as one run, by the real command."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gap_jax.evaluation.evaluate import load_scores
+from gap_jax.runtime.places import RunDir
+from tests.campaigns.gang_meshes import read_ids
+from tests.support.gangs import begin_gang, distance, finish_gang
+from tests.support.tiny_training import STEPS, End
+
+pytestmark = pytest.mark.processes
+
+
+def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End]:
+    gang = begin_gang(folder / "data", workdir, *fields, cache=folder / "cache", **options)
+    return finish_gang(gang)
+
+
+def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
+    """Stopped by a signal to one of two, then alone, it arrives where a run alone arrives."""
+    unbroken, moved = tiny_runs / "unbroken", tmp_path / "moved"
+    first = train(tiny_runs, moved, faults={1: "train.step:term@2"})
+    assert [end.code for end in first] == [75, 75]
+    stops = {end.complained.splitlines()[-1] for end in first}
+    assert len(stops) == 1 and "stopped by the scheduler at step" in stops.pop()
+    saved = max(int(path.name) for path in RunDir(moved).checkpoints.iterdir())
+    assert 2 <= saved < STEPS - 4
+
+    alone = train(tiny_runs, moved, processes=1, devices=4, faults={0: "train.step:term@3"})
+    assert [end.code for end in alone] == [75]
+    ends = train(tiny_runs, moved)
+    assert [end.code for end in ends] == [0, 0]
+    assert json.loads(ends[0].said.splitlines()[-1])["examples"] == 4
+    assert "mAP" not in ends[1].said, "the first process alone speaks"
+
+    assert read_ids(moved) == read_ids(unbroken)
+    assert len(read_ids(moved)) == STEPS
+    assert 0 < distance(unbroken, moved, STEPS) < 1e-5
+    scores, expected = (load_scores(RunDir(run).scores("val", STEPS)) for run in (moved, unbroken))
+    np.testing.assert_array_equal(scores.ids, expected.ids)
+    np.testing.assert_array_equal(scores.labels, expected.labels)
+    np.testing.assert_allclose(scores.logits, expected.logits, rtol=1e-4, atol=1e-5)
+    again = train(tiny_runs, moved, words=["--mode=evaluate"])
+    assert [end.code for end in again] == [0, 0] and "mAP" not in again[1].said
+    assert again[0].said.splitlines()[-1] == ends[0].said.splitlines()[-1]
+    log = RunDir(moved).of_process(1).log.read_text("utf-8")
+    assert f"step={STEPS}/{STEPS}" in log and "data_wait=" in log
+
+
+def test_processes_that_differ_write_nothing(tiny_runs: Path, tmp_path: Path) -> None:
+    ends = train(tiny_runs, tmp_path / "run", fields_of={1: "optim.learning_rate=0.5"})
+    for end in ends:
+        assert end.code == 64 and end.complained.count("gap_jax: error") == 1
+        assert "optim.learning_rate is 0.004 in process 0 on " in end.complained
+        assert "and 0.5 in process 1 on " in end.complained
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_failure_of_one_is_told_by_the_other(tiny_runs: Path, tmp_path: Path) -> None:
+    """Also of the first one, whose end takes away by what they speak."""
+    ends = train(tiny_runs, tmp_path / "run", faults={0: "train.step:raise@2"})
+    assert [end.code for end in ends] == [70, 70]
+    last = ends[1].complained.splitlines()[-1]
+    assert last.startswith("gap_jax: error 70: process 0 ended with 70: unforeseen RuntimeError")

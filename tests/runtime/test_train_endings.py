@@ -1,0 +1,162 @@
+"""A whole run in this process: it stops where evaluations gain nothing, and leaves what it owes."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from gap_jax.config import RuntimeConfig
+from gap_jax.runtime import checkpoint_folders, rundir
+from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.checkpoint_folders import find_best
+from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.profiling import Profile
+from gap_jax.train import train
+from tests.campaigns.cases import list_files
+from tests.runtime.test_reporting import without_rates
+from tests.support.saved_runs import tiny_config
+from tests.support.tiny_data import prepare_tiny_people
+
+STANDING_STILL = (
+    "model.stage=1", "init.weights=", "init.allow_random=True", "optim.learning_rate=1e-30",
+    "optim.warmup_steps=0", "train.steps=20", "eval.every_steps=2", "checkpoint.every_steps=5",
+    "train.early_stop_evals=2", "eval.max_examples=2", "train.log_every_steps=3",
+    "runtime.profile_start_step=3", "runtime.profile_steps=2",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+    """A run whose parameters never move, so that only its first evaluation is a gain."""
+    folder = tmp_path_factory.mktemp("endings")
+    prepare_tiny_people(folder / "data")
+    train(tiny_config(folder / "data", *STANDING_STILL, parts="mean,demo"), folder / "run")
+    return RunDir(folder / "run")
+
+
+def steps_of(path: Path) -> list[int]:
+    rows = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    return [row["step"] for row in rows if "loss_hex" in row]
+
+
+def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> None:
+    assert steps_of(stopped.ledger) == [1, 2, 3, 4, 5, 6]
+    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
+    assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
+    assert [step for step, _ in _read_history(stopped)] == [2, 4, 6]
+    names = sorted(path.name for path in stopped.checkpoints.iterdir())
+    assert names == ["2", "5", "6"]  # the best, the fifth and the last
+
+
+def _read_history(run: RunDir) -> list[tuple[int, dict[str, Any]]]:
+    run_id = rundir.load_manifest(run)["run_id"]
+    with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
+        assert find_best(checkpoints.survey().good) == 2
+        return checkpoints.find(6).run["history"]
+
+
+def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
+    log = stopped.log.read_text("utf-8").splitlines()
+    evaluations = [line for line in log if line.startswith("val step=")]
+    assert [line.endswith(" best") for line in evaluations] == [True, False, False]
+    assert all(" classes=2/3" in line for line in evaluations)  # two images, of three classes
+    assert not (stopped.checkpoints / "4").exists()  # saved for nothing else
+
+
+def test_a_run_that_had_stopped_goes_no_further(
+    stopped: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg, before = rundir.load_config(stopped), stopped.ledger.read_bytes()
+    line = train(cfg, stopped.root)
+    assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
+    manifest = json.loads(stopped.manifest.read_text("utf-8"))
+    stopped.manifest.write_text(json.dumps({**manifest, "completed_step": None}), "utf-8")
+    # as if it had been killed before it was noted as complete
+    assert train(cfg, stopped.root) == line == json.dumps(dict(_read_history(stopped))[6])
+    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
+    assert stopped.ledger.read_bytes() == before
+
+
+def test_a_complete_run_without_its_last_checkpoint_goes_on(
+    stopped: RunDir, tmp_path: Path
+) -> None:
+    broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+    largest = max(
+        list_files(Path(broken.checkpoints) / "6" / checkpoint_folders.STATE),
+        key=lambda each: each.stat().st_size,
+    )
+    largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
+    train(rundir.load_config(broken), broken.root)
+    said = broken.log.read_text("utf-8")
+    assert "the run was complete at step 6, but that checkpoint is no longer usable" in said
+    assert "training goes on from step 5" in said
+    assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
+    rows = [without_rates(run.metrics) for run in (stopped, broken)]
+    assert rows[0] == rows[1]
+    digests = [
+        checkpoint_folders.read_metadata(run.checkpoints / "6").leaves for run in (stopped, broken)
+    ]
+    assert digests[0] == digests[1]
+    assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
+
+
+def test_less_patience_stops_where_a_run_resumes(stopped: RunDir, tmp_path: Path) -> None:
+    """Its checkpoint of step 5 was not evaluated, and the ending needs an evaluation."""
+    earlier = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+    shutil.rmtree(earlier.checkpoints / "6")
+    cfg = rundir.load_config(earlier)
+    impatient = dataclasses.replace(cfg.train, early_stop_evals=1)
+    line = train(dataclasses.replace(cfg, train=impatient), earlier.root)
+    assert json.loads(earlier.manifest.read_text("utf-8"))["completed_step"] == 5
+    assert json.loads(line) == dict(_read_history(stopped))[6]  # of the same parameters
+
+
+def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:
+    (trace,) = stopped.profile.rglob("*.xplane.pb")
+    assert trace.stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("steps", "recorded"),
+    [(range(1, 9), [("on", 3), ("off", 5)]), (range(4, 9), [("on", 4), ("off", 5)]),
+     (range(1, 5), [("on", 3), ("off", None)]), (range(6, 9), [])],
+)  # fmt: skip
+def test_a_profile_is_of_the_windows_steps(
+    steps: range, recorded: list[tuple[str, int | None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps 3 to 5, or those of them that an attempt takes."""
+    told: list[tuple[str, int | None]] = []
+    now: list[int | None] = [None]
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda _: told.append(("on", now[0])))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: told.append(("off", now[0])))
+    window = RuntimeConfig(profile_start_step=3, profile_steps=3)
+    with Profile(window, Path("profile"), pytest.fail) as profile:
+        for step in steps:
+            now[0] = step
+            profile.before(step, ())
+            profile.after(step, ())
+        now[0] = None
+    assert told == recorded
+
+
+def test_a_profiler_that_fails_is_told_once_and_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("no such folder")
+
+    told: list[str] = []
+    for broken in ("start_trace", "stop_trace"):
+        told.clear()
+        with monkeypatch.context() as patch:
+            for name in ("start_trace", "stop_trace"):
+                patch.setattr(jax.profiler, name, fail if name == broken else lambda *_: None)
+            with Profile(RuntimeConfig(profile_start_step=1), Path("x"), told.append) as profile:
+                for step in range(1, 9):
+                    profile.before(step, ())
+                    profile.after(step, ())
+        assert told == ["nothing is profiled (no such folder); training goes on without it"]

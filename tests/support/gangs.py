@@ -1,0 +1,65 @@
+"""Runs of several processes by the real command, each with devices of its own."""
+
+import socket
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gap_jax.runtime.arrays import load_arrays
+from gap_jax.runtime.checkpoint_folders import STATE, read_metadata
+from gap_jax.runtime.places import RunDir
+from tests.support.tiny_training import End, begin, finish
+
+
+def begin_gang(
+    data: Path,
+    workdir: Path | str,
+    *fields: str,
+    cache: Path,
+    processes: int = 2,
+    devices: int = 2,
+    faults: Mapping[int, str] = {},
+    fields_of: Mapping[int, str] = {},
+    words: Sequence[str] = (),
+    program: Sequence[str] = ("-m", "gap_jax.main"),
+) -> list[subprocess.Popen[str]]:
+    """Starts all processes; `faults` and `fields_of` are for some of them only."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    meeting = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    return [
+        begin(
+            data,
+            workdir,
+            *fields,
+            *([fields_of[index]] if index in fields_of else []),
+            faults=faults.get(index, ""),
+            cache=cache / f"{processes}x{devices}",
+            words=[*words, *([*meeting, f"--process={index}"] if processes > 1 else [])],
+            devices=devices,
+            program=program,
+        )
+        for index in range(processes)
+    ]
+
+
+def finish_gang(gang: list[subprocess.Popen[str]]) -> list[End]:
+    """Waits for the ends of all."""
+    return [finish(each) for each in gang]
+
+
+def distance(one: Path, other: Path, step: int) -> float:
+    """How far apart two runs' saved states are: the norm of the difference, relative."""
+    folders = [RunDir(run).checkpoints / str(step) for run in (one, other)]
+    first, second = (
+        load_arrays(folder / STATE, read_metadata(folder).leaves) for folder in folders
+    )
+    assert first.keys() == second.keys()
+    apart, size = 0.0, 0.0
+    for name, leaf in first.items():
+        apart += float(np.square(np.float64(leaf) - np.float64(second[name])).sum())
+        size += float(np.square(np.float64(leaf)).sum())
+    return (apart / size) ** 0.5

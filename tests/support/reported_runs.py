@@ -1,0 +1,64 @@
+"""Runs with an evaluation, as a report reads them: on disk, or made up in memory."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config
+from gap_jax.evaluation import evaluate
+from gap_jax.evaluation.evaluate import Scores
+from gap_jax.explain.report.runs import Run
+from gap_jax.models.cells import Axis, Grid
+from gap_jax.runtime.places import RunDir
+from tests.support.saved_runs import save_run, tiny_config
+from tests.support.tiny_data import CLASSES
+
+NOWHERE = Path("nowhere")
+
+
+def grid_of(rows: int, columns: int, stride: float) -> Grid:
+    """Cells whose first is centred on the corner of the image."""
+    return Grid(Axis(rows, 0.0, stride), Axis(columns, 0.0, stride))
+
+
+def guess(labels: np.ndarray, classes: int, *, skill: float, seed: int = 0) -> Scores:
+    """Scores that know as much of the labels as `skill` says."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(len(labels), classes)).astype(np.float32)
+    logits[np.arange(len(labels)), labels] += skill
+    weights = np.ones(len(labels), np.float32)
+    return Scores(np.arange(len(labels)), logits, labels.astype(np.int32), weights)
+
+
+def make_run(
+    scores: Scores, *overrides: str, parts: str = "mean,demo", root: str = "run", **values: Any
+) -> Run:
+    """A run that nobody trained, on data that nobody prepared."""
+    cfg = tiny_config(NOWHERE, "model.stage=1", *overrides, parts=parts)
+    made = {
+        "root": NOWHERE / root, "cfg": cfg, "classes": CLASSES, "fingerprint": "0123",
+        "environment": {}, "has_ended": True, "step": 7, "scores": scores, "rows": (),
+    }  # fmt: skip
+    return Run(**{**made, **values})
+
+
+def evaluate_run(root: Path, cfg: Config, data: Manifest, skills: Mapping[int, float]) -> Path:
+    """A run with a checkpoint, an evaluation and a row of numbers at each step."""
+    save_run(root, cfg, data, skills)
+    labels = np.arange(data.splits["val"].examples, dtype=np.int32) % len(data.classes)
+    for step, skill in skills.items():
+        scores = guess(labels, len(data.classes), skill=skill, seed=step)
+        summary = evaluate.summarise(scores, resamples=20)
+        evaluate.store(RunDir(root).scores("val", step), scores, summary, data.classes)
+    write_rows(root, {step: {"train/loss_action": 1 / step, "val/mAP": 0.1} for step in skills})
+    return root
+
+
+def write_rows(root: Path, rows: Mapping[int, Mapping[str, float | None]]) -> None:
+    """A metrics.jsonl."""
+    text = "".join(json.dumps({"step": step, **row}) + "\n" for step, row in rows.items())
+    RunDir(root).metrics.write_text(text, "utf-8")

@@ -1,0 +1,143 @@
+"""Trains two layers on tiny people by the real command, in processes that may be killed."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from gap_jax.runtime import checkpoint_folders
+from gap_jax.runtime.places import RunDir
+from tests.support.compiling import FAST_COMPILING
+
+ROOT = Path(__file__).parents[2]
+SPEC = "configs/gap_pose.py:demo"
+STEPS, SAVED_EVERY, EVALUATED_EVERY = 12, 3, 6
+FIELDS = (
+    "data.image_size_px=32", "data.short_side_px=36", "data.workers=0", "model.stage=2",
+    "model.widths=(8,4)", "model.dropout=0.5", "pose.hidden=(6,)", "init.weights=",
+    "init.allow_random=true", "optim.warmup_steps=2", "train.batch_size=8", "train.ema_decay=0.9",
+    f"train.steps={STEPS}", f"eval.every_steps={EVALUATED_EVERY}", "eval.batch_size=8",
+    f"checkpoint.every_steps={SAVED_EVERY}",
+)  # fmt: skip
+LONGEST_S = 300
+
+
+class End(NamedTuple):
+    """How a process ended and what it said; killed by signal n its code is -n."""
+
+    code: int
+    said: str
+    complained: str
+
+
+class Proof(NamedTuple):
+    """What two runs that did the same have in common, to the bit."""
+
+    leaves: Mapping[str, str]
+    ledger: tuple[str, ...]
+    evaluations: Mapping[str, str]
+
+    def differences(self, other: "Proof") -> str:
+        """The first few things in which the other one differs; empty if there is none."""
+        names: list[str] = []
+        for mine, theirs in ((self.leaves, other.leaves), (self.evaluations, other.evaluations)):
+            names += [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
+        if self.ledger != other.ledger:
+            names.append(f"ledger ({len(self.ledger)} and {len(other.ledger)} rows)")
+        return ", ".join(names[:5])
+
+
+def overrides(data: Path, *fields: str) -> list[str]:
+    """What the command line says beside SPEC and the workdir; of a field the last value."""
+    values = dict(each.split("=", 1) for each in (*FIELDS, f"data.root={data}", *fields))
+    return [f"--config.{name}={value}" for name, value in values.items()]
+
+
+def begin(
+    data: Path,
+    workdir: Path | str,
+    *fields: str,
+    faults: str = "",
+    cache: Path,
+    words: Sequence[str] = (),
+    devices: int = 1,
+    program: Sequence[str] = ("-m", "gap_jax.main"),
+) -> subprocess.Popen[str]:
+    """Starts the command; what it compiles is kept in `cache`, which saves half of every restart.
+
+    Code is generated without optimisation: compiling would take longer than everything else.
+    """
+    environment = {
+        **os.environ,
+        "GAP_JAX_FAULTS": faults,
+        "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "XLA_FLAGS": f"{FAST_COMPILING} --xla_force_host_platform_device_count={devices}",
+    }
+    command = [sys.executable, *program, f"--config={SPEC}", f"--workdir={workdir}"]
+    return subprocess.Popen(
+        [*command, *words, *overrides(data, *fields)],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> End:
+    """Waits for its end."""
+    said, complained = process.communicate(timeout=LONGEST_S)
+    return End(process.returncode, said, complained)
+
+
+def train(data: Path, workdir: Path, *fields: str, faults: str = "", cache: Path) -> End:
+    """The command from its start to its end, whatever that may be."""
+    return finish(begin(data, workdir, *fields, faults=faults, cache=cache))
+
+
+def interrupt(
+    process: subprocess.Popen[str], number: signal.Signals, workdir: Path, *, delay_s: float
+) -> End:
+    """Sends a signal so long after the run has reported a step; it may have ended before."""
+    ledger = RunDir(workdir).ledger
+    before = _look_at(ledger)
+    while process.poll() is None:
+        time.sleep(0.01)
+        now = _look_at(ledger)
+        if now[0] == before[0] and now[1] > before[1]:
+            break
+        before = now
+    time.sleep(delay_s)
+    process.send_signal(number)
+    return finish(process)
+
+
+def _look_at(file: Path) -> tuple[int, int]:
+    """Which file it is, as a start replaces what it cuts, and its size."""
+    if not file.exists():
+        return 0, 0
+    facts = file.stat()
+    return facts.st_ino, facts.st_size
+
+
+def prove(workdir: Path, step: int = STEPS) -> Proof:
+    """The digests of every leaf after `step` updates, whose files are whole, and all numbers."""
+    run = RunDir(workdir)
+    folder = run.checkpoints / str(step)
+    metadata = checkpoint_folders.read_metadata(folder)
+    checkpoint_folders.verify_files(folder, metadata)
+    evaluations = {
+        str(path.relative_to(run.evaluation)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(run.evaluation.rglob("*"))
+        if path.is_file()
+    }
+    ledger = tuple(run.ledger.read_text("utf-8").splitlines())
+    leaves = {name: leaf.sha256 for name, leaf in metadata.leaves.items()}
+    return Proof(leaves, ledger, evaluations)

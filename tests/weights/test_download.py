@@ -1,0 +1,179 @@
+"""Files by their address: whole and right under their name, or not there; and what is refused."""
+
+import hashlib
+import io
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_pipelines import faults
+from gap_jax.errors import CheckpointError, Refusal
+from gap_jax.weights import download
+from tests.support.file_server import Served, serve
+
+CONTENT = np.random.default_rng(0).bytes(3 * 2**20 + 17)
+DIGEST = hashlib.sha256(CONTENT).hexdigest()
+NAME = f"{DIGEST[:8]}-w"
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    monkeypatch.setenv("no_proxy", "*")
+    with serve(CONTENT) as server:
+        yield server
+
+
+def refuse(address: str, folder: Path, digest: str = DIGEST, *, code: int = 66) -> str:
+    """The one line with which an address is refused; nothing lies under the file's name."""
+    with pytest.raises(Refusal) as refusal:
+        download.fetch(address, digest, folder)
+    line = str(refusal.value)
+    assert refusal.value.exit_code == code and "\n" not in line
+    assert not (folder / NAME).exists()
+    return line
+
+
+def held(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("manner", ["whole", "unranged", "uncounted", "moved", "elsewhere"])
+def test_a_file_arrives_whole(served: Served, tmp_path: Path, manner: str) -> None:
+    folder = tmp_path / "new"
+    path = download.fetch(f"{served.address}/{manner}/w", DIGEST, folder)
+    assert path == folder / NAME and path.read_bytes() == CONTENT and held(folder) == [NAME]
+    asked = len(served.asked)
+    assert download.fetch(f"{served.address}/{manner}/w", DIGEST, folder) == path
+    assert len(served.asked) == asked  # it was there
+
+
+@pytest.mark.parametrize("manner", ["cut", "reset", "stalled"])
+@pytest.mark.parametrize("then", ["whole", "unranged", "elsewhere"])
+def test_what_broke_off_goes_on(
+    served: Served, tmp_path: Path, manner: str, then: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "PATIENCE_S", 1.0)
+    said = refuse(f"{served.address}/{manner}/w", tmp_path)
+    assert "of 3.0 MiB" in said and said.endswith("the same command goes on from there")
+    part = (tmp_path / f"{NAME}.part").read_bytes()
+    assert 0 < len(part) < len(CONTENT) and CONTENT.startswith(part)
+    monkeypatch.setattr(download, "PATIENCE_S", 60)
+    path = download.fetch(f"{served.address}/{then}/w", DIGEST, tmp_path)
+    assert path.read_bytes() == CONTENT and held(tmp_path) == [NAME]
+    assert served.asked[-1] == (f"/{then}/w", f"bytes={len(part)}-")
+
+
+def test_a_whole_part_needs_only_its_name(served: Served, tmp_path: Path) -> None:
+    (tmp_path / f"{NAME}.part").write_bytes(CONTENT)
+    assert download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path).read_bytes() == CONTENT
+    (tmp_path / NAME).write_bytes(CONTENT[:-1])  # damaged since
+    assert download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path).read_bytes() == CONTENT
+
+
+def test_another_content_is_not_kept(served: Served, tmp_path: Path) -> None:
+    wrong = "0" * 64
+    said = refuse(f"{served.address}/whole/w?token=secret", tmp_path, wrong)
+    assert DIGEST in said and wrong in said and "secret" not in said and not held(tmp_path)
+    (tmp_path / f"{NAME}.part").write_bytes(b"another file's beginning")
+    refuse(f"{served.address}/whole/w", tmp_path)
+    assert not held(tmp_path)
+    download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path)
+    assert held(tmp_path) == [NAME]
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("absent/w", "answers 404 Not Found"),
+        ("to-file/w", "Redirection to url 'file:///etc/hostname' is not allowed"),
+        ("to-http/w", "leads to http://weights.invalid/w, which is not https"),
+        ("to-password/w", "which is not https"),
+        ("to-itself/w", "answers 302"),
+        ("huge/w", "is larger than 4,096 MiB"),
+    ],
+)
+def test_bad_answers_are_refused(served: Served, tmp_path: Path, path: str, said: str) -> None:
+    line = refuse(f"{served.address}/{path}", tmp_path)
+    assert said in line and "word@" not in line and not held(tmp_path)
+
+
+def test_a_file_without_a_length_ends_at_the_largest(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "LARGEST", len(CONTENT) - 1)
+    assert "is larger than 3 MiB" in refuse(f"{served.address}/uncounted/w", tmp_path)
+    assert not held(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://weights.invalid/w", "only https:// without a password is"),
+        ("http://127.0.0.1.weights.invalid/w", "only https:// without"),
+        ("http://localhost@weights.invalid/w", "only https:// without"),
+        ("https://name:word@weights.invalid/w", "only https:// without"),
+        ("ftp://weights.invalid/w", "only https:// without"),
+        ("file:///etc/hostname", "only https:// without"),
+        ("https://[weights/w", "only https:// without"),
+        ("https:///w", "only https:// without"),
+        ("https://weights.invalid/", "ends in no file's name"),
+        ("https://weights.invalid/a/..", "ends in no file's name"),
+        ("https://weights.invalid/%2e%2e%2f.w", "ends in no file's name"),
+        ("https://weights.invalid/a%0ab", "ends in no file's name"),
+        ("https://weights.invalid/w.tar.gz?x=1", "is an archive"),
+    ],
+)
+def test_addresses_that_are_not_fetched(tmp_path: Path, address: str, said: str) -> None:
+    line = refuse(address, tmp_path)
+    assert said in line and "word@" not in line and not held(tmp_path)
+
+
+def test_nobody_at_the_address(served: Served, tmp_path: Path) -> None:
+    with serve(b"") as gone:
+        pass
+    assert "cannot be reached" in refuse(f"{gone.address}/whole/w", tmp_path)
+    assert "cannot be reached" in refuse(f"{served.address}/a b/w", tmp_path)
+
+
+def test_https_never_leads_to_this_machine() -> None:
+    answer = io.BytesIO()
+    request = urllib.request.Request("https://weights.invalid/w")
+    redirect = download._Redirects().redirect_request
+    for target in ("http://127.0.0.1/w", "http://localhost/w"):
+        with pytest.raises(CheckpointError, match="which is not https"):
+            redirect(request, answer, 302, "Found", {}, target)
+    onward = redirect(request, answer, 302, "Found", {}, "https://other.invalid/w")
+    assert onward and onward.full_url == "https://other.invalid/w"
+
+
+def test_a_full_disk_keeps_what_there_is(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faults._passages.clear()
+    monkeypatch.setenv("GAP_JAX_FAULTS", "files.before_rename:enospc")
+    assert "no room to write" in refuse(f"{served.address}/whole/w", tmp_path, code=73)
+    assert (tmp_path / f"{NAME}.part").read_bytes() == CONTENT
+    full = Path("/dev/full")
+    if full.exists():
+        (tmp_path / f"{NAME}.part").unlink()
+        (tmp_path / f"{NAME}.part").symlink_to(full)
+        assert "no room to write" in refuse(f"{served.address}/whole/w", tmp_path, code=73)
+
+
+def test_a_terminal_is_told_how_far_it_is(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(download, "TOLD_S", 0)
+    for stream, lines in ((Terminal(), 1), (io.StringIO(), 0)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path / str(lines))
+        assert stream.getvalue().count("\n") == lines
+        assert (f"\r{NAME}: 3 of 3 MiB" in stream.getvalue()) == bool(lines)

@@ -1,0 +1,234 @@
+"""Files that are small and ask for much, and files that a disk has changed."""
+
+import os
+import subprocess
+import sys
+import time
+import zipfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gap_jax.errors import CheckpointError
+from gap_jax.weights.formats.read import open_arrays
+from tests.support import foreign_files as foreign
+
+VALUES = {"a": np.arange(24, dtype=np.float32).reshape(2, 3, 4), "b": np.ones(7, np.float32)}
+
+
+def in_zip(pickle: bytes) -> bytes:
+    return foreign.zipped(pickle, {"0": VALUES["a"]})
+
+
+def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
+    """A tensor whose values are the same ones again and again."""
+    values = np.zeros(2**16, np.float32)
+    steps = [stride * values.itemsize for stride in strides]
+    view = np.lib.stride_tricks.as_strided(values, shape, steps)
+    tensor = foreign.tensor("0", view, length=values.size)
+    return foreign.zipped(foreign.mapping(a=tensor), {"0": values})
+
+
+def nested(levels: int) -> bytes:
+    """A dictionary whose key is a pair of the same pair, and so on."""
+    pairs = b"".join(b"2\x86" for _ in range(levels))
+    return b"\x80\x02}(K\x01" + pairs + b"K\x02u."
+
+
+def remembered(levels: int) -> bytes:
+    """The same by way of the memo."""
+    pairs = b"".join(b"q\x00h\x00\x86" for _ in range(levels))
+    return b"\x80\x02}(K\x01" + pairs + b"K\x02u."
+
+
+def prefixed(count: int) -> dict[bytes, bytes]:
+    """Names that are each one byte longer than the one before."""
+    return {b"a" * length: b"" for length in range(1, count)}
+
+
+def test_bombs_take_no_memory_and_no_time(tmp_path: Path) -> None:
+    """All in one process, which may have a few gigabytes of addresses and touch one at most."""
+    zeros = {"0": np.zeros(2**26, np.float32)}
+    pickle = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
+    bombs = [
+        foreign.zipped(pickle, zeros, method=zipfile.ZIP_DEFLATED),
+        (2**60).to_bytes(8, "little") + b"{" + bytes(99),
+        in_zip(foreign.pickled(b"Nr\xff\xff\xff\x7f")),  # a memo of that many places
+        strided((2**15, 2**15), (1, 1)),
+        strided((21000, 21000, 21000), (1, 1, 1)),
+        strided((2, 2**15), (1, 1)),
+        in_zip(nested(60)),
+        in_zip(remembered(60)),
+        foreign.tabled(prefixed(3000)),
+    ]
+    paths = [tmp_path / f"{index}.index" for index in range(len(bombs))]
+    for path, content in zip(paths, bombs, strict=True):
+        path.write_bytes(content)
+    paths.append(tmp_path / "sparse")
+    with paths[-1].open("wb") as file:
+        file.truncate(50 * 2**30)
+    script = (
+        "import resource, sys\n"
+        "from pathlib import Path\n"
+        "from gap_jax.errors import CheckpointError\n"
+        "from gap_jax.weights.formats.read import open_arrays\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30,) * 2)\n"
+        "for path in sys.argv[1:]:\n"
+        "    try:\n"
+        "        open_arrays(Path(path))\n"
+        "    except CheckpointError:\n"
+        "        print('refused')\n"
+        "held = Path('/proc/self/status')\n"  # getrusage counts what the parent had before
+        "lines = held.read_text().splitlines() if held.exists() else ['VmHWM: 0 kB']\n"
+        "print(next(line.split()[1] for line in lines if line.startswith('VmHWM')))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, paths)],
+        capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    *refused, peak_kb = done.stdout.split()
+    assert refused == ["refused"] * len(paths)
+    assert int(peak_kb) < 2**19
+
+
+@pytest.mark.parametrize("kind", ["zip", "legacy", "single", "bundle", "numpy", "hdf5"])
+def test_a_changed_byte_is_harmless_or_refused(tmp_path: Path, kind: str) -> None:
+    path = write(tmp_path, kind)
+    place = path if path.exists() else path.with_name(path.name + ".index")
+    content, rng = place.read_bytes(), np.random.default_rng(0)
+    refused = 0
+    for _ in range(40 if kind in ("single", "bundle") else 150):  # checksums take time
+        changed = bytearray(content)
+        for spot in rng.integers(0, min(len(content), 4096), rng.integers(1, 5)):
+            changed[spot] = rng.integers(256)
+        place.write_bytes(changed)
+        try:
+            open_arrays(path)
+        except CheckpointError:
+            refused += 1
+    assert refused > 0
+
+
+def write(folder: Path, kind: str) -> Path:
+    """A file of that kind; of a bundle its prefix."""
+    path = folder / "file"
+    match kind:
+        case "zip":
+            path.write_bytes(foreign.torch_zip(VALUES))
+        case "legacy":
+            path.write_bytes(foreign.torch_legacy(VALUES))
+        case "single":
+            path.write_bytes(foreign.single(VALUES))
+        case "bundle":
+            foreign.bundle(path, VALUES)
+        case "numpy":
+            with path.open("wb") as file:
+                np.save(file, np.array({"a": VALUES}, object), allow_pickle=True)
+        case _:
+            h5py = pytest.importorskip("h5py")
+            with h5py.File(path, "w") as file:
+                for name, values in VALUES.items():
+                    file[f"{name}/{name}/kernel:0"] = values
+    return path
+
+
+def test_large_arrays_of_any_shape_are_looked_at_by_parts(tmp_path: Path) -> None:
+    """One value at a time took a minute for forty megabytes."""
+    values = {"flat": np.ones(2**23, np.float32), "thin": np.ones((2**23, 1), np.float32).T}
+    start = time.process_time()
+    (tmp_path / "w").write_bytes(foreign.torch_zip(values))
+    assert open_arrays(tmp_path / "w").arrays["thin"].shape == (1, 2**23)
+    assert time.process_time() - start < 5
+    for name, values_of_it in values.items():
+        values_of_it[..., -1] = np.inf
+        (tmp_path / "w").write_bytes(foreign.torch_zip(values))
+        with pytest.raises(CheckpointError, match=f"values in {name} that are not finite"):
+            open_arrays(tmp_path / "w")
+        values_of_it[..., -1] = 1
+
+
+def test_a_storage_of_many_names_is_refused(tmp_path: Path) -> None:
+    values = np.zeros(2**20, np.float32)
+    for names, fine in ((8, True), (2**11, False)):
+        tensors = {f"a{index}": foreign.tensor("0", values) for index in range(names)}
+        (tmp_path / "w").write_bytes(foreign.zipped(foreign.mapping(**tensors), {"0": values}))
+        if fine:
+            assert len(open_arrays(tmp_path / "w").arrays) == names
+        else:
+            with pytest.raises(CheckpointError, match="its 2,048 arrays would take 8,192 MiB"):
+                open_arrays(tmp_path / "w")
+
+
+def test_entries_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
+    """The second is part of the first, and both together larger than the file."""
+    values = np.zeros(2**12, np.float32)
+    inner = zipfile.ZipInfo("archive/data/1")
+    inner.file_size = inner.compress_size = values.nbytes
+    inner.CRC = zlib.crc32(values.tobytes())
+    around = np.frombuffer(inner.FileHeader() + values.tobytes(), np.float32)
+    pickle = foreign.mapping(a=foreign.tensor("0", around), b=foreign.tensor("1", values))
+    with zipfile.ZipFile(tmp_path / "w", "w") as archive:
+        archive.writestr("archive/data.pkl", pickle)
+        archive.writestr("archive/data/0", around.tobytes())
+        outer = archive.getinfo("archive/data/0")
+        inner.header_offset = outer.header_offset + len(outer.FileHeader())
+        archive.filelist.append(inner)
+    with zipfile.ZipFile(tmp_path / "w") as archive:
+        assert archive.testzip() is None
+    with pytest.raises(CheckpointError, match="larger than the file"):
+        open_arrays(tmp_path / "w")
+
+
+class Again:
+    """An array whose bytes its pickle names a second time."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        state = (1, (len(self.content) // 4,), np.dtype("f4"), False, self.content)
+        return np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), state
+
+
+def test_bytes_that_a_numpy_pickle_names_again_are_not_copied_again(tmp_path: Path) -> None:
+    content = bytes(2**16)
+    for count, fine in ((1, True), (3, False)):
+        layer = {f"v{index}": Again(content) for index in range(count)}
+        with (tmp_path / "w").open("wb") as file:
+            np.save(file, np.array({"a": layer}, object), allow_pickle=True)
+        if fine:
+            assert open_arrays(tmp_path / "w").arrays["a/v0"].shape == (2**14,)
+        else:
+            with pytest.raises(CheckpointError, match="its arrays are larger than the file"):
+                open_arrays(tmp_path / "w")
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w")
+    with pytest.raises(CheckpointError, match="it is no file"):
+        open_arrays(tmp_path / "w")
+
+
+@pytest.mark.parametrize("named", [b"c__builtin__\neval\n", b"K\x01", b")"])
+@pytest.mark.parametrize("part", ["type", "key"])
+def test_a_storage_is_told_by_words(tmp_path: Path, part: str, named: bytes) -> None:
+    tensor = foreign.tensor("0", VALUES["a"])
+    told = {"type": foreign.named("torch", "FloatStorage"), "key": foreign.text("0")}[part]
+    assert tensor.count(told) == 1
+    (tmp_path / "w").write_bytes(in_zip(foreign.mapping(a=tensor.replace(told, named))))
+    with pytest.raises(CheckpointError, match="asks for"):
+        open_arrays(tmp_path / "w")
+
+
+def test_an_encrypted_entry_is_refused(tmp_path: Path) -> None:
+    content = bytearray(foreign.torch_zip(VALUES))
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = -1
+        while (place := content.find(mark, place + 1)) >= 0:
+            content[place + flags] |= 1
+    (tmp_path / "w").write_bytes(content)
+    with pytest.raises(CheckpointError, match="encrypted"):
+        open_arrays(tmp_path / "w")

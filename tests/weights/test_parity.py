@@ -1,0 +1,60 @@
+"""Backbones against what other people's networks said once; `make parity` asks those again."""
+
+import numpy as np
+import pytest
+
+from gap_jax.weights.names import vgg
+from gap_jax.weights.names.forms import to_ours
+from tests.campaigns import parity
+from tests.support.foreign_names import rename
+
+CASES = {case.name: case for case in parity.cases()}
+
+
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [("resnet50_v1_5", 224), ("resnet50_caffe", 65), ("vgg16", 64), ("inception_v3", 107)],
+)
+def test_a_backbone_says_what_the_reference_said(name: str, side: int) -> None:
+    answer = parity.ask_ours(parity.draw_network(CASES[name]), parity.draw_image(side))
+    kept = parity.read_golden(name, side)["arrays"]
+    assert kept
+    for array, golden in kept.items():
+        ours = getattr(answer, array)
+        assert list(ours.shape) == golden["shape"]
+        limit = parity.TOLERANCE * golden["largest"]
+        np.testing.assert_allclose(parity.thin_out(ours), golden["values"], atol=limit, rtol=0)
+        assert np.std(golden["values"]) > 0.01 * golden["largest"]
+
+
+def test_every_reference_was_asked_and_agreed() -> None:
+    for name, case in CASES.items():
+        for side in case.sides:
+            for found in parity.read_golden(name, side)["arrays"].values():
+                assert found["difference"] <= parity.TOLERANCE
+    assert parity.render() in parity.PAGE.read_text("utf-8")
+
+
+def test_a_difference_is_relative_and_shapes_must_agree() -> None:
+    assert parity.difference(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
+    with pytest.raises(SystemExit, match="ours has shape"):
+        parity.difference(np.ones(1), np.ones((1, 1)))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [vgg.keras_names(), CASES["resnet50_caffe"].names, CASES["resnet50_v1_5"].names],
+)
+def test_what_goes_to_a_reference_is_what_an_import_reads(names: dict) -> None:
+    """With few channels; the running mean takes a bias up to rounding."""
+    rng = np.random.default_rng(0)
+    ranks = {"map_io": (7, 7, 2, 3), "cell_io": (1, 1, 2, 3), "row": (1, 3), "oihw": (3, 3, 2, 3),
+             "bgr": (3, 3, 3, 2)}  # fmt: skip
+    ours = {
+        path: rng.normal(size=(1, 2, 3) if form.startswith("classifier") else ranks.get(form, (3,)))
+        for path, (_, form) in names.items()
+    }
+    theirs = rename(ours, names)
+    for path, (held, form) in names.items():
+        read = to_ours([theirs[name] for name in held], form)
+        np.testing.assert_allclose(read, ours[path], atol=1e-15)

@@ -1,0 +1,105 @@
+"""`gap_jax weights`: the backbone of a run as a file for init.weights, and what is shipped."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipelines import files
+from gap_jax import cli
+from gap_jax.learning.state import TrainState
+from gap_jax.weights import download, native
+from gap_jax.weights.sources import PUBLISHED
+from tests.support.saved_runs import fill_variables, model_of, prepare_run, tiny_config
+
+Run = tuple[Path, dict[int, TrainState]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Steps 3 and 7, of which 3 is the better one."""
+    folder = tmp_path_factory.mktemp("weights")
+    return prepare_run(folder, steps={3: 0.5, 7: 0.25})
+
+
+@pytest.mark.parametrize(("words", "step"), [((), 7), (("--checkpoint", "best"), 3)])
+def test_a_backbone_leaves_its_run_and_enters_another_network(
+    run: Run, tmp_path: Path, words: tuple[str, ...], step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, states = run
+    out = tmp_path / "trunk.safetensors"
+    assert cli.main(["weights", "convert", str(root), str(out), *words]) == 0
+    printed = capsys.readouterr().out
+    assert f"the small of step {step} of {root}" in printed and files.sha256(out) in printed
+    trained = states[step].variables
+    cfg = tiny_config(root.parent / "data", "model.stage=2")
+    loaded, report = native.load_backbone(out, fill_variables(trained, 99), cfg.model)
+    assert not report.unused and set(report.left_random) == {
+        name for name in native.name_arrays(trained) if not name.startswith(native.BACKBONE)
+    }
+    before, after = native.name_arrays(trained), native.name_arrays(loaded)
+    assert all((after[name] == before[name]).all() for name in report.matched)
+    facts = native.read_facts(out)
+    assert facts.seed == cfg.train.seed and facts.command == "python -m gap_jax.main --x=1"
+
+
+def test_what_cannot_be_converted_is_refused(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, _ = run
+    taken = tmp_path / "taken"
+    taken.touch()
+    for words, code, said in (
+        ([str(root), str(taken)], 73, "exists already and stays untouched"),
+        ([str(tmp_path), str(tmp_path / "x")], 66, "neither a run nor an exported model"),
+        ([str(root), str(tmp_path / "x"), "--checkpoint", "4"], 66, "no good checkpoint 4"),
+        ([str(root)], 64, "DST"),
+        ([str(root), str(tmp_path / "x"), "--sha256", "0" * 64], 64, "--sha256 is a file's"),
+        ([str(root), str(tmp_path / "x"), "--sha256", "0" * 63], 64, "is no SHA-256"),
+        ([str(taken), str(tmp_path / "x"), "--checkpoint", "4"], 64, "--checkpoint is a run's"),
+        ([str(taken), str(tmp_path / "x")], 66, "begins as none of them"),
+    ):
+        assert cli.main(["weights", "convert", *words]) == code
+        assert said in capsys.readouterr().err
+    assert model_of(root) and not (tmp_path / "x").exists()
+
+
+def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["weights", "list"]) == 0
+    printed = capsys.readouterr().out
+    assert native.SHIPPED
+    for name, digest in native.SHIPPED.items():
+        assert files.sha256(native.shipped_path(name)) == digest
+        assert digest in printed and native.read_facts(native.shipped_path(name)).command in printed
+        assert native.shipped_path(name).stat().st_size < 2**20
+    for each in PUBLISHED:
+        assert f"{each.name}: {each.holds}\n  {each.address}\n" in printed
+        assert each.address.startswith("http") and (each.sha256 or each.known) in printed
+        assert len(each.sha256) in (0, 64)
+
+
+def test_a_published_name_is_its_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Known by its whole digest it needs no other, and else it needs one."""
+    fetched: list[tuple[str, str, Path]] = []
+
+    def fetch(address: str, digest: str, folder: Path) -> Path:
+        fetched.append((address, digest, folder))
+        return tmp_path / "absent"
+
+    monkeypatch.setattr(download, "fetch", fetch)
+    out, given = str(tmp_path / "new" / "x"), "AB" * 32
+    by_name = {each.name: each for each in PUBLISHED}
+    timm, torch = by_name["timm-resnet101-a1h"], by_name["torchvision-resnet101-v1"]
+    assert cli.main(["weights", "convert", timm.name, out]) == 66
+    assert cli.main(["weights", "convert", torch.name, out, "--sha256", given]) == 66
+    folder = tmp_path / "new"
+    assert fetched == [(timm.address, timm.sha256, folder), (torch.address, given.lower(), folder)]
+    capsys.readouterr()
+    assert cli.main(["weights", "convert", torch.name, out]) == 64
+    assert "SHA-256 alone (known: begins 63fe2227); add --sha256" in capsys.readouterr().err
+    assert cli.main(["weights", "convert", "slim-vgg16", out]) == 66
+    assert "is an archive; fetch and unpack it yourself" in capsys.readouterr().err
+    assert cli.main(["weights", "convert", "https://weights.invalid/w", out]) == 64
+    assert "w is fetched against the whole of its SHA-256 alone;" in capsys.readouterr().err
+    assert len(fetched) == 2
