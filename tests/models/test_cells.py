@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from configs.gap_pose import get_config
+from gap_jax.learning.state import describe_model
 from gap_jax.model_config import Strides
 from gap_jax.models.backbones import bn_inception, inception_v3
 from gap_jax.models.backbones.inception import Chain, Conv, Fork, Inception, Step
@@ -132,3 +134,9 @@ def test_centres_at_the_published_sizes() -> None:
         for stages in (inception_v3.STAGES, inception_v3.TORCH_STAGES)
     )
     assert ours == theirs
+
+
+def test_a_map_has_the_rows_of_the_height_and_the_columns_of_the_width() -> None:
+    model, variables = describe_model(get_config("demo").resolved(), classes=3)
+    grid = model.locate_cells(variables, 64, 32)
+    assert grid.rows.cells == 2 * grid.columns.cells

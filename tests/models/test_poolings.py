@@ -15,6 +15,7 @@ from configs.gap_pose import get_config
 from data_pipelines.errors import ConfigError
 from gap_jax.config import Config
 from gap_jax.model_config import ModelConfig
+from gap_jax.models import build as building
 from gap_jax.models.build import build
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import ChainedSaliency, LinearSaliency, PartSaliency
@@ -246,6 +247,12 @@ def test_a_second_order_that_fits_no_machine_is_refused() -> None:
     cfg = get_config("second_order").resolved()
     with pytest.raises(ConfigError, match="2048 channels and 393 classes has 1,648,361,"):
         nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
+
+
+def test_the_largest_second_order_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+    cfg = get_config("second_order").resolved()
+    monkeypatch.setattr(building, "MOST_SECOND_ORDER", 2048 * 2048 * 2)
+    nnx.eval_shape(lambda: build(cfg, 2, nnx.Rngs(0)))
 
 
 def test_fields_reach_the_poolings() -> None:

@@ -1,5 +1,6 @@
 """Runs whose workdir is an address: what is copied when, whose lock counts, what a kill leaves."""
 
+import shutil
 import tempfile
 import threading
 import time
@@ -17,6 +18,7 @@ from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import Store
 from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.lock import LOCK
+from gap_jax.runtime.places import ADDRESS as ADDRESS_FILE
 
 ADDRESS = "memory://bucket/run"
 STEP = "checkpoints/3"
@@ -39,6 +41,7 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 def open_folder(
     folder: Path, store: Store | None = None, gang: Gang = ALONE
 ) -> workdirs.TemporaryWorkdir:
+    put(folder, ADDRESS_FILE)
     return workdirs.TemporaryWorkdir(store or Store(ADDRESS), folder, gang, lambda: None)
 
 
@@ -61,7 +64,7 @@ def test_small_files_are_fetched_and_uploaded_and_checkpoints_are_not(tmp_path: 
         for path in second.folder.rglob("*")
         if path.is_file()
     }
-    assert found == {"config.json", "eval/val/a.json"}
+    assert found == {ADDRESS_FILE, "config.json", "eval/val/a.json"}
     Store(ADDRESS).write("eval/val/b.json", b"of somebody who evaluates meanwhile")
     (second.folder / "eval/val/a.json").unlink()
     second.upload()
@@ -188,3 +191,23 @@ def test_a_place_that_cannot_be_written_is_refused_before_anything(memory: Any) 
     with pytest.raises(CannotWrite, match="holds files that are no run"):
         workdirs.open_for_writing(ADDRESS).__enter__()
     assert Store(ADDRESS).list() == ["holiday.jpg"]
+
+
+def test_deleted_temporary_folder_deletes_nothing_in_the_bucket() -> None:
+    with workdirs.open_for_writing(ADDRESS) as place:
+        put(place.folder, "config.json")
+    with (
+        pytest.raises(CannotWrite, match="was deleted during the run; set TMPDIR"),
+        workdirs.open_for_writing(ADDRESS) as place,
+    ):
+        shutil.rmtree(place.folder)
+    assert Store(ADDRESS).list() == ["config.json"]
+
+
+def test_bucket_that_cannot_be_opened_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_words: Any, **_options: Any) -> None:
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    with pytest.raises(CannotWrite, match=f"cannot open {ADDRESS}: no credentials; see that"):
+        Store(ADDRESS)

@@ -3,6 +3,7 @@
 import itertools
 import re
 import socket
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, RuntimeConfig
 from gap_jax.errors import ConfigError, DataError, PeerLost, Refusal
+from gap_jax.runtime.bucket.workdir import open_for_writing
 from gap_jax.runtime.gang import agreement, members, start
 from gap_jax.runtime.gang.meeting import Meeting, find
 from gap_jax.runtime.gang.members import ALONE, Cause, Gang
@@ -224,3 +226,15 @@ def test_a_workdir_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     for each in found:
         assert isinstance(each, ConfigError) and "in process 1 on " in str(each)
     assert not list((tmp_path / "0").iterdir())
+
+
+def test_a_bucket_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def open_bucket(gang: Gang, name: str) -> None:
+        with open_for_writing(f"memory://bucket/{name}", gang):
+            pass
+
+    assert in_each(lambda gang: open_bucket(gang, "shared"), 2) == [None] * 2
+    for each in in_each(lambda gang: open_bucket(gang, str(gang.index)), 2):
+        assert isinstance(each, ConfigError) and "in process 1 on " in str(each)

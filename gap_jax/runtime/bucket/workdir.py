@@ -79,6 +79,11 @@ class TemporaryWorkdir(Workdir):
         """May be called from any thread, while others append to files."""
         with self._uploading:
             self._check()
+            if not (self.folder / ADDRESS).exists():  # absent files would be removed there, too
+                raise CannotWrite(
+                    f"the temporary folder {self.folder} was deleted during the run; set TMPDIR to "
+                    f"a folder that nothing cleans, and run again: {self.address} is as it was"
+                )
             here = self._survey()
             for name in sorted(here, key=lambda name: (name != CONFIG, name)):
                 if self._uploaded.get(name) != here[name]:
