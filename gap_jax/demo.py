@@ -6,6 +6,7 @@ that a demo that was stopped goes on where it was.
 
 import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -121,7 +122,8 @@ def _demonstrate(
             [f"gap_jax train --config={CONFIG}:{head.part},demo", f"--workdir={workdir}"]
         )
         with clock.stage(f"train {workdir.name}", " ".join([command, *words])):
-            print(train(read_config(f"{CONFIG}:{head.part},demo", words), workdir))
+            cfg = read_config(f"{CONFIG}:{head.part},demo", words)
+            print(json.dumps(train(cfg, workdir), allow_nan=False))
     folders = [folder for _, _, folder in runs]
     listed = " ".join(map(str, folders))
     with clock.stage("report", f"gap_jax report {listed} --out {page}"):

@@ -1,86 +1,96 @@
-"""The one loop: read this first.
+"""The training loop: read this first.
 
-`train` opens the run's folder and restores or starts a state; `_loop` moves it step by step. A
-step's metrics are read one step late, so that the device never waits for the host. What happens
-between two steps (evaluate, save, stop) happens in `Run.between`. Of several processes every one
-runs all of this on its share of each batch, and the first one alone speaks and writes.
+`train` opens the run's folder and restores or starts a state. `Trainer.loop` fetches a batch,
+dispatches the step and reports the step before, so that the device never waits for the host.
+`Trainer.between` evaluates, saves and stops. Several processes all run this code, each on its share
+of every batch; the first one alone logs to the console and writes the run's files.
 """
 
-import json
+import dataclasses
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from data_pipelines import faults, files, manifest
-from data_pipelines.manifest import Manifest
+from data_pipelines import faults, files, loader, manifest
+from data_pipelines.pictures.drawing import draw_batch
 from gap_jax.config import Config
+from gap_jax.errors import Preempted
+from gap_jax.evaluation import evaluate
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import Setup, assemble
-from gap_jax.learning.state import TrainState, count_parameters
-from gap_jax.run import Run
+from gap_jax.learning.state import TrainState
 from gap_jax.runtime import environment, lock, preemption, rundir
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
-from gap_jax.runtime.bucket.workdir import Workdir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.gang import agreement
 from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.preemption import Watch
-from gap_jax.runtime.preflight import Preflight, describe_memory, render
+from gap_jax.runtime.preflight import Preflight, describe_memory
 from gap_jax.runtime.profiling import Profile
 from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
 from gap_jax.runtime.reporting.writers import NullWriter, open_console
-from gap_jax.runtime.rundir import Opening
 from gap_jax.weights import native
 
 
-def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> str:
+def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> dict[str, Any]:
     """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was.
 
-    That is a folder, or the address of one in a bucket. Gives the JSON line of the last evaluation.
+    The workdir is a folder, or the address of one in a bucket. Returns the last evaluation.
     """
-    place = str(workdir)
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    agreement.agree(gang, cfg, data, place if is_address(place) else "")
+    agreement.agree(gang, cfg, data, str(workdir) if is_address(str(workdir)) else "")
     setup = assemble(cfg, data)
-    with preemption.watching() as watch, workdirs.open_for_writing(place, gang) as opened:
-        return opened.tell(_train_in(opened, setup, data, gang, watch))
+    with (
+        preemption.watching() as watch,
+        workdirs.open_for_writing(str(workdir), gang) as place,
+        ExitStack() as held,
+    ):
+        folder = RunDir(place.folder.absolute())
+        opening = _open_folder(setup, folder, place, gang, held)
+        if opening.completed_step is None:
+            return _train_on(setup, folder, place, gang, watch, opening)
+        if gang.is_first:
+            print(place.tell(f"{folder.root} is complete at step {opening.completed_step:,}"))
+        return opening.metrics or {}
 
 
-def _train_in(place: Workdir, setup: Setup, data: Manifest, gang: Gang, watch: Watch) -> str:
-    """Opens the run in its folder, ends it, and gives the JSON line of its last evaluation."""
-    cfg, folder = setup.cfg, RunDir(place.folder.absolute())
-    if Opening(*gang.share("examined", lambda: rundir.examine(folder.root, cfg, data))).is_new:
-        native.resolve_weights(cfg.init)  # refused here if absent, before anything is written
+def _open_folder(
+    setup: Setup, folder: RunDir, place: workdirs.Workdir, gang: Gang, held: ExitStack
+) -> rundir.Opening:
+    """Locks the run's folder and writes what describes the run, unless the run is complete."""
+
+    def examine() -> rundir.Opening:
+        return rundir.examine(folder.root, setup.cfg, setup.data)
+
+    def enter() -> rundir.Opening:
+        held.enter_context(lock.hold(folder.root, print))
+        machine = environment.describe_environment()
+        return rundir.enter(folder.root, setup.cfg, setup.data, machine)
+
+    if rundir.Opening(*gang.share("examined", examine)).is_new:
+        native.resolve_weights(setup.cfg.init)  # refused here if absent, before anything is written
     if not place.address:
         agreement.prove_shared(gang, folder.root)
-    with ExitStack() as held:
-        gang.share("locked", lambda: _hold(folder, held))
-        machine = environment.describe_environment()
-        opening = Opening(
-            *gang.share("entered", lambda: rundir.enter(folder.root, cfg, data, machine))
-        )
-        if opening.completed_step is None:
-            metrics = _go_on(setup, data, place, gang, watch, opening)
-        else:
-            metrics = opening.metrics
-            if gang.is_first:
-                print(place.tell(f"{folder.root} is complete at step {opening.completed_step:,}"))
-        return json.dumps(metrics, allow_nan=False)
+    return rundir.Opening(*gang.share("entered", enter))
 
 
-def _go_on(
-    setup: Setup, data: Manifest, place: Workdir, gang: Gang, watch: Watch, opening: Opening
+def _train_on(
+    setup: Setup,
+    folder: RunDir,
+    place: workdirs.Workdir,
+    gang: Gang,
+    watch: Watch,
+    opening: rundir.Opening,
 ) -> dict[str, Any]:
-    """From the newest checkpoint, or the start, to the end; gives the last evaluation."""
-    cfg, folder = setup.cfg, RunDir(place.folder.absolute())
-    own = folder.of_process(gang.index)
+    """Trains from the newest checkpoint, or the start, to the end; returns the last evaluation."""
+    cfg, own = setup.cfg, folder.of_process(gang.index)
     with (
         RunLogger(own, open_console if gang.is_first else NullWriter, place.tell) as logger,
         Checkpoints(
@@ -92,29 +102,33 @@ def _go_on(
             before_commit=place.upload,
         ) as checkpoints,
     ):
-        state, metadata, loaded = _open_state(setup, checkpoints, logger)
+        state, metadata, loaded = _restore_or_start(setup, checkpoints, logger)
         start = int(state.step)
         if opening.lost_step is not None:
             logger.warning(
                 f"the run was complete at step {opening.lost_step:,}, but that checkpoint is no "
                 f"longer usable; training goes on from step {start:,}"
             )
-        reporter = Reporter(
+        with Reporter(
             logger,
             own,
             cfg,
-            data,
+            setup.data,
             start_step=start,
             devices=setup.mesh.size,
             weights_loaded=start > 0 or bool(loaded),
             window=metadata.get("window", {}),
             trackers=None if gang.is_first else {},
-        )
-        with reporter:
+        ) as reporter:
+            preflight = Preflight.of(
+                setup, folder, place.tell, start=start, changes=opening.changes, loaded=loaded
+            ).render()
+            if gang.is_first:
+                files.write_atomically(folder.preflight, preflight + "\n")
+            logger.info(preflight)
             history = dict(metadata.get("history", ()))
-            run = Run(cfg, data, setup, folder, gang, logger, checkpoints, reporter, watch, history)
-            logger.info(_preflight(run, place, start, tuple(opening.changes), loaded))
-            last = _loop(run, state, start)
+            trainer = Trainer(setup, folder, gang, watch, checkpoints, reporter, history)
+            last = trainer.loop(state)
         if last < cfg.train.steps:
             logger.info(
                 f"stopped early at step {last:,}: {cfg.train.early_stop_evals} evaluations in "
@@ -122,50 +136,10 @@ def _go_on(
             )
     if gang.is_first:
         rundir.complete(folder, last)
-    return run.history[last]
+    return history[last]
 
 
-def _loop(run: Run, state: TrainState, start: int) -> int:
-    """Makes the updates from `start` + 1 on, reports each once and in order; gives the last."""
-    setup, reporter, step = run.setup, run.reporter, start
-    if start:
-        run.between(state, start)  # an evaluation that a stop prevented
-    profile = Profile(run.cfg.runtime, run.own.profile, run.logger.warning)
-    with run.micro_batches(start) as batches, profile:
-        train_step, unreported = None, None
-        while not run.is_over(step):
-            step += 1
-            faults.point("train.step")
-            profile.before(step, state)
-            with reporter.timing("data"):
-                parts = [next(batches) for _ in range(run.cfg.train.accumulate)]
-            batch = sharding.globalise(parts, setup.mesh)
-            if train_step is None:
-                run.draw_first_batch(parts)
-                with reporter.timing("compile"):
-                    train_step = setup.train_step.lower(state, batch).compile()
-                run.logger.info(describe_memory(train_step))
-            ids = sharding.gather_ids(batch, setup.mesh)
-            state, metrics = train_step(state, batch)
-            profile.after(step, state)
-            if unreported:
-                run.report(*unreported)
-            unreported = step, metrics, ids
-            if run.is_due(step):
-                run.report(*unreported)
-                unreported = None
-                run.between(state, step)
-            run.checkpoints.check()
-            run.gang.beat()
-    run.checkpoints.finish(step)
-    return step
-
-
-def _hold(folder: RunDir, held: ExitStack) -> None:
-    held.enter_context(lock.hold(folder.root, print))
-
-
-def _open_state(
+def _restore_or_start(
     setup: Setup, checkpoints: Checkpoints, logger: RunLogger
 ) -> tuple[TrainState, dict[str, Any], tuple[str, ...]]:
     """The newest good state and its metadata, or a fresh one and the parts that were loaded."""
@@ -174,38 +148,149 @@ def _open_state(
         return restored.state, restored.metadata, ()
     variables = setup.initial_variables()
     source = native.resolve_weights(setup.cfg.init, logger.warning)
-    loaded: tuple[str, ...] = ()
-    if source is not None:
-        variables, report = native.load_backbone(
-            source, variables, setup.cfg.model, setup.cfg.init.parts
-        )
-        logger.info(str(report))
-        loaded = report.whole_parts
-    return setup.start(variables), {}, loaded
+    if source is None:
+        return setup.start(variables), {}, ()
+    init = setup.cfg.init
+    variables, report = native.load_backbone(source, variables, setup.cfg.model, init.parts)
+    logger.info(str(report))
+    return setup.start(variables), {}, report.whole_parts
 
 
-def _preflight(
-    run: Run,
-    place: Workdir,
-    start: int,
-    changes: tuple[str, ...],
-    loaded: tuple[str, ...],
-) -> str:
-    text = render(
-        Preflight(
-            cfg=run.cfg,
-            data=run.data,
-            workdir=place.tell(str(run.folder.root)),
-            resumed_step=start,
-            changes=changes,
-            devices=run.setup.mesh.size,
-            device_kind=jax.devices()[0].device_kind,
-            parameters=count_parameters(run.setup.target.variables.params),
-            loaded=loaded,
-            pose_cells=run.setup.map_size(),
-            first_batch=place.tell(str(run.folder.first_batch)),
+@dataclasses.dataclass
+class Trainer:
+    """A run that is open; `history` holds the numbers of every evaluation so far, by step."""
+
+    setup: Setup
+    folder: RunDir
+    gang: Gang
+    watch: Watch
+    checkpoints: Checkpoints
+    reporter: Reporter
+    history: dict[int, dict[str, Any]]
+
+    def loop(self, state: TrainState) -> int:
+        """Makes the updates that are left, reports each once and in order; returns the last."""
+        setup, reporter, start = self.setup, self.reporter, int(state.step)
+        cfg, step = setup.cfg, start
+        if start:
+            self.between(state, start)  # an evaluation that a stop prevented
+        own = self.folder.of_process(self.gang.index)
+        profile = Profile(cfg.runtime, own.profile, reporter.logger.warning)
+        with loader.training_batches(
+            cfg.data,
+            setup.data,
+            seed=cfg.train.seed,
+            batch_size=cfg.train.micro_batch_size,
+            start_step=start * cfg.train.accumulate,
+            process=self.gang.place,
+        ) as batches, profile:  # fmt: skip
+            train_step, unreported = None, None
+            while not self._is_over(step):
+                step += 1
+                faults.point("train.step")
+                profile.before(step, state)
+                with reporter.timing("data"):
+                    parts = [next(batches) for _ in range(cfg.train.accumulate)]
+                batch = sharding.globalise(parts, setup.mesh)
+                if train_step is None:
+                    if self.gang.is_first and not self.folder.first_batch.exists():
+                        picture = draw_batch(parts[0], setup.data.classes)
+                        files.write_atomically(self.folder.first_batch, picture)
+                    with reporter.timing("compile"):
+                        train_step = setup.train_step.lower(state, batch).compile()
+                    reporter.logger.info(describe_memory(train_step))
+                ids = sharding.gather_ids(batch, setup.mesh)
+                state, metrics = train_step(state, batch)
+                profile.after(step, state)
+                if unreported:
+                    reporter.step(*unreported)
+                unreported = step, metrics, ids
+                if self._is_due(step):
+                    reporter.step(*unreported)
+                    unreported = None
+                    self.between(state, step)
+                self.checkpoints.check()
+                self.gang.beat()
+        self.checkpoints.finish(step)
+        return step
+
+    def between(self, state: TrainState, step: int) -> None:
+        """After `step` updates: evaluates and saves where that is due, and stops if told to."""
+        cfg, is_over = self.setup.cfg, self._is_over(step)
+        if step not in self.history and (is_over or _divides(cfg.eval.every_steps, step)):
+            self._evaluate(state, step)
+        is_over, is_stopping = self._is_over(step), self.watch.is_stopping()
+        is_best = step in self.history and not self._evals_without_gain
+        if is_over or is_stopping or is_best or _divides(cfg.checkpoint.every_steps, step):
+            with self.reporter.timing("save"):
+                self.checkpoints.save(step, state, self._describe(step))
+        if is_stopping and not (is_over and step in self.history):
+            self.checkpoints.finish(step)
+            raise Preempted(
+                f"stopped by {self.watch.cause} at step {step}; checkpoint {step} is verified; "
+                "run the same command to continue"
+            )
+
+    def _is_over(self, step: int) -> bool:
+        """Whether no update follows the `step`-th: all are done, or evaluations gain no more."""
+        train = self.setup.cfg.train
+        patience = train.early_stop_evals
+        return step == train.steps or 0 < patience <= self._evals_without_gain
+
+    @property
+    def _evals_without_gain(self) -> int:
+        scores = [numbers["mAP"] for numbers in self.history.values()]
+        return len(scores) - 1 - scores.index(max(scores)) if scores else 0
+
+    def _is_due(self, step: int) -> bool:
+        """Whether the loop evaluates, saves or stops before the next update."""
+        cfg = self.setup.cfg
+        return (
+            step == cfg.train.steps
+            or _divides(cfg.eval.every_steps, step)
+            or _divides(cfg.checkpoint.every_steps, step)
+            or self.watch.is_stopping()
         )
-    )
-    if run.gang.is_first:
-        files.write_atomically(run.folder.preflight, text + "\n")
-    return text
+
+    def _evaluate(self, state: TrainState, step: int) -> None:
+        """Scores the evaluation split; a run that is told to stop leaves that to its next start."""
+        setup, split = self.setup, self.setup.cfg.data.eval_split
+        with self.reporter.timing("eval"):
+            scores = evaluate.score_split(
+                setup.cfg,
+                setup.data,
+                setup.eval_step,
+                setup.fold(state.best_variables),
+                setup.mesh,
+                process=self.gang.place,
+                max_examples=setup.cfg.eval.max_examples,
+                is_stopping=self._is_stopping,
+            )
+        if scores is None:
+            return
+        protocol = evaluate.Protocol.of(setup.cfg)
+        summary = self.history[step] = evaluate.summarise(scores, protocol)
+        if self.gang.is_first:
+            folder = self.folder.scores(split, step)
+            evaluate.store(folder, scores, summary, setup.data.classes, protocol)
+        self.reporter.evaluated(step, split, summary, is_best=not self._evals_without_gain)
+
+    def _is_stopping(self) -> bool:
+        if self.gang.last_beat is not None:  # the first step's compilation has a longer limit
+            self.gang.beat()
+        return self.watch.is_stopping()
+
+    def _describe(self, step: int) -> dict[str, Any]:
+        """The metadata of a checkpoint."""
+        return {
+            "config": dataclasses.asdict(self.setup.cfg),
+            "classes": list(self.setup.data.classes),
+            "fingerprint": self.setup.data.fingerprint,
+            "metrics": self.history.get(step, {}),
+            "history": list(self.history.items()),
+            "window": self.reporter.dump_window(),
+        }
+
+
+def _divides(every_steps: int, step: int) -> bool:
+    return every_steps > 0 and step % every_steps == 0

@@ -3,7 +3,6 @@
 What the command line ends with an exit code raises here: a `Refusal` of `gap_jax.errors`.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ def train_config(cfg: Config, workdir: Path | str) -> dict[str, Any]:
     In the main thread the first Ctrl-C saves a checkpoint and raises `Preempted`, and a second one
     interrupts at once. In another thread signals stay with the program.
     """
-    return json.loads(train(cfg, workdir))
+    return train(cfg, workdir)
 
 
 def evaluate_run(

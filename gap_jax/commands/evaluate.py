@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,9 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines import files, loader
+from data_pipelines import files
 from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
-from data_pipelines.example import HostBatch
 from data_pipelines.manifest import describe_skipped
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
@@ -170,32 +169,25 @@ def score_split(
     ).resolved()
     manifest = _load_manifest(data.directory, opened.source)
     opened.check_data(manifest)
-    mesh = _evaluation_mesh(opened.cfg, gang)
+    mesh = evaluation_mesh(opened.cfg, gang)
     folded = opened.fold()
-    eval_step = jit_eval_step(folded.model, mesh, data.eval_views)
-    variables = jax.device_put(jax.device_get(folded.variables), replicated(mesh))
-    batch_size = opened.cfg.eval.batch_size
-    with loader.evaluation_batches(
-        data, manifest, batch_size=batch_size, process=gang.place
-    ) as batches:
-        scores = evaluate.score(eval_step, variables, _beating(batches, gang), mesh, lambda: False)
+    scores = evaluate.score_split(
+        dataclasses.replace(opened.cfg, data=data),
+        manifest,
+        jit_eval_step(folded.model, mesh, data.eval_views),
+        jax.device_put(jax.device_get(folded.variables), replicated(mesh)),
+        mesh,
+        process=gang.place,
+        after_batch=gang.beat,  # not before it: the first one's compilation has a longer limit
+    )
     if scores is None:
-        raise AssertionError("nobody tells an evaluation of its own to stop")
+        raise AssertionError("without is_stopping nothing ends an evaluation early")
     return scores, evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
 
 
-def _beating(batches: Iterable[HostBatch], gang: Gang) -> Iterator[HostBatch]:
-    for batch in batches:
-        yield batch
-        gang.beat()  # after it: the first one's compilation has a longer limit
-
-
-def _evaluation_mesh(cfg: Config, gang: Gang) -> Mesh:
-    """As many of this machine's devices as the run's batches can be spread over; of several
-    machines, all.
-    """
-    devices = jax.devices()
-    count = math.gcd(len(devices), cfg.train.micro_batch_size, cfg.eval.batch_size)
-    if gang.count > 1:
-        count = len(devices)
-    return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), devices[:count])
+def evaluation_mesh(cfg: Config, gang: Gang) -> Mesh:
+    """Takes as many devices as divide the run's batches; several processes take all of theirs."""
+    count = jax.device_count()
+    if gang.count == 1:
+        count = math.gcd(count, cfg.train.micro_batch_size, cfg.eval.batch_size)
+    return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), jax.devices()[:count])

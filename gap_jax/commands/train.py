@@ -1,6 +1,7 @@
 """`gap_jax train --config=FILE[:parts]`: trains, or evaluates, in one of several processes."""
 
 import contextlib
+import json
 import os
 import shlex
 from collections.abc import Sequence
@@ -77,7 +78,7 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
         _check_address(workdir)
     given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
     meeting = find(**given, environment=os.environ)
-    result = ""
+    summary = None
     evaluates = own["mode"].value == "evaluate"
     if meeting is None and not evaluates:
         start_within_s = float(cfg.runtime.start_within_s)
@@ -90,9 +91,9 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
         else:
             from gap_jax.train import train  # only now: a slip above need not wait for jax
 
-            result = train(cfg, workdir, gang)
-    if result and gang.is_first:
-        print(result)
+            summary = train(cfg, workdir, gang)
+    if summary is not None and gang.is_first:
+        print(json.dumps(summary, allow_nan=False))
     return 0
 
 

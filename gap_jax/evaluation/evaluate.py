@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,8 +14,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int8, Int32, Int64
 
-from data_pipelines import files
+from data_pipelines import files, loader
 from data_pipelines.example import PADDING_ID, UNLABELLED, HostBatch
+from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.errors import DataError
 from gap_jax.evaluation import metrics
@@ -73,6 +74,31 @@ class Protocol(NamedTuple):
 
 
 PAPER = Protocol()
+
+
+def score_split(
+    cfg: Config,
+    data: Manifest,
+    eval_step: EvalStep,
+    variables: Variables,
+    mesh: Mesh,
+    *,
+    process: tuple[int, int] = (0, 1),
+    max_examples: int = 0,
+    is_stopping: Callable[[], bool] = lambda: False,
+    after_batch: Callable[[], None] = lambda: None,
+) -> Scores | None:
+    """Scores `data.eval_split` once, or `max_examples` spread evenly over it; see `score`."""
+
+    def follow(batches: Iterable[HostBatch]) -> Iterator[HostBatch]:
+        for batch in batches:
+            yield batch
+            after_batch()
+
+    with loader.evaluation_batches(
+        cfg.data, data, batch_size=cfg.eval.batch_size, max_examples=max_examples, process=process
+    ) as batches:
+        return score(eval_step, variables, follow(batches), mesh, is_stopping)
 
 
 def score(

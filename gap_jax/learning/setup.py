@@ -25,7 +25,7 @@ class Setup:
     """
 
     cfg: Config
-    classes: int
+    data: Manifest
     mesh: Mesh
     model: Model
     optimizer: optax.GradientTransformationExtraArgs
@@ -38,7 +38,7 @@ class Setup:
         """Fresh parameters and statistics, a function of train.seed alone."""
 
         def initialise() -> Variables:
-            return state.split_network(self.cfg, self.classes, self.cfg.train.seed)[1]
+            return state.split_network(self.cfg, len(self.data.classes), self.cfg.train.seed)[1]
 
         places = jax.tree.map(lambda leaf: leaf.sharding, self.target.variables)
         return jax.jit(initialise, out_shardings=places)()
@@ -102,7 +102,7 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
     train_step = steps.build_train_step(cfg, model, optimizer, mesh, weights)
     return Setup(
         cfg=cfg,
-        classes=len(data.classes),
+        data=data,
         mesh=mesh,
         model=model,
         optimizer=optimizer,

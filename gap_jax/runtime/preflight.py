@@ -1,7 +1,7 @@
 """The block that a run prints before its first step: what it will do, to be checked."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,6 +12,9 @@ from data_pipelines.files import quote
 from data_pipelines.manifest import Manifest, describe_skipped
 from gap_jax.config import Config, OptimConfig
 from gap_jax.learning.losses import pose_weight_in_all_units
+from gap_jax.learning.setup import Setup
+from gap_jax.learning.state import count_parameters
+from gap_jax.runtime.places import RunDir
 
 WIDTH = 100
 LABEL_WIDTH = 12  # with the colon and the space behind it
@@ -30,7 +33,7 @@ class Preflight:
     data: Manifest
     workdir: str
     resumed_step: int
-    changes: tuple[str, ...]
+    changes: Sequence[str]
     devices: int
     device_kind: str
     parameters: Mapping[str, int]
@@ -38,26 +41,51 @@ class Preflight:
     pose_cells: tuple[int, int] | None
     first_batch: str
 
+    @classmethod
+    def of(
+        cls,
+        setup: Setup,
+        run: RunDir,
+        display: Callable[[str], str],
+        *,
+        start: int,
+        changes: Sequence[str],
+        loaded: Sequence[str],
+    ) -> "Preflight":
+        """Describes a run that begins at step `start`; `display` makes a path the user's own."""
+        return cls(
+            cfg=setup.cfg,
+            data=setup.data,
+            workdir=display(str(run.root)),
+            resumed_step=start,
+            changes=changes,
+            devices=setup.mesh.size,
+            device_kind=jax.devices()[0].device_kind,
+            parameters=count_parameters(setup.target.variables.params),
+            loaded=loaded,
+            pose_cells=setup.map_size(),
+            first_batch=display(str(run.first_batch)),
+        )
 
-def render(facts: Preflight) -> str:
-    """Renders the block; no line is wider than `WIDTH` cells."""
-    rows = [
-        ("start", _start(facts)),
-        ("data", _data(facts)),
-        ("batch", _batch(facts)),
-        ("lr", _schedule(facts)),
-        ("init", _init(facts)),
-        ("loss", _loss(facts)),
-        ("look at", f"{facts.first_batch}, the first batch as the model sees it"),
-        *(("warning", text) for text in _warnings(facts)),
-    ]
-    title = "-- preflight "
-    lines = [title + "-" * (WIDTH - len(title))]
-    for label, text in rows:
-        wrapped = wrap(text, WIDTH - LABEL_WIDTH)
-        lines.append(f"{label:<{LABEL_WIDTH - 2}}: {wrapped[0]}")
-        lines.extend(" " * LABEL_WIDTH + line for line in wrapped[1:])
-    return "\n".join([*lines, "-" * WIDTH])
+    def render(self) -> str:
+        """Renders the block; no line is wider than `WIDTH` cells."""
+        rows = [
+            ("start", _start(self)),
+            ("data", _data(self)),
+            ("batch", _batch(self)),
+            ("lr", _schedule(self)),
+            ("init", _init(self)),
+            ("loss", _loss(self)),
+            ("look at", f"{self.first_batch}, the first batch as the model sees it"),
+            *(("warning", text) for text in _warnings(self)),
+        ]
+        title = "-- preflight "
+        lines = [title + "-" * (WIDTH - len(title))]
+        for label, text in rows:
+            wrapped = wrap(text, WIDTH - LABEL_WIDTH)
+            lines.append(f"{label:<{LABEL_WIDTH - 2}}: {wrapped[0]}")
+            lines.extend(" " * LABEL_WIDTH + line for line in wrapped[1:])
+        return "\n".join([*lines, "-" * WIDTH])
 
 
 def describe_memory(step: Any) -> str:

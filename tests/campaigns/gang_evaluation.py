@@ -24,7 +24,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from data_pipelines import loader, manifest
+from data_pipelines import manifest
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.evaluation import evaluate
@@ -153,15 +153,16 @@ def in_batches_of(cfg: Config, size: int) -> Config:
 
 def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> evaluate.Scores:
     """One evaluation by this process and its peers."""
-    with loader.evaluation_batches(
-        setup.cfg.data,
+    scores = evaluate.score_split(
+        setup.cfg,
         data,
-        batch_size=setup.cfg.eval.batch_size,
-        max_examples=images,
+        setup.eval_step,
+        variables,
+        setup.mesh,
         process=(jax.process_index(), jax.process_count()),
-    ) as batches:
-        scores = evaluate.score(setup.eval_step, variables, batches, setup.mesh, lambda: False)
-    assert scores is not None, "nobody tells it to stop"
+        max_examples=images,
+    )
+    assert scores is not None, "nothing ends it early"
     return scores
 
 

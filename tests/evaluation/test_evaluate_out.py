@@ -7,7 +7,11 @@ from typing import Any
 import pytest
 
 from gap_jax import cli
+from gap_jax.commands.evaluate import evaluation_mesh
+from gap_jax.errors import ConfigError
 from gap_jax.evaluation import evaluate
+from gap_jax.flags import read_config
+from gap_jax.runtime.gang.members import ALONE, Gang
 from tests.support.saved_runs import prepare_run
 from tests.support.saved_states import plan_fault
 from tests.support.tiny_data import SIZES, names_in
@@ -67,3 +71,13 @@ def test_two_evaluations_do_not_write_one_folder(
     assert f"{folder} is in use by process" in printed.err and printed.err.count("\n") == 1
     assert json.loads(printed.out.splitlines()[-1])["examples"] == SIZES["val"]
     assert names_in(folder) == ["metrics.json", "per_class.csv", "scores.npz"]
+
+
+def test_evaluation_uses_the_devices_that_divide_its_batch() -> None:
+    """Several processes use all devices: each has to hold some of the mesh."""
+    cfg = read_config(
+        "gap_pose:demo", ["--config.eval.batch_size=6", "--config.train.batch_size=6"]
+    )
+    assert evaluation_mesh(cfg, ALONE).size == 2
+    with pytest.raises(ConfigError, match=r"train.batch_size / .*=6 is not divisible by 8 devices"):
+        evaluation_mesh(cfg, Gang(count=2))

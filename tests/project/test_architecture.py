@@ -41,7 +41,6 @@ LAYERS = (
     ("gap_jax.evaluation",),
     ("gap_jax.runtime",),
     ("gap_jax.explain",),
-    ("gap_jax.run",),
     ("gap_jax.train",),
     ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),
     ("gap_jax.cli",),

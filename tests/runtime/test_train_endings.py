@@ -71,12 +71,12 @@ def test_a_run_that_had_stopped_goes_no_further(
     stopped: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg, before = rundir.load_config(stopped), stopped.ledger.read_bytes()
-    line = train(cfg, stopped.root)
+    summary = train(cfg, stopped.root)
     assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
     manifest = json.loads(stopped.manifest.read_text("utf-8"))
     stopped.manifest.write_text(json.dumps({**manifest, "completed_step": None}), "utf-8")
     # as if it had been killed before it was noted as complete
-    assert train(cfg, stopped.root) == line == json.dumps(dict(_read_history(stopped))[6])
+    assert train(cfg, stopped.root) == summary == dict(_read_history(stopped))[6]
     assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
     assert stopped.ledger.read_bytes() == before
 
@@ -110,9 +110,9 @@ def test_less_patience_stops_where_a_run_resumes(stopped: RunDir, tmp_path: Path
     shutil.rmtree(earlier.checkpoints / "6")
     cfg = rundir.load_config(earlier)
     impatient = dataclasses.replace(cfg.train, early_stop_evals=1)
-    line = train(dataclasses.replace(cfg, train=impatient), earlier.root)
+    summary = train(dataclasses.replace(cfg, train=impatient), earlier.root)
     assert json.loads(earlier.manifest.read_text("utf-8"))["completed_step"] == 5
-    assert json.loads(line) == dict(_read_history(stopped))[6]  # of the same parameters
+    assert summary == dict(_read_history(stopped))[6]  # of the same parameters
 
 
 def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:

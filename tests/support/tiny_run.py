@@ -122,7 +122,8 @@ def train(
             if step % 10 == 0:
                 with reporter.timing("eval"):
                     clock.now += 2
-                reporter.evaluated(step, "val", {"mAP": 0.1 * step / 10, "accuracy": 1 / 3})
+                scores = {"mAP": 0.1 * step / 10, "accuracy": 1 / 3, "top5": None}
+                reporter.evaluated(step, "val", {**scores, "classes": 8, "skipped_classes": 0})
     return run
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, SupportsFloat
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from jaxtyping import Int
 
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
+from gap_jax.errors import Diverged
 from gap_jax.learning.steps import TrainMetrics
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
@@ -27,9 +28,9 @@ from gap_jax.runtime.reporting.progress import Pace, Progress, number
 from gap_jax.runtime.reporting.writers import Background, Row, TensorBoardWriter, Writer
 
 NAMES = {"learning_rate": "lr"}
+SCORES = ("mAP", "accuracy", "top5")
 NAMED_IDS = 8
-
-Numbers = Mapping[str, SupportsFloat]
+MOST_SKIPPED_IN_ROW, MOST_SKIPPED = 3, 10
 
 
 class Reporter(AbstractContextManager["Reporter"]):
@@ -54,7 +55,7 @@ class Reporter(AbstractContextManager["Reporter"]):
         clock: Callable[[], float] = time.monotonic,
         trackers: Mapping[str, Callable[[], Writer[Row]]] | None = None,
     ) -> None:
-        self._logger = logger
+        self.logger = logger
         self._train = cfg.train
         self._devices = devices
         self._pace = Pace(clock)
@@ -85,37 +86,38 @@ class Reporter(AbstractContextManager["Reporter"]):
         """Adds the block's time to `data` (waiting for a batch), `compile`, `eval` or `save`."""
         return self._pace.timing(name)
 
-    def step(self, step: int, metrics: Collection, ids: Int[np.ndarray, "*b"]) -> dict[str, float]:
-        """Reports the `step`-th update with its record ids; returns the numbers of the step."""
-        metrics = _to_float64(metrics)
+    def step(self, step: int, metrics: Collection, ids: jax.Array | Int[np.ndarray, "*b"]) -> None:
+        """Reports the `step`-th update with its record ids; ends a run that only skips steps."""
+        metrics, ids = _to_float64(metrics), np.asarray(ids)
         values = {name: float(value) for name, value in metrics.compute().items()}
         self._step_log.write({"step": step, **_digest_step(values["loss"], ids)})
         self._window = self._window.merge(metrics) if self._window else metrics
         self._pace.count_step()
         if not values["finite"]:
-            self._logger.warning(_describe_skip(step, values, ids))
+            self.logger.warning(_describe_skip(step, values, ids))
         warning = self._baseline.observe(step, values["loss_action"], values["accuracy"])
         if warning:
-            self._logger.warning(f"{warning}; try {', or '.join(self._remedies)}")
+            self.logger.warning(f"{warning}; try {', or '.join(self._remedies)}")
         is_due = step % self._train.log_every_steps == 0 or step == self._train.steps
         if is_due:
             self._row = self._end_window(step, self._window)
             self._write(self._row)
         eta_s = self._pace.eta_s(self._train.steps - step)
-        self._logger.progress(Progress(step, self._train.steps, self._row, eta_s, is_due))
-        return values
+        self.logger.progress(Progress(step, self._train.steps, self._row, eta_s, is_due))
+        _refuse_to_skip_on(step, int(values["skipped_in_row"]), int(values["skipped"]))
 
     def evaluated(
-        self, step: int, split: str, metrics: Numbers, *, classes: str = "", is_best: bool = False
+        self, step: int, split: str, summary: Mapping[str, Any], *, is_best: bool = False
     ) -> None:
-        """Reports an evaluation after `step` updates; `classes` says how many mAP is over (5/8)."""
-        values = {name: float(value) for name, value in metrics.items()}
+        """Reports an evaluation after `step` updates; classes=5/8 if its mAP is over 5 of 8."""
+        values = {name: float(summary[name]) for name in SCORES if summary.get(name) is not None}
         exact = {name: value.hex() for name, value in values.items()}
         self._step_log.write({"step": step, split: exact})
         self._write({"step": step, **{f"{split}/{name}": value for name, value in values.items()}})
         texts = [f"{name}={number(value)}" for name, value in values.items()]
-        texts += [f"classes={classes}"] * bool(classes) + ["best"] * is_best
-        self._logger.info(" ".join([f"{split} step={step}/{self._train.steps}", *texts]))
+        total, skipped = summary["classes"], summary["skipped_classes"]
+        texts += [f"classes={total - skipped}/{total}"] * bool(skipped) + ["best"] * is_best
+        self.logger.info(" ".join([f"{split} step={step}/{self._train.steps}", *texts]))
 
     def dump_window(self) -> dict[str, str]:
         """Returns the exact metrics of the steps since the last row, for a checkpoint."""
@@ -124,7 +126,7 @@ class Reporter(AbstractContextManager["Reporter"]):
 
     def close(self) -> None:
         """Logs where the time went and closes every writer."""
-        self._logger.info(self._pace.summary())
+        self.logger.info(self._pace.summary())
         for writer in (*self._writers, self._step_log):
             writer.close()
 
@@ -133,9 +135,9 @@ class Reporter(AbstractContextManager["Reporter"]):
 
     def _describe_cut(self, name: str, cut: Cut, step: int) -> None:
         if cut.beyond:
-            self._logger.info(f"{name}: dropped {cut.beyond:,} rows beyond step {step:,}")
+            self.logger.info(f"{name}: dropped {cut.beyond:,} rows beyond step {step:,}")
         if cut.damaged:
-            self._logger.info(f"{name}: dropped {cut.damaged:,} damaged rows")
+            self.logger.info(f"{name}: dropped {cut.damaged:,} damaged rows")
 
     def _end_window(self, step: int, window: Collection) -> Row:
         """Makes a row of the metrics since the last row, which are those of `steps` steps."""
@@ -156,6 +158,15 @@ class Reporter(AbstractContextManager["Reporter"]):
     def _write(self, row: Row) -> None:
         for writer in self._writers:
             writer.write(row)
+
+
+def _refuse_to_skip_on(step: int, in_row: int, in_all: int) -> None:
+    if in_row >= MOST_SKIPPED_IN_ROW or in_all >= MOST_SKIPPED:
+        raise Diverged(
+            f"{in_row} steps in a row and {in_all} in all had no finite loss or gradient, the last "
+            f"of them step {step}; lower optim.learning_rate, set optim.clip_norm, or look at the "
+            "records that were named"
+        )
 
 
 def _to_float64(metrics: Collection) -> Collection:
