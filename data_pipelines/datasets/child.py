@@ -72,7 +72,7 @@ def main(module: str, path: str, seconds: str, memory_bytes: str) -> int:
         (resource.RLIMIT_CPU, int(seconds)),
         (resource.RLIMIT_AS, int(memory_bytes)),
     ):
-        _limit(kind, amount)
+        limit(kind, amount)
     try:
         with contextlib.redirect_stdout(sys.stderr):
             answer = importlib.import_module(module).parse(Path(path))
@@ -89,7 +89,8 @@ def main(module: str, path: str, seconds: str, memory_bytes: str) -> int:
     return 0
 
 
-def _limit(kind: int, amount: int) -> None:
+def limit(kind: int, amount: int) -> None:
+    """Sets a limit of this process, no higher than the system allows."""
     _, hard = resource.getrlimit(kind)
     allowed = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
     with contextlib.suppress(ValueError, OSError):  # macOS refuses some of them

@@ -79,7 +79,7 @@ def is_archive(address: str) -> bool:
 
 def without_query(address: str) -> str:
     """The address as it may be told: what stands behind "?" or before "@" can be a secret."""
-    return re.sub("//[^/]*@", "//", re.split(r"[?#]", address, maxsplit=1)[0])
+    return re.sub("//[^/]*@", "//", re.split(r"[?#]", address)[0])
 
 
 def _is_safe(address: str, before: str | None = None) -> bool:

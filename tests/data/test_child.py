@@ -1,5 +1,6 @@
 """A parser in a child process: its answer comes back, whatever else it does is one line."""
 
+import resource
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.datasets import child
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.errors import DataError
 
@@ -83,3 +85,14 @@ def test_the_parser_of_mpii_starts_light() -> None:
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("hard", "allowed"), [(resource.RLIM_INFINITY, 100), (60, 60), (200, 100)])
+def test_no_limit_is_set_above_the_hard_one(
+    hard: int, allowed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: found.append(limits))
+    child.limit(resource.RLIMIT_AS, 100)
+    assert found == [(allowed, hard)]

@@ -170,6 +170,7 @@ def test_a_joint_shows_where_the_body_is_not_covered(scenes: list[Scene]) -> Non
         ({"difficulty": "brutal"}, "difficulty='brutal' is not one of easy, default, hard"),
         ({"sizes": {"trian": 3}}, "'trian'"),
         ({"sizes": {"val": -3}}, "val=-3"),
+        ({"sizes": {"train": 10**8}}, "train=100000000 images"),
         ({"sizes": {"train": 0, "val": 0}}, "asks for no image"),
     ],
 )

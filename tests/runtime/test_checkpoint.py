@@ -15,7 +15,7 @@ import pytest
 
 from gap_jax.errors import CannotWrite, CheckpointError
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.checkpoint_folders import find_best
+from gap_jax.runtime.checkpoint_folders import find_best, survey
 from gap_jax.runtime.digests import copy_to_host, name_leaves
 from tests.support.saved_states import (
     SlowDisk,
@@ -288,3 +288,9 @@ def test_another_models_state_is_refused_by_name(
                 restore(abstract(change(make_state(0))))
             assert said in str(refusal.value) and refusal.value.exit_code == 66
     assert resume(tmp_path) == (4, [])
+
+
+def test_a_checkpoint_without_metadata_is_unusable(tmp_path: Path) -> None:
+    save_steps(tmp_path, 2)
+    shutil.rmtree(tmp_path / "2" / "metadata")
+    assert survey(tmp_path).unusable.keys() == {2}

@@ -11,7 +11,9 @@ pytestmark = pytest.mark.processes
 
 PROGRAM = """
 import contextlib, os, sys, time
+from gap_jax.errors import Preempted
 from gap_jax.runtime.gang import ending
+from gap_jax.runtime.gang.members import Cause
 
 class Gang:
     index, is_first, last_beat = 1, False, None
@@ -27,6 +29,7 @@ with ending.ending_together(gang, stuck_after_s=0.5, start_within_s=START):
 HANG = "time.sleep(60)"
 STEP = "gang.last_beat = time.monotonic(); "
 FAIL = "raise RuntimeError('a slip')"
+LOST = "gang.read_causes = lambda: [Cause(0, 71, 'no finite loss')]; "
 BLIND = "gang.read_causes = None; "  # the watch itself fails
 
 
@@ -72,6 +75,17 @@ def test_it_ends_and_tells_the_others(
     assert found[0] == code and found[1].startswith(f"told {code}: ") and told in found[1]
     if how == "read":
         assert f"gap_jax: error {code}: " in found[2] and "line" in found[2].partition("error")[0]
+
+
+def test_it_ends_with_the_code_of_another_and_tells_nobody() -> None:
+    code, told, said = end(LOST + HANG, 60, "read")
+    assert (code, told) == (71, "")
+    assert "gap_jax: error 71: process 0 ended with 71: no finite loss" in said
+
+
+def test_what_all_come_to_is_raised_by_each() -> None:
+    code, told, said = end("raise Preempted('stopped at step 3')", 60, "read")
+    assert (code, told) == (1, "") and said.endswith("Preempted: stopped at step 3\n")
 
 
 @pytest.mark.parametrize(("saves", "code"), [(True, 0), (False, 75)])

@@ -65,6 +65,7 @@ def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
     assert [line.endswith(" best") for line in evaluations] == [True, False, False]
     assert all(" classes=2/3" in line for line in evaluations)  # two images, of three classes
     assert not (stopped.checkpoints / "4").exists()  # saved for nothing else
+    assert list(stopped.tensorboard.glob("events*"))
 
 
 def test_a_run_that_had_stopped_goes_no_further(

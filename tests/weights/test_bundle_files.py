@@ -3,6 +3,7 @@
 import os
 import struct
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,20 @@ def test_many_small_variables_take_no_time(tmp_path: Path) -> None:
     start = time.process_time()
     assert len(open_arrays(tmp_path / "w").arrays) == 3000
     assert time.process_time() - start < 5
+
+
+def test_entry_that_leaves_its_block_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its value would go on in the numbers behind the entries."""
+    write_block = foreign.block
+
+    def lengthen(entries: Mapping[bytes, bytes]) -> bytes:
+        shared, unshared, length, *rest = write_block(entries)
+        return bytes([shared, unshared, length + 2 * (b"a" in entries), *rest])
+
+    monkeypatch.setattr(foreign, "block", lengthen)
+    (tmp_path / "w.index").write_bytes(foreign.tabled({b"a": entry()}))
+    (tmp_path / "w.data-00000-of-00001").write_bytes(bytes(4))
+    with pytest.raises(CheckpointError, match="an entry ends behind its block"):
+        open_arrays(tmp_path / "w")

@@ -10,7 +10,7 @@ import pytest
 from gap_jax.config import Config
 from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import describe_model
-from gap_jax.model_config import ModelConfig, PoseConfig
+from gap_jax.model_config import BACKBONES, ModelConfig, PoseConfig
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.weights import native
 from gap_jax.weights.convert import convert
@@ -18,7 +18,7 @@ from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names import recognise as recognise_module
 from gap_jax.weights.names import resnet, vgg
 from gap_jax.weights.names.forms import NameMap, number_variables, to_ours
-from gap_jax.weights.names.recognise import BESIDE, SKIPPED, recognise
+from gap_jax.weights.names.recognise import BESIDE, SKIPPED, every_known, recognise
 from tests.support.foreign_names import rename
 
 SCOPE = "resnet_v1_101"
@@ -203,3 +203,10 @@ def test_forms_turn_into_ours() -> None:
     assert to_ours([oihw[:1, :1]], "pointwise").shape == (5, 7)
     with pytest.raises(ValueError, match="has 1 axes and 4 are due"):
         to_ours([np.zeros(3)], "oihw")
+
+
+def test_known_networks_name_their_backbone_and_all_layers_of_vgg16() -> None:
+    for known in every_known():
+        assert known.backbone in BACKBONES, known.source
+    dense = (vgg.torch_names(), vgg.keras_names(), vgg.slim_names())
+    assert [len(names) for names in dense] == [len(vgg.slim_names(dense=False)) + 6] * 3

@@ -1,5 +1,6 @@
 """`gap_jax weights`: the backbone of a run as a file for init.weights, and what is shipped."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,10 @@ def test_a_published_name_is_its_address(
     assert cli.main(["weights", "convert", "https://weights.invalid/w", out]) == 64
     assert "w is fetched against the whole of its SHA-256 alone;" in capsys.readouterr().err
     assert len(fetched) == 2
+
+
+def test_published_weights_have_a_name_and_an_address() -> None:
+    names = [each.name for each in PUBLISHED]
+    assert len(set(names)) == len(names)
+    for each in PUBLISHED:
+        assert re.fullmatch(r"[a-z0-9-]+", each.name) and each.address.startswith("http")
