@@ -21,6 +21,7 @@ from flax import nnx
 import gap_jax
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import FactoredSaliency
+from tests.campaigns import api_reference
 from tests.support.saved_runs import tiny_config
 from tests.support.tiny_data import prepare_tiny_people
 
@@ -65,6 +66,10 @@ def run_docstrings(*names: str) -> None:
 @pytest.mark.parametrize("name", [*CLASSES, "read_config"])
 def test_docstrings_run(name: str) -> None:
     run_docstrings(name)
+
+
+def test_reference_is_up_to_date() -> None:
+    assert api_reference.PAGE.read_text("utf-8") == api_reference.render() + "\n"
 
 
 def test_trains_in_a_thread_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
