@@ -78,5 +78,10 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "data").exists():
             prepare_tiny_people(folder / "data")
-            assert train(folder / "data", folder / "unbroken", cache=folder / "cache").code == 0
+            assert (
+                train(
+                    folder / "data", folder / "unbroken", cache=folder / "cache", forked=True
+                ).code
+                == 0
+            )
     return folder

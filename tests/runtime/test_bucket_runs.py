@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,19 +15,12 @@ from tests.support.tiny_training import STEPS, End, begin, finish, prove
 
 pytestmark = pytest.mark.processes
 
-# the command, with a lock that counts as stale soon
-PROGRAM = (
-    "-c",
-    "import sys; from gap_jax.runtime.bucket import heartbeat_lock as lock; "
-    "from gap_jax import cli; "
-    "lock.HEARTBEAT_S, lock.DEAD_AFTER_S, lock.LOOK_EVERY_S = 0.2, 1.5, 0.2; "
-    "sys.exit(cli.run_process('train'))",
-)
+PROGRAM = ("-m", "tests.support.quick_lock")
 
 
 def in_bucket(folder: Path, bucket: Path, faults: str = "") -> End:
-    cache, address = folder / "cache", f"file://{bucket}"
-    return finish(begin(folder / "data", address, faults=faults, cache=cache, program=PROGRAM))
+    options: dict[str, Any] = {"faults": faults, "cache": folder / "cache", "program": PROGRAM}
+    return finish(begin(folder / "data", f"file://{bucket}", **options, forked=True))
 
 
 def names_below(folder: Path, keep: Callable[[str], bool] = lambda _: True) -> set[str]:
@@ -65,7 +59,9 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
 def test_two_processes_save_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
     bucket, address = tmp_path / "bucket" / "run", f"file://{tmp_path / 'bucket' / 'run'}"
     cache = tiny_runs / "cache"
-    begun = begin_gang(tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1)
+    begun = begin_gang(
+        tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1, forked=True
+    )
     gang = finish_gang(begun)
     assert [end.code for end in gang] == [0, 0], gang
     assert len(prove(bucket).ledger) == STEPS + 2 and not (bucket / LOCK).exists()

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.processes
 
 
 def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End]:
-    gang = begin_gang(folder / "data", workdir, *fields, cache=folder / "cache", **options)
-    return finish_gang(gang)
+    options |= {"cache": folder / "cache", "forked": True}
+    return finish_gang(begin_gang(folder / "data", workdir, *fields, **options))
 
 
 def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """Runs of several processes by the real command, each with devices of its own."""
 
 import socket
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import numpy as np
 from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint_folders import STATE, read_metadata
 from gap_jax.runtime.places import RunDir
-from tests.support.tiny_training import End, begin, finish
+from tests.support.tiny_training import End, Program, begin, finish
 
 
 def begin_gang(
@@ -24,7 +23,8 @@ def begin_gang(
     fields_of: Mapping[int, str] = {},
     words: Sequence[str] = (),
     program: Sequence[str] = ("-m", "gap_jax.main"),
-) -> list[subprocess.Popen[str]]:
+    forked: bool = False,
+) -> list[Program]:
     """Starts all processes; `faults` and `fields_of` are for some of them only."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -41,12 +41,13 @@ def begin_gang(
             words=[*words, *([*meeting, f"--process={index}"] if processes > 1 else [])],
             devices=devices,
             program=program,
+            forked=forked,
         )
         for index in range(processes)
     ]
 
 
-def finish_gang(gang: list[subprocess.Popen[str]]) -> list[End]:
+def finish_gang(gang: Sequence[Program]) -> list[End]:
     """Waits for the ends of all."""
     return [finish(each) for each in gang]
 

@@ -8,11 +8,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gap_jax.runtime import checkpoint_folders
 from gap_jax.runtime.places import RunDir
 from tests.support.compiling import FAST_COMPILING
+from tests.support.forking import Forked
 
 ROOT = Path(__file__).parents[2]
 SPEC = "configs/gap_pose.py:demo"
@@ -25,6 +26,8 @@ FIELDS = (
     f"checkpoint.every_steps={SAVED_EVERY}",
 )  # fmt: skip
 LONGEST_S = 300
+
+Program = subprocess.Popen[str] | Forked
 
 
 class End(NamedTuple):
@@ -67,7 +70,8 @@ def begin(
     words: Sequence[str] = (),
     devices: int = 1,
     program: Sequence[str] = ("-m", "gap_jax.main"),
-) -> subprocess.Popen[str]:
+    forked: bool = False,
+) -> Program:
     """Starts the command; what it compiles is kept in `cache`, which saves half of every restart.
 
     Code is generated without optimisation: compiling would take longer than everything else.
@@ -81,8 +85,11 @@ def begin(
         "XLA_FLAGS": f"{FAST_COMPILING} --xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, *program, f"--config={SPEC}", f"--workdir={workdir}"]
+    command += [*words, *overrides(data, *fields)]
+    if forked:
+        return Forked(command, environment)
     return subprocess.Popen(
-        [*command, *words, *overrides(data, *fields)],
+        command,
         cwd=ROOT,
         env=environment,
         text=True,
@@ -91,19 +98,24 @@ def begin(
     )
 
 
-def finish(process: subprocess.Popen[str]) -> End:
+def finish(process: Program) -> End:
     """Waits for its end."""
     said, complained = process.communicate(timeout=LONGEST_S)
+    assert process.returncode is not None
     return End(process.returncode, said, complained)
 
 
-def train(data: Path, workdir: Path, *fields: str, faults: str = "", cache: Path) -> End:
+def train(data: Path, workdir: Path, *fields: str, cache: Path, **options: Any) -> End:
     """The command from its start to its end, whatever that may be."""
-    return finish(begin(data, workdir, *fields, faults=faults, cache=cache))
+    return finish(begin(data, workdir, *fields, cache=cache, **options))
 
 
 def interrupt(
-    process: subprocess.Popen[str], number: signal.Signals, workdir: Path, *, delay_s: float
+    process: Program,
+    number: signal.Signals,
+    workdir: Path,
+    *,
+    delay_s: float,
 ) -> End:
     """Sends a signal so long after the run has reported a step; it may have ended before."""
     ledger = RunDir(workdir).ledger
