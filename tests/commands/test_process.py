@@ -192,6 +192,8 @@ def test_training_alone_limits_its_start(
     fields = [f"--config.data.root={tmp_path}", "--config.runtime.start_within_s=7"]
     assert cli.main(["train", "--config=gap_pose:demo", *fields]) == 65
     assert limits == [7] and "no prepared data" in capsys.readouterr().err
+    assert cli.main(["train", "--config=gap_pose:demo", "--mode=evaluate", *fields]) == 65
+    assert limits == [7], "an evaluation may take longer"
 
 
 @pytest.mark.parametrize("number", STOPS, ids=lambda each: each.name)
