@@ -25,19 +25,19 @@ from gap_jax.runtime import environment, lock, preemption, rundir
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.gang import agreement
-from gap_jax.runtime.gang.members import ALONE, Gang
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.preemption import Watch
 from gap_jax.runtime.preflight import Preflight, describe_memory
+from gap_jax.runtime.processes import agreement
+from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.profiling import Profile
 from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
 from gap_jax.runtime.reporting.writers import NullWriter, open_console
+from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights import native
 
 
-def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> dict[str, Any]:
+def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dict[str, Any]:
     """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was.
 
     The workdir is a folder, or the address of one in a bucket. Returns the last evaluation.
@@ -45,24 +45,24 @@ def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> dict[str, Any
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    agreement.agree(gang, cfg, data, str(workdir) if is_address(str(workdir)) else "")
+    agreement.agree(processes, cfg, data, str(workdir) if is_address(str(workdir)) else "")
     setup = assemble(cfg, data)
     with (
         preemption.watching() as watch,
-        workdirs.open_for_writing(str(workdir), gang) as place,
+        workdirs.open_for_writing(str(workdir), processes) as place,
         ExitStack() as held,
     ):
-        folder = RunDir(place.folder.absolute())
-        opening = _open_folder(setup, folder, place, gang, held)
+        folder = RunFolder(place.folder.absolute())
+        opening = _open_folder(setup, folder, place, processes, held)
         if opening.completed_step is None:
-            return _train_on(setup, folder, place, gang, watch, opening)
-        if gang.is_first:
-            print(place.tell(f"{folder.root} is complete at step {opening.completed_step:,}"))
+            return _train_on(setup, folder, place, processes, watch, opening)
+        if processes.is_first:
+            print(workdir.display(f"{folder.root} is complete at step {opening.completed_step:,}"))
         return opening.metrics or {}
 
 
 def _open_folder(
-    setup: Setup, folder: RunDir, place: workdirs.Workdir, gang: Gang, held: ExitStack
+    setup: Setup, folder: RunFolder, place: workdirs.Workdir, processes: Processes, held: ExitStack
 ) -> rundir.Opening:
     """Locks the run's folder and writes what describes the run, unless the run is complete."""
 
@@ -70,35 +70,37 @@ def _open_folder(
         return rundir.examine(folder.root, setup.cfg, setup.data)
 
     def enter() -> rundir.Opening:
-        held.enter_context(lock.hold(folder.root, print))
+        held.enter_context(lock.acquire(folder.root, print))
         machine = environment.describe_environment()
         return rundir.enter(folder.root, setup.cfg, setup.data, machine)
 
-    if rundir.Opening(*gang.share("examined", examine)).is_new:
+    if rundir.Opening(*processes.broadcast("examined", examine)).is_new:
         native.resolve_weights(setup.cfg.init)  # refused here if absent, before anything is written
     if not place.address:
-        agreement.prove_shared(gang, folder.root)
-    return rundir.Opening(*gang.share("entered", enter))
+        agreement.prove_shared(processes, folder.root)
+    return rundir.Opening(*processes.broadcast("entered", enter))
 
 
 def _train_on(
     setup: Setup,
-    folder: RunDir,
+    folder: RunFolder,
     place: workdirs.Workdir,
-    gang: Gang,
+    processes: Processes,
     watch: Watch,
     opening: rundir.Opening,
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint, or the start, to the end; returns the last evaluation."""
-    cfg, own = setup.cfg, folder.of_process(gang.index)
+    cfg, own = setup.cfg, folder.of_process(processes.index)
     with (
-        RunLogger(own, open_console if gang.is_first else NullWriter, place.tell) as logger,
+        RunLogger(
+            own, open_console if processes.is_first else NullWriter, workdir.display
+        ) as logger,
         Checkpoints(
             folder.checkpoints,
             warn=logger.warning,
             keep=cfg.checkpoint.keep,
             run_id=opening.run_id,
-            gang=gang,
+            processes=processes,
             before_commit=place.upload,
         ) as checkpoints,
     ):
@@ -118,23 +120,23 @@ def _train_on(
             devices=setup.mesh.size,
             weights_loaded=start > 0 or bool(loaded),
             window=metadata.get("window", {}),
-            trackers=None if gang.is_first else {},
+            trackers=None if processes.is_first else {},
         ) as reporter:
             preflight = Preflight.of(
-                setup, folder, place.tell, start=start, changes=opening.changes, loaded=loaded
+                setup, folder, workdir.display, start=start, changes=opening.changes, loaded=loaded
             ).render()
-            if gang.is_first:
+            if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
             logger.info(preflight)
             history = dict(metadata.get("history", ()))
-            trainer = Trainer(setup, folder, gang, watch, checkpoints, reporter, history)
+            trainer = Trainer(setup, folder, processes, watch, checkpoints, reporter, history)
             last = trainer.loop(state)
         if last < cfg.train.steps:
             logger.info(
                 f"stopped early at step {last:,}: {cfg.train.early_stop_evals} evaluations in "
                 "a row gained nothing (train.early_stop_evals)"
             )
-    if gang.is_first:
+    if processes.is_first:
         rundir.complete(folder, last)
     return history[last]
 
@@ -161,8 +163,8 @@ class Trainer:
     """A run that is open; `history` holds the numbers of every evaluation so far, by step."""
 
     setup: Setup
-    folder: RunDir
-    gang: Gang
+    folder: RunFolder
+    processes: Processes
     watch: Watch
     checkpoints: Checkpoints
     reporter: Reporter
@@ -174,7 +176,7 @@ class Trainer:
         cfg, step = setup.cfg, start
         if start:
             self.between(state, start)  # an evaluation that a stop prevented
-        own = self.folder.of_process(self.gang.index)
+        own = self.folder.of_process(self.processes.index)
         profile = Profile(cfg.runtime, own.profile, reporter.logger.warning)
         with loader.training_batches(
             cfg.data,
@@ -182,7 +184,7 @@ class Trainer:
             seed=cfg.train.seed,
             batch_size=cfg.train.micro_batch_size,
             start_step=start * cfg.train.accumulate,
-            process=self.gang.place,
+            process=self.processes.place,
         ) as batches, profile:  # fmt: skip
             train_step, unreported = None, None
             while not self._is_over(step):
@@ -193,7 +195,7 @@ class Trainer:
                     parts = [next(batches) for _ in range(cfg.train.accumulate)]
                 batch = sharding.globalise(parts, setup.mesh)
                 if train_step is None:
-                    if self.gang.is_first and not self.folder.first_batch.exists():
+                    if self.processes.is_first and not self.folder.first_batch.exists():
                         picture = draw_batch(parts[0], setup.data.classes)
                         files.write_atomically(self.folder.first_batch, picture)
                     with reporter.timing("compile"):
@@ -210,7 +212,7 @@ class Trainer:
                     unreported = None
                     self.between(state, step)
                 self.checkpoints.check()
-                self.gang.beat()
+                self.processes.heartbeat()
         self.checkpoints.finish(step)
         return step
 
@@ -262,7 +264,7 @@ class Trainer:
                 setup.eval_step,
                 setup.fold(state.best_variables),
                 setup.mesh,
-                process=self.gang.place,
+                process=self.processes.place,
                 max_examples=setup.cfg.eval.max_examples,
                 is_stopping=self._is_stopping,
             )
@@ -270,14 +272,16 @@ class Trainer:
             return
         protocol = evaluate.Protocol.of(setup.cfg)
         summary = self.history[step] = evaluate.summarise(scores, protocol)
-        if self.gang.is_first:
+        if self.processes.is_first:
             folder = self.folder.scores(split, step)
             evaluate.store(folder, scores, summary, setup.data.classes, protocol)
         self.reporter.evaluated(step, split, summary, is_best=not self._evals_without_gain)
 
     def _is_stopping(self) -> bool:
-        if self.gang.last_beat is not None:  # the first step's compilation has a longer limit
-            self.gang.beat()
+        if (
+            self.processes.last_heartbeat is not None
+        ):  # the first step's compilation has a longer limit
+            self.processes.heartbeat()
         return self.watch.is_stopping()
 
     def _describe(self, step: int) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from data_pipelines.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
 from gap_jax.flags import explain, find_spec, parse, resolve
-from gap_jax.runtime.gang.meeting import Meeting, find
-from gap_jax.runtime.gang.members import ALONE, Gang
+from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.runtime.processes.rendezvous import Rendezvous, find
 
 USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
                        [--mode=train|evaluate] [--config.group.field=value ...]
@@ -82,38 +82,40 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     evaluates = own["mode"].value == "evaluate"
     if meeting is None and not evaluates:
         start_within_s = float(cfg.runtime.start_within_s)
-        process.limit_start(start_within_s, lambda: ALONE.last_beat is not None)
+        process.limit_start(start_within_s, lambda: ALONE.last_heartbeat is not None)
     joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
-    with joining as gang:
+    with joining as processes:
         check_data(cfg.data, spec)
         if evaluates:
-            _evaluate(cfg, workdir, gang)
+            _evaluate(cfg, workdir, processes)
         else:
             from gap_jax.train import train  # only now: a slip above need not wait for jax
 
-            summary = train(cfg, workdir, gang)
-    if summary is not None and gang.is_first:
+            summary = train(cfg, workdir, processes)
+    if summary is not None and processes.is_first:
         print(json.dumps(summary, allow_nan=False))
     return 0
 
 
-def _join(meeting: Meeting, cfg: Config, *, saves: bool) -> contextlib.AbstractContextManager[Gang]:
-    from gap_jax.runtime.gang.start import joined
+def _join(
+    meeting: Rendezvous, cfg: Config, *, saves: bool
+) -> contextlib.AbstractContextManager[Processes]:
+    from gap_jax.runtime.processes.initialise import joined
 
     return joined(meeting, cfg.runtime, saves=saves)
 
 
-def _evaluate(cfg: Config, workdir: str, gang: Gang) -> None:
+def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     from gap_jax.commands import evaluate
     from gap_jax.runtime import rundir
     from gap_jax.runtime.bucket.store import is_address
-    from gap_jax.runtime.gang import agreement
+    from gap_jax.runtime.processes import agreement
 
     known = manifest.load(cfg.data.directory)
-    agreement.agree(gang, cfg, known, workdir if is_address(workdir) else "")
+    agreement.agree(processes, cfg, known, workdir if is_address(workdir) else "")
     data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
     # another run is refused
-    evaluate.run([workdir, *data], gang, lambda folder: rundir.examine(folder, cfg, known))
+    evaluate.run([workdir, *data], processes, lambda folder: rundir.examine(folder, cfg, known))
 
 
 def name_workdir(spec: str) -> str:

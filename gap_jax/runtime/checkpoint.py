@@ -36,7 +36,7 @@ from gap_jax.runtime.digests import (
     name_some,
     place,
 )
-from gap_jax.runtime.gang.members import ALONE, Gang
+from gap_jax.runtime.processes.group import ALONE, Processes
 
 _Saved = tuple[Metadata, Leaves]
 
@@ -76,7 +76,7 @@ class Checkpoints:
         warn: Callable[[str], None],
         keep: int = 3,
         run_id: str | None = None,
-        gang: Gang = ALONE,
+        processes: Processes = ALONE,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
         """`run_id` goes into each checkpoint; a save fails if `before_commit` raises."""
@@ -84,7 +84,7 @@ class Checkpoints:
         self._warn = warn
         self._policy = _KeepLatestAndBest(keep)
         self._run_id = run_id
-        self._gang = gang
+        self._processes = processes
         self._before_commit = before_commit
         self._manager: ocp.CheckpointManager | None = None  # only saving needs it
         self._held: int | None = None  # the step that was restored or saved last
@@ -138,7 +138,7 @@ class Checkpoints:
             found.append(self._resume_newest(target))
             return found[0].step if found[0] else None
 
-        step = self._gang.share("resumed", search)
+        step = self._processes.broadcast("resumed", search)
         return found[0] if found else None if step is None else self.load(step, target)
 
     def _resume_newest(self, target: Any) -> Restored | None:
@@ -193,12 +193,12 @@ class Checkpoints:
         run = json.loads(json.dumps(metadata, allow_nan=False))
         if step != self._held:
             self._begin(Metadata(step, run, {}, {}), state)
-        elif self._gang.is_first and (held := self.find(step)).run != run:
+        elif self._processes.is_first and (held := self.find(step)).run != run:
             folders.write_metadata(self.folder / str(step), dataclasses.replace(held, run=run))
 
     def _begin(self, metadata: Metadata, state: Any) -> None:
         step = self._held = metadata.step
-        if self._gang.is_first:
+        if self._processes.is_first:
             good = self.survey().good
             self._policy.own = {**good, step: metadata}
             if step not in good and (self.folder / str(step)).exists():  # Orbax would delete it
@@ -208,7 +208,7 @@ class Checkpoints:
             faults.point("checkpoint.begin")
             if self._manager is None:
                 self._manager = arrays.open_manager(
-                    self.folder, self._policy, self._verify, self._gang.count
+                    self.folder, self._policy, self._verify, self._processes.count
                 )
             items = {
                 STATE: ocp.args.StandardSave(name_leaves(state)),
@@ -262,7 +262,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             self._pending = None
             faults.point("checkpoint.after_commit")
-            if self._gang.is_first:
+            if self._processes.is_first:
                 folders.sweep(self.folder)
             else:
                 self._before_commit()
@@ -282,7 +282,7 @@ class Checkpoints:
                     "check the disk and run the same command again"
                 )
 
-        self._gang.share("finished", prove)
+        self._processes.broadcast("finished", prove)
         self.wait()
 
     def _set_aside(self, step: int, reason: str) -> None:

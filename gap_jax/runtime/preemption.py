@@ -30,7 +30,7 @@ class Watch(Received):
         self.take(number)
 
 
-class GangWatch(Watch):
+class SharedWatch(Watch):
     """The wish of any of several processes, which all of them read at the same question.
 
     So all of them ask, at the same places and equally often. JAX takes SIGTERM and finds the
@@ -63,7 +63,7 @@ def watching() -> Iterator[Watch]:
     and this is entered after `jax.distributed.initialize`. Outside the main thread it takes none.
     """
     if jax.process_count() > 1:
-        watch = GangWatch()
+        watch = SharedWatch()
         numbers = [number for number in list_signals() if number != signal.SIGTERM]
     else:
         watch, numbers = Watch(), list_signals()

@@ -14,7 +14,7 @@ from gap_jax.config import Config, OptimConfig
 from gap_jax.learning.losses import pose_weight_in_all_units
 from gap_jax.learning.setup import Setup
 from gap_jax.learning.state import count_parameters
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 
 WIDTH = 100
 LABEL_WIDTH = 12  # with the colon and the space behind it
@@ -45,7 +45,7 @@ class Preflight:
     def of(
         cls,
         setup: Setup,
-        run: RunDir,
+        run: RunFolder,
         display: Callable[[str], str],
         *,
         start: int,

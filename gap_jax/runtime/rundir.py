@@ -15,7 +15,7 @@ from gap_jax.config import Config, differences
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.model_config import without_ignored
 from gap_jax.runtime import checkpoint_folders as checkpoints
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 
 FORMAT_VERSION = 1
 NAMED = 5
@@ -47,7 +47,7 @@ class Opening(NamedTuple):
 
 def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     """Looks without writing; refuses a folder with which this config and data cannot go on."""
-    run = RunDir(workdir.absolute())
+    run = RunFolder(workdir.absolute())
     with files.writing(run.root):
         is_run = run.config.is_file()
         if not is_run and run.root.exists() and any(map(_is_content, run.root.iterdir())):
@@ -73,7 +73,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     run, and a changed one counts only when the run no longer counts as complete.
     """
     opening = examine(workdir, cfg, data)
-    run = RunDir(workdir.absolute())
+    run = RunFolder(workdir.absolute())
     if not opening.is_new:
         opening = _find_completed(run, cfg, opening)
     if opening.completed_step is not None:
@@ -104,12 +104,12 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     return opening
 
 
-def complete(run: RunDir, step: int) -> None:
+def complete(run: RunFolder, step: int) -> None:
     """Notes that the run has ended as it should, after `step` steps."""
     _save(run.manifest, {**load_manifest(run), "completed_step": step})
 
 
-def load_config(run: RunDir) -> Config:
+def load_config(run: RunFolder) -> Config:
     """The run's config; a field that it does not know yet has its default."""
     content = _load(run.config)
     groups = {field.name: cast(Any, field.type) for field in dataclasses.fields(Config)}
@@ -126,7 +126,7 @@ def load_config(run: RunDir) -> Config:
         ) from error
 
 
-def load_classes(run: RunDir) -> tuple[str, ...]:
+def load_classes(run: RunFolder) -> tuple[str, ...]:
     """The names of the run's classes, in their order."""
     try:
         names = tuple(each["name"] for each in _load(run.classes)["classes"])
@@ -137,7 +137,7 @@ def load_classes(run: RunDir) -> tuple[str, ...]:
     return names
 
 
-def load_manifest(run: RunDir) -> dict[str, Any]:
+def load_manifest(run: RunFolder) -> dict[str, Any]:
     """The run's id, its data's fingerprint, its attempts and the step at which it was complete.
 
     A run whose manifest is lost takes its checkpoints' id.
@@ -153,7 +153,7 @@ def load_manifest(run: RunDir) -> dict[str, Any]:
     return content
 
 
-def first_command(run: RunDir) -> str:
+def first_command(run: RunFolder) -> str:
     """The command that began the run, programs without the folders they lie in."""
     attempts = load_manifest(run)["attempts"]
     words = shlex.split(attempts[0]["command"]) if attempts else []
@@ -161,7 +161,7 @@ def first_command(run: RunDir) -> str:
     return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])
 
 
-def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
+def _find_completed(run: RunFolder, cfg: Config, opening: Opening) -> Opening:
     """Adds whether the run is complete, which only its whole last checkpoint proves.
 
     Refuses one that was complete and has no whole checkpoint left, as it would begin anew.
@@ -183,7 +183,7 @@ def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
     return opening._replace(completed_step=done, metrics=newest.run["metrics"])
 
 
-def _recover_id(run: RunDir) -> str | None:
+def _recover_id(run: RunFolder) -> str | None:
     """The id that the run's checkpoints carry; None where there is none yet."""
     found = checkpoints.survey(run.checkpoints)
     ids = {metadata.run_id for metadata in found.good.values()}
@@ -196,7 +196,7 @@ def _recover_id(run: RunDir) -> str | None:
     return next(iter(ids), None)
 
 
-def _has_begun(run: RunDir) -> bool:
+def _has_begun(run: RunFolder) -> bool:
     """Whether a step was taken: an attempt that failed to compile leaves nothing to go on from."""
     return run.checkpoints.exists() or (run.ledger.exists() and run.ledger.stat().st_size > 0)
 
@@ -210,7 +210,7 @@ def _as_field(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _compare_configs(run: RunDir, before: Config, after: Config) -> list[str]:
+def _compare_configs(run: RunFolder, before: Config, after: Config) -> list[str]:
     """One line for each harmless change; any other is refused."""
     changes = differences(before, after)
     refused = [
@@ -237,7 +237,7 @@ def _objection(name: str, before: Config, after: Config) -> str | None:
     return " (the cosine depends on it)" if before.optim.schedule == "cosine" else None
 
 
-def _compare_data(run: RunDir, data: Manifest) -> None:
+def _compare_data(run: RunFolder, data: Manifest) -> None:
     moves = list_moves(load_classes(run), data.classes) if run.classes.exists() else ""
     if moves:
         raise CheckpointError(

@@ -25,7 +25,7 @@ from gap_jax.learning.setup import assemble
 from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import write_table
@@ -100,7 +100,7 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
     """
     cfg = read_config(SPEC, overrides(out / "data"))
     target = assemble(cfg, manifest.load(out / "data")).target
-    run = RunDir(out / "unbroken")
+    run = RunFolder(out / "unbroken")
     folder, run_id = Path(run.checkpoints), rundir.load_manifest(run)["run_id"]
     found, rng = list_files(folder / str(STEPS)), np.random.default_rng(seed)
     with Checkpoints(folder, warn=print, run_id=run_id) as checkpoints:

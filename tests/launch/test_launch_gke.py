@@ -38,8 +38,8 @@ def render(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def job_of(jobset: dict[str, Any]) -> dict[str, Any]:
-    (gang,) = jobset["spec"]["replicatedJobs"]
-    return gang["template"]["spec"]
+    (processes,) = jobset["spec"]["replicatedJobs"]
+    return processes["template"]["spec"]
 
 
 def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
@@ -141,13 +141,13 @@ def test_pods_run_the_program_with_the_words_as_they_are(
     place_command(tmp_path, "python", 'printf "%s\\n" "$@"\n')
     code, out, _ = run(tmp_path, command)
     assert code == 0
-    gang = {
+    processes = {
         "tpu": [],  # GKE's variables tell JAX
         "gpu": [
             "--coordinator=gap-1-gang-0-0.gap-1:8476", "--processes=2", f"--process={index}"
         ],
     }[kind]  # fmt: skip
-    assert out.splitlines() == ["-m", "gap_jax.main", *gang, *WORDS]
+    assert out.splitlines() == ["-m", "gap_jax.main", *processes, *WORDS]
 
 
 @KINDS

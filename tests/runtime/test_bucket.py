@@ -16,9 +16,9 @@ from gap_jax.runtime.bucket import heartbeat_lock as locks
 from gap_jax.runtime.bucket import store as stores
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import Store
-from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.lock import LOCK
-from gap_jax.runtime.places import ADDRESS as ADDRESS_FILE
+from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.runtime.run_folder import ADDRESS as ADDRESS_FILE
 
 ADDRESS = "memory://bucket/run"
 STEP = "checkpoints/3"
@@ -39,10 +39,10 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 
 def open_folder(
-    folder: Path, store: Store | None = None, gang: Gang = ALONE
+    folder: Path, store: Store | None = None, processes: Processes = ALONE
 ) -> workdirs.TemporaryWorkdir:
     put(folder, ADDRESS_FILE)
-    return workdirs.TemporaryWorkdir(store or Store(ADDRESS), folder, gang, lambda: None)
+    return workdirs.TemporaryWorkdir(store or Store(ADDRESS), folder, processes, lambda: None)
 
 
 def put(folder: Path, *names: str) -> None:
@@ -75,10 +75,10 @@ def test_small_files_are_fetched_and_uploaded_and_checkpoints_are_not(tmp_path: 
 
 def test_others_answer_for_their_own_folder(tmp_path: Path) -> None:
     put(tmp_path, "config.json", "processes/1/log.txt", "processes/2/log.txt")
-    open_folder(tmp_path, gang=Gang(index=1, count=3)).upload()
+    open_folder(tmp_path, processes=Processes(index=1, count=3)).upload()
     assert Store(ADDRESS).list() == ["processes/1/log.txt"]
     open_folder(tmp_path / "next").fetch()  # of a run that was killed so early
-    open_folder(tmp_path, gang=Gang(index=0, count=3)).upload()
+    open_folder(tmp_path, processes=Processes(index=0, count=3)).upload()
     assert Store(ADDRESS).list() == ["config.json", "processes/1/log.txt"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from gap_jax import cli
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.lock import LOCK
-from tests.support.gangs import begin_gang, finish_gang
+from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_training import STEPS, End, begin, finish, prove
 
 pytestmark = pytest.mark.processes
@@ -65,9 +65,9 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
 def test_two_processes_save_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
     bucket, address = tmp_path / "bucket" / "run", f"file://{tmp_path / 'bucket' / 'run'}"
     cache = tiny_runs / "cache"
-    begun = begin_gang(tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1)
-    gang = finish_gang(begun)
-    assert [end.code for end in gang] == [0, 0], gang
+    begun = begin_processes(tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1)
+    processes = finish_processes(begun)
+    assert [end.code for end in processes] == [0, 0], processes
     assert len(prove(bucket).ledger) == STEPS + 2 and not (bucket / LOCK).exists()
     assert {"log.txt", "processes/1/log.txt"} <= names_below(bucket)
     assert f"step={STEPS}/{STEPS}" in (bucket / "processes/1/log.txt").read_text()

@@ -24,7 +24,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from gap_jax.runtime import lock
-with lock.hold(Path(sys.argv[1]), print):
+with lock.acquire(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -48,7 +48,7 @@ def test_the_second_run_is_told_who_holds_the_workdir(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(InUse) as refusal, lock.hold(tmp_path, no_warning):
+    with pytest.raises(InUse) as refusal, lock.acquire(tmp_path, no_warning):
         pass
     assert time.monotonic() - began < 5
     assert refusal.value.exit_code == 77
@@ -61,19 +61,19 @@ def test_the_kernel_frees_the_lock_of_a_killed_run(
 ) -> None:
     holder.kill()
     holder.wait()
-    with lock.hold(tmp_path, no_warning):
+    with lock.acquire(tmp_path, no_warning):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
 def test_a_lock_is_freed_by_an_error_too_and_its_owner_may_be_unreadable(tmp_path: Path) -> None:
     workdir = tmp_path / "new" / "run"
-    with pytest.raises(ZeroDivisionError), lock.hold(workdir, no_warning):
+    with pytest.raises(ZeroDivisionError), lock.acquire(workdir, no_warning):
         raise ZeroDivisionError
-    with lock.hold(workdir, no_warning):
+    with lock.acquire(workdir, no_warning):
         (workdir / ".lock").write_text("")
         with (
             pytest.raises(InUse, match="has just taken it"),
-            lock.hold(workdir, no_warning),
+            lock.acquire(workdir, no_warning),
         ):
             pass
 
@@ -86,7 +86,7 @@ def test_a_file_system_without_locks_is_said(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     said: list[str] = []
-    with lock.hold(tmp_path, said.append):
+    with lock.acquire(tmp_path, said.append):
         assert len(said) == 1 and "nothing stops a second process" in said[0]
 
 
@@ -157,5 +157,5 @@ def test_folders_that_were_made_for_a_lock_alone_are_removed(tmp_path: Path) -> 
 
 def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CannotWrite), lock.hold(tmp_path / "file" / "run", no_warning):
+    with pytest.raises(CannotWrite), lock.acquire(tmp_path / "file" / "run", no_warning):
         pass

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
 from gap_jax.runtime.reporting.jsonl import cut_after, encode_row
 from gap_jax.runtime.reporting.progress import Pace, Progress, duration, number
 from gap_jax.runtime.reporting.reporter import Reporter
 from gap_jax.runtime.reporting.writers import TerminalConsole
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.tiny_run import BATCH, METRICS, Clock, Recorder, config, people, rows, train
 
 
@@ -70,7 +70,7 @@ def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(
     whole = train(tmp_path / "whole", changes=changes)
     console = Recorder()
     train(tmp_path / "broken", last=killed, changes=changes, windows=windows)
-    with RunDir(tmp_path / "broken").ledger.open("a") as file:
+    with RunFolder(tmp_path / "broken").ledger.open("a") as file:
         file.write('{"step": 1, "loss_h')  # as kill -9 may leave it
     broken = train(
         tmp_path / "broken", restored + 1, console=console, changes=changes, windows=windows

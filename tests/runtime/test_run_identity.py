@@ -20,7 +20,7 @@ from gap_jax.runtime.checkpoint_folders import (
     read_metadata,
     write_metadata,
 )
-from gap_jax.runtime.rundir import RunDir, complete, enter, examine
+from gap_jax.runtime.rundir import RunFolder, complete, enter, examine
 from tests.runtime.test_rundir import config, contents, people, start
 from tests.support.saved_runs import prepare_run
 from tests.support.saved_states import abstract, finish, make_state, save_steps
@@ -29,7 +29,7 @@ from tests.support.saved_states import abstract, finish, make_state, save_steps
 @pytest.mark.parametrize("damage", ["delete the step", "delete metadata", "flip a bit"])
 def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 8_000)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     finish(run, 9_000)
     step = run.checkpoints / "9000"
     match damage:
@@ -52,7 +52,7 @@ def test_a_complete_run_without_any_whole_checkpoint_is_refused(
     tmp_path: Path, damage: str, cfg: Config
 ) -> None:
     """It would begin at step 0 and drop all its numbers."""
-    run = RunDir(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     save(run.root, 8_000)
     finish(run, 9_000)
     copy = shutil.copytree(run.checkpoints, tmp_path / "copy")
@@ -81,7 +81,7 @@ def test_a_start_digests_the_last_checkpoint_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(tmp_path)
-    finish(RunDir(tmp_path), 9_000)
+    finish(RunFolder(tmp_path), 9_000)
     digested: list[Path] = []
     digest_files = folders.digest_files
     monkeypatch.setattr(
@@ -95,12 +95,12 @@ def test_a_start_digests_the_last_checkpoint_once(
 def save(root: Path, *numbers: int) -> None:
     """Goes on with a run and saves the states after these steps."""
     run_id = start(root).run_id
-    save_steps(RunDir(root).checkpoints, *numbers, run_id=run_id)
+    save_steps(RunFolder(root).checkpoints, *numbers, run_id=run_id)
 
 
 def reopen(root: Path, said: Callable[[str], None] = pytest.fail) -> Checkpoints:
     """The run's checkpoints as a later start opens them."""
-    return Checkpoints(RunDir(root).checkpoints, warn=said, run_id=start(root).run_id)
+    return Checkpoints(RunFolder(root).checkpoints, warn=said, run_id=start(root).run_id)
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     """A run with checkpoints 2 and 4, and one with a checkpoint 6 of the other."""
     save(tmp_path / "one", 2, 6)
     save(tmp_path / "two", 2, 4)
-    checkpoints = [RunDir(tmp_path / name).checkpoints for name in ("one", "two")]
+    checkpoints = [RunFolder(tmp_path / name).checkpoints for name in ("one", "two")]
     shutil.copytree(checkpoints[0] / "6", checkpoints[1] / "6")
     return tmp_path / "one", tmp_path / "two"
 
@@ -142,7 +142,7 @@ def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
     runs: tuple[Path, Path],
 ) -> None:
     for step in ("2", "4"):
-        shutil.rmtree(RunDir(runs[1]).checkpoints / step)
+        shutil.rmtree(RunFolder(runs[1]).checkpoints / step)
     with (
         pytest.raises(CheckpointError, match=r"usable \(set aside: 6.corrupt\); .* to begin anew"),
         reopen(runs[1], print) as checkpoints,
@@ -152,15 +152,15 @@ def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
 
 
 def test_another_runs_checkpoint_does_not_prove_a_run_complete(runs: tuple[Path, Path]) -> None:
-    complete(RunDir(runs[1]), 6)
+    complete(RunFolder(runs[1]), 6)
     assert start(runs[1]).lost_step == 6
-    complete(RunDir(runs[0]), 6)
+    complete(RunFolder(runs[0]), 6)
     assert start(runs[0]).completed_step == 6
 
 
 def test_a_lost_manifest_takes_no_id_that_checkpoints_disagree_on(runs: tuple[Path, Path]) -> None:
     """The newest checkpoint is of another run; without it the others name the run."""
-    run = RunDir(runs[1])
+    run = RunFolder(runs[1])
     run_id = json.loads(run.manifest.read_text("utf-8"))["run_id"]
     run.manifest.unlink()
     with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 2 runs"):
@@ -173,7 +173,7 @@ def test_a_lost_manifest_takes_no_id_that_checkpoints_disagree_on(runs: tuple[Pa
 @pytest.mark.parametrize("name", ["2", "2.corrupt"])
 def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name: str) -> None:
     save(tmp_path / "run", 2)
-    run = RunDir(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     copy = shutil.copytree(run.checkpoints / "2", tmp_path / "copy")
     run.manifest.unlink()
     (run.checkpoints / "2" / METADATA / METADATA).unlink()
@@ -190,7 +190,7 @@ def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name:
 
 def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copied = shutil.copytree(runs[0], tmp_path / "copied")
-    RunDir(tmp_path / "one").manifest.unlink()  # its checkpoints still carry its id
+    RunFolder(tmp_path / "one").manifest.unlink()  # its checkpoints still carry its id
     for root in (copied, tmp_path / "one"):
         for _ in range(2):
             with reopen(root) as checkpoints:
@@ -200,7 +200,7 @@ def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
 
 def test_another_runs_checkpoint_is_neither_evaluated_nor_exported(tmp_path: Path) -> None:
     run, _ = prepare_run(tmp_path, steps={2: 0.5})
-    folder = RunDir(run).checkpoints
+    folder = RunFolder(run).checkpoints
     metadata = read_metadata(shutil.copytree(folder / "2", folder / "4"))
     run_of = {**metadata.run, "run_id": "another", "metrics": {"mAP": 0.75}}
     write_metadata(folder / "4", dataclasses.replace(metadata, step=4, run=run_of))

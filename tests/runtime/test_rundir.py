@@ -17,7 +17,7 @@ from gap_jax.config import Config
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError, Refusal
 from gap_jax.runtime.rundir import (
     Opening,
-    RunDir,
+    RunFolder,
     enter,
     examine,
     load_classes,
@@ -56,7 +56,7 @@ def config(**values: Any) -> Config:
 
 def start(folder: Path, cfg: Config | None = None, data: Manifest | None = None) -> Opening:
     opening = enter(folder, cfg or config(), data or people(), ENVIRONMENT)
-    RunDir(folder).ledger.write_text('{"step": 1}\n', "utf-8")  # a step was taken
+    RunFolder(folder).ledger.write_text('{"step": 1}\n', "utf-8")  # a step was taken
     return opening
 
 
@@ -73,7 +73,7 @@ def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_fresh_run_says_what_it_is(begun: Path) -> None:
-    run = RunDir(begun)
+    run = RunFolder(begun)
     assert load_config(run) == config()
     assert load_classes(run) == CLASSES
     assert "模型を見る" in run.classes.read_text("utf-8")
@@ -123,7 +123,7 @@ def test_steps_only_grow_and_not_under_a_cosine(begun: Path, tmp_path: Path) -> 
 
 def test_fields_that_were_once_ignored_are_read_as_they_were_meant(tmp_path: Path) -> None:
     start(tmp_path, config(model__pooling="attention"))
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     content = json.loads(run.config.read_text("utf-8"))
     content["model"] |= {"T": 2, "widths": [128, 64], "sketch_features": 9}
     run.config.write_text(json.dumps(content), "utf-8")
@@ -136,7 +136,7 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
     cfg = config(train__steps=13_000, data__root="elsewhere")
     opening = start(tmp_path, cfg)
     assert not opening.is_new
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     assert load_config(run) == cfg
     attempts = json.loads(run.manifest.read_text("utf-8"))["attempts"]
     assert [each["config_changes"] for each in attempts] == [
@@ -148,7 +148,7 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
 
 def test_a_complete_run_says_so_and_may_be_prolonged(tmp_path: Path) -> None:
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     finish(run, 9_000)  # stopped early
     before = contents(tmp_path)
     assert start(tmp_path).completed_step == 9_000
@@ -184,7 +184,7 @@ def test_other_data_with_the_same_classes_is_refused(begun: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=line):
         examine(begun, config(), other)
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.classes.unlink()
     with pytest.raises(CheckpointError, match=line):
         start(tmp_path, data=other)
@@ -218,7 +218,7 @@ def test_a_start_goes_on_with_what_a_killed_one_left(
         start(tmp_path)
     monkeypatch.undo()
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     assert load_classes(run) == CLASSES
     finish(run, 12_000)
     longer = config(train__steps=13_000)
@@ -257,7 +257,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, text: str) -> None:
 
 def test_a_config_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     content = json.loads(run.config.read_text("utf-8"))
     del content["optim"]["clip_norm"], content["mesh"]
     run.config.write_text(json.dumps(content))
@@ -279,7 +279,7 @@ def test_every_data_set_and_split_is_counted(tmp_path: Path) -> None:
 
 def test_an_attempt_that_took_no_step_binds_nobody(tmp_path: Path) -> None:
     enter(tmp_path, config(), people(), ENVIRONMENT)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.first_batch.parent.mkdir()
     run.first_batch.write_bytes(b"of another config")
     other = config(pose__kernel_size=3)
@@ -294,5 +294,5 @@ def test_evaluations_that_stopping_counts_stay_where_they_are(tmp_path: Path) ->
     assert len(examine(tmp_path, patient, people()).changes) == 1
     with pytest.raises(ConfigError, match=r"eval.every_steps: 1000 -> 500 \(train.early"):
         examine(tmp_path, config(train__early_stop_evals=3, eval__every_steps=500), people())
-    finish(RunDir(tmp_path), 400)
+    finish(RunFolder(tmp_path), 400)
     assert start(tmp_path, patient).completed_step is None, "more patience goes on"

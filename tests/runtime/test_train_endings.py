@@ -13,8 +13,8 @@ from gap_jax.config import RuntimeConfig
 from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import find_best
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.profiling import Profile
+from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.train import train
 from tests.campaigns.cases import list_files
 from tests.runtime.test_reporting import without_rates
@@ -30,12 +30,12 @@ STANDING_STILL = (
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run whose parameters never move, so that only its first evaluation is a gain."""
     folder = tmp_path_factory.mktemp("endings")
     prepare_tiny_people(folder / "data")
     train(tiny_config(folder / "data", *STANDING_STILL, parts="mean,demo"), folder / "run")
-    return RunDir(folder / "run")
+    return RunFolder(folder / "run")
 
 
 def steps_of(path: Path) -> list[int]:
@@ -43,7 +43,7 @@ def steps_of(path: Path) -> list[int]:
     return [row["step"] for row in rows if "loss_hex" in row]
 
 
-def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> None:
+def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunFolder) -> None:
     assert steps_of(stopped.ledger) == [1, 2, 3, 4, 5, 6]
     assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
@@ -52,14 +52,14 @@ def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> Non
     assert names == ["2", "5", "6"]  # the best, the fifth and the last
 
 
-def _read_history(run: RunDir) -> list[tuple[int, dict[str, Any]]]:
+def _read_history(run: RunFolder) -> list[tuple[int, dict[str, Any]]]:
     run_id = rundir.load_manifest(run)["run_id"]
     with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
         assert find_best(checkpoints.survey().good) == 2
         return checkpoints.find(6).run["history"]
 
 
-def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
+def test_only_an_evaluation_that_gains_is_the_best(stopped: RunFolder) -> None:
     log = stopped.log.read_text("utf-8").splitlines()
     evaluations = [line for line in log if line.startswith("val step=")]
     assert [line.endswith(" best") for line in evaluations] == [True, False, False]
@@ -69,7 +69,7 @@ def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
 
 
 def test_a_run_that_had_stopped_goes_no_further(
-    stopped: RunDir, capsys: pytest.CaptureFixture[str]
+    stopped: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg, before = rundir.load_config(stopped), stopped.ledger.read_bytes()
     summary = train(cfg, stopped.root)
@@ -83,9 +83,9 @@ def test_a_run_that_had_stopped_goes_no_further(
 
 
 def test_a_complete_run_without_its_last_checkpoint_goes_on(
-    stopped: RunDir, tmp_path: Path
+    stopped: RunFolder, tmp_path: Path
 ) -> None:
-    broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+    broken = RunFolder(shutil.copytree(stopped.root, tmp_path / "run"))
     largest = max(
         list_files(Path(broken.checkpoints) / "6" / checkpoint_folders.STATE),
         key=lambda each: each.stat().st_size,
@@ -105,9 +105,9 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
 
 
-def test_less_patience_stops_where_a_run_resumes(stopped: RunDir, tmp_path: Path) -> None:
+def test_less_patience_stops_where_a_run_resumes(stopped: RunFolder, tmp_path: Path) -> None:
     """Its checkpoint of step 5 was not evaluated, and the ending needs an evaluation."""
-    earlier = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+    earlier = RunFolder(shutil.copytree(stopped.root, tmp_path / "run"))
     shutil.rmtree(earlier.checkpoints / "6")
     cfg = rundir.load_config(earlier)
     impatient = dataclasses.replace(cfg.train, early_stop_evals=1)
@@ -116,7 +116,7 @@ def test_less_patience_stops_where_a_run_resumes(stopped: RunDir, tmp_path: Path
     assert summary == dict(_read_history(stopped))[6]  # of the same parameters
 
 
-def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:
+def test_the_window_of_steps_was_recorded(stopped: RunFolder) -> None:
     (trace,) = stopped.profile.rglob("*.xplane.pb")
     assert trace.stat().st_size > 0
 

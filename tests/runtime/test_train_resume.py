@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.cases import list_files
 from tests.support.tiny_training import STEPS, End, begin, interrupt, prove, train
 
@@ -29,7 +29,7 @@ def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
 ) -> None:
     """One chain of mishaps; `make faults` deals them one by one, many times."""
     broken = tmp_path / "broken"
-    checkpoints = Path(RunDir(broken).checkpoints)
+    checkpoints = Path(RunFolder(broken).checkpoints)
 
     killed = start(tiny_runs, broken, faults="checkpoint.before_commit:kill9@3")
     assert killed.code == -signal.SIGKILL
@@ -70,7 +70,7 @@ def test_three_steps_without_a_number_end_a_run_also_across_a_resume(
     tiny_runs: Path, tmp_path: Path
 ) -> None:
     """The first step leaps to where no loss is finite; the second and third change nothing."""
-    run = RunDir(tmp_path / "lost")
+    run = RunFolder(tmp_path / "lost")
     killed = start(tiny_runs, run.root, *DIVERGING, faults="checkpoint.after_commit:kill9@3")
     assert killed.code == -signal.SIGKILL
     ended = start(tiny_runs, run.root, *DIVERGING)

@@ -22,7 +22,6 @@ import pytest
 from rich.console import Console
 
 from gap_jax.errors import CannotWrite
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting import writers
 from gap_jax.runtime.reporting.jsonl import LineWriter
 from gap_jax.runtime.reporting.logger import RunLogger
@@ -34,6 +33,7 @@ from gap_jax.runtime.reporting.writers import (
     TerminalConsole,
     open_console,
 )
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.tiny_run import (
     METRICS,
     Clock,
@@ -92,7 +92,7 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
 
 
 def test_a_writer_that_cannot_open_is_one_warning(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.tensorboard.write_text("in the way")
     with RunLogger(run, Recorder()) as logger:
         reporter = Reporter(logger, run, config(), people())
@@ -141,8 +141,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from gap_jax.runtime.reporting.logger import RunLogger
-from gap_jax.runtime.places import RunDir
-with RunLogger(RunDir(Path(sys.argv[1]))) as logger:
+from gap_jax.runtime.run_folder import RunFolder
+with RunLogger(RunFolder(Path(sys.argv[1]))) as logger:
     for i in range(int(sys.argv[2])):
         logger.info(f"line {i} \\u6a21\\u578b " + "x" * 200)
 sys.exit(75)

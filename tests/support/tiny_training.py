@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gap_jax.runtime import checkpoint_folders
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.compiling import FAST_COMPILING
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def interrupt(
     process: subprocess.Popen[str], number: signal.Signals, workdir: Path, *, delay_s: float
 ) -> End:
     """Sends a signal so long after the run has reported a step; it may have ended before."""
-    ledger = RunDir(workdir).ledger
+    ledger = RunFolder(workdir).ledger
     before = _look_at(ledger)
     while process.poll() is None:
         time.sleep(0.01)
@@ -129,7 +129,7 @@ def _look_at(file: Path) -> tuple[int, int]:
 
 def prove(workdir: Path, step: int = STEPS) -> Proof:
     """The digests of every leaf after `step` updates, whose files are whole, and all numbers."""
-    run = RunDir(workdir)
+    run = RunFolder(workdir)
     folder = run.checkpoints / str(step)
     metadata = checkpoint_folders.read_metadata(folder)
     checkpoint_folders.verify_files(folder, metadata)

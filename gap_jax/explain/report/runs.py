@@ -19,7 +19,7 @@ from gap_jax.evaluation.evaluate import Scores
 from gap_jax.explain.artefact import PREPROCESSING
 from gap_jax.learning.state import describe_model
 from gap_jax.runtime import rundir
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 
 STEP = "step_"
 
@@ -70,13 +70,13 @@ def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
         if place in found:
             raise ConfigError(f"{root} is given twice; name each run once")
         found[place] = root
-    runs = tuple(_read_run(RunDir(root)) for root in roots)
+    runs = tuple(_read_run(RunFolder(root)) for root in roots)
     for run in runs[1:]:
         _refuse_other_images(runs[0], run)
     return runs
 
 
-def _read_run(run: RunDir) -> Run:
+def _read_run(run: RunFolder) -> Run:
     if not files.is_file(run.config, CheckpointError):
         raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}")
     if files.is_file(run.root / PREPROCESSING, CheckpointError):
@@ -106,7 +106,7 @@ def _read_run(run: RunDir) -> Run:
     )
 
 
-def _read_last_evaluation(run: RunDir, split: str) -> tuple[int, Scores]:
+def _read_last_evaluation(run: RunFolder, split: str) -> tuple[int, Scores]:
     """The last one whatever it scored: to choose it by its score would flatter the run."""
     names = [path.name.removeprefix(STEP) for path in (run.evaluation / split).glob(f"{STEP}*")]
     steps = [int(name) for name in names if name.isdecimal()]

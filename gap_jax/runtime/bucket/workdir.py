@@ -17,9 +17,9 @@ from data_pipelines import faults, files
 from gap_jax.errors import CannotWrite, Refusal
 from gap_jax.runtime.bucket.heartbeat_lock import HeartbeatLock, read_owner_id, refuse_unless_held
 from gap_jax.runtime.bucket.store import LOCAL, Store, is_address
-from gap_jax.runtime.gang import agreement
-from gap_jax.runtime.gang.members import ALONE, Gang
-from gap_jax.runtime.places import ADDRESS, CHECKPOINTS
+from gap_jax.runtime.processes import agreement
+from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.runtime.run_folder import ADDRESS, CHECKPOINTS
 
 MARK = "gap_jax-bucket-"
 CONFIG, PROCESSES = "config.json", "processes"
@@ -45,11 +45,13 @@ class Workdir:
 class TemporaryWorkdir(Workdir):
     """The small files of a run in a bucket; process N of several uploads those in processes/N."""
 
-    def __init__(self, store: Store, folder: Path, gang: Gang, check: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, folder: Path, processes: Processes, check: Callable[[], None]
+    ) -> None:
         super().__init__(folder)
         self.address = store.address
         self._store = store
-        self._gang = gang
+        self._processes = processes
         self._check = check
         self._uploaded: dict[str, Stamp] = {}
         self._uploading = threading.Lock()
@@ -106,27 +108,27 @@ class TemporaryWorkdir(Workdir):
         return found
 
     def _is_mine(self, name: str) -> bool:
-        if self._gang.is_first:
+        if self._processes.is_first:
             return not name.startswith(f"{PROCESSES}/")
-        return name.startswith(f"{PROCESSES}/{self._gang.index}/")
+        return name.startswith(f"{PROCESSES}/{self._processes.index}/")
 
 
 @contextlib.contextmanager
-def open_for_writing(place: str, gang: Gang = ALONE) -> Iterator[Workdir]:
+def open_for_writing(place: str, processes: Processes = ALONE) -> Iterator[Workdir]:
     """The workdir of a run; in a bucket under its lock, and uploaded however the run ends."""
     if not is_address(place):
         yield Workdir(Path(place))
         return
     store = Store(place)
     lock = HeartbeatLock(store, print)
-    owner_id = gang.share("lock acquired", lock.acquire)
+    owner_id = processes.broadcast("lock acquired", lock.acquire)
     try:
-        agreement.refuse_unshared(gang, place, is_seen=read_owner_id(store) == owner_id)
-        check = functools.partial(refuse_unless_held, store, owner_id, is_strict=gang.is_first)
-        with _open(store, gang, check) as workdir:
+        agreement.refuse_unshared(processes, place, is_seen=read_owner_id(store) == owner_id)
+        check = functools.partial(refuse_unless_held, store, owner_id, is_strict=processes.is_first)
+        with _open(store, processes, check) as workdir:
             yield workdir
     finally:
-        if gang.is_first:
+        if processes.is_first:
             try:
                 lock.release()
             except CannotWrite as failure:
@@ -134,20 +136,22 @@ def open_for_writing(place: str, gang: Gang = ALONE) -> Iterator[Workdir]:
 
 
 @contextlib.contextmanager
-def open_for_reading(place: str, gang: Gang = ALONE) -> Iterator[Workdir]:
+def open_for_reading(place: str, processes: Processes = ALONE) -> Iterator[Workdir]:
     """A run without its lock; what is written into its folder is uploaded."""
     if not is_address(place):
         yield Workdir(Path(place))
         return
-    with _open(Store(place), gang, lambda: None) as workdir:
+    with _open(Store(place), processes, lambda: None) as workdir:
         yield workdir
 
 
 @contextlib.contextmanager
-def _open(store: Store, gang: Gang, check: Callable[[], None]) -> Iterator[TemporaryWorkdir]:
+def _open(
+    store: Store, processes: Processes, check: Callable[[], None]
+) -> Iterator[TemporaryWorkdir]:
     with files.writing(Path(tempfile.gettempdir())):
         home = Path(tempfile.mkdtemp(prefix=MARK))
-    workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], gang, check)
+    workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], processes, check)
     files.write_atomically(workdir.folder / ADDRESS, f"{_name_path(store)}/{CHECKPOINTS}")
     is_uploaded = True
     try:

@@ -20,12 +20,12 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.errors import Diverged
 from gap_jax.learning.steps import TrainMetrics
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
 from gap_jax.runtime.reporting.jsonl import Cut, JsonlWriter, count_steps, cut_after
 from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.progress import Pace, Progress, number
 from gap_jax.runtime.reporting.writers import Background, Row, TensorBoardWriter, Writer
+from gap_jax.runtime.run_folder import RunFolder
 
 NAMES = {"learning_rate": "lr"}
 SCORES = ("mAP", "accuracy", "top5")
@@ -44,7 +44,7 @@ class Reporter(AbstractContextManager["Reporter"]):
     def __init__(
         self,
         logger: RunLogger,
-        run: RunDir,
+        run: RunFolder,
         cfg: Config,
         data: Manifest,
         *,

@@ -1,11 +1,11 @@
 """Moves runs of fifty steps between gangs, and compares them with a run of one process.
 
-    python -m tests.campaigns.gang_meshes --out DIR
+    python -m tests.campaigns.processes_meshes --out DIR
 
-Each run begins with a gang, is stopped by SIGTERM, goes on with one process, is stopped, and ends
-with the gang. The table goes into docs/reliability.md; the exit code is 1 if any run differs in its
+Each run begins with a processes, is stopped by SIGTERM, goes on with one process, is stopped, and ends
+with the processes. The table goes into docs/reliability.md; the exit code is 1 if any run differs in its
 record ids, its evaluated images or, by more than 1e-5, its parameters. Results are kept in DIR:
-a campaign that is stopped goes on with the next gang.
+a campaign that is stopped goes on with the next processes.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gap_jax.evaluation.evaluate import load_scores
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
-from tests.support.gangs import begin_gang, distance, finish_gang
+from tests.support.processes import begin_processes, distance, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, End
 
-PROGRAM = "tests.campaigns.gang_meshes"
+PROGRAM = "tests.campaigns.processes_meshes"
 PAGE = ROOT / "docs" / "reliability.md"
 GANGS = ((2, 2), (2, 4), (4, 2), (4, 4))  # processes, devices of each
 STEPS, CLOSE = 50, 1e-5
@@ -39,7 +39,7 @@ CUTS = (15, 20)  # steps of the first two starts
 
 
 class Found(NamedTuple):
-    """How far a gang's run is from one process's in its parameters, and in what else it differs."""
+    """How far a processes's run is from one process's in its parameters, and in what else it differs."""
 
     processes: int
     devices: int
@@ -75,15 +75,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def move(out: Path, processes: int, devices: int) -> Found:
-    """A run from a gang to one process and back."""
+    """A run from a processes to one process and back."""
     start, name = time.monotonic(), f"{processes}x{devices}"
     shutil.rmtree(out / name, ignore_errors=True)
-    gang = {"processes": processes, "devices": devices}
+    processes = {"processes": processes, "devices": devices}
     cut = {0: f"train.step:term@{CUTS[0]}"}
-    train(out, name, **gang, faults=cut, codes=[75] * processes)
+    train(out, name, **processes, faults=cut, codes=[75] * processes)
     cut = {0: f"train.step:term@{CUTS[1]}"}
     train(out, name, processes=1, devices=1, faults=cut, codes=[75])
-    train(out, name, **gang, codes=[0] * processes)
+    train(out, name, **processes, codes=[0] * processes)
     apart, fault = compare(out / "alone", out / name)
     return Found(processes, devices, apart, fault, time.monotonic() - start)
 
@@ -95,8 +95,8 @@ def _row(found: Found) -> str:
 
 def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
     """One start, which must end as expected."""
-    ends: list[End] = finish_gang(
-        begin_gang(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
+    ends: list[End] = finish_processes(
+        begin_processes(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
     )
     if [end.code for end in ends] != codes:
         raise SystemExit(f"{name} ended with {ends}")
@@ -108,7 +108,7 @@ def compare(alone: Path, moved: Path) -> tuple[float, str]:
     faults = ["the parameters"] if apart > CLOSE else []
     if read_ids(alone) != read_ids(moved):
         faults.append("record ids")
-    one, other = (load_scores(RunDir(run).scores("val", STEPS)) for run in (alone, moved))
+    one, other = (load_scores(RunFolder(run).scores("val", STEPS)) for run in (alone, moved))
     if not (np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)):
         faults.append("evaluated images")
     return apart, ", ".join(faults)
@@ -116,7 +116,7 @@ def compare(alone: Path, moved: Path) -> tuple[float, str]:
 
 def read_ids(workdir: Path) -> dict[int, str]:
     """The digest of every step's record ids."""
-    rows = map(json.loads, RunDir(workdir).ledger.read_text("utf-8").splitlines())
+    rows = map(json.loads, RunFolder(workdir).ledger.read_text("utf-8").splitlines())
     return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
 
 

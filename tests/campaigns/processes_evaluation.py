@@ -1,10 +1,10 @@
 """Evaluates every small number of images on every small number of devices and processes.
 
-    python -m tests.campaigns.gang_evaluation --out DIR
+    python -m tests.campaigns.processes_evaluation --out DIR
 
 Each setting must score exactly the images it should, once each, as one device does one by one. The
 counts go into docs/reliability.md, and the exit code is 1 if any setting failed. They are kept in
-DIR: a campaign that is stopped goes on with the next gang.
+DIR: a campaign that is stopped goes on with the next processes.
 """
 
 import argparse
@@ -36,15 +36,15 @@ from tests.campaigns.table import describe, replace_marked
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, SPEC, overrides
 
-PROGRAM = "tests.campaigns.gang_evaluation"
+PROGRAM = "tests.campaigns.processes_evaluation"
 PAGE = ROOT / "docs" / "reliability.md"
 IMAGES, ROWS = range(1, 41), range(1, 9)
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 CLOSE = 1e-5
-MEMBER = "member"  # how this program starts itself as a process of a gang
+MEMBER = "member"  # how this program starts itself as a process of a processes
 
 
-class Gang(NamedTuple):
+class Processes(NamedTuple):
     """So many processes that have so many devices together."""
 
     processes: int
@@ -52,7 +52,7 @@ class Gang(NamedTuple):
 
 
 class Found(NamedTuple):
-    """How many settings a gang tried, and how many of them were wrong."""
+    """How many settings a processes tried, and how many of them were wrong."""
 
     processes: int
     devices: int
@@ -66,15 +66,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for data and counts")
     out = parser.parse_args(arguments).out.absolute()
-    gangs = [Gang(p, d) for p, d in itertools.product(PROCESSES, DEVICES) if d >= p]
+    gangs = [Processes(p, d) for p, d in itertools.product(PROCESSES, DEVICES) if d >= p]
     head = identify(gangs=gangs)
     found = [Found(**row) for row in read_rows(out, head)]
     if not found:
         shutil.rmtree(out, ignore_errors=True)
         prepare_tiny_people(out / "data", sizes={"train": 9, "val": IMAGES[-1], "test": 0})
-    for gang in gangs[len(found) :]:
+    for processes in gangs[len(found) :]:
         start = time.monotonic()
-        found.append(Found(*gang, *run_gang(gang, out), time.monotonic() - start))
+        found.append(Found(*processes, *run_gang(processes, out), time.monotonic() - start))
         keep_rows(out, head, [each._asdict() for each in found])
         print(found[-1], flush=True)
     lines = [
@@ -94,23 +94,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(any(each.wrong for each in found))
 
 
-def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
-    """How many settings one gang tried, and how many of them were wrong."""
+def run_gang(processes: Processes, folder: Path) -> tuple[int, int]:
+    """How many settings one processes tried, and how many of them were wrong."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={gang.devices // gang.processes}"
+    flags = f"--xla_force_host_platform_device_count={processes.devices // processes.processes}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    words = [sys.executable, "-m", PROGRAM, MEMBER, str(folder), str(port), str(gang.processes)]
+    words = [
+        sys.executable,
+        "-m",
+        PROGRAM,
+        MEMBER,
+        str(folder),
+        str(port),
+        str(processes.processes),
+    ]
     members = [
         subprocess.Popen(
             [*words, str(index)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE
         )
-        for index in range(gang.processes)
+        for index in range(processes.processes)
     ]
     said = [each.communicate()[0] for each in members]
     if any(each.returncode for each in members):
-        raise SystemExit(f"{gang}: {[each.returncode for each in members]}")
+        raise SystemExit(f"{processes}: {[each.returncode for each in members]}")
     tried, wrong = json.loads(said[0].splitlines()[-1])
     return tried, wrong
 

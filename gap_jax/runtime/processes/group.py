@@ -37,7 +37,7 @@ class Relayed(Refusal):
         self.exit_code = exit_code
 
 
-class Gang:
+class Processes:
     """The processes of a run, or one alone, which answers itself at once.
 
     All of them ask the same questions in the same order; `name` says in an error which one it was.
@@ -46,7 +46,7 @@ class Gang:
     def __init__(self, client: Any = None, index: int = 0, count: int = 1) -> None:
         self.index = index
         self.count = count
-        self.last_beat: float | None = None
+        self.last_heartbeat: float | None = None
         self._client = client
         self._asked: Counter[str] = Counter()
 
@@ -62,7 +62,7 @@ class Gang:
 
     def beat(self) -> None:
         """A sign of life, from the first step on."""
-        self.last_beat = time.monotonic()
+        self.last_heartbeat = time.monotonic()
 
     def share(self, name: str, make: Callable[[], T]) -> T:
         """What the first process makes, on all of them: JSON, or its refusal."""
@@ -123,4 +123,4 @@ class Gang:
         )
 
 
-ALONE = Gang()
+ALONE = Processes()

@@ -20,7 +20,7 @@ from typing import NoReturn
 import jax
 
 from gap_jax.errors import BUG, PEER_LOST, Diverged, PeerLost, Preempted, Refusal, describe, say
-from gap_jax.runtime.gang.members import Cause, Gang
+from gap_jax.runtime.processes.group import Cause, Processes
 
 LOOK_EVERY_S = 0.5
 ECHO_S = 1.5  # after another's note, in which this process may come to the same end by itself
@@ -37,8 +37,10 @@ class Watchdog:
     after the one before it.
     """
 
-    def __init__(self, gang: Gang, *, stuck_after_s: float, start_within_s: float) -> None:
-        self._gang = gang
+    def __init__(
+        self, processes: Processes, *, stuck_after_s: float, start_within_s: float
+    ) -> None:
+        self._processes = processes
         self._stuck_after_s = stuck_after_s
         self._start_within_s = start_within_s
         self._begun = time.monotonic()
@@ -82,7 +84,7 @@ class Watchdog:
     def _explain_loss(self, symptom: str) -> tuple[int, str]:
         """A cause keeps its code, by which a launcher knows whether another start can help."""
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a coordinator that is gone
-            for cause in self._gang.read_causes():
+            for cause in self._processes.read_causes():
                 return cause.exit_code, str(cause)
         return PEER_LOST, (
             f"another process of the run is gone ({symptom}); see the other processes' logs and "
@@ -98,9 +100,11 @@ class Watchdog:
     def _look_until_over(self) -> None:
         while not self._is_over.wait(LOOK_EVERY_S):
             if (silent_s := self._find_silence()) is not None:
-                field = "start_within_s" if self._gang.last_beat is None else "stuck_after_s"
+                field = (
+                    "start_within_s" if self._processes.last_heartbeat is None else "stuck_after_s"
+                )
                 message = (
-                    f"process {self._gang.index} made no progress for {silent_s:.0f} s; above is "
+                    f"process {self._processes.index} made no progress for {silent_s:.0f} s; above is "
                     "where each of its threads was; run the same command again, with a larger "
                     f"runtime.{field} if it only takes long"
                 )
@@ -112,7 +116,7 @@ class Watchdog:
                     self._leave(code, message, is_own=False)
 
     def _find_silence(self) -> float | None:
-        last = self._gang.last_beat
+        last = self._processes.last_heartbeat
         now = time.monotonic()
         if last is None:
             return now - self._begun if now - self._begun > self._start_within_s else None
@@ -120,7 +124,7 @@ class Watchdog:
 
     def _has_lost_another(self) -> bool:
         try:
-            return bool(self._gang.read_causes())
+            return bool(self._processes.read_causes())
         except jax.errors.JaxRuntimeError:
             return True
 
@@ -131,11 +135,11 @@ class Watchdog:
         try:
             if is_own:
                 with contextlib.suppress(jax.errors.JaxRuntimeError):
-                    self._gang.tell_cause(Cause(self._gang.index, code, message))
+                    self._processes.tell_cause(Cause(self._processes.index, code, message))
             speaker = threading.Thread(target=_speak, args=(code, message, details), daemon=True)
             speaker.start()
             speaker.join(SPEAK_S)
-            if self._gang.is_first:
+            if self._processes.is_first:
                 time.sleep(TELL_S)
         finally:
             os._exit(code)
@@ -160,9 +164,11 @@ def _speak(code: int, message: str, details: Callable[[], None] | None) -> None:
 
 
 @contextlib.contextmanager
-def ending_together(gang: Gang, *, stuck_after_s: float, start_within_s: float) -> Iterator[None]:
+def ending_together(
+    processes: Processes, *, stuck_after_s: float, start_within_s: float
+) -> Iterator[None]:
     """Around the work of a process: all leave in order, or each as soon as one has failed."""
-    watchdog = Watchdog(gang, stuck_after_s=stuck_after_s, start_within_s=start_within_s)
+    watchdog = Watchdog(processes, stuck_after_s=stuck_after_s, start_within_s=start_within_s)
     watchdog.start()
     try:
         yield

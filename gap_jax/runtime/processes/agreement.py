@@ -18,20 +18,20 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, fields
 from gap_jax.errors import ConfigError
 from gap_jax.runtime.environment import PACKAGES
-from gap_jax.runtime.gang.members import Gang
+from gap_jax.runtime.processes.group import Processes
 
 SEEN_WITHIN_S = 60  # network file systems show a new file late
 LOOK_EVERY_S = 0.2
 SHOWN = 60
 
 
-def agree(gang: Gang, cfg: Config, data: Manifest, address: str = "") -> None:
+def agree(processes: Processes, cfg: Config, data: Manifest, address: str = "") -> None:
     """Refuses processes that differ, and names in what; `address` is of a workdir in a bucket."""
-    if gang.count == 1:
+    if processes.count == 1:
         return
     place = {"the address in --workdir": address or "none"}
     facts = {"host": socket.gethostname(), **list_facts(cfg, data), **place}
-    told = gang.gather("agreement", facts)
+    told = processes.gather("agreement", facts)
     first = told[0]
     for index, facts in enumerate(told):
         for name, value in facts.items():
@@ -68,29 +68,29 @@ def list_facts(cfg: Config, data: Manifest) -> dict[str, str]:
     }
 
 
-def prove_shared(gang: Gang, workdir: Path) -> None:
+def prove_shared(processes: Processes, workdir: Path) -> None:
     """Refuses a workdir that is another folder for some process: checkpoints must be seen by all.
 
     The first process leaves a word in a hidden file there, and the others read it.
     """
-    if gang.count == 1:
+    if processes.count == 1:
         return
-    word = gang.share("word", functools.partial(secrets.token_hex, 16))
+    word = processes.broadcast("word", functools.partial(secrets.token_hex, 16))
     place = workdir.absolute() / f".shared-{word}"
-    if gang.is_first:
+    if processes.is_first:
         files.write_atomically(place, word)
-    gang.share("word written", lambda: None)
+    processes.broadcast("word written", lambda: None)
     is_seen = _sees(place)
     try:
-        refuse_unshared(gang, str(workdir), is_seen=is_seen)
+        refuse_unshared(processes, str(workdir), is_seen=is_seen)
     finally:
-        if gang.is_first:
+        if processes.is_first:
             place.unlink()
 
 
-def refuse_unshared(gang: Gang, workdir: str, *, is_seen: bool) -> None:
+def refuse_unshared(processes: Processes, workdir: str, *, is_seen: bool) -> None:
     """Refuses a workdir where some process has not seen what the first one left there."""
-    seen = gang.gather("word seen", {"host": socket.gethostname(), "seen": is_seen})
+    seen = processes.gather("word seen", {"host": socket.gethostname(), "seen": is_seen})
     for index, each in enumerate(seen):
         if not each["seen"]:
             raise ConfigError(

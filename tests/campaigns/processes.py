@@ -1,6 +1,6 @@
 """Kills, stops and starves one of two processes, and looks how and when the other one ends.
 
-    python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out DIR
+    python -m tests.campaigns.processes --faults 20 --terminations 20 --seed 0 --out DIR
 
 Every run is started by the real command. The verdicts are kept in DIR/verdicts.jsonl: a campaign
 that is stopped goes on with the next case. At its end it writes its table into docs/reliability.md,
@@ -14,14 +14,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.campaigns.gang_cases import Site, Verdict, draw_cases, suffer
 from tests.campaigns.kept import identify, keep_rows, read_rows
+from tests.campaigns.processes_cases import Site, Verdict, draw_cases, suffer
 from tests.campaigns.table import describe, replace_marked
-from tests.support.gangs import begin_gang, finish_gang
+from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, prove
 
-PROGRAM = "tests.campaigns.gangs"
+PROGRAM = "tests.campaigns.processes"
 PAGE = ROOT / "docs" / "reliability.md"
 AT_ONCE = 2  # most cases wait most of the time
 
@@ -61,7 +61,9 @@ def prepare_site(out: Path) -> Site:
     """Data, and an unbroken run of two processes, whose compiled programs all others use."""
     if not (out / "unbroken").exists():
         prepare_tiny_people(out / "data")
-        ends = finish_gang(begin_gang(out / "data", out / "unbroken", cache=out / "cache"))
+        ends = finish_processes(
+            begin_processes(out / "data", out / "unbroken", cache=out / "cache")
+        )
         if any(end.code for end in ends):
             raise SystemExit(f"undisturbed they ended so: {ends}")
     return Site(out / "data", out / "cache", out / "runs", prove(out / "unbroken"))

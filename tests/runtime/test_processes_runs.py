@@ -8,17 +8,19 @@ import numpy as np
 import pytest
 
 from gap_jax.evaluation.evaluate import load_scores
-from gap_jax.runtime.places import RunDir
-from tests.campaigns.gang_meshes import read_ids
-from tests.support.gangs import begin_gang, distance, finish_gang
+from gap_jax.runtime.run_folder import RunFolder
+from tests.campaigns.processes_meshes import read_ids
+from tests.support.processes import begin_processes, distance, finish_processes
 from tests.support.tiny_training import STEPS, End
 
 pytestmark = pytest.mark.processes
 
 
 def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End]:
-    gang = begin_gang(folder / "data", workdir, *fields, cache=folder / "cache", **options)
-    return finish_gang(gang)
+    processes = begin_processes(
+        folder / "data", workdir, *fields, cache=folder / "cache", **options
+    )
+    return finish_processes(processes)
 
 
 def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
@@ -28,7 +30,7 @@ def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path
     assert [end.code for end in first] == [75, 75]
     stops = {end.complained.splitlines()[-1] for end in first}
     assert len(stops) == 1 and "stopped by the scheduler at step" in stops.pop()
-    saved = max(int(path.name) for path in RunDir(moved).checkpoints.iterdir())
+    saved = max(int(path.name) for path in RunFolder(moved).checkpoints.iterdir())
     assert 2 <= saved < STEPS - 4
 
     alone = train(tiny_runs, moved, processes=1, devices=4, faults={0: "train.step:term@3"})
@@ -41,14 +43,16 @@ def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path
     assert read_ids(moved) == read_ids(unbroken)
     assert len(read_ids(moved)) == STEPS
     assert 0 < distance(unbroken, moved, STEPS) < 1e-5
-    scores, expected = (load_scores(RunDir(run).scores("val", STEPS)) for run in (moved, unbroken))
+    scores, expected = (
+        load_scores(RunFolder(run).scores("val", STEPS)) for run in (moved, unbroken)
+    )
     np.testing.assert_array_equal(scores.ids, expected.ids)
     np.testing.assert_array_equal(scores.labels, expected.labels)
     np.testing.assert_allclose(scores.logits, expected.logits, rtol=1e-4, atol=1e-5)
     again = train(tiny_runs, moved, words=["--mode=evaluate"])
     assert [end.code for end in again] == [0, 0] and "mAP" not in again[1].said
     assert again[0].said.splitlines()[-1] == ends[0].said.splitlines()[-1]
-    log = RunDir(moved).of_process(1).log.read_text("utf-8")
+    log = RunFolder(moved).of_process(1).log.read_text("utf-8")
     assert f"step={STEPS}/{STEPS}" in log and "data_wait=" in log
 
 

@@ -17,9 +17,9 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, RuntimeConfig
 from gap_jax.errors import ConfigError, DataError, PeerLost, Refusal
 from gap_jax.runtime.bucket.workdir import open_for_writing
-from gap_jax.runtime.gang import agreement, members, start
-from gap_jax.runtime.gang.meeting import Meeting, find
-from gap_jax.runtime.gang.members import ALONE, Cause, Gang
+from gap_jax.runtime.processes import agreement, members, start
+from gap_jax.runtime.processes.group import ALONE, Cause, Processes
+from gap_jax.runtime.processes.rendezvous import Rendezvous, find
 from tests.support.tiny_run import config, people
 
 T = TypeVar("T")
@@ -49,13 +49,13 @@ class Notes:
         return self._notes[key]
 
 
-def in_each(act: Callable[[Gang], T], count: int = 3) -> list[T | Refusal]:
-    """What each process of a gang comes to, every one in a thread."""
+def in_each(act: Callable[[Processes], T], count: int = 3) -> list[T | Refusal]:
+    """What each process of a processes comes to, every one in a thread."""
     notes, found = Notes(), dict[int, T | Refusal]()
 
     def be(index: int) -> None:
         try:
-            found[index] = act(Gang(notes, index, count))
+            found[index] = act(Processes(notes, index, count))
         except Refusal as refusal:
             found[index] = refusal
 
@@ -71,20 +71,20 @@ def in_each(act: Callable[[Gang], T], count: int = 3) -> list[T | Refusal]:
     ("flags", "environment", "meeting"),
     [
         (("", "", ""), {}, None),
-        (("", "", ""), SLURM, Meeting()),
+        (("", "", ""), SLURM, Rendezvous()),
         (("", "", ""), {**SLURM, "SLURM_NTASKS": "1"}, None),
         (("", "", ""), {**SLURM, "SLURM_STEP_NUM_TASKS": "1"}, None),  # a shell of salloc's
         (("", "", ""), {"SLURM_NTASKS": "4"}, None),  # in a batch script, outside srun
-        (("", "", ""), MPI, Meeting()),
-        (("", "", ""), {"TPU_WORKER_HOSTNAMES": "a,b"}, Meeting()),
+        (("", "", ""), MPI, Rendezvous()),
+        (("", "", ""), {"TPU_WORKER_HOSTNAMES": "a,b"}, Rendezvous()),
         (("", "", ""), {"TPU_WORKER_HOSTNAMES": "a"}, None),
-        (("", "auto", ""), {}, Meeting()),
-        (("node0:4321", "2", "1"), SLURM, Meeting("node0:4321", 2, 1)),
-        (("[::1]:4321", "1", "0"), {}, Meeting("[::1]:4321", 1, 0)),
+        (("", "auto", ""), {}, Rendezvous()),
+        (("node0:4321", "2", "1"), SLURM, Rendezvous("node0:4321", 2, 1)),
+        (("[::1]:4321", "1", "0"), {}, Rendezvous("[::1]:4321", 1, 0)),
     ],
 )
 def test_where_processes_meet(
-    flags: tuple[str, str, str], environment: dict[str, str], meeting: Meeting | None
+    flags: tuple[str, str, str], environment: dict[str, str], meeting: Rendezvous | None
 ) -> None:
     assert find(*flags, environment) == meeting
 
@@ -115,10 +115,12 @@ def test_one_process_answers_itself() -> None:
 def test_all_hear_what_the_first_makes_and_what_each_says() -> None:
     """Again under the same name, too."""
 
-    def act(gang: Gang) -> list[Any]:
+    def act(processes: Processes) -> list[Any]:
         turns = itertools.count()
-        shared = [gang.share("x", lambda: [gang.index, next(turns)]) for _ in range(2)]
-        return [*shared, gang.gather("y", gang.index * 10)]
+        shared = [
+            processes.broadcast("x", lambda: [processes.index, next(turns)]) for _ in range(2)
+        ]
+        return [*shared, processes.gather("y", processes.index * 10)]
 
     assert in_each(act) == [[[0, 0], [0, 1], [0, 10, 20]]] * 3
 
@@ -127,7 +129,7 @@ def test_all_refuse_what_the_first_refuses() -> None:
     def refuse() -> None:
         raise DataError("it is torn")
 
-    found = in_each(lambda gang: gang.share("x", refuse))
+    found = in_each(lambda processes: processes.broadcast("x", refuse))
     assert [(type(each).__mro__[-4], str(each)) for each in found] == [(Refusal, "it is torn")] * 3
     assert {each.exit_code for each in found if isinstance(each, Refusal)} == {65}
 
@@ -135,15 +137,15 @@ def test_all_refuse_what_the_first_refuses() -> None:
 def test_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(members, "WAIT_S", 0.05)
     with pytest.raises(PeerLost, match=r"process 1 waited in vain, .* for 'x' .*DEADLINE_EXC") as e:
-        Gang(Notes(), 1, 2).share("x", lambda: None)
+        Processes(Notes(), 1, 2).share("x", lambda: None)
     assert "\n" not in str(e.value)
 
 
 def test_a_cause_is_left_for_the_others() -> None:
     notes = Notes()
-    Gang(notes, 1, 3).tell_cause(Cause(1, 65, "record 7 is torn"))
-    assert Gang(notes, 1, 3).read_causes() == []
-    [cause] = Gang(notes, 2, 3).read_causes()
+    Processes(notes, 1, 3).tell_cause(Cause(1, 65, "record 7 is torn"))
+    assert Processes(notes, 1, 3).read_causes() == []
+    [cause] = Processes(notes, 2, 3).read_causes()
     assert str(cause) == "process 1 ended with 65: record 7 is torn"
 
 
@@ -156,12 +158,12 @@ def test_a_difference_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> No
         facts = real(cfg, data)
         return {**facts, "train.seed": "", **({name: "another"} if cfg.train.seed == 2 else {})}
 
-    def agree(gang: Gang) -> None:
-        agreement.agree(gang, config(train__seed=gang.index), people())
+    def agree(processes: Processes) -> None:
+        agreement.agree(processes, config(train__seed=processes.index), people())
 
-    def agree_twice(gang: Gang) -> None:
-        agreement.agree(gang, config(), people())
-        agree(gang)
+    def agree_twice(processes: Processes) -> None:
+        agreement.agree(processes, config(), people())
+        agree(processes)
 
     for each in in_each(agree):
         assert str(each).startswith("train.seed is 0 in process 0 on ")
@@ -186,8 +188,10 @@ def test_weights_that_lie_elsewhere_are_a_difference(
 
 
 def test_long_values_are_shown_where_they_differ() -> None:
-    def agree(gang: Gang) -> None:
-        agreement.agree(gang, config(data__root="/long" * 30 + f"/{gang.index}"), people())
+    def agree(processes: Processes) -> None:
+        agreement.agree(
+            processes, config(data__root="/long" * 30 + f"/{processes.index}"), people()
+        )
 
     [first, *_] = in_each(agree)
     assert re.search(r"is \.\.\..*/0' in process 0 on .* and \.\.\..*/1' in process 1", str(first))
@@ -198,7 +202,7 @@ def test_a_port_that_is_taken_is_named() -> None:
         port = server.getsockname()[1]
         with pytest.raises(PeerLost, match=f"port {port} of --coordinator=localhost:{port} cannot"):
             start.joined(
-                Meeting(f"localhost:{port}", 2, 0), RuntimeConfig(), saves=True
+                Rendezvous(f"localhost:{port}", 2, 0), RuntimeConfig(), saves=True
             ).__enter__()
 
 
@@ -208,7 +212,7 @@ def test_jax_that_finds_no_others_is_told_how(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
     with pytest.raises(ConfigError, match="JAX finds no other processes here"):
-        start.joined(Meeting(), RuntimeConfig(), saves=True).__enter__()
+        start.joined(Rendezvous(), RuntimeConfig(), saves=True).__enter__()
 
 
 def test_an_open_mpi_that_says_nothing_is_refused() -> None:
@@ -220,9 +224,11 @@ def test_an_open_mpi_that_says_nothing_is_refused() -> None:
 def test_a_workdir_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agreement, "SEEN_WITHIN_S", 0.1)
     shared = tmp_path / "shared"
-    assert in_each(lambda gang: agreement.prove_shared(gang, shared)) == [None] * 3
+    assert in_each(lambda processes: agreement.prove_shared(processes, shared)) == [None] * 3
     assert list(shared.iterdir()) == []
-    found = in_each(lambda gang: agreement.prove_shared(gang, tmp_path / str(gang.index)))
+    found = in_each(
+        lambda processes: agreement.prove_shared(processes, tmp_path / str(processes.index))
+    )
     for each in found:
         assert isinstance(each, ConfigError) and "in process 1 on " in str(each)
     assert not list((tmp_path / "0").iterdir())
@@ -231,10 +237,10 @@ def test_a_workdir_of_its_own_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_bucket_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
-    def open_bucket(gang: Gang, name: str) -> None:
-        with open_for_writing(f"memory://bucket/{name}", gang):
+    def open_bucket(processes: Processes, name: str) -> None:
+        with open_for_writing(f"memory://bucket/{name}", processes):
             pass
 
-    assert in_each(lambda gang: open_bucket(gang, "shared"), 2) == [None] * 2
-    for each in in_each(lambda gang: open_bucket(gang, str(gang.index)), 2):
+    assert in_each(lambda processes: open_bucket(processes, "shared"), 2) == [None] * 2
+    for each in in_each(lambda processes: open_bucket(processes, str(processes.index)), 2):
         assert isinstance(each, ConfigError) and "in process 1 on " in str(each)

@@ -1,4 +1,4 @@
-"""Meeting the other processes, within a time limit."""
+"""Rendezvous the other processes, within a time limit."""
 
 import contextlib
 import logging
@@ -12,30 +12,30 @@ from jax._src import distributed
 
 from gap_jax.config import RuntimeConfig
 from gap_jax.errors import PEER_LOST, ConfigError, PeerLost, say
-from gap_jax.runtime.gang.ending import ending_together
-from gap_jax.runtime.gang.meeting import Meeting
-from gap_jax.runtime.gang.members import Gang
+from gap_jax.runtime.processes.group import Processes
+from gap_jax.runtime.processes.rendezvous import Rendezvous
+from gap_jax.runtime.processes.shutdown import ending_together
 
 START_S, HEARTBEAT_S, END_S = 120, 30, 60
 JAX_LATER_S = 30  # JAX's own end of waiting is an abort with a page of stacks
 
 
 @contextlib.contextmanager
-def joined(meeting: Meeting, limits: RuntimeConfig, *, saves: bool) -> Iterator[Gang]:
-    """The gang, met within a time limit; one process that fails or is stuck ends them all.
+def joined(meeting: Rendezvous, limits: RuntimeConfig, *, saves: bool) -> Iterator[Processes]:
+    """The processes, met within a time limit; one process that fails or is stuck ends them all.
 
     What saves asks JAX whether any process has got a SIGTERM; what has nothing to save leaves
     SIGTERM to the handler of `gap_jax.process`.
     """
     jax.config.update("jax_enable_preemption_service", saves)
-    gang = _meet(meeting)
+    processes = _meet(meeting)
     with ending_together(
-        gang, stuck_after_s=limits.stuck_after_s, start_within_s=limits.start_within_s
+        processes, stuck_after_s=limits.stuck_after_s, start_within_s=limits.start_within_s
     ):
-        yield gang
+        yield processes
 
 
-def _meet(meeting: Meeting) -> Gang:
+def _meet(meeting: Rendezvous) -> Processes:
     _check_port(meeting)
     logging.getLogger("jax._src.distributed").setLevel(logging.ERROR)  # it warns of any proxy
     too_late = threading.Timer(START_S, _give_up, (meeting,))
@@ -58,10 +58,10 @@ def _meet(meeting: Meeting) -> Gang:
     finally:
         too_late.cancel()
     client = distributed.global_state.client
-    return Gang(client, jax.process_index(), jax.process_count())
+    return Processes(client, jax.process_index(), jax.process_count())
 
 
-def _check_port(meeting: Meeting) -> None:
+def _check_port(meeting: Rendezvous) -> None:
     """JAX's coordinator falls over a port that somebody holds."""
     if not meeting.coordinator or meeting.process != 0:
         return
@@ -77,14 +77,14 @@ def _check_port(meeting: Meeting) -> None:
             ) from error
 
 
-def _give_up(meeting: Meeting) -> None:
+def _give_up(meeting: Rendezvous) -> None:
     try:
         say(PEER_LOST, _describe(meeting, f"waited {START_S} s"))
     finally:
         os._exit(PEER_LOST)
 
 
-def _describe(meeting: Meeting, reason: str) -> str:
+def _describe(meeting: Rendezvous, reason: str) -> str:
     where = f"at {meeting.coordinator}" if meeting.coordinator else "where the scheduler says"
     return (
         f"the processes did not meet {where} ({reason}); see that all of them run, each with a "

@@ -16,7 +16,7 @@ STARTERS = {
 TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 
 
-class Meeting(NamedTuple):
+class Rendezvous(NamedTuple):
     """Where the processes meet, how many they are and which one this is; None: JAX finds out."""
 
     coordinator: str | None = None
@@ -26,11 +26,11 @@ class Meeting(NamedTuple):
 
 def find(
     coordinator: str, processes: str, process: str, environment: Mapping[str, str]
-) -> Meeting | None:
+) -> Rendezvous | None:
     """Where to meet by the flags, else by the environment; None for a process alone."""
     given = {"--coordinator": coordinator, "--processes": processes, "--process": process}
     if processes == AUTO and not coordinator and not process:
-        return Meeting()
+        return Rendezvous()
     if not any(given.values()):
         if OPEN_MPI_4 not in environment and environment.get(OPEN_MPI_SIZE, "1") != "1":
             raise ConfigError(
@@ -38,7 +38,7 @@ def find(
                 "they meet, as its version 4 did; give each --coordinator=HOST:PORT --processes=N "
                 "--process=I"
             )
-        return Meeting() if count_processes(environment) > 1 else None
+        return Rendezvous() if count_processes(environment) > 1 else None
     if missing := [name for name, value in given.items() if not value]:
         raise ConfigError(
             f"{' and '.join(missing)} is missing: several processes take "
@@ -50,7 +50,7 @@ def find(
     host, _, port = coordinator.rpartition(":")
     if not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise ConfigError(f"--coordinator={coordinator} is not HOST:PORT, as in node0:4321")
-    return Meeting(coordinator, count, index)
+    return Rendezvous(coordinator, count, index)
 
 
 def count_processes(environment: Mapping[str, str]) -> int:

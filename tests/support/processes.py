@@ -9,11 +9,11 @@ import numpy as np
 
 from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint_folders import STATE, read_metadata
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.tiny_training import End, begin, finish
 
 
-def begin_gang(
+def begin_processes(
     data: Path,
     workdir: Path | str,
     *fields: str,
@@ -46,14 +46,14 @@ def begin_gang(
     ]
 
 
-def finish_gang(gang: list[subprocess.Popen[str]]) -> list[End]:
+def finish_processes(processes: list[subprocess.Popen[str]]) -> list[End]:
     """Waits for the ends of all."""
-    return [finish(each) for each in gang]
+    return [finish(each) for each in processes]
 
 
 def distance(one: Path, other: Path, step: int) -> float:
     """How far apart two runs' saved states are: the norm of the difference, relative."""
-    folders = [RunDir(run).checkpoints / str(step) for run in (one, other)]
+    folders = [RunFolder(run).checkpoints / str(step) for run in (one, other)]
     first, second = (
         load_arrays(folder / STATE, read_metadata(folder).leaves) for folder in folders
     )

@@ -10,7 +10,7 @@ ADDRESS = ".address"
 
 
 @dataclasses.dataclass(frozen=True)
-class RunDir:
+class RunFolder:
     """The places in a run's folder; whoever writes there makes the place first."""
 
     root: Path
@@ -71,9 +71,9 @@ class RunDir:
         address = self.root / ADDRESS
         return epath.Path(address.read_text()) if address.is_file() else self.root / CHECKPOINTS
 
-    def of_process(self, index: int) -> "RunDir":
+    def of_process(self, index: int) -> "RunFolder":
         """Where one of several processes keeps its own log and numbers; the first has the run's."""
-        return RunDir(self.root / "processes" / str(index)) if index else self
+        return RunFolder(self.root / "processes" / str(index)) if index else self
 
     @property
     def evaluation(self) -> Path:

@@ -1,4 +1,4 @@
-"""How a process of a gang ends that nobody hears, or that makes no step any more."""
+"""How a process of a processes ends that nobody hears, or that makes no step any more."""
 
 import os
 import subprocess
@@ -12,22 +12,22 @@ pytestmark = pytest.mark.processes
 PROGRAM = """
 import contextlib, os, sys, time
 from gap_jax.errors import Preempted
-from gap_jax.runtime.gang import ending
-from gap_jax.runtime.gang.members import Cause
+from gap_jax.runtime.processes import ending
+from gap_jax.runtime.processes.group import Cause
 
-class Gang:
-    index, is_first, last_beat = 1, False, None
+class Processes:
+    index, is_first, last_heartbeat = 1, False, None
     def read_causes(self):
         return []
     def tell_cause(self, cause):
         os.write(1, f"told {cause.exit_code}: {cause.message}".encode())
 
-gang = Gang()
-with ending.ending_together(gang, stuck_after_s=0.5, start_within_s=START):
+processes = Processes()
+with ending.ending_together(processes, stuck_after_s=0.5, start_within_s=START):
     BODY
 """
 HANG = "time.sleep(60)"
-STEP = "gang.last_beat = time.monotonic(); "
+STEP = "gang.last_heartbeat = time.monotonic(); "
 FAIL = "raise RuntimeError('a slip')"
 LOST = "gang.read_causes = lambda: [Cause(0, 71, 'no finite loss')]; "
 BLIND = "gang.read_causes = None; "  # the watch itself fails
@@ -95,12 +95,12 @@ def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
         "import os, signal, socket, time\n"
         "from gap_jax import process\n"
         "from gap_jax.config import RuntimeConfig\n"
-        "from gap_jax.runtime.gang.meeting import Meeting\n"
-        "from gap_jax.runtime.gang.start import joined\n"
+        "from gap_jax.runtime.processes.rendezvous import Rendezvous\n"
+        "from gap_jax.runtime.processes.initialise import joined\n"
         "with socket.create_server(('', 0)) as server:\n"
         "    address = f'localhost:{server.getsockname()[1]}'\n"
         "def wait():\n"
-        f"    with joined(Meeting(address, 1, 0), RuntimeConfig(), saves={saves}) as gang:\n"
+        f"    with joined(Rendezvous(address, 1, 0), RuntimeConfig(), saves={saves}) as processes:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(1)\n"
         "raise SystemExit(process.run(wait))\n"

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gap_jax.runtime.places import RunDir
-from tests.support.gangs import begin_gang, finish_gang
+from gap_jax.runtime.run_folder import RunFolder
+from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_training import STEPS, End, Proof, prove
 
 STUCK_AFTER_S = 20
@@ -91,28 +91,28 @@ def suffer(case: Case, site: Site) -> Verdict:
 
 def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
     stuck = [f"runtime.stuck_after_s={STUCK_AFTER_S}"] if case.kind == "stuck" else []
-    gang = begin_gang(
+    processes = begin_processes(
         site.data,
         workdir,
         *stuck,
         cache=site.cache,
         faults={case.process: f"train.step:{FAULTS[case.kind]}@{case.step}"},
     )
-    other = gang[1 - case.process]
+    other = processes[1 - case.process]
     ended: dict[int, float] = {}
-    watchers = [threading.Thread(target=_note_end, args=(each, ended)) for each in gang]
+    watchers = [threading.Thread(target=_note_end, args=(each, ended)) for each in processes]
     for each in watchers:
         each.start()
     limit_s = LIMIT_S.get(case.kind, OTHERS_LIMIT_S)
     watchers[1 - case.process].join(timeout=limit_s + 60)
     hangs = other.poll() is None
     watchers[case.process].join(timeout=0 if hangs or case.kind == "suspended" else limit_s)
-    for each in gang:
+    for each in processes:
         if each.poll() is None:
             each.kill()
-    ends = finish_gang(gang)
+    ends = finish_processes(processes)
     survivor = ends[1 - case.process]
-    since = _last_words(RunDir(workdir).of_process(case.process))
+    since = _last_words(RunFolder(workdir).of_process(case.process))
     survived_s = ended.get(other.pid, time.time()) - since
     cause = _find_cause(survivor)
     failure = ""
@@ -134,14 +134,14 @@ def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
     """Both must save the same step and end with 75, and both go on to the unbroken run's end."""
     faults = {case.process: f"train.step:term@{case.step}"}
     start = time.monotonic()
-    ends = finish_gang(begin_gang(site.data, workdir, cache=site.cache, faults=faults))
+    ends = finish_processes(begin_processes(site.data, workdir, cache=site.cache, faults=faults))
     took_s = time.monotonic() - start
     stops = {end.complained.splitlines()[-1] if end.complained else "" for end in ends}
     failure = ""
     if [end.code for end in ends] != [75, 75] or len(stops) > 1:
         failure = f"they end with {[end.code for end in ends]}: {stops}"
     else:
-        resumed = finish_gang(begin_gang(site.data, workdir, cache=site.cache))
+        resumed = finish_processes(begin_processes(site.data, workdir, cache=site.cache))
         if [end.code for end in resumed] != [0, 0]:
             failure = f"resumed, they end with {[end.code for end in resumed]}"
         else:
@@ -157,7 +157,7 @@ def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
     ended[process.pid] = time.time()
 
 
-def _last_words(run: RunDir) -> float:
+def _last_words(run: RunFolder) -> float:
     """When the process that was hit last wrote a row or a line; a moment before it was hit."""
     return max(path.stat().st_mtime for path in (run.ledger, run.log) if path.exists())
 
