@@ -25,7 +25,7 @@ from gap_jax.runtime import environment, lock, preemption, rundir
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.preemption import Watch
+from gap_jax.runtime.preemption import StopFlag
 from gap_jax.runtime.preflight import Preflight, describe_memory
 from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.processes.group import ALONE, Processes
@@ -45,19 +45,21 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    agreement.agree(processes, cfg, data, str(workdir) if is_address(str(workdir)) else "")
+    agreement.check_same_settings(
+        processes, cfg, data, str(workdir) if is_address(str(workdir)) else ""
+    )
     setup = assemble(cfg, data)
     with (
-        preemption.watching() as watch,
+        preemption.catching_signals() as stop_flag,
         workdirs.open_for_writing(str(workdir), processes) as place,
         ExitStack() as held,
     ):
         folder = RunFolder(place.folder.absolute())
         opening = _open_folder(setup, folder, place, processes, held)
         if opening.completed_step is None:
-            return _train_on(setup, folder, place, processes, watch, opening)
+            return _train_on(setup, folder, place, processes, stop_flag, opening)
         if processes.is_first:
-            print(workdir.display(f"{folder.root} is complete at step {opening.completed_step:,}"))
+            print(place.display(f"{folder.root} is complete at step {opening.completed_step:,}"))
         return opening.metrics or {}
 
 
@@ -77,7 +79,7 @@ def _open_folder(
     if rundir.Opening(*processes.broadcast("examined", examine)).is_new:
         native.resolve_weights(setup.cfg.init)  # refused here if absent, before anything is written
     if not place.address:
-        agreement.prove_shared(processes, folder.root)
+        agreement.check_shared_folder(processes, folder.root)
     return rundir.Opening(*processes.broadcast("entered", enter))
 
 
@@ -86,15 +88,13 @@ def _train_on(
     folder: RunFolder,
     place: workdirs.Workdir,
     processes: Processes,
-    watch: Watch,
+    stop_flag: StopFlag,
     opening: rundir.Opening,
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint, or the start, to the end; returns the last evaluation."""
     cfg, own = setup.cfg, folder.of_process(processes.index)
     with (
-        RunLogger(
-            own, open_console if processes.is_first else NullWriter, workdir.display
-        ) as logger,
+        RunLogger(own, open_console if processes.is_first else NullWriter, place.display) as logger,
         Checkpoints(
             folder.checkpoints,
             warn=logger.warning,
@@ -123,13 +123,13 @@ def _train_on(
             trackers=None if processes.is_first else {},
         ) as reporter:
             preflight = Preflight.of(
-                setup, folder, workdir.display, start=start, changes=opening.changes, loaded=loaded
+                setup, folder, place.display, start=start, changes=opening.changes, loaded=loaded
             ).render()
             if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
             logger.info(preflight)
             history = dict(metadata.get("history", ()))
-            trainer = Trainer(setup, folder, processes, watch, checkpoints, reporter, history)
+            trainer = Trainer(setup, folder, processes, stop_flag, checkpoints, reporter, history)
             last = trainer.loop(state)
         if last < cfg.train.steps:
             logger.info(
@@ -165,7 +165,7 @@ class Trainer:
     setup: Setup
     folder: RunFolder
     processes: Processes
-    watch: Watch
+    stop_flag: StopFlag
     checkpoints: Checkpoints
     reporter: Reporter
     history: dict[int, dict[str, Any]]
@@ -184,7 +184,7 @@ class Trainer:
             seed=cfg.train.seed,
             batch_size=cfg.train.micro_batch_size,
             start_step=start * cfg.train.accumulate,
-            process=self.processes.place,
+            process=self.processes.index_and_count,
         ) as batches, profile:  # fmt: skip
             train_step, unreported = None, None
             while not self._is_over(step):
@@ -221,7 +221,7 @@ class Trainer:
         cfg, is_over = self.setup.cfg, self._is_over(step)
         if step not in self.history and (is_over or _divides(cfg.eval.every_steps, step)):
             self._evaluate(state, step)
-        is_over, is_stopping = self._is_over(step), self.watch.is_stopping()
+        is_over, is_stopping = self._is_over(step), self.stop_flag.is_stopping()
         is_best = step in self.history and not self._evals_without_gain
         if is_over or is_stopping or is_best or _divides(cfg.checkpoint.every_steps, step):
             with self.reporter.timing("save"):
@@ -229,7 +229,7 @@ class Trainer:
         if is_stopping and not (is_over and step in self.history):
             self.checkpoints.finish(step)
             raise Preempted(
-                f"stopped by {self.watch.cause} at step {step}; checkpoint {step} is verified; "
+                f"stopped by {self.stop_flag.cause} at step {step}; checkpoint {step} is verified; "
                 "run the same command to continue"
             )
 
@@ -251,7 +251,7 @@ class Trainer:
             step == cfg.train.steps
             or _divides(cfg.eval.every_steps, step)
             or _divides(cfg.checkpoint.every_steps, step)
-            or self.watch.is_stopping()
+            or self.stop_flag.is_stopping()
         )
 
     def _evaluate(self, state: TrainState, step: int) -> None:
@@ -264,7 +264,7 @@ class Trainer:
                 setup.eval_step,
                 setup.fold(state.best_variables),
                 setup.mesh,
-                process=self.processes.place,
+                process=self.processes.index_and_count,
                 max_examples=setup.cfg.eval.max_examples,
                 is_stopping=self._is_stopping,
             )
@@ -282,7 +282,7 @@ class Trainer:
             self.processes.last_heartbeat is not None
         ):  # the first step's compilation has a longer limit
             self.processes.heartbeat()
-        return self.watch.is_stopping()
+        return self.stop_flag.is_stopping()
 
     def _describe(self, step: int) -> dict[str, Any]:
         """The metadata of a checkpoint."""

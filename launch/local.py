@@ -58,7 +58,7 @@ class Processes:
                 self._readers.append(reader)
 
     def wait(self) -> int:
-        """The code of the processes, when all have ended: of the first failure that is no mere echo."""
+        """Waits for all processes; returns the code of the first failure that has its own cause."""
         alive = dict(enumerate(self._processes))
         deadline = float("inf")
         while alive:
@@ -76,7 +76,7 @@ class Processes:
                 break
             time.sleep(LOOK_EVERY_S)
         for reader in self._readers:
-            reader.join(1.0)  # a process that a member left behind may hold the pipe open
+            reader.join(1.0)  # a process that one of them left behind may hold the pipe open
         causes = [code for code in self._codes if code not in ECHOES]
         return next(iter(causes + self._codes), 0)
 

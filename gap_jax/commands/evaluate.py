@@ -74,14 +74,14 @@ def run(
         help="new folder for the scores and the table; default: of a run, one under RUN/eval",
     )  # fmt: skip
     options = parse(parser, words)
-    with open_for_reading(options.model, processes) as place:
-        options.model = place.folder
-        examine(place.folder)
+    with open_for_reading(options.model, processes) as workdir:
+        options.model = workdir.folder
+        examine(workdir.folder)
         _evaluate(options, processes, workdir.display)
 
 
 def _evaluate(
-    options: argparse.Namespace, processes: Processes, tell: Callable[[str], str]
+    options: argparse.Namespace, processes: Processes, display: Callable[[str], str]
 ) -> None:
     opened = _open(options)
     origin = opened.origin
@@ -102,27 +102,27 @@ def _evaluate(
     folder = options.out or default
     with ExitStack() as held:
         is_kept = processes.broadcast(
-            "out", lambda: _lock(folder, held, tell, is_new=bool(options.out))
+            "out", lambda: _lock(folder, held, display, is_new=bool(options.out))
         )
         scores, summary = score_split(opened, split, options.data, processes)
         if not processes.is_first:
             return
         skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
         print(
-            f"{tell(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
+            f"{display(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
             f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
             f"{split}{skipped and f'; {skipped}'}"
         )
         try:
             if is_kept and folder is not None:
                 evaluate.store(folder, scores, summary, opened.classes, protocol)
-                print(f"scores, metrics and classes are in {tell(str(folder))}")
+                print(f"scores, metrics and classes are in {display(str(folder))}")
         finally:  # also where the disk is full by now
             print(json.dumps(summary, allow_nan=False))
 
 
 def _lock(
-    folder: Path | None, held: ExitStack, tell: Callable[[str], str], *, is_new: bool
+    folder: Path | None, held: ExitStack, display: Callable[[str], str], *, is_new: bool
 ) -> bool:
     """Locks where the scores go, before scoring; False where they cannot be kept.
 
@@ -135,7 +135,7 @@ def _lock(
     except CannotWrite as refusal:
         if is_new:
             raise
-        print(f"warning: the scores will not be kept ({tell(str(refusal))}), or set --out DIR")
+        print(f"warning: the scores will not be kept ({display(str(refusal))}), or set --out DIR")
         return False
     if is_new and os.path.lexists(folder):
         raise CannotWrite(f"{folder} exists already and stays untouched; choose another --out")
@@ -181,8 +181,8 @@ def score_split(
         jit_eval_step(folded.model, mesh, data.eval_views),
         jax.device_put(jax.device_get(folded.variables), replicated(mesh)),
         mesh,
-        process=processes.place,
-        after_batch=processes.heartbeat,  # not before it: the first one's compilation has a longer limit
+        process=processes.index_and_count,
+        after_batch=processes.heartbeat,  # compiling the first one has a longer limit
     )
     if scores is None:
         raise AssertionError("without is_stopping nothing ends an evaluation early")

@@ -17,7 +17,7 @@ from gap_jax import process
 from gap_jax.config import Config
 from gap_jax.flags import explain, find_spec, parse, resolve
 from gap_jax.runtime.processes.group import ALONE, Processes
-from gap_jax.runtime.processes.rendezvous import Rendezvous, find
+from gap_jax.runtime.processes.rendezvous import Rendezvous, find_rendezvous
 
 USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
                        [--mode=train|evaluate] [--config.group.field=value ...]
@@ -77,13 +77,15 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     if "://" in workdir:
         _check_address(workdir)
     given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
-    meeting = find(**given, environment=os.environ)
+    rendezvous = find_rendezvous(**given, environment=os.environ)
     summary = None
     evaluates = own["mode"].value == "evaluate"
-    if meeting is None and not evaluates:
+    if rendezvous is None and not evaluates:
         start_within_s = float(cfg.runtime.start_within_s)
         process.limit_start(start_within_s, lambda: ALONE.last_heartbeat is not None)
-    joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
+    joining = (
+        _join(rendezvous, cfg, saves=not evaluates) if rendezvous else contextlib.nullcontext(ALONE)
+    )
     with joining as processes:
         check_data(cfg.data, spec)
         if evaluates:
@@ -98,11 +100,11 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
 
 
 def _join(
-    meeting: Rendezvous, cfg: Config, *, saves: bool
+    rendezvous: Rendezvous, cfg: Config, *, saves: bool
 ) -> contextlib.AbstractContextManager[Processes]:
-    from gap_jax.runtime.processes.initialise import joined
+    from gap_jax.runtime.processes.initialise import initialised
 
-    return joined(meeting, cfg.runtime, saves=saves)
+    return initialised(rendezvous, cfg.runtime, saves=saves)
 
 
 def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
@@ -112,7 +114,7 @@ def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     from gap_jax.runtime.processes import agreement
 
     known = manifest.load(cfg.data.directory)
-    agreement.agree(processes, cfg, known, workdir if is_address(workdir) else "")
+    agreement.check_same_settings(processes, cfg, known, workdir if is_address(workdir) else "")
     data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
     # another run is refused
     evaluate.run([workdir, *data], processes, lambda folder: rundir.examine(folder, cfg, known))

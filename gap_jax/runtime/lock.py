@@ -9,7 +9,7 @@ from data_pipelines import files
 LOCK = ".lock"
 
 
-def hold(workdir: Path, warn: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+def acquire(workdir: Path, warn: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
     """Holds the lock of a workdir, or refuses at once; of several processes the first one does."""
     folder = workdir.absolute()
     advice = "wait for that run, end it, or choose another --workdir"

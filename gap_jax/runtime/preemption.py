@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from gap_jax.process import Received, list_signals
 
 
-class Watch(Received):
+class StopFlag(Received):
     """Whether the run has been told to stop; asked after every step and evaluation batch."""
 
     def is_stopping(self) -> bool:
@@ -30,7 +30,7 @@ class Watch(Received):
         self.take(number)
 
 
-class SharedWatch(Watch):
+class SharedStopFlag(StopFlag):
     """The wish of any of several processes, which all of them read at the same question.
 
     So all of them ask, at the same places and equally often. JAX takes SIGTERM and finds the
@@ -55,7 +55,7 @@ class SharedWatch(Watch):
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
+def catching_signals() -> Iterator[StopFlag]:
     """Turns the first signal into a stop flag and a second one into an immediate end.
 
     With several processes jax.distributed owns SIGTERM: a handler set later would silently end its
@@ -63,13 +63,13 @@ def watching() -> Iterator[Watch]:
     and this is entered after `jax.distributed.initialize`. Outside the main thread it takes none.
     """
     if jax.process_count() > 1:
-        watch = SharedWatch()
+        stop_flag = SharedStopFlag()
         numbers = [number for number in list_signals() if number != signal.SIGTERM]
     else:
-        watch, numbers = Watch(), list_signals()
-    before = {number: signal.signal(number, watch.receive) for number in numbers}
+        stop_flag, numbers = StopFlag(), list_signals()
+    before = {number: signal.signal(number, stop_flag.receive) for number in numbers}
     try:
-        yield watch
+        yield stop_flag
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(verdict._asdict()), flush=True)
     options = " ".join(f"--{name} {number}" for name, number in numbers.items())
     replace_marked(
-        asked.page, "gangs", render(verdicts, f"python -m {PROGRAM} {options} --out DIR")
+        asked.page, "processes", render(verdicts, f"python -m {PROGRAM} {options} --out DIR")
     )
     failed = [each for each in verdicts if each.failure]
     for each in failed:

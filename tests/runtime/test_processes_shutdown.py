@@ -12,25 +12,25 @@ pytestmark = pytest.mark.processes
 PROGRAM = """
 import contextlib, os, sys, time
 from gap_jax.errors import Preempted
-from gap_jax.runtime.processes import ending
-from gap_jax.runtime.processes.group import Cause
+from gap_jax.runtime.processes import shutdown
+from gap_jax.runtime.processes.group import Exit
 
 class Processes:
     index, is_first, last_heartbeat = 1, False, None
-    def read_causes(self):
+    def read_exits(self):
         return []
-    def tell_cause(self, cause):
+    def report_exit(self, cause):
         os.write(1, f"told {cause.exit_code}: {cause.message}".encode())
 
 processes = Processes()
-with ending.ending_together(processes, stuck_after_s=0.5, start_within_s=START):
+with shutdown.shutting_down_together(processes, stuck_after_s=0.5, start_within_s=START):
     BODY
 """
 HANG = "time.sleep(60)"
-STEP = "gang.last_heartbeat = time.monotonic(); "
+STEP = "processes.last_heartbeat = time.monotonic(); "
 FAIL = "raise RuntimeError('a slip')"
-LOST = "gang.read_causes = lambda: [Cause(0, 71, 'no finite loss')]; "
-BLIND = "gang.read_causes = None; "  # the watch itself fails
+LOST = "processes.read_exits = lambda: [Exit(0, 71, 'no finite loss')]; "
+BLIND = "processes.read_exits = None; "  # the watch itself fails
 
 
 def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
@@ -96,11 +96,11 @@ def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
         "from gap_jax import process\n"
         "from gap_jax.config import RuntimeConfig\n"
         "from gap_jax.runtime.processes.rendezvous import Rendezvous\n"
-        "from gap_jax.runtime.processes.initialise import joined\n"
+        "from gap_jax.runtime.processes.initialise import initialised\n"
         "with socket.create_server(('', 0)) as server:\n"
         "    address = f'localhost:{server.getsockname()[1]}'\n"
         "def wait():\n"
-        f"    with joined(Rendezvous(address, 1, 0), RuntimeConfig(), saves={saves}) as processes:\n"
+        f"    with initialised(Rendezvous(address, 1, 0), RuntimeConfig(), saves={saves}):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(1)\n"
         "raise SystemExit(process.run(wait))\n"

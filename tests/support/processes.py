@@ -29,7 +29,7 @@ def begin_processes(
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    meeting = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    rendezvous = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
     return [
         begin(
             data,
@@ -38,7 +38,7 @@ def begin_processes(
             *([fields_of[index]] if index in fields_of else []),
             faults=faults.get(index, ""),
             cache=cache / f"{processes}x{devices}",
-            words=[*words, *([*meeting, f"--process={index}"] if processes > 1 else [])],
+            words=[*words, *([*rendezvous, f"--process={index}"] if processes > 1 else [])],
             devices=devices,
             program=program,
         )

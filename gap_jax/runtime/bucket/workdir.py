@@ -34,8 +34,8 @@ class Workdir:
         self.folder = folder
         self.address = ""
 
-    def tell(self, text: str) -> str:
-        """The text with the address of the run in place of its temporary folder."""
+    def display(self, text: str) -> str:
+        """Replaces the temporary folder in the text by the address of the run."""
         return text
 
     def upload(self) -> None:
@@ -56,7 +56,7 @@ class TemporaryWorkdir(Workdir):
         self._uploaded: dict[str, Stamp] = {}
         self._uploading = threading.Lock()
 
-    def tell(self, text: str) -> str:
+    def display(self, text: str) -> str:
         """Also another process's folder, which the first one's refusals name."""
         text = text.replace(str(self.folder), self.address)
         folders = rf"\S*/{MARK}\w{{8}}/{re.escape(self.folder.name)}"
@@ -123,7 +123,7 @@ def open_for_writing(place: str, processes: Processes = ALONE) -> Iterator[Workd
     lock = HeartbeatLock(store, print)
     owner_id = processes.broadcast("lock acquired", lock.acquire)
     try:
-        agreement.refuse_unshared(processes, place, is_seen=read_owner_id(store) == owner_id)
+        agreement.refuse_unshared(processes, place, is_visible=read_owner_id(store) == owner_id)
         check = functools.partial(refuse_unless_held, store, owner_id, is_strict=processes.is_first)
         with _open(store, processes, check) as workdir:
             yield workdir
@@ -160,7 +160,7 @@ def _open(
             yield workdir
         except BaseException as error:
             if isinstance(error, Refusal):
-                error.args = (workdir.tell(str(error)),)
+                error.args = (workdir.display(str(error)),)
             if failure := _upload_last(workdir):
                 is_uploaded = False
                 print(f"warning: {failure}")

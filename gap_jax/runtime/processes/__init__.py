@@ -1,1 +1,1 @@
-"""The processes of one run: how they find each other, agree, wait for each other and end."""
+"""Several processes that train one run: rendezvous, agreement, exchanged values, shutdown."""

@@ -1,6 +1,5 @@
-"""Before anything is written: the processes of a run do the same, with the same, in one folder."""
+"""Checks that all processes of a run have the same config, data, code and folder."""
 
-import functools
 import hashlib
 import importlib.metadata
 import platform
@@ -20,45 +19,47 @@ from gap_jax.errors import ConfigError
 from gap_jax.runtime.environment import PACKAGES
 from gap_jax.runtime.processes.group import Processes
 
-SEEN_WITHIN_S = 60  # network file systems show a new file late
-LOOK_EVERY_S = 0.2
-SHOWN = 60
+VISIBLE_WITHIN_S = 60  # network file systems show a new file late
+POLL_S = 0.2
+SHOWN_CHARACTERS = 60
 
 
-def agree(processes: Processes, cfg: Config, data: Manifest, address: str = "") -> None:
-    """Refuses processes that differ, and names in what; `address` is of a workdir in a bucket."""
+def check_same_settings(
+    processes: Processes, cfg: Config, data: Manifest, address: str = ""
+) -> None:
+    """Refuses processes that differ and names the difference; `address` is a bucket's workdir."""
     if processes.count == 1:
         return
-    place = {"the address in --workdir": address or "none"}
-    facts = {"host": socket.gethostname(), **list_facts(cfg, data), **place}
-    told = processes.gather("agreement", facts)
-    first = told[0]
-    for index, facts in enumerate(told):
-        for name, value in facts.items():
-            if name != "host" and value != first.get(name):
-                one, other = _shorten(first.get(name, "absent"), value)
+    own = {**list_settings(cfg, data), "the address in --workdir": address or "none"}
+    hosts = processes.gather("host", socket.gethostname())
+    first, *others = processes.gather("settings", own)
+    for index, other in enumerate(others, 1):
+        for name, value in other.items():
+            if value != first.get(name):
+                one, another = _shorten(first.get(name, "absent"), value)
                 raise ConfigError(
-                    f"{name} is {one} in process 0 on {first['host']} and {other} in process "
-                    f"{index} on {facts['host']}; give all the same command, code, data, weights "
-                    "and versions"
+                    f"{name} is {one} in process 0 on {hosts[0]} and {another} in process {index} "
+                    f"on {hosts[index]}; use the same command, code, data, weights and versions "
+                    "in all processes"
                 )
 
 
 def _shorten(one: str, other: str) -> tuple[str, str]:
-    """The two from a little before they differ, if they are long."""
+    """Cuts two long texts to the characters around their first difference."""
     pairs = enumerate(zip(one, other, strict=False))
-    differ_at = next((place for place, (a, b) in pairs if a != b), min(len(one), len(other)))
-    begin = max(0, differ_at - SHOWN // 2)
+    differ_at = next((index for index, (a, b) in pairs if a != b), min(len(one), len(other)))
+    begin = max(0, differ_at - SHOWN_CHARACTERS // 2)
     mark = "..." if begin else ""
-    return f"{mark}{one[begin:]:.{SHOWN}}", f"{mark}{other[begin:]:.{SHOWN}}"
+    return f"{mark}{one[begin:]:.{SHOWN_CHARACTERS}}", f"{mark}{other[begin:]:.{SHOWN_CHARACTERS}}"
 
 
-def list_facts(cfg: Config, data: Manifest) -> dict[str, str]:
-    """All in which processes must not differ, by name: config, data, code, versions, devices."""
+def list_settings(cfg: Config, data: Manifest) -> dict[str, str]:
+    """Lists by name the settings that must not differ: config, data, code, versions, devices."""
+    weights = Path(cfg.init.weights)
     return {
         **{name: repr(value) for name, _, value in fields(cfg)},
         "the data's fingerprint": data.fingerprint,
-        "the SHA-256 of init.weights": _digest_weights(cfg.init.weights),
+        "the SHA-256 of init.weights": files.sha256(weights) if weights.is_file() else "absent",
         "gap_jax": gap_jax.__version__,
         "the code's SHA-256": _digest_code(),
         "python": platform.python_version(),
@@ -68,52 +69,46 @@ def list_facts(cfg: Config, data: Manifest) -> dict[str, str]:
     }
 
 
-def prove_shared(processes: Processes, workdir: Path) -> None:
-    """Refuses a workdir that is another folder for some process: checkpoints must be seen by all.
+def check_shared_folder(processes: Processes, workdir: Path) -> None:
+    """Refuses a workdir that is not the same folder for all processes.
 
-    The first process leaves a word in a hidden file there, and the others read it.
+    The first process writes a hidden file of a random name there, which the others must see.
     """
     if processes.count == 1:
         return
-    word = processes.broadcast("word", functools.partial(secrets.token_hex, 16))
-    place = workdir.absolute() / f".shared-{word}"
+    name = processes.broadcast("file name", lambda: f".shared-{secrets.token_hex(16)}")
+    path = workdir.absolute() / name
     if processes.is_first:
-        files.write_atomically(place, word)
-    processes.broadcast("word written", lambda: None)
-    is_seen = _sees(place)
+        files.write_atomically(path, "")
+    processes.broadcast("file written", lambda: None)
     try:
-        refuse_unshared(processes, str(workdir), is_seen=is_seen)
+        refuse_unshared(processes, str(workdir), is_visible=_wait_until_visible(path))
     finally:
         if processes.is_first:
-            place.unlink()
+            path.unlink()
 
 
-def refuse_unshared(processes: Processes, workdir: str, *, is_seen: bool) -> None:
-    """Refuses a workdir where some process has not seen what the first one left there."""
-    seen = processes.gather("word seen", {"host": socket.gethostname(), "seen": is_seen})
-    for index, each in enumerate(seen):
+def refuse_unshared(processes: Processes, workdir: str, *, is_visible: bool) -> None:
+    """Refuses a workdir if some process does not see the first process's file."""
+    found = processes.gather("file visible", {"host": socket.gethostname(), "seen": is_visible})
+    for index, each in enumerate(found):
         if not each["seen"]:
             raise ConfigError(
-                f"--workdir={workdir} in process {index} on {each['host']} is not the place of "
-                f"process 0 on {seen[0]['host']}; name one that all hosts share"
+                f"--workdir={workdir} in process {index} on {each['host']} is not the folder of "
+                f"process 0 on {found[0]['host']}; use a folder that all hosts share"
             )
 
 
-def _sees(place: Path) -> bool:
-    until = time.monotonic() + SEEN_WITHIN_S
-    while not place.exists() and time.monotonic() < until:
-        list(place.parent.parent.glob("*/"))  # makes a network file system look again
-        time.sleep(LOOK_EVERY_S)
-    return place.exists()
-
-
-def _digest_weights(place: str) -> str:
-    """Of a file; one that is absent here only would leave this process's start random."""
-    return files.sha256(Path(place)) if place and Path(place).is_file() else "absent"
+def _wait_until_visible(path: Path) -> bool:
+    until = time.monotonic() + VISIBLE_WITHIN_S
+    while not path.exists() and time.monotonic() < until:
+        list(path.parent.parent.glob("*/"))  # makes a network file system refresh its listing
+        time.sleep(POLL_S)
+    return path.exists()
 
 
 def _digest_code() -> str:
-    """Of every module of ours, by name and content."""
+    """Digests the names and contents of all our modules."""
     digest = hashlib.sha256()
     for package in (gap_jax, data_pipelines):
         root = Path(package.__path__[0])

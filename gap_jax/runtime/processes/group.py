@@ -1,6 +1,6 @@
-"""What the processes of a run tell each other, by the coordinator's notes and not by the devices.
+"""Values that the processes of a run exchange, as key-value entries of JAX's coordinator.
 
-A note is there or absent after a time limit; a collective of the devices would wait for ever.
+Reading an entry has a time limit; a collective of the devices would wait for ever.
 """
 
 import json
@@ -11,15 +11,15 @@ from typing import Any, NamedTuple, TypeVar
 
 from gap_jax.errors import PeerLost, Refusal
 
-NOTES = "gap_jax"
-WAIT_S = 600  # for a process that writes or reads much before it answers
-SLICE_S = 1  # of the wait, between two of which Python hears Ctrl-C
+ROOT_KEY = "gap_jax"
+TIMEOUT_S = 600  # a process may read or write much before it answers
+POLL_S = 1  # Python handles Ctrl-C between two polls
 
 T = TypeVar("T")
 
 
-class Cause(NamedTuple):
-    """Why a process ended, and with which code."""
+class Exit(NamedTuple):
+    """The exit code of a process and its error message."""
 
     process: int
     exit_code: int
@@ -29,8 +29,8 @@ class Cause(NamedTuple):
         return f"process {self.process} ended with {self.exit_code}: {self.message}"
 
 
-class Relayed(Refusal):
-    """What the first process refused, refused by the others too."""
+class RemoteRefusal(Refusal):
+    """A refusal of the first process, raised in another process."""
 
     def __init__(self, exit_code: int, message: str) -> None:
         super().__init__(message)
@@ -38,9 +38,9 @@ class Relayed(Refusal):
 
 
 class Processes:
-    """The processes of a run, or one alone, which answers itself at once.
+    """The processes of a run; a single process exchanges nothing.
 
-    All of them ask the same questions in the same order; `name` says in an error which one it was.
+    All processes call `broadcast` and `gather` in the same order; errors contain the `name`.
     """
 
     def __init__(self, client: Any = None, index: int = 0, count: int = 1) -> None:
@@ -48,32 +48,32 @@ class Processes:
         self.count = count
         self.last_heartbeat: float | None = None
         self._client = client
-        self._asked: Counter[str] = Counter()
+        self._calls: Counter[str] = Counter()
 
     @property
     def is_first(self) -> bool:
-        """Whether this process speaks and writes for all."""
+        """Whether this process prints and writes the run's files."""
         return self.index == 0
 
     @property
-    def place(self) -> tuple[int, int]:
-        """Which process of how many this is."""
+    def index_and_count(self) -> tuple[int, int]:
+        """The index of this process and the number of processes."""
         return self.index, self.count
 
-    def beat(self) -> None:
-        """A sign of life, from the first step on."""
+    def heartbeat(self) -> None:
+        """Records progress; called from the first step on."""
         self.last_heartbeat = time.monotonic()
 
-    def share(self, name: str, make: Callable[[], T]) -> T:
-        """What the first process makes, on all of them: JSON, or its refusal."""
+    def broadcast(self, name: str, make: Callable[[], T]) -> T:
+        """Calls `make` in the first process; all return its JSON value or raise its refusal."""
         if self.count == 1:
             return make()
         key = self._next_key(name)
         if not self.is_first:
-            note = json.loads(self._read(key, name))
-            if "refusal" in note:
-                raise Relayed(*note["refusal"])
-            return note["value"]
+            entry = self._read(key, name, sender=0)
+            if "refusal" in entry:
+                raise RemoteRefusal(*entry["refusal"])
+            return entry["value"]
         try:
             value = make()
         except Refusal as refusal:
@@ -83,44 +83,42 @@ class Processes:
         return value
 
     def gather(self, name: str, value: T) -> list[T]:
-        """The JSON value of every process, in their order."""
+        """Returns the JSON value of every process, by index."""
         if self.count == 1:
             return [value]
         key = self._next_key(name)
         self._write(f"{key}/{self.index}", value)
-        return [json.loads(self._read(f"{key}/{each}", name)) for each in range(self.count)]
+        return [self._read(f"{key}/{each}", name, sender=each) for each in range(self.count)]
 
-    def tell_cause(self, cause: Cause) -> None:
-        """Leaves a note on why this process ends."""
-        self._write(f"{NOTES}/ended/{self.index}", [cause.exit_code, cause.message])
+    def report_exit(self, ended: Exit) -> None:
+        """Writes why this process ends."""
+        self._write(f"{ROOT_KEY}/ended/{self.index}", [ended.exit_code, ended.message])
 
-    def read_causes(self) -> list[Cause]:
-        """The notes of the other processes that have ended."""
-        notes = self._client.key_value_dir_get(f"{NOTES}/ended")
-        causes = [Cause(int(key.rpartition("/")[2]), *json.loads(text)) for key, text in notes]
-        return [cause for cause in sorted(causes) if cause.process != self.index]
+    def read_exits(self) -> list[Exit]:
+        """Reads why other processes ended."""
+        entries = self._client.key_value_dir_get(f"{ROOT_KEY}/ended")
+        exits = [Exit(int(key.rpartition("/")[2]), *json.loads(text)) for key, text in entries]
+        return [each for each in sorted(exits) if each.process != self.index]
 
     def _next_key(self, name: str) -> str:
-        self._asked[name] += 1
-        return f"{NOTES}/{name}/{self._asked[name]}"
+        self._calls[name] += 1
+        return f"{ROOT_KEY}/{name}/{self._calls[name]}"
 
     def _write(self, key: str, value: Any) -> None:
         self._client.key_value_set(key, json.dumps(value, allow_nan=False))
 
-    def _read(self, key: str, name: str) -> str:
-        until = time.monotonic() + WAIT_S
+    def _read(self, key: str, name: str, *, sender: int) -> Any:
+        until = time.monotonic() + TIMEOUT_S
         while True:
             try:
-                return self._client.blocking_key_value_get(key, int(SLICE_S * 1000))
-            except RuntimeError as error:  # JAX's kind of it
+                return json.loads(self._client.blocking_key_value_get(key, POLL_S * 1000))
+            except RuntimeError as error:  # JaxRuntimeError
                 if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > until:
-                    raise self._lost(name, error) from error
-
-    def _lost(self, name: str, error: RuntimeError) -> PeerLost:
-        return PeerLost(
-            f"process {self.index} waited in vain, {WAIT_S} s at most, for {name!r} of another "
-            f"({str(error).splitlines()[0]}); see the others' logs and run the command again"
-        )
+                    raise PeerLost(
+                        f"process {self.index} got no {name!r} from process {sender} within "
+                        f"{TIMEOUT_S} s ({str(error).splitlines()[0]}); see its log and run the "
+                        "same command again"
+                    ) from error
 
 
 ALONE = Processes()

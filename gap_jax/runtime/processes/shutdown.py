@@ -1,7 +1,7 @@
-"""How the processes of a run end: together when all is done, and soon after each other otherwise.
+"""Shuts all processes of a run down together; if one fails, stops the others.
 
-A thread in each process reads why others ended, and whether this one still moves. It needs neither
-the devices nor the main thread, which may both be waiting for a process that is gone.
+A thread in each process reads whether others ended and checks that this one makes progress. It
+uses neither the devices nor the main thread, which may both wait for a lost process.
 """
 
 import contextlib
@@ -19,22 +19,32 @@ from typing import NoReturn
 
 import jax
 
-from gap_jax.errors import BUG, PEER_LOST, Diverged, PeerLost, Preempted, Refusal, describe, say
-from gap_jax.runtime.processes.group import Cause, Processes
+from gap_jax.errors import (
+    BUG,
+    PEER_LOST,
+    Diverged,
+    PeerLost,
+    Preempted,
+    Refusal,
+    describe,
+    print_error,
+)
+from gap_jax.runtime.processes.group import Exit, Processes
 
-LOOK_EVERY_S = 0.5
-ECHO_S = 1.5  # after another's note, in which this process may come to the same end by itself
-SPEAK_S = 5.0  # for last words, which nobody may be left to read
-TELL_S = 3.0  # while the first process stays, whose end takes all notes away
-TOGETHER = (Preempted, Diverged)  # all processes come to these at the same step
-OF_PEERS = re.compile("gloo|nccl|coordinat|barrier|unavailable|connection|heartbeat", re.IGNORECASE)
+POLL_S = 0.5
+OWN_END_S = 1.5  # after another process's exit, this one may fail with an error of its own
+STDERR_TIMEOUT_S = 5.0  # a pipe without a reader blocks
+COORDINATOR_DELAY_S = 3.0  # the entries are lost when the first process ends
+SIMULTANEOUS = (Preempted, Diverged)  # all processes raise these at the same step
+PEER_ERROR = re.compile(
+    "gloo|nccl|coordinat|barrier|unavailable|connection|heartbeat", re.IGNORECASE
+)
 
 
 class Watchdog:
-    """Ends this process when another one has ended, or when it gives no sign of life any more.
+    """Ends this process if another one has ended, or if this one makes no progress.
 
-    The first sign is due `start_within_s` after the beginning, every other one `stuck_after_s`
-    after the one before it.
+    The first heartbeat is due within `start_within_s`, each later one within `stuck_after_s`.
     """
 
     def __init__(
@@ -43,148 +53,129 @@ class Watchdog:
         self._processes = processes
         self._stuck_after_s = stuck_after_s
         self._start_within_s = start_within_s
-        self._begun = time.monotonic()
+        self._started_at = time.monotonic()
         self._is_over = threading.Event()
-        self._last_words = threading.Lock()
-        self._thread = threading.Thread(target=self._watch, name="gang", daemon=True)
-
-    def start(self) -> None:
-        """Begins to watch."""
+        self._exiting = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
-    def stop(self) -> None:
-        """Ends the watch."""
+    def shut_down(self) -> None:
+        """Waits until all processes arrive here, so that the interpreter's exit need not wait."""
         self._is_over.set()
         self._thread.join()
+        try:
+            jax.distributed.shutdown()
+        except jax.errors.JaxRuntimeError as error:
+            self.end(error)
 
     def end(self, error: BaseException) -> NoReturn:
-        """Tells an error here and to the others, and ends the process at once.
+        """Prints an error, reports it to the other processes and ends this one at once.
 
-        Leaving the interpreter in order would wait for the others in JAX's own barrier.
+        An ordinary exit of the interpreter would wait for the others in JAX's barrier.
         """
-        code, message = self._explain(error)
-        with self._last_words:
-            is_echo = isinstance(error, PeerLost) or self._is_of_peers(error)
-            details = partial(traceback.print_exception, error) if code == BUG else None
-            self._leave(code, message, details, is_own=not is_echo)
-
-    def _explain(self, error: BaseException) -> tuple[int, str]:
-        """A failed collective is the echo of another process's end, which may have left a note."""
+        is_of_peer = isinstance(error, jax.errors.JaxRuntimeError) and bool(
+            PEER_ERROR.search(str(error))
+        )
         if isinstance(error, SystemExit):
-            return BUG, f"the program left early, with {error.code}; please report it"
-        if not self._is_of_peers(error):
-            return describe(error)
-        self._is_over.wait(LOOK_EVERY_S)  # the note may still be on its way
-        return self._explain_loss(str(error).splitlines()[0])
+            code = BUG
+            message = f"unexpected exit of the program with {error.code}; please report it"
+        elif is_of_peer:
+            self._is_over.wait(POLL_S)  # the other process's entry may arrive later
+            code, message = self._explain_lost_peer(str(error).splitlines()[0])
+        else:
+            code, message = describe(error)
+        details = partial(traceback.print_exception, error) if code == BUG else None
+        self._exit(code, message, details, is_own=not (is_of_peer or isinstance(error, PeerLost)))
 
-    def _is_of_peers(self, error: BaseException) -> bool:
-        is_jax = isinstance(error, jax.errors.JaxRuntimeError)
-        return is_jax and OF_PEERS.search(str(error)) is not None
-
-    def _explain_loss(self, symptom: str) -> tuple[int, str]:
-        """A cause keeps its code, by which a launcher knows whether another start can help."""
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # of a coordinator that is gone
-            for cause in self._processes.read_causes():
-                return cause.exit_code, str(cause)
+    def _explain_lost_peer(self, symptom: str) -> tuple[int, str]:
+        """Returns another process's exit code, by which a launcher decides whether to restart."""
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator has ended
+            for ended in self._processes.read_exits():
+                return ended.exit_code, str(ended)
         return PEER_LOST, (
-            f"another process of the run is gone ({symptom}); see the other processes' logs and "
+            f"another process of the run has ended ({symptom}); see the other processes' logs and "
             "run the same command again"
         )
 
     def _watch(self) -> None:
         try:
-            self._look_until_over()
-        except Exception as error:  # without a watch the process might wait for ever
+            while not self._is_over.wait(POLL_S):
+                self._check_progress()
+                if self._has_lost_peer() and not self._is_over.wait(OWN_END_S):
+                    code, message = self._explain_lost_peer("the coordinator does not answer")
+                    self._exit(code, message, is_own=False)
+        except Exception as error:  # without a watchdog the process might wait for ever
             self.end(error)
 
-    def _look_until_over(self) -> None:
-        while not self._is_over.wait(LOOK_EVERY_S):
-            if (silent_s := self._find_silence()) is not None:
-                field = (
-                    "start_within_s" if self._processes.last_heartbeat is None else "stuck_after_s"
-                )
-                message = (
-                    f"process {self._processes.index} made no progress for {silent_s:.0f} s; above is "
-                    "where each of its threads was; run the same command again, with a larger "
-                    f"runtime.{field} if it only takes long"
-                )
-                with self._last_words:
-                    self._leave(PEER_LOST, message, _tell_stacks, is_own=True)
-            if self._has_lost_another() and not self._is_over.wait(ECHO_S):
-                code, message = self._explain_loss("the coordinator does not answer")
-                with self._last_words:
-                    self._leave(code, message, is_own=False)
-
-    def _find_silence(self) -> float | None:
+    def _check_progress(self) -> None:
         last = self._processes.last_heartbeat
-        now = time.monotonic()
-        if last is None:
-            return now - self._begun if now - self._begun > self._start_within_s else None
-        return now - last if now - last > self._stuck_after_s else None
+        field = "start_within_s" if last is None else "stuck_after_s"
+        limit_s = self._start_within_s if last is None else self._stuck_after_s
+        silent_s = time.monotonic() - (self._started_at if last is None else last)
+        if silent_s > limit_s:
+            message = (
+                f"process {self._processes.index} made no progress for {silent_s:.0f} s; the "
+                "stacks of its threads are above; run the same command again, with a larger "
+                f"runtime.{field} if it is only slow"
+            )
+            self._exit(PEER_LOST, message, _print_stacks, is_own=True)
 
-    def _has_lost_another(self) -> bool:
+    def _has_lost_peer(self) -> bool:
         try:
-            return bool(self._processes.read_causes())
+            return bool(self._processes.read_exits())
         except jax.errors.JaxRuntimeError:
             return True
 
-    def _leave(
+    def _exit(
         self, code: int, message: str, details: Callable[[], None] | None = None, *, is_own: bool
     ) -> NoReturn:
-        """Tells the others first, as nobody may be left to read what this process says."""
-        try:
-            if is_own:
-                with contextlib.suppress(jax.errors.JaxRuntimeError):
-                    self._processes.tell_cause(Cause(self._processes.index, code, message))
-            speaker = threading.Thread(target=_speak, args=(code, message, details), daemon=True)
-            speaker.start()
-            speaker.join(SPEAK_S)
-            if self._processes.is_first:
-                time.sleep(TELL_S)
-        finally:
-            os._exit(code)
+        """Reports to the other processes before it prints: stderr may block."""
+        with self._exiting:
+            try:
+                if is_own:
+                    with contextlib.suppress(jax.errors.JaxRuntimeError):
+                        self._processes.report_exit(Exit(self._processes.index, code, message))
+                printer = threading.Thread(
+                    target=_print, args=(code, message, details), daemon=True
+                )
+                printer.start()
+                printer.join(STDERR_TIMEOUT_S)
+                if self._processes.is_first:
+                    time.sleep(COORDINATOR_DELAY_S)
+            finally:
+                os._exit(code)
 
 
-def _tell_stacks() -> None:
-    """By way of a file: faulthandler would keep all threads waiting while nobody reads."""
+def _print_stacks() -> None:
+    """Prints by way of a file: faulthandler would stop all threads while nobody reads stderr."""
     with tempfile.TemporaryFile("w+") as file:
         faulthandler.dump_traceback(file)
         file.seek(0)
         sys.stderr.write(file.read())
 
 
-def _speak(code: int, message: str, details: Callable[[], None] | None) -> None:
-    with contextlib.suppress(OSError, ValueError, RuntimeError):  # of a stream without a reader
+def _print(code: int, message: str, details: Callable[[], None] | None) -> None:
+    with contextlib.suppress(OSError, ValueError, RuntimeError):  # a stream without a reader
         if details is not None:
             details()
-        say(code, message)
+        print_error(code, message)
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, Refusal):
             stream.flush()
 
 
 @contextlib.contextmanager
-def ending_together(
+def shutting_down_together(
     processes: Processes, *, stuck_after_s: float, start_within_s: float
 ) -> Iterator[None]:
-    """Around the work of a process: all leave in order, or each as soon as one has failed."""
+    """Shuts all processes down together after the block, or each as soon as one has failed."""
     watchdog = Watchdog(processes, stuck_after_s=stuck_after_s, start_within_s=start_within_s)
-    watchdog.start()
     try:
         yield
-    except TOGETHER:
-        _leave_in_order(watchdog)
+    except SIMULTANEOUS:
+        watchdog.shut_down()
         raise
     except BaseException as error:
         watchdog.end(error)
     else:
-        _leave_in_order(watchdog)
-
-
-def _leave_in_order(watchdog: Watchdog) -> None:
-    """Waits until all are here, so that the interpreter's own end finds nothing to wait for."""
-    watchdog.stop()
-    try:
-        jax.distributed.shutdown()
-    except jax.errors.JaxRuntimeError as error:
-        watchdog.end(error)
+        watchdog.shut_down()
