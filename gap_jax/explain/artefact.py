@@ -150,7 +150,7 @@ def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
             f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}"
         )
     cfg = rundir.load_config(run)
-    run_id = rundir.load_manifest(run)[RUN_ID]
+    run_id = rundir.load_record(run)[RUN_ID]
     with Checkpoints(run.checkpoints, warn=print, run_id=run_id) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         metadata = checkpoints.find(step).run

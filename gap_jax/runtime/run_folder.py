@@ -21,9 +21,9 @@ class RunFolder:
         return self.root / "config.json"
 
     @property
-    def manifest(self) -> Path:
+    def record(self) -> Path:
         """The run's id, the environment of each attempt, and the step at which it was complete."""
-        return self.root / "manifest.json"
+        return self.root / "run.json"
 
     @property
     def classes(self) -> Path:
@@ -46,9 +46,9 @@ class RunFolder:
         return self.root / "metrics.jsonl"
 
     @property
-    def ledger(self) -> Path:
+    def step_log(self) -> Path:
         """Every step's exact loss and the digest of its records."""
-        return self.root / "ledger.jsonl"
+        return self.root / "steps.jsonl"
 
     @property
     def tensorboard(self) -> Path:

@@ -57,13 +57,13 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
             )
     if not is_run:
         return Opening(is_new=True, changes=[])
-    manifest = load_manifest(run)
+    record = load_record(run)
     if not _has_begun(run):
         return Opening(is_new=True, changes=[])
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
     _compare_data(run, data)
-    return Opening(is_new=False, changes=changes, run_id=manifest[checkpoints.RUN_ID])
+    return Opening(is_new=False, changes=changes, run_id=record[checkpoints.RUN_ID])
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
@@ -79,7 +79,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     if opening.completed_step is not None:
         return opening
     if opening.is_new:
-        for stale in (run.manifest, run.first_batch):
+        for stale in (run.record, run.first_batch):
             stale.unlink(missing_ok=True)
         _save(run.config, dataclasses.asdict(cfg))
     opening = opening._replace(run_id=opening.run_id or uuid.uuid4().hex)
@@ -89,9 +89,9 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
         "data": str(cfg.data.directory.absolute()),
         "config_changes": opening.changes,
     }
-    attempts = [*load_manifest(run)["attempts"], attempt]
+    attempts = [*load_record(run)["attempts"], attempt]
     _save(
-        run.manifest,
+        run.record,
         {
             checkpoints.RUN_ID: opening.run_id,
             "fingerprint": data.fingerprint,
@@ -106,7 +106,7 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
 
 def complete(run: RunFolder, step: int) -> None:
     """Notes that the run has ended as it should, after `step` steps."""
-    _save(run.manifest, {**load_manifest(run), "completed_step": step})
+    _save(run.record, {**load_record(run), "completed_step": step})
 
 
 def load_config(run: RunFolder) -> Config:
@@ -137,7 +137,7 @@ def load_classes(run: RunFolder) -> tuple[str, ...]:
     return names
 
 
-def load_manifest(run: RunFolder) -> dict[str, Any]:
+def load_record(run: RunFolder) -> dict[str, Any]:
     """The run's id, its data's fingerprint, its attempts and the step at which it was complete.
 
     A run whose manifest is lost takes its checkpoints' id.
@@ -145,17 +145,17 @@ def load_manifest(run: RunFolder) -> dict[str, Any]:
     empty: dict[str, Any] = {
         checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
     }  # fmt: skip
-    if not run.manifest.exists():
+    if not run.record.exists():
         return {**empty, checkpoints.RUN_ID: _recover_id(run)}
-    content = _load(run.manifest)
+    content = _load(run.record)
     if content.keys() != empty.keys():
-        raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
+        raise _damaged(run.record, f"it must hold exactly {', '.join(empty)}")
     return content
 
 
 def first_command(run: RunFolder) -> str:
     """The command that began the run, programs without the folders they lie in."""
-    attempts = load_manifest(run)["attempts"]
+    attempts = load_record(run)["attempts"]
     words = shlex.split(attempts[0]["command"]) if attempts else []
     programs = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])
@@ -166,7 +166,7 @@ def _find_completed(run: RunFolder, cfg: Config, opening: Opening) -> Opening:
 
     Refuses one that was complete and has no whole checkpoint left, as it would begin anew.
     """
-    done = load_manifest(run)["completed_step"]
+    done = load_record(run)["completed_step"]
     if done is None:
         return opening
     newest = checkpoints.find_newest_whole(run.checkpoints, opening.run_id)
@@ -190,7 +190,7 @@ def _recover_id(run: RunFolder) -> str | None:
     is_lost = found.unusable or checkpoints.list_set_aside(run.checkpoints)
     if len(ids) > 1 or (not ids and is_lost):
         raise CheckpointError(
-            f"{run.manifest} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
+            f"{run.record} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
             "one; restore it or a copy of a checkpoint, or move those of other runs away"
         )
     return next(iter(ids), None)
@@ -198,7 +198,7 @@ def _recover_id(run: RunFolder) -> str | None:
 
 def _has_begun(run: RunFolder) -> bool:
     """Whether a step was taken: an attempt that failed to compile leaves nothing to go on from."""
-    return run.checkpoints.exists() or (run.ledger.exists() and run.ledger.stat().st_size > 0)
+    return run.checkpoints.exists() or (run.step_log.exists() and run.step_log.stat().st_size > 0)
 
 
 def _is_content(path: Path) -> bool:
@@ -243,7 +243,7 @@ def _compare_data(run: RunFolder, data: Manifest) -> None:
         raise CheckpointError(
             f"{run.root} was trained on other classes: {moves}; use its data or another --workdir"
         )
-    fingerprint = load_manifest(run)["fingerprint"]
+    fingerprint = load_record(run)["fingerprint"]
     if fingerprint not in (None, data.fingerprint):
         raise CheckpointError(
             f"{run.root} was trained on data with fingerprint {fingerprint} and these have "

@@ -89,7 +89,7 @@ def train_unbroken(out: Path) -> Unbroken:
             raise SystemExit(f"two undisturbed runs differ in {differences}")
         files.write_atomically(place, json.dumps({"proof": proof._asdict(), "seconds": seconds}))
     held = json.loads(place.read_text("utf-8"))
-    proof = {**held["proof"], "ledger": tuple(held["proof"]["ledger"])}
+    proof = {**held["proof"], "step_log": tuple(held["proof"]["step_log"])}
     return Unbroken(Proof(**proof), held["seconds"])
 
 
@@ -101,7 +101,7 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
     cfg = read_config(SPEC, overrides(out / "data"))
     target = assemble(cfg, manifest.load(out / "data")).target
     run = RunFolder(out / "unbroken")
-    folder, run_id = Path(run.checkpoints), rundir.load_manifest(run)["run_id"]
+    folder, run_id = Path(run.checkpoints), rundir.load_record(run)["run_id"]
     found, rng = list_files(folder / str(STEPS)), np.random.default_rng(seed)
     with Checkpoints(folder, warn=print, run_id=run_id) as checkpoints:
         good = checkpoints.load(STEPS, target)

@@ -159,7 +159,7 @@ def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
 
 def _last_words(run: RunFolder) -> float:
     """When the process that was hit last wrote a row or a line; a moment before it was hit."""
-    return max(path.stat().st_mtime for path in (run.ledger, run.log) if path.exists())
+    return max(path.stat().st_mtime for path in (run.step_log, run.log) if path.exists())
 
 
 def _find_cause(end: End) -> str:

@@ -116,7 +116,7 @@ def compare(alone: Path, moved: Path) -> tuple[float, str]:
 
 def read_ids(workdir: Path) -> dict[int, str]:
     """The digest of every step's record ids."""
-    rows = map(json.loads, RunFolder(workdir).ledger.read_text("utf-8").splitlines())
+    rows = map(json.loads, RunFolder(workdir).step_log.read_text("utf-8").splitlines())
     return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
 
 

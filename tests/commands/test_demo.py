@@ -49,9 +49,9 @@ def test_a_demo_trains_and_reports_and_repeats_nothing(
     assert "mAP" in told and "s in all: draw and" in told
     commands = [line.split() for line in told.splitlines() if line.startswith("  gap_jax")]
     assert len(commands) > 2 and all(words[1] in cli.COMMANDS for words in commands)
-    ledger = run.ledger.read_bytes()
+    step_log = run.step_log.read_bytes()
     assert "is complete at step 2" in run_demo(folder, capsys)
-    assert run.ledger.read_bytes() == ledger
+    assert run.step_log.read_bytes() == step_log
 
 
 def test_every_head_is_a_config_of_its_own() -> None:

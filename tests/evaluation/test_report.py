@@ -140,13 +140,13 @@ def test_one_run_of_data_without_masks(
     write_rows(run, {})
     with RunFolder(run).metrics.open("a") as file:
         file.write('{"step": 3, "val/m')
-    content = json.loads(RunFolder(run).manifest.read_text())
+    content = json.loads(RunFolder(run).record.read_text())
     content["completed_step"] = 20
     content["attempts"][-1] |= {
         "command": f"run {EVIL}", "revision": None, "devices": {"kind": "cpu", "count": 8},
         "packages": {"jax": "0.0.7"},
     }  # fmt: skip
-    RunFolder(run).manifest.write_text(json.dumps(content))
+    RunFolder(run).record.write_text(json.dumps(content))
     shutil.copytree(made / "data", tmp_path / "moved")
     mask_file(tmp_path / "moved").unlink()
     assert cli.main(["report", str(run), "--data", str(tmp_path / "moved")]) == 0
@@ -185,12 +185,12 @@ def test_what_is_no_run_or_has_no_scores(
     assert refused(capsys, run).startswith(f"65: {scores} is not whole")
     scores.unlink()
     assert refused(capsys, run).startswith("65: no scores in ")
-    RunFolder(run).manifest.write_text("{}")
+    RunFolder(run).record.write_text("{}")
     shutil.rmtree(RunFolder(run).evaluation)
     assert refused(capsys, run).startswith(f"65: {run} has no evaluation of split 'val'; run gap_")
     shutil.copytree(RunFolder(mean).evaluation, RunFolder(run).evaluation)
-    assert refused(capsys, run).startswith(f"66: {RunFolder(run).manifest} cannot be used")
-    shutil.copy(RunFolder(mean).manifest, RunFolder(run).manifest)
+    assert refused(capsys, run).startswith(f"66: {RunFolder(run).record} cannot be used")
+    shutil.copy(RunFolder(mean).record, RunFolder(run).record)
     shutil.rmtree(RunFolder(run).checkpoints)
     assert refused(capsys, run, "--out", tmp_path / "x.html").startswith("66: no good checkpoint")
     assert not (tmp_path / "x.html").exists()

@@ -85,10 +85,10 @@ def test_others_answer_for_their_own_folder(tmp_path: Path) -> None:
 def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
     place, over = open_folder(tmp_path), threading.Event()
     put(tmp_path, "config.json")
-    (tmp_path / "ledger.jsonl").touch()
+    (tmp_path / "steps.jsonl").touch()
 
     def grow() -> None:
-        with (tmp_path / "ledger.jsonl").open("ab", buffering=0) as file:
+        with (tmp_path / "steps.jsonl").open("ab", buffering=0) as file:
             while not over.is_set():
                 file.write(b'{"step": 1}\n')
 
@@ -97,14 +97,14 @@ def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
     sizes = set()
     for _ in range(20):
         place.upload()
-        content = Store(ADDRESS).read("ledger.jsonl") or b""
-        assert (tmp_path / "ledger.jsonl").read_bytes().startswith(content)
+        content = Store(ADDRESS).read("steps.jsonl") or b""
+        assert (tmp_path / "steps.jsonl").read_bytes().startswith(content)
         sizes.add(len(content))
         time.sleep(0.005)
     over.set()
     writer.join()
     place.upload()
-    assert Store(ADDRESS).read("ledger.jsonl") == (tmp_path / "ledger.jsonl").read_bytes()
+    assert Store(ADDRESS).read("steps.jsonl") == (tmp_path / "steps.jsonl").read_bytes()
     assert len(sizes) > 2
 
 

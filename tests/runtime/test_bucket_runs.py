@@ -41,7 +41,7 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
     unbroken, bucket = tiny_runs / "unbroken", tmp_path / "bucket" / "run"
     killed = in_bucket(tiny_runs, bucket, "checkpoint.before_commit:kill9@2")
     assert killed.code == -signal.SIGKILL
-    assert {"checkpoints/3/metadata/metadata", "ledger.jsonl", LOCK} <= names_below(bucket)
+    assert {"checkpoints/3/metadata/metadata", "steps.jsonl", LOCK} <= names_below(bucket)
     assert not (bucket / "checkpoints/6").exists()
 
     ended = in_bucket(tiny_runs, bucket)
@@ -68,6 +68,6 @@ def test_two_processes_save_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None
     begun = begin_processes(tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1)
     processes = finish_processes(begun)
     assert [end.code for end in processes] == [0, 0], processes
-    assert len(prove(bucket).ledger) == STEPS + 2 and not (bucket / LOCK).exists()
+    assert len(prove(bucket).step_log) == STEPS + 2 and not (bucket / LOCK).exists()
     assert {"log.txt", "processes/1/log.txt"} <= names_below(bucket)
     assert f"step={STEPS}/{STEPS}" in (bucket / "processes/1/log.txt").read_text()

@@ -50,9 +50,9 @@ def test_a_row_ends_with_the_run_and_has_the_latest_of_what_has_no_mean(tmp_path
     assert (found[1]["train/lr"], found[1]["train/skipped"]) == (0.25, 4)
 
 
-def test_the_ledger_is_exact(tmp_path: Path) -> None:
+def test_step_log_is_exact(tmp_path: Path) -> None:
     third = float(np.float32(1) / np.float32(3))
-    found = rows(train(tmp_path, changes={3: {"loss": third}}).ledger)
+    found = rows(train(tmp_path, changes={3: {"loss": third}}).step_log)
     assert found[2]["loss_hex"] == third.hex()
     assert float.fromhex(found[2]["loss_hex"]) == third
     digests = {row["ids_sha256"] for row in found if "ids_sha256" in row}
@@ -70,15 +70,15 @@ def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(
     whole = train(tmp_path / "whole", changes=changes)
     console = Recorder()
     train(tmp_path / "broken", last=killed, changes=changes, windows=windows)
-    with RunFolder(tmp_path / "broken").ledger.open("a") as file:
+    with RunFolder(tmp_path / "broken").step_log.open("a") as file:
         file.write('{"step": 1, "loss_h')  # as kill -9 may leave it
     broken = train(
         tmp_path / "broken", restored + 1, console=console, changes=changes, windows=windows
     )
-    assert broken.ledger.read_bytes() == whole.ledger.read_bytes()
+    assert broken.step_log.read_bytes() == whole.step_log.read_bytes()
     dropped = killed + killed // 10 - (restored + restored // 10)
-    assert f"ledger.jsonl: dropped {dropped} rows beyond step {restored}" in console.text
-    assert "ledger.jsonl: dropped 1 damaged rows" in console.text and "lacks" not in console.text
+    assert f"steps.jsonl: dropped {dropped} rows beyond step {restored}" in console.text
+    assert "steps.jsonl: dropped 1 damaged rows" in console.text and "lacks" not in console.text
     assert without_rates(broken.metrics) == without_rates(whole.metrics)
 
 
@@ -100,18 +100,18 @@ def without_rates(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("damage", ["a row", "all of it"])
-def test_a_ledger_that_lacks_steps_is_reported(tmp_path: Path, damage: str) -> None:
-    ledger = train(tmp_path, last=7).ledger
-    lines = ledger.read_text("utf-8").splitlines(keepends=True)
+def test_step_log_that_lacks_steps_is_reported(tmp_path: Path, damage: str) -> None:
+    step_log = train(tmp_path, last=7).step_log
+    lines = step_log.read_text("utf-8").splitlines(keepends=True)
     lines[2] = lines[2][:9] + "\0" + lines[2][10:]
-    ledger.write_text("".join(lines), "utf-8")
+    step_log.write_text("".join(lines), "utf-8")
     if damage != "a row":
-        ledger.unlink()
+        step_log.unlink()
     console = Recorder()
     train(tmp_path, first=8, console=console)
     lost = 1 if damage == "a row" else 7
-    assert f"ledger.jsonl lacks {lost} of the 7 steps before this start" in console.text
-    assert ("ledger.jsonl: dropped 1 damaged rows" in console.text) == (damage == "a row")
+    assert f"steps.jsonl lacks {lost} of the 7 steps before this start" in console.text
+    assert ("steps.jsonl: dropped 1 damaged rows" in console.text) == (damage == "a row")
     assert "beyond" not in console.text
 
 
@@ -147,7 +147,7 @@ def test_numbers_that_are_not_finite_are_valid_json_and_are_told(tmp_path: Path)
     assert row["train/grad_norm"] is None
     assert row["nonfinite"] == ["train/loss", "train/grad_norm"]
     assert row["train/finite"] == 0.8
-    assert rows(run.ledger)[6]["loss_hex"] == "nan"
+    assert rows(run.step_log)[6]["loss_hex"] == "nan"
     assert (
         "warning: step 7 changed nothing: its loss nan or gradient norm inf is not finite "
         "(1 in a row, 2 in all); its records begin with 700, 701, 702, 703" in console.text

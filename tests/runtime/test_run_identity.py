@@ -43,7 +43,7 @@ def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damag
     opening = start(tmp_path)
     assert not opening.is_new
     assert (opening.completed_step, opening.lost_step) == (None, 9_000)
-    assert json.loads(run.manifest.read_text("utf-8"))["completed_step"] is None
+    assert json.loads(run.record.read_text("utf-8"))["completed_step"] is None
 
 
 @pytest.mark.parametrize("cfg", [config(), config(train__steps=13_000)], ids=["same", "longer"])
@@ -158,14 +158,14 @@ def test_another_runs_checkpoint_does_not_prove_a_run_complete(runs: tuple[Path,
     assert start(runs[0]).completed_step == 6
 
 
-def test_a_lost_manifest_takes_no_id_that_checkpoints_disagree_on(runs: tuple[Path, Path]) -> None:
+def test_lost_record_is_refused_if_checkpoints_have_different_ids(runs: tuple[Path, Path]) -> None:
     """The newest checkpoint is of another run; without it the others name the run."""
     run = RunFolder(runs[1])
-    run_id = json.loads(run.manifest.read_text("utf-8"))["run_id"]
-    run.manifest.unlink()
-    with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 2 runs"):
+    run_id = json.loads(run.record.read_text("utf-8"))["run_id"]
+    run.record.unlink()
+    with pytest.raises(CheckpointError, match=r"run.json is lost, .* are of 2 runs"):
         start(runs[1])
-    assert not run.manifest.exists()
+    assert not run.record.exists()
     shutil.rmtree(run.checkpoints / "6")
     assert start(runs[1]).run_id == run_id
 
@@ -175,10 +175,10 @@ def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name:
     save(tmp_path / "run", 2)
     run = RunFolder(tmp_path / "run")
     copy = shutil.copytree(run.checkpoints / "2", tmp_path / "copy")
-    run.manifest.unlink()
+    run.record.unlink()
     (run.checkpoints / "2" / METADATA / METADATA).unlink()
     (run.checkpoints / "2").rename(run.checkpoints / name)
-    with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 0 runs"):
+    with pytest.raises(CheckpointError, match=r"run.json is lost, .* are of 0 runs"):
         start(run.root)
     if name == "2":
         shutil.rmtree(run.checkpoints / "2")
@@ -190,7 +190,7 @@ def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name:
 
 def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copied = shutil.copytree(runs[0], tmp_path / "copied")
-    RunFolder(tmp_path / "one").manifest.unlink()  # its checkpoints still carry its id
+    RunFolder(tmp_path / "one").record.unlink()  # its checkpoints still carry its id
     for root in (copied, tmp_path / "one"):
         for _ in range(2):
             with reopen(root) as checkpoints:

@@ -56,7 +56,7 @@ def config(**values: Any) -> Config:
 
 def start(folder: Path, cfg: Config | None = None, data: Manifest | None = None) -> Opening:
     opening = enter(folder, cfg or config(), data or people(), ENVIRONMENT)
-    RunFolder(folder).ledger.write_text('{"step": 1}\n', "utf-8")  # a step was taken
+    RunFolder(folder).step_log.write_text('{"step": 1}\n', "utf-8")  # a step was taken
     return opening
 
 
@@ -79,7 +79,7 @@ def test_a_fresh_run_says_what_it_is(begun: Path) -> None:
     assert "模型を見る" in run.classes.read_text("utf-8")
     rows = json.loads(run.classes.read_text("utf-8"))["classes"]
     assert rows[2] == {"name": "模型を見る", "train": 3, "val": 3}
-    story = json.loads(run.manifest.read_text("utf-8"))
+    story = json.loads(run.record.read_text("utf-8"))
     assert story["fingerprint"] == people().fingerprint
     assert story["format_version"] == 1
     (attempt,) = story["attempts"]
@@ -138,7 +138,7 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
     assert not opening.is_new
     run = RunFolder(tmp_path)
     assert load_config(run) == cfg
-    attempts = json.loads(run.manifest.read_text("utf-8"))["attempts"]
+    attempts = json.loads(run.record.read_text("utf-8"))["attempts"]
     assert [each["config_changes"] for each in attempts] == [
         [],
         ["data.root: '' -> 'elsewhere'", "train.steps: 12000 -> 13000"],
@@ -243,7 +243,7 @@ def killed_at(writes: int) -> Callable[[Path, str], None]:
     return write_or_die
 
 
-@pytest.mark.parametrize("name", ["config.json", "classes.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["config.json", "classes.json", "run.json"])
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format_version": 2}', '{"format_version": 1, "x": 1}', "\xff"]
 )

@@ -44,8 +44,8 @@ def steps_of(path: Path) -> list[int]:
 
 
 def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunFolder) -> None:
-    assert steps_of(stopped.ledger) == [1, 2, 3, 4, 5, 6]
-    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
+    assert steps_of(stopped.step_log) == [1, 2, 3, 4, 5, 6]
+    assert json.loads(stopped.record.read_text("utf-8"))["completed_step"] == 6
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
     assert [step for step, _ in _read_history(stopped)] == [2, 4, 6]
     names = sorted(path.name for path in stopped.checkpoints.iterdir())
@@ -53,7 +53,7 @@ def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunFolder) -> 
 
 
 def _read_history(run: RunFolder) -> list[tuple[int, dict[str, Any]]]:
-    run_id = rundir.load_manifest(run)["run_id"]
+    run_id = rundir.load_record(run)["run_id"]
     with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
         assert find_best(checkpoints.survey().good) == 2
         return checkpoints.find(6).run["history"]
@@ -71,15 +71,15 @@ def test_only_an_evaluation_that_gains_is_the_best(stopped: RunFolder) -> None:
 def test_a_run_that_had_stopped_goes_no_further(
     stopped: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg, before = rundir.load_config(stopped), stopped.ledger.read_bytes()
+    cfg, before = rundir.load_config(stopped), stopped.step_log.read_bytes()
     summary = train(cfg, stopped.root)
     assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
-    manifest = json.loads(stopped.manifest.read_text("utf-8"))
-    stopped.manifest.write_text(json.dumps({**manifest, "completed_step": None}), "utf-8")
+    record = json.loads(stopped.record.read_text("utf-8"))
+    stopped.record.write_text(json.dumps({**record, "completed_step": None}), "utf-8")
     # as if it had been killed before it was noted as complete
     assert train(cfg, stopped.root) == summary == dict(_read_history(stopped))[6]
-    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
-    assert stopped.ledger.read_bytes() == before
+    assert json.loads(stopped.record.read_text("utf-8"))["completed_step"] == 6
+    assert stopped.step_log.read_bytes() == before
 
 
 def test_a_complete_run_without_its_last_checkpoint_goes_on(
@@ -95,14 +95,14 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     said = broken.log.read_text("utf-8")
     assert "the run was complete at step 6, but that checkpoint is no longer usable" in said
     assert "training goes on from step 5" in said
-    assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
+    assert broken.step_log.read_bytes() == stopped.step_log.read_bytes()
     rows = [without_rates(run.metrics) for run in (stopped, broken)]
     assert rows[0] == rows[1]
     digests = [
         checkpoint_folders.read_metadata(run.checkpoints / "6").leaves for run in (stopped, broken)
     ]
     assert digests[0] == digests[1]
-    assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
+    assert json.loads(broken.record.read_text("utf-8"))["completed_step"] == 6
 
 
 def test_less_patience_stops_where_a_run_resumes(stopped: RunFolder, tmp_path: Path) -> None:
@@ -112,7 +112,7 @@ def test_less_patience_stops_where_a_run_resumes(stopped: RunFolder, tmp_path: P
     cfg = rundir.load_config(earlier)
     impatient = dataclasses.replace(cfg.train, early_stop_evals=1)
     summary = train(dataclasses.replace(cfg, train=impatient), earlier.root)
-    assert json.loads(earlier.manifest.read_text("utf-8"))["completed_step"] == 5
+    assert json.loads(earlier.record.read_text("utf-8"))["completed_step"] == 5
     assert summary == dict(_read_history(stopped))[6]  # of the same parameters
 
 

@@ -51,11 +51,11 @@ def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
 
 
 def test_proofs_of_different_runs_differ(tiny_runs: Path) -> None:
-    """The comparison can fail: one bit of a leaf, one row of the ledger, one file."""
+    """The comparison can fail: one bit of a leaf, one row of the step log, one file."""
     one = prove(tiny_runs / "unbroken")
     name = next(iter(one.leaves))
     assert one.differences(one._replace(leaves={**one.leaves, name: "0"})) == name
-    assert one.differences(one._replace(ledger=one.ledger[1:])).startswith("ledger")
+    assert one.differences(one._replace(step_log=one.step_log[1:])).startswith("step_log")
     assert one.differences(one._replace(evaluations={})).startswith("val/step")
 
 

@@ -61,7 +61,7 @@ def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
     cfg = config(train__steps=500)
     run = train(tmp_path, last=500, console=console, board=board, cfg=cfg)
     assert len(rows(run.metrics)) == 150
-    assert len(rows(run.ledger)) == 550
+    assert len(rows(run.step_log)) == 550
     log = run.log.read_text("utf-8")
     reason = str(error).replace("\n", "")
     told = f"warning: the {NAMES[who]} failed ({type(error).__name__}: {reason}); training goes on"

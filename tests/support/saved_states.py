@@ -101,7 +101,7 @@ def save_steps(folder: AnyPath, *numbers: int, **options: Any) -> None:
 
 def finish(run: RunFolder, step: int) -> None:
     """Leaves in the run's folder what a run does that ends after `step` steps."""
-    save_steps(run.checkpoints, step, run_id=rundir.load_manifest(run)["run_id"])
+    save_steps(run.checkpoints, step, run_id=rundir.load_record(run)["run_id"])
     rundir.complete(run, step)
 
 

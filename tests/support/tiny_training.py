@@ -39,7 +39,7 @@ class Proof(NamedTuple):
     """What two runs that did the same have in common, to the bit."""
 
     leaves: Mapping[str, str]
-    ledger: tuple[str, ...]
+    step_log: tuple[str, ...]
     evaluations: Mapping[str, str]
 
     def differences(self, other: "Proof") -> str:
@@ -47,8 +47,8 @@ class Proof(NamedTuple):
         names: list[str] = []
         for mine, theirs in ((self.leaves, other.leaves), (self.evaluations, other.evaluations)):
             names += [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-        if self.ledger != other.ledger:
-            names.append(f"ledger ({len(self.ledger)} and {len(other.ledger)} rows)")
+        if self.step_log != other.step_log:
+            names.append(f"step_log ({len(self.step_log)} and {len(other.step_log)} rows)")
         return ", ".join(names[:5])
 
 
@@ -106,11 +106,11 @@ def interrupt(
     process: subprocess.Popen[str], number: signal.Signals, workdir: Path, *, delay_s: float
 ) -> End:
     """Sends a signal so long after the run has reported a step; it may have ended before."""
-    ledger = RunFolder(workdir).ledger
-    before = _look_at(ledger)
+    step_log = RunFolder(workdir).step_log
+    before = _look_at(step_log)
     while process.poll() is None:
         time.sleep(0.01)
-        now = _look_at(ledger)
+        now = _look_at(step_log)
         if now[0] == before[0] and now[1] > before[1]:
             break
         before = now
@@ -138,6 +138,6 @@ def prove(workdir: Path, step: int = STEPS) -> Proof:
         for path in sorted(run.evaluation.rglob("*"))
         if path.is_file()
     }
-    ledger = tuple(run.ledger.read_text("utf-8").splitlines())
+    step_log = tuple(run.step_log.read_text("utf-8").splitlines())
     leaves = {name: leaf.sha256 for name, leaf in metadata.leaves.items()}
-    return Proof(leaves, ledger, evaluations)
+    return Proof(leaves, step_log, evaluations)

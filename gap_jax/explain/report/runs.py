@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 class Run:
     """A run as its folder tells it: `scores` are those of its last evaluation, at `step`.
 
-    `has_ended` is noted in its manifest; scores stay those of its end if checkpoints are lost.
+    `has_ended` is noted in its run.json; scores stay those of its end if checkpoints are lost.
     `classes` are the names of its classes, shortened for the page.
     `environment` is what its latest attempt stood on, `rows` are those of metrics.jsonl.
     """
@@ -90,16 +90,16 @@ def _read_run(run: RunFolder) -> Run:
             f"the scores of {run.root} at step {step} are of {scores.logits.shape[1]} classes and "
             f"the run has {len(classes)}; evaluate again"
         )
-    manifest = rundir.load_manifest(run)
-    if not manifest["attempts"]:
-        raise CheckpointError(f"{run.manifest} names no attempt at the run; restore it")
+    record = rundir.load_record(run)
+    if not record["attempts"]:
+        raise CheckpointError(f"{run.record} names no attempt at the run; restore it")
     return Run(
         root=run.root,
         cfg=cfg,
         classes=tuple(map(shorten, classes)),
-        fingerprint=manifest["fingerprint"],
-        environment=manifest["attempts"][-1],
-        has_ended=manifest["completed_step"] is not None,
+        fingerprint=record["fingerprint"],
+        environment=record["attempts"][-1],
+        has_ended=record["completed_step"] is not None,
         step=step,
         scores=scores,
         rows=tuple(_read_rows(run.metrics)),

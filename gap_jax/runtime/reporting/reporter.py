@@ -1,7 +1,7 @@
 """Reports the numbers of a run, step by step, to metrics.jsonl, the step log and trackers.
 
 metrics.jsonl has a row for every `train.log_every_steps` steps and for every evaluation.
-The step log, ledger.jsonl, has the exact loss and the digest of the record ids of every step.
+The step log, steps.jsonl, has the exact loss and the digest of the record ids of every step.
 """
 
 import hashlib
@@ -66,17 +66,17 @@ class Reporter(AbstractContextManager["Reporter"]):
         self._remedies = remedies(cfg, split, weights_loaded=weights_loaded)
         self._window = _restore_window(window)
         self._row: Row = {}
-        for path in (run.metrics, run.ledger):
+        for path in (run.metrics, run.step_log):
             self._describe_cut(path.name, cut_after(path, start_step), start_step)
-        kept = count_steps(run.ledger)
+        kept = count_steps(run.step_log)
         if kept < start_step:
             logger.warning(
-                f"{run.ledger.name} lacks {start_step - kept:,} of the {start_step:,} steps before "
+                f"{run.step_log.name} lacks {start_step - kept:,} of the {start_step:,} steps before "
                 "this start"
             )
         board = partial(TensorBoardWriter, run.tensorboard, start_step)
         trackers = {"TensorBoard writer": board} if trackers is None else trackers
-        self._step_log = JsonlWriter(run.ledger, logger.warning)
+        self._step_log = JsonlWriter(run.step_log, logger.warning)
         self._writers: list[Writer[Row]] = [
             JsonlWriter(run.metrics, logger.warning),
             *(Background(name, open_, logger.warning) for name, open_ in trackers.items()),
