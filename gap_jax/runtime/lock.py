@@ -1,4 +1,4 @@
-"""The lock of a workdir: one run at a time."""
+"""The lock of a workdir, for one run at a time."""
 
 import contextlib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ LOCK = ".lock"
 
 
 def acquire(workdir: Path, warn: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
-    """Holds the lock of a workdir, or refuses at once; of several processes the first one does."""
+    """Acquires the lock of a workdir, or refuses at once; only the first process calls this."""
     folder = workdir.absolute()
     advice = "wait for that run, end it, or choose another --workdir"
     return files.locked(folder, folder / LOCK, advice=advice, warn=warn)

@@ -115,17 +115,17 @@ def test_step_log_that_lacks_steps_is_reported(tmp_path: Path, damage: str) -> N
     assert "beyond" not in console.text
 
 
-def test_cutting_keeps_what_is_whole_and_rewrites_nothing_else(tmp_path: Path) -> None:
+def test_cutting_keeps_whole_rows_and_rewrites_only_on_a_change(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    assert cut_after(path, 3) == (0, 0)
+    assert cut_after(path, 3) == (0, 0, 0)
     assert not path.exists()
     path.write_bytes(
         b'{"step": 1}\n\x00\xff{"step": 2}\n[3]\n{"step": 3}\n{"step": 4}\n{"step": 3}'
     )
-    assert cut_after(path, 3) == (1, 3)
+    assert cut_after(path, 3) == (1, 3, 2)
     assert path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
     before = path.stat().st_ino
-    assert cut_after(path, 3) == (0, 0)
+    assert cut_after(path, 3) == (0, 0, 2)
     assert path.stat().st_ino == before
 
 
