@@ -20,13 +20,13 @@ class Profile:
         self._is_recording = False
 
     def before(self, step: int, state: Any) -> None:
-        """Starts recording before the first step; call it before each step, with its input state."""
+        """Starts recording before the first step; call it before each step with its state."""
         if self._first <= step <= self._last and not self._is_recording:
             jax.block_until_ready(state)
             self._is_recording = self._attempt(lambda: jax.profiler.start_trace(self._folder))
 
     def after(self, step: int, state: Any) -> None:
-        """Stops recording after the last step; call it after each step, with its output state."""
+        """Stops recording after the last step; call it after each step with the new state."""
         if self._is_recording and step == self._last:
             jax.block_until_ready(state)
             self._stop()

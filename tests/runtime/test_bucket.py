@@ -30,8 +30,8 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(stores, "PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(locks, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(locks, "DEAD_AFTER_S", 0.6)
-    monkeypatch.setattr(locks, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(locks, "STALE_AFTER_S", 0.6)
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
     system = fsspec.filesystem("memory")
     system.store.clear()
     yield system

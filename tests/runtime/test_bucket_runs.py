@@ -19,7 +19,7 @@ PROGRAM = (
     "-c",
     "import sys; from gap_jax.runtime.bucket import heartbeat_lock as lock; "
     "from gap_jax import cli; "
-    "lock.HEARTBEAT_S, lock.DEAD_AFTER_S, lock.LOOK_EVERY_S = 0.2, 1.5, 0.2; "
+    "lock.HEARTBEAT_S, lock.STALE_AFTER_S, lock.POLL_S = 0.2, 1.5, 0.2; "
     "sys.exit(cli.run_process('train'))",
 )
 
@@ -48,7 +48,7 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
     assert ended.code == 0 and ended.complained == ""
     assert "shows no heartbeat" in ended.said and not (bucket / LOCK).exists()
     assert f"resumedatstep3offile://{bucket}" in "".join(ended.said.split())  # it wraps
-    assert workdirs.MARK not in ended.said
+    assert workdirs.PREFIX not in ended.said
     assert not prove(unbroken).differences(prove(bucket))
     kept = names_below(unbroken, lambda name: name.startswith(("eval", "samples")))
     assert kept < names_below(bucket)
@@ -58,7 +58,7 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
 
     assert cli.main(["evaluate", f"file://{bucket}", "--flip"]) == 0
     said = capsys.readouterr().out
-    assert f"are in file://{bucket}/eval/val/step_" in said and workdirs.MARK not in said
+    assert f"are in file://{bucket}/eval/val/step_" in said and workdirs.PREFIX not in said
     assert len(list((bucket / "eval/val").glob("step_*-*"))) == 1
 
 

@@ -1,7 +1,7 @@
-"""The folder a run works in: its own, or a temporary one whose files are uploaded to a bucket.
+"""The folder of a run: its own, or a temporary one whose files are uploaded to a bucket.
 
-Checkpoints go straight to the bucket; the small files are uploaded before each of them is
-committed, and at the end. A start fetches them.
+Checkpoints go straight to the bucket. The small files are uploaded before each checkpoint is
+committed and at the end of the run, and downloaded at a start.
 """
 
 import contextlib
@@ -21,14 +21,14 @@ from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.run_folder import ADDRESS, CHECKPOINTS
 
-MARK = "gap_jax-bucket-"
+PREFIX = "gap_jax-bucket-"  # of temporary folders
 CONFIG, PROCESSES = "config.json", "processes"
 
 Stamp = tuple[int, int, int]
 
 
 class Workdir:
-    """A plain folder."""
+    """A folder on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -39,7 +39,7 @@ class Workdir:
         return text
 
     def upload(self) -> None:
-        """Copies to the bucket what has changed."""
+        """Copies changed files to the bucket."""
 
 
 class TemporaryWorkdir(Workdir):
@@ -57,13 +57,13 @@ class TemporaryWorkdir(Workdir):
         self._uploading = threading.Lock()
 
     def display(self, text: str) -> str:
-        """Also another process's folder, which the first one's refusals name."""
+        """Replaces other processes' folders, too: they are in the first one's refusals."""
         text = text.replace(str(self.folder), self.address)
-        folders = rf"\S*/{MARK}\w{{8}}/{re.escape(self.folder.name)}"
+        folders = rf"\S*/{PREFIX}\w{{8}}/{re.escape(self.folder.name)}"
         return re.sub(folders, lambda _: self.address, text)
 
     def fetch(self) -> None:
-        """Brings the small files of the run."""
+        """Downloads the small files of the run."""
         names = [name for name in self._store.list() if not _is_hidden(name)]
         if CONFIG not in names:
             if any(not name.startswith(f"{PROCESSES}/") for name in names):
@@ -73,18 +73,19 @@ class TemporaryWorkdir(Workdir):
                 )
             return
         for name in names:
-            path = self.folder / name
-            if not name.startswith(f"{CHECKPOINTS}/") and self._store.fetch(name, path):
-                self._uploaded[name] = _stamp(path)
+            if name.startswith(f"{CHECKPOINTS}/") or (content := self._store.read(name)) is None:
+                continue
+            files.write_atomically(self.folder / name, content)
+            self._uploaded[name] = _stamp(self.folder / name)
 
     def upload(self) -> None:
-        """May be called from any thread, while others append to files."""
+        """Copies changed files to the bucket, from any thread, while others append to files."""
         with self._uploading:
             self._check()
-            if not (self.folder / ADDRESS).exists():  # absent files would be removed there, too
+            if not (self.folder / ADDRESS).exists():  # else the files of the run would be removed
                 raise CannotWrite(
                     f"the temporary folder {self.folder} was deleted during the run; set TMPDIR to "
-                    f"a folder that nothing cleans, and run again: {self.address} is as it was"
+                    f"a folder that is not cleaned and run again; {self.address} is unchanged"
                 )
             here = self._survey()
             for name in sorted(here, key=lambda name: (name != CONFIG, name)):
@@ -114,16 +115,16 @@ class TemporaryWorkdir(Workdir):
 
 
 @contextlib.contextmanager
-def open_for_writing(place: str, processes: Processes = ALONE) -> Iterator[Workdir]:
-    """The workdir of a run; in a bucket under its lock, and uploaded however the run ends."""
-    if not is_address(place):
-        yield Workdir(Path(place))
+def open_for_writing(location: str, processes: Processes = ALONE) -> Iterator[Workdir]:
+    """Opens the workdir of a run; in a bucket with its lock, and uploads it at any end."""
+    if not is_address(location):
+        yield Workdir(Path(location))
         return
-    store = Store(place)
+    store = Store(location)
     lock = HeartbeatLock(store, print)
     owner_id = processes.broadcast("lock acquired", lock.acquire)
     try:
-        agreement.refuse_unshared(processes, place, is_visible=read_owner_id(store) == owner_id)
+        agreement.refuse_unshared(processes, location, is_visible=read_owner_id(store) == owner_id)
         check = functools.partial(refuse_unless_held, store, owner_id, is_strict=processes.is_first)
         with _open(store, processes, check) as workdir:
             yield workdir
@@ -136,12 +137,12 @@ def open_for_writing(place: str, processes: Processes = ALONE) -> Iterator[Workd
 
 
 @contextlib.contextmanager
-def open_for_reading(place: str, processes: Processes = ALONE) -> Iterator[Workdir]:
-    """A run without its lock; what is written into its folder is uploaded."""
-    if not is_address(place):
-        yield Workdir(Path(place))
+def open_for_reading(location: str, processes: Processes = ALONE) -> Iterator[Workdir]:
+    """Opens a run without its lock; files that are written into its folder are uploaded."""
+    if not is_address(location):
+        yield Workdir(Path(location))
         return
-    with _open(Store(place), processes, lambda: None) as workdir:
+    with _open(Store(location), processes, lambda: None) as workdir:
         yield workdir
 
 
@@ -150,9 +151,9 @@ def _open(
     store: Store, processes: Processes, check: Callable[[], None]
 ) -> Iterator[TemporaryWorkdir]:
     with files.writing(Path(tempfile.gettempdir())):
-        home = Path(tempfile.mkdtemp(prefix=MARK))
+        home = Path(tempfile.mkdtemp(prefix=PREFIX))
     workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], processes, check)
-    files.write_atomically(workdir.folder / ADDRESS, f"{_name_path(store)}/{CHECKPOINTS}")
+    files.write_atomically(workdir.folder / ADDRESS, f"{_to_orbax_path(store)}/{CHECKPOINTS}")
     is_uploaded = True
     try:
         workdir.fetch()
@@ -173,8 +174,8 @@ def _open(
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _name_path(store: Store) -> str:
-    """The address for Orbax, which takes paths for files on this machine."""
+def _to_orbax_path(store: Store) -> str:
+    """Returns the address for Orbax, which needs a path for a folder on this machine."""
     protocol, _, rest = store.address.partition("://")
     return rest if protocol in LOCAL else store.address
 
@@ -189,7 +190,7 @@ def _upload_last(workdir: TemporaryWorkdir) -> Refusal | None:
 
 
 def _is_hidden(name: str) -> bool:
-    """Locks and what is being written; no name of a bucket leads out of the folder, either."""
+    """Whether it is a lock, a partial file, or a name that leads out of the folder."""
     return any(part.startswith(".") or not part for part in name.split("/"))
 
 
