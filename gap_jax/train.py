@@ -1,9 +1,9 @@
 """The training loop: read this first.
 
 `train` opens the run's folder and restores or starts a state. `Trainer.loop` fetches a batch,
-dispatches the step and reports the step before, so that the device never waits for the host.
-`Trainer.between` evaluates, saves and stops. Several processes all run this code, each on its share
-of every batch; the first one alone logs to the console and writes the run's files.
+dispatches the step and reports the previous step, so that the device never waits for the host.
+`Trainer.between` evaluates, saves and stops. Several processes all run this code, each on its rows
+of every batch; only the first one logs to the console and writes the run's files.
 """
 
 import dataclasses
@@ -38,47 +38,46 @@ from gap_jax.weights import native
 
 
 def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dict[str, Any]:
-    """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was.
+    """Trains to `cfg.train.steps`, from the start or from the last checkpoint in `workdir`.
 
-    The workdir is a folder, or the address of one in a bucket. Returns the last evaluation.
+    The workdir is a folder, or an address in a bucket. Returns the last evaluation.
     """
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    agreement.check_same_settings(
-        processes, cfg, data, str(workdir) if is_address(str(workdir)) else ""
-    )
+    address = str(workdir) if is_address(str(workdir)) else ""
+    agreement.check_same_settings(processes, cfg, data, address)
     setup = assemble(cfg, data)
     with (
         preemption.catching_signals() as stop_flag,
-        workdirs.open_for_writing(str(workdir), processes) as place,
-        ExitStack() as held,
+        workdirs.open_for_writing(str(workdir), processes) as opened,
+        ExitStack() as lock_held,
     ):
-        folder = RunFolder(place.folder.absolute())
-        opening = _open_folder(setup, folder, place, processes, held)
+        folder = RunFolder(opened.folder.absolute())
+        opening = _open_folder(setup, folder, processes, lock_held, is_bucket=bool(address))
         if opening.completed_step is None:
-            return _train_on(setup, folder, place, processes, stop_flag, opening)
+            return _train_on(setup, folder, opened, processes, stop_flag, opening)
         if processes.is_first:
-            print(place.display(f"{folder.root} is complete at step {opening.completed_step:,}"))
+            print(opened.display(f"{folder.root} is complete at step {opening.completed_step:,}"))
         return opening.metrics or {}
 
 
 def _open_folder(
-    setup: Setup, folder: RunFolder, place: workdirs.Workdir, processes: Processes, held: ExitStack
+    setup: Setup, folder: RunFolder, processes: Processes, lock_held: ExitStack, *, is_bucket: bool
 ) -> rundir.Opening:
-    """Locks the run's folder and writes what describes the run, unless the run is complete."""
+    """Locks the run's folder and writes the run's description, unless the run is complete."""
 
     def examine() -> rundir.Opening:
         return rundir.examine(folder.root, setup.cfg, setup.data)
 
     def enter() -> rundir.Opening:
-        held.enter_context(lock.acquire(folder.root, print))
+        lock_held.enter_context(lock.acquire(folder.root, print))
         machine = environment.describe_environment()
         return rundir.enter(folder.root, setup.cfg, setup.data, machine)
 
     if rundir.Opening(*processes.broadcast("examined", examine)).is_new:
-        native.resolve_weights(setup.cfg.init)  # refused here if absent, before anything is written
-    if not place.address:
+        native.resolve_weights(setup.cfg.init)  # refuses absent weights before anything is written
+    if not is_bucket:
         agreement.check_shared_folder(processes, folder.root)
     return rundir.Opening(*processes.broadcast("entered", enter))
 
@@ -86,22 +85,23 @@ def _open_folder(
 def _train_on(
     setup: Setup,
     folder: RunFolder,
-    place: workdirs.Workdir,
+    workdir: workdirs.Workdir,
     processes: Processes,
     stop_flag: StopFlag,
     opening: rundir.Opening,
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint, or the start, to the end; returns the last evaluation."""
     cfg, own = setup.cfg, folder.of_process(processes.index)
+    open_writer = open_console if processes.is_first else NullWriter
     with (
-        RunLogger(own, open_console if processes.is_first else NullWriter, place.display) as logger,
+        RunLogger(own, open_writer, workdir.display) as logger,
         Checkpoints(
             folder.checkpoints,
             warn=logger.warning,
             keep=cfg.checkpoint.keep,
             run_id=opening.run_id,
             processes=processes,
-            before_commit=place.upload,
+            before_commit=workdir.upload,
         ) as checkpoints,
     ):
         state, metadata, loaded = _restore_or_start(setup, checkpoints, logger)
@@ -123,7 +123,7 @@ def _train_on(
             trackers=None if processes.is_first else {},
         ) as reporter:
             preflight = Preflight.of(
-                setup, folder, place.display, start=start, changes=opening.changes, loaded=loaded
+                setup, folder, workdir.display, start=start, changes=opening.changes, loaded=loaded
             ).render()
             if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
@@ -144,7 +144,7 @@ def _train_on(
 def _restore_or_start(
     setup: Setup, checkpoints: Checkpoints, logger: RunLogger
 ) -> tuple[TrainState, dict[str, Any], tuple[str, ...]]:
-    """The newest good state and its metadata, or a fresh one and the parts that were loaded."""
+    """Returns the newest good state and its metadata, or a fresh state and its loaded parts."""
     restored = checkpoints.resume(setup.target)
     if restored is not None:
         return restored.state, restored.metadata, ()
@@ -160,7 +160,7 @@ def _restore_or_start(
 
 @dataclasses.dataclass
 class Trainer:
-    """A run that is open; `history` holds the numbers of every evaluation so far, by step."""
+    """The loop of an open run; `history` holds the numbers of every evaluation so far, by step."""
 
     setup: Setup
     folder: RunFolder
@@ -171,11 +171,11 @@ class Trainer:
     history: dict[int, dict[str, Any]]
 
     def loop(self, state: TrainState) -> int:
-        """Makes the updates that are left, reports each once and in order; returns the last."""
+        """Makes the remaining updates and reports each once, in order; returns the last step."""
         setup, reporter, start = self.setup, self.reporter, int(state.step)
         cfg, step = setup.cfg, start
         if start:
-            self.between(state, start)  # an evaluation that a stop prevented
+            self.between(state, start)  # an earlier stop may have prevented the evaluation
         own = self.folder.of_process(self.processes.index)
         profile = Profile(cfg.runtime, own.profile, reporter.logger.warning)
         with loader.training_batches(
@@ -192,11 +192,11 @@ class Trainer:
                 faults.point("train.step")
                 profile.before(step, state)
                 with reporter.timing("data"):
-                    parts = [next(batches) for _ in range(cfg.train.accumulate)]
-                batch = sharding.globalise(parts, setup.mesh)
+                    micro_batches = [next(batches) for _ in range(cfg.train.accumulate)]
+                batch = sharding.globalise(micro_batches, setup.mesh)
                 if train_step is None:
                     if self.processes.is_first and not self.folder.first_batch.exists():
-                        picture = draw_batch(parts[0], setup.data.classes)
+                        picture = draw_batch(micro_batches[0], setup.data.classes)
                         files.write_atomically(self.folder.first_batch, picture)
                     with reporter.timing("compile"):
                         train_step = setup.train_step.lower(state, batch).compile()
@@ -217,7 +217,7 @@ class Trainer:
         return step
 
     def between(self, state: TrainState, step: int) -> None:
-        """After `step` updates: evaluates and saves where that is due, and stops if told to."""
+        """After `step` updates evaluates and saves if due, and stops if the stop flag is set."""
         cfg, is_over = self.setup.cfg, self._is_over(step)
         if step not in self.history and (is_over or _divides(cfg.eval.every_steps, step)):
             self._evaluate(state, step)
@@ -234,7 +234,7 @@ class Trainer:
             )
 
     def _is_over(self, step: int) -> bool:
-        """Whether no update follows the `step`-th: all are done, or evaluations gain no more."""
+        """Whether step `step` is the last: all are done, or evaluations gain no more."""
         train = self.setup.cfg.train
         patience = train.early_stop_evals
         return step == train.steps or 0 < patience <= self._evals_without_gain
@@ -255,7 +255,7 @@ class Trainer:
         )
 
     def _evaluate(self, state: TrainState, step: int) -> None:
-        """Scores the evaluation split; a run that is told to stop leaves that to its next start."""
+        """Scores the evaluation split, unless the run is stopping: then its next start does."""
         setup, split = self.setup, self.setup.cfg.data.eval_split
         with self.reporter.timing("eval"):
             scores = evaluate.score_split(
@@ -278,14 +278,12 @@ class Trainer:
         self.reporter.evaluated(step, split, summary, is_best=not self._evals_without_gain)
 
     def _is_stopping(self) -> bool:
-        if (
-            self.processes.last_heartbeat is not None
-        ):  # the first step's compilation has a longer limit
+        if self.processes.last_heartbeat is not None:  # compiling the first step may take longer
             self.processes.heartbeat()
         return self.stop_flag.is_stopping()
 
     def _describe(self, step: int) -> dict[str, Any]:
-        """The metadata of a checkpoint."""
+        """Returns the metadata of a checkpoint."""
         return {
             "config": dataclasses.asdict(self.setup.cfg),
             "classes": list(self.setup.data.classes),
