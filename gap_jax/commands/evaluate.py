@@ -1,4 +1,4 @@
-"""`gap_jax evaluate RUN`: the exact numbers of a trained model on a split of its data."""
+"""`gap_jax evaluate RUN`: scores a trained model on a split of its data."""
 
 import argparse
 import dataclasses
@@ -29,9 +29,9 @@ from gap_jax.runtime.bucket.workdir import open_for_reading
 from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.run_folder import RunFolder
 
-DESCRIPTION = """Scores every image of a split, whatever eval.max_examples says, with the average of
-the parameters where the run keeps one. The last line printed is one JSON object. The scores and a
-table of the classes are written to --out, or of a run under RUN/eval where that can be written."""
+DESCRIPTION = """Scores every image of a split, without the limit eval.max_examples, with the average
+of the parameters if the run keeps one. The last line printed is one JSON object. The scores and a
+table of the classes are written to --out; those of a run under RUN/eval if that can be written."""
 
 
 def run(
@@ -39,7 +39,7 @@ def run(
     processes: Processes = ALONE,
     examine: Callable[[Path], object] = bool,
 ) -> None:
-    """Runs `gap_jax evaluate` with the words behind it, in each of several processes.
+    """Runs `gap_jax evaluate` with its arguments, in each of several processes.
 
     `examine` may refuse the run's folder.
     """
@@ -117,16 +117,16 @@ def _evaluate(
             if is_kept and folder is not None:
                 evaluate.store(folder, scores, summary, opened.classes, protocol)
                 print(f"scores, metrics and classes are in {display(str(folder))}")
-        finally:  # also where the disk is full by now
+        finally:  # even if the disk is full
             print(json.dumps(summary, allow_nan=False))
 
 
 def _lock(
     folder: Path | None, held: ExitStack, display: Callable[[str], str], *, is_new: bool
 ) -> bool:
-    """Locks where the scores go, before scoring; False where they cannot be kept.
+    """Locks the folder of the scores before scoring; returns False if they cannot be kept.
 
-    A folder that has to be new is refused if it exists or cannot be written.
+    Refuses a folder that must be new if it exists or cannot be written.
     """
     if folder is None:
         return False
@@ -167,7 +167,7 @@ def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:
 def score_split(
     opened: Opened, split: str, directory: Path | None = None, processes: Processes = ALONE
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
-    """The scores of a split of the model's own data, and their summary."""
+    """Returns the scores of a split of the model's data, and their summary."""
     data = dataclasses.replace(
         opened.cfg.data, eval_split=split, root=str(directory or opened.cfg.data.directory)
     ).resolved()
@@ -182,7 +182,7 @@ def score_split(
         jax.device_put(jax.device_get(folded.variables), replicated(mesh)),
         mesh,
         process=processes.index_and_count,
-        after_batch=processes.heartbeat,  # compiling the first one has a longer limit
+        after_batch=processes.heartbeat,  # compiling the first may take longer
     )
     if scores is None:
         raise AssertionError("without is_stopping nothing ends an evaluation early")
@@ -190,7 +190,7 @@ def score_split(
 
 
 def evaluation_mesh(cfg: Config, processes: Processes) -> Mesh:
-    """Takes as many devices as divide the run's batches; several processes take all of theirs."""
+    """Uses as many devices as divide the run's batches; several processes use all of theirs."""
     count = jax.device_count()
     if processes.count == 1:
         count = math.gcd(count, cfg.train.micro_batch_size, cfg.eval.batch_size)

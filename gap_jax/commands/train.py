@@ -46,7 +46,7 @@ DEMO = "configs/gap_pose.py:demo"
 
 
 def run(words: Sequence[str]) -> int:
-    """Runs `gap_jax train` with the words behind it."""
+    """Runs `gap_jax train` with its arguments."""
     if any(word in ("--help", "-h", "-help", "--helpfull", "--helpshort") for word in words):
         print(USAGE + explain(Config()))
         return 0
@@ -69,9 +69,9 @@ def run(words: Sequence[str]) -> int:
 
 
 def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
-    del argv  # parse has refused every stray word
+    del argv  # parse has refused unknown arguments
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # TFDS and JAX tell each step of their start
+        logging.set_verbosity(logging.WARNING)  # TFDS and JAX log each step of their start
     cfg = resolve(own["config"].value)
     workdir = own["workdir"].value or name_workdir(spec)
     if "://" in workdir:
@@ -91,7 +91,7 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
         if evaluates:
             _evaluate(cfg, workdir, processes)
         else:
-            from gap_jax.train import train  # only now: a slip above need not wait for jax
+            from gap_jax.train import train  # imports jax; errors above need not wait for it
 
             summary = train(cfg, workdir, processes)
     if summary is not None and processes.is_first:
@@ -116,18 +116,18 @@ def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     known = manifest.load(cfg.data.directory)
     agreement.check_same_settings(processes, cfg, known, workdir if is_address(workdir) else "")
     data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
-    # another run is refused
+    # refuses the run of another config
     evaluate.run([workdir, *data], processes, lambda folder: rundir.examine(folder, cfg, known))
 
 
 def name_workdir(spec: str) -> str:
-    """Where a run goes that names no place: runs/gap_pose-attention-demo, say."""
+    """Returns a run's default folder, such as runs/gap_pose-attention-demo."""
     file, _, parts = spec.partition(":")
     return str(Path("runs") / "-".join([Path(file).stem, *filter(None, parts.split(","))]))
 
 
 def _check_address(workdir: str) -> None:
-    """Refuses an address before the processes meet and JAX is there."""
+    """Refuses an address before JAX is imported and the processes connect."""
     from gap_jax.runtime.bucket.store import LOCAL, Store
 
     if workdir.partition("://")[0] not in (*LOCAL, "gs", "s3"):
@@ -155,7 +155,7 @@ def check_data(data: DataConfig, spec: str) -> None:
 
 
 def _advise_data(name: str, spec: str) -> str:
-    """The config file's variant with the data set `name`, where there can be one."""
+    """Proposes the config file's variant with the data set `name`, if there is one."""
     if name not in DATASETS:
         return ""
     file, _, parts = spec.partition(":")

@@ -3,6 +3,8 @@
 import itertools
 import re
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -250,3 +252,33 @@ def test_bucket_that_is_not_shared_is_refused(
     assert in_each(lambda processes: open_bucket(processes, "shared"), 2) == [None] * 2
     for each in in_each(lambda processes: open_bucket(processes, str(processes.index)), 2):
         assert isinstance(each, ConfigError) and "in process 1 on " in str(each)
+
+
+PRIVATE = """
+import socket
+import jax
+from gap_jax.runtime.processes.initialise import get_client
+
+assert get_client() is None
+with socket.socket() as free:
+    free.bind(("localhost", 0))
+    port = free.getsockname()[1]
+jax.distributed.initialize(f"localhost:{port}", 1, 0)
+client = get_client()
+client.key_value_set("folder/key", "value")
+assert client.blocking_key_value_get("folder/key", 1000) == "value"
+assert client.key_value_dir_get("folder") == [("folder/key", "value")]
+try:
+    client.blocking_key_value_get("absent", 10)
+except RuntimeError as error:
+    assert "DEADLINE_EXCEEDED" in str(error)
+else:
+    raise AssertionError("no time limit")
+jax.distributed.shutdown()
+"""
+
+
+@pytest.mark.processes
+def test_private_names_of_jax_are_where_initialise_expects_them() -> None:
+    """JAX may move them in any release: jax._src.distributed and the client's key-value methods."""
+    subprocess.run([sys.executable, "-c", PRIVATE], check=True, timeout=120)

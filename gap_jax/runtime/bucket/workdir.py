@@ -32,7 +32,6 @@ class Workdir:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.address = ""
 
     def display(self, text: str) -> str:
         """Replaces the temporary folder in the text by the address of the run."""
