@@ -29,9 +29,9 @@ from gap_jax.runtime.bucket.workdir import open_for_reading
 from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.run_folder import RunFolder
 
-DESCRIPTION = """Scores every image of a split, without the limit eval.max_examples, with the average
-of the parameters if the run keeps one. The last line printed is one JSON object. The scores and a
-table of the classes are written to --out; those of a run under RUN/eval if that can be written."""
+DESCRIPTION = """Scores every image of a split, without the limit eval.max_examples, with averaged
+parameters if the run keeps an average. The last line printed is one JSON object. The scores and a
+table of the classes are written to --out, for a run to RUN/eval if that can be written."""
 
 
 def run(

@@ -1,4 +1,4 @@
-"""The first signal sets the stop flag, the second ends the process; of several, JAX decides."""
+"""The first signal sets the stop flag, a second ends the process; several agree through JAX."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def takes_sighup() -> Iterator[None]:
-    """As where nohup has not started the tests."""
+    """Catches SIGHUP even if nohup started the tests."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -33,7 +33,7 @@ def test_the_first_signal_sets_the_stop_flag(number: signal.Signals) -> None:
     assert [signal.getsignal(each) for each in STOPS] == before
 
 
-def test_the_handlers_come_back_after_an_error() -> None:
+def test_signal_handlers_are_restored_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(ZeroDivisionError), preemption.catching_signals():
         assert signal.getsignal(signal.SIGTERM) != before
@@ -45,7 +45,7 @@ def test_the_handlers_come_back_after_an_error() -> None:
 def test_sigterm_and_sighup_at_once_are_one_request(
     first: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As systemd sends them to what has a terminal, and other schedulers SIGTERM twice."""
+    """systemd sends both to processes with a terminal; other schedulers send SIGTERM twice."""
     ends: list[str] = []
     monkeypatch.setattr(process, "end_at_once", ends.append)
     monkeypatch.setattr(process._command, "wake", 0)
@@ -87,7 +87,7 @@ def test_the_second_signal_interrupts_a_notebook_and_leaves_its_process() -> Non
 def test_several_processes_leave_sigterm_to_jax(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All questions after the one that was agreed upon have the same answer."""
+    """After the agreed check the flag stays set."""
     terminated: list[int] = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda asked: asked == 3)

@@ -1,4 +1,4 @@
-"""The block before the first step: its text to the letter, its width, its warnings."""
+"""The description before the first step: its exact text, its width, its warnings."""
 
 import dataclasses
 from typing import Any
@@ -61,7 +61,7 @@ def describe_run(cfg: Config | None = None, **values: Any) -> Preflight:
 
 
 def row(text: str, label: str) -> str:
-    """One row's words on one line."""
+    """Returns the text of a row on one line."""
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"{label:<10}: "))
     rest = lines[start + 1 :]
@@ -69,11 +69,11 @@ def row(text: str, label: str) -> str:
     return " ".join(line.strip() for line in [lines[start][12:], *rest[:end]])
 
 
-def test_the_papers_run_reads_like_this() -> None:
+def test_text_of_the_papers_run() -> None:
     assert describe_run().render() == MPII.replace("FINGERPRINT", mpii().fingerprint)
 
 
-def test_a_resumed_run_says_from_where_and_what_changed() -> None:
+def test_resumed_run_names_its_step_and_changes() -> None:
     text = describe_run(resumed_step=1834).render()
     assert row(text, "start") == "resumed at step 1,834 of runs/gap_pose (config unchanged)"
     assert row(text, "init") == (
@@ -94,14 +94,14 @@ def test_a_resumed_run_says_from_where_and_what_changed() -> None:
         ({"name": "adamw"}, "lr", "epochs; adamw, weight decay 0.0005"),
     ],
 )  # fmt: skip
-def test_schedules_are_spelled_out(values: dict[str, Any], label: str, words: str) -> None:
+def test_schedules_are_described(values: dict[str, Any], label: str, words: str) -> None:
     cfg = Config()
     for name, value in values.items():
         setattr(cfg.optim, name, value)
     assert words in row(describe_run(cfg).render(), label)
 
 
-def test_batches_losses_and_frozen_statistics_are_stated() -> None:
+def test_batches_losses_and_frozen_statistics_are_described() -> None:
     cfg = Config()
     cfg.train.batch_size, cfg.train.accumulate, cfg.model.norm_group_size = 8, 1, 16
     text = describe_run(cfg, devices=1, device_kind="cpu", pose_cells=None).render()
@@ -132,7 +132,7 @@ def test_warns_of_common_mistakes() -> None:
     assert "1 class without training images: 'jumping'" in one
 
 
-def test_classes_that_no_evaluated_image_shows_are_named() -> None:
+def test_classes_without_evaluated_images_are_named() -> None:
     data = mpii()
     data.splits["val"] = dataclasses.replace(data.splits["val"], class_counts=(0, 6987, 0))
     assert row(describe_run(data=data).render(), "data").endswith(
@@ -140,7 +140,7 @@ def test_classes_that_no_evaluated_image_shows_are_named() -> None:
     )
 
 
-def test_no_line_is_wider_than_a_hundred_cells() -> None:
+def test_no_line_is_wider_than_100_cells() -> None:
     long = f"/scratch/{'模型' * 80}/{'x' * 250}"
     data = dataclasses.replace(mpii(), classes=("b" * 120, "跑" * 120, "é" * 20))
     text = describe_run(workdir=long, first_batch=f"{long}/a b", data=data).render()
@@ -169,7 +169,7 @@ def test_parameters_are_counted_by_part() -> None:
     assert count_parameters(shapes) == {"backbone": 16, "head": 20}
 
 
-def test_a_compiled_step_says_what_it_takes() -> None:
+def test_memory_of_a_compiled_step_is_described() -> None:
     values = jnp.zeros(2**26)  # a quarter of a GiB goes in, and another comes out
     told = describe_memory(jax.jit(lambda x: x + 1).lower(values).compile())
     assert told == "compiled: a step takes 0.50 GiB on each device"

@@ -23,8 +23,8 @@ def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End
     return finish_processes(processes)
 
 
-def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
-    """Stopped by a signal to one of two, then alone, it arrives where a run alone arrives."""
+def test_run_moves_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
+    """Stopped by a signal to one of two, then alone; it ends as a run of one process."""
     unbroken, moved = tiny_runs / "unbroken", tmp_path / "moved"
     first = train(tiny_runs, moved, faults={1: "train.step:term@2"})
     assert [end.code for end in first] == [75, 75]
@@ -38,7 +38,7 @@ def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path
     ends = train(tiny_runs, moved)
     assert [end.code for end in ends] == [0, 0]
     assert json.loads(ends[0].said.splitlines()[-1])["examples"] == 4
-    assert "mAP" not in ends[1].said, "the first process alone speaks"
+    assert "mAP" not in ends[1].said, "only the first process prints"
 
     assert read_ids(moved) == read_ids(unbroken)
     assert len(read_ids(moved)) == STEPS
@@ -65,8 +65,8 @@ def test_processes_that_differ_write_nothing(tiny_runs: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_a_failure_of_one_is_told_by_the_other(tiny_runs: Path, tmp_path: Path) -> None:
-    """Also of the first one, whose end takes away by what they speak."""
+def test_failure_of_one_process_is_reported_by_the_other(tiny_runs: Path, tmp_path: Path) -> None:
+    """A failure of the first process, too, which ends the coordinator."""
     ends = train(tiny_runs, tmp_path / "run", faults={0: "train.step:raise@2"})
     assert [end.code for end in ends] == [70, 70]
     last = ends[1].complained.splitlines()[-1]

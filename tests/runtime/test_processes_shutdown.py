@@ -1,4 +1,4 @@
-"""How a process of a processes ends that nobody hears, or that makes no step any more."""
+"""The end of one of several processes that fails, is stuck, or has lost another."""
 
 import os
 import subprocess
@@ -30,12 +30,12 @@ HANG = "time.sleep(60)"
 STEP = "processes.last_heartbeat = time.monotonic(); "
 FAIL = "raise RuntimeError('a slip')"
 LOST = "processes.read_exits = lambda: [Exit(0, 71, 'no finite loss')]; "
-BLIND = "processes.read_exits = None; "  # the watch itself fails
+BLIND = "processes.read_exits = None; "  # the watchdog itself fails
 
 
 def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
-    """The code of a process, what it told the others, and what it said into a pipe that is read,
-    closed by its reader, or left alone until the end.
+    """Returns the exit code of a process, its report to the others, and its stderr: a pipe that is
+    read, closed by its reader, or full until the end.
     """
     program = PROGRAM.replace("BODY", body).replace("START", str(start_s))
     reading, writing = os.pipe()
@@ -68,7 +68,7 @@ def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
     ],
 )
 @pytest.mark.parametrize("how", ["read", "closed"])
-def test_it_ends_and_tells_the_others(
+def test_process_ends_and_reports_its_exit(
     body: str, start_s: float, code: int, told: str, how: str
 ) -> None:
     found = end(body, start_s, how)
@@ -77,20 +77,20 @@ def test_it_ends_and_tells_the_others(
         assert f"gap_jax: error {code}: " in found[2] and "line" in found[2].partition("error")[0]
 
 
-def test_it_ends_with_the_code_of_another_and_tells_nobody() -> None:
+def test_process_ends_with_the_code_of_a_lost_one_and_reports_nothing() -> None:
     code, told, said = end(LOST + HANG, 60, "read")
     assert (code, told) == (71, "")
     assert "gap_jax: error 71: process 0 ended with 71: no finite loss" in said
 
 
-def test_what_all_come_to_is_raised_by_each() -> None:
+def test_simultaneous_error_is_raised_in_each_process() -> None:
     code, told, said = end("raise Preempted('stopped at step 3')", 60, "read")
     assert (code, told) == (1, "") and said.endswith("Preempted: stopped at step 3\n")
 
 
 @pytest.mark.parametrize(("saves", "code"), [(True, 0), (False, 75)])
-def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
-    """JAX takes it otherwise, and who does not ask JAX would never end by it."""
+def test_only_a_run_that_saves_continues_after_sigterm(saves: bool, code: int) -> None:
+    """With `saves` JAX catches SIGTERM; a process that never checks JAX's flag would not end."""
     program = (
         "import os, signal, socket, time\n"
         "from gap_jax import process\n"
@@ -112,8 +112,8 @@ def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
     assert done.stderr.count("gap_jax: error 75: ") == (not saves)
 
 
-def test_it_ends_where_nobody_takes_what_it_says() -> None:
-    """A pipe that is full blocks whoever writes."""
+def test_process_ends_while_its_stderr_blocks() -> None:
+    """A full pipe blocks its writer."""
     begin = time.monotonic()
     code, told, said = end(STEP + "os.write(2, b'x' * 2**16); " + HANG, 60, "full")
     assert code == 76 and told.startswith("told 76: ") and set(said) == {"x"}

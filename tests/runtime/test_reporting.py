@@ -1,4 +1,4 @@
-"""What a run reports: exact rows and step log, progress, the baseline warning."""
+"""Rows and step log of a run, progress, the baseline warning."""
 
 import inspect
 import math
@@ -43,7 +43,7 @@ def test_rows_hold_means_rates_and_evaluations(tmp_path: Path) -> None:
     assert "perf/compile_sec" not in found[3]
 
 
-def test_a_row_ends_with_the_run_and_has_the_latest_of_what_has_no_mean(tmp_path: Path) -> None:
+def test_last_row_has_latest_values_of_metrics_without_a_mean(tmp_path: Path) -> None:
     changes = {6: {"learning_rate": 0.5, "skipped": 3.0}, 7: {"learning_rate": 0.25, "skipped": 4}}
     found = rows(train(tmp_path, last=7, cfg=config(train__steps=7), changes=changes).metrics)
     assert [(row["step"], row["steps"]) for row in found] == [(5, 5), (7, 2)]
@@ -62,7 +62,7 @@ def test_step_log_is_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("killed", "restored"), [(3, 0), (13, 10), (13, 7), (20, 10)])
-def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(
+def test_resumed_run_has_the_rows_of_an_unbroken_one(
     tmp_path: Path, killed: int, restored: int
 ) -> None:
     windows: dict[int, Any] = {}
@@ -82,8 +82,8 @@ def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(
     assert without_rates(broken.metrics) == without_rates(whole.metrics)
 
 
-def test_a_restored_window_with_other_names_is_dropped(tmp_path: Path) -> None:
-    """A gap_jax whose steps have other metrics saved it."""
+def test_restored_window_with_other_names_is_dropped(tmp_path: Path) -> None:
+    """Saved by a gap_jax version with other metrics."""
     windows: dict[int, Any] = {}
     train(tmp_path, last=7, windows=windows)
     del windows[7][".grad_norm.total"]
@@ -92,7 +92,7 @@ def test_a_restored_window_with_other_names_is_dropped(tmp_path: Path) -> None:
 
 
 def without_rates(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what depends on the time."""
+    """Returns the rows of metrics.jsonl without values that depend on the time."""
     return [
         {name: value for name, value in row.items() if not name.startswith("perf/")}
         for row in rows(path)
@@ -129,7 +129,7 @@ def test_cutting_keeps_whole_rows_and_rewrites_only_on_a_change(tmp_path: Path) 
     assert path.stat().st_ino == before
 
 
-def test_numbers_that_are_not_finite_are_valid_json_and_are_told(tmp_path: Path) -> None:
+def test_nonfinite_numbers_are_valid_json_and_warned_of(tmp_path: Path) -> None:
     assert encode_row({"step": 1, "a": math.nan, "b": -math.inf, "c": 1.0}) == (
         '{"step": 1, "a": null, "b": null, "c": 1.0, "nonfinite": ["a", "b"]}'
     )
@@ -156,7 +156,7 @@ def test_numbers_that_are_not_finite_are_valid_json_and_are_told(tmp_path: Path)
     assert "loss=nan" in progress[1].line()
 
 
-def test_progress_is_one_line_that_programs_can_read(tmp_path: Path) -> None:
+def test_progress_is_one_machine_readable_line(tmp_path: Path) -> None:
     console = Recorder()
     run = train(tmp_path, console=console, clock=Clock())
     due = [each.line() for each in console.items if isinstance(each, Progress) and each.is_due]
@@ -183,7 +183,7 @@ def test_numbers_and_durations_stay_readable() -> None:
     ]  # fmt: skip
 
 
-def test_the_estimate_falls_with_every_steady_step_whatever_the_wall_clock_does(
+def test_estimate_falls_with_every_step_despite_wall_clock_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wall = iter(range(10_000, 0, -1))
@@ -282,7 +282,7 @@ def test_the_baseline_is_the_best_constant_prediction() -> None:
     assert all(np.isfinite(compute_baseline(people((0, 0)).splits["train"], "single", train_cfg)))
 
 
-def test_remedies_are_those_that_were_not_tried() -> None:
+def test_remedies_exclude_settings_in_use() -> None:
     joints, none = people((3, 3)).splits["train"], people((0, 0)).splits["train"]
     everything = config(model__pooling="attention", pose__branch=False)
     assert [word.split()[-1] for word in remedies(everything, joints, weights_loaded=False)] == [

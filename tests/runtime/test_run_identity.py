@@ -27,7 +27,7 @@ from tests.support.saved_states import abstract, finish, make_state, save_steps
 
 
 @pytest.mark.parametrize("damage", ["delete the step", "delete metadata", "flip a bit"])
-def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damage: str) -> None:
+def test_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 8_000)
     run = RunFolder(tmp_path)
     finish(run, 9_000)
@@ -48,10 +48,10 @@ def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damag
 
 @pytest.mark.parametrize("cfg", [config(), config(train__steps=13_000)], ids=["same", "longer"])
 @pytest.mark.parametrize("damage", ["delete all", "delete metadata", "cut arrays", "another run's"])
-def test_a_complete_run_without_any_whole_checkpoint_is_refused(
+def test_complete_run_without_any_whole_checkpoint_is_refused(
     tmp_path: Path, damage: str, cfg: Config
 ) -> None:
-    """It would begin at step 0 and drop all its numbers."""
+    """It would start again at step 0 and drop all its numbers."""
     run = RunFolder(tmp_path / "run")
     save(run.root, 8_000)
     finish(run, 9_000)
@@ -77,7 +77,7 @@ def test_a_complete_run_without_any_whole_checkpoint_is_refused(
     assert start(run.root).completed_step == 9_000
 
 
-def test_a_start_digests_the_last_checkpoint_once(
+def test_start_digests_the_last_checkpoint_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(tmp_path)
@@ -93,13 +93,13 @@ def test_a_start_digests_the_last_checkpoint_once(
 
 
 def save(root: Path, *numbers: int) -> None:
-    """Goes on with a run and saves the states after these steps."""
+    """Continues a run and saves the states after these steps."""
     run_id = start(root).run_id
     save_steps(RunFolder(root).checkpoints, *numbers, run_id=run_id)
 
 
 def reopen(root: Path, said: Callable[[str], None] = pytest.fail) -> Checkpoints:
-    """The run's checkpoints as a later start opens them."""
+    """Opens the run's checkpoints like a later start."""
     return Checkpoints(RunFolder(root).checkpoints, warn=said, run_id=start(root).run_id)
 
 
@@ -113,7 +113,7 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "one", tmp_path / "two"
 
 
-def test_another_runs_checkpoint_is_not_resumed(runs: tuple[Path, Path]) -> None:
+def test_checkpoint_of_another_run_is_not_resumed(runs: tuple[Path, Path]) -> None:
     said: list[str] = []
     target = abstract(make_state(0))
     with reopen(runs[1], said.append) as checkpoints:
@@ -138,7 +138,7 @@ def test_another_runs_checkpoint_is_not_resumed(runs: tuple[Path, Path]) -> None
     ]
 
 
-def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
+def test_run_with_only_checkpoints_of_another_run_is_refused(
     runs: tuple[Path, Path],
 ) -> None:
     for step in ("2", "4"):
@@ -151,7 +151,7 @@ def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
     assert (checkpoints.folder / "6.corrupt").is_dir()
 
 
-def test_another_runs_checkpoint_does_not_prove_a_run_complete(runs: tuple[Path, Path]) -> None:
+def test_checkpoint_of_another_run_does_not_prove_a_run_complete(runs: tuple[Path, Path]) -> None:
     complete(RunFolder(runs[1]), 6)
     assert start(runs[1]).lost_step == 6
     complete(RunFolder(runs[0]), 6)
@@ -159,7 +159,7 @@ def test_another_runs_checkpoint_does_not_prove_a_run_complete(runs: tuple[Path,
 
 
 def test_lost_record_is_refused_if_checkpoints_have_different_ids(runs: tuple[Path, Path]) -> None:
-    """The newest checkpoint is of another run; without it the others name the run."""
+    """The newest checkpoint is of another run; without it the others give the id."""
     run = RunFolder(runs[1])
     run_id = json.loads(run.record.read_text("utf-8"))["run_id"]
     run.record.unlink()
@@ -171,7 +171,7 @@ def test_lost_record_is_refused_if_checkpoints_have_different_ids(runs: tuple[Pa
 
 
 @pytest.mark.parametrize("name", ["2", "2.corrupt"])
-def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name: str) -> None:
+def test_restored_copy_is_accepted_after_damage_to_all(tmp_path: Path, name: str) -> None:
     save(tmp_path / "run", 2)
     run = RunFolder(tmp_path / "run")
     copy = shutil.copytree(run.checkpoints / "2", tmp_path / "copy")
@@ -188,7 +188,7 @@ def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name:
     assert restored and restored.step == 2
 
 
-def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_copied_run_continues(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copied = shutil.copytree(runs[0], tmp_path / "copied")
     RunFolder(tmp_path / "one").record.unlink()  # its checkpoints still carry its id
     for root in (copied, tmp_path / "one"):
@@ -198,7 +198,7 @@ def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
             assert restored and restored.step == 6
 
 
-def test_another_runs_checkpoint_is_neither_evaluated_nor_exported(tmp_path: Path) -> None:
+def test_checkpoint_of_another_run_is_neither_evaluated_nor_exported(tmp_path: Path) -> None:
     run, _ = prepare_run(tmp_path, steps={2: 0.5})
     folder = RunFolder(run).checkpoints
     metadata = read_metadata(shutil.copytree(folder / "2", folder / "4"))

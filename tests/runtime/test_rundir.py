@@ -1,4 +1,4 @@
-"""The run's folder: what is written there, who may go on with it, and who is refused."""
+"""The run's folder: its files, and which starts may continue the run."""
 
 import copy
 import json
@@ -66,13 +66,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with every default, which tests may look at and not change."""
+    """A run with every default; tests read it and do not change it."""
     folder = tmp_path_factory.mktemp("runs") / "ünï 模型 #%'"
     start(folder)
     return folder
 
 
-def test_a_fresh_run_says_what_it_is(begun: Path) -> None:
+def test_fresh_run_writes_its_description(begun: Path) -> None:
     run = RunFolder(begun)
     assert load_config(run) == config()
     assert load_classes(run) == CLASSES
@@ -104,7 +104,7 @@ def test_every_field_is_accepted_or_refused_by_name(begun: Path, name: str) -> N
             examine(begun, cfg, people())
 
 
-def test_every_changed_field_stands_on_the_one_line(begun: Path) -> None:
+def test_refusal_names_every_changed_field(begun: Path) -> None:
     cfg = config(train__seed=7, optim__momentum=0.5, train__log_every_steps=3)
     with pytest.raises(ConfigError) as refusal:
         examine(begun, cfg, people())
@@ -121,7 +121,7 @@ def test_steps_only_grow_and_not_under_a_cosine(begun: Path, tmp_path: Path) -> 
         examine(tmp_path, config(optim__schedule="cosine", train__steps=12_001), people())
 
 
-def test_fields_that_were_once_ignored_are_read_as_they_were_meant(tmp_path: Path) -> None:
+def test_fields_that_were_ignored_before_are_read_as_defaults(tmp_path: Path) -> None:
     start(tmp_path, config(model__pooling="attention"))
     run = RunFolder(tmp_path)
     content = json.loads(run.config.read_text("utf-8"))
@@ -131,7 +131,7 @@ def test_fields_that_were_once_ignored_are_read_as_they_were_meant(tmp_path: Pat
     assert not start(tmp_path, config(model__pooling="attention")).is_new
 
 
-def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> None:
+def test_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> None:
     assert start(tmp_path).is_new
     cfg = config(train__steps=13_000, data__root="elsewhere")
     opening = start(tmp_path, cfg)
@@ -146,7 +146,7 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
     assert attempts[1]["data"] == str(Path("elsewhere").absolute())
 
 
-def test_a_complete_run_says_so_and_may_be_prolonged(tmp_path: Path) -> None:
+def test_complete_run_is_recognised_and_may_be_prolonged(tmp_path: Path) -> None:
     start(tmp_path)
     run = RunFolder(tmp_path)
     finish(run, 9_000)  # stopped early
@@ -190,7 +190,7 @@ def test_other_data_with_the_same_classes_is_refused(begun: Path, tmp_path: Path
         start(tmp_path, data=other)
 
 
-def test_a_folder_that_is_no_run_stays_untouched(tmp_path: Path) -> None:
+def test_folder_that_is_no_run_stays_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(CannotWrite, match=r"no run and stays untouched; choose another --workdir"):
         start(tmp_path)
@@ -203,14 +203,14 @@ def test_a_folder_that_is_no_run_stays_untouched(tmp_path: Path) -> None:
         start(repository)
 
 
-def test_a_lock_and_torn_writes_are_nothing_to_respect(tmp_path: Path) -> None:
+def test_lock_and_partial_files_do_not_prevent_a_start(tmp_path: Path) -> None:
     for name in (".lock", ".abc.partial"):
         (tmp_path / name).write_text("")
     assert start(tmp_path).is_new
 
 
 @pytest.mark.parametrize("writes", range(4))
-def test_a_start_goes_on_with_what_a_killed_one_left(
+def test_start_continues_after_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     monkeypatch.setattr(files, "write_atomically", killed_at(writes))
@@ -255,7 +255,7 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, text: str) -> None:
     assert refusal.value.exit_code == 66
 
 
-def test_a_config_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
+def test_config_without_a_newer_field_is_read(tmp_path: Path) -> None:
     start(tmp_path)
     run = RunFolder(tmp_path)
     content = json.loads(run.config.read_text("utf-8"))
@@ -270,14 +270,14 @@ def test_a_config_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
             load_config(run)
 
 
-def test_every_data_set_and_split_is_counted(tmp_path: Path) -> None:
+def test_every_data_set_can_be_started(tmp_path: Path) -> None:
     for name in DATASETS:
         start(tmp_path / name, config(data__name=name))
         with pytest.raises(ConfigError, match=f"data.name: '{name}' -> "):
             start(tmp_path / name, config(data__name=DATASETS[DATASETS.index(name) - 1]))
 
 
-def test_an_attempt_that_took_no_step_binds_nobody(tmp_path: Path) -> None:
+def test_attempt_without_a_step_allows_another_config(tmp_path: Path) -> None:
     enter(tmp_path, config(), people(), ENVIRONMENT)
     run = RunFolder(tmp_path)
     run.first_batch.parent.mkdir()
@@ -288,7 +288,7 @@ def test_an_attempt_that_took_no_step_binds_nobody(tmp_path: Path) -> None:
     assert not run.first_batch.exists()
 
 
-def test_evaluations_that_stopping_counts_stay_where_they_are(tmp_path: Path) -> None:
+def test_early_stopping_fixes_evaluation_steps(tmp_path: Path) -> None:
     start(tmp_path, config(train__early_stop_evals=3))
     patient = config(train__early_stop_evals=5)
     assert len(examine(tmp_path, patient, people()).changes) == 1

@@ -1,4 +1,4 @@
-"""A whole run in this process: it stops where evaluations gain nothing, and leaves what it owes."""
+"""A whole run in this process that stops early; its files and its profile."""
 
 import dataclasses
 import json
@@ -43,7 +43,7 @@ def steps_of(path: Path) -> list[int]:
     return [row["step"] for row in rows if "loss_hex" in row]
 
 
-def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunFolder) -> None:
+def test_run_stops_after_evaluations_without_gain(stopped: RunFolder) -> None:
     assert steps_of(stopped.step_log) == [1, 2, 3, 4, 5, 6]
     assert json.loads(stopped.record.read_text("utf-8"))["completed_step"] == 6
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
@@ -59,7 +59,7 @@ def _read_history(run: RunFolder) -> list[tuple[int, dict[str, Any]]]:
         return checkpoints.find(6).run["history"]
 
 
-def test_only_an_evaluation_that_gains_is_the_best(stopped: RunFolder) -> None:
+def test_only_an_evaluation_with_a_gain_is_the_best(stopped: RunFolder) -> None:
     log = stopped.log.read_text("utf-8").splitlines()
     evaluations = [line for line in log if line.startswith("val step=")]
     assert [line.endswith(" best") for line in evaluations] == [True, False, False]
@@ -68,7 +68,7 @@ def test_only_an_evaluation_that_gains_is_the_best(stopped: RunFolder) -> None:
     assert list(stopped.tensorboard.glob("events*"))
 
 
-def test_a_run_that_had_stopped_goes_no_further(
+def test_stopped_run_makes_no_more_steps(
     stopped: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg, before = rundir.load_config(stopped), stopped.step_log.read_bytes()
@@ -82,7 +82,7 @@ def test_a_run_that_had_stopped_goes_no_further(
     assert stopped.step_log.read_bytes() == before
 
 
-def test_a_complete_run_without_its_last_checkpoint_goes_on(
+def test_complete_run_without_its_last_checkpoint_continues(
     stopped: RunFolder, tmp_path: Path
 ) -> None:
     broken = RunFolder(shutil.copytree(stopped.root, tmp_path / "run"))
@@ -105,8 +105,8 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     assert json.loads(broken.record.read_text("utf-8"))["completed_step"] == 6
 
 
-def test_less_patience_stops_where_a_run_resumes(stopped: RunFolder, tmp_path: Path) -> None:
-    """Its checkpoint of step 5 was not evaluated, and the ending needs an evaluation."""
+def test_lower_patience_stops_at_the_resumed_step(stopped: RunFolder, tmp_path: Path) -> None:
+    """Its checkpoint of step 5 was not evaluated; the end of a run needs an evaluation."""
     earlier = RunFolder(shutil.copytree(stopped.root, tmp_path / "run"))
     shutil.rmtree(earlier.checkpoints / "6")
     cfg = rundir.load_config(earlier)
@@ -116,7 +116,7 @@ def test_less_patience_stops_where_a_run_resumes(stopped: RunFolder, tmp_path: P
     assert summary == dict(_read_history(stopped))[6]  # of the same parameters
 
 
-def test_the_window_of_steps_was_recorded(stopped: RunFolder) -> None:
+def test_configured_steps_were_profiled(stopped: RunFolder) -> None:
     (trace,) = stopped.profile.rglob("*.xplane.pb")
     assert trace.stat().st_size > 0
 
@@ -126,10 +126,10 @@ def test_the_window_of_steps_was_recorded(stopped: RunFolder) -> None:
     [(range(1, 9), [("on", 3), ("off", 5)]), (range(4, 9), [("on", 4), ("off", 5)]),
      (range(1, 5), [("on", 3), ("off", None)]), (range(6, 9), [])],
 )  # fmt: skip
-def test_a_profile_is_of_the_windows_steps(
+def test_profile_covers_the_configured_steps(
     steps: range, recorded: list[tuple[str, int | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps 3 to 5, or those of them that an attempt takes."""
+    """Steps 3 to 5, or the part of them that an attempt makes."""
     told: list[tuple[str, int | None]] = []
     now: list[int | None] = [None]
     monkeypatch.setattr(jax.profiler, "start_trace", lambda _: told.append(("on", now[0])))
@@ -144,7 +144,7 @@ def test_a_profile_is_of_the_windows_steps(
     assert told == recorded
 
 
-def test_a_profiler_that_fails_is_told_once_and_stops_nothing(
+def test_failing_profiler_warns_once_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> None:

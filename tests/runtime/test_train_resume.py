@@ -1,4 +1,4 @@
-"""Runs by the real command that are killed, damaged and stopped, and end as if nothing had been."""
+"""Runs by the real command that are killed, damaged and stopped end as an unbroken run."""
 
 import signal
 from pathlib import Path
@@ -17,17 +17,17 @@ def start(folder: Path, workdir: Path, *fields: str, faults: str = "") -> End:
 
 
 def flip_a_bit(step: Path) -> None:
-    """In the file that holds most of the numbers."""
+    """In the largest file of the state."""
     path = max(list_files(step), key=lambda each: each.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
-def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
+def test_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
     tiny_runs: Path, tmp_path: Path
 ) -> None:
-    """One chain of mishaps; `make faults` deals them one by one, many times."""
+    """One series of faults; `make faults` tries them one by one, many times."""
     broken = tmp_path / "broken"
     checkpoints = Path(RunFolder(broken).checkpoints)
 
@@ -66,10 +66,10 @@ DIVERGING = (
 )  # fmt: skip
 
 
-def test_three_steps_without_a_number_end_a_run_also_across_a_resume(
+def test_three_nonfinite_steps_end_a_run_also_across_a_resume(
     tiny_runs: Path, tmp_path: Path
 ) -> None:
-    """The first step leaps to where no loss is finite; the second and third change nothing."""
+    """The first step makes every later loss nonfinite; the second and third change nothing."""
     run = RunFolder(tmp_path / "lost")
     killed = start(tiny_runs, run.root, *DIVERGING, faults="checkpoint.after_commit:kill9@3")
     assert killed.code == -signal.SIGKILL

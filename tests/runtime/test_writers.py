@@ -1,4 +1,4 @@
-"""Writers that raise, hang, fill the disk or lose their reader, and a run that does not mind."""
+"""Writers that raise, hang, fill the disk or lose their reader do not stop a run."""
 
 import errno
 import importlib
@@ -53,7 +53,7 @@ NAMES = {"console": "console", "board": "TensorBoard writer"}
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("b\n ug")])
 @pytest.mark.parametrize("who", ["console", "board"])
-def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
+def test_raising_writer_warns_once_and_other_files_are_complete(
     tmp_path: Path, who: str, error: Exception
 ) -> None:
     console, board = Recorder(), Recorder()
@@ -72,7 +72,7 @@ def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
 
 
 @pytest.mark.parametrize("who", ["console", "board"])
-def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
+def test_hanging_writer_warns_once_and_is_waited_for_briefly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     gate = threading.Event()
@@ -91,7 +91,7 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
     assert run.log.read_text("utf-8").count(told) == 1
 
 
-def test_a_writer_that_cannot_open_is_one_warning(tmp_path: Path) -> None:
+def test_writer_that_cannot_open_warns_once(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.tensorboard.write_text("in the way")
     with RunLogger(run, Recorder()) as logger:
@@ -112,7 +112,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_delays_rows_and_tears_none(tmp_path: Path) -> None:
+def test_full_disk_delays_rows_and_tears_none(tmp_path: Path) -> None:
     troubles: list[str] = []
     path = tmp_path / "rows.jsonl"
     lines = LineWriter(path, troubles.append)
@@ -151,7 +151,7 @@ sys.exit(75)
 
 @contextmanager
 def talking(folder: Path, lines: int, shell: str = "exec") -> Iterator[subprocess.Popen[str]]:
-    """A process that says some lines in a locale without Unicode, and what it complains of."""
+    """Runs a process that logs lines in a locale without Unicode; returns its stderr."""
     folder.mkdir()
     command = ["/bin/sh", "-c", f'{shell} "$0" "$@"', sys.executable, "-c", SCRIPT]
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -168,7 +168,7 @@ def talking(folder: Path, lines: int, shell: str = "exec") -> Iterator[subproces
         yield process
 
 
-def test_lost_stalled_absent_and_ascii_outputs_leave_exit_code_and_log_alone(
+def test_broken_outputs_change_neither_exit_code_nor_log(
     tmp_path: Path,
 ) -> None:
     with (
@@ -202,7 +202,7 @@ def events_in(folder: Path) -> list[Any]:
     return found
 
 
-def test_tensorboard_gets_every_row_and_forgets_what_was_undone(tmp_path: Path) -> None:
+def test_tensorboard_gets_every_row_and_drops_undone_steps(tmp_path: Path) -> None:
     board = TensorBoardWriter(tmp_path / "tb", 0)
     board.write({"step": 5, "steps": 5, "train/loss": 1.5, "perf/x": math.nan})
     started, row = events_in(tmp_path / "tb")  # a row can be seen at once
@@ -222,7 +222,7 @@ def progress(step: int, *, is_due: bool = False) -> Progress:
     return Progress(step, 10, {"train/loss": 1.5}, 60.0, is_due)
 
 
-def test_a_terminal_keeps_one_line_of_progress_below_the_text() -> None:
+def test_terminal_keeps_one_line_of_progress_below_the_text() -> None:
     stream, clock = io.StringIO(), Clock()
     terminal = TerminalConsole(draw_on(stream, 50), clock)
     terminal.write("[bold]a [1/2] text")
@@ -258,7 +258,7 @@ def strip(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_lines_are_for_programs() -> None:
+def test_line_console_prints_plain_lines() -> None:
     stream = io.StringIO()
     lines = LineConsole(stream)
     for each in ("a", progress(1), progress(2, is_due=True), "b"):
@@ -267,7 +267,7 @@ def test_lines_are_for_programs() -> None:
     assert stream.getvalue() == "a\nstep=2/10 loss=1.5 eta=0:01:00\nb\n"
 
 
-def test_the_console_is_what_standard_output_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_depends_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb", 0) as screen:
         monkeypatch.setattr(sys, "stdout", terminal)
