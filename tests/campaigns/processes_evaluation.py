@@ -1,8 +1,8 @@
-"""Evaluates every small number of images on every small number of devices and processes.
+"""Evaluates small numbers of images on small numbers of devices and processes.
 
     python -m tests.campaigns.processes_evaluation --out DIR
 
-Each setting must score exactly the images it should, once each, as one device does one by one. The
+Each evaluation must score exactly the expected images once, as one device does one by one. The
 counts go into docs/reliability.md, and the exit code is 1 if any setting failed. They are kept in
 DIR: a campaign that is stopped continues with the next setting.
 """
@@ -124,7 +124,7 @@ def run_setting(setting: Setting, folder: Path) -> tuple[int, int]:
 
 
 def evaluate_all(folder: Path, port: str, processes: int, index: int) -> None:
-    """One process: every setting in turn, and at the end the counts."""
+    """Runs one process: all evaluations, and at the end the counts."""
     if processes > 1:
         jax.distributed.initialize(f"localhost:{port}", processes, index)
     cfg = read_config(SPEC, overrides(folder / "data"))
@@ -134,7 +134,7 @@ def evaluate_all(folder: Path, port: str, processes: int, index: int) -> None:
 
 
 def try_all(cfg: Config, data: Manifest, expected: Path) -> Iterator[bool]:
-    """Whether each setting scored what it should; the very first evaluation is one by one."""
+    """Yields whether each evaluation is right; the very first one scores image by image."""
     for rows in ROWS:
         setup = assemble(in_batches_of(cfg, rows * jax.device_count()), data)
         variables = setup.fold(setup.initial_variables())
@@ -150,7 +150,7 @@ def try_all(cfg: Config, data: Manifest, expected: Path) -> Iterator[bool]:
 
 
 def in_batches_of(cfg: Config, size: int) -> Config:
-    """The config with so many images in every batch, which all devices share."""
+    """Returns the config with `size` images in every batch of all devices."""
     return dataclasses.replace(
         cfg,
         train=dataclasses.replace(cfg.train, batch_size=size, accumulate=1),
@@ -160,7 +160,7 @@ def in_batches_of(cfg: Config, size: int) -> Config:
 
 
 def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> evaluate.Scores:
-    """One evaluation by this process and its peers."""
+    """Evaluates in all processes."""
     scores = evaluate.score_split(
         setup.cfg,
         data,

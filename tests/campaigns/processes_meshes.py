@@ -94,7 +94,7 @@ def _row(found: Found) -> str:
 
 
 def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
-    """One start, which must end as expected."""
+    """Starts all processes once; they must end with `codes`."""
     ends: list[End] = finish_processes(
         begin_processes(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
     )
@@ -103,7 +103,7 @@ def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
 
 
 def compare(alone: Path, moved: Path) -> tuple[float, str]:
-    """How far apart the parameters are, and in what else the runs differ."""
+    """Returns the distance of the parameters, and other differences of the runs."""
     apart = distance(alone, moved, STEPS)
     faults = ["the parameters"] if apart > CLOSE else []
     if read_ids(alone) != read_ids(moved):
@@ -115,7 +115,7 @@ def compare(alone: Path, moved: Path) -> tuple[float, str]:
 
 
 def read_ids(workdir: Path) -> dict[int, str]:
-    """The digest of every step's record ids."""
+    """Reads the digest of every step's record ids."""
     rows = map(json.loads, RunFolder(workdir).step_log.read_text("utf-8").splitlines())
     return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
 

@@ -150,8 +150,10 @@ sys.exit(75)
 
 
 @contextmanager
-def talking(folder: Path, lines: int, shell: str = "exec") -> Iterator[subprocess.Popen[str]]:
-    """Runs a process that logs lines in a locale without Unicode; returns its stderr."""
+def logging_process(
+    folder: Path, lines: int, shell: str = "exec"
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs a process that logs lines in a locale without Unicode; stderr goes to a file."""
     folder.mkdir()
     command = ["/bin/sh", "-c", f'{shell} "$0" "$@"', sys.executable, "-c", SCRIPT]
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -172,10 +174,10 @@ def test_broken_outputs_change_neither_exit_code_nor_log(
     tmp_path: Path,
 ) -> None:
     with (
-        talking(tmp_path / "lost", 900) as lost,
-        talking(tmp_path / "stalled", 900) as stalled,
-        talking(tmp_path / "absent", 9, "exec >&-;") as absent,
-        talking(tmp_path / "ascii", 9) as ascii_only,
+        logging_process(tmp_path / "lost", 900) as lost,
+        logging_process(tmp_path / "stalled", 900) as stalled,
+        logging_process(tmp_path / "absent", 9, "exec >&-;") as absent,
+        logging_process(tmp_path / "ascii", 9) as ascii_only,
     ):
         assert lost.stdout
         assert ascii_only.stdout

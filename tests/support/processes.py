@@ -1,4 +1,4 @@
-"""Runs of several processes by the real command, each with devices of its own."""
+"""Starts runs of several processes by the real command, each with its own devices."""
 
 import socket
 import subprocess
@@ -25,7 +25,7 @@ def begin_processes(
     words: Sequence[str] = (),
     program: Sequence[str] = ("-m", "gap_jax.main"),
 ) -> list[subprocess.Popen[str]]:
-    """Starts all processes; `faults` and `fields_of` are for some of them only."""
+    """Starts all processes; `faults` and `fields_of` are by process index."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -47,12 +47,12 @@ def begin_processes(
 
 
 def finish_processes(processes: list[subprocess.Popen[str]]) -> list[End]:
-    """Waits for the ends of all."""
+    """Waits for all processes."""
     return [finish(each) for each in processes]
 
 
 def distance(one: Path, other: Path, step: int) -> float:
-    """How far apart two runs' saved states are: the norm of the difference, relative."""
+    """Returns the relative norm of the difference of two runs' saved states."""
     folders = [RunFolder(run).checkpoints / str(step) for run in (one, other)]
     first, second = (
         load_arrays(folder / STATE, read_metadata(folder).leaves) for folder in folders

@@ -28,7 +28,7 @@ LONGEST_S = 300
 
 
 class End(NamedTuple):
-    """How a process ended and what it said; killed by signal n its code is -n."""
+    """The end of a process: exit code, stdout and stderr; killed by signal n its code is -n."""
 
     code: int
     said: str
@@ -36,14 +36,14 @@ class End(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """What two runs that did the same have in common, to the bit."""
+    """The content of a run that must be equal to the bit in an equal run."""
 
     leaves: Mapping[str, str]
     step_log: tuple[str, ...]
     evaluations: Mapping[str, str]
 
     def differences(self, other: "Proof") -> str:
-        """The first few things in which the other one differs; empty if there is none."""
+        """Names the first few differences; empty if there are none."""
         names: list[str] = []
         for mine, theirs in ((self.leaves, other.leaves), (self.evaluations, other.evaluations)):
             names += [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
@@ -53,7 +53,7 @@ class Proof(NamedTuple):
 
 
 def overrides(data: Path, *fields: str) -> list[str]:
-    """What the command line says beside SPEC and the workdir; of a field the last value."""
+    """Returns arguments for the config's fields; of a field the last value counts."""
     values = dict(each.split("=", 1) for each in (*FIELDS, f"data.root={data}", *fields))
     return [f"--config.{name}={value}" for name, value in values.items()]
 
@@ -68,7 +68,7 @@ def begin(
     devices: int = 1,
     program: Sequence[str] = ("-m", "gap_jax.main"),
 ) -> subprocess.Popen[str]:
-    """Starts the command; what it compiles is kept in `cache`, which saves half of every restart.
+    """Starts the command; compiled programs are kept in `cache`, which halves every restart.
 
     Code is generated without optimisation: compiling would take longer than everything else.
     """
@@ -92,20 +92,20 @@ def begin(
 
 
 def finish(process: subprocess.Popen[str]) -> End:
-    """Waits for its end."""
+    """Waits for the process."""
     said, complained = process.communicate(timeout=LONGEST_S)
     return End(process.returncode, said, complained)
 
 
 def train(data: Path, workdir: Path, *fields: str, faults: str = "", cache: Path) -> End:
-    """The command from its start to its end, whatever that may be."""
+    """Runs the command to its end."""
     return finish(begin(data, workdir, *fields, faults=faults, cache=cache))
 
 
 def interrupt(
     process: subprocess.Popen[str], number: signal.Signals, workdir: Path, *, delay_s: float
 ) -> End:
-    """Sends a signal so long after the run has reported a step; it may have ended before."""
+    """Sends a signal `delay_s` after the run reports a step; it may have ended before."""
     step_log = RunFolder(workdir).step_log
     before = _look_at(step_log)
     while process.poll() is None:
@@ -120,15 +120,15 @@ def interrupt(
 
 
 def _look_at(file: Path) -> tuple[int, int]:
-    """Which file it is, as a start replaces what it cuts, and its size."""
+    """Returns the file's inode, which changes when a start cuts it, and its size."""
     if not file.exists():
         return 0, 0
-    facts = file.stat()
-    return facts.st_ino, facts.st_size
+    status = file.stat()
+    return status.st_ino, status.st_size
 
 
 def prove(workdir: Path, step: int = STEPS) -> Proof:
-    """The digests of every leaf after `step` updates, whose files are whole, and all numbers."""
+    """Reads the digests of every leaf after `step` updates, the step log and all evaluations."""
     run = RunFolder(workdir)
     folder = run.checkpoints / str(step)
     metadata = checkpoint_folders.read_metadata(folder)
