@@ -52,9 +52,9 @@ check: $(VENV)/dev
 faults: FOUND := build/faults/$(shell git rev-parse --short HEAD)
 faults: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out $(FOUND)/alone
-	$(BIN)/python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out $(FOUND)/gangs
-	$(BIN)/python -m tests.campaigns.gang_meshes --out $(FOUND)/meshes
-	$(BIN)/python -m tests.campaigns.gang_evaluation --out $(FOUND)/evaluation
+	$(BIN)/python -m tests.campaigns.processes --faults 20 --terminations 20 --seed 0 --out $(FOUND)/processes
+	$(BIN)/python -m tests.campaigns.processes_meshes --out $(FOUND)/meshes
+	$(BIN)/python -m tests.campaigns.processes_evaluation --out $(FOUND)/evaluation
 
 commands: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.commands --instants 10 --seed 0 --out build/commands/$(shell git rev-parse --short HEAD)

@@ -16,7 +16,7 @@ __all__ = [
     "Preempted",
     "Refusal",
     "describe",
-    "say",
+    "print_error",
 ]
 
 BUG = 70
@@ -60,7 +60,7 @@ def describe(error: BaseException) -> tuple[int, str]:
             return BUG, f"unforeseen {kind}: {error}; please report the lines above"
 
 
-def say(code: int, message: str) -> None:
+def print_error(code: int, message: str) -> None:
     """Prints the line of an exit code."""
     words = " ".join(message.split())
     line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)

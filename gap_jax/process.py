@@ -29,7 +29,7 @@ from gap_jax.errors import (
     ConfigError,
     Refusal,
     describe,
-    say,
+    print_error,
 )
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
         if code == BUG:
             traceback.print_exc()
         if code:
-            say(code, message)
+            print_error(code, message)
     return code
 
 

@@ -1,9 +1,9 @@
 """The training loop: read this first.
 
 `train` opens the run's folder and restores or starts a state. `Trainer.loop` fetches a batch,
-dispatches the step and reports the step before, so that the device never waits for the host.
-`Trainer.between` evaluates, saves and stops. Several processes all run this code, each on its share
-of every batch; the first one alone logs to the console and writes the run's files.
+dispatches the step and reports the previous step, so that the device never waits for the host.
+`Trainer.between` evaluates, saves and stops. Several processes all run this code, each on its rows
+of every batch; only the first one logs to the console and writes the run's files.
 """
 
 import dataclasses
@@ -25,81 +25,83 @@ from gap_jax.runtime import environment, lock, preemption, rundir
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.gang import agreement
-from gap_jax.runtime.gang.members import ALONE, Gang
-from gap_jax.runtime.places import RunDir
-from gap_jax.runtime.preemption import Watch
+from gap_jax.runtime.preemption import StopFlag
 from gap_jax.runtime.preflight import Preflight, describe_memory
+from gap_jax.runtime.processes import agreement
+from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.profiling import Profile
 from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
 from gap_jax.runtime.reporting.writers import NullWriter, open_console
+from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights import native
 
 
-def train(cfg: Config, workdir: Path | str, gang: Gang = ALONE) -> dict[str, Any]:
-    """Trains to `cfg.train.steps` from scratch, or from where an earlier start in `workdir` was.
+def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dict[str, Any]:
+    """Trains to `cfg.train.steps`, from the start or from the last checkpoint in `workdir`.
 
-    The workdir is a folder, or the address of one in a bucket. Returns the last evaluation.
+    The workdir is a folder, or an address in a bucket. Returns the last evaluation.
     """
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    agreement.agree(gang, cfg, data, str(workdir) if is_address(str(workdir)) else "")
+    address = str(workdir) if is_address(str(workdir)) else ""
+    agreement.check_same_settings(processes, cfg, data, address)
     setup = assemble(cfg, data)
     with (
-        preemption.watching() as watch,
-        workdirs.open_for_writing(str(workdir), gang) as place,
-        ExitStack() as held,
+        preemption.catching_signals() as stop_flag,
+        workdirs.open_for_writing(str(workdir), processes) as opened,
+        ExitStack() as lock_held,
     ):
-        folder = RunDir(place.folder.absolute())
-        opening = _open_folder(setup, folder, place, gang, held)
+        folder = RunFolder(opened.folder.absolute())
+        opening = _open_folder(setup, folder, processes, lock_held, is_bucket=bool(address))
         if opening.completed_step is None:
-            return _train_on(setup, folder, place, gang, watch, opening)
-        if gang.is_first:
-            print(place.tell(f"{folder.root} is complete at step {opening.completed_step:,}"))
+            return _train_on(setup, folder, opened, processes, stop_flag, opening)
+        if processes.is_first:
+            print(opened.display(f"{folder.root} is complete at step {opening.completed_step:,}"))
         return opening.metrics or {}
 
 
 def _open_folder(
-    setup: Setup, folder: RunDir, place: workdirs.Workdir, gang: Gang, held: ExitStack
+    setup: Setup, folder: RunFolder, processes: Processes, lock_held: ExitStack, *, is_bucket: bool
 ) -> rundir.Opening:
-    """Locks the run's folder and writes what describes the run, unless the run is complete."""
+    """Locks the run's folder and writes the run's description, unless the run is complete."""
 
     def examine() -> rundir.Opening:
         return rundir.examine(folder.root, setup.cfg, setup.data)
 
     def enter() -> rundir.Opening:
-        held.enter_context(lock.hold(folder.root, print))
+        lock_held.enter_context(lock.acquire(folder.root, print))
         machine = environment.describe_environment()
         return rundir.enter(folder.root, setup.cfg, setup.data, machine)
 
-    if rundir.Opening(*gang.share("examined", examine)).is_new:
-        native.resolve_weights(setup.cfg.init)  # refused here if absent, before anything is written
-    if not place.address:
-        agreement.prove_shared(gang, folder.root)
-    return rundir.Opening(*gang.share("entered", enter))
+    if rundir.Opening(*processes.broadcast("examined", examine)).is_new:
+        native.resolve_weights(setup.cfg.init)  # refuses absent weights before anything is written
+    if not is_bucket:
+        agreement.check_shared_folder(processes, folder.root)
+    return rundir.Opening(*processes.broadcast("entered", enter))
 
 
 def _train_on(
     setup: Setup,
-    folder: RunDir,
-    place: workdirs.Workdir,
-    gang: Gang,
-    watch: Watch,
+    folder: RunFolder,
+    workdir: workdirs.Workdir,
+    processes: Processes,
+    stop_flag: StopFlag,
     opening: rundir.Opening,
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint, or the start, to the end; returns the last evaluation."""
-    cfg, own = setup.cfg, folder.of_process(gang.index)
+    cfg, own = setup.cfg, folder.of_process(processes.index)
+    open_writer = open_console if processes.is_first else NullWriter
     with (
-        RunLogger(own, open_console if gang.is_first else NullWriter, place.tell) as logger,
+        RunLogger(own, open_writer, workdir.display) as logger,
         Checkpoints(
             folder.checkpoints,
             warn=logger.warning,
             keep=cfg.checkpoint.keep,
             run_id=opening.run_id,
-            gang=gang,
-            before_commit=place.upload,
+            processes=processes,
+            before_commit=workdir.upload,
         ) as checkpoints,
     ):
         state, metadata, loaded = _restore_or_start(setup, checkpoints, logger)
@@ -118,23 +120,23 @@ def _train_on(
             devices=setup.mesh.size,
             weights_loaded=start > 0 or bool(loaded),
             window=metadata.get("window", {}),
-            trackers=None if gang.is_first else {},
+            trackers=None if processes.is_first else {},
         ) as reporter:
             preflight = Preflight.of(
-                setup, folder, place.tell, start=start, changes=opening.changes, loaded=loaded
+                setup, folder, workdir.display, start=start, changes=opening.changes, loaded=loaded
             ).render()
-            if gang.is_first:
+            if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
             logger.info(preflight)
             history = dict(metadata.get("history", ()))
-            trainer = Trainer(setup, folder, gang, watch, checkpoints, reporter, history)
+            trainer = Trainer(setup, folder, processes, stop_flag, checkpoints, reporter, history)
             last = trainer.loop(state)
         if last < cfg.train.steps:
             logger.info(
                 f"stopped early at step {last:,}: {cfg.train.early_stop_evals} evaluations in "
                 "a row gained nothing (train.early_stop_evals)"
             )
-    if gang.is_first:
+    if processes.is_first:
         rundir.complete(folder, last)
     return history[last]
 
@@ -142,7 +144,7 @@ def _train_on(
 def _restore_or_start(
     setup: Setup, checkpoints: Checkpoints, logger: RunLogger
 ) -> tuple[TrainState, dict[str, Any], tuple[str, ...]]:
-    """The newest good state and its metadata, or a fresh one and the parts that were loaded."""
+    """Returns the newest good state and its metadata, or a fresh state and its loaded parts."""
     restored = checkpoints.resume(setup.target)
     if restored is not None:
         return restored.state, restored.metadata, ()
@@ -158,23 +160,23 @@ def _restore_or_start(
 
 @dataclasses.dataclass
 class Trainer:
-    """A run that is open; `history` holds the numbers of every evaluation so far, by step."""
+    """The loop of an open run; `history` holds the numbers of every evaluation so far, by step."""
 
     setup: Setup
-    folder: RunDir
-    gang: Gang
-    watch: Watch
+    folder: RunFolder
+    processes: Processes
+    stop_flag: StopFlag
     checkpoints: Checkpoints
     reporter: Reporter
     history: dict[int, dict[str, Any]]
 
     def loop(self, state: TrainState) -> int:
-        """Makes the updates that are left, reports each once and in order; returns the last."""
+        """Makes the remaining updates and reports each once, in order; returns the last step."""
         setup, reporter, start = self.setup, self.reporter, int(state.step)
         cfg, step = setup.cfg, start
         if start:
-            self.between(state, start)  # an evaluation that a stop prevented
-        own = self.folder.of_process(self.gang.index)
+            self.between(state, start)  # an earlier stop may have prevented the evaluation
+        own = self.folder.of_process(self.processes.index)
         profile = Profile(cfg.runtime, own.profile, reporter.logger.warning)
         with loader.training_batches(
             cfg.data,
@@ -182,7 +184,7 @@ class Trainer:
             seed=cfg.train.seed,
             batch_size=cfg.train.micro_batch_size,
             start_step=start * cfg.train.accumulate,
-            process=self.gang.place,
+            process=self.processes.index_and_count,
         ) as batches, profile:  # fmt: skip
             train_step, unreported = None, None
             while not self._is_over(step):
@@ -190,11 +192,11 @@ class Trainer:
                 faults.point("train.step")
                 profile.before(step, state)
                 with reporter.timing("data"):
-                    parts = [next(batches) for _ in range(cfg.train.accumulate)]
-                batch = sharding.globalise(parts, setup.mesh)
+                    micro_batches = [next(batches) for _ in range(cfg.train.accumulate)]
+                batch = sharding.globalise(micro_batches, setup.mesh)
                 if train_step is None:
-                    if self.gang.is_first and not self.folder.first_batch.exists():
-                        picture = draw_batch(parts[0], setup.data.classes)
+                    if self.processes.is_first and not self.folder.first_batch.exists():
+                        picture = draw_batch(micro_batches[0], setup.data.classes)
                         files.write_atomically(self.folder.first_batch, picture)
                     with reporter.timing("compile"):
                         train_step = setup.train_step.lower(state, batch).compile()
@@ -210,16 +212,16 @@ class Trainer:
                     unreported = None
                     self.between(state, step)
                 self.checkpoints.check()
-                self.gang.beat()
+                self.processes.heartbeat()
         self.checkpoints.finish(step)
         return step
 
     def between(self, state: TrainState, step: int) -> None:
-        """After `step` updates: evaluates and saves where that is due, and stops if told to."""
+        """After `step` updates evaluates and saves if due, and stops if the stop flag is set."""
         cfg, is_over = self.setup.cfg, self._is_over(step)
         if step not in self.history and (is_over or _divides(cfg.eval.every_steps, step)):
             self._evaluate(state, step)
-        is_over, is_stopping = self._is_over(step), self.watch.is_stopping()
+        is_over, is_stopping = self._is_over(step), self.stop_flag.is_stopping()
         is_best = step in self.history and not self._evals_without_gain
         if is_over or is_stopping or is_best or _divides(cfg.checkpoint.every_steps, step):
             with self.reporter.timing("save"):
@@ -227,12 +229,12 @@ class Trainer:
         if is_stopping and not (is_over and step in self.history):
             self.checkpoints.finish(step)
             raise Preempted(
-                f"stopped by {self.watch.cause} at step {step}; checkpoint {step} is verified; "
+                f"stopped by {self.stop_flag.cause} at step {step}; checkpoint {step} is verified; "
                 "run the same command to continue"
             )
 
     def _is_over(self, step: int) -> bool:
-        """Whether no update follows the `step`-th: all are done, or evaluations gain no more."""
+        """Whether step `step` is the last: all are done, or evaluations gain no more."""
         train = self.setup.cfg.train
         patience = train.early_stop_evals
         return step == train.steps or 0 < patience <= self._evals_without_gain
@@ -249,11 +251,11 @@ class Trainer:
             step == cfg.train.steps
             or _divides(cfg.eval.every_steps, step)
             or _divides(cfg.checkpoint.every_steps, step)
-            or self.watch.is_stopping()
+            or self.stop_flag.is_stopping()
         )
 
     def _evaluate(self, state: TrainState, step: int) -> None:
-        """Scores the evaluation split; a run that is told to stop leaves that to its next start."""
+        """Scores the evaluation split, unless the run is stopping: then its next start does."""
         setup, split = self.setup, self.setup.cfg.data.eval_split
         with self.reporter.timing("eval"):
             scores = evaluate.score_split(
@@ -262,7 +264,7 @@ class Trainer:
                 setup.eval_step,
                 setup.fold(state.best_variables),
                 setup.mesh,
-                process=self.gang.place,
+                process=self.processes.index_and_count,
                 max_examples=setup.cfg.eval.max_examples,
                 is_stopping=self._is_stopping,
             )
@@ -270,18 +272,18 @@ class Trainer:
             return
         protocol = evaluate.Protocol.of(setup.cfg)
         summary = self.history[step] = evaluate.summarise(scores, protocol)
-        if self.gang.is_first:
+        if self.processes.is_first:
             folder = self.folder.scores(split, step)
             evaluate.store(folder, scores, summary, setup.data.classes, protocol)
         self.reporter.evaluated(step, split, summary, is_best=not self._evals_without_gain)
 
     def _is_stopping(self) -> bool:
-        if self.gang.last_beat is not None:  # the first step's compilation has a longer limit
-            self.gang.beat()
-        return self.watch.is_stopping()
+        if self.processes.last_heartbeat is not None:  # compiling the first step may take longer
+            self.processes.heartbeat()
+        return self.stop_flag.is_stopping()
 
     def _describe(self, step: int) -> dict[str, Any]:
-        """The metadata of a checkpoint."""
+        """Returns the metadata of a checkpoint."""
         return {
             "config": dataclasses.asdict(self.setup.cfg),
             "classes": list(self.setup.data.classes),

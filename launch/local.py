@@ -26,7 +26,7 @@ WRITING = threading.Lock()
 STDOUT, STDERR = 1, 2
 
 
-class Gang:
+class Processes:
     """Processes that live and end together."""
 
     def __init__(self, patience_s: float) -> None:
@@ -58,7 +58,7 @@ class Gang:
                 self._readers.append(reader)
 
     def wait(self) -> int:
-        """The code of the gang, when all have ended: of the first failure that is no mere echo."""
+        """Waits for all processes; returns the code of the first failure that has its own cause."""
         alive = dict(enumerate(self._processes))
         deadline = float("inf")
         while alive:
@@ -76,7 +76,7 @@ class Gang:
                 break
             time.sleep(LOOK_EVERY_S)
         for reader in self._readers:
-            reader.join(1.0)  # a process that a member left behind may hold the pipe open
+            reader.join(1.0)  # a process that one of them left behind may hold the pipe open
         causes = [code for code in self._codes if code not in ECHOES]
         return next(iter(causes + self._codes), 0)
 
@@ -160,7 +160,7 @@ def choose_gpus(processes: int) -> list[dict[str, str]]:
 
 
 def main() -> int:
-    """Starts the gang and waits for it."""
+    """Starts the processes and waits for it."""
     own, words = parse()
     environments = choose_gpus(own.processes) if own.one_gpu_each else [{}] * own.processes
     common = [f"--coordinator=127.0.0.1:{find_port()}", f"--processes={own.processes}"]
@@ -173,10 +173,10 @@ def main() -> int:
             settings = [f"{name}={value}" for name, value in environment.items()]
             print(shlex.join([*settings, *command]))
         return 0
-    gang = Gang(own.patience)
+    processes = Processes(own.patience)
     for environment, command in zip(environments, commands, strict=True):
-        gang.start(command, environment)
-    return gang.wait()
+        processes.start(command, environment)
+    return processes.wait()
 
 
 if __name__ == "__main__":

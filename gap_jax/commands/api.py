@@ -1,6 +1,6 @@
 """Trains and evaluates from Python: in a script, a notebook or a thread.
 
-What the command line ends with an exit code raises here: a `Refusal` of `gap_jax.errors`.
+An error that ends a command with an exit code is raised here as a `Refusal` of `gap_jax.errors`.
 """
 
 from pathlib import Path
@@ -14,17 +14,17 @@ from gap_jax.train import train
 
 
 def train_config(cfg: Config, workdir: Path | str) -> dict[str, Any]:
-    """Trains a config, or goes on with the run in `workdir`; returns its last evaluation.
+    """Trains a config, or continues the run in `workdir`; returns the last evaluation.
 
     >>> from gap_jax import read_config, train_config  # gap_jax data prepare people
     >>> small = ["train.steps=2", "model.stage=1", "train.batch_size=8", "data.image_size_px=32"]
     >>> cfg = read_config("gap_pose:demo", [f"--config.{field}" for field in small])
-    >>> numbers = train_config(cfg, "runs/small")  # which logs its progress
+    >>> numbers = train_config(cfg, "runs/small")  # logs its progress
     >>> 0 <= numbers["mAP"] <= 1
     True
 
     In the main thread the first Ctrl-C saves a checkpoint and raises `Preempted`, and a second one
-    interrupts at once. In another thread signals stay with the program.
+    interrupts at once. In another thread signals are not caught.
     """
     return train(cfg, workdir)
 
@@ -40,6 +40,6 @@ def evaluate_run(
 
     `checkpoint` is "best", "latest" or a step. Nothing is written.
     """
-    with open_for_reading(str(workdir)) as place:
-        opened = open_model(place.folder, checkpoint=checkpoint)
+    with open_for_reading(str(workdir)) as opened_workdir:
+        opened = open_model(opened_workdir.folder, checkpoint=checkpoint)
         return score_split(opened, split or opened.cfg.data.eval_split)[1]

@@ -1,4 +1,4 @@
-"""`gap_jax evaluate RUN`: the exact numbers of a trained model on a split of its data."""
+"""`gap_jax evaluate RUN`: scores a trained model on a split of its data."""
 
 import argparse
 import dataclasses
@@ -26,20 +26,20 @@ from gap_jax.flags import read_config
 from gap_jax.learning.sharding import make_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.runtime.bucket.workdir import open_for_reading
-from gap_jax.runtime.gang.members import ALONE, Gang
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.runtime.run_folder import RunFolder
 
-DESCRIPTION = """Scores every image of a split, whatever eval.max_examples says, with the average of
-the parameters where the run keeps one. The last line printed is one JSON object. The scores and a
-table of the classes are written to --out, or of a run under RUN/eval where that can be written."""
+DESCRIPTION = """Scores every image of a split, without the limit eval.max_examples, with averaged
+parameters if the run keeps an average. The last line printed is one JSON object. The scores and a
+table of the classes are written to --out, for a run to RUN/eval if that can be written."""
 
 
 def run(
     words: Sequence[str],
-    gang: Gang = ALONE,
+    processes: Processes = ALONE,
     examine: Callable[[Path], object] = bool,
 ) -> None:
-    """Runs `gap_jax evaluate` with the words behind it, in each of several processes.
+    """Runs `gap_jax evaluate` with its arguments, in each of several processes.
 
     `examine` may refuse the run's folder.
     """
@@ -74,13 +74,15 @@ def run(
         help="new folder for the scores and the table; default: of a run, one under RUN/eval",
     )  # fmt: skip
     options = parse(parser, words)
-    with open_for_reading(options.model, gang) as place:
-        options.model = place.folder
-        examine(place.folder)
-        _evaluate(options, gang, place.tell)
+    with open_for_reading(options.model, processes) as workdir:
+        options.model = workdir.folder
+        examine(workdir.folder)
+        _evaluate(options, processes, workdir.display)
 
 
-def _evaluate(options: argparse.Namespace, gang: Gang, tell: Callable[[str], str]) -> None:
+def _evaluate(
+    options: argparse.Namespace, processes: Processes, display: Callable[[str], str]
+) -> None:
     opened = _open(options)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
@@ -94,35 +96,37 @@ def _evaluate(options: argparse.Namespace, gang: Gang, tell: Callable[[str], str
     opened = dataclasses.replace(opened, cfg=cfg)
     default = None
     if options.config is None and not opened.is_exported:
-        default = RunDir(opened.source).scores(split, origin.step)
+        default = RunFolder(opened.source).scores(split, origin.step)
         if views != trained_on:
             default = default.with_name(f"{default.name}-{protocol.views}")
     folder = options.out or default
     with ExitStack() as held:
-        is_kept = gang.share("out", lambda: _lock(folder, held, tell, is_new=bool(options.out)))
-        scores, summary = score_split(opened, split, options.data, gang)
-        if not gang.is_first:
+        is_kept = processes.broadcast(
+            "out", lambda: _lock(folder, held, display, is_new=bool(options.out))
+        )
+        scores, summary = score_split(opened, split, options.data, processes)
+        if not processes.is_first:
             return
         skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
         print(
-            f"{tell(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
+            f"{display(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
             f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
             f"{split}{skipped and f'; {skipped}'}"
         )
         try:
             if is_kept and folder is not None:
                 evaluate.store(folder, scores, summary, opened.classes, protocol)
-                print(f"scores, metrics and classes are in {tell(str(folder))}")
-        finally:  # also where the disk is full by now
+                print(f"scores, metrics and classes are in {display(str(folder))}")
+        finally:  # even if the disk is full
             print(json.dumps(summary, allow_nan=False))
 
 
 def _lock(
-    folder: Path | None, held: ExitStack, tell: Callable[[str], str], *, is_new: bool
+    folder: Path | None, held: ExitStack, display: Callable[[str], str], *, is_new: bool
 ) -> bool:
-    """Locks where the scores go, before scoring; False where they cannot be kept.
+    """Locks the folder of the scores before scoring; returns False if they cannot be kept.
 
-    A folder that has to be new is refused if it exists or cannot be written.
+    Refuses a folder that must be new if it exists or cannot be written.
     """
     if folder is None:
         return False
@@ -131,7 +135,7 @@ def _lock(
     except CannotWrite as refusal:
         if is_new:
             raise
-        print(f"warning: the scores will not be kept ({tell(str(refusal))}), or set --out DIR")
+        print(f"warning: the scores will not be kept ({display(str(refusal))}), or set --out DIR")
         return False
     if is_new and os.path.lexists(folder):
         raise CannotWrite(f"{folder} exists already and stays untouched; choose another --out")
@@ -161,15 +165,15 @@ def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:
 
 
 def score_split(
-    opened: Opened, split: str, directory: Path | None = None, gang: Gang = ALONE
+    opened: Opened, split: str, directory: Path | None = None, processes: Processes = ALONE
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
-    """The scores of a split of the model's own data, and their summary."""
+    """Returns the scores of a split of the model's data, and their summary."""
     data = dataclasses.replace(
         opened.cfg.data, eval_split=split, root=str(directory or opened.cfg.data.directory)
     ).resolved()
     manifest = _load_manifest(data.directory, opened.source)
     opened.check_data(manifest)
-    mesh = evaluation_mesh(opened.cfg, gang)
+    mesh = evaluation_mesh(opened.cfg, processes)
     folded = opened.fold()
     scores = evaluate.score_split(
         dataclasses.replace(opened.cfg, data=data),
@@ -177,17 +181,17 @@ def score_split(
         jit_eval_step(folded.model, mesh, data.eval_views),
         jax.device_put(jax.device_get(folded.variables), replicated(mesh)),
         mesh,
-        process=gang.place,
-        after_batch=gang.beat,  # not before it: the first one's compilation has a longer limit
+        process=processes.index_and_count,
+        after_batch=processes.heartbeat,  # compiling the first may take longer
     )
     if scores is None:
         raise AssertionError("without is_stopping nothing ends an evaluation early")
     return scores, evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
 
 
-def evaluation_mesh(cfg: Config, gang: Gang) -> Mesh:
-    """Takes as many devices as divide the run's batches; several processes take all of theirs."""
+def evaluation_mesh(cfg: Config, processes: Processes) -> Mesh:
+    """Uses as many devices as divide the run's batches; several processes use all of theirs."""
     count = jax.device_count()
-    if gang.count == 1:
+    if processes.count == 1:
         count = math.gcd(count, cfg.train.micro_batch_size, cfg.eval.batch_size)
     return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), jax.devices()[:count])

@@ -39,4 +39,4 @@ def _report(options: argparse.Namespace) -> None:
         folders = [each.folder for each in places]
         out = options.out or place_of(folders)
         print(write_report(folders, out, options.data))
-        print(f"report: {places[0].tell(str(out))}")
+        print(f"report: {places[0].display(str(out))}")

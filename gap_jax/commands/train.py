@@ -16,8 +16,8 @@ from data_pipelines.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
 from gap_jax.flags import explain, find_spec, parse, resolve
-from gap_jax.runtime.gang.meeting import Meeting, find
-from gap_jax.runtime.gang.members import ALONE, Gang
+from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.runtime.processes.rendezvous import Rendezvous, find_rendezvous
 
 USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
                        [--mode=train|evaluate] [--config.group.field=value ...]
@@ -46,7 +46,7 @@ DEMO = "configs/gap_pose.py:demo"
 
 
 def run(words: Sequence[str]) -> int:
-    """Runs `gap_jax train` with the words behind it."""
+    """Runs `gap_jax train` with its arguments."""
     if any(word in ("--help", "-h", "-help", "--helpfull", "--helpshort") for word in words):
         print(USAGE + explain(Config()))
         return 0
@@ -69,61 +69,65 @@ def run(words: Sequence[str]) -> int:
 
 
 def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
-    del argv  # parse has refused every stray word
+    del argv  # parse has refused unknown arguments
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # TFDS and JAX tell each step of their start
+        logging.set_verbosity(logging.WARNING)  # TFDS and JAX log each step of their start
     cfg = resolve(own["config"].value)
     workdir = own["workdir"].value or name_workdir(spec)
     if "://" in workdir:
         _check_address(workdir)
     given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
-    meeting = find(**given, environment=os.environ)
+    rendezvous = find_rendezvous(**given, environment=os.environ)
     summary = None
     evaluates = own["mode"].value == "evaluate"
-    if meeting is None and not evaluates:
+    if rendezvous is None and not evaluates:
         start_within_s = float(cfg.runtime.start_within_s)
-        process.limit_start(start_within_s, lambda: ALONE.last_beat is not None)
-    joining = _join(meeting, cfg, saves=not evaluates) if meeting else contextlib.nullcontext(ALONE)
-    with joining as gang:
+        process.limit_start(start_within_s, lambda: ALONE.last_heartbeat is not None)
+    joining = (
+        _join(rendezvous, cfg, saves=not evaluates) if rendezvous else contextlib.nullcontext(ALONE)
+    )
+    with joining as processes:
         check_data(cfg.data, spec)
         if evaluates:
-            _evaluate(cfg, workdir, gang)
+            _evaluate(cfg, workdir, processes)
         else:
-            from gap_jax.train import train  # only now: a slip above need not wait for jax
+            from gap_jax.train import train  # imports jax; errors above need not wait for it
 
-            summary = train(cfg, workdir, gang)
-    if summary is not None and gang.is_first:
+            summary = train(cfg, workdir, processes)
+    if summary is not None and processes.is_first:
         print(json.dumps(summary, allow_nan=False))
     return 0
 
 
-def _join(meeting: Meeting, cfg: Config, *, saves: bool) -> contextlib.AbstractContextManager[Gang]:
-    from gap_jax.runtime.gang.start import joined
+def _join(
+    rendezvous: Rendezvous, cfg: Config, *, saves: bool
+) -> contextlib.AbstractContextManager[Processes]:
+    from gap_jax.runtime.processes.initialise import initialised
 
-    return joined(meeting, cfg.runtime, saves=saves)
+    return initialised(rendezvous, cfg.runtime, saves=saves)
 
 
-def _evaluate(cfg: Config, workdir: str, gang: Gang) -> None:
+def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     from gap_jax.commands import evaluate
     from gap_jax.runtime import rundir
     from gap_jax.runtime.bucket.store import is_address
-    from gap_jax.runtime.gang import agreement
+    from gap_jax.runtime.processes import agreement
 
     known = manifest.load(cfg.data.directory)
-    agreement.agree(gang, cfg, known, workdir if is_address(workdir) else "")
+    agreement.check_same_settings(processes, cfg, known, workdir if is_address(workdir) else "")
     data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
-    # another run is refused
-    evaluate.run([workdir, *data], gang, lambda folder: rundir.examine(folder, cfg, known))
+    # refuses the run of another config
+    evaluate.run([workdir, *data], processes, lambda folder: rundir.examine(folder, cfg, known))
 
 
 def name_workdir(spec: str) -> str:
-    """Where a run goes that names no place: runs/gap_pose-attention-demo, say."""
+    """Returns a run's default folder, such as runs/gap_pose-attention-demo."""
     file, _, parts = spec.partition(":")
     return str(Path("runs") / "-".join([Path(file).stem, *filter(None, parts.split(","))]))
 
 
 def _check_address(workdir: str) -> None:
-    """Refuses an address before the processes meet and JAX is there."""
+    """Refuses an address before JAX is imported and the processes connect."""
     from gap_jax.runtime.bucket.store import LOCAL, Store
 
     if workdir.partition("://")[0] not in (*LOCAL, "gs", "s3"):
@@ -151,7 +155,7 @@ def check_data(data: DataConfig, spec: str) -> None:
 
 
 def _advise_data(name: str, spec: str) -> str:
-    """The config file's variant with the data set `name`, where there can be one."""
+    """Proposes the config file's variant with the data set `name`, if there is one."""
     if name not in DATASETS:
         return ""
     file, _, parts = spec.partition(":")

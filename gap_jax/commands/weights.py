@@ -10,7 +10,7 @@ from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.explain.artefact import open_model
 from gap_jax.runtime import rundir
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights import download, native
 from gap_jax.weights.convert import convert
 from gap_jax.weights.facts import describe_backbone
@@ -145,7 +145,7 @@ def _convert_run(source: Path, options: argparse.Namespace) -> None:
         raise CheckpointError(f"{source} is an exported model, folded; name its run")
     facts = describe_backbone(
         opened.cfg.model,
-        command=rundir.first_command(RunDir(source)),
+        command=rundir.first_command(RunFolder(source)),
         seed=opened.cfg.train.seed,
         fingerprint=opened.origin.fingerprint,
     )

@@ -30,7 +30,7 @@ from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import RUN_ID, DamageError, find_best
 from gap_jax.runtime.digests import LeafDigest, find_misfits, name_some, place
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
@@ -107,7 +107,7 @@ def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "em
     with files.reading(path, CheckpointError):
         is_export = (path / ARRAYS).is_dir() or (path / PREPROCESSING).is_file()
     if not is_export:
-        return _open_run(RunDir(path), checkpoint, weights)
+        return _open_run(RunFolder(path), checkpoint, weights)
     opened = _open_export(path)
     if checkpoint not in ("best", opened.origin.step) or weights not in (
         "ema",
@@ -140,7 +140,7 @@ def open_weights(path: Path, cfg: Config, data: Manifest, say: Callable[[str], N
     return Opened(path, cfg, data.classes, origin, model, variables, is_exported=False)
 
 
-def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
+def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
     if run.root.is_file():
         raise CheckpointError(
             f"{run.root} is a file; weights take the network's config: --config=FILE[:parts]"
@@ -150,7 +150,7 @@ def _open_run(run: RunDir, checkpoint: Which, weights: Weights) -> Opened:
             f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}"
         )
     cfg = rundir.load_config(run)
-    run_id = rundir.load_manifest(run)[RUN_ID]
+    run_id = rundir.load_record(run)[RUN_ID]
     with Checkpoints(run.checkpoints, warn=print, run_id=run_id) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         metadata = checkpoints.find(step).run
@@ -210,7 +210,7 @@ def _open_export(folder: Path) -> Opened:
     for name, digest in contents.files.items():
         if found.get(name) != digest:
             raise _damaged(folder, f"{name} is {'changed' if name in found else 'gone'}")
-    cfg, classes = rundir.load_config(RunDir(folder)), rundir.load_classes(RunDir(folder))
+    cfg, classes = rundir.load_config(RunFolder(folder)), rundir.load_classes(RunFolder(folder))
     model, shapes = describe_model(cfg, len(classes), folded=True)
     target = name_arrays(shapes)
     misfits = find_misfits(contents.leaves, target)

@@ -32,7 +32,7 @@ from gap_jax.learning.state import Model, Variables, describe_model
 from gap_jax.runtime import rundir
 from gap_jax.runtime.arrays import store_arrays
 from gap_jax.runtime.digests import copy_to_host, describe
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights.native import name_arrays
 
 FORMATS = ("orbax",)
@@ -93,7 +93,7 @@ def _describe_resize(rule: str, is_reference: bool) -> str:
 def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
     leaves = copy_to_host(name_arrays(opened.fold().variables))
     store_arrays(folder.absolute() / ARRAYS, leaves)
-    place = RunDir(folder)
+    place = RunFolder(folder)
     names = [{"name": name} for name in opened.classes]
     _save(place.config, rundir.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
     _save(place.classes, rundir.FORMAT_VERSION, {"classes": names})

@@ -1,4 +1,4 @@
-"""From a config to what a run computes with: mesh, model, optimiser, compiled steps, state."""
+"""Builds mesh, model, optimiser, compiled steps and state from a config."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,9 +19,9 @@ from gap_jax.learning.state import Model, TrainState, Variables
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """`target` is the shape, type and place of every leaf of the state.
+    """The parts of a run; `target` holds the shape, dtype and sharding of every leaf of the state.
 
-    `eval_step` takes variables that `fold` has multiplied out, once for each evaluation.
+    `eval_step` takes variables from `fold`, which multiplies factored layers out.
     """
 
     cfg: Config
@@ -35,25 +35,25 @@ class Setup:
     eval_step: Any
 
     def initial_variables(self) -> Variables:
-        """Fresh parameters and statistics, a function of train.seed alone."""
+        """Initialises parameters and statistics from train.seed alone."""
 
         def initialise() -> Variables:
             return state.split_network(self.cfg, len(self.data.classes), self.cfg.train.seed)[1]
 
-        places = jax.tree.map(lambda leaf: leaf.sharding, self.target.variables)
-        return jax.jit(initialise, out_shardings=places)()
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target.variables)
+        return jax.jit(initialise, out_shardings=shardings)()
 
     def start(self, variables: Variables) -> TrainState:
-        """The state before the first step, from these variables."""
+        """Returns the state before the first step, with these variables."""
 
         def start(variables: Variables) -> TrainState:
             return state.start_state(variables, self.optimizer, averaged=_is_averaged(self.cfg))
 
-        places = jax.tree.map(lambda leaf: leaf.sharding, self.target)
-        return jax.jit(start, out_shardings=places)(variables)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target)
+        return jax.jit(start, out_shardings=shardings)(variables)
 
     def map_size(self) -> tuple[int, int] | None:
-        """Rows and columns of the joint heatmaps; None without a pose branch."""
+        """Returns the rows and columns of the joint heatmaps; None without a pose branch."""
         side = self.cfg.data.image_size_px
         image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
         outputs, _ = jax.eval_shape(self.model.apply, self.target.variables, image)
@@ -61,7 +61,7 @@ class Setup:
 
 
 def check_clips(cfg: Config, data: Manifest) -> None:
-    """Refuses a network over frames where the data are pictures."""
+    """Refuses a network over frames for data of single images."""
     if cfg.model.frames > 1:
         raise ConfigError(
             f"model.frames={cfg.model.frames} takes clips, and {data.name} holds pictures; "
@@ -72,7 +72,7 @@ def check_clips(cfg: Config, data: Manifest) -> None:
 def describe_state(
     cfg: Config, classes: int
 ) -> tuple[Model, optax.GradientTransformationExtraArgs, TrainState]:
-    """The model, its optimiser, and the shape and type of every leaf of the state."""
+    """Returns the model, its optimiser, and the shape and dtype of every leaf of the state."""
     model, shapes = state.describe_model(cfg, classes)
     optimizer = optim.build_optimizer(cfg.optim, cfg.train.steps, shapes.params)
     abstract = jax.eval_shape(
@@ -83,11 +83,11 @@ def describe_state(
 
 
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
-    """Everything but the numbers; nothing is compiled or computed yet."""
+    """Builds all parts of a run; compiles and computes nothing yet."""
     check_clips(cfg, data)
     mesh = sharding.make_mesh(cfg, devices)
     model, optimizer, abstract = describe_state(cfg, len(data.classes))
-    places = sharding.state_shardings(abstract, mesh)
+    shardings = sharding.state_shardings(abstract, mesh)
     weights = None
     if cfg.train.class_weights == "balanced":
         counts = data.splits[cfg.data.train_split].class_counts
@@ -106,8 +106,8 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
         mesh=mesh,
         model=model,
         optimizer=optimizer,
-        target=_place(abstract, places),
-        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(places, None)),
+        target=_add_shardings(abstract, shardings),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         fold=jax.jit(
             lambda variables: state.fold_network(model, variables)[1],
             out_shardings=sharding.replicated(mesh),
@@ -120,9 +120,9 @@ def _is_averaged(cfg: Config) -> bool:
     return cfg.train.ema_decay > 0
 
 
-def _place(abstract: PyTree, places: PyTree) -> PyTree:
+def _add_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
     return jax.tree.map(
-        lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+        lambda leaf, each: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=each),
         abstract,
-        places,
+        shardings,
     )

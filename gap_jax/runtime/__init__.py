@@ -1,1 +1,1 @@
-"""What keeps a run alive and honest: checkpoints, the workdir's lock, signals, reports."""
+"""Checkpoints, the run's folder and its lock, signals, several processes, reports."""

@@ -1,4 +1,4 @@
-"""Named arrays on a disk, by Orbax."""
+"""Writes and reads named arrays by Orbax."""
 
 import contextlib
 import logging
@@ -17,12 +17,12 @@ from gap_jax.runtime import checkpoint_folders as folders
 from gap_jax.runtime.checkpoint_folders import AnyPath, DamageError
 from gap_jax.runtime.digests import LeafDigest, Leaves, find_damaged, name_some
 
-LONGEST = 200  # letters of a library's message
+MAX_MESSAGE = 200  # characters of a library's message
 _IN_PLACE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
 
 
 def _open_orbax() -> ocp.Checkpointer:
-    """Orbax for host arrays, by this process alone."""
+    """Opens Orbax for host arrays, in this process alone."""
     alone = ocp.options.MultiprocessingOptions(
         primary_host=jax.process_index(), active_processes={jax.process_index()}
     )
@@ -31,14 +31,14 @@ def _open_orbax() -> ocp.Checkpointer:
 
 
 def store_arrays(path: AnyPath, leaves: Leaves) -> None:
-    """Writes named host arrays; a refusal of the system is an OSError."""
+    """Writes named host arrays; raises OSError if the system refuses."""
     with raising_os_errors(), _open_orbax() as orbax:
         orbax.save(path, args=ocp.args.StandardSave(leaves))
 
 
 @contextlib.contextmanager
 def raising_os_errors() -> Iterator[None]:
-    """Turns the ValueError that TensorStore makes of a refusal of the system into an OSError."""
+    """Turns TensorStore's ValueError for a system error into an OSError."""
     try:
         yield
     except ValueError as error:
@@ -51,11 +51,11 @@ def raising_os_errors() -> Iterator[None]:
 def load_arrays(path: AnyPath, written: Mapping[str, LeafDigest]) -> Leaves:
     """Reads named arrays to the host and verifies their digests; verify their files before.
 
-    Only another digest is damage: whole files that do not parse are read with too little memory,
-    too few threads or open files, or are none that Orbax wrote.
+    Only another digest is damage. Whole files that Orbax cannot read mean too little memory, too
+    few threads or open files, or files that Orbax did not write.
 
-    Orbax is told their dtypes and shapes: reading those from the disk, TensorStore 0.1.86 leaks
-    some kilobytes for each array.
+    The target gives dtypes and shapes: TensorStore 0.1.86 leaks some kilobytes for each array if
+    it reads them from the disk.
     """
     target = {
         name: np.broadcast_to(np.zeros((), np.dtype(leaf.dtype)), leaf.shape)  # takes no memory
@@ -65,7 +65,7 @@ def load_arrays(path: AnyPath, written: Mapping[str, LeafDigest]) -> Leaves:
         with _open_orbax() as orbax:
             leaves: Leaves = orbax.restore(path, args=ocp.args.StandardRestore(target))
     except Exception as error:  # Orbax and TensorStore raise many kinds
-        text = " ".join(str(error).split())[:LONGEST]
+        text = " ".join(str(error).split())[:MAX_MESSAGE]
         raise CheckpointError(
             f"{path} cannot be read ({type(error).__name__}: {text}), though its files are as they "
             "were written; allow more memory, threads and open files, or use another copy"
@@ -81,8 +81,8 @@ def open_manager(
 ) -> ocp.CheckpointManager:
     """Opens Orbax's manager, in all processes at once.
 
-    It calls `verify` in its thread in the first process before it commits a step; if that raises,
-    it neither commits the step nor deletes others, which it moves to PRUNED.
+    Its thread in the first process calls `verify` before it commits a step. If `verify` raises,
+    Orbax neither commits the step nor deletes others. It moves deleted steps to PRUNED.
     """
     active = set(range(processes)) if processes > 1 else None
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +107,7 @@ def _make_barrier(processes: set[int]) -> Callable[..., None]:
     wait = ocp.multihost.get_barrier_sync_fn(processes=processes)
 
     def wait_unless_failed(*, key: str, timeout_ms: int) -> None:
-        """After a failed save Orbax would wait for processes that do not come."""
+        """Returns at once after a failed save: the other processes never arrive."""
         if sys.exception() is None:
             wait(key=key, timeout_ms=timeout_ms)
 
@@ -115,15 +115,15 @@ def _make_barrier(processes: set[int]) -> Callable[..., None]:
 
 
 def _quieten_orbax() -> None:
-    """Orbax logs a failure before it raises it, and TensorStore prints a traceback for every write
-    that it gives up after the first; all of that is one line of ours.
+    """Silences Orbax's log of a failure that it raises, and TensorStore's traceback for each write
+    that it gives up after the first: our error is one line.
     """
     logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    inherited = sys.unraisablehook
+    previous = sys.unraisablehook
 
     def report(unraisable: Any) -> None:
         if str(unraisable.exc_value) != "Event loop is closed":
-            inherited(unraisable)
+            previous(unraisable)
 
     sys.unraisablehook = report
 

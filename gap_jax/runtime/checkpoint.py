@@ -1,9 +1,9 @@
-"""Checkpoints of a run, by Orbax's CheckpointManager: verified when written and before use.
+"""Saves and restores a run's state by Orbax's CheckpointManager, and verifies it both times.
 
-Orbax copies the state to the host, writes it in the background as it lies on the devices, commits
-it and deletes older steps. Before it commits, `_verify` reads the arrays back and compares their
-SHA-256 with that of the state; if it fails, Orbax neither commits the step nor deletes others.
-Processes write their own parts; the first one verifies, and alone changes the folder.
+Orbax copies the state to the host, writes it in the background with its sharding, commits it and
+deletes older steps. Before the commit, `_verify` reads the arrays back and compares their SHA-256
+with that of the state; if it fails, Orbax neither commits the step nor deletes others. Each process
+writes its own shards; only the first one verifies and changes the folder.
 """
 
 import contextlib
@@ -36,13 +36,13 @@ from gap_jax.runtime.digests import (
     name_some,
     place,
 )
-from gap_jax.runtime.gang.members import ALONE, Gang
+from gap_jax.runtime.processes.group import ALONE, Processes
 
 _Saved = tuple[Metadata, Leaves]
 
 
 class Restored(NamedTuple):
-    """A state as it was after `step` updates, and the metadata that were saved with it."""
+    """The state after `step` updates, and the metadata that were saved with it."""
 
     step: int
     state: Any
@@ -51,20 +51,20 @@ class Restored(NamedTuple):
 
 @dataclasses.dataclass
 class _KeepLatestAndBest:
-    """Orbax's policy: keeps the latest steps, the best one, and folders of other origin."""
+    """Orbax's policy: keeps the latest steps, the best one, and folders of other runs."""
 
     latest: int
     own: dict[int, Metadata] = dataclasses.field(default_factory=dict)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Whether to keep each of Orbax's steps."""
+        """Returns whether to keep each of Orbax's steps."""
         del context
         kept = {*list(self.own)[-self.latest :], folders.find_best(self.own)}
         return [each.step not in self.own or each.step in kept for each in checkpoints]
 
 
 class Checkpoints:
-    """The latest `keep` saves in a folder, and the one of the highest mAP.
+    """Keeps the latest `keep` checkpoints in a folder, and the one of the highest mAP.
 
     Metadata are small JSON: config, classes, data fingerprint, `metrics`.
     """
@@ -76,23 +76,23 @@ class Checkpoints:
         warn: Callable[[str], None],
         keep: int = 3,
         run_id: str | None = None,
-        gang: Gang = ALONE,
+        processes: Processes = ALONE,
         before_commit: Callable[[], None] = lambda: None,
     ) -> None:
-        """`run_id` goes into each checkpoint; a save fails if `before_commit` raises."""
+        """Writes `run_id` into each checkpoint; a save fails if `before_commit` raises."""
         self.folder = folder.absolute()
         self._warn = warn
         self._policy = _KeepLatestAndBest(keep)
         self._run_id = run_id
-        self._gang = gang
+        self._processes = processes
         self._before_commit = before_commit
         self._manager: ocp.CheckpointManager | None = None  # only saving needs it
-        self._held: int | None = None  # the step that was restored or saved last
+        self._latest: int | None = None  # the step that was restored or saved last
         self._pending: _Saved | None = None
         self._failure: Exception | None = None  # Orbax raises it only once
 
     def __enter__(self) -> "Checkpoints":
-        """Begins a block that waits at its end."""
+        """Starts a block that waits for the last save at its end."""
         return self
 
     def __exit__(
@@ -101,7 +101,7 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Waits for a save in progress; raises its failure, or warns of it beside another error."""
+        """Waits for a save in progress; raises its failure, or warns of it after another error."""
         try:
             self.wait()
         except Exception as failure:
@@ -114,11 +114,11 @@ class Checkpoints:
                 self._manager.close()
 
     def survey(self) -> Survey:
-        """The steps that can be restored, and those that cannot."""
+        """Lists the steps that can be restored, and those that cannot."""
         return folders.survey(self.folder, self._run_id)
 
     def find(self, step: int) -> Metadata:
-        """The metadata of a step that can be restored."""
+        """Returns the metadata of a step that can be restored."""
         found = self.survey()
         if step not in found.good:
             named, reason = f"checkpoint {step} in {self.folder}", found.unusable.get(step)
@@ -127,10 +127,10 @@ class Checkpoints:
         return found.good[step]
 
     def resume(self, target: Any) -> Restored | None:
-        """The newest good state, or None in a fresh folder; only the owner of the lock may ask.
+        """Restores the newest good state, or returns None in a fresh folder; needs the lock.
 
-        `target` has the state's structure, with the wanted dtypes, shapes and shardings. Unusable
-        steps are set aside with a warning, and the one before them is taken.
+        `target` has the state's structure, with the wanted dtypes, shapes and shardings. Sets
+        unusable steps aside with a warning and takes the newest good step before them.
         """
         found: list[Restored | None] = []
 
@@ -138,7 +138,7 @@ class Checkpoints:
             found.append(self._resume_newest(target))
             return found[0].step if found[0] else None
 
-        step = self._gang.share("resumed", search)
+        step = self._processes.broadcast("resumed", search)
         return found[0] if found else None if step is None else self.load(step, target)
 
     def _resume_newest(self, target: Any) -> Restored | None:
@@ -159,7 +159,7 @@ class Checkpoints:
         return None
 
     def load(self, step: int, target: Any) -> Restored:
-        """Exactly this step, or a refusal; changes nothing in the folder."""
+        """Restores exactly this step, or refuses; changes nothing in the folder."""
         try:
             return self._restore(self.find(step), target)
         except DamageError as damage:
@@ -177,38 +177,40 @@ class Checkpoints:
                 f": {name_some(misfits)}; use the config it was made with or another workdir"
             )
         leaves = _read(self.folder / str(metadata.step), metadata)
-        self._held = metadata.step
+        self._latest = metadata.step
         return Restored(metadata.step, place(leaves, target), metadata.run)
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
-        """Begins to save the state after `step` updates; first waits for an earlier save.
+        """Starts to save the state after `step` updates; first waits for an earlier save.
 
-        Of the step that is held already only the metadata are written anew, if they have changed.
+        If the step is saved already, only writes metadata that have changed.
         """
         if self._is_writing():
-            self._warn(f"checkpoint {self._held} is still being written, and training waits for it")
+            self._warn(
+                f"checkpoint {self._latest} is still being written, and training waits for it"
+            )
         self.wait()
         if self._run_id is not None:
             metadata = {**metadata, folders.RUN_ID: self._run_id}
         run = json.loads(json.dumps(metadata, allow_nan=False))
-        if step != self._held:
+        if step != self._latest:
             self._begin(Metadata(step, run, {}, {}), state)
-        elif self._gang.is_first and (held := self.find(step)).run != run:
+        elif self._processes.is_first and (held := self.find(step)).run != run:
             folders.write_metadata(self.folder / str(step), dataclasses.replace(held, run=run))
 
     def _begin(self, metadata: Metadata, state: Any) -> None:
-        step = self._held = metadata.step
-        if self._gang.is_first:
+        step = self._latest = metadata.step
+        if self._processes.is_first:
             good = self.survey().good
             self._policy.own = {**good, step: metadata}
             if step not in good and (self.folder / str(step)).exists():  # Orbax would delete it
-                self._set_aside(step, "it stands where one has to be saved")
+                self._set_aside(step, "it has the name of the step to save")
         self._pending = metadata, copy_to_host(state)
         with self._saving():
             faults.point("checkpoint.begin")
             if self._manager is None:
                 self._manager = arrays.open_manager(
-                    self.folder, self._policy, self._verify, self._gang.count
+                    self.folder, self._policy, self._verify, self._processes.count
                 )
             items = {
                 STATE: ocp.args.StandardSave(name_leaves(state)),
@@ -217,7 +219,7 @@ class Checkpoints:
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
     def _verify(self) -> None:
-        """Describes what was written and reads it back, in Orbax's thread before it commits."""
+        """Writes the metadata and reads all back, in Orbax's thread before it commits."""
         metadata, leaves = cast(_Saved, self._pending)
         path = folders.place_unfinished(self.folder, metadata.step)
         written = folders.digest_files(path)
@@ -229,7 +231,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
-        """Keeps the failure of a save for every later call, and puts it into one line."""
+        """Turns the failure of a save into one line, and keeps it for every later call."""
         metadata, leaves = cast(_Saved, self._pending)
         path = self.folder / str(metadata.step)
         try:
@@ -249,7 +251,7 @@ class Checkpoints:
             raise self._failure
 
     def check(self) -> None:
-        """Raises the failure of a save that ended in the background; call it every step."""
+        """Raises the failure of a save that ended in the background; call it after every step."""
         if self._pending and not self._is_writing():
             self.wait()
 
@@ -262,7 +264,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             self._pending = None
             faults.point("checkpoint.after_commit")
-            if self._gang.is_first:
+            if self._processes.is_first:
                 folders.sweep(self.folder)
             else:
                 self._before_commit()
@@ -271,9 +273,9 @@ class Checkpoints:
         return self._manager is not None and self._manager.is_saving_in_progress()
 
     def finish(self, step: int) -> None:
-        """Waits, and proves by reading it from the disk that `step` is there and whole."""
+        """Waits, and verifies by reading the files that `step` is there and whole."""
 
-        def prove() -> None:
+        def verify() -> None:
             self.wait()
             metadata = self.survey().good.get(step)
             if not metadata or not folders.is_whole(self.folder / str(step), metadata):
@@ -282,7 +284,7 @@ class Checkpoints:
                     "check the disk and run the same command again"
                 )
 
-        self._gang.share("finished", prove)
+        self._processes.broadcast("finished", verify)
         self.wait()
 
     def _set_aside(self, step: int, reason: str) -> None:
@@ -293,6 +295,6 @@ class Checkpoints:
 
 
 def _read(path: AnyPath, metadata: Metadata) -> Leaves:
-    """The arrays of the step in `path`, all of them verified."""
+    """Reads the arrays of the step in `path` and verifies them."""
     folders.verify_files(path, metadata)
     return arrays.load_arrays(path / STATE, metadata.leaves)

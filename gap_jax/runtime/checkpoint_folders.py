@@ -1,7 +1,7 @@
-"""The folders of checkpoints: which are whole, which are damaged, which belong to another run.
+"""Finds out which checkpoints in a folder are whole, damaged, or of another run.
 
-A step is a folder of Orbax named by its number. Beside the state it holds our metadata, which is
-written after the state was read back and without which no step counts as saved.
+A step is a folder of Orbax named by its number. Beside the state it holds our metadata, written
+after the state was read back; a step without metadata does not count as saved.
 """
 
 import contextlib
@@ -20,12 +20,12 @@ from gap_jax.errors import CheckpointError
 from gap_jax.runtime.digests import LeafDigest
 
 FORMAT_VERSION = 2
-RUN_ID = "run_id"  # in a run's manifest and in the metadata of its checkpoints
+RUN_ID = "run_id"  # the key in run.json and in the metadata of checkpoints
 STATE, METADATA = "state", "metadata"  # Orbax's items
 UNFINISHED = ".orbax-checkpoint-tmp"  # Orbax appends this while it writes
 COMMITTED = "commit_success.txt"  # Orbax writes this last
-PRUNED = ".pruned"  # Orbax moves here what is to be deleted
-EARLIER_FORMAT = "facts.json"  # of format 1, which Orbax alone could not open
+PRUNED = ".pruned"  # Orbax moves steps here before they are deleted
+FORMAT_1 = "facts.json"  # a file in checkpoints of format 1
 PIECE_BYTES = 1 << 20
 _STEP = re.compile(r"0|[1-9]\d*", re.ASCII)
 _LEFT_OVER = re.compile(rf"\d+{UNFINISHED}|{PRUNED}".replace(".", r"\."), re.ASCII)
@@ -36,15 +36,15 @@ AnyPath = Path | epath.Path
 
 
 class DamageError(Exception):
-    """A checkpoint of ours that does not hold what was written."""
+    """A checkpoint of ours whose content differs from what was written."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
     """Describes a checkpoint: its run, its leaves and their files.
 
-    The digests of the files find a bad disk; those of the leaves, taken from the state itself,
-    find everything that went wrong between the state and the files, and back.
+    The digests of files find a bad disk, before a parser reads them. The digests of leaves are
+    those of the state itself and find any error between the state and the files.
     """
 
     step: int
@@ -55,35 +55,35 @@ class Metadata:
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run that saved it."""
+        """The id of the run that saved the checkpoint."""
         return self.run.get(RUN_ID)
 
     @property
     def score(self) -> float | None:
-        """The mAP of the evaluation at this step, None where there was none."""
+        """The mAP of the evaluation at this step, None without one."""
         score = self.run.get("metrics", {}).get("mAP")
         return None if score is None else float(score)
 
 
 class Survey(NamedTuple):
-    """The steps in a folder, ascending; `unusable` says what is wrong with each."""
+    """The steps in a folder, ascending; `unusable` holds the reason for each."""
 
     good: dict[int, Metadata]
     unusable: dict[int, str]
 
 
 def is_bucket(folder: AnyPath) -> bool:
-    """Whether the folder is in a bucket, where Orbax renames nothing: COMMITTED makes a step."""
+    """Whether the folder is in a bucket, where a file COMMITTED replaces Orbax's renaming."""
     return "://" in str(folder)
 
 
 def place_unfinished(folder: AnyPath, step: int) -> AnyPath:
-    """The folder in which Orbax writes a step."""
+    """Returns the folder in which Orbax writes a step."""
     return folder / (str(step) if is_bucket(folder) else f"{step}{UNFINISHED}")
 
 
 def _is_unfinished(folder: AnyPath, name: str) -> bool:
-    """Whether a step in a bucket was not written, or not deleted, to its end."""
+    """Whether a step in a bucket was only partly written or deleted."""
     path = folder / name
     return (
         bool(_STEP.fullmatch(name))
@@ -94,9 +94,9 @@ def _is_unfinished(folder: AnyPath, name: str) -> bool:
 
 
 def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
-    """Reads the folder and changes nothing; a numbered folder without a checkpoint is no step.
+    """Lists the steps in the folder; a numbered folder without a checkpoint is no step.
 
-    The checkpoints of another run than `run_id` are unusable, if one is given.
+    With a `run_id`, checkpoints of other runs are unusable.
     """
     found = Survey({}, {})
     for step in sorted(int(name) for name in list_names(folder) if _STEP.fullmatch(name)):
@@ -120,24 +120,24 @@ def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
 
 
 def list_set_aside(folder: AnyPath) -> list[str]:
-    """The names of the steps that were set aside."""
+    """Returns the names of the steps that were set aside."""
     return [name for name in list_names(folder) if _SET_ASIDE.fullmatch(name)]
 
 
 def list_names(folder: AnyPath) -> list[str]:
-    """The names in the folder, none if there is no such folder."""
+    """Returns the names in the folder, none if it does not exist."""
     with _reading(folder):
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 def find_best(good: dict[int, Metadata]) -> int | None:
-    """The step with the highest mAP, the earliest of equals."""
+    """Returns the step with the highest mAP, the earliest of equals."""
     rated = {step: each.score for step, each in good.items() if each.score is not None}
     return max(rated, key=rated.__getitem__, default=None)
 
 
 def write_metadata(path: AnyPath, metadata: Metadata) -> None:
-    """Writes the metadata of the step in `path`, with their own digest beside them."""
+    """Writes the metadata of the step in `path`, and their digest."""
     content = dataclasses.asdict(metadata)
     text = json.dumps({"sha256": _digest(content), "content": content}, indent=1)
     target = path / METADATA / METADATA
@@ -156,7 +156,7 @@ def read_metadata(path: AnyPath) -> Metadata:
         if held["sha256"] != _digest(content):
             raise DamageError(f"{METADATA} is not what was written")
     except FileNotFoundError as error:
-        if (path / EARLIER_FORMAT).exists():
+        if (path / FORMAT_1).exists():
             raise _another_format(path, 1) from error
         raise DamageError(f"{METADATA} is gone") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -178,7 +178,7 @@ def _another_format(path: AnyPath, version: int) -> CheckpointError:
 
 
 def digest_files(path: AnyPath) -> dict[str, str]:
-    """The SHA-256 of each file that holds the state of the step in `path`."""
+    """Returns the SHA-256 of each file of the state of the step in `path`."""
     found = {
         f"{root.relative_to(epath.Path(path))}/{name}": root / name
         for root, _, names in epath.Path(path / STATE).walk()
@@ -196,7 +196,7 @@ def _digest_file(path: AnyPath) -> str:
 
 
 def verify_files(path: AnyPath, metadata: Metadata) -> None:
-    """Finds damage before a parser meets it."""
+    """Raises DamageError if a file of the state is absent or different."""
     with _reading(path):
         found = digest_files(path)
     for name, digest in metadata.files.items():
@@ -205,7 +205,7 @@ def verify_files(path: AnyPath, metadata: Metadata) -> None:
 
 
 def is_whole(path: AnyPath, metadata: Metadata) -> bool:
-    """Whether the files of the step in `path` are what was written."""
+    """Whether the files of the step in `path` are as they were written."""
     try:
         verify_files(path, metadata)
     except DamageError:
@@ -214,14 +214,14 @@ def is_whole(path: AnyPath, metadata: Metadata) -> bool:
 
 
 def find_newest_whole(folder: AnyPath, run_id: str | None) -> Metadata | None:
-    """The metadata of the newest step of a run whose files are what was written."""
+    """Returns the metadata of a run's newest step whose files are as they were written."""
     good = survey(folder, run_id).good
     whole = (good[step] for step in reversed(good) if is_whole(folder / str(step), good[step]))
     return next(whole, None)
 
 
 def set_aside(folder: AnyPath, step: int) -> AnyPath:
-    """Renames a step's folder to STEP.corrupt, so that nothing takes it for a checkpoint."""
+    """Renames a step's folder to STEP.corrupt, which is no checkpoint's name."""
     names = (f"{step}.corrupt{suffix}" for suffix in ("", *(f".{n}" for n in range(2, 1000))))
     aside = next(folder / name for name in names if not (folder / name).exists())
     with files.writing(aside):
@@ -229,7 +229,7 @@ def set_aside(folder: AnyPath, step: int) -> AnyPath:
 
 
 def sweep(folder: AnyPath) -> None:
-    """Deletes steps that were not written to their end, and those that are to be deleted."""
+    """Deletes partly written steps, and the steps that Orbax moved to PRUNED."""
     with files.writing(folder):
         for name in list_names(folder):
             if _LEFT_OVER.fullmatch(name) or _is_unfinished(folder, name):

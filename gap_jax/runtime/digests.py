@@ -1,4 +1,4 @@
-"""The leaves of a state as named host arrays, and the digests by which they are known again."""
+"""The leaves of a state as named host arrays, and their SHA-256."""
 
 import dataclasses
 import hashlib
@@ -13,30 +13,16 @@ Leaves = dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
-class Form:
-    """What a leaf must be to take another's place."""
+class LeafDigest:
+    """The dtype, shape and SHA-256 of a leaf."""
 
     dtype: str
     shape: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.dtype}{list(self.shape)}"
-
-
-@dataclasses.dataclass(frozen=True)
-class LeafDigest(Form):
-    """What is written down of a leaf."""
-
     sha256: str
-
-    @property
-    def form(self) -> Form:
-        """Its dtype and shape without its content."""
-        return Form(self.dtype, self.shape)
 
 
 def name_leaves(tree: Any) -> dict[str, Any]:
-    """The leaves of a pytree under their paths, as in params/head/kernel."""
+    """Returns the leaves of a pytree by path, such as params/head/kernel."""
     found, _ = jax.tree_util.tree_flatten_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
     if len(named) != len(found):
@@ -45,7 +31,7 @@ def name_leaves(tree: Any) -> dict[str, Any]:
 
 
 def copy_to_host(state: Any) -> Leaves:
-    """A copy of the whole state that no later donation can touch; every process calls this."""
+    """Copies the whole state, safe from later donations; every process must call this."""
     whole = {name: _gather(leaf) for name, leaf in name_leaves(state).items()}
     return {name: np.array(leaf) for name, leaf in jax.device_get(whole).items()}
 
@@ -57,7 +43,7 @@ def _gather(leaf: jax.Array) -> jax.Array | np.ndarray:
 
 
 def place(leaves: Leaves, target: Any) -> Any:
-    """The tree of `target` with the host's values, under the target's shardings."""
+    """Returns the tree of `target` with the host's values, under the target's shardings."""
     arrays = [_place(leaves[name], like) for name, like in name_leaves(target).items()]
     return jax.tree.unflatten(jax.tree.structure(target), arrays)
 
@@ -69,7 +55,7 @@ def _place(value: np.ndarray, like: Any) -> jax.Array:
 
 
 def describe(leaves: Leaves) -> dict[str, LeafDigest]:
-    """Dtype, shape and SHA-256 of the bytes of every leaf."""
+    """Returns the dtype, shape and SHA-256 of every leaf."""
     return {name: LeafDigest(str(x.dtype), x.shape, _digest(x)) for name, x in leaves.items()}
 
 
@@ -79,16 +65,15 @@ def _digest(array: np.ndarray) -> str:
 
 
 def find_damaged(leaves: Leaves, written: Mapping[str, LeafDigest]) -> list[str]:
-    """The names of the leaves that are absent, unexpected or not what was written."""
+    """Returns the names of leaves that are absent, unexpected or different from those written."""
     found = describe(leaves)
     names = sorted(found.keys() | written.keys())
     return [name for name in names if found.get(name) != written.get(name)]
 
 
-def find_misfits(written: dict[str, LeafDigest], target: Any) -> list[str]:
-    """One clause for each leaf whose name, dtype or shape is not that of the target's leaf."""
-    there = {name: leaf.form for name, leaf in written.items()}
-    here = {name: Form(str(x.dtype), tuple(x.shape)) for name, x in name_leaves(target).items()}
+def find_misfits(written: Mapping[str, LeafDigest], target: Any) -> list[str]:
+    """Returns a clause for each leaf whose name, dtype or shape differs from the target's."""
+    there, here = _name_forms(written), _name_forms(name_leaves(target))
     return [
         f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
         for name in sorted(there.keys() | here.keys())
@@ -96,7 +81,11 @@ def find_misfits(written: dict[str, LeafDigest], target: Any) -> list[str]:
     ]
 
 
+def _name_forms(leaves: Mapping[str, Any]) -> dict[str, str]:
+    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+
 def name_some(names: Sequence[str], most: int = 3) -> str:
-    """The first few of many names, and how many more there are."""
+    """Lists the first few of many names, and the number of others."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + rest

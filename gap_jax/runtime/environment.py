@@ -1,4 +1,4 @@
-"""What a run stood on: versions, devices, code and command, for whoever has to repeat it."""
+"""Records versions, devices, code and the command line of a run."""
 
 import datetime
 import importlib.metadata
@@ -19,12 +19,12 @@ PACKAGES = (
     "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "array-record",
     "tensorflow-datasets", "numpy", "opencv-python-headless", "simplejpeg", "pillow",
 )  # fmt: skip
-VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_", "SLURM_JOB_ID")  # or what begins so
-GIT_S = 10
+VARIABLES = ("XLA_FLAGS", "LIBTPU_INIT_ARGS", "JAX_", "SLURM_JOB_ID")  # prefixes of names
+GIT_TIMEOUT_S = 10
 
 
 def describe_environment() -> dict[str, Any]:
-    """Facts that JSON can hold; of the environment's variables only those that matter."""
+    """Describes the machine in JSON values; of the environment only the known variables."""
     devices = jax.devices()
     code = Path(gap_jax.__file__).parent.parent
     return {
@@ -45,11 +45,11 @@ def describe_environment() -> dict[str, Any]:
 
 
 def find_revision(checkout: Path) -> str | None:
-    """The commit of a checkout, marked where files differ from it; None where git cannot say."""
+    """Returns the commit of a checkout, with -dirty if files differ from it; None without git."""
     command = ("git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     try:
         done = subprocess.run(
-            command, cwd=checkout, capture_output=True, text=True, check=True, timeout=GIT_S
+            command, cwd=checkout, capture_output=True, text=True, check=True, timeout=GIT_TIMEOUT_S
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -1,4 +1,4 @@
-"""The lock of a workdir: one run at a time."""
+"""The lock of a workdir, for one run at a time."""
 
 import contextlib
 from collections.abc import Callable
@@ -9,8 +9,8 @@ from data_pipelines import files
 LOCK = ".lock"
 
 
-def hold(workdir: Path, warn: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
-    """Holds the lock of a workdir, or refuses at once; of several processes the first one does."""
+def acquire(workdir: Path, warn: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+    """Acquires the lock of a workdir, or refuses at once; only the first process calls this."""
     folder = workdir.absolute()
     advice = "wait for that run, end it, or choose another --workdir"
     return files.locked(folder, folder / LOCK, advice=advice, warn=warn)

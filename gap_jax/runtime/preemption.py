@@ -12,8 +12,8 @@ from jax.experimental import multihost_utils
 from gap_jax.process import Received, list_signals
 
 
-class Watch(Received):
-    """Whether the run has been told to stop; asked after every step and evaluation batch."""
+class StopFlag(Received):
+    """Whether a signal asks to stop; the loop checks it after every step and evaluation batch."""
 
     def is_stopping(self) -> bool:
         """Whether to stop now."""
@@ -21,7 +21,7 @@ class Watch(Received):
 
     @property
     def cause(self) -> str:
-        """What told the run to stop."""
+        """The name of the signal, or the scheduler."""
         return self.first.name if self.first else "the scheduler"
 
     def receive(self, number: int, frame: FrameType | None) -> None:
@@ -30,46 +30,46 @@ class Watch(Received):
         self.take(number)
 
 
-class GangWatch(Watch):
-    """The wish of any of several processes, which all of them read at the same question.
+class SharedStopFlag(StopFlag):
+    """The stop flag of several processes, which becomes true in all of them at the same check.
 
-    So all of them ask, at the same places and equally often. JAX takes SIGTERM and finds the
-    question; it asks a little later than the signal came, but the same in every process.
+    All processes check it at the same places and equally often. JAX receives SIGTERM and agrees
+    with all processes on the number of a check, soon after the signal.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._asked = 0
+        self._checks = 0
         self._is_agreed = False
 
     def is_stopping(self) -> bool:
-        """Whether all stop at this question, or did at an earlier one."""
-        self._asked += 1
-        self._is_agreed |= multihost_utils.reached_preemption_sync_point(self._asked)
+        """Whether all processes stop at this check, or did at an earlier one."""
+        self._checks += 1
+        self._is_agreed |= multihost_utils.reached_preemption_sync_point(self._checks)
         return self._is_agreed
 
     def receive(self, number: int, frame: FrameType | None) -> None:
-        """Hands Ctrl-C and SIGHUP to JAX as SIGTERM; a second one ends the process."""
+        """Passes Ctrl-C and SIGHUP to JAX as SIGTERM; a second one ends the process."""
         super().receive(number, frame)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
 @contextlib.contextmanager
-def watching() -> Iterator[Watch]:
-    """Turns the first signal into a stop flag and a second one into an immediate end.
+def catching_signals() -> Iterator[StopFlag]:
+    """Sets the stop flag at the first signal; a second one ends the process at once.
 
-    With several processes jax.distributed owns SIGTERM: a handler set later would silently end its
-    agreement, and one set earlier would never be called. So only Ctrl-C and SIGHUP are taken there,
-    and this is entered after `jax.distributed.initialize`. Outside the main thread it takes none.
+    With several processes jax.distributed owns SIGTERM: a handler set later would disable its
+    agreement, and one set earlier would never be called. So only Ctrl-C and SIGHUP are caught, and
+    `jax.distributed.initialize` must run before. Outside the main thread no signal is caught.
     """
     if jax.process_count() > 1:
-        watch = GangWatch()
+        stop_flag = SharedStopFlag()
         numbers = [number for number in list_signals() if number != signal.SIGTERM]
     else:
-        watch, numbers = Watch(), list_signals()
-    before = {number: signal.signal(number, watch.receive) for number in numbers}
+        stop_flag, numbers = StopFlag(), list_signals()
+    before = {number: signal.signal(number, stop_flag.receive) for number in numbers}
     try:
-        yield watch
+        yield stop_flag
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""The block that a run prints before its first step: what it will do, to be checked."""
+"""Describes a run before its first step, for a person to check."""
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +14,7 @@ from gap_jax.config import Config, OptimConfig
 from gap_jax.learning.losses import pose_weight_in_all_units
 from gap_jax.learning.setup import Setup
 from gap_jax.learning.state import count_parameters
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 
 WIDTH = 100
 LABEL_WIDTH = 12  # with the colon and the space behind it
@@ -23,9 +23,9 @@ REFERENCE_BATCH = 128  # of the attentional-pooling release
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
-    """Everything the block is made of; `resumed_step` is 0 in a fresh run.
+    """The content of the description; `resumed_step` is 0 in a fresh run.
 
-    `parameters` counts those of each part of the model, and `loaded` names the parts that do not
+    `parameters` are the counts of each part of the model, and `loaded` names the parts that do not
     start random. `pose_cells` is a heatmap's height and width, None without a pose branch.
     """
 
@@ -45,18 +45,18 @@ class Preflight:
     def of(
         cls,
         setup: Setup,
-        run: RunDir,
+        folder: RunFolder,
         display: Callable[[str], str],
         *,
         start: int,
         changes: Sequence[str],
         loaded: Sequence[str],
     ) -> "Preflight":
-        """Describes a run that begins at step `start`; `display` makes a path the user's own."""
+        """Describes a run that starts at step `start`; `display` replaces a temporary folder."""
         return cls(
             cfg=setup.cfg,
             data=setup.data,
-            workdir=display(str(run.root)),
+            workdir=display(str(folder.root)),
             resumed_step=start,
             changes=changes,
             devices=setup.mesh.size,
@@ -64,7 +64,7 @@ class Preflight:
             parameters=count_parameters(setup.target.variables.params),
             loaded=loaded,
             pose_cells=setup.map_size(),
-            first_batch=display(str(run.first_batch)),
+            first_batch=display(str(folder.first_batch)),
         )
 
     def render(self) -> str:
@@ -89,7 +89,7 @@ class Preflight:
 
 
 def describe_memory(step: Any) -> str:
-    """Says how much of each device's memory a compiled step takes."""
+    """Describes the memory that a compiled step takes on each device."""
     sizes, device = step.memory_analysis(), jax.local_devices()[0]
     needed = (
         sizes.argument_size_in_bytes
@@ -108,16 +108,16 @@ def wrap(text: str, width: int) -> list[str]:
     return [line.plain.rstrip() for line in lines]
 
 
-def _start(facts: Preflight) -> str:
-    if facts.resumed_step:
-        changes = "; ".join(facts.changes) or "config unchanged"
-        return f"resumed at step {facts.resumed_step:,} of {facts.workdir} ({changes})"
-    source = f", initialised from {facts.cfg.init.weights}" if facts.loaded else ""
-    return f"fresh run in {facts.workdir}{source}"
+def _start(run: Preflight) -> str:
+    if run.resumed_step:
+        changes = "; ".join(run.changes) or "config unchanged"
+        return f"resumed at step {run.resumed_step:,} of {run.workdir} ({changes})"
+    source = f", initialised from {run.cfg.init.weights}" if run.loaded else ""
+    return f"fresh run in {run.workdir}{source}"
 
 
-def _data(facts: Preflight) -> str:
-    data, cfg = facts.data, facts.cfg.data
+def _data(run: Preflight) -> str:
+    data, cfg = run.data, run.cfg.data
     train, val = data.splits[cfg.train_split], data.splits[cfg.eval_split]
     ranked = sorted(zip(train.class_counts, data.classes, strict=True))
     (fewest, rarest), (most, commonest) = ranked[0], ranked[-1]
@@ -131,21 +131,21 @@ def _data(facts: Preflight) -> str:
     )
 
 
-def _batch(facts: Preflight) -> str:
-    train, model = facts.cfg.train, facts.cfg.model
-    per_device = train.micro_batch_size // facts.devices
+def _batch(run: Preflight) -> str:
+    train, model = run.cfg.train, run.cfg.model
+    per_device = train.micro_batch_size // run.devices
     group = min(model.norm_group_size, train.micro_batch_size)
     norm = f"groups of {group}" if model.norm == "train" else "running statistics, frozen"
     return (
-        f"{train.batch_size} images = {per_device} per device x {_plural(facts.devices, 'device')} "
-        f"({facts.device_kind}) x {train.accumulate} accumulated; the reference run has "
+        f"{train.batch_size} images = {per_device} per device x {_plural(run.devices, 'device')} "
+        f"({run.device_kind}) x {train.accumulate} accumulated; the reference run has "
         f"{REFERENCE_BATCH}; batch norm over {norm}"
     )
 
 
-def _schedule(facts: Preflight) -> str:
-    optim, train = facts.cfg.optim, facts.cfg.train
-    images = facts.data.splits[facts.cfg.data.train_split].examples
+def _schedule(run: Preflight) -> str:
+    optim, train = run.cfg.optim, run.cfg.train
+    images = run.data.splits[run.cfg.data.train_split].examples
     epochs = train.steps * train.batch_size / max(images, 1)
     rule = f"momentum {optim.momentum:g}, " if optim.name == "sgd" else ""
     return (
@@ -166,24 +166,24 @@ def _course(optim: OptimConfig) -> str:
             return f"{warmup}, constant"
 
 
-def _init(facts: Preflight) -> str:
-    if facts.resumed_step:
-        sizes = [f"{name} {size:,}" for name, size in facts.parameters.items()]
+def _init(run: Preflight) -> str:
+    if run.resumed_step:
+        sizes = [f"{name} {size:,}" for name, size in run.parameters.items()]
         return f"{', '.join(sizes)} parameters from the checkpoint"
     return "; ".join(
-        f"{name} {size:,} {'loaded' if name in facts.loaded else 'random'}"
-        for name, size in facts.parameters.items()
+        f"{name} {size:,} {'loaded' if name in run.loaded else 'random'}"
+        for name, size in run.parameters.items()
     )
 
 
-def _loss(facts: Preflight) -> str:
-    pose = facts.cfg.pose
-    if facts.pose_cells is None:
+def _loss(run: Preflight) -> str:
+    pose = run.cfg.pose
+    if run.pose_cells is None:
         return "action only, there is no pose branch"
-    height, width = facts.pose_cells
+    height, width = run.pose_cells
     units = pose_weight_in_all_units(pose.weight, pose.reduction, height, width)
     weights = " = ".join(f"{weight:.4g} as {unit}" for unit, weight in units.items())
-    train = facts.data.splits[facts.cfg.data.train_split]
+    train = run.data.splits[run.cfg.data.train_split]
     share = train.with_joints / max(train.examples, 1)
     return (
         f"action x 1 + pose x {pose.weight:g} ({pose.reduction}), which on {height} x {width} "
@@ -191,14 +191,14 @@ def _loss(facts: Preflight) -> str:
     )
 
 
-def _warnings(facts: Preflight) -> Iterable[str]:
-    """Warns of common mistakes that can be seen before the first step."""
-    train = facts.data.splits[facts.cfg.data.train_split]
-    if not facts.resumed_step and not facts.loaded:
+def _warnings(run: Preflight) -> Iterable[str]:
+    """Finds common mistakes before the first step."""
+    train = run.data.splits[run.cfg.data.train_split]
+    if not run.resumed_step and not run.loaded:
         yield "every parameter starts random; the papers' runs start from ImageNet (init.weights)"
-    if facts.pose_cells and not train.with_joints:
+    if run.pose_cells and not train.with_joints:
         yield "no training image has a joint, so the pose branch learns nothing (pose.branch)"
-    absent = [name for name, n in zip(facts.data.classes, train.class_counts, strict=True) if not n]
+    absent = [name for name, n in zip(run.data.classes, train.class_counts, strict=True) if not n]
     if absent:
         count = _plural(len(absent), "class", "classes")
         yield f"{count} without training images: {quote(absent[0])}"

@@ -1,4 +1,4 @@
-"""A window of steps recorded for XProf, TensorBoard's profiler or Perfetto."""
+"""Records a range of steps for XProf, TensorBoard's profiler or Perfetto."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from gap_jax.config import RuntimeConfig
 
 
 class Profile:
-    """Records the steps of the window that this attempt takes; where that fails the run goes on."""
+    """Records the configured steps; a failure ends the recording and not the run."""
 
     def __init__(self, cfg: RuntimeConfig, folder: Path, warn: Callable[[str], None]) -> None:
         self._first = cfg.profile_start_step
@@ -20,13 +20,13 @@ class Profile:
         self._is_recording = False
 
     def before(self, step: int, state: Any) -> None:
-        """Call before each step, with the state that it starts from."""
+        """Starts recording before the first step; call it before each step with its state."""
         if self._first <= step <= self._last and not self._is_recording:
             jax.block_until_ready(state)
             self._is_recording = self._attempt(lambda: jax.profiler.start_trace(self._folder))
 
     def after(self, step: int, state: Any) -> None:
-        """Call after each step, with the state that it leads to."""
+        """Stops recording after the last step; call it after each step with the new state."""
         if self._is_recording and step == self._last:
             jax.block_until_ready(state)
             self._stop()
@@ -45,7 +45,7 @@ class Profile:
     def _attempt(self, action: Callable[[], None]) -> bool:
         try:
             action()
-        except Exception as error:  # whatever it is, no run is worth less than its profile
+        except Exception as error:  # the profiler may raise anything; training goes on
             self._last = 0
             self._warn(f"nothing is profiled ({error}); training goes on without it")
             return False

@@ -1,4 +1,4 @@
-"""The folder of a run: how it begins, and which later start may go on with it."""
+"""Starts a run in its folder, and decides which later start may continue it."""
 
 import dataclasses
 import itertools
@@ -15,13 +15,13 @@ from gap_jax.config import Config, differences
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.model_config import without_ignored
 from gap_jax.runtime import checkpoint_folders as checkpoints
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 
 FORMAT_VERSION = 1
-NAMED = 5
+MAX_NAMED = 5
 
-# These may change between two starts: they decide when something is said, saved or evaluated,
-# where the records lie, and over which devices the same arithmetic is spread.
+# These may change between two starts: they decide when a run reports, saves or evaluates, where
+# the records are, and how the same arithmetic is spread over devices.
 HARMLESS = {
     "data.root", "data.cache", "data.workers", "train.log_every_steps", "eval.every_steps",
     "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp", "model.remat",
@@ -31,10 +31,10 @@ HARMLESS = {
 
 
 class Opening(NamedTuple):
-    """What a start finds: `changes` are harmless; `run_id` is written into each checkpoint.
+    """The state of a run's folder at a start: `changes` are harmless changes of the config.
 
-    `enter` alone fills the others: `completed_step` says nothing is left to do, `metrics` are the
-    evaluation there; `lost_step` is where the run was complete before its last checkpoint was lost.
+    Only `enter` sets the others: `completed_step` if nothing is left to do, with the `metrics` of
+    the evaluation there; `lost_step` if the run was complete and its last checkpoint is lost.
     """
 
     is_new: bool
@@ -46,8 +46,14 @@ class Opening(NamedTuple):
 
 
 def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
-    """Looks without writing; refuses a folder with which this config and data cannot go on."""
-    run = RunDir(workdir.absolute())
+    """Refuses a folder that this config and data cannot continue; writes nothing."""
+    return _examine(RunFolder(workdir.absolute()), cfg, data)[0]
+
+
+def _examine(
+    run: RunFolder, cfg: Config, data: Manifest
+) -> tuple[Opening, dict[str, Any], Config | None]:
+    """Returns the folder's state, its record, and the config of a run that took a step."""
     with files.writing(run.root):
         is_run = run.config.is_file()
         if not is_run and run.root.exists() and any(map(_is_content, run.root.iterdir())):
@@ -55,62 +61,58 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
                 f"{run.root} holds files that are no run and stays untouched; "
                 "choose another --workdir"
             )
-    if not is_run:
-        return Opening(is_new=True, changes=[])
-    manifest = load_manifest(run)
-    if not _has_begun(run):
-        return Opening(is_new=True, changes=[])
+    record = load_record(run) if is_run else {}
+    has_begun = run.checkpoints.exists() or (
+        run.step_log.exists() and run.step_log.stat().st_size > 0
+    )
+    if not (is_run and has_begun):  # for example, the first step did not compile
+        return Opening(is_new=True, changes=[]), {"attempts": []}, None
     before = load_config(run)
     changes = _compare_configs(run, before, cfg)
-    _compare_data(run, data)
-    return Opening(is_new=False, changes=changes, run_id=manifest[checkpoints.RUN_ID])
+    _compare_data(run, record, data)
+    opening = Opening(is_new=False, changes=changes, run_id=record[checkpoints.RUN_ID])
+    return opening, record, before
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
-    """Makes the folder this run's, or notes another attempt at it, unless it is complete.
+    """Starts a run in the folder, or records another attempt, unless the run is complete.
 
-    The order lets an attempt go on with whatever a killed one left: config.json makes the folder a
-    run, and a changed one counts only when the run no longer counts as complete.
+    The order allows a start after a kill at any point: config.json makes the folder a run, and a
+    changed config is written after the run is no longer recorded as complete.
     """
-    opening = examine(workdir, cfg, data)
-    run = RunDir(workdir.absolute())
-    if not opening.is_new:
-        opening = _find_completed(run, cfg, opening)
-    if opening.completed_step is not None:
-        return opening
-    if opening.is_new:
-        for stale in (run.manifest, run.first_batch):
+    run = RunFolder(workdir.absolute())
+    opening, record, before = _examine(run, cfg, data)
+    if before is None:
+        for stale in (run.record, run.first_batch):
             stale.unlink(missing_ok=True)
         _save(run.config, dataclasses.asdict(cfg))
+    elif record["completed_step"] is not None:
+        opening = _find_completed(run, record["completed_step"], before, cfg, opening)
+        if opening.completed_step is not None:
+            return opening
     opening = opening._replace(run_id=opening.run_id or uuid.uuid4().hex)
     _save(run.classes, {"classes": _count_classes(data)})
-    attempt = {
-        **environment,
-        "data": str(cfg.data.directory.absolute()),
-        "config_changes": opening.changes,
+    folder, changes = str(cfg.data.directory.absolute()), opening.changes
+    attempt = {**environment, "data": folder, "config_changes": changes}
+    content = {
+        checkpoints.RUN_ID: opening.run_id,
+        "fingerprint": data.fingerprint,
+        "completed_step": None,
+        "attempts": [*record["attempts"], attempt],
     }
-    attempts = [*load_manifest(run)["attempts"], attempt]
-    _save(
-        run.manifest,
-        {
-            checkpoints.RUN_ID: opening.run_id,
-            "fingerprint": data.fingerprint,
-            "completed_step": None,
-            "attempts": attempts,
-        },
-    )
+    _save(run.record, content)
     if opening.changes:
         _save(run.config, dataclasses.asdict(cfg))
     return opening
 
 
-def complete(run: RunDir, step: int) -> None:
-    """Notes that the run has ended as it should, after `step` steps."""
-    _save(run.manifest, {**load_manifest(run), "completed_step": step})
+def complete(run: RunFolder, step: int) -> None:
+    """Records that the run is complete after `step` steps."""
+    _save(run.record, {**load_record(run), "completed_step": step})
 
 
-def load_config(run: RunDir) -> Config:
-    """The run's config; a field that it does not know yet has its default."""
+def load_config(run: RunFolder) -> Config:
+    """Reads the run's config; a field that is absent there has its default."""
     content = _load(run.config)
     groups = {field.name: cast(Any, field.type) for field in dataclasses.fields(Config)}
     try:
@@ -126,49 +128,48 @@ def load_config(run: RunDir) -> Config:
         ) from error
 
 
-def load_classes(run: RunDir) -> tuple[str, ...]:
-    """The names of the run's classes, in their order."""
+def load_classes(run: RunFolder) -> tuple[str, ...]:
+    """Reads the names of the run's classes, in order."""
     try:
         names = tuple(each["name"] for each in _load(run.classes)["classes"])
-    except (KeyError, TypeError) as error:
-        raise _damaged(run.classes, "it lists no classes") from error
+    except (KeyError, TypeError):
+        names = ()
     if not names:
         raise _damaged(run.classes, "it lists no classes")
     return names
 
 
-def load_manifest(run: RunDir) -> dict[str, Any]:
-    """The run's id, its data's fingerprint, its attempts and the step at which it was complete.
+def load_record(run: RunFolder) -> dict[str, Any]:
+    """Reads the run's id, its data's fingerprint, its attempts and its completed step.
 
-    A run whose manifest is lost takes its checkpoints' id.
+    If run.json is lost, the checkpoints give the run's id.
     """
     empty: dict[str, Any] = {
         checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
     }  # fmt: skip
-    if not run.manifest.exists():
+    if not run.record.exists():
         return {**empty, checkpoints.RUN_ID: _recover_id(run)}
-    content = _load(run.manifest)
+    content = _load(run.record)
     if content.keys() != empty.keys():
-        raise _damaged(run.manifest, f"it must hold exactly {', '.join(empty)}")
+        raise _damaged(run.record, f"it must hold exactly {', '.join(empty)}")
     return content
 
 
-def first_command(run: RunDir) -> str:
-    """The command that began the run, programs without the folders they lie in."""
-    attempts = load_manifest(run)["attempts"]
+def first_command(run: RunFolder) -> str:
+    """Returns the command that started the run, with programs named without their folders."""
+    attempts = load_record(run)["attempts"]
     words = shlex.split(attempts[0]["command"]) if attempts else []
     programs = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
     return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])
 
 
-def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
-    """Adds whether the run is complete, which only its whole last checkpoint proves.
+def _find_completed(
+    run: RunFolder, done: int, before: Config, after: Config, opening: Opening
+) -> Opening:
+    """Adds whether the run is still complete, which only its whole last checkpoint proves.
 
-    Refuses one that was complete and has no whole checkpoint left, as it would begin anew.
+    Refuses a run without any whole checkpoint: it would start again at step 0.
     """
-    done = load_manifest(run)["completed_step"]
-    if done is None:
-        return opening
     newest = checkpoints.find_newest_whole(run.checkpoints, opening.run_id)
     if newest is None:
         raise CheckpointError(
@@ -177,32 +178,27 @@ def _find_completed(run: RunDir, cfg: Config, opening: Opening) -> Opening:
         )
     if newest.step != done:
         return opening._replace(lost_step=done)
-    ends = [(each.train.steps, each.train.early_stop_evals) for each in (load_config(run), cfg)]
+    ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, after)]
     if ends[0] != ends[1]:
         return opening
     return opening._replace(completed_step=done, metrics=newest.run["metrics"])
 
 
-def _recover_id(run: RunDir) -> str | None:
-    """The id that the run's checkpoints carry; None where there is none yet."""
+def _recover_id(run: RunFolder) -> str | None:
+    """Returns the id in the run's checkpoints; None if there is no checkpoint yet."""
     found = checkpoints.survey(run.checkpoints)
     ids = {metadata.run_id for metadata in found.good.values()}
     is_lost = found.unusable or checkpoints.list_set_aside(run.checkpoints)
     if len(ids) > 1 or (not ids and is_lost):
         raise CheckpointError(
-            f"{run.manifest} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
-            "one; restore it or a copy of a checkpoint, or move those of other runs away"
+            f"{run.record} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
+            "one; restore it or a copy of a checkpoint, or move the checkpoints of other runs away"
         )
     return next(iter(ids), None)
 
 
-def _has_begun(run: RunDir) -> bool:
-    """Whether a step was taken: an attempt that failed to compile leaves nothing to go on from."""
-    return run.checkpoints.exists() or (run.ledger.exists() and run.ledger.stat().st_size > 0)
-
-
 def _is_content(path: Path) -> bool:
-    """A lock, or what a killed attempt left half-written, has a name with a dot in front."""
+    """Whether the file is more than a lock or a partial file, whose names begin with a dot."""
     return path.is_dir() or not path.name.startswith(".")
 
 
@@ -210,8 +206,8 @@ def _as_field(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _compare_configs(run: RunDir, before: Config, after: Config) -> list[str]:
-    """One line for each harmless change; any other is refused."""
+def _compare_configs(run: RunFolder, before: Config, after: Config) -> list[str]:
+    """Returns one line for each harmless change; refuses any other."""
     changes = differences(before, after)
     refused = [
         line + why
@@ -227,7 +223,7 @@ def _compare_configs(run: RunDir, before: Config, after: Config) -> list[str]:
 
 
 def _objection(name: str, before: Config, after: Config) -> str | None:
-    """Why the field may not change, as far as that needs saying; None where it may."""
+    """Returns why the field may not change, maybe without a reason; None if it may."""
     if name == "eval.every_steps" and before.train.early_stop_evals:
         return " (train.early_stop_evals counts evaluations)"
     if name != "train.steps":
@@ -237,13 +233,13 @@ def _objection(name: str, before: Config, after: Config) -> str | None:
     return " (the cosine depends on it)" if before.optim.schedule == "cosine" else None
 
 
-def _compare_data(run: RunDir, data: Manifest) -> None:
+def _compare_data(run: RunFolder, record: Mapping[str, Any], data: Manifest) -> None:
     moves = list_moves(load_classes(run), data.classes) if run.classes.exists() else ""
     if moves:
         raise CheckpointError(
             f"{run.root} was trained on other classes: {moves}; use its data or another --workdir"
         )
-    fingerprint = load_manifest(run)["fingerprint"]
+    fingerprint = record["fingerprint"]
     if fingerprint not in (None, data.fingerprint):
         raise CheckpointError(
             f"{run.root} was trained on data with fingerprint {fingerprint} and these have "
@@ -253,19 +249,19 @@ def _compare_data(run: RunDir, data: Manifest) -> None:
 
 
 def list_moves(before: Sequence[str], after: Sequence[str]) -> str:
-    """Which classes are gone, new or at another place; empty where none is."""
-    new = {name: place for place, name in enumerate(after)}
+    """Lists the classes that are gone, new or moved; empty if there are none."""
+    new = {name: index for index, name in enumerate(after)}
     moves = [
         *(f"{name!r} is gone" for name in before if name not in new),
         *(f"{name!r} is new" for name in after if name not in before),
         *(
-            f"{name!r} moved from {place} to {new[name]}"
-            for place, name in enumerate(before)
-            if new.get(name, place) != place
+            f"{name!r} moved from {index} to {new[name]}"
+            for index, name in enumerate(before)
+            if new.get(name, index) != index
         ),
     ]
-    more = f", and {len(moves) - NAMED:,} more" if len(moves) > NAMED else ""
-    return ", ".join(moves[:NAMED]) + more
+    more = f", and {len(moves) - MAX_NAMED:,} more" if len(moves) > MAX_NAMED else ""
+    return ", ".join(moves[:MAX_NAMED]) + more
 
 
 def _count_classes(data: Manifest) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gap_jax.runtime import checkpoint_folders
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.tiny_training import End, Proof, begin, finish, interrupt, prove
 
 # The fault points a run passes, and how often one that nobody disturbs does so.
@@ -137,7 +137,7 @@ def suffer(case: Case, site: Site) -> Verdict:
         ends.append(_strike(blow, workdir, site))
         troubles += _look_for_trouble(ends[-1], blow, workdir)
     if case.damage:
-        _damage_newest(Path(RunDir(workdir).checkpoints), case)
+        _damage_newest(Path(RunFolder(workdir).checkpoints), case)
     while len(ends) - len(case.blows) < MOST_STARTS:
         ends.append(finish(begin(site.data, workdir, cache=site.cache)))
         if ends[-1].code == 0:
@@ -176,9 +176,9 @@ def _look_for_trouble(end: End, blow: Blow, workdir: Path) -> Iterator[str]:
     if end.code > 0 and end.complained.count("\n") != 1:
         yield f"complained in {end.complained.count(chr(10))} lines"
     if end.code == 73:
-        good = checkpoint_folders.survey(RunDir(workdir).checkpoints).good
+        good = checkpoint_folders.survey(RunFolder(workdir).checkpoints).good
         for step, metadata in good.items():
-            checkpoint_folders.verify_files(RunDir(workdir).checkpoints / str(step), metadata)
+            checkpoint_folders.verify_files(RunFolder(workdir).checkpoints / str(step), metadata)
         if not good:
             yield "lost its checkpoints"
 

@@ -1,9 +1,9 @@
-"""Kills, damages and starves small runs, and compares how they end with one that nobody disturbed.
+"""Kills and damages small runs, fills their disk, and compares their end with an unbroken run.
 
     python -m tests.campaigns.faults --kills 28 --seed 0 --out DIR       make faults
 
 Every case trains by the real command, in processes of its own, until it is done. The verdicts are
-kept in DIR/verdicts.jsonl: a campaign that is stopped goes on with the next case. At its end it
+kept in DIR/verdicts.jsonl: a campaign that is stopped continues with the next case. At its end it
 writes its table into docs/reliability.md, and the exit code is 1 if any case diverged.
 """
 
@@ -25,7 +25,7 @@ from gap_jax.learning.setup import assemble
 from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import write_table
@@ -38,17 +38,17 @@ LOADS = 20  # damages of a saved step that are tried in place, for each killed r
 
 
 class Unbroken(NamedTuple):
-    """The run that all others are compared with, and how long it takes once it is compiled."""
+    """The run that all others are compared with, and its seconds without compilation."""
 
     proof: Proof
     seconds: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The whole campaign, or what is left of it."""
+    """Runs the campaign, or the rest of it."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--kills", type=int, default=28, help="runs that are killed")
-    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
@@ -72,9 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_unbroken(out: Path) -> Unbroken:
-    """Twice, the second time with what the first one compiled: that must not change a bit."""
-    place = out / "unbroken.json"
-    if not place.exists():
+    """Trains twice, the second time with cached programs, which must not change a bit."""
+    path = out / "unbroken.json"
+    if not path.exists():
         for name in ("data", "cache", "unbroken", "again"):
             shutil.rmtree(out / name, ignore_errors=True)
         prepare_tiny_people(out / "data")
@@ -83,25 +83,25 @@ def train_unbroken(out: Path) -> Unbroken:
             end = train(out / "data", out / name, cache=out / "cache")
             seconds = time.monotonic() - start
             if end.code:
-                raise SystemExit(f"undisturbed it ended with {end.code}: {end.complained}")
+                raise SystemExit(f"the unbroken run ended with {end.code}: {end.complained}")
         proof = prove(out / "unbroken")
         if differences := proof.differences(prove(out / "again")):
-            raise SystemExit(f"two undisturbed runs differ in {differences}")
-        files.write_atomically(place, json.dumps({"proof": proof._asdict(), "seconds": seconds}))
-    held = json.loads(place.read_text("utf-8"))
-    proof = {**held["proof"], "ledger": tuple(held["proof"]["ledger"])}
+            raise SystemExit(f"two unbroken runs differ in {differences}")
+        files.write_atomically(path, json.dumps({"proof": proof._asdict(), "seconds": seconds}))
+    held = json.loads(path.read_text("utf-8"))
+    proof = {**held["proof"], "step_log": tuple(held["proof"]["step_log"])}
     return Unbroken(Proof(**proof), held["seconds"])
 
 
 def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
-    """Damages file after file of the unbroken run's last step; none may then be loaded as good.
+    """Damages one file after the other of the unbroken run's last step; each load must fail.
 
-    A load that gives what was saved is no harm: a flipped bit may turn 1e-05 into 1E-05.
+    A load that equals the saved state is allowed: a flipped bit may turn 1e-05 into 1E-05.
     """
     cfg = read_config(SPEC, overrides(out / "data"))
     target = assemble(cfg, manifest.load(out / "data")).target
-    run = RunDir(out / "unbroken")
-    folder, run_id = Path(run.checkpoints), rundir.load_manifest(run)["run_id"]
+    run = RunFolder(out / "unbroken")
+    folder, run_id = Path(run.checkpoints), rundir.load_record(run)["run_id"]
     found, rng = list_files(folder / str(STEPS)), np.random.default_rng(seed)
     with Checkpoints(folder, warn=print, run_id=run_id) as checkpoints:
         good = checkpoints.load(STEPS, target)

@@ -7,7 +7,7 @@ import pytest
 
 from gap_jax import cli, demo
 from gap_jax.flags import read_config
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.saved_runs import SMALL
 from tests.support.tiny_data import names_in, prepare_tiny_people
 
@@ -41,7 +41,7 @@ def test_a_demo_trains_and_reports_and_repeats_nothing(
     printed = run_demo(folder, capsys)
     assert names_in(folder / "people") == before  # they may be read-only
     assert (folder / "runs" / "contact_sheet.html").is_file()
-    run = RunDir(folder / "runs" / "gap_pose")
+    run = RunFolder(folder / "runs" / "gap_pose")
     assert (folder / "runs" / "report-quick.html").stat().st_size > 0
     for stage in ("[1/4] draw and", "[2/4] check", "[3/4] train gap_pose", "[4/4] report"):
         assert stage in printed
@@ -49,9 +49,9 @@ def test_a_demo_trains_and_reports_and_repeats_nothing(
     assert "mAP" in told and "s in all: draw and" in told
     commands = [line.split() for line in told.splitlines() if line.startswith("  gap_jax")]
     assert len(commands) > 2 and all(words[1] in cli.COMMANDS for words in commands)
-    ledger = run.ledger.read_bytes()
+    step_log = run.step_log.read_bytes()
     assert "is complete at step 2" in run_demo(folder, capsys)
-    assert run.ledger.read_bytes() == ledger
+    assert run.step_log.read_bytes() == step_log
 
 
 def test_every_head_is_a_config_of_its_own() -> None:

@@ -9,8 +9,8 @@ import pytest
 from gap_jax import cli
 from gap_jax.errors import ConfigError, PeerLost
 from gap_jax.learning.setup import assemble
-from gap_jax.runtime.gang import start
-from gap_jax.runtime.gang.members import Gang
+from gap_jax.runtime.processes import initialise
+from gap_jax.runtime.processes.group import Processes
 from tests.support.saved_runs import CONFIG, SMALL, prepare_run
 from tests.support.step_courses import PEOPLE, configure
 
@@ -41,14 +41,14 @@ def test_what_trains_alone_hears_sigterm_in_its_steps(
     """An evaluation asks nobody whether to stop, so it may not leave SIGTERM to JAX."""
     asked: list[bool] = []
 
-    def joined(*_: object, saves: bool) -> contextlib.AbstractContextManager[Gang]:
+    def initialised(*_: object, saves: bool) -> contextlib.AbstractContextManager[Processes]:
         asked.append(saves)
         raise PeerLost("nobody came")
 
-    monkeypatch.setattr(start, "joined", joined)
-    gang = ["--coordinator=localhost:4321", "--processes=2", "--process=0"]
+    monkeypatch.setattr(initialise, "initialised", initialised)
+    processes = ["--coordinator=localhost:4321", "--processes=2", "--process=0"]
     for mode in ("evaluate", "train"):
-        assert cli.main(["train", *words[:-1], f"--mode={mode}", *gang]) == 76
+        assert cli.main(["train", *words[:-1], f"--mode={mode}", *processes]) == 76
     assert asked == [False, True]
 
 

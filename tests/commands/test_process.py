@@ -219,8 +219,8 @@ def test_a_swallowed_signal_is_sent_again_where_sigint_is_ignored(tmp_path: Path
 
 def test_a_signal_while_the_line_of_a_refusal_is_written_keeps_it(tmp_path: Path) -> None:
     program = (
-        "say = process.say\n"
-        "process.say = lambda *line: (send(), say(*line))\n"
+        "print_error = process.print_error\n"
+        "process.print_error = lambda *line: (send(), print_error(*line))\n"
         "def command(): raise process.CannotWrite('full')\n"
         "sys.exit(process.run(command))"
     )

@@ -11,7 +11,7 @@ from gap_jax.commands.evaluate import evaluation_mesh
 from gap_jax.errors import ConfigError
 from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
-from gap_jax.runtime.gang.members import ALONE, Gang
+from gap_jax.runtime.processes.group import ALONE, Processes
 from tests.support.saved_runs import prepare_run
 from tests.support.saved_states import plan_fault
 from tests.support.tiny_data import SIZES, names_in
@@ -80,4 +80,4 @@ def test_evaluation_uses_the_devices_that_divide_its_batch() -> None:
     )
     assert evaluation_mesh(cfg, ALONE).size == 2
     with pytest.raises(ConfigError, match=r"train.batch_size / .*=6 is not divisible by 8 devices"):
-        evaluation_mesh(cfg, Gang(count=2))
+        evaluation_mesh(cfg, Processes(count=2))

@@ -14,7 +14,7 @@ from gap_jax import cli
 from gap_jax.explain.report.comparison import Comparison
 from gap_jax.explain.report.measure import mask_file
 from gap_jax.explain.report.write import place_of, write_report
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.data.test_pages import EVIL, Reader
 from tests.support.reported_runs import evaluate_run, write_rows
 from tests.support.saved_runs import tiny_config
@@ -138,15 +138,15 @@ def test_one_run_of_data_without_masks(
 ) -> None:
     run = copied(made, tmp_path, "pose")
     write_rows(run, {})
-    with RunDir(run).metrics.open("a") as file:
+    with RunFolder(run).metrics.open("a") as file:
         file.write('{"step": 3, "val/m')
-    content = json.loads(RunDir(run).manifest.read_text())
+    content = json.loads(RunFolder(run).record.read_text())
     content["completed_step"] = 20
     content["attempts"][-1] |= {
         "command": f"run {EVIL}", "revision": None, "devices": {"kind": "cpu", "count": 8},
         "packages": {"jax": "0.0.7"},
     }  # fmt: skip
-    RunDir(run).manifest.write_text(json.dumps(content))
+    RunFolder(run).record.write_text(json.dumps(content))
     shutil.copytree(made / "data", tmp_path / "moved")
     mask_file(tmp_path / "moved").unlink()
     assert cli.main(["report", str(run), "--data", str(tmp_path / "moved")]) == 0
@@ -180,18 +180,18 @@ def test_what_is_no_run_or_has_no_scores(
         "is given twice; name each run once"
     )
     run = copied(made, tmp_path)
-    scores = RunDir(run).scores("val", 20) / "scores.npz"
+    scores = RunFolder(run).scores("val", 20) / "scores.npz"
     scores.write_bytes(scores.read_bytes()[:-40])
     assert refused(capsys, run).startswith(f"65: {scores} is not whole")
     scores.unlink()
     assert refused(capsys, run).startswith("65: no scores in ")
-    RunDir(run).manifest.write_text("{}")
-    shutil.rmtree(RunDir(run).evaluation)
+    RunFolder(run).record.write_text("{}")
+    shutil.rmtree(RunFolder(run).evaluation)
     assert refused(capsys, run).startswith(f"65: {run} has no evaluation of split 'val'; run gap_")
-    shutil.copytree(RunDir(mean).evaluation, RunDir(run).evaluation)
-    assert refused(capsys, run).startswith(f"66: {RunDir(run).manifest} cannot be used")
-    shutil.copy(RunDir(mean).manifest, RunDir(run).manifest)
-    shutil.rmtree(RunDir(run).checkpoints)
+    shutil.copytree(RunFolder(mean).evaluation, RunFolder(run).evaluation)
+    assert refused(capsys, run).startswith(f"66: {RunFolder(run).record} cannot be used")
+    shutil.copy(RunFolder(mean).record, RunFolder(run).record)
+    shutil.rmtree(RunFolder(run).checkpoints)
     assert refused(capsys, run, "--out", tmp_path / "x.html").startswith("66: no good checkpoint")
     assert not (tmp_path / "x.html").exists()
 
@@ -208,10 +208,10 @@ def test_runs_on_other_images_are_refused_together(
     data = manifest.load(made / "data")
     cfg = tiny_config(made / "data", STAGE, "data.eval_split=train", parts="mean,demo")
     run = evaluate_run(tmp_path / "train", cfg, data, {20: 1.0})
-    (RunDir(run).evaluation / "val").rename(RunDir(run).evaluation / "train")
+    (RunFolder(run).evaluation / "val").rename(RunFolder(run).evaluation / "train")
     assert "evaluated on splits 'val' and 'train'; report" in refused(capsys, made / "mean", run)
     run = copied(made, tmp_path)
-    place = RunDir(run).scores("val", 20) / "scores.npz"
+    place = RunFolder(run).scores("val", 20) / "scores.npz"
     with np.load(place) as held:
         fields = dict(held)
     np.savez(place, **{**fields, "ids": fields["ids"] + 1})

@@ -38,8 +38,8 @@ def render(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def job_of(jobset: dict[str, Any]) -> dict[str, Any]:
-    (gang,) = jobset["spec"]["replicatedJobs"]
-    return gang["template"]["spec"]
+    (processes,) = jobset["spec"]["replicatedJobs"]
+    return processes["template"]["spec"]
 
 
 def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def test_jobsets_keep_to_the_definition(tmp_path: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("broken", "told"),
     [
-        (("spec.replicatedJobs", "name: gang", "nam: gang"), "has no field nam"),
+        (("spec.replicatedJobs", "name: workers", "nam: workers"), "has no field nam"),
         (("restartPolicy", "restartPolicy: Never", "restartPolicy: 3"), "is 3 and no string"),
         (("maxRestarts", "maxRestarts: 20", "maxRestarts: many"), "'many' and no integer"),
         (("strategy", "BlockingRecreate", "Recreation"), "'Recreation' and none of"),
@@ -141,13 +141,13 @@ def test_pods_run_the_program_with_the_words_as_they_are(
     place_command(tmp_path, "python", 'printf "%s\\n" "$@"\n')
     code, out, _ = run(tmp_path, command)
     assert code == 0
-    gang = {
+    processes = {
         "tpu": [],  # GKE's variables tell JAX
         "gpu": [
-            "--coordinator=gap-1-gang-0-0.gap-1:8476", "--processes=2", f"--process={index}"
+            "--coordinator=gap-1-workers-0-0.gap-1:8476", "--processes=2", f"--process={index}"
         ],
     }[kind]  # fmt: skip
-    assert out.splitlines() == ["-m", "gap_jax.main", *gang, *WORDS]
+    assert out.splitlines() == ["-m", "gap_jax.main", *processes, *WORDS]
 
 
 @KINDS
@@ -163,7 +163,7 @@ def test_the_pods_are_as_many_as_the_processes(tmp_path: Path, kind: str) -> Non
     assert jobset["spec"]["network"] == {"enableDNSHostnames": True, "subdomain": "gap-1"}
     assert (jobset["metadata"]["name"], jobset["spec"]["replicatedJobs"][0]["name"]) == (
         "gap-1",
-        "gang",
+        "workers",
     )
 
 

@@ -1,4 +1,4 @@
-"""A writer on its own thread: what it is offered, and what is told when it falls behind."""
+"""`Background`: offered items, and the warning when its queue is full."""
 
 import threading
 import time
@@ -9,7 +9,7 @@ from gap_jax.runtime.reporting import writers
 from tests.support.tiny_run import Recorder
 
 
-def test_items_are_offered_to_a_writer_that_waits_for_some() -> None:
+def test_offer_drops_items_while_the_queue_is_not_empty() -> None:
     gate, warnings = threading.Event(), list[str]()
     slow = Recorder(gate=gate)
     sink = writers.Background[int]("console", lambda: slow, warnings.append)
@@ -23,7 +23,7 @@ def test_items_are_offered_to_a_writer_that_waits_for_some() -> None:
     assert slow.items == [1, 2] and not warnings
 
 
-def test_a_full_queue_is_told_while_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_queue_warns_while_the_run_continues(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writers, "QUEUE_ITEMS", 1)
     gate, warnings = threading.Event(), list[str]()
     sink = writers.Background[int]("console", lambda: Recorder(gate=gate), warnings.append)

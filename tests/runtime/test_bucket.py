@@ -1,4 +1,4 @@
-"""Runs whose workdir is an address: what is copied when, whose lock counts, what a kill leaves."""
+"""Runs whose workdir is an address: uploads and downloads, the lock, failures."""
 
 import shutil
 import tempfile
@@ -16,9 +16,9 @@ from gap_jax.runtime.bucket import heartbeat_lock as locks
 from gap_jax.runtime.bucket import store as stores
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import Store
-from gap_jax.runtime.gang.members import ALONE, Gang
 from gap_jax.runtime.lock import LOCK
-from gap_jax.runtime.places import ADDRESS as ADDRESS_FILE
+from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.runtime.run_folder import ADDRESS as ADDRESS_FILE
 
 ADDRESS = "memory://bucket/run"
 STEP = "checkpoints/3"
@@ -30,8 +30,8 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(stores, "PAUSES_S", (0.0, 0.0))
     monkeypatch.setattr(locks, "HEARTBEAT_S", 0.05)
-    monkeypatch.setattr(locks, "DEAD_AFTER_S", 0.6)
-    monkeypatch.setattr(locks, "LOOK_EVERY_S", 0.05)
+    monkeypatch.setattr(locks, "STALE_AFTER_S", 0.6)
+    monkeypatch.setattr(locks, "POLL_S", 0.05)
     system = fsspec.filesystem("memory")
     system.store.clear()
     yield system
@@ -39,10 +39,10 @@ def memory(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
 
 
 def open_folder(
-    folder: Path, store: Store | None = None, gang: Gang = ALONE
+    folder: Path, store: Store | None = None, processes: Processes = ALONE
 ) -> workdirs.TemporaryWorkdir:
     put(folder, ADDRESS_FILE)
-    return workdirs.TemporaryWorkdir(store or Store(ADDRESS), folder, gang, lambda: None)
+    return workdirs.TemporaryWorkdir(store or Store(ADDRESS), folder, processes, lambda: None)
 
 
 def put(folder: Path, *names: str) -> None:
@@ -65,7 +65,7 @@ def test_small_files_are_fetched_and_uploaded_and_checkpoints_are_not(tmp_path: 
         if path.is_file()
     }
     assert found == {ADDRESS_FILE, "config.json", "eval/val/a.json"}
-    Store(ADDRESS).write("eval/val/b.json", b"of somebody who evaluates meanwhile")
+    Store(ADDRESS).write("eval/val/b.json", b"of an evaluation at the same time")
     (second.folder / "eval/val/a.json").unlink()
     second.upload()
     names = Store(ADDRESS).list()
@@ -73,22 +73,22 @@ def test_small_files_are_fetched_and_uploaded_and_checkpoints_are_not(tmp_path: 
     assert f"{STEP}/metadata/metadata" in names
 
 
-def test_others_answer_for_their_own_folder(tmp_path: Path) -> None:
+def test_each_process_uploads_its_own_folder(tmp_path: Path) -> None:
     put(tmp_path, "config.json", "processes/1/log.txt", "processes/2/log.txt")
-    open_folder(tmp_path, gang=Gang(index=1, count=3)).upload()
+    open_folder(tmp_path, processes=Processes(index=1, count=3)).upload()
     assert Store(ADDRESS).list() == ["processes/1/log.txt"]
     open_folder(tmp_path / "next").fetch()  # of a run that was killed so early
-    open_folder(tmp_path, gang=Gang(index=0, count=3)).upload()
+    open_folder(tmp_path, processes=Processes(index=0, count=3)).upload()
     assert Store(ADDRESS).list() == ["config.json", "processes/1/log.txt"]
 
 
-def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
+def test_growing_file_is_uploaded_without_a_torn_line(tmp_path: Path) -> None:
     place, over = open_folder(tmp_path), threading.Event()
     put(tmp_path, "config.json")
-    (tmp_path / "ledger.jsonl").touch()
+    (tmp_path / "steps.jsonl").touch()
 
     def grow() -> None:
-        with (tmp_path / "ledger.jsonl").open("ab", buffering=0) as file:
+        with (tmp_path / "steps.jsonl").open("ab", buffering=0) as file:
             while not over.is_set():
                 file.write(b'{"step": 1}\n')
 
@@ -97,18 +97,18 @@ def test_a_file_that_grows_is_copied_as_it_was(tmp_path: Path) -> None:
     sizes = set()
     for _ in range(20):
         place.upload()
-        content = Store(ADDRESS).read("ledger.jsonl") or b""
-        assert (tmp_path / "ledger.jsonl").read_bytes().startswith(content)
+        content = Store(ADDRESS).read("steps.jsonl") or b""
+        assert (tmp_path / "steps.jsonl").read_bytes().startswith(content)
         sizes.add(len(content))
         time.sleep(0.005)
     over.set()
     writer.join()
     place.upload()
-    assert Store(ADDRESS).read("ledger.jsonl") == (tmp_path / "ledger.jsonl").read_bytes()
+    assert Store(ADDRESS).read("steps.jsonl") == (tmp_path / "steps.jsonl").read_bytes()
     assert len(sizes) > 2
 
 
-def test_a_lock_that_changes_is_a_living_runs(tmp_path: Path) -> None:
+def test_lock_with_a_heartbeat_refuses_a_second_run(tmp_path: Path) -> None:
     del tmp_path
     with workdirs.open_for_writing(ADDRESS):
         with pytest.raises(InUse, match=rf"{ADDRESS} is in use by process \d+ on "):
@@ -117,14 +117,14 @@ def test_a_lock_that_changes_is_a_living_runs(tmp_path: Path) -> None:
     assert Store(ADDRESS).list() == []
 
 
-def test_a_lock_that_stays_the_same_is_a_dead_ones(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lock_without_a_heartbeat_is_replaced(capsys: pytest.CaptureFixture[str]) -> None:
     Store(ADDRESS).write(LOCK, b'{"host": "gone", "pid": 7, "started": "then", "owner_id": "x"}')
     with workdirs.open_for_writing(ADDRESS):
         assert locks.read_owner_id(Store(ADDRESS)) not in (None, "x")
     assert "process 7 on gone since then shows no heartbeat" in capsys.readouterr().out
 
 
-def test_a_run_that_was_taken_for_dead_writes_no_more() -> None:
+def test_run_that_lost_its_lock_writes_no_more() -> None:
     other = b'{"host": "other", "pid": 7, "started": "now", "owner_id": "x"}'
     with (
         pytest.raises(InUse, match="was taken by process 7 on other since now"),
@@ -136,9 +136,7 @@ def test_a_run_that_was_taken_for_dead_writes_no_more() -> None:
     assert Store(ADDRESS).list() == [LOCK] and Store(ADDRESS).read(LOCK) == other
 
 
-def test_a_lock_that_is_being_rewritten_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_empty_lock_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A local disk shows an empty file between its truncation and its content."""
     store = Store(f"file://{tmp_path}/run")
     contents = [b"", b'{"owner_id": "me"}']
@@ -148,7 +146,7 @@ def test_a_lock_that_is_being_rewritten_is_not_lost(
 
 
 @pytest.mark.parametrize(("failures", "is_refused"), [(2, False), (3, True)])
-def test_three_tries(
+def test_write_is_tried_three_times(
     failures: int, is_refused: bool, memory: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     left, pipe = [failures], memory.pipe_file
@@ -169,7 +167,7 @@ def test_three_tries(
     assert left == [0]
 
 
-def test_what_could_not_be_copied_stays_and_is_named(
+def test_files_that_were_not_uploaded_stay_and_are_named(
     memory: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: str, *_words: Any, **_options: Any) -> None:
@@ -184,7 +182,7 @@ def test_what_could_not_be_copied_stays_and_is_named(
     assert f"what was not uploaded lies in {place.folder}" in said and place.folder.exists()
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything(memory: Any) -> None:
+def test_address_that_cannot_be_written_is_refused(memory: Any) -> None:
     with pytest.raises(CannotWrite, match=r"cannot write file:///proc/none/run/\.lock: "):
         workdirs.open_for_writing("file:///proc/none/run").__enter__()
     memory.pipe_file("/bucket/run/holiday.jpg", b"")

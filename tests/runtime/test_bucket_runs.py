@@ -10,7 +10,7 @@ import pytest
 from gap_jax import cli
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.lock import LOCK
-from tests.support.gangs import begin_gang, finish_gang
+from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_training import STEPS, End, begin, finish, prove
 
 pytestmark = pytest.mark.processes
@@ -35,14 +35,14 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
     unbroken, bucket = tiny_runs / "unbroken", tmp_path / "bucket" / "run"
     killed = in_bucket(tiny_runs, bucket, "checkpoint.before_commit:kill9@2")
     assert killed.code == -signal.SIGKILL
-    assert {"checkpoints/3/metadata/metadata", "ledger.jsonl", LOCK} <= names_below(bucket)
+    assert {"checkpoints/3/metadata/metadata", "steps.jsonl", LOCK} <= names_below(bucket)
     assert not (bucket / "checkpoints/6").exists()
 
     ended = in_bucket(tiny_runs, bucket)
     assert ended.code == 0 and ended.complained == ""
     assert "shows no heartbeat" in ended.said and not (bucket / LOCK).exists()
     assert f"resumedatstep3offile://{bucket}" in "".join(ended.said.split())  # it wraps
-    assert workdirs.MARK not in ended.said
+    assert workdirs.PREFIX not in ended.said
     assert not prove(unbroken).differences(prove(bucket))
     kept = names_below(unbroken, lambda name: name.startswith(("eval", "samples")))
     assert kept < names_below(bucket)
@@ -52,18 +52,18 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
 
     assert cli.main(["evaluate", f"file://{bucket}", "--flip"]) == 0
     said = capsys.readouterr().out
-    assert f"are in file://{bucket}/eval/val/step_" in said and workdirs.MARK not in said
+    assert f"are in file://{bucket}/eval/val/step_" in said and workdirs.PREFIX not in said
     assert len(list((bucket / "eval/val").glob("step_*-*"))) == 1
 
 
 def test_two_processes_save_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
     bucket, address = tmp_path / "bucket" / "run", f"file://{tmp_path / 'bucket' / 'run'}"
     cache = tiny_runs / "cache"
-    begun = begin_gang(
+    begun = begin_processes(
         tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1, forked=True
     )
-    gang = finish_gang(begun)
-    assert [end.code for end in gang] == [0, 0], gang
-    assert len(prove(bucket).ledger) == STEPS + 2 and not (bucket / LOCK).exists()
+    processes = finish_processes(begun)
+    assert [end.code for end in processes] == [0, 0], processes
+    assert len(prove(bucket).step_log) == STEPS + 2 and not (bucket / LOCK).exists()
     assert {"log.txt", "processes/1/log.txt"} <= names_below(bucket)
     assert f"step={STEPS}/{STEPS}" in (bucket / "processes/1/log.txt").read_text()

@@ -1,4 +1,4 @@
-"""What is saved comes back to the bit, in the background, on any mesh, and the best is kept."""
+"""States are saved in the background, restored to the bit on any mesh, and the best is kept."""
 
 import dataclasses
 import gc
@@ -45,7 +45,7 @@ def make_mesh(*shape: int) -> jax.sharding.Mesh:
     return jax.sharding.Mesh(devices, ("data", "fsdp")[: len(shape)])
 
 
-def test_a_state_comes_back_to_the_bit_with_its_facts(
+def test_state_and_metadata_are_restored_to_the_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -73,7 +73,7 @@ def test_a_state_comes_back_to_the_bit_with_its_facts(
     assert sorted(path.name for path in (tmp_path / "runs/x").iterdir()) == ["4"]
 
 
-def test_plain_orbax_opens_a_checkpoint_as_the_docs_say(
+def test_plain_orbax_opens_a_checkpoint_as_documented(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_steps(tmp_path, 2, 4)
@@ -91,7 +91,7 @@ def test_plain_orbax_opens_a_checkpoint_as_the_docs_say(
 
 
 @pytest.mark.parametrize("saved", [(), (8,), (4, 2)], ids=str)
-def test_a_state_moves_between_meshes(tmp_path: Path, saved: tuple[int, ...]) -> None:
+def test_state_moves_between_meshes(tmp_path: Path, saved: tuple[int, ...]) -> None:
     state = make_state(3)
     save_steps(tmp_path, 1)
     with Checkpoints(tmp_path, warn=refuse_warning) as checkpoints:
@@ -105,7 +105,7 @@ def test_a_state_moves_between_meshes(tmp_path: Path, saved: tuple[int, ...]) ->
             assert jax.tree.leaves(shardings[0]) == jax.tree.leaves(shardings[1])
 
 
-def test_a_save_runs_beside_training_and_later_updates_do_not_reach_it(
+def test_save_in_the_background_ignores_later_updates(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = SlowDisk(monkeypatch)
@@ -127,14 +127,14 @@ def test_a_save_runs_beside_training_and_later_updates_do_not_reach_it(
     assert said == ["checkpoint 1 is still being written, and training waits for it"]
 
 
-def test_the_host_copy_is_no_view_of_the_device() -> None:
+def test_host_copy_does_not_share_device_memory() -> None:
     state = make_state(1)
     copies = copy_to_host(state)
     for name, leaf in name_leaves(state).items():
         assert not np.shares_memory(copies[name], np.asarray(leaf)), name
 
 
-def test_leaving_waits_for_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_waits_for_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     disk = SlowDisk(monkeypatch)
     with (
         pytest.raises(KeyboardInterrupt),
@@ -185,7 +185,7 @@ def test_linked_checkpoint_loses_its_link_only(tmp_path: Path) -> None:
     assert resume(elsewhere) == (2, [])
 
 
-def test_nothing_is_deleted_for_a_save_that_failed(
+def test_failed_save_deletes_no_earlier_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_steps(tmp_path, 2)
@@ -194,7 +194,7 @@ def test_nothing_is_deleted_for_a_save_that_failed(
 
 
 @pytest.mark.parametrize("point", ["checkpoint.begin", "files.before_rename"])
-def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
+def test_full_disk_ends_the_run_and_keeps_earlier_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, point: str
 ) -> None:
     save_steps(tmp_path, 2)
@@ -218,7 +218,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2"]
 
 
-def test_a_failed_save_is_said_beside_an_earlier_error(
+def test_failed_save_is_a_warning_after_another_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan_fault(monkeypatch, "checkpoint.before_commit:enospc")
@@ -232,7 +232,7 @@ def test_a_failed_save_is_said_beside_an_earlier_error(
     assert len(said) == 1 and "no room to write" in said[0]
 
 
-def test_a_step_is_never_written_over(tmp_path: Path) -> None:
+def test_step_is_never_overwritten(tmp_path: Path) -> None:
     save_steps(tmp_path, 4)
     with (
         pytest.raises(ValueError, match="Checkpoint for step 4 already exists"),
@@ -242,7 +242,7 @@ def test_a_step_is_never_written_over(tmp_path: Path) -> None:
     assert resume(tmp_path) == (4, [])
 
 
-def test_facts_are_json(tmp_path: Path) -> None:
+def test_metadata_are_json(tmp_path: Path) -> None:
     with Checkpoints(tmp_path, warn=refuse_warning) as checkpoints:
         with pytest.raises(ValueError, match="not JSON compliant"):
             checkpoints.save(1, make_state(1), {"metrics": {"mAP": float("nan")}})
@@ -278,7 +278,7 @@ def drop_ema(state: State) -> State:
         (drop_ema, "ema/head/kernel is float32[32, 8] there and absent here, ema/trunk/kernel"),
     ],
 )
-def test_another_models_state_is_refused_by_name(
+def test_state_of_another_model_is_refused_by_name(
     tmp_path: Path, change: Callable[[State], State], said: str
 ) -> None:
     save_steps(tmp_path, 2, 4)
@@ -290,7 +290,7 @@ def test_another_models_state_is_refused_by_name(
     assert resume(tmp_path) == (4, [])
 
 
-def test_a_checkpoint_without_metadata_is_unusable(tmp_path: Path) -> None:
+def test_checkpoint_without_metadata_is_unusable(tmp_path: Path) -> None:
     save_steps(tmp_path, 2)
     shutil.rmtree(tmp_path / "2" / "metadata")
     assert survey(tmp_path).unusable.keys() == {2}

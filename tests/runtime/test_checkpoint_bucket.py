@@ -1,4 +1,4 @@
-"""Checkpoints as Orbax writes them to a bucket: in place, with a file that is written last."""
+"""Checkpoints that Orbax writes to a bucket: in place, with a file that is written last."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def test_steps_are_written_in_place_and_deleted_at_once(tmp_path: Path) -> None:
     assert resume(tmp_path) == (6, [])
 
 
-def test_step_without_its_commit_file_is_none_and_goes(
+def test_step_without_its_commit_file_is_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save_steps(tmp_path, 2)

@@ -1,4 +1,4 @@
-"""Damaged, foreign, half-written and half-deleted checkpoints: said, set aside, never believed."""
+"""Damaged, foreign and partly written checkpoints are reported, set aside and never used."""
 
 import errno
 import functools
@@ -27,7 +27,7 @@ from tests.support.saved_states import (
     save_steps,
 )
 
-NOTES = ("_CHECKPOINT_METADATA", "commit_success.txt")
+OWN_FILES = ("_CHECKPOINT_METADATA", "commit_success.txt")
 FLIPS = int(os.environ.get("GAP_JAX_FLIPS", "20"))
 
 
@@ -50,7 +50,7 @@ def list_files(step: Path) -> list[Path]:
 
 
 def find_arrays(step: Path) -> Path:
-    """The file that holds most of the numbers."""
+    """Returns the largest file of the state."""
     return max(list_files(step / "state"), key=lambda path: path.stat().st_size)
 
 
@@ -74,7 +74,7 @@ def halve(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [flip_middle, halve, Path.unlink])
 @pytest.mark.parametrize("find", [find_arrays, find_metadata])
-def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
+def test_damaged_checkpoint_is_set_aside_and_the_previous_one_restored(
     folder: Path, damage: Callable[[Path], None], find: Callable[[Path], Path]
 ) -> None:
     damage(find(folder / "4"))
@@ -90,8 +90,8 @@ def test_a_damaged_checkpoint_is_set_aside_for_the_one_before(
     assert resume(folder) == (4, [])
 
 
-def test_no_damage_to_any_file_is_believed(folder: Path) -> None:
-    """Orbax's notes on a step hold nothing that is loaded: without them all comes back."""
+def test_damage_to_any_file_is_detected(folder: Path) -> None:
+    """Orbax's own files of a step hold nothing that is loaded: all is restored without them."""
     target = abstract(make_state(4))
     with Checkpoints(folder, warn=refuse_warning) as checkpoints:
         for path in list_files(folder / "4"):
@@ -100,7 +100,7 @@ def test_no_damage_to_any_file_is_believed(folder: Path) -> None:
             flips = [functools.partial(flip, bit=int(bit)) for bit in bits]
             for damage in (*flips, halve, Path.unlink):
                 damage(path)
-                if path.name in NOTES and path.parent.name != "state":
+                if path.name in OWN_FILES and path.parent.name != "state":
                     assert_same(checkpoints.load(4, target).state, make_state(4))
                 else:
                     with pytest.raises(CheckpointError):
@@ -109,7 +109,7 @@ def test_no_damage_to_any_file_is_believed(folder: Path) -> None:
         assert_same(checkpoints.load(4, target).state, make_state(4))
 
 
-def test_whole_files_with_other_numbers_are_not_believed(
+def test_whole_files_with_other_numbers_are_detected(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(folder / "4" / "state")
@@ -119,7 +119,7 @@ def test_whole_files_with_other_numbers_are_not_believed(
     assert step == 2 and "another digest: counters/in_row" in said[0] and "more" in said[0]
 
 
-def test_without_a_good_checkpoint_nothing_begins_anew(folder: Path) -> None:
+def test_run_without_a_good_checkpoint_is_refused(folder: Path) -> None:
     for step in ("2", "4"):
         flip_middle(find_arrays(folder / step))
     said: list[str] = []
@@ -137,7 +137,7 @@ def test_without_a_good_checkpoint_nothing_begins_anew(folder: Path) -> None:
     [MemoryError(), OSError(errno.EMFILE, "Too many open files"), RuntimeError("no new thread")],
     ids=repr,
 )
-def test_whole_files_that_cannot_be_read_now_are_not_set_aside(
+def test_unreadable_whole_files_are_not_set_aside(
     folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     def fail(*_: object, **__: object) -> None:
@@ -149,7 +149,7 @@ def test_whole_files_that_cannot_be_read_now_are_not_set_aside(
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
 
 
-def test_a_second_damaged_one_does_not_replace_the_first(folder: Path) -> None:
+def test_second_damaged_copy_gets_another_name(folder: Path) -> None:
     for expected in (["4.corrupt"], ["4.corrupt", "4.corrupt.2"]):
         flip_middle(find_arrays(folder / "4"))
         assert resume(folder)[0] == 2
@@ -157,7 +157,7 @@ def test_a_second_damaged_one_does_not_replace_the_first(folder: Path) -> None:
         save_steps(folder, 4)
 
 
-def test_a_named_step_is_that_one_or_none(folder: Path) -> None:
+def test_load_restores_exactly_the_given_step(folder: Path) -> None:
     flip_middle(find_arrays(folder / "4"))
     with Checkpoints(folder, warn=refuse_warning) as checkpoints:
         with pytest.raises(CheckpointError, match=r"checkpoint 4 .* is damaged"):
@@ -168,7 +168,7 @@ def test_a_named_step_is_that_one_or_none(folder: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
 
 
-def test_strangers_are_left_alone(folder: Path) -> None:
+def test_foreign_files_stay_unchanged(folder: Path) -> None:
     (folder / "7").mkdir()
     (folder / "8").write_text("a file")
     (folder / "9").mkdir()
@@ -194,14 +194,16 @@ def test_strangers_are_left_alone(folder: Path) -> None:
     assert resume(folder)[0] == 9
 
 
-def test_another_format_is_refused_and_stays(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoint_of_another_format_is_refused_and_kept(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("gap_jax.runtime.checkpoint_folders.FORMAT_VERSION", 3)
     with pytest.raises(CheckpointError, match="2 has format 2 and this gap_jax reads 3"):
         resume(folder)
     assert sorted(path.name for path in folder.iterdir()) == ["2", "4"]
 
 
-def test_format_before_orbaxs_own_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_checkpoint_of_format_1_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "3" / "arrays").mkdir(parents=True)
     (tmp_path / "3" / "facts.json").write_text("{}")
     (tmp_path / "9").mkdir()
@@ -211,7 +213,7 @@ def test_format_before_orbaxs_own_is_refused_in_one_line(tmp_path: Path) -> None
     assert resume(tmp_path) == (0, [])  # a numbered folder without a checkpoint is no obstacle
 
 
-def test_the_end_of_a_run_is_proved_by_reading(folder: Path) -> None:
+def test_last_checkpoint_is_verified_by_reading(folder: Path) -> None:
     with Checkpoints(folder, warn=refuse_warning) as checkpoints:
         checkpoints.finish(4)
         flip_middle(find_arrays(folder / "4"))
@@ -223,7 +225,7 @@ def test_the_end_of_a_run_is_proved_by_reading(folder: Path) -> None:
             checkpoints.finish(6)
 
 
-def test_what_does_not_read_back_is_never_committed(
+def test_state_that_does_not_read_back_is_never_committed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def store_badly(state: State) -> dict[str, jax.Array]:
@@ -238,7 +240,7 @@ def test_what_does_not_read_back_is_never_committed(
     assert resume(folder) == (4, [])
 
 
-NURSERY = """
+PARENT = """
 import os, resource, sys
 from pathlib import Path
 from gap_jax.process import exit_code
@@ -277,11 +279,11 @@ KILLED_AT = {
 }
 
 
-def test_a_run_killed_anywhere_goes_on_from_its_last_save(saved: Path, tmp_path: Path) -> None:
-    """All children come from one process, as most of their time would go to imports."""
+def test_run_killed_at_any_point_resumes_from_its_last_save(saved: Path, tmp_path: Path) -> None:
+    """One process forks all children: most of their time would be spent on imports."""
     folders = [shutil.copytree(saved, tmp_path / name) for name in (*KILLED_AT, "limit")]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore:os.fork:RuntimeWarning", "-c", NURSERY, *map(str, folders)],
+        [sys.executable, "-W", "ignore:os.fork:RuntimeWarning", "-c", PARENT, *map(str, folders)],
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
         capture_output=True,
         text=True,

@@ -1,4 +1,4 @@
-"""What a run's manifest says of the machine and the code."""
+"""The environment in a run's run.json: machine, versions, code."""
 
 import json
 import re
@@ -11,7 +11,7 @@ import pytest
 from gap_jax.runtime.environment import describe_environment, find_revision
 
 
-def test_the_environment_tells_what_numbers_depend_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_has_versions_devices_and_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
     monkeypatch.setenv("JAX_PROBE", "1")
     time.tzset()
@@ -27,7 +27,7 @@ def test_the_environment_tells_what_numbers_depend_on(monkeypatch: pytest.Monkey
     json.dumps(found, allow_nan=False)
 
 
-def test_a_revision_is_a_commit_and_says_when_it_is_not_the_whole_truth(tmp_path: Path) -> None:
+def test_revision_is_a_commit_and_marks_changed_files(tmp_path: Path) -> None:
     assert find_revision(tmp_path) is None
     for words in ("init", "-c user.name=n -c user.email=e commit -m m --allow-empty"):
         subprocess.run(

@@ -1,4 +1,4 @@
-"""One run in a workdir: the second is refused and told who holds it; kill -9 frees it at once."""
+"""The lock of a workdir: a second run is refused with the owner; kill -9 releases the lock."""
 
 import errno
 import fcntl
@@ -24,7 +24,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from gap_jax.runtime import lock
-with lock.hold(Path(sys.argv[1]), print):
+with lock.acquire(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -44,11 +44,11 @@ def no_warning(text: str) -> None:
     raise AssertionError(text)
 
 
-def test_the_second_run_is_told_who_holds_the_workdir(
+def test_second_run_is_refused_and_names_the_owner(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(InUse) as refusal, lock.hold(tmp_path, no_warning):
+    with pytest.raises(InUse) as refusal, lock.acquire(tmp_path, no_warning):
         pass
     assert time.monotonic() - began < 5
     assert refusal.value.exit_code == 77
@@ -56,29 +56,29 @@ def test_the_second_run_is_told_who_holds_the_workdir(
     assert re.search(owner, str(refusal.value)) and "another --workdir" in str(refusal.value)
 
 
-def test_the_kernel_frees_the_lock_of_a_killed_run(
+def test_kernel_releases_the_lock_of_a_killed_run(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     holder.kill()
     holder.wait()
-    with lock.hold(tmp_path, no_warning):
+    with lock.acquire(tmp_path, no_warning):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
-def test_a_lock_is_freed_by_an_error_too_and_its_owner_may_be_unreadable(tmp_path: Path) -> None:
+def test_lock_is_released_after_an_error_and_owner_may_be_unreadable(tmp_path: Path) -> None:
     workdir = tmp_path / "new" / "run"
-    with pytest.raises(ZeroDivisionError), lock.hold(workdir, no_warning):
+    with pytest.raises(ZeroDivisionError), lock.acquire(workdir, no_warning):
         raise ZeroDivisionError
-    with lock.hold(workdir, no_warning):
+    with lock.acquire(workdir, no_warning):
         (workdir / ".lock").write_text("")
         with (
             pytest.raises(InUse, match="has just taken it"),
-            lock.hold(workdir, no_warning),
+            lock.acquire(workdir, no_warning),
         ):
             pass
 
 
-def test_a_file_system_without_locks_is_said(
+def test_file_system_without_locks_gives_a_warning(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
@@ -86,7 +86,7 @@ def test_a_file_system_without_locks_is_said(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     said: list[str] = []
-    with lock.hold(tmp_path, said.append):
+    with lock.acquire(tmp_path, said.append):
         assert len(said) == 1 and "nothing stops a second process" in said[0]
 
 
@@ -98,10 +98,10 @@ OUTPUTS = {
 
 
 @pytest.mark.parametrize("command", OUTPUTS)
-def test_a_second_writer_of_an_output_is_refused(
+def test_second_writer_of_an_output_is_refused(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And nothing of the first one's is touched."""
+    """The files of the first one stay unchanged."""
     out = tmp_path / "out"
     (tmp_path / ".out.partial").mkdir()
     with files.locked(out):
@@ -111,10 +111,10 @@ def test_a_second_writer_of_an_output_is_refused(
 
 
 @pytest.mark.parametrize("is_stale", [False, True], ids=["removed", "removed on another host"])
-def test_a_lock_whose_owner_removed_it_meanwhile_is_taken_again(
+def test_lock_removed_during_acquire_is_acquired_again(
     is_stale: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between opening the file and locking it; another process could hold a new one by then."""
+    """Removed between opening and locking; another process could then own a new lock."""
     real, path = fcntl.flock, tmp_path / ".out.lock"
 
     def remove_first(file: IO[bytes], flags: int) -> None:
@@ -131,7 +131,7 @@ def test_a_lock_whose_owner_removed_it_meanwhile_is_taken_again(
             pass
 
 
-def test_a_lock_that_cannot_be_removed_leaves_the_result(
+def test_lock_that_cannot_be_removed_keeps_the_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(path: Path, **_: object) -> None:
@@ -144,7 +144,7 @@ def test_a_lock_that_cannot_be_removed_leaves_the_result(
         raise CannotWrite("no room")
 
 
-def test_folders_that_were_made_for_a_lock_alone_are_removed(tmp_path: Path) -> None:
+def test_folders_made_only_for_a_lock_are_removed(tmp_path: Path) -> None:
     (tmp_path / "old").mkdir()
     out = tmp_path / "old" / "new" / "folder" / "out"
     with pytest.raises(ZeroDivisionError), files.locked(out):
@@ -155,7 +155,7 @@ def test_folders_that_were_made_for_a_lock_alone_are_removed(tmp_path: Path) -> 
     assert list(out.parent.iterdir()) == [out]
 
 
-def test_a_workdir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+def test_workdir_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CannotWrite), lock.hold(tmp_path / "file" / "run", no_warning):
+    with pytest.raises(CannotWrite), lock.acquire(tmp_path / "file" / "run", no_warning):
         pass

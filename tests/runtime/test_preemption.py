@@ -1,4 +1,4 @@
-"""The first signal sets the stop flag, the second ends the process; of several, JAX decides."""
+"""The first signal sets the stop flag, a second ends the process; several agree through JAX."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def takes_sighup() -> Iterator[None]:
-    """As where nohup has not started the tests."""
+    """Catches SIGHUP even if nohup started the tests."""
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
@@ -25,17 +25,17 @@ def takes_sighup() -> Iterator[None]:
 @pytest.mark.parametrize("number", STOPS)
 def test_the_first_signal_sets_the_stop_flag(number: signal.Signals) -> None:
     before = [signal.getsignal(each) for each in STOPS]
-    with preemption.watching() as watch:
-        assert not watch.is_stopping()
+    with preemption.catching_signals() as stop_flag:
+        assert not stop_flag.is_stopping()
         os.kill(os.getpid(), number)
-        assert watch.is_stopping() and watch.is_stopping()
-        assert watch.cause == number.name
+        assert stop_flag.is_stopping() and stop_flag.is_stopping()
+        assert stop_flag.cause == number.name
     assert [signal.getsignal(each) for each in STOPS] == before
 
 
-def test_the_handlers_come_back_after_an_error() -> None:
+def test_signal_handlers_are_restored_after_an_error() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(ZeroDivisionError), preemption.watching():
+    with pytest.raises(ZeroDivisionError), preemption.catching_signals():
         assert signal.getsignal(signal.SIGTERM) != before
         raise ZeroDivisionError
     assert signal.getsignal(signal.SIGTERM) == before
@@ -45,14 +45,14 @@ def test_the_handlers_come_back_after_an_error() -> None:
 def test_sigterm_and_sighup_at_once_are_one_request(
     first: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As systemd sends them to what has a terminal, and other schedulers SIGTERM twice."""
+    """systemd sends both to processes with a terminal; other schedulers send SIGTERM twice."""
     ends: list[str] = []
     monkeypatch.setattr(process, "end_at_once", ends.append)
     monkeypatch.setattr(process._command, "wake", 0)
-    with preemption.watching() as watch:
+    with preemption.catching_signals() as stop_flag:
         for number in (first, signal.SIGTERM, signal.SIGHUP, signal.SIGHUP, signal.SIGTERM):
             os.kill(os.getpid(), number)
-        assert watch.is_stopping() and watch.cause == first.name and not ends
+        assert stop_flag.is_stopping() and stop_flag.cause == first.name and not ends
         os.kill(os.getpid(), signal.SIGINT)
         assert len(ends) == 1
 
@@ -64,9 +64,9 @@ def test_the_second_signal_ends_a_command_at_once(
     monkeypatch.setattr(process._command, "wake", 0)
     child = os.fork()
     if not child:
-        with preemption.watching() as watch:
+        with preemption.catching_signals() as stop_flag:
             os.kill(os.getpid(), signal.SIGTERM)
-            if watch.is_stopping():
+            if stop_flag.is_stopping():
                 os.kill(os.getpid(), signal.SIGINT)
         os._exit(1)
     _, status = os.waitpid(child, 0)
@@ -76,9 +76,9 @@ def test_the_second_signal_ends_a_command_at_once(
 
 
 def test_the_second_signal_interrupts_a_notebook_and_leaves_its_process() -> None:
-    with pytest.raises(KeyboardInterrupt), preemption.watching() as watch:
+    with pytest.raises(KeyboardInterrupt), preemption.catching_signals() as stop_flag:
         os.kill(os.getpid(), signal.SIGINT)
-        assert watch.is_stopping()
+        assert stop_flag.is_stopping()
         os.kill(os.getpid(), signal.SIGINT)
         pytest.fail("not interrupted")
 
@@ -87,17 +87,17 @@ def test_the_second_signal_interrupts_a_notebook_and_leaves_its_process() -> Non
 def test_several_processes_leave_sigterm_to_jax(
     number: signal.Signals, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All questions after the one that was agreed upon have the same answer."""
+    """After the agreed check the flag stays set."""
     terminated: list[int] = []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(multihost_utils, "reached_preemption_sync_point", lambda asked: asked == 3)
     before = [signal.getsignal(each) for each in STOPS]
-    with preemption.watching() as watch:
+    with preemption.catching_signals() as stop_flag:
         assert signal.getsignal(signal.SIGTERM) == before[0]
-        assert [watch.is_stopping() for _ in range(5)] == [False, False, True, True, True]
-        assert watch.cause == "the scheduler"
+        assert [stop_flag.is_stopping() for _ in range(5)] == [False, False, True, True, True]
+        assert stop_flag.cause == "the scheduler"
         signal.signal(signal.SIGTERM, lambda number, _: terminated.append(number))
         os.kill(os.getpid(), number)
-        assert terminated == [signal.SIGTERM] and watch.cause == number.name
+        assert terminated == [signal.SIGTERM] and stop_flag.cause == number.name
         signal.signal(signal.SIGTERM, before[0])
     assert [signal.getsignal(each) for each in STOPS] == before

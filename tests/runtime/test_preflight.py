@@ -1,4 +1,4 @@
-"""The block before the first step: its text to the letter, its width, its warnings."""
+"""The description before the first step: its exact text, its width, its warnings."""
 
 import dataclasses
 from typing import Any
@@ -43,7 +43,7 @@ def mpii(**values: Any) -> Manifest:
     return Manifest("mpii", "single", classes, 2, splits, {})
 
 
-def facts(cfg: Config | None = None, **values: Any) -> Preflight:
+def describe_run(cfg: Config | None = None, **values: Any) -> Preflight:
     plain = Preflight(
         cfg=(cfg or Config()).resolved(),
         data=mpii(),
@@ -61,7 +61,7 @@ def facts(cfg: Config | None = None, **values: Any) -> Preflight:
 
 
 def row(text: str, label: str) -> str:
-    """One row's words on one line."""
+    """Returns the text of a row on one line."""
     lines = text.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith(f"{label:<10}: "))
     rest = lines[start + 1 :]
@@ -69,18 +69,18 @@ def row(text: str, label: str) -> str:
     return " ".join(line.strip() for line in [lines[start][12:], *rest[:end]])
 
 
-def test_the_papers_run_reads_like_this() -> None:
-    assert facts().render() == MPII.replace("FINGERPRINT", mpii().fingerprint)
+def test_text_of_the_papers_run() -> None:
+    assert describe_run().render() == MPII.replace("FINGERPRINT", mpii().fingerprint)
 
 
-def test_a_resumed_run_says_from_where_and_what_changed() -> None:
-    text = facts(resumed_step=1834).render()
+def test_resumed_run_names_its_step_and_changes() -> None:
+    text = describe_run(resumed_step=1834).render()
     assert row(text, "start") == "resumed at step 1,834 of runs/gap_pose (config unchanged)"
     assert row(text, "init") == (
         "backbone 42,500,160, pooling 9,000, pose 1,586,000 parameters from the checkpoint"
     )
     changes = ("train.steps: 1 -> 2", "mesh.fsdp: 1 -> 4")
-    assert row(facts(resumed_step=1, changes=changes).render(), "start").endswith(
+    assert row(describe_run(resumed_step=1, changes=changes).render(), "start").endswith(
         "(train.steps: 1 -> 2; mesh.fsdp: 1 -> 4)"
     )
 
@@ -94,17 +94,17 @@ def test_a_resumed_run_says_from_where_and_what_changed() -> None:
         ({"name": "adamw"}, "lr", "epochs; adamw, weight decay 0.0005"),
     ],
 )  # fmt: skip
-def test_schedules_are_spelled_out(values: dict[str, Any], label: str, words: str) -> None:
+def test_schedules_are_described(values: dict[str, Any], label: str, words: str) -> None:
     cfg = Config()
     for name, value in values.items():
         setattr(cfg.optim, name, value)
-    assert words in row(facts(cfg).render(), label)
+    assert words in row(describe_run(cfg).render(), label)
 
 
-def test_batches_losses_and_frozen_statistics_are_stated() -> None:
+def test_batches_losses_and_frozen_statistics_are_described() -> None:
     cfg = Config()
     cfg.train.batch_size, cfg.train.accumulate, cfg.model.norm_group_size = 8, 1, 16
-    text = facts(cfg, devices=1, device_kind="cpu", pose_cells=None).render()
+    text = describe_run(cfg, devices=1, device_kind="cpu", pose_cells=None).render()
     assert row(text, "batch") == (
         "8 images = 8 per device x 1 device (cpu) x 1 accumulated; the reference run has 128; "
         "batch norm over groups of 8"
@@ -113,37 +113,37 @@ def test_batches_losses_and_frozen_statistics_are_stated() -> None:
     cfg = Config()
     cfg.model.norm = "frozen"
     cfg.pose.weight, cfg.pose.reduction = 1.0, "reference"
-    text = facts(cfg, pose_cells=(14, 15)).render()
+    text = describe_run(cfg, pose_cells=(14, 15)).render()
     assert row(text, "batch").endswith("batch norm over running statistics, frozen")
     assert "is 1 as reference = 0.0625 as mean = 0.0002976 as sum_per_image" in row(text, "loss")
 
 
 def test_warns_of_common_mistakes() -> None:
-    assert "every parameter starts random; " in row(facts(loaded=()).render(), "warning")
-    for harmless in (facts(), facts(loaded=(), resumed_step=5)):
+    assert "every parameter starts random; " in row(describe_run(loaded=()).render(), "warning")
+    for harmless in (describe_run(), describe_run(loaded=(), resumed_step=5)):
         assert "warning" not in harmless.render()
-    blind = facts(data=mpii(with_joints=0)).render()
+    blind = describe_run(data=mpii(with_joints=0)).render()
     assert "no training image has a joint" in row(blind, "warning")
-    assert "warning" not in facts(data=mpii(with_joints=0), pose_cells=None).render()
-    gone = facts(data=mpii(class_counts=(0, 5, 0), labelled=8000)).render()
+    assert "warning" not in describe_run(data=mpii(with_joints=0), pose_cells=None).render()
+    gone = describe_run(data=mpii(class_counts=(0, 5, 0), labelled=8000)).render()
     assert "2 classes without training images: 'jumping'" in gone
     assert "218 training images have no label and weigh nothing" in gone
-    one = facts(data=mpii(class_counts=(0, 5, 1))).render()
+    one = describe_run(data=mpii(class_counts=(0, 5, 1))).render()
     assert "1 class without training images: 'jumping'" in one
 
 
-def test_classes_that_no_evaluated_image_shows_are_named() -> None:
+def test_classes_without_evaluated_images_are_named() -> None:
     data = mpii()
     data.splits["val"] = dataclasses.replace(data.splits["val"], class_counts=(0, 6987, 0))
-    assert row(facts(data=data).render(), "data").endswith(
+    assert row(describe_run(data=data).render(), "data").endswith(
         "with 8,000; mAP over 1 of 3 classes; no image of val is of 'jumping', '模型を見ながら歩く'"
     )
 
 
-def test_no_line_is_wider_than_a_hundred_cells() -> None:
+def test_no_line_is_wider_than_100_cells() -> None:
     long = f"/scratch/{'模型' * 80}/{'x' * 250}"
     data = dataclasses.replace(mpii(), classes=("b" * 120, "跑" * 120, "é" * 20))
-    text = facts(workdir=long, first_batch=f"{long}/a b", data=data).render()
+    text = describe_run(workdir=long, first_batch=f"{long}/a b", data=data).render()
     widths = [cell_len(line) for line in text.splitlines()]
     assert max(widths) == 100
     assert all(line[10:12] in (": ", "  ") for line in text.splitlines()[1:-1])
@@ -169,7 +169,7 @@ def test_parameters_are_counted_by_part() -> None:
     assert count_parameters(shapes) == {"backbone": 16, "head": 20}
 
 
-def test_a_compiled_step_says_what_it_takes() -> None:
+def test_memory_of_a_compiled_step_is_described() -> None:
     values = jnp.zeros(2**26)  # a quarter of a GiB goes in, and another comes out
     told = describe_memory(jax.jit(lambda x: x + 1).lower(values).compile())
     assert told == "compiled: a step takes 0.50 GiB on each device"

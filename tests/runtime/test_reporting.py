@@ -1,4 +1,4 @@
-"""What a run reports: exact rows and step log, progress, the baseline warning."""
+"""Rows and step log of a run, progress, the baseline warning."""
 
 import inspect
 import math
@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
 from gap_jax.runtime.reporting.jsonl import cut_after, encode_row
 from gap_jax.runtime.reporting.progress import Pace, Progress, duration, number
 from gap_jax.runtime.reporting.reporter import Reporter
 from gap_jax.runtime.reporting.writers import TerminalConsole
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.tiny_run import BATCH, METRICS, Clock, Recorder, config, people, rows, train
 
 
@@ -43,16 +43,16 @@ def test_rows_hold_means_rates_and_evaluations(tmp_path: Path) -> None:
     assert "perf/compile_sec" not in found[3]
 
 
-def test_a_row_ends_with_the_run_and_has_the_latest_of_what_has_no_mean(tmp_path: Path) -> None:
+def test_last_row_has_latest_values_of_metrics_without_a_mean(tmp_path: Path) -> None:
     changes = {6: {"learning_rate": 0.5, "skipped": 3.0}, 7: {"learning_rate": 0.25, "skipped": 4}}
     found = rows(train(tmp_path, last=7, cfg=config(train__steps=7), changes=changes).metrics)
     assert [(row["step"], row["steps"]) for row in found] == [(5, 5), (7, 2)]
     assert (found[1]["train/lr"], found[1]["train/skipped"]) == (0.25, 4)
 
 
-def test_the_ledger_is_exact(tmp_path: Path) -> None:
+def test_step_log_is_exact(tmp_path: Path) -> None:
     third = float(np.float32(1) / np.float32(3))
-    found = rows(train(tmp_path, changes={3: {"loss": third}}).ledger)
+    found = rows(train(tmp_path, changes={3: {"loss": third}}).step_log)
     assert found[2]["loss_hex"] == third.hex()
     assert float.fromhex(found[2]["loss_hex"]) == third
     digests = {row["ids_sha256"] for row in found if "ids_sha256" in row}
@@ -62,7 +62,7 @@ def test_the_ledger_is_exact(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("killed", "restored"), [(3, 0), (13, 10), (13, 7), (20, 10)])
-def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(
+def test_resumed_run_has_the_rows_of_an_unbroken_one(
     tmp_path: Path, killed: int, restored: int
 ) -> None:
     windows: dict[int, Any] = {}
@@ -70,20 +70,20 @@ def test_a_resumed_run_leaves_the_rows_of_an_unbroken_one(
     whole = train(tmp_path / "whole", changes=changes)
     console = Recorder()
     train(tmp_path / "broken", last=killed, changes=changes, windows=windows)
-    with RunDir(tmp_path / "broken").ledger.open("a") as file:
+    with RunFolder(tmp_path / "broken").step_log.open("a") as file:
         file.write('{"step": 1, "loss_h')  # as kill -9 may leave it
     broken = train(
         tmp_path / "broken", restored + 1, console=console, changes=changes, windows=windows
     )
-    assert broken.ledger.read_bytes() == whole.ledger.read_bytes()
+    assert broken.step_log.read_bytes() == whole.step_log.read_bytes()
     dropped = killed + killed // 10 - (restored + restored // 10)
-    assert f"ledger.jsonl: dropped {dropped} rows beyond step {restored}" in console.text
-    assert "ledger.jsonl: dropped 1 damaged rows" in console.text and "lacks" not in console.text
+    assert f"steps.jsonl: dropped {dropped} rows beyond step {restored}" in console.text
+    assert "steps.jsonl: dropped 1 damaged rows" in console.text and "lacks" not in console.text
     assert without_rates(broken.metrics) == without_rates(whole.metrics)
 
 
-def test_a_restored_window_with_other_names_is_dropped(tmp_path: Path) -> None:
-    """A gap_jax whose steps have other metrics saved it."""
+def test_restored_window_with_other_names_is_dropped(tmp_path: Path) -> None:
+    """Saved by a gap_jax version with other metrics."""
     windows: dict[int, Any] = {}
     train(tmp_path, last=7, windows=windows)
     del windows[7][".grad_norm.total"]
@@ -92,7 +92,7 @@ def test_a_restored_window_with_other_names_is_dropped(tmp_path: Path) -> None:
 
 
 def without_rates(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl without what depends on the time."""
+    """Returns the rows of metrics.jsonl without values that depend on the time."""
     return [
         {name: value for name, value in row.items() if not name.startswith("perf/")}
         for row in rows(path)
@@ -100,36 +100,36 @@ def without_rates(path: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("damage", ["a row", "all of it"])
-def test_a_ledger_that_lacks_steps_is_reported(tmp_path: Path, damage: str) -> None:
-    ledger = train(tmp_path, last=7).ledger
-    lines = ledger.read_text("utf-8").splitlines(keepends=True)
+def test_step_log_that_lacks_steps_is_reported(tmp_path: Path, damage: str) -> None:
+    step_log = train(tmp_path, last=7).step_log
+    lines = step_log.read_text("utf-8").splitlines(keepends=True)
     lines[2] = lines[2][:9] + "\0" + lines[2][10:]
-    ledger.write_text("".join(lines), "utf-8")
+    step_log.write_text("".join(lines), "utf-8")
     if damage != "a row":
-        ledger.unlink()
+        step_log.unlink()
     console = Recorder()
     train(tmp_path, first=8, console=console)
     lost = 1 if damage == "a row" else 7
-    assert f"ledger.jsonl lacks {lost} of the 7 steps before this start" in console.text
-    assert ("ledger.jsonl: dropped 1 damaged rows" in console.text) == (damage == "a row")
+    assert f"steps.jsonl lacks {lost} of the 7 steps before this start" in console.text
+    assert ("steps.jsonl: dropped 1 damaged rows" in console.text) == (damage == "a row")
     assert "beyond" not in console.text
 
 
-def test_cutting_keeps_what_is_whole_and_rewrites_nothing_else(tmp_path: Path) -> None:
+def test_cutting_keeps_whole_rows_and_rewrites_only_on_a_change(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    assert cut_after(path, 3) == (0, 0)
+    assert cut_after(path, 3) == (0, 0, 0)
     assert not path.exists()
     path.write_bytes(
         b'{"step": 1}\n\x00\xff{"step": 2}\n[3]\n{"step": 3}\n{"step": 4}\n{"step": 3}'
     )
-    assert cut_after(path, 3) == (1, 3)
+    assert cut_after(path, 3) == (1, 3, 2)
     assert path.read_bytes() == b'{"step": 1}\n{"step": 3}\n'
     before = path.stat().st_ino
-    assert cut_after(path, 3) == (0, 0)
+    assert cut_after(path, 3) == (0, 0, 2)
     assert path.stat().st_ino == before
 
 
-def test_numbers_that_are_not_finite_are_valid_json_and_are_told(tmp_path: Path) -> None:
+def test_nonfinite_numbers_are_valid_json_and_warned_of(tmp_path: Path) -> None:
     assert encode_row({"step": 1, "a": math.nan, "b": -math.inf, "c": 1.0}) == (
         '{"step": 1, "a": null, "b": null, "c": 1.0, "nonfinite": ["a", "b"]}'
     )
@@ -147,7 +147,7 @@ def test_numbers_that_are_not_finite_are_valid_json_and_are_told(tmp_path: Path)
     assert row["train/grad_norm"] is None
     assert row["nonfinite"] == ["train/loss", "train/grad_norm"]
     assert row["train/finite"] == 0.8
-    assert rows(run.ledger)[6]["loss_hex"] == "nan"
+    assert rows(run.step_log)[6]["loss_hex"] == "nan"
     assert (
         "warning: step 7 changed nothing: its loss nan or gradient norm inf is not finite "
         "(1 in a row, 2 in all); its records begin with 700, 701, 702, 703" in console.text
@@ -156,7 +156,7 @@ def test_numbers_that_are_not_finite_are_valid_json_and_are_told(tmp_path: Path)
     assert "loss=nan" in progress[1].line()
 
 
-def test_progress_is_one_line_that_programs_can_read(tmp_path: Path) -> None:
+def test_progress_is_one_machine_readable_line(tmp_path: Path) -> None:
     console = Recorder()
     run = train(tmp_path, console=console, clock=Clock())
     due = [each.line() for each in console.items if isinstance(each, Progress) and each.is_due]
@@ -183,7 +183,7 @@ def test_numbers_and_durations_stay_readable() -> None:
     ]  # fmt: skip
 
 
-def test_the_estimate_falls_with_every_steady_step_whatever_the_wall_clock_does(
+def test_estimate_falls_with_every_step_despite_wall_clock_changes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     wall = iter(range(10_000, 0, -1))
@@ -282,7 +282,7 @@ def test_the_baseline_is_the_best_constant_prediction() -> None:
     assert all(np.isfinite(compute_baseline(people((0, 0)).splits["train"], "single", train_cfg)))
 
 
-def test_remedies_are_those_that_were_not_tried() -> None:
+def test_remedies_exclude_settings_in_use() -> None:
     joints, none = people((3, 3)).splits["train"], people((0, 0)).splits["train"]
     everything = config(model__pooling="attention", pose__branch=False)
     assert [word.split()[-1] for word in remedies(everything, joints, weights_loaded=False)] == [

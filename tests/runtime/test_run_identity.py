@@ -20,16 +20,16 @@ from gap_jax.runtime.checkpoint_folders import (
     read_metadata,
     write_metadata,
 )
-from gap_jax.runtime.rundir import RunDir, complete, enter, examine
+from gap_jax.runtime.rundir import RunFolder, complete, enter, examine
 from tests.runtime.test_rundir import config, contents, people, start
 from tests.support.saved_runs import prepare_run
 from tests.support.saved_states import abstract, finish, make_state, save_steps
 
 
 @pytest.mark.parametrize("damage", ["delete the step", "delete metadata", "flip a bit"])
-def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damage: str) -> None:
+def test_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damage: str) -> None:
     save(tmp_path, 8_000)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     finish(run, 9_000)
     step = run.checkpoints / "9000"
     match damage:
@@ -43,16 +43,16 @@ def test_a_run_without_its_last_checkpoint_is_not_complete(tmp_path: Path, damag
     opening = start(tmp_path)
     assert not opening.is_new
     assert (opening.completed_step, opening.lost_step) == (None, 9_000)
-    assert json.loads(run.manifest.read_text("utf-8"))["completed_step"] is None
+    assert json.loads(run.record.read_text("utf-8"))["completed_step"] is None
 
 
 @pytest.mark.parametrize("cfg", [config(), config(train__steps=13_000)], ids=["same", "longer"])
 @pytest.mark.parametrize("damage", ["delete all", "delete metadata", "cut arrays", "another run's"])
-def test_a_complete_run_without_any_whole_checkpoint_is_refused(
+def test_complete_run_without_any_whole_checkpoint_is_refused(
     tmp_path: Path, damage: str, cfg: Config
 ) -> None:
-    """It would begin at step 0 and drop all its numbers."""
-    run = RunDir(tmp_path / "run")
+    """It would start again at step 0 and drop all its numbers."""
+    run = RunFolder(tmp_path / "run")
     save(run.root, 8_000)
     finish(run, 9_000)
     copy = shutil.copytree(run.checkpoints, tmp_path / "copy")
@@ -77,11 +77,11 @@ def test_a_complete_run_without_any_whole_checkpoint_is_refused(
     assert start(run.root).completed_step == 9_000
 
 
-def test_a_start_digests_the_last_checkpoint_once(
+def test_start_digests_the_last_checkpoint_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(tmp_path)
-    finish(RunDir(tmp_path), 9_000)
+    finish(RunFolder(tmp_path), 9_000)
     digested: list[Path] = []
     digest_files = folders.digest_files
     monkeypatch.setattr(
@@ -93,14 +93,14 @@ def test_a_start_digests_the_last_checkpoint_once(
 
 
 def save(root: Path, *numbers: int) -> None:
-    """Goes on with a run and saves the states after these steps."""
+    """Continues a run and saves the states after these steps."""
     run_id = start(root).run_id
-    save_steps(RunDir(root).checkpoints, *numbers, run_id=run_id)
+    save_steps(RunFolder(root).checkpoints, *numbers, run_id=run_id)
 
 
 def reopen(root: Path, said: Callable[[str], None] = pytest.fail) -> Checkpoints:
-    """The run's checkpoints as a later start opens them."""
-    return Checkpoints(RunDir(root).checkpoints, warn=said, run_id=start(root).run_id)
+    """Opens the run's checkpoints like a later start."""
+    return Checkpoints(RunFolder(root).checkpoints, warn=said, run_id=start(root).run_id)
 
 
 @pytest.fixture
@@ -108,12 +108,12 @@ def runs(tmp_path: Path) -> tuple[Path, Path]:
     """A run with checkpoints 2 and 4, and one with a checkpoint 6 of the other."""
     save(tmp_path / "one", 2, 6)
     save(tmp_path / "two", 2, 4)
-    checkpoints = [RunDir(tmp_path / name).checkpoints for name in ("one", "two")]
+    checkpoints = [RunFolder(tmp_path / name).checkpoints for name in ("one", "two")]
     shutil.copytree(checkpoints[0] / "6", checkpoints[1] / "6")
     return tmp_path / "one", tmp_path / "two"
 
 
-def test_another_runs_checkpoint_is_not_resumed(runs: tuple[Path, Path]) -> None:
+def test_checkpoint_of_another_run_is_not_resumed(runs: tuple[Path, Path]) -> None:
     said: list[str] = []
     target = abstract(make_state(0))
     with reopen(runs[1], said.append) as checkpoints:
@@ -138,11 +138,11 @@ def test_another_runs_checkpoint_is_not_resumed(runs: tuple[Path, Path]) -> None
     ]
 
 
-def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
+def test_run_with_only_checkpoints_of_another_run_is_refused(
     runs: tuple[Path, Path],
 ) -> None:
     for step in ("2", "4"):
-        shutil.rmtree(RunDir(runs[1]).checkpoints / step)
+        shutil.rmtree(RunFolder(runs[1]).checkpoints / step)
     with (
         pytest.raises(CheckpointError, match=r"usable \(set aside: 6.corrupt\); .* to begin anew"),
         reopen(runs[1], print) as checkpoints,
@@ -151,34 +151,34 @@ def test_a_run_with_checkpoints_of_another_only_does_not_begin_anew(
     assert (checkpoints.folder / "6.corrupt").is_dir()
 
 
-def test_another_runs_checkpoint_does_not_prove_a_run_complete(runs: tuple[Path, Path]) -> None:
-    complete(RunDir(runs[1]), 6)
+def test_checkpoint_of_another_run_does_not_prove_a_run_complete(runs: tuple[Path, Path]) -> None:
+    complete(RunFolder(runs[1]), 6)
     assert start(runs[1]).lost_step == 6
-    complete(RunDir(runs[0]), 6)
+    complete(RunFolder(runs[0]), 6)
     assert start(runs[0]).completed_step == 6
 
 
-def test_a_lost_manifest_takes_no_id_that_checkpoints_disagree_on(runs: tuple[Path, Path]) -> None:
-    """The newest checkpoint is of another run; without it the others name the run."""
-    run = RunDir(runs[1])
-    run_id = json.loads(run.manifest.read_text("utf-8"))["run_id"]
-    run.manifest.unlink()
-    with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 2 runs"):
+def test_lost_record_is_refused_if_checkpoints_have_different_ids(runs: tuple[Path, Path]) -> None:
+    """The newest checkpoint is of another run; without it the others give the id."""
+    run = RunFolder(runs[1])
+    run_id = json.loads(run.record.read_text("utf-8"))["run_id"]
+    run.record.unlink()
+    with pytest.raises(CheckpointError, match=r"run.json is lost, .* are of 2 runs"):
         start(runs[1])
-    assert not run.manifest.exists()
+    assert not run.record.exists()
     shutil.rmtree(run.checkpoints / "6")
     assert start(runs[1]).run_id == run_id
 
 
 @pytest.mark.parametrize("name", ["2", "2.corrupt"])
-def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name: str) -> None:
+def test_restored_copy_is_accepted_after_damage_to_all(tmp_path: Path, name: str) -> None:
     save(tmp_path / "run", 2)
-    run = RunDir(tmp_path / "run")
+    run = RunFolder(tmp_path / "run")
     copy = shutil.copytree(run.checkpoints / "2", tmp_path / "copy")
-    run.manifest.unlink()
+    run.record.unlink()
     (run.checkpoints / "2" / METADATA / METADATA).unlink()
     (run.checkpoints / "2").rename(run.checkpoints / name)
-    with pytest.raises(CheckpointError, match=r"manifest.json is lost, .* are of 0 runs"):
+    with pytest.raises(CheckpointError, match=r"run.json is lost, .* are of 0 runs"):
         start(run.root)
     if name == "2":
         shutil.rmtree(run.checkpoints / "2")
@@ -188,9 +188,9 @@ def test_a_restored_copy_is_accepted_where_all_was_damaged(tmp_path: Path, name:
     assert restored and restored.step == 2
 
 
-def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
+def test_copied_run_continues(runs: tuple[Path, Path], tmp_path: Path) -> None:
     copied = shutil.copytree(runs[0], tmp_path / "copied")
-    RunDir(tmp_path / "one").manifest.unlink()  # its checkpoints still carry its id
+    RunFolder(tmp_path / "one").record.unlink()  # its checkpoints still carry its id
     for root in (copied, tmp_path / "one"):
         for _ in range(2):
             with reopen(root) as checkpoints:
@@ -198,9 +198,9 @@ def test_a_copied_run_goes_on(runs: tuple[Path, Path], tmp_path: Path) -> None:
             assert restored and restored.step == 6
 
 
-def test_another_runs_checkpoint_is_neither_evaluated_nor_exported(tmp_path: Path) -> None:
+def test_checkpoint_of_another_run_is_neither_evaluated_nor_exported(tmp_path: Path) -> None:
     run, _ = prepare_run(tmp_path, steps={2: 0.5})
-    folder = RunDir(run).checkpoints
+    folder = RunFolder(run).checkpoints
     metadata = read_metadata(shutil.copytree(folder / "2", folder / "4"))
     run_of = {**metadata.run, "run_id": "another", "metrics": {"mAP": 0.75}}
     write_metadata(folder / "4", dataclasses.replace(metadata, step=4, run=run_of))

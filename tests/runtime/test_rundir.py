@@ -1,4 +1,4 @@
-"""The run's folder: what is written there, who may go on with it, and who is refused."""
+"""The run's folder: its files, and which starts may continue the run."""
 
 import copy
 import json
@@ -17,7 +17,7 @@ from gap_jax.config import Config
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError, Refusal
 from gap_jax.runtime.rundir import (
     Opening,
-    RunDir,
+    RunFolder,
     enter,
     examine,
     load_classes,
@@ -56,7 +56,7 @@ def config(**values: Any) -> Config:
 
 def start(folder: Path, cfg: Config | None = None, data: Manifest | None = None) -> Opening:
     opening = enter(folder, cfg or config(), data or people(), ENVIRONMENT)
-    RunDir(folder).ledger.write_text('{"step": 1}\n', "utf-8")  # a step was taken
+    RunFolder(folder).step_log.write_text('{"step": 1}\n', "utf-8")  # a step was taken
     return opening
 
 
@@ -66,20 +66,20 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with every default, which tests may look at and not change."""
+    """A run with every default; tests read it and do not change it."""
     folder = tmp_path_factory.mktemp("runs") / "ünï 模型 #%'"
     start(folder)
     return folder
 
 
-def test_a_fresh_run_says_what_it_is(begun: Path) -> None:
-    run = RunDir(begun)
+def test_fresh_run_writes_its_description(begun: Path) -> None:
+    run = RunFolder(begun)
     assert load_config(run) == config()
     assert load_classes(run) == CLASSES
     assert "模型を見る" in run.classes.read_text("utf-8")
     rows = json.loads(run.classes.read_text("utf-8"))["classes"]
     assert rows[2] == {"name": "模型を見る", "train": 3, "val": 3}
-    story = json.loads(run.manifest.read_text("utf-8"))
+    story = json.loads(run.record.read_text("utf-8"))
     assert story["fingerprint"] == people().fingerprint
     assert story["format_version"] == 1
     (attempt,) = story["attempts"]
@@ -104,7 +104,7 @@ def test_every_field_is_accepted_or_refused_by_name(begun: Path, name: str) -> N
             examine(begun, cfg, people())
 
 
-def test_every_changed_field_stands_on_the_one_line(begun: Path) -> None:
+def test_refusal_names_every_changed_field(begun: Path) -> None:
     cfg = config(train__seed=7, optim__momentum=0.5, train__log_every_steps=3)
     with pytest.raises(ConfigError) as refusal:
         examine(begun, cfg, people())
@@ -121,9 +121,9 @@ def test_steps_only_grow_and_not_under_a_cosine(begun: Path, tmp_path: Path) -> 
         examine(tmp_path, config(optim__schedule="cosine", train__steps=12_001), people())
 
 
-def test_fields_that_were_once_ignored_are_read_as_they_were_meant(tmp_path: Path) -> None:
+def test_fields_that_were_ignored_before_are_read_as_defaults(tmp_path: Path) -> None:
     start(tmp_path, config(model__pooling="attention"))
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     content = json.loads(run.config.read_text("utf-8"))
     content["model"] |= {"T": 2, "widths": [128, 64], "sketch_features": 9}
     run.config.write_text(json.dumps(content), "utf-8")
@@ -131,14 +131,14 @@ def test_fields_that_were_once_ignored_are_read_as_they_were_meant(tmp_path: Pat
     assert not start(tmp_path, config(model__pooling="attention")).is_new
 
 
-def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> None:
+def test_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> None:
     assert start(tmp_path).is_new
     cfg = config(train__steps=13_000, data__root="elsewhere")
     opening = start(tmp_path, cfg)
     assert not opening.is_new
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     assert load_config(run) == cfg
-    attempts = json.loads(run.manifest.read_text("utf-8"))["attempts"]
+    attempts = json.loads(run.record.read_text("utf-8"))["attempts"]
     assert [each["config_changes"] for each in attempts] == [
         [],
         ["data.root: '' -> 'elsewhere'", "train.steps: 12000 -> 13000"],
@@ -146,9 +146,9 @@ def test_a_second_start_is_another_attempt_with_its_changes(tmp_path: Path) -> N
     assert attempts[1]["data"] == str(Path("elsewhere").absolute())
 
 
-def test_a_complete_run_says_so_and_may_be_prolonged(tmp_path: Path) -> None:
+def test_complete_run_is_recognised_and_may_be_prolonged(tmp_path: Path) -> None:
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     finish(run, 9_000)  # stopped early
     before = contents(tmp_path)
     assert start(tmp_path).completed_step == 9_000
@@ -184,13 +184,13 @@ def test_other_data_with_the_same_classes_is_refused(begun: Path, tmp_path: Path
     with pytest.raises(CheckpointError, match=line):
         examine(begun, config(), other)
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.classes.unlink()
     with pytest.raises(CheckpointError, match=line):
         start(tmp_path, data=other)
 
 
-def test_a_folder_that_is_no_run_stays_untouched(tmp_path: Path) -> None:
+def test_folder_that_is_no_run_stays_unchanged(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(CannotWrite, match=r"no run and stays untouched; choose another --workdir"):
         start(tmp_path)
@@ -203,14 +203,14 @@ def test_a_folder_that_is_no_run_stays_untouched(tmp_path: Path) -> None:
         start(repository)
 
 
-def test_a_lock_and_torn_writes_are_nothing_to_respect(tmp_path: Path) -> None:
+def test_lock_and_partial_files_do_not_prevent_a_start(tmp_path: Path) -> None:
     for name in (".lock", ".abc.partial"):
         (tmp_path / name).write_text("")
     assert start(tmp_path).is_new
 
 
 @pytest.mark.parametrize("writes", range(4))
-def test_a_start_goes_on_with_what_a_killed_one_left(
+def test_start_continues_after_a_killed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     monkeypatch.setattr(files, "write_atomically", killed_at(writes))
@@ -218,7 +218,7 @@ def test_a_start_goes_on_with_what_a_killed_one_left(
         start(tmp_path)
     monkeypatch.undo()
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     assert load_classes(run) == CLASSES
     finish(run, 12_000)
     longer = config(train__steps=13_000)
@@ -243,7 +243,7 @@ def killed_at(writes: int) -> Callable[[Path, str], None]:
     return write_or_die
 
 
-@pytest.mark.parametrize("name", ["config.json", "classes.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["config.json", "classes.json", "run.json"])
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"format_version": 2}', '{"format_version": 1, "x": 1}', "\xff"]
 )
@@ -255,9 +255,9 @@ def test_damaged_files_are_named(tmp_path: Path, name: str, text: str) -> None:
     assert refusal.value.exit_code == 66
 
 
-def test_a_config_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
+def test_config_without_a_newer_field_is_read(tmp_path: Path) -> None:
     start(tmp_path)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     content = json.loads(run.config.read_text("utf-8"))
     del content["optim"]["clip_norm"], content["mesh"]
     run.config.write_text(json.dumps(content))
@@ -270,16 +270,16 @@ def test_a_config_from_before_a_field_existed_is_read(tmp_path: Path) -> None:
             load_config(run)
 
 
-def test_every_data_set_and_split_is_counted(tmp_path: Path) -> None:
+def test_every_data_set_can_be_started(tmp_path: Path) -> None:
     for name in DATASETS:
         start(tmp_path / name, config(data__name=name))
         with pytest.raises(ConfigError, match=f"data.name: '{name}' -> "):
             start(tmp_path / name, config(data__name=DATASETS[DATASETS.index(name) - 1]))
 
 
-def test_an_attempt_that_took_no_step_binds_nobody(tmp_path: Path) -> None:
+def test_attempt_without_a_step_allows_another_config(tmp_path: Path) -> None:
     enter(tmp_path, config(), people(), ENVIRONMENT)
-    run = RunDir(tmp_path)
+    run = RunFolder(tmp_path)
     run.first_batch.parent.mkdir()
     run.first_batch.write_bytes(b"of another config")
     other = config(pose__kernel_size=3)
@@ -288,11 +288,11 @@ def test_an_attempt_that_took_no_step_binds_nobody(tmp_path: Path) -> None:
     assert not run.first_batch.exists()
 
 
-def test_evaluations_that_stopping_counts_stay_where_they_are(tmp_path: Path) -> None:
+def test_early_stopping_fixes_evaluation_steps(tmp_path: Path) -> None:
     start(tmp_path, config(train__early_stop_evals=3))
     patient = config(train__early_stop_evals=5)
     assert len(examine(tmp_path, patient, people()).changes) == 1
     with pytest.raises(ConfigError, match=r"eval.every_steps: 1000 -> 500 \(train.early"):
         examine(tmp_path, config(train__early_stop_evals=3, eval__every_steps=500), people())
-    finish(RunDir(tmp_path), 400)
+    finish(RunFolder(tmp_path), 400)
     assert start(tmp_path, patient).completed_step is None, "more patience goes on"

@@ -1,4 +1,4 @@
-"""A whole run in this process: it stops where evaluations gain nothing, and leaves what it owes."""
+"""A whole run in this process that stops early; its files and its profile."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from gap_jax.config import RuntimeConfig
 from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import find_best
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.profiling import Profile
+from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.train import train
 from tests.campaigns.cases import list_files
 from tests.runtime.test_reporting import without_rates
@@ -30,12 +30,12 @@ STANDING_STILL = (
 
 
 @pytest.fixture(scope="module")
-def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunDir:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
     """A run whose parameters never move, so that only its first evaluation is a gain."""
     folder = tmp_path_factory.mktemp("endings")
     prepare_tiny_people(folder / "data")
     train(tiny_config(folder / "data", *STANDING_STILL, parts="mean,demo"), folder / "run")
-    return RunDir(folder / "run")
+    return RunFolder(folder / "run")
 
 
 def steps_of(path: Path) -> list[int]:
@@ -43,23 +43,23 @@ def steps_of(path: Path) -> list[int]:
     return [row["step"] for row in rows if "loss_hex" in row]
 
 
-def test_a_run_stops_after_evaluations_that_gain_nothing(stopped: RunDir) -> None:
-    assert steps_of(stopped.ledger) == [1, 2, 3, 4, 5, 6]
-    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
+def test_run_stops_after_evaluations_without_gain(stopped: RunFolder) -> None:
+    assert steps_of(stopped.step_log) == [1, 2, 3, 4, 5, 6]
+    assert json.loads(stopped.record.read_text("utf-8"))["completed_step"] == 6
     assert "stopped early at step 6: 2 evaluations in a row" in stopped.log.read_text("utf-8")
     assert [step for step, _ in _read_history(stopped)] == [2, 4, 6]
     names = sorted(path.name for path in stopped.checkpoints.iterdir())
     assert names == ["2", "5", "6"]  # the best, the fifth and the last
 
 
-def _read_history(run: RunDir) -> list[tuple[int, dict[str, Any]]]:
-    run_id = rundir.load_manifest(run)["run_id"]
+def _read_history(run: RunFolder) -> list[tuple[int, dict[str, Any]]]:
+    run_id = rundir.load_record(run)["run_id"]
     with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
         assert find_best(checkpoints.survey().good) == 2
         return checkpoints.find(6).run["history"]
 
 
-def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
+def test_only_an_evaluation_with_a_gain_is_the_best(stopped: RunFolder) -> None:
     log = stopped.log.read_text("utf-8").splitlines()
     evaluations = [line for line in log if line.startswith("val step=")]
     assert [line.endswith(" best") for line in evaluations] == [True, False, False]
@@ -68,24 +68,24 @@ def test_only_an_evaluation_that_gains_is_the_best(stopped: RunDir) -> None:
     assert list(stopped.tensorboard.glob("events*"))
 
 
-def test_a_run_that_had_stopped_goes_no_further(
-    stopped: RunDir, capsys: pytest.CaptureFixture[str]
+def test_stopped_run_makes_no_more_steps(
+    stopped: RunFolder, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg, before = rundir.load_config(stopped), stopped.ledger.read_bytes()
+    cfg, before = rundir.load_config(stopped), stopped.step_log.read_bytes()
     summary = train(cfg, stopped.root)
     assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
-    manifest = json.loads(stopped.manifest.read_text("utf-8"))
-    stopped.manifest.write_text(json.dumps({**manifest, "completed_step": None}), "utf-8")
+    record = json.loads(stopped.record.read_text("utf-8"))
+    stopped.record.write_text(json.dumps({**record, "completed_step": None}), "utf-8")
     # as if it had been killed before it was noted as complete
     assert train(cfg, stopped.root) == summary == dict(_read_history(stopped))[6]
-    assert json.loads(stopped.manifest.read_text("utf-8"))["completed_step"] == 6
-    assert stopped.ledger.read_bytes() == before
+    assert json.loads(stopped.record.read_text("utf-8"))["completed_step"] == 6
+    assert stopped.step_log.read_bytes() == before
 
 
-def test_a_complete_run_without_its_last_checkpoint_goes_on(
-    stopped: RunDir, tmp_path: Path
+def test_complete_run_without_its_last_checkpoint_continues(
+    stopped: RunFolder, tmp_path: Path
 ) -> None:
-    broken = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+    broken = RunFolder(shutil.copytree(stopped.root, tmp_path / "run"))
     largest = max(
         list_files(Path(broken.checkpoints) / "6" / checkpoint_folders.STATE),
         key=lambda each: each.stat().st_size,
@@ -95,28 +95,28 @@ def test_a_complete_run_without_its_last_checkpoint_goes_on(
     said = broken.log.read_text("utf-8")
     assert "the run was complete at step 6, but that checkpoint is no longer usable" in said
     assert "training goes on from step 5" in said
-    assert broken.ledger.read_bytes() == stopped.ledger.read_bytes()
+    assert broken.step_log.read_bytes() == stopped.step_log.read_bytes()
     rows = [without_rates(run.metrics) for run in (stopped, broken)]
     assert rows[0] == rows[1]
     digests = [
         checkpoint_folders.read_metadata(run.checkpoints / "6").leaves for run in (stopped, broken)
     ]
     assert digests[0] == digests[1]
-    assert json.loads(broken.manifest.read_text("utf-8"))["completed_step"] == 6
+    assert json.loads(broken.record.read_text("utf-8"))["completed_step"] == 6
 
 
-def test_less_patience_stops_where_a_run_resumes(stopped: RunDir, tmp_path: Path) -> None:
-    """Its checkpoint of step 5 was not evaluated, and the ending needs an evaluation."""
-    earlier = RunDir(shutil.copytree(stopped.root, tmp_path / "run"))
+def test_lower_patience_stops_at_the_resumed_step(stopped: RunFolder, tmp_path: Path) -> None:
+    """Its checkpoint of step 5 was not evaluated; the end of a run needs an evaluation."""
+    earlier = RunFolder(shutil.copytree(stopped.root, tmp_path / "run"))
     shutil.rmtree(earlier.checkpoints / "6")
     cfg = rundir.load_config(earlier)
     impatient = dataclasses.replace(cfg.train, early_stop_evals=1)
     summary = train(dataclasses.replace(cfg, train=impatient), earlier.root)
-    assert json.loads(earlier.manifest.read_text("utf-8"))["completed_step"] == 5
+    assert json.loads(earlier.record.read_text("utf-8"))["completed_step"] == 5
     assert summary == dict(_read_history(stopped))[6]  # of the same parameters
 
 
-def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:
+def test_configured_steps_were_profiled(stopped: RunFolder) -> None:
     (trace,) = stopped.profile.rglob("*.xplane.pb")
     assert trace.stat().st_size > 0
 
@@ -126,10 +126,10 @@ def test_the_window_of_steps_was_recorded(stopped: RunDir) -> None:
     [(range(1, 9), [("on", 3), ("off", 5)]), (range(4, 9), [("on", 4), ("off", 5)]),
      (range(1, 5), [("on", 3), ("off", None)]), (range(6, 9), [])],
 )  # fmt: skip
-def test_a_profile_is_of_the_windows_steps(
+def test_profile_covers_the_configured_steps(
     steps: range, recorded: list[tuple[str, int | None]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Steps 3 to 5, or those of them that an attempt takes."""
+    """Steps 3 to 5, or the part of them that an attempt makes."""
     told: list[tuple[str, int | None]] = []
     now: list[int | None] = [None]
     monkeypatch.setattr(jax.profiler, "start_trace", lambda _: told.append(("on", now[0])))
@@ -144,7 +144,7 @@ def test_a_profile_is_of_the_windows_steps(
     assert told == recorded
 
 
-def test_a_profiler_that_fails_is_told_once_and_stops_nothing(
+def test_failing_profiler_warns_once_and_stops_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*_: object) -> None:

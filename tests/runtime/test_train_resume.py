@@ -1,11 +1,11 @@
-"""Runs by the real command that are killed, damaged and stopped, and end as if nothing had been."""
+"""Runs by the real command that are killed, damaged and stopped end as an unbroken run."""
 
 import signal
 from pathlib import Path
 
 import pytest
 
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.cases import list_files
 from tests.support.tiny_training import STEPS, End, begin, interrupt, prove, train
 
@@ -18,19 +18,19 @@ def start(folder: Path, workdir: Path, *fields: str, faults: str = "") -> End:
 
 
 def flip_a_bit(step: Path) -> None:
-    """In the file that holds most of the numbers."""
+    """In the largest file of the state."""
     path = max(list_files(step), key=lambda each: each.stat().st_size)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 4
     path.write_bytes(content)
 
 
-def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
+def test_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
     tiny_runs: Path, tmp_path: Path
 ) -> None:
-    """One chain of mishaps; `make faults` deals them one by one, many times."""
+    """One series of faults; `make faults` tries them one by one, many times."""
     broken = tmp_path / "broken"
-    checkpoints = Path(RunDir(broken).checkpoints)
+    checkpoints = Path(RunFolder(broken).checkpoints)
 
     killed = start(tiny_runs, broken, faults="checkpoint.before_commit:kill9@3")
     assert killed.code == -signal.SIGKILL
@@ -52,11 +52,11 @@ def test_a_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
 
 
 def test_proofs_of_different_runs_differ(tiny_runs: Path) -> None:
-    """The comparison can fail: one bit of a leaf, one row of the ledger, one file."""
+    """The comparison can fail: one bit of a leaf, one row of the step log, one file."""
     one = prove(tiny_runs / "unbroken")
     name = next(iter(one.leaves))
     assert one.differences(one._replace(leaves={**one.leaves, name: "0"})) == name
-    assert one.differences(one._replace(ledger=one.ledger[1:])).startswith("ledger")
+    assert one.differences(one._replace(step_log=one.step_log[1:])).startswith("step_log")
     assert one.differences(one._replace(evaluations={})).startswith("val/step")
 
 
@@ -67,11 +67,11 @@ DIVERGING = (
 )  # fmt: skip
 
 
-def test_three_steps_without_a_number_end_a_run_also_across_a_resume(
+def test_three_nonfinite_steps_end_a_run_also_across_a_resume(
     tiny_runs: Path, tmp_path: Path
 ) -> None:
-    """The first step leaps to where no loss is finite; the second and third change nothing."""
-    run = RunDir(tmp_path / "lost")
+    """The first step makes every later loss nonfinite; the second and third change nothing."""
+    run = RunFolder(tmp_path / "lost")
     killed = start(tiny_runs, run.root, *DIVERGING, faults="checkpoint.after_commit:kill9@3")
     assert killed.code == -signal.SIGKILL
     ended = start(tiny_runs, run.root, *DIVERGING)

@@ -1,4 +1,4 @@
-"""Writers that raise, hang, fill the disk or lose their reader, and a run that does not mind."""
+"""Writers that raise, hang, fill the disk or lose their reader do not stop a run."""
 
 import errno
 import importlib
@@ -22,7 +22,6 @@ import pytest
 from rich.console import Console
 
 from gap_jax.errors import CannotWrite
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting import writers
 from gap_jax.runtime.reporting.jsonl import LineWriter
 from gap_jax.runtime.reporting.logger import RunLogger
@@ -34,6 +33,7 @@ from gap_jax.runtime.reporting.writers import (
     TerminalConsole,
     open_console,
 )
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.tiny_run import (
     METRICS,
     Clock,
@@ -53,7 +53,7 @@ NAMES = {"console": "console", "board": "TensorBoard writer"}
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("b\n ug")])
 @pytest.mark.parametrize("who", ["console", "board"])
-def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
+def test_raising_writer_warns_once_and_other_files_are_complete(
     tmp_path: Path, who: str, error: Exception
 ) -> None:
     console, board = Recorder(), Recorder()
@@ -61,7 +61,7 @@ def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
     cfg = config(train__steps=500)
     run = train(tmp_path, last=500, console=console, board=board, cfg=cfg)
     assert len(rows(run.metrics)) == 150
-    assert len(rows(run.ledger)) == 550
+    assert len(rows(run.step_log)) == 550
     log = run.log.read_text("utf-8")
     reason = str(error).replace("\n", "")
     told = f"warning: the {NAMES[who]} failed ({type(error).__name__}: {reason}); training goes on"
@@ -72,7 +72,7 @@ def test_a_raising_writer_is_told_once_and_the_rest_is_complete(
 
 
 @pytest.mark.parametrize("who", ["console", "board"])
-def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
+def test_hanging_writer_warns_once_and_is_waited_for_briefly(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
 ) -> None:
     gate = threading.Event()
@@ -91,8 +91,8 @@ def test_a_hanging_writer_is_told_once_and_waited_for_briefly(
     assert run.log.read_text("utf-8").count(told) == 1
 
 
-def test_a_writer_that_cannot_open_is_one_warning(tmp_path: Path) -> None:
-    run = RunDir(tmp_path)
+def test_writer_that_cannot_open_warns_once(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
     run.tensorboard.write_text("in the way")
     with RunLogger(run, Recorder()) as logger:
         reporter = Reporter(logger, run, config(), people())
@@ -112,7 +112,7 @@ def largest_file(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_delays_rows_and_tears_none(tmp_path: Path) -> None:
+def test_full_disk_delays_rows_and_tears_none(tmp_path: Path) -> None:
     troubles: list[str] = []
     path = tmp_path / "rows.jsonl"
     lines = LineWriter(path, troubles.append)
@@ -141,8 +141,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from gap_jax.runtime.reporting.logger import RunLogger
-from gap_jax.runtime.places import RunDir
-with RunLogger(RunDir(Path(sys.argv[1]))) as logger:
+from gap_jax.runtime.run_folder import RunFolder
+with RunLogger(RunFolder(Path(sys.argv[1]))) as logger:
     for i in range(int(sys.argv[2])):
         logger.info(f"line {i} \\u6a21\\u578b " + "x" * 200)
 sys.exit(75)
@@ -150,8 +150,10 @@ sys.exit(75)
 
 
 @contextmanager
-def talking(folder: Path, lines: int, shell: str = "exec") -> Iterator[subprocess.Popen[str]]:
-    """A process that says some lines in a locale without Unicode, and what it complains of."""
+def logging_process(
+    folder: Path, lines: int, shell: str = "exec"
+) -> Iterator[subprocess.Popen[str]]:
+    """Runs a process that logs lines in a locale without Unicode; stderr goes to a file."""
     folder.mkdir()
     command = ["/bin/sh", "-c", f'{shell} "$0" "$@"', sys.executable, "-c", SCRIPT]
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -168,14 +170,14 @@ def talking(folder: Path, lines: int, shell: str = "exec") -> Iterator[subproces
         yield process
 
 
-def test_lost_stalled_absent_and_ascii_outputs_leave_exit_code_and_log_alone(
+def test_broken_outputs_change_neither_exit_code_nor_log(
     tmp_path: Path,
 ) -> None:
     with (
-        talking(tmp_path / "lost", 900) as lost,
-        talking(tmp_path / "stalled", 900) as stalled,
-        talking(tmp_path / "absent", 9, "exec >&-;") as absent,
-        talking(tmp_path / "ascii", 9) as ascii_only,
+        logging_process(tmp_path / "lost", 900) as lost,
+        logging_process(tmp_path / "stalled", 900) as stalled,
+        logging_process(tmp_path / "absent", 9, "exec >&-;") as absent,
+        logging_process(tmp_path / "ascii", 9) as ascii_only,
     ):
         assert lost.stdout
         assert ascii_only.stdout
@@ -202,7 +204,7 @@ def events_in(folder: Path) -> list[Any]:
     return found
 
 
-def test_tensorboard_gets_every_row_and_forgets_what_was_undone(tmp_path: Path) -> None:
+def test_tensorboard_gets_every_row_and_drops_undone_steps(tmp_path: Path) -> None:
     board = TensorBoardWriter(tmp_path / "tb", 0)
     board.write({"step": 5, "steps": 5, "train/loss": 1.5, "perf/x": math.nan})
     started, row = events_in(tmp_path / "tb")  # a row can be seen at once
@@ -222,7 +224,7 @@ def progress(step: int, *, is_due: bool = False) -> Progress:
     return Progress(step, 10, {"train/loss": 1.5}, 60.0, is_due)
 
 
-def test_a_terminal_keeps_one_line_of_progress_below_the_text() -> None:
+def test_terminal_keeps_one_line_of_progress_below_the_text() -> None:
     stream, clock = io.StringIO(), Clock()
     terminal = TerminalConsole(draw_on(stream, 50), clock)
     terminal.write("[bold]a [1/2] text")
@@ -258,7 +260,7 @@ def strip(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text)
 
 
-def test_lines_are_for_programs() -> None:
+def test_line_console_prints_plain_lines() -> None:
     stream = io.StringIO()
     lines = LineConsole(stream)
     for each in ("a", progress(1), progress(2, is_due=True), "b"):
@@ -267,7 +269,7 @@ def test_lines_are_for_programs() -> None:
     assert stream.getvalue() == "a\nstep=2/10 loss=1.5 eta=0:01:00\nb\n"
 
 
-def test_the_console_is_what_standard_output_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_console_depends_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = os.openpty()
     with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb", 0) as screen:
         monkeypatch.setattr(sys, "stdout", terminal)

@@ -13,7 +13,7 @@ from gap_jax.evaluation import evaluate
 from gap_jax.evaluation.evaluate import Scores
 from gap_jax.explain.report.runs import Run
 from gap_jax.models.cells import Axis, Grid
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.saved_runs import save_run, tiny_config
 from tests.support.tiny_data import CLASSES
 
@@ -53,7 +53,7 @@ def evaluate_run(root: Path, cfg: Config, data: Manifest, skills: Mapping[int, f
     for step, skill in skills.items():
         scores = guess(labels, len(data.classes), skill=skill, seed=step)
         summary = evaluate.summarise(scores, resamples=20)
-        evaluate.store(RunDir(root).scores("val", step), scores, summary, data.classes)
+        evaluate.store(RunFolder(root).scores("val", step), scores, summary, data.classes)
     write_rows(root, {step: {"train/loss_action": 1 / step, "val/mAP": 0.1} for step in skills})
     return root
 
@@ -61,4 +61,4 @@ def evaluate_run(root: Path, cfg: Config, data: Manifest, skills: Mapping[int, f
 def write_rows(root: Path, rows: Mapping[int, Mapping[str, float | None]]) -> None:
     """A metrics.jsonl."""
     text = "".join(json.dumps({"step": step, **row}) + "\n" for step, row in rows.items())
-    RunDir(root).metrics.write_text(text, "utf-8")
+    RunFolder(root).metrics.write_text(text, "utf-8")

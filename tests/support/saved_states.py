@@ -16,7 +16,7 @@ from data_pipelines import faults
 from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import AnyPath
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 
 
 class Counters(NamedTuple):
@@ -99,9 +99,9 @@ def save_steps(folder: AnyPath, *numbers: int, **options: Any) -> None:
             checkpoints.wait()
 
 
-def finish(run: RunDir, step: int) -> None:
+def finish(run: RunFolder, step: int) -> None:
     """Leaves in the run's folder what a run does that ends after `step` steps."""
-    save_steps(run.checkpoints, step, run_id=rundir.load_manifest(run)["run_id"])
+    save_steps(run.checkpoints, step, run_id=rundir.load_record(run)["run_id"])
     rundir.complete(run, step)
 
 

@@ -13,9 +13,9 @@ from clu.metrics import Collection
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
 from gap_jax.learning.steps import TrainMetrics
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
+from gap_jax.runtime.run_folder import RunFolder
 
 STEPS, BATCH = 20, 4
 METRICS = {
@@ -95,13 +95,13 @@ def train(
     data: Manifest | None = None,
     changes: Mapping[int, Mapping[str, float]] = {},
     windows: dict[int, Any] | None = None,
-) -> RunDir:
+) -> RunFolder:
     """Steps `first`..`last` of 1 s each, 0.25 s of which wait for data, and 3 s of compiling.
 
     `windows` is what checkpoints keep of each step's window.
     """
     windows = {} if windows is None else windows
-    run, clock = RunDir(folder), clock or Clock()
+    run, clock = RunFolder(folder), clock or Clock()
     with (
         RunLogger(run, console or Recorder()) as logger,
         Reporter(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from gap_jax.runtime import checkpoint_folders
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.compiling import FAST_COMPILING
 from tests.support.forking import Forked
 
@@ -31,7 +31,7 @@ Program = subprocess.Popen[str] | Forked
 
 
 class End(NamedTuple):
-    """How a process ended and what it said; killed by signal n its code is -n."""
+    """The end of a process: exit code, stdout and stderr; killed by signal n its code is -n."""
 
     code: int
     said: str
@@ -39,24 +39,24 @@ class End(NamedTuple):
 
 
 class Proof(NamedTuple):
-    """What two runs that did the same have in common, to the bit."""
+    """The content of a run that must be equal to the bit in an equal run."""
 
     leaves: Mapping[str, str]
-    ledger: tuple[str, ...]
+    step_log: tuple[str, ...]
     evaluations: Mapping[str, str]
 
     def differences(self, other: "Proof") -> str:
-        """The first few things in which the other one differs; empty if there is none."""
+        """Names the first few differences; empty if there are none."""
         names: list[str] = []
         for mine, theirs in ((self.leaves, other.leaves), (self.evaluations, other.evaluations)):
             names += [key for key in sorted({*mine, *theirs}) if mine.get(key) != theirs.get(key)]
-        if self.ledger != other.ledger:
-            names.append(f"ledger ({len(self.ledger)} and {len(other.ledger)} rows)")
+        if self.step_log != other.step_log:
+            names.append(f"step_log ({len(self.step_log)} and {len(other.step_log)} rows)")
         return ", ".join(names[:5])
 
 
 def overrides(data: Path, *fields: str) -> list[str]:
-    """What the command line says beside SPEC and the workdir; of a field the last value."""
+    """Returns arguments for the config's fields; of a field the last value counts."""
     values = dict(each.split("=", 1) for each in (*FIELDS, f"data.root={data}", *fields))
     return [f"--config.{name}={value}" for name, value in values.items()]
 
@@ -72,7 +72,7 @@ def begin(
     program: Sequence[str] = ("-m", "gap_jax.main"),
     forked: bool = False,
 ) -> Program:
-    """Starts the command; what it compiles is kept in `cache`, which saves half of every restart.
+    """Starts the command; compiled programs are kept in `cache`, which halves every restart.
 
     Code is generated without optimisation: compiling would take longer than everything else.
     """
@@ -99,14 +99,14 @@ def begin(
 
 
 def finish(process: Program) -> End:
-    """Waits for its end."""
+    """Waits for the process."""
     said, complained = process.communicate(timeout=LONGEST_S)
     assert process.returncode is not None
     return End(process.returncode, said, complained)
 
 
 def train(data: Path, workdir: Path, *fields: str, cache: Path, **options: Any) -> End:
-    """The command from its start to its end, whatever that may be."""
+    """Runs the command to its end."""
     return finish(begin(data, workdir, *fields, cache=cache, **options))
 
 
@@ -117,12 +117,12 @@ def interrupt(
     *,
     delay_s: float,
 ) -> End:
-    """Sends a signal so long after the run has reported a step; it may have ended before."""
-    ledger = RunDir(workdir).ledger
-    before = _look_at(ledger)
+    """Sends a signal `delay_s` after the run reports a step; it may have ended before."""
+    step_log = RunFolder(workdir).step_log
+    before = _look_at(step_log)
     while process.poll() is None:
         time.sleep(0.01)
-        now = _look_at(ledger)
+        now = _look_at(step_log)
         if now[0] == before[0] and now[1] > before[1]:
             break
         before = now
@@ -132,16 +132,16 @@ def interrupt(
 
 
 def _look_at(file: Path) -> tuple[int, int]:
-    """Which file it is, as a start replaces what it cuts, and its size."""
+    """Returns the file's inode, which changes when a start cuts it, and its size."""
     if not file.exists():
         return 0, 0
-    facts = file.stat()
-    return facts.st_ino, facts.st_size
+    status = file.stat()
+    return status.st_ino, status.st_size
 
 
 def prove(workdir: Path, step: int = STEPS) -> Proof:
-    """The digests of every leaf after `step` updates, whose files are whole, and all numbers."""
-    run = RunDir(workdir)
+    """Reads the digests of every leaf after `step` updates, the step log and all evaluations."""
+    run = RunFolder(workdir)
     folder = run.checkpoints / str(step)
     metadata = checkpoint_folders.read_metadata(folder)
     checkpoint_folders.verify_files(folder, metadata)
@@ -150,6 +150,6 @@ def prove(workdir: Path, step: int = STEPS) -> Proof:
         for path in sorted(run.evaluation.rglob("*"))
         if path.is_file()
     }
-    ledger = tuple(run.ledger.read_text("utf-8").splitlines())
+    step_log = tuple(run.step_log.read_text("utf-8").splitlines())
     leaves = {name: leaf.sha256 for name, leaf in metadata.leaves.items()}
-    return Proof(leaves, ledger, evaluations)
+    return Proof(leaves, step_log, evaluations)

@@ -19,7 +19,7 @@ from gap_jax.evaluation.evaluate import Scores
 from gap_jax.explain.artefact import PREPROCESSING
 from gap_jax.learning.state import describe_model
 from gap_jax.runtime import rundir
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 
 STEP = "step_"
 
@@ -30,7 +30,7 @@ Row = Mapping[str, Any]
 class Run:
     """A run as its folder tells it: `scores` are those of its last evaluation, at `step`.
 
-    `has_ended` is noted in its manifest; scores stay those of its end if checkpoints are lost.
+    `has_ended` is noted in its run.json; scores stay those of its end if checkpoints are lost.
     `classes` are the names of its classes, shortened for the page.
     `environment` is what its latest attempt stood on, `rows` are those of metrics.jsonl.
     """
@@ -70,13 +70,13 @@ def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
         if place in found:
             raise ConfigError(f"{root} is given twice; name each run once")
         found[place] = root
-    runs = tuple(_read_run(RunDir(root)) for root in roots)
+    runs = tuple(_read_run(RunFolder(root)) for root in roots)
     for run in runs[1:]:
         _refuse_other_images(runs[0], run)
     return runs
 
 
-def _read_run(run: RunDir) -> Run:
+def _read_run(run: RunFolder) -> Run:
     if not files.is_file(run.config, CheckpointError):
         raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}")
     if files.is_file(run.root / PREPROCESSING, CheckpointError):
@@ -90,23 +90,23 @@ def _read_run(run: RunDir) -> Run:
             f"the scores of {run.root} at step {step} are of {scores.logits.shape[1]} classes and "
             f"the run has {len(classes)}; evaluate again"
         )
-    manifest = rundir.load_manifest(run)
-    if not manifest["attempts"]:
-        raise CheckpointError(f"{run.manifest} names no attempt at the run; restore it")
+    record = rundir.load_record(run)
+    if not record["attempts"]:
+        raise CheckpointError(f"{run.record} names no attempt at the run; restore it")
     return Run(
         root=run.root,
         cfg=cfg,
         classes=tuple(map(shorten, classes)),
-        fingerprint=manifest["fingerprint"],
-        environment=manifest["attempts"][-1],
-        has_ended=manifest["completed_step"] is not None,
+        fingerprint=record["fingerprint"],
+        environment=record["attempts"][-1],
+        has_ended=record["completed_step"] is not None,
         step=step,
         scores=scores,
         rows=tuple(_read_rows(run.metrics)),
     )
 
 
-def _read_last_evaluation(run: RunDir, split: str) -> tuple[int, Scores]:
+def _read_last_evaluation(run: RunFolder, split: str) -> tuple[int, Scores]:
     """The last one whatever it scored: to choose it by its score would flatter the run."""
     names = [path.name.removeprefix(STEP) for path in (run.evaluation / split).glob(f"{STEP}*")]
     steps = [int(name) for name in names if name.isdecimal()]

@@ -1,1 +1,1 @@
-"""A run's folder that is an address: its lock, its files, and the folder here that mirrors it."""
+"""A run whose workdir is the address of a bucket: its lock, its small files, a folder for them."""

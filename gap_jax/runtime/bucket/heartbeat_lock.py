@@ -1,4 +1,4 @@
-"""The lock of a run in a bucket: an object that a heartbeat rewrites.
+"""The lock of a run in a bucket: an object that its owner rewrites every 30 s.
 
 A stale lock is detected by a missing heartbeat (90 s); no clocks are compared.
 """
@@ -16,30 +16,31 @@ from gap_jax.runtime.bucket.store import Store
 from gap_jax.runtime.lock import LOCK
 
 HEARTBEAT_S = 30.0
-DEAD_AFTER_S = 90.0
-LOOK_EVERY_S = 2.0
+STALE_AFTER_S = 90.0
+POLL_S = 2.0
+EMPTY_READS, EMPTY_POLL_S = 20, 0.05  # a local file is empty for a moment while it is rewritten
 
 
 class HeartbeatLock:
-    """The lock that the first process of a run holds; `owner_id` tells it from every other one."""
+    """The lock of a run, which its first process owns under a random `owner_id`."""
 
-    def __init__(self, store: Store, say: Callable[[str], None]) -> None:
+    def __init__(self, store: Store, log: Callable[[str], None]) -> None:
         self.owner_id = secrets.token_hex(8)
         self._owner = {**describe_owner(), "owner_id": self.owner_id}
         self._store = store
-        self._say = say
+        self._log = log
         self._is_over = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="heartbeat", daemon=True)
+        self._thread = threading.Thread(target=self._write_heartbeats, daemon=True)
 
     def acquire(self) -> str:
-        """Acquires the lock, or refuses naming the run that holds it; gives the owner's id."""
+        """Acquires the lock and returns the owner's id; refuses if another run has it."""
         while not self._store.create(LOCK, self._describe(0)):
             self._wait_for_owner()
         self._thread.start()
         return self.owner_id
 
     def release(self) -> None:
-        """Removes the lock, unless another run has taken it."""
+        """Removes the lock, unless another run owns it."""
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -51,12 +52,12 @@ class HeartbeatLock:
         if before is None:
             return
         address, owner = self._store.address, name_owner(before)
-        self._say(
-            f"{address} is locked by {owner}; watching its heartbeat for {DEAD_AFTER_S:.0f} s"
+        self._log(
+            f"{address} is locked by {owner}; waiting {STALE_AFTER_S:.0f} s for its heartbeat"
         )
-        until = time.monotonic() + DEAD_AFTER_S
+        until = time.monotonic() + STALE_AFTER_S
         while time.monotonic() < until:
-            time.sleep(min(LOOK_EVERY_S, DEAD_AFTER_S))
+            time.sleep(POLL_S)
             now = _read_lock(self._store)
             if now is None:
                 return
@@ -65,32 +66,31 @@ class HeartbeatLock:
                     f"{address} is in use by {name_owner(now)}; "
                     "wait for that run, end it, or choose another --workdir"
                 )
-        self._say(f"{owner} shows no heartbeat; going on from what it left in {address}")
+        self._log(f"{owner} shows no heartbeat; the run in {address} continues here")
         self._store.remove(LOCK)
 
-    def _keep(self) -> None:
-        beat = 0
+    def _write_heartbeats(self) -> None:
+        count = 0
         while not self._is_over.wait(HEARTBEAT_S):
-            beat += 1
-            with contextlib.suppress(CannotWrite):  # the next beat may get through
+            count += 1
+            with contextlib.suppress(CannotWrite):  # the next heartbeat may succeed
                 if read_owner_id(self._store) == self.owner_id:
-                    self._store.write(LOCK, self._describe(beat))
+                    self._store.write(LOCK, self._describe(count))
 
-    def _describe(self, beat: int) -> bytes:
-        return json.dumps({**self._owner, "beat": beat}).encode()
+    def _describe(self, heartbeats: int) -> bytes:
+        return json.dumps({**self._owner, "heartbeats": heartbeats}).encode()
 
 
 def _read_lock(store: Store) -> bytes | None:
-    """The lock's content; on a local disk the file is empty for a moment while it is rewritten."""
-    for _ in range(20):
+    for _ in range(EMPTY_READS):
         if (content := store.read(LOCK)) != b"":
             return content
-        time.sleep(0.05)
+        time.sleep(EMPTY_POLL_S)
     return b""
 
 
 def read_owner_id(store: Store) -> str | None:
-    """The id of the process that holds the lock now."""
+    """Returns the id of the lock's owner; None without a readable lock."""
     return _owner_id_in(_read_lock(store) or b"")
 
 
@@ -102,9 +102,9 @@ def _owner_id_in(content: bytes) -> str | None:
 
 
 def refuse_unless_held(store: Store, owner_id: str, *, is_strict: bool) -> None:
-    """Refuses to go on where another run took the lock; `is_strict`, also where nobody holds it.
+    """Refuses if another run owns the lock; with `is_strict`, also if there is no lock.
 
-    The first process of several frees the lock before the others have ended.
+    The first process of several removes the lock before the others have ended.
     """
     content = _read_lock(store)
     if content is None and not is_strict:
@@ -112,6 +112,6 @@ def refuse_unless_held(store: Store, owner_id: str, *, is_strict: bool) -> None:
     if content is None or _owner_id_in(content) != owner_id:
         reason = f"taken by {name_owner(content)}" if content else "removed"
         raise InUse(
-            f"the lock of {store.address} was {reason}, as if this run were dead; "
-            "it writes no more there"
+            f"the lock of {store.address} was {reason}; this run writes no more there; see that "
+            "no other run uses that address, then run the same command again"
         )

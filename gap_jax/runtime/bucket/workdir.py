@@ -1,7 +1,7 @@
-"""The folder a run works in: its own, or a temporary one whose files are uploaded to a bucket.
+"""The folder of a run: its own, or a temporary one whose files are uploaded to a bucket.
 
-Checkpoints go straight to the bucket; the small files are uploaded before each of them is
-committed, and at the end. A start fetches them.
+Checkpoints go straight to the bucket. The small files are uploaded before each checkpoint is
+committed and at the end of the run, and downloaded at a start.
 """
 
 import contextlib
@@ -17,51 +17,52 @@ from data_pipelines import faults, files
 from gap_jax.errors import CannotWrite, Refusal
 from gap_jax.runtime.bucket.heartbeat_lock import HeartbeatLock, read_owner_id, refuse_unless_held
 from gap_jax.runtime.bucket.store import LOCAL, Store, is_address
-from gap_jax.runtime.gang import agreement
-from gap_jax.runtime.gang.members import ALONE, Gang
-from gap_jax.runtime.places import ADDRESS, CHECKPOINTS
+from gap_jax.runtime.processes import agreement
+from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.runtime.run_folder import ADDRESS, CHECKPOINTS
 
-MARK = "gap_jax-bucket-"
+PREFIX = "gap_jax-bucket-"  # of temporary folders
 CONFIG, PROCESSES = "config.json", "processes"
 
 Stamp = tuple[int, int, int]
 
 
 class Workdir:
-    """A plain folder."""
+    """A folder on this machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.address = ""
 
-    def tell(self, text: str) -> str:
-        """The text with the address of the run in place of its temporary folder."""
+    def display(self, text: str) -> str:
+        """Replaces the temporary folder in the text by the address of the run."""
         return text
 
     def upload(self) -> None:
-        """Copies to the bucket what has changed."""
+        """Copies changed files to the bucket."""
 
 
 class TemporaryWorkdir(Workdir):
     """The small files of a run in a bucket; process N of several uploads those in processes/N."""
 
-    def __init__(self, store: Store, folder: Path, gang: Gang, check: Callable[[], None]) -> None:
+    def __init__(
+        self, store: Store, folder: Path, processes: Processes, check: Callable[[], None]
+    ) -> None:
         super().__init__(folder)
         self.address = store.address
         self._store = store
-        self._gang = gang
+        self._processes = processes
         self._check = check
         self._uploaded: dict[str, Stamp] = {}
         self._uploading = threading.Lock()
 
-    def tell(self, text: str) -> str:
-        """Also another process's folder, which the first one's refusals name."""
+    def display(self, text: str) -> str:
+        """Replaces other processes' folders, too: they are in the first one's refusals."""
         text = text.replace(str(self.folder), self.address)
-        folders = rf"\S*/{MARK}\w{{8}}/{re.escape(self.folder.name)}"
+        folders = rf"\S*/{PREFIX}\w{{8}}/{re.escape(self.folder.name)}"
         return re.sub(folders, lambda _: self.address, text)
 
     def fetch(self) -> None:
-        """Brings the small files of the run."""
+        """Downloads the small files of the run."""
         names = [name for name in self._store.list() if not _is_hidden(name)]
         if CONFIG not in names:
             if any(not name.startswith(f"{PROCESSES}/") for name in names):
@@ -71,18 +72,19 @@ class TemporaryWorkdir(Workdir):
                 )
             return
         for name in names:
-            path = self.folder / name
-            if not name.startswith(f"{CHECKPOINTS}/") and self._store.fetch(name, path):
-                self._uploaded[name] = _stamp(path)
+            if name.startswith(f"{CHECKPOINTS}/") or (content := self._store.read(name)) is None:
+                continue
+            files.write_atomically(self.folder / name, content)
+            self._uploaded[name] = _stamp(self.folder / name)
 
     def upload(self) -> None:
-        """May be called from any thread, while others append to files."""
+        """Copies changed files to the bucket, from any thread, while others append to files."""
         with self._uploading:
             self._check()
-            if not (self.folder / ADDRESS).exists():  # absent files would be removed there, too
+            if not (self.folder / ADDRESS).exists():  # else the files of the run would be removed
                 raise CannotWrite(
                     f"the temporary folder {self.folder} was deleted during the run; set TMPDIR to "
-                    f"a folder that nothing cleans, and run again: {self.address} is as it was"
+                    f"a folder that is not cleaned and run again; {self.address} is unchanged"
                 )
             here = self._survey()
             for name in sorted(here, key=lambda name: (name != CONFIG, name)):
@@ -106,27 +108,27 @@ class TemporaryWorkdir(Workdir):
         return found
 
     def _is_mine(self, name: str) -> bool:
-        if self._gang.is_first:
+        if self._processes.is_first:
             return not name.startswith(f"{PROCESSES}/")
-        return name.startswith(f"{PROCESSES}/{self._gang.index}/")
+        return name.startswith(f"{PROCESSES}/{self._processes.index}/")
 
 
 @contextlib.contextmanager
-def open_for_writing(place: str, gang: Gang = ALONE) -> Iterator[Workdir]:
-    """The workdir of a run; in a bucket under its lock, and uploaded however the run ends."""
-    if not is_address(place):
-        yield Workdir(Path(place))
+def open_for_writing(location: str, processes: Processes = ALONE) -> Iterator[Workdir]:
+    """Opens the workdir of a run; in a bucket with its lock, and uploads it at any end."""
+    if not is_address(location):
+        yield Workdir(Path(location))
         return
-    store = Store(place)
+    store = Store(location)
     lock = HeartbeatLock(store, print)
-    owner_id = gang.share("lock acquired", lock.acquire)
+    owner_id = processes.broadcast("lock acquired", lock.acquire)
     try:
-        agreement.refuse_unshared(gang, place, is_seen=read_owner_id(store) == owner_id)
-        check = functools.partial(refuse_unless_held, store, owner_id, is_strict=gang.is_first)
-        with _open(store, gang, check) as workdir:
+        agreement.refuse_unshared(processes, location, is_visible=read_owner_id(store) == owner_id)
+        check = functools.partial(refuse_unless_held, store, owner_id, is_strict=processes.is_first)
+        with _open(store, processes, check) as workdir:
             yield workdir
     finally:
-        if gang.is_first:
+        if processes.is_first:
             try:
                 lock.release()
             except CannotWrite as failure:
@@ -134,21 +136,23 @@ def open_for_writing(place: str, gang: Gang = ALONE) -> Iterator[Workdir]:
 
 
 @contextlib.contextmanager
-def open_for_reading(place: str, gang: Gang = ALONE) -> Iterator[Workdir]:
-    """A run without its lock; what is written into its folder is uploaded."""
-    if not is_address(place):
-        yield Workdir(Path(place))
+def open_for_reading(location: str, processes: Processes = ALONE) -> Iterator[Workdir]:
+    """Opens a run without its lock; files that are written into its folder are uploaded."""
+    if not is_address(location):
+        yield Workdir(Path(location))
         return
-    with _open(Store(place), gang, lambda: None) as workdir:
+    with _open(Store(location), processes, lambda: None) as workdir:
         yield workdir
 
 
 @contextlib.contextmanager
-def _open(store: Store, gang: Gang, check: Callable[[], None]) -> Iterator[TemporaryWorkdir]:
+def _open(
+    store: Store, processes: Processes, check: Callable[[], None]
+) -> Iterator[TemporaryWorkdir]:
     with files.writing(Path(tempfile.gettempdir())):
-        home = Path(tempfile.mkdtemp(prefix=MARK))
-    workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], gang, check)
-    files.write_atomically(workdir.folder / ADDRESS, f"{_name_path(store)}/{CHECKPOINTS}")
+        home = Path(tempfile.mkdtemp(prefix=PREFIX))
+    workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], processes, check)
+    files.write_atomically(workdir.folder / ADDRESS, f"{_to_orbax_path(store)}/{CHECKPOINTS}")
     is_uploaded = True
     try:
         workdir.fetch()
@@ -156,7 +160,7 @@ def _open(store: Store, gang: Gang, check: Callable[[], None]) -> Iterator[Tempo
             yield workdir
         except BaseException as error:
             if isinstance(error, Refusal):
-                error.args = (workdir.tell(str(error)),)
+                error.args = (workdir.display(str(error)),)
             if failure := _upload_last(workdir):
                 is_uploaded = False
                 print(f"warning: {failure}")
@@ -169,8 +173,8 @@ def _open(store: Store, gang: Gang, check: Callable[[], None]) -> Iterator[Tempo
             shutil.rmtree(home, ignore_errors=True)
 
 
-def _name_path(store: Store) -> str:
-    """The address for Orbax, which takes paths for files on this machine."""
+def _to_orbax_path(store: Store) -> str:
+    """Returns the address for Orbax, which needs a path for a folder on this machine."""
     protocol, _, rest = store.address.partition("://")
     return rest if protocol in LOCAL else store.address
 
@@ -185,7 +189,7 @@ def _upload_last(workdir: TemporaryWorkdir) -> Refusal | None:
 
 
 def _is_hidden(name: str) -> bool:
-    """Locks and what is being written; no name of a bucket leads out of the folder, either."""
+    """Whether it is a lock, a partial file, or a name that leads out of the folder."""
     return any(part.startswith(".") or not part for part in name.split("/"))
 
 

@@ -1,1 +1,1 @@
-"""What a run says while it trains: lines, numbers, progress; none of it can stop the training."""
+"""Messages, numbers and progress of a run; a failure here never stops the training."""

@@ -92,26 +92,22 @@ JsonlWriter = partial(LineWriter[Mapping[str, Any]], encode=encode_row)
 
 
 class Cut(NamedTuple):
-    """How many rows were dropped: of later steps, and damaged ones."""
+    """The number of dropped rows, of later steps and damaged, and of the steps that have a row."""
 
     beyond: int
     damaged: int
+    steps: int
 
 
 def cut_after(path: Path, step: int) -> Cut:
     """Drops rows of steps beyond `step`, and damaged ones, from a file of rows."""
     lines = _read_lines(path)
     found = [(_read_step(line), line) for line in lines]
-    kept = [line for at, line in found if at is not None and at <= step]
+    kept = [(at, line) for at, line in found if at is not None and at <= step]
     if len(kept) < len(lines):
-        files.write_atomically(path, b"".join(kept))
+        files.write_atomically(path, b"".join(line for _, line in kept))
     damaged = sum(at is None for at, _ in found)
-    return Cut(len(lines) - len(kept) - damaged, damaged)
-
-
-def count_steps(path: Path) -> int:
-    """Counts the steps that have a row in a file of rows."""
-    return len({_read_step(line) for line in _read_lines(path)} - {None})
+    return Cut(len(lines) - len(kept) - damaged, damaged, len({at for at, _ in kept}))
 
 
 def _read_lines(path: Path) -> list[bytes]:

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.jsonl import LineWriter
 from gap_jax.runtime.reporting.progress import Progress
 from gap_jax.runtime.reporting.writers import Background, Writer, open_console
+from gap_jax.runtime.run_folder import RunFolder
 
 
 class RunLogger(AbstractContextManager["RunLogger"]):
@@ -17,7 +17,7 @@ class RunLogger(AbstractContextManager["RunLogger"]):
 
     def __init__(
         self,
-        run: RunDir,
+        run: RunFolder,
         open_writer: Callable[[], Writer[str | Progress]] = open_console,
         display: Callable[[str], str] = str,
     ) -> None:

@@ -1,7 +1,7 @@
 """Reports the numbers of a run, step by step, to metrics.jsonl, the step log and trackers.
 
 metrics.jsonl has a row for every `train.log_every_steps` steps and for every evaluation.
-The step log, ledger.jsonl, has the exact loss and the digest of the record ids of every step.
+The step log, steps.jsonl, has the exact loss and the digest of the record ids of every step.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,12 +21,12 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.errors import Diverged
 from gap_jax.learning.steps import TrainMetrics
-from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
-from gap_jax.runtime.reporting.jsonl import Cut, JsonlWriter, count_steps, cut_after
+from gap_jax.runtime.reporting.jsonl import JsonlWriter, cut_after
 from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.progress import Pace, Progress, number
 from gap_jax.runtime.reporting.writers import Background, Row, TensorBoardWriter, Writer
+from gap_jax.runtime.run_folder import RunFolder
 
 NAMES = {"learning_rate": "lr"}
 SCORES = ("mAP", "accuracy", "top5")
@@ -44,7 +45,7 @@ class Reporter(AbstractContextManager["Reporter"]):
     def __init__(
         self,
         logger: RunLogger,
-        run: RunDir,
+        run: RunFolder,
         cfg: Config,
         data: Manifest,
         *,
@@ -66,17 +67,15 @@ class Reporter(AbstractContextManager["Reporter"]):
         self._remedies = remedies(cfg, split, weights_loaded=weights_loaded)
         self._window = _restore_window(window)
         self._row: Row = {}
-        for path in (run.metrics, run.ledger):
-            self._describe_cut(path.name, cut_after(path, start_step), start_step)
-        kept = count_steps(run.ledger)
-        if kept < start_step:
+        self._cut(run.metrics, start_step)
+        lost = start_step - self._cut(run.step_log, start_step)
+        if lost > 0:
             logger.warning(
-                f"{run.ledger.name} lacks {start_step - kept:,} of the {start_step:,} steps before "
-                "this start"
+                f"{run.step_log.name} lacks {lost:,} of the {start_step:,} steps before this start"
             )
         board = partial(TensorBoardWriter, run.tensorboard, start_step)
         trackers = {"TensorBoard writer": board} if trackers is None else trackers
-        self._step_log = JsonlWriter(run.ledger, logger.warning)
+        self._step_log = JsonlWriter(run.step_log, logger.warning)
         self._writers: list[Writer[Row]] = [
             JsonlWriter(run.metrics, logger.warning),
             *(Background(name, open_, logger.warning) for name, open_ in trackers.items()),
@@ -133,11 +132,14 @@ class Reporter(AbstractContextManager["Reporter"]):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _describe_cut(self, name: str, cut: Cut, step: int) -> None:
+    def _cut(self, path: Path, step: int) -> int:
+        """Drops rows beyond a step, and damaged ones; returns how many steps still have a row."""
+        cut = cut_after(path, step)
         if cut.beyond:
-            self.logger.info(f"{name}: dropped {cut.beyond:,} rows beyond step {step:,}")
+            self.logger.info(f"{path.name}: dropped {cut.beyond:,} rows beyond step {step:,}")
         if cut.damaged:
-            self.logger.info(f"{name}: dropped {cut.damaged:,} damaged rows")
+            self.logger.info(f"{path.name}: dropped {cut.damaged:,} damaged rows")
+        return cut.steps
 
     def _end_window(self, step: int, window: Collection) -> Row:
         """Makes a row of the metrics since the last row, which are those of `steps` steps."""

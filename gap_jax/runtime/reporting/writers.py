@@ -26,7 +26,7 @@ QUEUE_ITEMS = 1000
 CLOSE_TIMEOUT_S = 3.0
 REDRAW_S = 0.1
 BAR_CELLS = 10
-FIRST = ("eta", "loss", "images_per_s", "accuracy")  # a narrow terminal cuts off the others
+FIRST = ("eta", "loss", "images_per_s", "accuracy")  # a narrow terminal cuts the others
 
 
 @runtime_checkable
@@ -148,7 +148,7 @@ class LineConsole:
 
 
 class Numbers(rich.progress.ProgressColumn):
-    """Shows the numbers of a run; it is the column that a narrow terminal cuts."""
+    """Shows the numbers of a run; a narrow terminal cuts this column."""
 
     def render(self, task: rich.progress.Task) -> Text:
         return Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
@@ -166,7 +166,7 @@ class TerminalConsole:
             rich.progress.BarColumn(BAR_CELLS, table_column=Column(no_wrap=True)),
             Numbers(),
             console=console,
-            auto_refresh=False,  # its thread would raise where no warning is made of it
+            auto_refresh=False,  # its thread would raise outside `Background`
             redirect_stdout=False,
             redirect_stderr=False,
         )

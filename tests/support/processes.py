@@ -1,4 +1,4 @@
-"""Runs of several processes by the real command, each with devices of its own."""
+"""Starts runs of several processes by the real command, each with its own devices."""
 
 import socket
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ import numpy as np
 
 from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint_folders import STATE, read_metadata
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.support.tiny_training import End, Program, begin, finish
 
 
-def begin_gang(
+def begin_processes(
     data: Path,
     workdir: Path | str,
     *fields: str,
@@ -25,11 +25,11 @@ def begin_gang(
     program: Sequence[str] = ("-m", "gap_jax.main"),
     forked: bool = False,
 ) -> list[Program]:
-    """Starts all processes; `faults` and `fields_of` are for some of them only."""
+    """Starts all processes; `faults` and `fields_of` are by process index."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    meeting = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
+    rendezvous = [f"--coordinator=localhost:{port}", f"--processes={processes}"]
     return [
         begin(
             data,
@@ -38,7 +38,7 @@ def begin_gang(
             *([fields_of[index]] if index in fields_of else []),
             faults=faults.get(index, ""),
             cache=cache / f"{processes}x{devices}",
-            words=[*words, *([*meeting, f"--process={index}"] if processes > 1 else [])],
+            words=[*words, *([*rendezvous, f"--process={index}"] if processes > 1 else [])],
             devices=devices,
             program=program,
             forked=forked,
@@ -47,14 +47,14 @@ def begin_gang(
     ]
 
 
-def finish_gang(gang: Sequence[Program]) -> list[End]:
-    """Waits for the ends of all."""
-    return [finish(each) for each in gang]
+def finish_processes(processes: Sequence[Program]) -> list[End]:
+    """Waits for all processes."""
+    return [finish(each) for each in processes]
 
 
 def distance(one: Path, other: Path, step: int) -> float:
-    """How far apart two runs' saved states are: the norm of the difference, relative."""
-    folders = [RunDir(run).checkpoints / str(step) for run in (one, other)]
+    """Returns the relative norm of the difference of two runs' saved states."""
+    folders = [RunFolder(run).checkpoints / str(step) for run in (one, other)]
     first, second = (
         load_arrays(folder / STATE, read_metadata(folder).leaves) for folder in folders
     )

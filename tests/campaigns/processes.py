@@ -1,10 +1,10 @@
-"""Kills, stops and starves one of two processes, and looks how and when the other one ends.
+"""Kills, suspends or fails one of two processes, and checks how and when the other one ends.
 
-    python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out DIR
+    python -m tests.campaigns.processes --faults 20 --terminations 20 --seed 0 --out DIR
 
 Every run is started by the real command. The verdicts are kept in DIR/verdicts.jsonl: a campaign
-that is stopped goes on with the next case. At its end it writes its table into docs/reliability.md,
-and the exit code is 1 if any case broke a promise.
+that is stopped continues with the next case. It ends with its table in docs/reliability.md, and the
+exit code is 1 if any case broke a promise.
 """
 
 import argparse
@@ -14,24 +14,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.campaigns.gang_cases import Site, Verdict, draw_cases, suffer
 from tests.campaigns.kept import identify, keep_rows, read_rows
+from tests.campaigns.processes_cases import Site, Verdict, draw_cases, suffer
 from tests.campaigns.table import describe, replace_marked
-from tests.support.gangs import begin_gang, finish_gang
+from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, prove
 
-PROGRAM = "tests.campaigns.gangs"
+PROGRAM = "tests.campaigns.processes"
 PAGE = ROOT / "docs" / "reliability.md"
 AT_ONCE = 2  # most cases wait most of the time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The whole campaign, or what is left of it."""
+    """Runs the campaign, or the rest of it."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--faults", type=int, default=20, help="of each kind")
     parser.add_argument("--terminations", type=int, default=20, help="runs that get a SIGTERM")
-    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(json.dumps(verdict._asdict()), flush=True)
     options = " ".join(f"--{name} {number}" for name, number in numbers.items())
     replace_marked(
-        asked.page, "gangs", render(verdicts, f"python -m {PROGRAM} {options} --out DIR")
+        asked.page, "processes", render(verdicts, f"python -m {PROGRAM} {options} --out DIR")
     )
     failed = [each for each in verdicts if each.failure]
     for each in failed:
@@ -58,17 +58,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare_site(out: Path) -> Site:
-    """Data, and an unbroken run of two processes, whose compiled programs all others use."""
+    """Prepares data and an unbroken run of two processes, whose compiled programs all cases use."""
     if not (out / "unbroken").exists():
         prepare_tiny_people(out / "data")
-        ends = finish_gang(begin_gang(out / "data", out / "unbroken", cache=out / "cache"))
+        ends = finish_processes(
+            begin_processes(out / "data", out / "unbroken", cache=out / "cache")
+        )
         if any(end.code for end in ends):
-            raise SystemExit(f"undisturbed they ended so: {ends}")
+            raise SystemExit(f"the unbroken run ended with {ends}")
     return Site(out / "data", out / "cache", out / "runs", prove(out / "unbroken"))
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:
-    """A row for each kind of fault, and what was run where."""
+    """Renders the command and a row for each kind of fault."""
     seconds = sum(each.seconds for each in verdicts) / AT_ONCE
     rows = [_row(kind, verdicts) for kind in dict.fromkeys(each.kind for each in verdicts)]
     return "\n".join(

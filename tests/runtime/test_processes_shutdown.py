@@ -1,4 +1,4 @@
-"""How a process of a gang ends that nobody hears, or that makes no step any more."""
+"""The end of one of several processes that fails, is stuck, or has lost another."""
 
 import os
 import subprocess
@@ -12,30 +12,30 @@ pytestmark = pytest.mark.processes
 PROGRAM = """
 import contextlib, os, sys, time
 from gap_jax.errors import Preempted
-from gap_jax.runtime.gang import ending
-from gap_jax.runtime.gang.members import Cause
+from gap_jax.runtime.processes import shutdown
+from gap_jax.runtime.processes.group import Exit
 
-class Gang:
-    index, is_first, last_beat = 1, False, None
-    def read_causes(self):
+class Processes:
+    index, is_first, last_heartbeat = 1, False, None
+    def read_exits(self):
         return []
-    def tell_cause(self, cause):
+    def report_exit(self, cause):
         os.write(1, f"told {cause.exit_code}: {cause.message}".encode())
 
-gang = Gang()
-with ending.ending_together(gang, stuck_after_s=0.5, start_within_s=START):
+processes = Processes()
+with shutdown.shutting_down_together(processes, stuck_after_s=0.5, start_within_s=START):
     BODY
 """
 HANG = "time.sleep(60)"
-STEP = "gang.last_beat = time.monotonic(); "
+STEP = "processes.last_heartbeat = time.monotonic(); "
 FAIL = "raise RuntimeError('a slip')"
-LOST = "gang.read_causes = lambda: [Cause(0, 71, 'no finite loss')]; "
-BLIND = "gang.read_causes = None; "  # the watch itself fails
+LOST = "processes.read_exits = lambda: [Exit(0, 71, 'no finite loss')]; "
+BLIND = "processes.read_exits = None; "  # the watchdog itself fails
 
 
 def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
-    """The code of a process, what it told the others, and what it said into a pipe that is read,
-    closed by its reader, or left alone until the end.
+    """Returns the exit code of a process, its report to the others, and its stderr: a pipe that is
+    read, closed by its reader, or full until the end.
     """
     program = PROGRAM.replace("BODY", body).replace("START", str(start_s))
     reading, writing = os.pipe()
@@ -68,7 +68,7 @@ def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
     ],
 )
 @pytest.mark.parametrize("how", ["read", "closed"])
-def test_it_ends_and_tells_the_others(
+def test_process_ends_and_reports_its_exit(
     body: str, start_s: float, code: int, told: str, how: str
 ) -> None:
     found = end(body, start_s, how)
@@ -77,30 +77,30 @@ def test_it_ends_and_tells_the_others(
         assert f"gap_jax: error {code}: " in found[2] and "line" in found[2].partition("error")[0]
 
 
-def test_it_ends_with_the_code_of_another_and_tells_nobody() -> None:
+def test_process_ends_with_the_code_of_a_lost_one_and_reports_nothing() -> None:
     code, told, said = end(LOST + HANG, 60, "read")
     assert (code, told) == (71, "")
     assert "gap_jax: error 71: process 0 ended with 71: no finite loss" in said
 
 
-def test_what_all_come_to_is_raised_by_each() -> None:
+def test_simultaneous_error_is_raised_in_each_process() -> None:
     code, told, said = end("raise Preempted('stopped at step 3')", 60, "read")
     assert (code, told) == (1, "") and said.endswith("Preempted: stopped at step 3\n")
 
 
 @pytest.mark.parametrize(("saves", "code"), [(True, 0), (False, 75)])
-def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
-    """JAX takes it otherwise, and who does not ask JAX would never end by it."""
+def test_only_a_run_that_saves_continues_after_sigterm(saves: bool, code: int) -> None:
+    """With `saves` JAX catches SIGTERM; a process that never checks JAX's flag would not end."""
     program = (
         "import os, signal, socket, time\n"
         "from gap_jax import process\n"
         "from gap_jax.config import RuntimeConfig\n"
-        "from gap_jax.runtime.gang.meeting import Meeting\n"
-        "from gap_jax.runtime.gang.start import joined\n"
+        "from gap_jax.runtime.processes.rendezvous import Rendezvous\n"
+        "from gap_jax.runtime.processes.initialise import initialised\n"
         "with socket.create_server(('', 0)) as server:\n"
         "    address = f'localhost:{server.getsockname()[1]}'\n"
         "def wait():\n"
-        f"    with joined(Meeting(address, 1, 0), RuntimeConfig(), saves={saves}) as gang:\n"
+        f"    with initialised(Rendezvous(address, 1, 0), RuntimeConfig(), saves={saves}):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "        time.sleep(1)\n"
         "raise SystemExit(process.run(wait))\n"
@@ -112,8 +112,8 @@ def test_only_what_saves_outlives_a_sigterm(saves: bool, code: int) -> None:
     assert done.stderr.count("gap_jax: error 75: ") == (not saves)
 
 
-def test_it_ends_where_nobody_takes_what_it_says() -> None:
-    """A pipe that is full blocks whoever writes."""
+def test_process_ends_while_its_stderr_blocks() -> None:
+    """A full pipe blocks its writer."""
     begin = time.monotonic()
     code, told, said = end(STEP + "os.write(2, b'x' * 2**16); " + HANG, 60, "full")
     assert code == 76 and told.startswith("told 76: ") and set(said) == {"x"}

@@ -1,11 +1,11 @@
-"""Moves runs of fifty steps between gangs, and compares them with a run of one process.
+"""Moves runs of fifty steps between numbers of processes, and compares them with one process.
 
-    python -m tests.campaigns.gang_meshes --out DIR
+    python -m tests.campaigns.processes_meshes --out DIR
 
-Each run begins with a gang, is stopped by SIGTERM, goes on with one process, is stopped, and ends
-with the gang. The table goes into docs/reliability.md; the exit code is 1 if any run differs in its
-record ids, its evaluated images or, by more than 1e-5, its parameters. Results are kept in DIR:
-a campaign that is stopped goes on with the next gang.
+Each run begins with several processes, is stopped by SIGTERM, continues with one process, is
+stopped, and ends with several again. The table goes into docs/reliability.md; the exit code is 1 if
+any run differs in its record ids, its evaluated images or, by more than 1e-5, its parameters.
+Results are kept in DIR: a campaign that is stopped continues with the next setting.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from gap_jax.evaluation.evaluate import load_scores
-from gap_jax.runtime.places import RunDir
+from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
-from tests.support.gangs import begin_gang, distance, finish_gang
+from tests.support.processes import begin_processes, distance, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, End
 
-PROGRAM = "tests.campaigns.gang_meshes"
+PROGRAM = "tests.campaigns.processes_meshes"
 PAGE = ROOT / "docs" / "reliability.md"
-GANGS = ((2, 2), (2, 4), (4, 2), (4, 4))  # processes, devices of each
+SETTINGS = ((2, 2), (2, 4), (4, 2), (4, 4))  # processes, devices of each
 STEPS, CLOSE = 50, 1e-5
 FIELDS = (
     f"train.steps={STEPS}", "train.batch_size=16", "eval.batch_size=16", "eval.every_steps=25",
@@ -39,7 +39,7 @@ CUTS = (15, 20)  # steps of the first two starts
 
 
 class Found(NamedTuple):
-    """How far a gang's run is from one process's in its parameters, and in what else it differs."""
+    """The distance of a moved run's parameters from those of one process, and other differences."""
 
     processes: int
     devices: int
@@ -49,17 +49,17 @@ class Found(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """All gangs, one after the other."""
+    """Tries all settings, one after the other."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     out = parser.parse_args(arguments).out.absolute()
-    head = identify(gangs=GANGS)
+    head = identify(settings=SETTINGS)
     found = [Found(**row) for row in read_rows(out, head)]
     if not found:
         shutil.rmtree(out, ignore_errors=True)
         prepare_tiny_people(out / "data")
         train(out, "alone", processes=1, devices=1, codes=[0])
-    for processes, devices in GANGS[len(found) :]:
+    for processes, devices in SETTINGS[len(found) :]:
         found.append(move(out, processes, devices))
         keep_rows(out, head, [each._asdict() for each in found])
         print(_row(found[-1]), flush=True)
@@ -70,20 +70,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "|---|---|---|---|",
         *map(_row, found),
     ]
-    replace_marked(PAGE, "gang meshes", "\n".join(lines))
+    replace_marked(PAGE, "processes meshes", "\n".join(lines))
     return int(any(each.fault for each in found))
 
 
 def move(out: Path, processes: int, devices: int) -> Found:
-    """A run from a gang to one process and back."""
+    """Moves a run from several processes to one process and back."""
     start, name = time.monotonic(), f"{processes}x{devices}"
     shutil.rmtree(out / name, ignore_errors=True)
-    gang = {"processes": processes, "devices": devices}
+    several = {"processes": processes, "devices": devices}
     cut = {0: f"train.step:term@{CUTS[0]}"}
-    train(out, name, **gang, faults=cut, codes=[75] * processes)
+    train(out, name, **several, faults=cut, codes=[75] * processes)
     cut = {0: f"train.step:term@{CUTS[1]}"}
     train(out, name, processes=1, devices=1, faults=cut, codes=[75])
-    train(out, name, **gang, codes=[0] * processes)
+    train(out, name, **several, codes=[0] * processes)
     apart, fault = compare(out / "alone", out / name)
     return Found(processes, devices, apart, fault, time.monotonic() - start)
 
@@ -94,29 +94,29 @@ def _row(found: Found) -> str:
 
 
 def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
-    """One start, which must end as expected."""
-    ends: list[End] = finish_gang(
-        begin_gang(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
+    """Starts all processes once; they must end with `codes`."""
+    ends: list[End] = finish_processes(
+        begin_processes(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
     )
     if [end.code for end in ends] != codes:
         raise SystemExit(f"{name} ended with {ends}")
 
 
 def compare(alone: Path, moved: Path) -> tuple[float, str]:
-    """How far apart the parameters are, and in what else the runs differ."""
+    """Returns the distance of the parameters, and other differences of the runs."""
     apart = distance(alone, moved, STEPS)
     faults = ["the parameters"] if apart > CLOSE else []
     if read_ids(alone) != read_ids(moved):
         faults.append("record ids")
-    one, other = (load_scores(RunDir(run).scores("val", STEPS)) for run in (alone, moved))
+    one, other = (load_scores(RunFolder(run).scores("val", STEPS)) for run in (alone, moved))
     if not (np.array_equal(one.ids, other.ids) and np.array_equal(one.labels, other.labels)):
         faults.append("evaluated images")
     return apart, ", ".join(faults)
 
 
 def read_ids(workdir: Path) -> dict[int, str]:
-    """The digest of every step's record ids."""
-    rows = map(json.loads, RunDir(workdir).ledger.read_text("utf-8").splitlines())
+    """Reads the digest of every step's record ids."""
+    rows = map(json.loads, RunFolder(workdir).step_log.read_text("utf-8").splitlines())
     return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
 
 

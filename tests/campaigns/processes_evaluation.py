@@ -1,10 +1,10 @@
-"""Evaluates every small number of images on every small number of devices and processes.
+"""Evaluates small numbers of images on small numbers of devices and processes.
 
-    python -m tests.campaigns.gang_evaluation --out DIR
+    python -m tests.campaigns.processes_evaluation --out DIR
 
-Each setting must score exactly the images it should, once each, as one device does one by one. The
+Each evaluation must score exactly the expected images once, as one device does one by one. The
 counts go into docs/reliability.md, and the exit code is 1 if any setting failed. They are kept in
-DIR: a campaign that is stopped goes on with the next gang.
+DIR: a campaign that is stopped continues with the next setting.
 """
 
 import argparse
@@ -36,23 +36,23 @@ from tests.campaigns.table import describe, replace_marked
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, SPEC, overrides
 
-PROGRAM = "tests.campaigns.gang_evaluation"
+PROGRAM = "tests.campaigns.processes_evaluation"
 PAGE = ROOT / "docs" / "reliability.md"
 IMAGES, ROWS = range(1, 41), range(1, 9)
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 CLOSE = 1e-5
-MEMBER = "member"  # how this program starts itself as a process of a gang
+WORKER = "worker"  # the word with which this program starts its own processes
 
 
-class Gang(NamedTuple):
-    """So many processes that have so many devices together."""
+class Setting(NamedTuple):
+    """A number of processes, and how many devices they have together."""
 
     processes: int
     devices: int
 
 
 class Found(NamedTuple):
-    """How many settings a gang tried, and how many of them were wrong."""
+    """How many evaluations a setting made, and how many of them were wrong."""
 
     processes: int
     devices: int
@@ -62,19 +62,19 @@ class Found(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """All gangs, one after the other."""
+    """Tries all settings, one after the other."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for data and counts")
     out = parser.parse_args(arguments).out.absolute()
-    gangs = [Gang(p, d) for p, d in itertools.product(PROCESSES, DEVICES) if d >= p]
-    head = identify(gangs=gangs)
+    settings = [Setting(p, d) for p, d in itertools.product(PROCESSES, DEVICES) if d >= p]
+    head = identify(settings=settings)
     found = [Found(**row) for row in read_rows(out, head)]
     if not found:
         shutil.rmtree(out, ignore_errors=True)
         prepare_tiny_people(out / "data", sizes={"train": 9, "val": IMAGES[-1], "test": 0})
-    for gang in gangs[len(found) :]:
+    for setting in settings[len(found) :]:
         start = time.monotonic()
-        found.append(Found(*gang, *run_gang(gang, out), time.monotonic() - start))
+        found.append(Found(*setting, *run_setting(setting, out), time.monotonic() - start))
         keep_rows(out, head, [each._asdict() for each in found])
         print(found[-1], flush=True)
     lines = [
@@ -90,33 +90,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for each in found
         ),
     ]
-    replace_marked(PAGE, "gang evaluation", "\n".join(lines))
+    replace_marked(PAGE, "processes evaluation", "\n".join(lines))
     return int(any(each.wrong for each in found))
 
 
-def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
-    """How many settings one gang tried, and how many of them were wrong."""
+def run_setting(setting: Setting, folder: Path) -> tuple[int, int]:
+    """Starts the processes of a setting; returns the numbers of evaluations and of wrong ones."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    flags = f"--xla_force_host_platform_device_count={gang.devices // gang.processes}"
+    flags = f"--xla_force_host_platform_device_count={setting.devices // setting.processes}"
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    words = [sys.executable, "-m", PROGRAM, MEMBER, str(folder), str(port), str(gang.processes)]
-    members = [
+    words = [
+        sys.executable,
+        "-m",
+        PROGRAM,
+        WORKER,
+        str(folder),
+        str(port),
+        str(setting.processes),
+    ]
+    workers = [
         subprocess.Popen(
             [*words, str(index)], cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE
         )
-        for index in range(gang.processes)
+        for index in range(setting.processes)
     ]
-    said = [each.communicate()[0] for each in members]
-    if any(each.returncode for each in members):
-        raise SystemExit(f"{gang}: {[each.returncode for each in members]}")
+    said = [each.communicate()[0] for each in workers]
+    if any(each.returncode for each in workers):
+        raise SystemExit(f"{setting}: {[each.returncode for each in workers]}")
     tried, wrong = json.loads(said[0].splitlines()[-1])
     return tried, wrong
 
 
-def be_member(folder: Path, port: str, processes: int, index: int) -> None:
-    """One process: every setting in turn, and at the end the counts."""
+def evaluate_all(folder: Path, port: str, processes: int, index: int) -> None:
+    """Runs one process: all evaluations, and at the end the counts."""
     if processes > 1:
         jax.distributed.initialize(f"localhost:{port}", processes, index)
     cfg = read_config(SPEC, overrides(folder / "data"))
@@ -126,7 +134,7 @@ def be_member(folder: Path, port: str, processes: int, index: int) -> None:
 
 
 def try_all(cfg: Config, data: Manifest, expected: Path) -> Iterator[bool]:
-    """Whether each setting scored what it should; the very first evaluation is one by one."""
+    """Yields whether each evaluation is right; the very first one scores image by image."""
     for rows in ROWS:
         setup = assemble(in_batches_of(cfg, rows * jax.device_count()), data)
         variables = setup.fold(setup.initial_variables())
@@ -142,7 +150,7 @@ def try_all(cfg: Config, data: Manifest, expected: Path) -> Iterator[bool]:
 
 
 def in_batches_of(cfg: Config, size: int) -> Config:
-    """The config with so many images in every batch, which all devices share."""
+    """Returns the config with `size` images in every batch of all devices."""
     return dataclasses.replace(
         cfg,
         train=dataclasses.replace(cfg.train, batch_size=size, accumulate=1),
@@ -152,7 +160,7 @@ def in_batches_of(cfg: Config, size: int) -> Config:
 
 
 def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> evaluate.Scores:
-    """One evaluation by this process and its peers."""
+    """Evaluates in all processes."""
     scores = evaluate.score_split(
         setup.cfg,
         data,
@@ -167,6 +175,6 @@ def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> ev
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] != [MEMBER]:
+    if sys.argv[1:2] != [WORKER]:
         sys.exit(main())
-    be_member(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))
+    evaluate_all(Path(sys.argv[2]), sys.argv[3], *map(int, sys.argv[4:]))

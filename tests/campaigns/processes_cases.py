@@ -1,4 +1,4 @@
-"""What befalls a run of two processes, and how the two of them end."""
+"""Faults of one of two processes, and the end of both."""
 
 import contextlib
 import os
@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gap_jax.runtime.places import RunDir
-from tests.support.gangs import begin_gang, finish_gang
+from gap_jax.runtime.run_folder import RunFolder
+from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_training import STEPS, End, Proof, prove
 
 STUCK_AFTER_S = 20
@@ -35,7 +35,7 @@ CAUSES = ("gap_jax: error ", "Terminating process because the JAX distributed se
 
 
 class Case(NamedTuple):
-    """A fault that befalls one process before one of its steps."""
+    """A fault of one process before one of its steps."""
 
     name: str
     kind: str
@@ -44,10 +44,10 @@ class Case(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How a case ended; `failure` says which promise it broke, or nothing.
+    """The result of a case; `failure` names the broken promise, if any.
 
-    `codes` are those of the process that was hit and of the other one; `survived_s` is how long the
-    other one lived on.
+    `codes` are those of the hit process and of the other one; `survived_s` is the time until the
+    other one ended.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
 
 
 class Site(NamedTuple):
-    """What all cases share; `unbroken` is what the run arrives at that nothing befell."""
+    """The folders of all cases; `unbroken` is the result of a run without a fault."""
 
     data: Path
     cache: Path
@@ -69,7 +69,7 @@ class Site(NamedTuple):
 
 
 def draw_cases(faults: int, terminations: int, seed: int) -> Iterator[Case]:
-    """So many of each fault and of SIGTERM, at steps drawn from the seed."""
+    """Draws cases of each fault and of SIGTERM, at steps drawn from the seed."""
     rng = np.random.default_rng(seed)
     kinds = [*FAULTS] * faults + [TERMINATED] * terminations
     for index, kind in enumerate(kinds):
@@ -78,7 +78,7 @@ def draw_cases(faults: int, terminations: int, seed: int) -> Iterator[Case]:
 
 
 def suffer(case: Case, site: Site) -> Verdict:
-    """Runs a case to its end; the run's folder goes if nothing was wrong."""
+    """Runs a case to its end; deletes the run's folder unless it failed."""
     start, workdir = time.monotonic(), site.runs / case.name.replace(" ", "_")
     shutil.rmtree(workdir, ignore_errors=True)
     verdict = (
@@ -91,28 +91,28 @@ def suffer(case: Case, site: Site) -> Verdict:
 
 def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
     stuck = [f"runtime.stuck_after_s={STUCK_AFTER_S}"] if case.kind == "stuck" else []
-    gang = begin_gang(
+    processes = begin_processes(
         site.data,
         workdir,
         *stuck,
         cache=site.cache,
         faults={case.process: f"train.step:{FAULTS[case.kind]}@{case.step}"},
     )
-    other = gang[1 - case.process]
+    other = processes[1 - case.process]
     ended: dict[int, float] = {}
-    watchers = [threading.Thread(target=_note_end, args=(each, ended)) for each in gang]
+    watchers = [threading.Thread(target=_note_end, args=(each, ended)) for each in processes]
     for each in watchers:
         each.start()
     limit_s = LIMIT_S.get(case.kind, OTHERS_LIMIT_S)
     watchers[1 - case.process].join(timeout=limit_s + 60)
     hangs = other.poll() is None
     watchers[case.process].join(timeout=0 if hangs or case.kind == "suspended" else limit_s)
-    for each in gang:
+    for each in processes:
         if each.poll() is None:
             each.kill()
-    ends = finish_gang(gang)
+    ends = finish_processes(processes)
     survivor = ends[1 - case.process]
-    since = _last_words(RunDir(workdir).of_process(case.process))
+    since = _find_last_write(RunFolder(workdir).of_process(case.process))
     survived_s = ended.get(other.pid, time.time()) - since
     cause = _find_cause(survivor)
     failure = ""
@@ -121,7 +121,7 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
     elif survivor.code not in CODES.get(case.kind, OTHER_CODES):
         failure = f"the other one ends with {survivor.code}"
     elif case.kind == "stuck" and not any("most recent call first" in e.complained for e in ends):
-        failure = "neither says where its threads were"
+        failure = "neither prints its stacks"
     elif survived_s > limit_s:
         failure = f"the other one ends after {survived_s:.0f} s"
     elif not cause:
@@ -131,17 +131,17 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
 
 
 def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
-    """Both must save the same step and end with 75, and both go on to the unbroken run's end."""
+    """Both must save the same step and end with 75, then resume to the unbroken run's result."""
     faults = {case.process: f"train.step:term@{case.step}"}
     start = time.monotonic()
-    ends = finish_gang(begin_gang(site.data, workdir, cache=site.cache, faults=faults))
+    ends = finish_processes(begin_processes(site.data, workdir, cache=site.cache, faults=faults))
     took_s = time.monotonic() - start
     stops = {end.complained.splitlines()[-1] if end.complained else "" for end in ends}
     failure = ""
     if [end.code for end in ends] != [75, 75] or len(stops) > 1:
         failure = f"they end with {[end.code for end in ends]}: {stops}"
     else:
-        resumed = finish_gang(begin_gang(site.data, workdir, cache=site.cache))
+        resumed = finish_processes(begin_processes(site.data, workdir, cache=site.cache))
         if [end.code for end in resumed] != [0, 0]:
             failure = f"resumed, they end with {[end.code for end in resumed]}"
         else:
@@ -151,15 +151,15 @@ def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
 
 
 def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
-    """Without taking the process's end from whoever reads its output."""
-    with contextlib.suppress(ChildProcessError):  # somebody has seen the end at the same time
+    """Waits without reaping the process, which the reader of its output does."""
+    with contextlib.suppress(ChildProcessError):  # it was reaped at the same time
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     ended[process.pid] = time.time()
 
 
-def _last_words(run: RunDir) -> float:
-    """When the process that was hit last wrote a row or a line; a moment before it was hit."""
-    return max(path.stat().st_mtime for path in (run.ledger, run.log) if path.exists())
+def _find_last_write(run: RunFolder) -> float:
+    """Returns the time of the hit process's last row or line, just before it was hit."""
+    return max(path.stat().st_mtime for path in (run.step_log, run.log) if path.exists())
 
 
 def _find_cause(end: End) -> str:

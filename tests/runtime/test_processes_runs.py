@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from gap_jax.evaluation.evaluate import load_scores
-from gap_jax.runtime.places import RunDir
-from tests.campaigns.gang_meshes import read_ids
-from tests.support.gangs import begin_gang, distance, finish_gang
+from gap_jax.runtime.run_folder import RunFolder
+from tests.campaigns.processes_meshes import read_ids
+from tests.support.processes import begin_processes, distance, finish_processes
 from tests.support.tiny_training import STEPS, End
 
 pytestmark = pytest.mark.processes
@@ -18,17 +18,17 @@ pytestmark = pytest.mark.processes
 
 def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End]:
     options |= {"cache": folder / "cache", "forked": True}
-    return finish_gang(begin_gang(folder / "data", workdir, *fields, **options))
+    return finish_processes(begin_processes(folder / "data", workdir, *fields, **options))
 
 
-def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
-    """Stopped by a signal to one of two, then alone, it arrives where a run alone arrives."""
+def test_run_moves_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
+    """Stopped by a signal to one of two, then alone; it ends as a run of one process."""
     unbroken, moved = tiny_runs / "unbroken", tmp_path / "moved"
     first = train(tiny_runs, moved, faults={1: "train.step:term@2"})
     assert [end.code for end in first] == [75, 75]
     stops = {end.complained.splitlines()[-1] for end in first}
     assert len(stops) == 1 and "stopped by the scheduler at step" in stops.pop()
-    saved = max(int(path.name) for path in RunDir(moved).checkpoints.iterdir())
+    saved = max(int(path.name) for path in RunFolder(moved).checkpoints.iterdir())
     assert 2 <= saved < STEPS - 4
 
     alone = train(tiny_runs, moved, processes=1, devices=4, faults={0: "train.step:term@3"})
@@ -36,19 +36,21 @@ def test_a_run_goes_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path
     ends = train(tiny_runs, moved)
     assert [end.code for end in ends] == [0, 0]
     assert json.loads(ends[0].said.splitlines()[-1])["examples"] == 4
-    assert "mAP" not in ends[1].said, "the first process alone speaks"
+    assert "mAP" not in ends[1].said, "only the first process prints"
 
     assert read_ids(moved) == read_ids(unbroken)
     assert len(read_ids(moved)) == STEPS
     assert 0 < distance(unbroken, moved, STEPS) < 1e-5
-    scores, expected = (load_scores(RunDir(run).scores("val", STEPS)) for run in (moved, unbroken))
+    scores, expected = (
+        load_scores(RunFolder(run).scores("val", STEPS)) for run in (moved, unbroken)
+    )
     np.testing.assert_array_equal(scores.ids, expected.ids)
     np.testing.assert_array_equal(scores.labels, expected.labels)
     np.testing.assert_allclose(scores.logits, expected.logits, rtol=1e-4, atol=1e-5)
     again = train(tiny_runs, moved, words=["--mode=evaluate"])
     assert [end.code for end in again] == [0, 0] and "mAP" not in again[1].said
     assert again[0].said.splitlines()[-1] == ends[0].said.splitlines()[-1]
-    log = RunDir(moved).of_process(1).log.read_text("utf-8")
+    log = RunFolder(moved).of_process(1).log.read_text("utf-8")
     assert f"step={STEPS}/{STEPS}" in log and "data_wait=" in log
 
 
@@ -61,8 +63,8 @@ def test_processes_that_differ_write_nothing(tiny_runs: Path, tmp_path: Path) ->
     assert not (tmp_path / "run").exists()
 
 
-def test_a_failure_of_one_is_told_by_the_other(tiny_runs: Path, tmp_path: Path) -> None:
-    """Also of the first one, whose end takes away by what they speak."""
+def test_failure_of_one_process_is_reported_by_the_other(tiny_runs: Path, tmp_path: Path) -> None:
+    """A failure of the first process, too, which ends the coordinator."""
     ends = train(tiny_runs, tmp_path / "run", faults={0: "train.step:raise@2"})
     assert [end.code for end in ends] == [70, 70]
     last = ends[1].complained.splitlines()[-1]

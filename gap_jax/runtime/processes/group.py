@@ -1,0 +1,124 @@
+"""Values that the processes of a run exchange, as key-value entries of JAX's coordinator.
+
+Reading an entry has a time limit; a collective of the devices would wait for ever.
+"""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
+
+from gap_jax.errors import PeerLost, Refusal
+
+ROOT_KEY = "gap_jax"
+TIMEOUT_S = 600  # a process may read or write much before it answers
+POLL_S = 1  # Python handles Ctrl-C between two polls
+
+T = TypeVar("T")
+
+
+class Exit(NamedTuple):
+    """The exit code of a process and its error message."""
+
+    process: int
+    exit_code: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"process {self.process} ended with {self.exit_code}: {self.message}"
+
+
+class RemoteRefusal(Refusal):
+    """A refusal of the first process, raised in another process."""
+
+    def __init__(self, exit_code: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class Processes:
+    """The processes of a run; a single process exchanges nothing.
+
+    All processes call `broadcast` and `gather` in the same order; errors contain the `name`.
+    """
+
+    def __init__(self, client: Any = None, index: int = 0, count: int = 1) -> None:
+        self.index = index
+        self.count = count
+        self.last_heartbeat: float | None = None
+        self._client = client
+        self._calls: Counter[str] = Counter()
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process prints and writes the run's files."""
+        return self.index == 0
+
+    @property
+    def index_and_count(self) -> tuple[int, int]:
+        """The index of this process and the number of processes."""
+        return self.index, self.count
+
+    def heartbeat(self) -> None:
+        """Records progress; called from the first step on."""
+        self.last_heartbeat = time.monotonic()
+
+    def broadcast(self, name: str, make: Callable[[], T]) -> T:
+        """Calls `make` in the first process; all return its JSON value or raise its refusal."""
+        if self.count == 1:
+            return make()
+        key = self._next_key(name)
+        if not self.is_first:
+            entry = self._read(key, name, sender=0)
+            if "refusal" in entry:
+                raise RemoteRefusal(*entry["refusal"])
+            return entry["value"]
+        try:
+            value = make()
+        except Refusal as refusal:
+            self._write(key, {"refusal": [refusal.exit_code, str(refusal)]})
+            raise
+        self._write(key, {"value": value})
+        return value
+
+    def gather(self, name: str, value: T) -> list[T]:
+        """Returns the JSON value of every process, by index."""
+        if self.count == 1:
+            return [value]
+        key = self._next_key(name)
+        self._write(f"{key}/{self.index}", value)
+        return [self._read(f"{key}/{each}", name, sender=each) for each in range(self.count)]
+
+    def report_exit(self, ended: Exit) -> None:
+        """Writes why this process ends."""
+        self._write(f"{ROOT_KEY}/ended/{self.index}", [ended.exit_code, ended.message])
+
+    def read_exits(self) -> list[Exit]:
+        """Reads why other processes ended."""
+        entries = self._client.key_value_dir_get(f"{ROOT_KEY}/ended")
+        exits = [Exit(int(key.rpartition("/")[2]), *json.loads(text)) for key, text in entries]
+        return [each for each in sorted(exits) if each.process != self.index]
+
+    def _next_key(self, name: str) -> str:
+        self._calls[name] += 1
+        return f"{ROOT_KEY}/{name}/{self._calls[name]}"
+
+    def _write(self, key: str, value: Any) -> None:
+        self._client.key_value_set(key, json.dumps(value, allow_nan=False))
+
+    def _read(self, key: str, name: str, *, sender: int) -> Any:
+        until = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return json.loads(self._client.blocking_key_value_get(key, POLL_S * 1000))
+            except RuntimeError as error:  # JaxRuntimeError
+                if "DEADLINE_EXCEEDED" not in str(error) or time.monotonic() > until:
+                    raise PeerLost(
+                        f"process {self.index} got no {name!r} from process {sender} within "
+                        f"{TIMEOUT_S} s ({str(error).splitlines()[0]}); see its log and run the "
+                        "same command again"
+                    ) from error
+
+
+ALONE = Processes()
