@@ -1,4 +1,4 @@
-"""ArrayRecord files in TFDS's form, written and opened without TensorFlow."""
+"""Writes and opens ArrayRecord files in TFDS's format without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -8,14 +8,14 @@ import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, first_line
 from data_pipelines.example import (
     HIDDEN,
     JOINTS,
@@ -25,7 +25,8 @@ from data_pipelines.example import (
     LabelKind,
     record_features,
 )
-from data_pipelines.manifest import Manifest, Shard, Split
+from data_pipelines.files import sha256
+from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]
 
@@ -33,17 +34,8 @@ FOLDER = "records"
 SHARD_BYTES = 256 * 2**20
 
 
-@runtime_checkable
-class RecordSource(Protocol):
-    """Random access to a split; a record's `image` is the file's own bytes."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
-
-
-def label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
-    """What is wrong with a label, if anything is."""
+def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
+    """Returns the first fault of a label, or None."""
     if label_kind == "single":
         if not isinstance(label, numbers.Integral):
             return f"its label {label!r} is no class id"
@@ -58,8 +50,8 @@ def label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
     return None
 
 
-def keypoints_fault(keypoints: np.ndarray) -> str | None:
-    """What is wrong with the keypoints of an image's people, if anything is."""
+def _find_keypoints_fault(keypoints: np.ndarray) -> str | None:
+    """Returns the first fault of the keypoints of an image's people, or None."""
     if keypoints.ndim != 3 or keypoints.shape[1:] != (len(JOINTS), 3):
         return f"its keypoints have shape {keypoints.shape}, not (people, {len(JOINTS)}, 3)"
     if not np.isfinite(keypoints).all():
@@ -69,27 +61,34 @@ def keypoints_fault(keypoints: np.ndarray) -> str | None:
     return None
 
 
+def find_fault(
+    label: Any, keypoints: np.ndarray, label_kind: LabelKind, classes: int
+) -> str | None:
+    """Returns the first fault of a record's label or keypoints, or None."""
+    return find_label_fault(label, label_kind, classes) or _find_keypoints_fault(keypoints)
+
+
 def write(
     folder: Path, label_kind: LabelKind, classes: int, splits: Mapping[str, Iterable[Record]]
-) -> dict[str, list[tuple[Path, int]]]:
-    """Streams every split into shards; tells each split's files, relative, and their counts.
+) -> dict[str, list[Shard]]:
+    """Streams every split into shards and describes them.
 
-    TFDS's own builders hold a whole split in memory, and need TensorFlow beyond 1 GB of it.
+    TFDS's own builders hold a whole split in memory, and need TensorFlow beyond 1 GB.
     """
     features = record_features(label_kind, classes)
-    home = folder.absolute() / FOLDER
-    home.mkdir(parents=True)
+    target = folder.absolute() / FOLDER
+    target.mkdir(parents=True)
     naming = tfds.core.ShardedFileTemplate(
-        data_dir=cast(Any, home), dataset_name=FOLDER, filetype_suffix="array_record"
+        data_dir=cast(Any, target), dataset_name=FOLDER, filetype_suffix="array_record"
     )
     infos = [
-        _write_split(split, naming.replace(split=split), features, records)
+        _write_split(split, naming.replace(split=split), (_serialize(features, r) for r in records))
         for split, records in splits.items()
     ]
     filled = [info for info in infos if info.shard_lengths]
     if filled:
         tfds.folder_dataset.write_metadata(
-            data_dir=home,
+            data_dir=target,
             features=features,
             split_infos=filled,
             filename_template=naming,
@@ -97,15 +96,20 @@ def write(
         )
     return {
         info.name: [
-            (Path(FOLDER) / Path(file).name, count)
+            _describe_shard(folder, f"{FOLDER}/{Path(file).name}", count)
             for file, count in zip(info.filepaths, info.shard_lengths, strict=True)
         ]
         for info in infos
     }
 
 
+def _describe_shard(folder: Path, file: str, examples: int) -> Shard:
+    path = folder / file
+    return Shard(file, path.stat().st_size, examples, sha256(path))
+
+
 def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:
-    """The record in bytes that are always the same; by itself the order of features is chance."""
+    """Serializes a record deterministically; by default the order of the features is random."""
     content = features.serialize_example({**record, "image": io.BytesIO(record["image"])})
     return (
         cast(Any, tf_example_pb2).Example.FromString(content).SerializeToString(deterministic=True)
@@ -113,32 +117,24 @@ def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:
 
 
 def _write_split(
-    split: str,
-    naming: tfds.core.ShardedFileTemplate,
-    features: tfds.features.FeaturesDict,
-    records: Iterable[Record],
+    split: str, naming: tfds.core.ShardedFileTemplate, examples: Iterator[bytes]
 ) -> tfds.core.SplitInfo:
-    examples = (_serialize(features, record) for record in records)
-    partial: list[Path] = []
+    folder = Path(naming.data_dir)
     lengths: list[int] = []
-    while True:
-        path = Path(naming.data_dir) / f"{split}-{len(partial)}.partial"
-        count = _fill_shard(path, examples)
-        if not count:
-            path.unlink()
-            break
-        partial.append(path)
+    while count := _fill_shard(folder / f"{split}-{len(lengths)}.partial", examples):
         lengths.append(count)
-    for index, path in enumerate(partial):  # a shard's name tells how many there are
-        path.replace(naming.sharded_filepath(shard_index=index, num_shards=len(partial)))
-    size = sum(Path(file).stat().st_size for file in naming.sharded_filepaths(len(partial)))
+    (folder / f"{split}-{len(lengths)}.partial").unlink()  # it is empty
+    files = [Path(file) for file in naming.sharded_filepaths(len(lengths))]
+    for index, file in enumerate(files):  # a shard's name holds the number of shards
+        (folder / f"{split}-{index}.partial").replace(file)
+    size = sum(file.stat().st_size for file in files)
     return tfds.core.SplitInfo(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=naming
     )
 
 
 def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
-    """Moves examples into one shard until it is full or none is left; tells how many."""
+    """Writes examples to one shard until it is full or none is left; returns their number."""
     count = size = 0
     with _array_record(path) as writer:
         for example in examples:
@@ -152,7 +148,7 @@ def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
 
 @contextlib.contextmanager
 def _array_record(path: Path) -> Iterator[ArrayRecordWriter]:
-    """A writer whose failures, bare RuntimeErrors, come as the OSErrors that caused them."""
+    """Yields a writer; its RuntimeErrors are turned into the OSErrors that caused them."""
     try:
         writer = ArrayRecordWriter(str(path), "group_size:1")
         yield writer
@@ -165,8 +161,11 @@ def _array_record(path: Path) -> Iterator[ArrayRecordWriter]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Split:
-    """A split as TFDS reads it, with arrays where TFDS gives lists and refusals by name."""
+class RecordSource:
+    """Reads the records of a split by index; a record's `image` is the bytes of the image file.
+
+    TFDS's lists are turned into arrays, and its errors into refusals.
+    """
 
     source: Any
     name: str
@@ -187,7 +186,7 @@ class _Split:
 
 
 def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
-    """Opens a split whose shards are all there, with the sizes the manifest gives."""
+    """Opens a split after checking that its shards exist with the sizes of the manifest."""
     if split not in manifest.splits:
         known = ", ".join(name for name, each in manifest.splits.items() if each.examples)
         raise DataError(f"{directory} has no split {split!r}; it has {known}")
@@ -200,34 +199,33 @@ def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
         folder = (directory / contents.shards[0].file).parent
         builder = cast(Any, tfds.builder_from_directory(folder))
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        matches = _described_alike(builder.info, split, manifest)
-    except Exception as error:  # whatever TFDS's and protobuf's parsers say of a damaged file
+        matches = _matches_manifest(builder.info, split, manifest)
+    except Exception as error:  # the parsers of TFDS and protobuf raise many types
         raise DataError(
             f"the records of split {split!r} in {directory} cannot be opened "
             f"({first_line(error)}); prepare the data again"
         ) from error
     if not matches or len(source) != contents.examples:
         raise DataError(
-            f"{folder} describes the records of split {split!r} otherwise than the manifest of "
-            f"{directory}; prepare the data again"
+            f"the metadata in {folder} and the manifest of {directory} differ for split {split!r}; "
+            "prepare the data again"
         )
-    return _Split(source, f"split {split!r} in {directory}")
+    return RecordSource(source, f"split {split!r} in {directory}")
 
 
-def _described_alike(info: Any, split: str, manifest: Manifest) -> bool:
-    """Whether TFDS's own description names the manifest's shards, counts and features."""
-    theirs = info.splits[split]
-    ours: Split = manifest.splits[split]
+def _matches_manifest(info: Any, split: str, manifest: Manifest) -> bool:
+    """Tells whether TFDS's metadata name the manifest's shards, counts and features."""
+    stored, shards = info.splits[split], manifest.splits[split].shards
     features = record_features(manifest.label_kind, len(manifest.classes))
     return (
-        [Path(file).name for file in theirs.filepaths] == [Path(s.file).name for s in ours.shards]
-        and list(theirs.shard_lengths) == [shard.examples for shard in ours.shards]
+        [Path(file).name for file in stored.filepaths] == [Path(each.file).name for each in shards]
+        and list(stored.shard_lengths) == [each.examples for each in shards]
         and info.features.get_serialized_info() == features.get_serialized_info()
     )
 
 
 def check_shard_size(directory: Path, shard: Shard) -> None:
-    """Refuses a shard that is absent or of another size than the manifest's."""
+    """Refuses a shard that is absent or has another size than in the manifest."""
     path = directory / shard.file
     try:
         size = path.stat().st_size
@@ -238,8 +236,3 @@ def check_shard_size(directory: Path, shard: Shard) -> None:
             f"shard {path} has {size:,} bytes and the manifest says {shard.bytes:,}; "
             "prepare the data again"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where there is none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

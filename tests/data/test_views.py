@@ -1,4 +1,4 @@
-"""Resizes against their literal rules, and the views that evaluation averages over."""
+"""Resizes follow their definitions, and evaluation averages over the right views."""
 
 import dataclasses
 from pathlib import Path
@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.decode import decode
 from data_pipelines.loader import evaluation_batches, training_batches
-from data_pipelines.transforms import View, begin, center, evaluation_views, resize
+from data_pipelines.transforms import View, center_crop, evaluation_views, make_view, resize
 from gap_jax.learning.sharding import globalise, make_mesh
 from gap_jax.learning.state import describe_model
 from gap_jax.learning.steps import jit_eval_step
@@ -30,7 +30,7 @@ VIEWS: list[tuple[str, bool, int, dict[str, Any]]] = [
 def tensorflow_1(
     image: UInt8[np.ndarray, "h w 3"], width: int, height: int
 ) -> Float[np.ndarray, "h2 w2 3"]:
-    """`resize_bilinear(align_corners=False)`, cell by cell: from the corners of pixels."""
+    """Computes `resize_bilinear(align_corners=False)` per pixel, from the corners of pixels."""
     rows, columns = image.shape[:2]
     out = np.zeros((height, width, 3))
     for i in range(height):
@@ -58,7 +58,7 @@ def test_the_legacy_resize_is_tensorflow_1s(size: tuple[int, int]) -> None:
     assert np.abs(resize(View(image, NOBODY, 1.0), *size).image - exact).max() > 5
 
 
-def test_the_antialiased_resize_averages_what_a_pixel_covers() -> None:
+def test_the_antialiased_resize_averages_the_covered_pixels() -> None:
     """A triangle as wide as two shrunken pixels, between half-pixel centres, cut at the border."""
     line = np.random.default_rng(1).integers(0, 256, 24)
     image = np.repeat(np.repeat(line[None, :, None], 24, 0), 3, 2).astype(np.uint8)
@@ -74,16 +74,16 @@ def test_modern_shrinking_sees_every_pixel(tmp_path: Path) -> None:
     dots = np.zeros((256, 256, 3), np.uint8)
     dots[::8, ::8] = 255
     data = config(tmp_path, preprocessing="modern")
-    whole = begin(dots, NOBODY, data)
+    whole = make_view(dots, NOBODY, data)
     assert resize(whole, 32, 32, smooth=True).image.mean() == pytest.approx(255 / 64, abs=0.5)
     assert abs(resize(whole, 32, 32).image.mean() - 255 / 64) > 2
-    assert center(whole, data).image.std() < 10
+    assert center_crop(whole, data).image.std() < 10
 
 
 @pytest.mark.parametrize("rule", ["opencv", "legacy", "antialias"])
 @pytest.mark.parametrize("size", [(48, 96), (80, 40), (30, 20)])
 def test_keypoints_follow_their_pixels(rule: str, size: tuple[int, int]) -> None:
-    """On a picture that rises evenly the colour at a joint tells where the joint was."""
+    """In an image of constant slope, the colour at a joint gives its old position."""
     image = np.zeros((40, 60, 3), np.uint8)
     image[..., 0], image[..., 1] = 4 * np.arange(60)[None, :], 6 * np.arange(40)[:, None]
     joints = np.zeros((1, 16, 3))
@@ -100,25 +100,25 @@ def test_keypoints_follow_their_pixels(rule: str, size: tuple[int, int]) -> None
 
 
 def test_the_released_input_is_reproduced_to_a_grey_level(tmp_path: Path) -> None:
-    """To a width of 20 and whole levels, to a short side of 14 with sides cut off, the centre."""
+    """Resizes to width 20 in whole levels, then to short side 14, and takes the centre crop."""
     data = config(tmp_path, limit_width_px=20, resize="legacy")
     image = np.random.default_rng(2).integers(0, 256, (19, 33, 3), dtype=np.uint8)
     limited = tensorflow_1(image, 20, 11).astype(np.uint8)  # 19 * 20 / 33 = 11.5
     scaled = tensorflow_1(limited, 25, 14)  # 20 * 14 / 11 = 25.5
-    view = center(begin(image, NOBODY, data), data)
+    view = center_crop(make_view(image, NOBODY, data), data)
     assert np.abs(view.image - scaled[1:13, 6:18]).max() <= 1.5
     assert np.abs(view.image - scaled[1:13, 6:18]).mean() <= 0.3
 
 
-def test_views_lie_where_they_should(tmp_path: Path) -> None:
-    """17 rows and 41 columns more than a view has, both odd: each pixel's place is its colour."""
+def test_views_are_at_their_positions(tmp_path: Path) -> None:
+    """The image has 17 rows and 41 columns more than a view; a pixel's colour is its position."""
     image = np.zeros((29, 53, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(53)[None, :], np.arange(29)[:, None]
 
     def corners(crops: str, *, turned: bool = False) -> list[tuple[int, int]]:
         data = config(tmp_path, eval_crops=crops, short_side_px=29)
         stood = np.ascontiguousarray(image.transpose(1, 0, 2)[..., [1, 0, 2]]) if turned else image
-        views = evaluation_views(begin(stood, NOBODY, data), data)
+        views = evaluation_views(make_view(stood, NOBODY, data), data)
         assert {view.image.shape for view in views} == {(12, 12, 3)}
         return [(int(view.image[0, 0, 0]), int(view.image[0, 0, 1])) for view in views]
 
@@ -127,7 +127,7 @@ def test_views_lie_where_they_should(tmp_path: Path) -> None:
     assert corners("three", turned=True) == [(8, 0), (8, 20), (8, 41)]
     assert corners("five") == [(0, 0), (41, 0), (0, 17), (41, 17), (20, 8)]
     data = config(tmp_path, eval_crops="full", eval_flip=True)
-    whole, mirrored = evaluation_views(begin(image, NOBODY, data), data)
+    whole, mirrored = evaluation_views(make_view(image, NOBODY, data), data)
     np.testing.assert_array_equal(whole.image, resize(View(image, NOBODY, 1.0), 12, 12).image)
     np.testing.assert_array_equal(mirrored.image, whole.image[:, ::-1])
 
@@ -144,7 +144,7 @@ def test_batches_hold_every_view_of_every_record_once(
     assert [*first.weight, *last.weight] == [1, 1, 0, 1, 1, 0, 0, 0]
     assert not last.image[1:].any()
     for row in range(4):
-        whole = begin(decode(photo(row)), people(row % 3, row), data)
+        whole = make_view(decode(photo(row)), people(row % 3, row), data)
         due = evaluation_views(whole, data)
         images = first.image[row].reshape(views, 12, 12, 3)
         np.testing.assert_array_equal(images, [view.image for view in due])
@@ -161,7 +161,7 @@ def test_batches_hold_every_view_of_every_record_once(
 def test_the_logits_of_an_image_are_the_mean_over_its_views(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On CPU the views are unrolled, elsewhere they are gone through one after the other."""
+    """On CPU the views are unrolled, on other devices they are looped over."""
     cfg = tiny_config(tmp_path, "data.eval_crops=three")
     model, shapes = describe_model(cfg, 3)
     variables = fill_variables(shapes, 0)
