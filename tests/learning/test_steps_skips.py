@@ -1,4 +1,4 @@
-"""What a step leaves alone, to the bit, and what each number that it moves or tells is made of."""
+"""The parts of the state that a step keeps, and the values of its counters and metrics."""
 
 import dataclasses
 from typing import Any
@@ -35,24 +35,24 @@ MOVING = ("variables", "opt_state", "ema")
 
 
 def poison(batch: HostBatch) -> HostBatch:
-    """Not a number where one stood: the weight of a label."""
+    """Replaces the weight of a label by NaN."""
     weight = batch.weight.copy()
     weight[0] = np.nan
     return batch._replace(weight=weight)
 
 
 def visit(*poisoned: bool) -> tuple[list[TrainState], list[Numbers]]:
-    """The state before any and after each of some batches, and the metrics of each step."""
+    """Returns the states before and after each batch, and the metrics of each step."""
     setup, step = compile_step(1, SMALLEST)
-    state, told = begin(setup), []
+    state, metrics_of_steps = begin(setup), []
     states = [jax.device_get(state)]
     for number, is_poisoned in enumerate(poisoned):
         [part] = draw_batch(number, setup.cfg)
         batch = globalise([poison(part) if is_poisoned else part], setup.mesh)
         state, metrics = step(state, batch)
         states.append(jax.device_get(state))
-        told.append(jax.device_get(metrics).compute())
-    return states, told
+        metrics_of_steps.append(jax.device_get(metrics).compute())
+    return states, metrics_of_steps
 
 
 def digests(tree: Any) -> dict[str, str]:
@@ -60,11 +60,12 @@ def digests(tree: Any) -> dict[str, str]:
     return {name: leaf.sha256 for name, leaf in describe(arrays).items()}
 
 
-def test_a_step_that_meets_no_number_changes_nothing_but_the_counters() -> None:
+def test_nonfinite_step_changes_only_counters() -> None:
     course = (False, True, True, False)
-    states, told = visit(*course)
+    states, metrics_of_steps = visit(*course)
     counts = [
-        tuple(int(each[name]) for name in ("finite", "skipped_in_row", "skipped")) for each in told
+        tuple(int(each[name]) for name in ("finite", "skipped_in_row", "skipped"))
+        for each in metrics_of_steps
     ]
     assert counts == [(1, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)]
     for before, after, is_skipped in zip(states[:-1], states[1:], course, strict=True):
@@ -75,7 +76,7 @@ def test_a_step_that_meets_no_number_changes_nothing_but_the_counters() -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1]))
 
 
-def test_the_schedule_goes_on_over_a_skipped_step() -> None:
+def test_schedule_advances_over_skipped_step() -> None:
     rates = [float(each["learning_rate"]) for each in visit(True, False)[1]]
     cfg = compile_step(1, SMALLEST)[0].cfg
     expected = [float(optim.learning_rate(cfg.optim, cfg.train.steps, step)) for step in (0, 1)]
@@ -90,7 +91,7 @@ def test_the_schedule_goes_on_over_a_skipped_step() -> None:
         ("model.norm", "frozen", ("stats/",)),
     ],
 )
-def test_what_is_frozen_stays_to_the_bit(field: str, value: str, still: tuple[str, ...]) -> None:
+def test_frozen_parameters_stay_equal(field: str, value: str, still: tuple[str, ...]) -> None:
     values = (*SMALLEST, (field, value))
     before = begin(compile_step(1, values)[0]).variables
     after = take_steps(2, 1, values).state.variables
@@ -102,7 +103,7 @@ def test_what_is_frozen_stays_to_the_bit(field: str, value: str, still: tuple[st
 
 
 def step_from(number: int, **fields: Any) -> tuple[TrainState, Numbers]:
-    """One step of this number on the first batch, some fields of which are others."""
+    """Runs one step with this number on the first batch, with some fields replaced."""
     setup, step = compile_step(1, SMALLEST)
     [part] = draw_batch(0, setup.cfg)
     state = begin(setup)
@@ -112,7 +113,7 @@ def step_from(number: int, **fields: Any) -> tuple[TrainState, Numbers]:
     return state, metrics.compute()
 
 
-def test_the_average_keeps_its_decay_and_takes_what_the_step_arrived_at() -> None:
+def test_average_decays_towards_new_parameters() -> None:
     before = jax.device_get(begin(compile_step(1, SMALLEST)[0]).variables)
     after = step_from(0)[0]
     expected = jax.tree.map(lambda old, new: 0.1 * (new - old), before, after.variables)
@@ -120,24 +121,26 @@ def test_the_average_keeps_its_decay_and_takes_what_the_step_arrived_at() -> Non
     assert distance(expected, moved) < 1e-2
 
 
-def test_dropout_is_drawn_anew_in_each_step_and_the_same_in_the_same_one() -> None:
+def test_dropout_differs_between_steps_and_repeats_within() -> None:
     losses = [float(step_from(number)[1]["loss_action"]) for number in (0, 1, 1)]
     assert losses[0] != losses[1] == losses[2]
 
 
-def test_images_without_a_label_count_in_the_pose_loss_and_not_in_the_accuracy() -> None:
+def test_unlabelled_images_count_only_in_pose_loss() -> None:
     weight = np.tile(np.array([1, 0], np.float32), 4)
-    told = []
+    metrics_of_steps = []
     for label in range(CLASSES):
         labels = np.where(weight > 0, label, -1).astype(np.int32)
-        told.append(step_from(0, weight=weight, label=labels)[1])
-    assert sum(each["accuracy"] for each in told) == 1  # each labelled image hits one class
+        metrics_of_steps.append(step_from(0, weight=weight, label=labels)[1])
+    assert (
+        sum(each["accuracy"] for each in metrics_of_steps) == 1
+    )  # each labelled image hits one class
     labelled = step_from(0, weight=np.ones(8, np.float32))[1]
-    assert told[0]["loss_pose"] == labelled["loss_pose"] > 0
-    assert told[0]["loss_action"] != labelled["loss_action"]
+    assert metrics_of_steps[0]["loss_pose"] == labelled["loss_pose"] > 0
+    assert metrics_of_steps[0]["loss_action"] != labelled["loss_action"]
 
 
-def test_class_weights_are_those_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_weights_come_from_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(steps, "build_train_step", lambda *words: given.append(words[-1]) or print)
     counts = {"train": tuple(range(1, 9)), "val": tuple(range(8, 0, -1))}

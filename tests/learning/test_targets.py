@@ -1,4 +1,4 @@
-"""Heatmaps against the formula, cell by cell, and against a literal drawing of the reference's."""
+"""Compares heatmaps with the formula in every cell and with the reference's drawing."""
 
 from collections.abc import Callable
 
@@ -27,11 +27,11 @@ def _draw(
 def _people_on_a_lattice(
     rng: np.random.Generator, b: int, people: int, sides: tuple[int, int]
 ) -> Float[np.ndarray, "b people 16 3"]:
-    """Eighths of a pixel, inside and around the crop: float32 then decides every tie exactly."""
+    """Draws multiples of 1/8 pixel, inside and around the crop, which float32 compares exactly."""
     high = np.array([sides[1], sides[0]])
     xy = rng.integers(-40 * 8, (high + 40) * 8, (b, people, 16, 2)) / 8
     visibility = rng.integers(0, 3, (b, people, 16, 1))
-    xy[(visibility == 0)[..., 0]] = np.nan  # nobody may read a joint that is not annotated
+    xy[(visibility == 0)[..., 0]] = np.nan  # unannotated joints must not be used
     return np.concatenate([xy, visibility], axis=-1).astype(np.float32)
 
 
@@ -58,14 +58,12 @@ def _draw_by_formula(
 
 
 @pytest.mark.parametrize(("sides", "cells"), SHAPES)
-def test_a_disc_is_the_formula_in_every_cell(
-    sides: tuple[int, int], cells: tuple[int, int]
-) -> None:
+def test_disc_matches_formula_in_every_cell(sides: tuple[int, int], cells: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     keypoints = _people_on_a_lattice(rng, 3, 3, sides)
     radius = (rng.integers(20, 320, 3) / 8).astype(np.float32)
     corner_x, corner_y = 3 * sides[1] / cells[1], 3 * sides[0] / cells[0]
-    keypoints[0, 0, 0] = [corner_x + radius[0], corner_y, 2]  # a cell on the very rim is inside
+    keypoints[0, 0, 0] = [corner_x + radius[0], corner_y, 2]  # a cell exactly on the rim is inside
     cfg = PoseConfig(target="disc")
     targets = _draw(keypoints, radius, sides, cells, cfg)
     expected = _draw_by_formula(keypoints, radius, sides, cells, cfg)
@@ -76,7 +74,7 @@ def test_a_disc_is_the_formula_in_every_cell(
 
 
 @pytest.mark.parametrize(("sides", "cells"), SHAPES)
-def test_a_gaussian_is_the_formula_in_every_cell(
+def test_gaussian_matches_formula_in_every_cell(
     sides: tuple[int, int], cells: tuple[int, int]
 ) -> None:
     keypoints = _people_on_a_lattice(np.random.default_rng(1), 2, 3, sides)
@@ -85,11 +83,11 @@ def test_a_gaussian_is_the_formula_in_every_cell(
     targets = _draw(keypoints, radius, sides, cells, cfg)
     expected = _draw_by_formula(keypoints, radius, sides, cells, cfg)
     np.testing.assert_allclose(targets.heatmaps, expected, atol=2e-6)
-    assert targets.heatmaps.max() <= 1  # two people at one place do not add up
+    assert targets.heatmaps.max() <= 1  # overlapping people take the maximum
 
 
 @pytest.mark.parametrize("target", ["disc", "gaussian"])
-def test_people_on_one_spot_do_not_add_up(target: str) -> None:
+def test_overlapping_people_take_maximum(target: str) -> None:
     one = np.zeros((1, 1, 16, 3), np.float32)
     one[..., :2], one[..., 2] = 48, 1
     cfg, radius = PoseConfig(target=target), np.full(1, 9, np.float32)
@@ -100,7 +98,7 @@ def test_people_on_one_spot_do_not_add_up(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["disc", "gaussian"])
-def test_a_joint_outside_the_crop_is_valid_and_empty_a_missing_one_invalid(target: str) -> None:
+def test_joint_outside_crop_is_valid_and_missing_joint_invalid(target: str) -> None:
     keypoints = np.full((2, 2, 16, 3), np.nan, np.float32)
     keypoints[..., 2] = 0
     keypoints[0, 1, 4] = [-1000, 50, 1]
@@ -111,7 +109,7 @@ def test_a_joint_outside_the_crop_is_valid_and_empty_a_missing_one_invalid(targe
     assert np.argwhere(np.asarray(targets.valid)).tolist() == [[0, 4]]
 
 
-def test_a_data_set_without_people_has_no_valid_joint() -> None:
+def test_no_people_means_no_valid_joint() -> None:
     nobody, radius = np.zeros((2, 0, 16, 3), np.float32), np.ones(2, np.float32)
     targets = _draw(nobody, radius, (96, 96), (12, 12), PoseConfig())
     assert not targets.valid.any()
@@ -125,7 +123,7 @@ def _draw_reference(
     crop: tuple[int, int],
     flip: bool,
 ) -> Maps:
-    """The released code: discs on a 200-wide canvas of the whole image, augmented there."""
+    """Draws like the released code: discs on a 200-wide canvas of the image, then augmentation."""
     (width, height), canvas_w = image, 200
     canvas_h = height * canvas_w // width
     canvas = np.zeros((canvas_h, canvas_w, 16), np.uint8)
@@ -168,7 +166,7 @@ def _resize_like_the_reference(image: tuple[int, int]) -> tuple[int, int]:
 
 
 def _centroids(maps: Maps) -> Float[np.ndarray, "16 2"]:
-    """Nan where a map is empty."""
+    """NaN if a map is empty."""
     weight = maps.sum(axis=(0, 1))
     cells = np.mgrid[:15, :15].reshape(2, 225)
     with np.errstate(invalid="ignore"):
@@ -177,7 +175,7 @@ def _centroids(maps: Maps) -> Float[np.ndarray, "16 2"]:
 
 @pytest.fixture(scope="module")
 def draw_discs() -> Callable[[Float[np.ndarray, "people 16 3"], float], Maps]:
-    """Up to three people in a crop of 450 px, on 15 x 15 cells."""
+    """Draws up to three people in a crop of 450 px, on 15 x 15 cells."""
     compiled = jax.jit(lambda k, r: draw_heatmaps(k, r, (450, 450), (15, 15), PoseConfig()))
 
     def draw(people: Float[np.ndarray, "people 16 3"], radius: float) -> Maps:
@@ -194,7 +192,7 @@ def draw_discs() -> Callable[[Float[np.ndarray, "people 16 3"], float], Maps]:
     [((1280, 720), 1), ((1280, 720), 3), ((640, 480), 2), ((480, 640), 1), ((480, 640), 2)],
 )
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_disc_sits_where_the_reference_drew_it(
+def test_disc_position_matches_reference(
     image: tuple[int, int],
     people: int,
     flip: bool,

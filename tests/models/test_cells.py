@@ -1,4 +1,4 @@
-"""The cells of every backbone's map stand where their gradient's centre of mass is."""
+"""Compares the cell centres of every backbone with the centres of mass of gradients."""
 
 import dataclasses
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from configs.gap_pose import get_config
 from gap_jax.learning.state import describe_model
 from gap_jax.model_config import Strides
 from gap_jax.models.backbones import bn_inception, inception_v3
-from gap_jax.models.backbones.inception import Chain, Conv, Fork, Inception, Step
+from gap_jax.models.backbones.inception import Conv, Fork, Inception, Stages, Step, Steps
 from gap_jax.models.backbones.resnet import ResNet
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.backbones.vgg import VGG16
 from gap_jax.models.cells import Axis
 from gap_jax.models.layers import Norm
@@ -27,17 +27,17 @@ NARROW = 32  # divides the channels of an Inception
 SIDES = (448, 417)  # even and odd at every pool
 
 
-def shorten(stages: tuple[tuple[Chain, ...], ...]) -> tuple[tuple[Chain, ...], ...]:
-    """The first and the last block of each stage, which halve the map, with fewer channels."""
+def shorten(stages: Stages) -> Stages:
+    """Keeps the first and the last block of each stage, with fewer channels."""
     return tuple(
-        tuple(_narrow(chain) for chain in dict.fromkeys((chains[0], chains[-1])))
-        for chains in stages
+        tuple(_narrow(steps) for steps in dict.fromkeys((blocks[0], blocks[-1])))
+        for blocks in stages
     )
 
 
-def _narrow(chain: Chain) -> Chain:
+def _narrow(steps: Steps) -> Steps:
     made: list[Step] = []
-    for step in chain:
+    for step in steps:
         if isinstance(step, Conv):
             step = dataclasses.replace(step, features=max(1, step.features // NARROW))
         elif isinstance(step, Fork):
@@ -46,7 +46,7 @@ def _narrow(chain: Chain) -> Chain:
     return tuple(made)
 
 
-def inception(stages: tuple[tuple[Chain, ...], ...]) -> Backbone:
+def inception(stages: Stages) -> Backbone:
     return Inception(shorten(stages), bias=True, norm=Norm(), rngs=nnx.Rngs(0))
 
 
@@ -61,7 +61,7 @@ MAKERS: dict[str, Callable[[], Backbone]] = {
     "resnet slim, stage 2": lambda: resnet("slim", 2),
     "resnet caffe": lambda: resnet("caffe"),
     "resnet v1_5": lambda: resnet("v1_5"),
-    "small": lambda: SmallTrunk(norm=Norm(), rngs=nnx.Rngs(0)),
+    "small": lambda: SmallBackbone(norm=Norm(), rngs=nnx.Rngs(0)),
     "vgg16, stage 7": lambda: VGG16(stage=7, width=1, rngs=nnx.Rngs(0)),
     "bn_inception": lambda: inception(bn_inception.STAGES),
     "inception_v3": lambda: inception(inception_v3.STAGES),
@@ -69,7 +69,7 @@ MAKERS: dict[str, Callable[[], Backbone]] = {
 
 
 def averaging(make: Callable[[], Backbone]) -> Backbone:
-    """What `make` makes, each convolution being the mean of its window and each norm nothing."""
+    """Builds a backbone whose convolutions average their windows and whose norms do nothing."""
     graph, shapes = nnx.split(nnx.eval_shape(make))
 
     def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -82,7 +82,7 @@ def averaging(make: Callable[[], Backbone]) -> Backbone:
 
 
 def measure_centres(backbone: Backbone) -> list[np.ndarray]:
-    """Where the gradients of cells have their centre of mass, along a middle column and row.
+    """Measures the centres of mass of cells' gradients, along a middle column and row.
 
     A network of means is linear but for its max-pools, so its response to a ramp is the centre of
     mass of its gradient. A max-pool takes the far end of its window in a rising ramp and the near
@@ -108,7 +108,7 @@ def measure_centres(backbone: Backbone) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_cells_stand_where_their_gradient_is(name: str) -> None:
+def test_cell_centres_match_gradient_centres(name: str) -> None:
     backbone = averaging(MAKERS[name])
     for side, found in zip(SIDES, measure_centres(backbone), strict=True):
         axis = backbone.locate(Axis(side))
@@ -118,8 +118,8 @@ def test_cells_stand_where_their_gradient_is(name: str) -> None:
         np.testing.assert_allclose(found[middle], due[middle], atol=0.5)
 
 
-def test_centres_at_the_published_sizes() -> None:
-    """At 450 px a ResNet's cells are 32 pixels apart although 15 of them share the crop."""
+def test_centres_at_published_sizes() -> None:
+    """At 450 px a ResNet's 15 cells are 32 pixels apart."""
 
     def locate(name: str, px: int) -> tuple[float, float]:
         axis = nnx.eval_shape(MAKERS[name]).locate(Axis(px))
@@ -136,7 +136,7 @@ def test_centres_at_the_published_sizes() -> None:
     assert ours == theirs
 
 
-def test_a_map_has_the_rows_of_the_height_and_the_columns_of_the_width() -> None:
+def test_grid_rows_follow_height_and_columns_follow_width() -> None:
     model, variables = describe_model(get_config("demo").resolved(), classes=3)
     grid = model.locate_cells(variables, 64, 32)
     assert grid.rows.cells == 2 * grid.columns.cells

@@ -1,4 +1,4 @@
-"""A layer refuses arguments that it cannot follow, in one line with their names and choices."""
+"""Layers refuse invalid arguments in one line with their names and choices."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ WHOLE = "must be a whole number of 1 or more"
 
 @pytest.fixture(autouse=True)
 def without_type_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As users call the layers: beartype would refuse some of the arguments before they do."""
+    """Calls layers as users do, without beartype, which would refuse some arguments first."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     yield
 
@@ -79,7 +79,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
 
 
 def trace(make: Callable[[], Any]) -> None:
-    """Calls without computing."""
+    """Calls a layer without computing values."""
 
     def call() -> None:
         make()
@@ -119,11 +119,11 @@ def test_every_pooling_refuses_other_channels_and_absent_keys(cls: Any, method: 
         return lambda: getattr(pool(cls, dropout=dropout), method)(x, **keys)
 
     refuses(call(7, keys=None), "(2, 3, 3, 7) has 7 channels; the layer takes 8")
-    refuses(call(), "dropout=0.5 takes 2 keys, one for each row, and none")
+    refuses(call(), "dropout=0.5 needs 2 keys, one for each row, and `keys` is missing")
     for count in (1, 3):
         keys = jax.random.split(jax.random.key(0), count)
-        refuses(call(keys=keys), f"and they have shape ({count},)")
-    refuses(call(keys=jax.random.key(0)), "and they have shape ()")
+        refuses(call(keys=keys), f"and keys have shape ({count},)")
+    refuses(call(keys=jax.random.key(0)), "and keys have shape ()")
     trace(call(keys=None))
     trace(call(keys=jax.random.split(jax.random.key(0), 2)))
     trace(call(dropout=0))

@@ -1,4 +1,4 @@
-"""Whole networks: what `build` makes of a config, precision, folding, and the step's HLO."""
+"""Whole networks: `build`, precision, folding, and the step's HLO."""
 
 import functools
 import re
@@ -16,7 +16,7 @@ from data_pipelines.errors import ConfigError
 from gap_jax.batch import Outputs
 from gap_jax.config import Config
 from gap_jax.model_config import INPUTS, ModelConfig, PoseConfig
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.build import build
 from gap_jax.models.folding import fold
 from gap_jax.models.layers import Norm
@@ -30,8 +30,8 @@ from tests.support.small_networks import UNOPTIMISED, drawn, pictures, small_net
 @pytest.mark.parametrize(
     ("method", "scale"), [("gap_pose", "full"), *((method, "demo") for method in METHODS)]
 )
-def test_every_row_of_the_papers_is_a_network(method: str, scale: str) -> None:
-    """Shapes and types at full size, without computing any of it."""
+def test_every_published_variant_builds(method: str, scale: str) -> None:
+    """Checks shapes and types at full size without computing values."""
     cfg = get_config(f"{method},{scale}")
     if scale == "full":
         cfg.model.backbone = "resnet50"  # the same map in half the time
@@ -55,7 +55,7 @@ def test_every_row_of_the_papers_is_a_network(method: str, scale: str) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
 
 
-def test_the_settings_reach_the_layers() -> None:
+def test_settings_reach_the_layers() -> None:
     model = ModelConfig(
         backbone="small", stage=2, norm="frozen", norm_group_size=4, norm_decay=0.5, norm_eps=0.1,
         dtype="bfloat16", pooling="gap", T=2, widths=(7, 5), saliency_input="pose", rank=3,
@@ -66,7 +66,7 @@ def test_the_settings_reach_the_layers() -> None:
     backbone, pose, pooling = network.backbone, network.pose, network.pooling
     assert isinstance(pooling, AttentionalPooling)
     saliency = pooling.saliency
-    assert isinstance(backbone, SmallTrunk)
+    assert isinstance(backbone, SmallBackbone)
     assert pose is not None
     assert isinstance(saliency, FactoredSaliency)
     assert backbone.layers[1].norm.norm == Norm(4, decay=0.5, eps=0.1, frozen=True)
@@ -79,7 +79,7 @@ def test_the_settings_reach_the_layers() -> None:
     assert jnp.dtype(network.dtype) == jnp.bfloat16
 
 
-def test_a_stage_that_is_not_there_is_refused() -> None:
+def test_missing_stage_is_refused() -> None:
     cfg = Config(model=ModelConfig(backbone="resnet50", stage=5))
     with pytest.raises(ConfigError, match=r"model.stage=5: resnet50 has 4 stages; use 1 to 4"):
         nnx.eval_shape(lambda: build(cfg, 4, nnx.Rngs(0)))
@@ -95,8 +95,8 @@ def test_pixels_are_normalised_per_channel() -> None:
 @pytest.mark.parametrize(
     ("name", "grey"), [("reference", 128), ("vgg", 110), ("torchvision", 110), ("inception", 127)]
 )
-def test_a_network_sees_what_its_config_subtracts(name: str, grey: int) -> None:
-    """Whether of a grey picture much remains, and in which unit."""
+def test_network_normalises_by_config(name: str, grey: int) -> None:
+    """Checks the input of the backbone for a grey picture."""
     model = ModelConfig(backbone="small", input=name, T=1, widths=(4,))
     network = nnx.eval_shape(lambda: build(Config(model=model).resolved(), 4, nnx.Rngs(0)))
     image = jnp.full((1, 2, 2, 3), grey, jnp.uint8)
@@ -111,8 +111,8 @@ def convolutions(text: str | None) -> int:
     return len(re.findall(r"[ .]convolution\(", text))
 
 
-def test_a_training_step_has_no_convolution_for_a_1x1_layer() -> None:
-    """Three for each of the four blocks' 3x3 layers and the branch's one; the stem needs two."""
+def test_training_step_has_no_1x1_convolution() -> None:
+    """Three for each 3x3 layer of the four blocks and of the branch; two for the stem."""
     network = small_network(residual=True)
     graph, parameters, statistics = nnx.split(network, nnx.Param, nnx.BatchStat)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -126,7 +126,7 @@ def test_a_training_step_has_no_convolution_for_a_1x1_layer() -> None:
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=UNOPTIMISED)
     traced = step.trace(parameters, statistics, pictures())
-    assert str(traced.jaxpr).count("name=unit") == 4  # what jax.checkpoint may keep
+    assert str(traced.jaxpr).count("name=unit") == 4  # the outputs that jax.checkpoint stores
     compiled = traced.lower().compile()
     assert convolutions(compiled.as_text()) == 3 * (4 + 1) + 2
     (_, moved), gradient = compiled(parameters, statistics, pictures())
@@ -135,8 +135,8 @@ def test_a_training_step_has_no_convolution_for_a_1x1_layer() -> None:
     assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradient))
 
 
-def test_a_row_does_not_know_how_its_batch_was_cut() -> None:
-    """Groups of two: a batch of four is two of two, masks and statistics included."""
+def test_rows_are_independent_of_micro_batches() -> None:
+    """With groups of two a batch of four equals two of two, masks and statistics included."""
     graph, state = nnx.split(small_network())
     keys = jax.random.split(jax.random.key(0), 4)
 
@@ -159,11 +159,11 @@ def test_a_row_does_not_know_how_its_batch_was_cut() -> None:
 
 
 def test_training_with_dropout_needs_keys() -> None:
-    with pytest.raises(ValueError, match="takes a key for each row"):
+    with pytest.raises(ValueError, match="needs `keys`, one for each row"):
         small_network()(pictures(), train=True)
 
 
-def test_the_saliency_reads_the_pose_branch() -> None:
+def test_saliency_reads_pose_branch() -> None:
     network = small_network("linear")
     assert network.pose is not None
     kernel = network.pose.hidden[0].kernel

@@ -1,4 +1,4 @@
-"""The backbones: sizes at full scale, and small ones against a literal numpy network."""
+"""ResNets and the small backbone: sizes at full scale, small ones compared with numpy."""
 
 import functools
 from typing import Any
@@ -11,14 +11,14 @@ from flax import nnx
 
 from gap_jax.model_config import Strides
 from gap_jax.models.backbones.resnet import BLOCKS, ResNet
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.layers import Norm, PoolPadding
 from tests.support import oracles
 from tests.support.small_networks import UNOPTIMISED, drawn
 
 
 def sizes(make: Any, px: int) -> tuple[tuple[int, ...], int]:
-    """The map's shape for one picture and the number of parameters, without computing either."""
+    """The map's shape for one picture and the number of parameters, without computing values."""
     network = nnx.eval_shape(lambda: make(norm=Norm(), rngs=nnx.Rngs(0)))
     image = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
     graph, state = nnx.split(network)
@@ -32,7 +32,7 @@ def sizes(make: Any, px: int) -> tuple[tuple[int, ...], int]:
     ("name", "parameters"),
     [("resnet50", 23_508_032), ("resnet101", 42_500_160), ("resnet152", 58_143_808)],
 )
-def test_a_resnet_has_its_published_size(name: str, parameters: int) -> None:
+def test_resnet_has_published_size(name: str, parameters: int) -> None:
     make = functools.partial(ResNet, BLOCKS[name], strides="slim")
     assert sizes(make, 450) == ((15, 15, 2048), parameters)
 
@@ -41,16 +41,16 @@ def test_a_resnet_has_its_published_size(name: str, parameters: int) -> None:
     ("strides", "sides"),
     [("slim", (57, 29, 15, 15)), ("caffe", (113, 57, 29, 15)), ("v1_5", (113, 57, 29, 15))],
 )
-def test_the_map_of_any_stage(strides: Strides, sides: tuple[int, ...]) -> None:
+def test_stage_map_shapes(strides: Strides, sides: tuple[int, ...]) -> None:
     for stage, side in enumerate(sides, start=1):
         make = functools.partial(ResNet, (1, 1, 1, 1), strides=strides, stage=stage)
         assert sizes(make, 450)[0] == (side, side, 128 << stage)
 
 
-def test_the_small_trunk_has_its_size() -> None:
-    assert sizes(SmallTrunk, 96) == ((12, 12, 96), 177_560)
+def test_small_backbone_has_documented_size() -> None:
+    assert sizes(SmallBackbone, 96) == ((12, 12, 96), 177_560)
     for stage, shape in enumerate(((48, 48, 24), (24, 24, 48), (12, 12, 64)), start=1):
-        assert sizes(functools.partial(SmallTrunk, stage=stage), 96)[0] == shape
+        assert sizes(functools.partial(SmallBackbone, stage=stage), 96)[0] == shape
 
 
 def random_resnet(
@@ -69,8 +69,8 @@ def random_resnet(
     )
 
 
-def test_a_resnet_is_the_literal_one_with_its_strides() -> None:
-    """Rows are even and columns odd where a padding could differ."""
+def test_resnet_matches_numpy_for_each_stride_placement() -> None:
+    """Rows are even and columns odd, because paddings differ on even sizes only."""
     image = np.random.default_rng(0).normal(size=(2, 40, 57, 3)).astype(np.float32)
     maps = []
     for strides in ("slim", "caffe", "v1_5"):
@@ -88,7 +88,7 @@ def test_a_resnet_is_the_literal_one_with_its_strides() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 57, 3), (2, 45, 64, 3)])
-def test_slim_and_caffe_are_one_network_until_batches_norm_it(shape: tuple[int, ...]) -> None:
+def test_slim_and_caffe_differ_only_with_batch_statistics(shape: tuple[int, ...]) -> None:
     image = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
     networks = [
         nnx.split(random_resnet(strides, stem_padding="symmetric"))
@@ -113,7 +113,7 @@ def in_float64(state: nnx.State) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nnx.to_pure_dict(state))
 
 
-def test_an_early_stage_is_the_start_of_the_whole() -> None:
+def test_early_stage_equals_start_of_whole_network() -> None:
     image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 40, 40, 3)), jnp.float32)
     whole, early = random_resnet("slim"), random_resnet("slim", stage=2)
     del whole.stages[2:]

@@ -1,4 +1,4 @@
-"""Networks small enough for a test, their parameters drawn by numpy: nothing compiles for that."""
+"""Small networks for tests; numpy draws their parameters, so that nothing is compiled for them."""
 
 import zlib
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from gap_jax.models.backbones.resnet import ResNet
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.layers import Norm
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
@@ -29,7 +29,7 @@ def by_path(state: Any) -> dict[str, Array]:
 
 
 def drawn(make: Callable[[], Module]) -> Module:
-    """What `make` makes, with values that depend on their names and shapes and are not small."""
+    """Builds a module with values that depend on names and shapes and are not small."""
     graph, shapes = nnx.split(nnx.eval_shape(make))
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
@@ -45,7 +45,7 @@ def drawn(make: Callable[[], Module]) -> Module:
 
 
 def small_network(saliency: str = "activation", *, residual: bool = False) -> Network:
-    """Three layers of the small trunk, or a width-8 ResNet with one unit a block.
+    """Builds three layers of the small backbone, or a width-8 ResNet with one unit a block.
 
     A 3x3 pose branch is there for the saliency to read; batch norm is over two images.
     """
@@ -55,7 +55,7 @@ def small_network(saliency: str = "activation", *, residual: bool = False) -> Ne
         backbone = (
             ResNet((1, 1, 1, 1), strides="slim", width=8, norm=norm, rngs=rngs)
             if residual
-            else SmallTrunk(stage=3, norm=norm, rngs=rngs)
+            else SmallBackbone(stage=3, norm=norm, rngs=rngs)
         )
         pose = PoseBranch(backbone.features, (12,), kernel_size=3, rngs=rngs)
         read: Saliency
@@ -67,12 +67,12 @@ def small_network(saliency: str = "activation", *, residual: bool = False) -> Ne
             case _:
                 read = FactoredSaliency(12, (8, 4), rngs=rngs)
         pooling = AttentionalPooling(backbone.features, 5, saliency=read, dropout=0.5, rngs=rngs)
-        return Network(backbone, pooling, pose, saliency_reads="hidden")
+        return Network(backbone, pooling, pose, saliency_source="hidden")
 
     return drawn(make)
 
 
 def pictures(*, rows: int = 4, side_px: int = 40) -> Array:
-    """Normalised pixels that nobody photographed."""
+    """Draws normalised pixels."""
     values = np.random.default_rng(0).normal(size=(rows, side_px, side_px, 3))
     return jnp.asarray(values, jnp.float32)

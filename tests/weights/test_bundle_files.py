@@ -1,4 +1,4 @@
-"""TensorFlow's bundles that lie about their tables, their data files or their variables."""
+"""TensorFlow's bundles with wrong tables, data files or variables."""
 
 import os
 import struct
@@ -16,12 +16,12 @@ from gap_jax.weights.formats.read import open_arrays
 from tests.support import foreign_files as foreign
 
 
-def test_blocks_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
-    """A table that lists one block again and again."""
+def test_overlapping_blocks_are_refused(tmp_path: Path) -> None:
+    """Writes a table that lists one block many times."""
     table = foreign.sealed(foreign.block({b"a": foreign.field(9, bytes(2**16))}))
-    place = foreign.varint(0) + foreign.varint(len(table) - 5)
-    index = foreign.sealed(foreign.block({b"%03d" % n: place for n in range(200)}))
-    footer = place + foreign.varint(len(table)) + foreign.varint(len(index) - 5)
+    handle = foreign.varint(0) + foreign.varint(len(table) - 5)
+    index = foreign.sealed(foreign.block({b"%03d" % n: handle for n in range(200)}))
+    footer = handle + foreign.varint(len(table)) + foreign.varint(len(index) - 5)
     (tmp_path / "w.data-00000-of-00001").write_bytes(b"w")
     (tmp_path / "w.index").write_bytes(
         table + index + footer.ljust(40, b"\0") + foreign.TABLE_MAGIC
@@ -30,9 +30,11 @@ def test_blocks_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
         open_arrays(tmp_path / "w")
 
 
-def test_whole_numbers_count_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take a byte each in the file, and eight once read."""
-    monkeypatch.setattr(tensorflow_file, "MOST_COUNTS", 99)
+def test_long_integer_variables_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A number takes one byte in the file and eight in memory."""
+    monkeypatch.setattr(tensorflow_file, "LARGEST_INTEGERS_BYTES", 99)
     (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(99)}))
     np.testing.assert_array_equal(open_arrays(tmp_path / "w").arrays["steps"], np.arange(99))
     (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(100)}))
@@ -41,7 +43,7 @@ def test_whole_numbers_count_steps_alone(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def entry(**fields: int) -> bytes:
-    """One float of a bundle."""
+    """A bundle's entry with one float."""
     numbers = {"size": 4, "crc": foreign.mask(crc32c(bytes(4))), **fields}
     shape = foreign.field(2, foreign.field(1, 1)) * numbers.get("axes", 1)
     return b"".join(
@@ -53,48 +55,48 @@ def entry(**fields: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("entries", "data", "said"),
+    ("entries", "data", "message"),
     [
         ({b"a": entry()}, 4, ""),
         ({b"": foreign.field(1, 2), b"a": entry()}, 4, ""),  # the second file is empty
         ({b"": foreign.field(1, 1001)}, 4, "it is spread over 1001 files"),
-        ({b"": foreign.field(1, 3), b"a": entry()}, 4, "w.data-00000-of-00003 does not lie"),
+        ({b"": foreign.field(1, 3), b"a": entry()}, 4, "w.data-00000-of-00003 is missing"),
         ({b"a": entry(), b"b": entry()}, 4, "its variables are larger than its data files"),
         ({b"a": entry(axes=9)}, 4, "a variable of 9 axes"),
         ({b"a": entry()}, 5 * 2**30, "its data files have 5,120 MiB"),
-        ({b"a": entry()}, -1, "w.data-00000-of-00001 does not lie beside it as a file"),
+        ({b"a": entry()}, -1, "w.data-00000-of-00001 is missing or no file"),
     ],
 )
-def test_what_a_bundle_may_ask_for(
-    tmp_path: Path, entries: dict[bytes, bytes], data: int, said: str
+def test_bundle_limits(
+    tmp_path: Path, entries: dict[bytes, bytes], data: int, message: str
 ) -> None:
     """`data` is the size of the first file; -1: it is a pipe."""
     count = 2 if b"" in entries else 1
     for number in range(count):
-        place = tmp_path / f"w.data-{number:05d}-of-{count:05d}"
+        path = tmp_path / f"w.data-{number:05d}-of-{count:05d}"
         if data < 0:
-            os.mkfifo(place)
+            os.mkfifo(path)
             continue
-        with place.open("wb") as file:
+        with path.open("wb") as file:
             file.truncate(0 if number else data)
     (tmp_path / "w.index").write_bytes(foreign.tabled(entries))
-    if said:
-        with pytest.raises(CheckpointError, match=said):
+    if message:
+        with pytest.raises(CheckpointError, match=message):
             open_arrays(tmp_path / "w")
     else:
         assert open_arrays(tmp_path / "w").arrays.keys() == {"a"}
 
 
-def test_a_table_without_entries_is_refused(tmp_path: Path) -> None:
+def test_table_without_entries_is_refused(tmp_path: Path) -> None:
     index = foreign.sealed(foreign.block({}))
-    place = foreign.varint(0) + foreign.varint(len(index) - 5)
-    (tmp_path / "w.index").write_bytes(index + (place * 2).ljust(40, b"\0") + foreign.TABLE_MAGIC)
-    with pytest.raises(CheckpointError, match=r"w\.data-00000-of-00001 does not lie beside"):
+    handle = foreign.varint(0) + foreign.varint(len(index) - 5)
+    (tmp_path / "w.index").write_bytes(index + (handle * 2).ljust(40, b"\0") + foreign.TABLE_MAGIC)
+    with pytest.raises(CheckpointError, match=r"w\.data-00000-of-00001 is missing or no file"):
         open_arrays(tmp_path / "w.index")
 
 
-def test_many_small_variables_take_no_time(tmp_path: Path) -> None:
-    """Each took hundredths of a second when its checksum was made as a long one's."""
+def test_many_small_variables_are_read_fast(tmp_path: Path) -> None:
+    """The vectorised checksum took hundredths of a second for each."""
     foreign.bundle(tmp_path / "w", {f"{n:04d}": np.ones(1, np.float32) for n in range(3000)})
     start = time.process_time()
     assert len(open_arrays(tmp_path / "w").arrays) == 3000
@@ -104,7 +106,7 @@ def test_many_small_variables_take_no_time(tmp_path: Path) -> None:
 def test_entry_that_leaves_its_block_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its value would go on in the numbers behind the entries."""
+    """Its value would extend into the restart offsets after the entries."""
     write_block = foreign.block
 
     def lengthen(entries: Mapping[bytes, bytes]) -> bytes:
@@ -114,5 +116,5 @@ def test_entry_that_leaves_its_block_is_refused(
     monkeypatch.setattr(foreign, "block", lengthen)
     (tmp_path / "w.index").write_bytes(foreign.tabled({b"a": entry()}))
     (tmp_path / "w.data-00000-of-00001").write_bytes(bytes(4))
-    with pytest.raises(CheckpointError, match="an entry ends behind its block"):
+    with pytest.raises(CheckpointError, match="an entry ends after its block"):
         open_arrays(tmp_path / "w")

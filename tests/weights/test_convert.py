@@ -1,4 +1,4 @@
-"""Other people's files become ours: values in their places, conventions kept, misfits refused."""
+"""Conversion of foreign files: values, conventions and refusals."""
 
 import dataclasses
 import hashlib
@@ -22,8 +22,8 @@ from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones import resnet as backbones
 from gap_jax.weights import native
 from gap_jax.weights.convert import convert
-from gap_jax.weights.facts import Facts, compare, parse_facts
 from gap_jax.weights.formats import ForeignFile
+from gap_jax.weights.metadata import Metadata, compare, parse_metadata
 from gap_jax.weights.names import recognise, resnet
 from gap_jax.weights.names.forms import NameMap
 from tests.support.file_server import serve
@@ -34,19 +34,19 @@ BLOCKS = (1, 1, 1, 1)
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ResNet-50 with a unit a block, which all tables take for the real one."""
+    """Makes ResNet-50 one unit per block in all name maps."""
     for table in (backbones.BLOCKS, recognise.BLOCKS):
         monkeypatch.setitem(table, "resnet50", BLOCKS)
 
 
 def at_source(variables: Variables, names: NameMap) -> dict[str, np.ndarray]:
-    """The network's arrays as the source would hold them."""
+    """Converts the network's arrays to the source's names and layouts."""
     ours = {path: np.asarray(leaf) for path, leaf in native.name_arrays(variables).items()}
     return rename(ours, names)
 
 
 def draw(cfg: Config, classes: int) -> Variables:
-    """The variables of a network, no two of them alike."""
+    """Draws different variables for a network."""
     rng = np.random.default_rng(5)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -59,7 +59,7 @@ def draw(cfg: Config, classes: int) -> Variables:
 
 
 def zeros(cfg: Config, classes: int) -> Variables:
-    """Variables to be replaced."""
+    """Returns variables of zeros."""
     shapes = describe_model(cfg, classes)[1]
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -81,7 +81,7 @@ def configure(strides: str = "slim", pooling: str = "mean", **model: Any) -> Con
         ("slim", "slim"),
     ],
 )
-def test_a_file_becomes_the_network_it_was(
+def test_converted_file_equals_network(
     tmp_path: Path, strides: str, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = configure(strides)
@@ -96,7 +96,7 @@ def test_a_file_becomes_the_network_it_was(
     out = tmp_path / "ours.safetensors"
     assert cli.main(["weights", "convert", str(tmp_path / "theirs"), str(out)]) == 0
     printed = capsys.readouterr().out
-    assert f"a resnet50 of {source}: matched" in printed and "not there: nothing" in printed
+    assert f"a resnet50 of {source}: matched" in printed and "absent: nothing" in printed
     assert f"{strides} strides" in printed and "unused none" in printed
     convention = known.convention
     fitting = configure(strides, input=convention.input, norm_eps=convention.norm_eps)
@@ -109,7 +109,7 @@ def test_a_file_becomes_the_network_it_was(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_file_is_fetched_by_its_address_and_converted(
+def test_file_is_downloaded_and_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
@@ -126,9 +126,9 @@ def test_a_file_is_fetched_by_its_address_and_converted(
     printed = capsys.readouterr().out
     assert printed.startswith(f"{source} has SHA-256 {digest} and came from {served.address}/whole")
     assert "unused 2 arrays with 4 values (Aux)" in printed
-    facts = native.read_facts(out)
-    assert facts.command == f"gap_jax weights convert {served.address}/whole/w {out}"
-    assert "secret" not in printed + facts.dump() and digest in facts.origin
+    metadata = native.read_metadata(out)
+    assert metadata.command == f"gap_jax weights convert {served.address}/whole/w {out}"
+    assert "secret" not in printed + metadata.dump() and digest in metadata.origin
     words = ["weights", "convert", str(source), str(tmp_path / "x"), "--sha256"]
     assert cli.main([*words, digest]) == 0
     assert cli.main(["weights", "convert", str(source), str(tmp_path / "y"), "--sha256", "0" * 64])
@@ -137,8 +137,8 @@ def test_a_file_is_fetched_by_its_address_and_converted(
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("reads_pose", [False, True])
-def test_a_released_head_gives_its_formula(tmp_path: Path, reads_pose: bool) -> None:
-    """logits = mean over cells of (Z b + beta)(X A + alpha), Z being X or relu(X M + mu)."""
+def test_released_head_matches_formula(tmp_path: Path, reads_pose: bool) -> None:
+    """logits = mean over cells of (Z b + beta)(X A + alpha), Z is X or relu(X M + mu)."""
     cfg = configure("slim", "attention", saliency_input="pose" if reads_pose else "features")
     made = draw(cfg, 7)
     names = resnet.released_names(BLOCKS, "resnet_v1_50", attention=True)
@@ -174,9 +174,7 @@ def features(cfg: Config, variables: Variables, image: jax.Array) -> jax.Array:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_files_that_are_no_network_leave_nothing_behind(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_files_leave_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = configure("v1_5")
     names = resnet.torch_names(BLOCKS)
     whole = at_source(draw(cfg, 10), names)
@@ -184,9 +182,9 @@ def test_files_that_are_no_network_leave_nothing_behind(
     flat = whole | {"conv1.weight": np.zeros(64, np.float32)}
     lacking = {name: values for name, values in whole.items() if name != "bn1.running_var"}
     nan = whole | {"fc.bias": np.full(10, np.nan, np.float32)}
-    for arrays, said in (
+    for arrays, message in (
         (narrow, "layer2.0.conv2.weight has shape [128, 127, 3, 3] where"),
-        (flat, "conv1.weight has 1 axes and 4 are due"),
+        (flat, "conv1.weight has 1 axes and must have 4"),
         (lacking, "lacks 1 of its"),
         (nan, "fc.bias that are not finite"),
         ({"a": np.zeros(3, np.float32)}, "holds no network that gap_jax knows"),
@@ -196,46 +194,50 @@ def test_files_that_are_no_network_leave_nothing_behind(
         out = tmp_path / "out"
         assert cli.main(["weights", "convert", str(tmp_path / "theirs"), str(out)]) == 66
         error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1 and not out.exists()
+        assert message in error and error.count("\n") == 1 and not out.exists()
 
 
-FACTS = Facts("resnet50", "slim", "made", stem_padding="same")
+METADATA = Metadata("resnet50", "slim", "made", stem_padding="same")
 
 
 @pytest.mark.parametrize(
     ("there", "here", "note"),
     [
         ({}, {}, ""),
-        ({"strides": "caffe", "stem_padding": "same"}, {}, "the same network by running"),
-        ({}, {"strides": "caffe", "stem_padding": "same"}, "the same network by running"),
-        ({"stem_padding": "symmetric"}, {}, "model.stem_padding=symmetric follows it"),
+        ({"strides": "caffe", "stem_padding": "same"}, {}, "the same network with running"),
+        ({}, {"strides": "caffe", "stem_padding": "same"}, "the same network with running"),
+        ({"stem_padding": "symmetric"}, {}, "set model.stem_padding=symmetric"),
         ({"norm_eps": 1.001e-5}, {}, "has eps 1.001e-05"),
         ({"input_mean": (123.68, 116.78, 103.94)}, {}, "model.input=reference takes"),
     ],
 )
-def test_what_differs_without_harm_is_told(
+def test_harmless_differences_are_reported(
     there: dict[str, Any], here: dict[str, Any], note: str
 ) -> None:
-    notes = compare(Path("w"), dataclasses.replace(FACTS, **there), configure(**here).model)
+    notes = compare(Path("w"), dataclasses.replace(METADATA, **there), configure(**here).model)
     assert len(notes) == bool(note) and note in "".join(notes)
 
 
 @pytest.mark.parametrize(("there", "here"), [("v1_5", "slim"), ("caffe", "v1_5"), ("slim", "v1_5")])
-def test_strides_of_another_network_are_refused(there: str, here: str) -> None:
-    facts = dataclasses.replace(FACTS, strides=there)
-    with pytest.raises(CheckpointError, match=rf"silently wrong; set model.strides={there} or"):
-        compare(Path("w"), facts, configure(here).model)
+def test_strides_of_other_network_are_refused(there: str, here: str) -> None:
+    metadata = dataclasses.replace(METADATA, strides=there)
+    with pytest.raises(CheckpointError, match=rf"would be wrong; set model.strides={there} or"):
+        compare(Path("w"), metadata, configure(here).model)
 
 
-def test_files_of_the_first_version_stay_readable() -> None:
-    facts = native.read_facts(native.shipped_path("drawn_objects"))
-    assert facts.format_version == 1 and facts.backbone == "small" and facts.stem_padding == ""
+def test_files_of_version_1_are_readable() -> None:
+    metadata = native.read_metadata(native.shipped_path("drawn_objects"))
+    assert (
+        metadata.format_version == 1
+        and metadata.backbone == "small"
+        and metadata.stem_padding == ""
+    )
     old = (
         '{"backbone": "resnet50", "strides": "v1_5", "command": "x", "seed": 3, '
         '"fingerprint": "f", "input_mean": [1, 2, 3], "input_scale": [1, 1, 1], '
         '"format_version": 1}'
     )
-    assert parse_facts(Path("w"), {"gap_jax": old}).stem_padding == "symmetric"
+    assert parse_metadata(Path("w"), {"gap_jax": old}).stem_padding == "symmetric"
 
 
 @pytest.mark.parametrize(
@@ -250,26 +252,26 @@ def test_files_of_the_first_version_stay_readable() -> None:
         {"format_version": None}, {"format_version": 3}, {"more": 1},
     ],
 )  # fmt: skip
-def test_facts_of_another_kind_are_refused(lie: dict[str, Any]) -> None:
-    text = json.dumps(json.loads(FACTS.dump()) | lie)
+def test_invalid_metadata_is_refused(lie: dict[str, Any]) -> None:
+    text = json.dumps(json.loads(METADATA.dump()) | lie)
     with pytest.raises(CheckpointError) as refusal:
-        parse_facts(Path("w"), {"gap_jax": text})
+        parse_metadata(Path("w"), {"gap_jax": text})
     assert str(refusal.value).isprintable() and str(refusal.value).startswith("w ")
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_variance_below_zero_is_neither_written_nor_read(tmp_path: Path) -> None:
+def test_negative_variance_is_neither_written_nor_read(tmp_path: Path) -> None:
     cfg = configure("v1_5")
     variables = draw(cfg, 7)
     name = "backbone/conv1/norm/var"
     arrays = {path: np.asarray(leaf) for path, leaf in native.name_arrays(variables).items()}
     arrays[name] = -arrays[name]
-    with pytest.raises(CheckpointError, match=f"{name} is a variance and below zero"):
-        native.write(tmp_path / "w", arrays, FACTS)
+    with pytest.raises(CheckpointError, match=f"{name} is a variance and is negative"):
+        native.write(tmp_path / "w", arrays, METADATA)
     assert not (tmp_path / "w").exists()
-    facts = dataclasses.replace(FACTS, strides="v1_5", stem_padding="symmetric")
-    safetensors.numpy.save_file(arrays, tmp_path / "w", {"gap_jax": facts.dump()})
-    with pytest.raises(CheckpointError, match=f"{name} is a variance and below zero"):
+    metadata = dataclasses.replace(METADATA, strides="v1_5", stem_padding="symmetric")
+    safetensors.numpy.save_file(arrays, tmp_path / "w", {"gap_jax": metadata.dump()})
+    with pytest.raises(CheckpointError, match=f"{name} is a variance and is negative"):
         native.load_backbone(tmp_path / "w", variables, cfg.model)
 
 
@@ -279,12 +281,12 @@ def test_a_variance_below_zero_is_neither_written_nor_read(tmp_path: Path) -> No
     [
         ({"layer1.0.se.fc1.weight": np.ones((4, 4, 1, 1), np.float32)}, "1 arrays more, first lay"),
         ({"layer2.7.conv1.weight": np.ones((4, 4, 1, 1), np.float32)}, "it is another network"),
-        ({"bn1.running_var": -1}, "bn1.running_var is a variance and below zero"),
+        ({"bn1.running_var": -1}, "bn1.running_var is a variance and is negative"),
         ({"fc.bias": np.ones(99, np.float32)}, "99 biases for the"),
         ({"conv1.weight": np.int8}, "conv1.weight holds int8"),
     ],
 )
-def test_what_is_no_such_network_is_refused(changes: dict[str, Any], complaint: str) -> None:
+def test_damaged_networks_are_refused(changes: dict[str, Any], complaint: str) -> None:
     theirs = at_source(draw(configure("v1_5"), 3), resnet.torch_names(BLOCKS))
     for name, change in changes.items():
         match change:

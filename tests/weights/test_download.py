@@ -1,4 +1,4 @@
-"""Files by their address: whole and right under their name, or not there; and what is refused."""
+"""Downloads: complete and verified under their name, or absent; refusals."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def refuse(address: str, folder: Path, digest: str = DIGEST, *, code: int = 66) -> str:
-    """The one line with which an address is refused; nothing lies under the file's name."""
+    """Returns the one line of a refusal; checks that there is no file."""
     with pytest.raises(Refusal) as refusal:
         download.fetch(address, digest, folder)
     line = str(refusal.value)
@@ -42,42 +42,42 @@ def held(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("manner", ["whole", "unranged", "uncounted", "moved", "elsewhere"])
-def test_a_file_arrives_whole(served: Served, tmp_path: Path, manner: str) -> None:
+def test_file_is_downloaded_completely(served: Served, tmp_path: Path, manner: str) -> None:
     folder = tmp_path / "new"
     path = download.fetch(f"{served.address}/{manner}/w", DIGEST, folder)
     assert path == folder / NAME and path.read_bytes() == CONTENT and held(folder) == [NAME]
-    asked = len(served.asked)
+    before = len(served.requests)
     assert download.fetch(f"{served.address}/{manner}/w", DIGEST, folder) == path
-    assert len(served.asked) == asked  # it was there
+    assert len(served.requests) == before  # the file is kept
 
 
 @pytest.mark.parametrize("manner", ["cut", "reset", "stalled"])
 @pytest.mark.parametrize("then", ["whole", "unranged", "elsewhere"])
-def test_what_broke_off_goes_on(
+def test_broken_download_resumes(
     served: Served, tmp_path: Path, manner: str, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE_S", 1.0)
-    said = refuse(f"{served.address}/{manner}/w", tmp_path)
-    assert "of 3.0 MiB" in said and said.endswith("the same command goes on from there")
+    monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
+    message = refuse(f"{served.address}/{manner}/w", tmp_path)
+    assert "of 3.0 MiB" in message and message.endswith("run the same command again to resume")
     part = (tmp_path / f"{NAME}.part").read_bytes()
     assert 0 < len(part) < len(CONTENT) and CONTENT.startswith(part)
-    monkeypatch.setattr(download, "PATIENCE_S", 60)
+    monkeypatch.setattr(download, "TIMEOUT_S", 60)
     path = download.fetch(f"{served.address}/{then}/w", DIGEST, tmp_path)
     assert path.read_bytes() == CONTENT and held(tmp_path) == [NAME]
-    assert served.asked[-1] == (f"/{then}/w", f"bytes={len(part)}-")
+    assert served.requests[-1] == (f"/{then}/w", f"bytes={len(part)}-")
 
 
-def test_a_whole_part_needs_only_its_name(served: Served, tmp_path: Path) -> None:
+def test_complete_part_file_is_renamed(served: Served, tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT)
     assert download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path).read_bytes() == CONTENT
     (tmp_path / NAME).write_bytes(CONTENT[:-1])  # damaged since
     assert download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path).read_bytes() == CONTENT
 
 
-def test_another_content_is_not_kept(served: Served, tmp_path: Path) -> None:
+def test_wrong_content_is_removed(served: Served, tmp_path: Path) -> None:
     wrong = "0" * 64
-    said = refuse(f"{served.address}/whole/w?token=secret", tmp_path, wrong)
-    assert DIGEST in said and wrong in said and "secret" not in said and not held(tmp_path)
+    message = refuse(f"{served.address}/whole/w?token=secret", tmp_path, wrong)
+    assert DIGEST in message and wrong in message and "secret" not in message and not held(tmp_path)
     (tmp_path / f"{NAME}.part").write_bytes(b"another file's beginning")
     refuse(f"{served.address}/whole/w", tmp_path)
     assert not held(tmp_path)
@@ -86,22 +86,22 @@ def test_another_content_is_not_kept(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("absent/w", "answers 404 Not Found"),
         ("to-file/w", "Redirection to url 'file:///etc/hostname' is not allowed"),
-        ("to-http/w", "leads to http://weights.invalid/w, which is not https"),
+        ("to-http/w", "redirects to http://weights.invalid/w, which is not https"),
         ("to-password/w", "which is not https"),
         ("to-itself/w", "answers 302"),
         ("huge/w", "is larger than 4,096 MiB"),
     ],
 )
-def test_bad_answers_are_refused(served: Served, tmp_path: Path, path: str, said: str) -> None:
+def test_bad_responses_are_refused(served: Served, tmp_path: Path, path: str, message: str) -> None:
     line = refuse(f"{served.address}/{path}", tmp_path)
-    assert said in line and "word@" not in line and not held(tmp_path)
+    assert message in line and "word@" not in line and not held(tmp_path)
 
 
-def test_a_file_without_a_length_ends_at_the_largest(
+def test_file_without_length_stops_at_limit(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "LARGEST", len(CONTENT) - 1)
@@ -110,7 +110,7 @@ def test_a_file_without_a_length_ends_at_the_largest(
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("http://weights.invalid/w", "only https:// without a password is"),
         ("http://127.0.0.1.weights.invalid/w", "only https:// without"),
@@ -120,26 +120,26 @@ def test_a_file_without_a_length_ends_at_the_largest(
         ("file:///etc/hostname", "only https:// without"),
         ("https://[weights/w", "only https:// without"),
         ("https:///w", "only https:// without"),
-        ("https://weights.invalid/", "ends in no file's name"),
-        ("https://weights.invalid/a/..", "ends in no file's name"),
-        ("https://weights.invalid/%2e%2e%2f.w", "ends in no file's name"),
-        ("https://weights.invalid/a%0ab", "ends in no file's name"),
+        ("https://weights.invalid/", "has no file name"),
+        ("https://weights.invalid/a/..", "has no file name"),
+        ("https://weights.invalid/%2e%2e%2f.w", "has no file name"),
+        ("https://weights.invalid/a%0ab", "has no file name"),
         ("https://weights.invalid/w.tar.gz?x=1", "is an archive"),
     ],
 )
-def test_addresses_that_are_not_fetched(tmp_path: Path, address: str, said: str) -> None:
+def test_unsafe_addresses_are_refused(tmp_path: Path, address: str, message: str) -> None:
     line = refuse(address, tmp_path)
-    assert said in line and "word@" not in line and not held(tmp_path)
+    assert message in line and "word@" not in line and not held(tmp_path)
 
 
-def test_nobody_at_the_address(served: Served, tmp_path: Path) -> None:
+def test_unreachable_address_is_refused(served: Served, tmp_path: Path) -> None:
     with serve(b"") as gone:
         pass
     assert "cannot be reached" in refuse(f"{gone.address}/whole/w", tmp_path)
     assert "cannot be reached" in refuse(f"{served.address}/a b/w", tmp_path)
 
 
-def test_https_never_leads_to_this_machine() -> None:
+def test_https_redirect_to_this_machine_is_refused() -> None:
     answer = io.BytesIO()
     request = urllib.request.Request("https://weights.invalid/w")
     redirect = download._Redirects().redirect_request
@@ -150,7 +150,7 @@ def test_https_never_leads_to_this_machine() -> None:
     assert onward and onward.full_url == "https://other.invalid/w"
 
 
-def test_a_full_disk_keeps_what_there_is(
+def test_full_disk_keeps_part_file(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults._passages.clear()
@@ -164,14 +164,14 @@ def test_a_full_disk_keeps_what_there_is(
         assert "no room to write" in refuse(f"{served.address}/whole/w", tmp_path, code=73)
 
 
-def test_a_terminal_is_told_how_far_it_is(
+def test_terminal_shows_progress(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(download, "TOLD_S", 0)
+    monkeypatch.setattr(download, "PROGRESS_INTERVAL_S", 0)
     for stream, lines in ((Terminal(), 1), (io.StringIO(), 0)):
         monkeypatch.setattr(sys, "stderr", stream)
         download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path / str(lines))

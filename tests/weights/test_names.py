@@ -1,4 +1,4 @@
-"""Every array of a network has one name at each source, and every name one array."""
+"""Arrays of a network and names of each source match one to one."""
 
 import hashlib
 from collections import Counter
@@ -18,7 +18,7 @@ from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names import recognise as recognise_module
 from gap_jax.weights.names import resnet, vgg
 from gap_jax.weights.names.forms import NameMap, number_variables, to_ours
-from gap_jax.weights.names.recognise import BESIDE, SKIPPED, every_known, recognise
+from gap_jax.weights.names.recognise import EXTRA, SKIPPED, every_known, recognise
 from tests.support.foreign_names import rename
 
 SCOPE = "resnet_v1_101"
@@ -34,7 +34,7 @@ def shapes(backbone: str, pooling: str = "mean", *, pose: bool = False, classes:
 
 
 @pytest.mark.parametrize("backbone", BLOCKS)
-def test_names_and_arrays_are_in_bijection(backbone: str) -> None:
+def test_names_and_arrays_match_one_to_one(backbone: str) -> None:
     paths = shapes(backbone).keys()
     counts = {"resnet50": 267, "resnet101": 522, "resnet152": 777}
     for make in (
@@ -50,8 +50,8 @@ def test_names_and_arrays_are_in_bijection(backbone: str) -> None:
         assert set(used.values()) == {1}
 
 
-def test_the_names_are_those_that_are_published() -> None:
-    """A few of each, as the libraries print them."""
+def test_names_match_published_names() -> None:
+    """Checks a few names of each library."""
     blocks = BLOCKS["resnet101"]
     for names, path, published in (
         (resnet.torch_names(blocks), "stages/2/22/conv3/norm/var", "layer3.22.bn3.running_var"),
@@ -80,7 +80,7 @@ def test_the_names_are_those_that_are_published() -> None:
 
 
 def theirs(shape: tuple[int, ...], form: str) -> tuple[int, ...]:
-    """The shape at the source of an array that has `shape` here."""
+    """The source's shape of an array that has `shape` here."""
     match form:
         case "classifier_pointwise":
             return (1, *shape)
@@ -100,8 +100,8 @@ def described(names: NameMap, ours: dict[str, tuple[int, ...]]) -> dict[str, tup
     }
 
 
-def test_slims_names_and_shapes_have_the_published_lists_digest() -> None:
-    """Of its lines, sorted; the next test reads the list itself where it is."""
+def test_slim_names_and_shapes_match_published_digest() -> None:
+    """Compares the digest of the sorted lines; the next test reads the list if it is available."""
     file = described(resnet.slim_names(BLOCKS["resnet101"], SCOPE), shapes("resnet101"))
     lines = sorted(f"{name} {'x'.join(map(str, shape))}" for name, shape in file.items())
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == (
@@ -109,7 +109,7 @@ def test_slims_names_and_shapes_have_the_published_lists_digest() -> None:
     )
 
 
-def test_slims_names_and_shapes_are_the_checkpoints(reference_data: Path) -> None:
+def test_slim_names_and_shapes_match_checkpoint(reference_data: Path) -> None:
     lines = (reference_data / "slim_resnet_v1_101_vars.tsv").read_text().split()
     published = {
         name: tuple(map(int, shape.split("x")))
@@ -127,7 +127,7 @@ def test_slims_names_and_shapes_are_the_checkpoints(reference_data: Path) -> Non
         ("attention", "pose", 530, 45_802_723),
     ],
 )
-def test_released_checkpoints_are_matched_whole(
+def test_released_checkpoints_match_completely(
     pooling: str, reads: str, tensors: int, values: int
 ) -> None:
     ours = shapes("resnet101", pooling, pose=True, classes=393, reads=reads)
@@ -143,8 +143,8 @@ def test_released_checkpoints_are_matched_whole(
     assert known.source == "attentional pooling" and known.names == names
 
 
-def test_every_network_is_recognised_by_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where they are among another's, as a ResNet-50's are among a ResNet-101's."""
+def test_every_network_is_recognised_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Includes names that are a subset of another's, as a ResNet-50's of a ResNet-101's."""
     every_network = list(recognise_module.every_known())
     monkeypatch.setattr(recognise_module, "every_known", lambda: every_network)
     for known in every_network:
@@ -167,8 +167,8 @@ def test_unknown_and_incomplete_files_are_refused() -> None:
     assert all(map(SKIPPED.search, skipped)) and not SKIPPED.search("conv1.weight")
 
 
-def test_a_vgg19_is_no_vgg16() -> None:
-    """By torchvision's numbers it lacks layers; by Keras' names it has all and more."""
+def test_vgg19_is_refused_as_vgg16() -> None:
+    """With torchvision's numbers it lacks layers; with Keras' names it has more."""
     layers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
     names = {f"features.{layer}.{part}" for layer in layers for part in ("weight", "bias")}
     with pytest.raises(CheckpointError, match="looks like a vgg16 of torch and lacks 6 of its"):
@@ -183,7 +183,7 @@ def test_a_vgg19_is_no_vgg16() -> None:
         convert(ForeignFile(Path("w"), "", "", arrays), "")
 
 
-def test_slims_resnet_v1_200_is_no_resnet_152() -> None:
+def test_slim_resnet_v1_200_is_refused_as_resnet152() -> None:
     names = resnet.slim_names((3, 24, 36, 3), "resnet_v1_200")
     with pytest.raises(CheckpointError, match="holds no network that gap_jax knows"):
         recognise("file", {name for source in names.values() for name in source.names})
@@ -191,21 +191,21 @@ def test_slims_resnet_v1_200_is_no_resnet_152() -> None:
     held = {name for source in names.values() for name in source.names}
     known = recognise("file", held)
     beyond = held - known.every_name
-    assert known.backbone == "resnet152" and not any(map(BESIDE.search, beyond))
+    assert known.backbone == "resnet152" and not any(map(EXTRA.search, beyond))
 
 
-def test_forms_turn_into_ours() -> None:
+def test_forms_convert_to_ours() -> None:
     oihw = np.arange(2.0 * 3 * 5 * 7).reshape(2, 3, 5, 7)
     assert to_ours([oihw], "oihw")[4, 6, 2, 1] == oihw[1, 2, 4, 6]
     assert to_ours([oihw], "bgr")[1, 2, 0, 6] == oihw[1, 2, 4, 6]
     assert to_ours([oihw[0, 0]], "classifier_oi")[0, 6, 4] == oihw[0, 0, 4, 6]
     assert to_ours([oihw[:1, :1]], "classifier_pointwise").shape == (1, 5, 7)
     assert to_ours([oihw[:1, :1]], "pointwise").shape == (5, 7)
-    with pytest.raises(ValueError, match="has 1 axes and 4 are due"):
+    with pytest.raises(ValueError, match="has 1 axes and must have 4"):
         to_ours([np.zeros(3)], "oihw")
 
 
-def test_known_networks_name_their_backbone_and_all_layers_of_vgg16() -> None:
+def test_known_networks_name_backbone_and_all_layers_of_vgg16() -> None:
     for known in every_known():
         assert known.backbone in BACKBONES, known.source
     dense = (vgg.torch_names(), vgg.keras_names(), vgg.slim_names())

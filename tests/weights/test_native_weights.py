@@ -1,4 +1,4 @@
-"""A backbone goes through its file to the bit; a file that does not fit is refused in one line."""
+"""A backbone is saved and loaded exactly; a mismatched file is refused in one line."""
 
 import dataclasses
 import hashlib
@@ -20,11 +20,11 @@ from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.weights import native
-from gap_jax.weights.facts import KEY, describe_backbone
+from gap_jax.weights.metadata import KEY, describe_backbone
 from tests.support.saved_runs import fill_variables, tiny_config
 from tests.support.saved_states import assert_same, refuse_warning
 
-FACTS = {"command": "gap_jax train …", "seed": 7, "fingerprint": "0123456789abcdef"}
+METADATA = {"command": "gap_jax train …", "seed": 7, "fingerprint": "0123456789abcdef"}
 HEADER = struct.Struct("<Q")
 
 
@@ -35,15 +35,15 @@ def cfg() -> Config:
 
 @pytest.fixture(scope="module")
 def shapes(cfg: Config) -> Variables:
-    """The forms of a network with 5 classes."""
+    """The shapes of a network with 5 classes."""
     return describe_model(cfg, 5)[1]
 
 
 @pytest.fixture
 def saved(tmp_path: Path, cfg: Config, shapes: Variables) -> Path:
-    """The file of a backbone."""
-    facts = describe_backbone(cfg.model, **FACTS)
-    native.save_backbone(tmp_path / "w.safetensors", fill_variables(shapes, 1), facts)
+    """Saves a backbone and returns its path."""
+    metadata = describe_backbone(cfg.model, **METADATA)
+    native.save_backbone(tmp_path / "w.safetensors", fill_variables(shapes, 1), metadata)
     return tmp_path / "w.safetensors"
 
 
@@ -53,7 +53,7 @@ def backbone_of(variables: Variables) -> dict[str, Any]:
 
 
 def parse(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file as JSON, and the data behind it."""
+    """Splits a safetensors file into its header, as JSON, and its data."""
     content = path.read_bytes()
     (size,) = HEADER.unpack_from(content)
     return json.loads(content[HEADER.size : HEADER.size + size]), content[HEADER.size + size :]
@@ -64,7 +64,7 @@ def rewrite(path: Path, header: dict[str, Any], data: bytes) -> None:
     path.write_bytes(HEADER.pack(len(text)) + text + data)
 
 
-def test_a_backbone_comes_back_to_the_bit_in_a_network_of_other_classes(
+def test_backbone_roundtrips_exactly_into_other_classes(
     saved: Path, cfg: Config, shapes: Variables
 ) -> None:
     other = fill_variables(describe_model(cfg, 3)[1], 2)
@@ -86,26 +86,22 @@ def test_a_backbone_comes_back_to_the_bit_in_a_network_of_other_classes(
     assert report.whole_parts == ("backbone",) and not report.notes
 
 
-def test_the_file_says_how_it_was_made_and_is_reproducible(
-    saved: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_file_has_metadata_and_is_reproducible(saved: Path, cfg: Config, shapes: Variables) -> None:
     header, _ = parse(saved)
     assert list(header["__metadata__"]) == [KEY, native.DIGESTS], "safetensors' order is random"
     assert json.loads(header["__metadata__"]["gap_jax"]) == {
-        "format_version": 2, "backbone": "small", "strides": "", "stem_padding": "", **FACTS,
+        "format_version": 2, "backbone": "small", "strides": "", "stem_padding": "", **METADATA,
         "input_mean": [128.0] * 3, "input_scale": [1.0] * 3, "colours": "RGB", "norm_eps": 1e-5,
         "origin": "",
     }  # fmt: skip
     again = saved.with_name("again.safetensors")
-    facts = describe_backbone(cfg.model, **FACTS)
-    native.save_backbone(again, fill_variables(shapes, 1), facts)
+    metadata = describe_backbone(cfg.model, **METADATA)
+    native.save_backbone(again, fill_variables(shapes, 1), metadata)
     assert again.read_bytes() == saved.read_bytes()
-    assert describe_backbone(ModelConfig(), **FACTS).strides == "slim"
+    assert describe_backbone(ModelConfig(), **METADATA).strides == "slim"
 
 
-def test_arrays_keep_the_places_of_those_they_replace(
-    saved: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_loaded_arrays_keep_sharding(saved: Path, cfg: Config, shapes: Variables) -> None:
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "fsdp"))
 
     def spread(leaf: jax.Array) -> jax.Array:
@@ -119,7 +115,7 @@ def test_arrays_keep_the_places_of_those_they_replace(
     assert_same(backbone_of(loaded), backbone_of(fill_variables(shapes, 1)))
 
 
-def test_a_shorter_trunk_takes_its_part(saved: Path, cfg: Config) -> None:
+def test_shorter_backbone_loads_its_layers(saved: Path, cfg: Config) -> None:
     short = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, stage=3))
     variables = fill_variables(describe_model(short, 5)[1], 2)
     _, report = native.load_backbone(saved, variables, short.model)
@@ -127,34 +123,34 @@ def test_a_shorter_trunk_takes_its_part(saved: Path, cfg: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             {"backbone": "resnet50", "strides": "slim", "stem_padding": "same"},
             "holds a resnet50 and model.backbone is small; set model.back",
         ),
-        ({"backbone": "resnet50"}, "does not say what backbone it holds"),
-        ({"strides": "v1_5"}, "does not say what backbone it holds"),
-        ({"stem_padding": "same"}, "does not say what backbone it holds"),
-        ({"norm_eps": 1e-3}, "adds 0.001 to its variances and model.norm_eps is 1e-05; set model."),
-        ({"input_scale": [58, 57, 57]}, "was fed pixels divided by (58.0, 57.0, 57.0)"),
+        ({"backbone": "resnet50"}, "has no metadata of its backbone"),
+        ({"strides": "v1_5"}, "has no metadata of its backbone"),
+        ({"stem_padding": "same"}, "has no metadata of its backbone"),
+        ({"norm_eps": 1e-3}, "was trained with eps 0.001 and model.norm_eps is 1e-05; set model."),
+        ({"input_scale": [58, 57, 57]}, "was trained on pixels divided by (58.0, 57.0, 57.0)"),
         ({"input_scale": [127.5] * 3}, "set model.input=inception"),
         ({"format_version": 3}, "has format_version=3 and this gap_jax reads up to 2"),
-        ({"surprise": 1}, "does not say what backbone it holds"),
+        ({"surprise": 1}, "has no metadata of its backbone"),
     ],
 )
-def test_facts_that_do_not_fit_are_refused(
-    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], said: str
+def test_mismatched_metadata_is_refused(
+    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], message: str
 ) -> None:
     header, data = parse(saved)
-    facts = json.loads(header["__metadata__"]["gap_jax"])
-    header["__metadata__"]["gap_jax"] = json.dumps({**facts, **change})
+    metadata = json.loads(header["__metadata__"]["gap_jax"])
+    header["__metadata__"]["gap_jax"] = json.dumps({**metadata, **change})
     rewrite(saved, header, data)
-    assert said in refuse(saved, cfg, shapes)
+    assert message in refuse(saved, cfg, shapes)
 
 
 def refuse(path: Path, cfg: Config, shapes: Variables) -> str:
-    """The one line with which a file is refused."""
+    """Returns the one line of a refusal."""
     with pytest.raises(CheckpointError) as refusal:
         native.load_backbone(path, fill_variables(shapes, 2), cfg.model)
     assert refusal.value.exit_code == 66 and str(path) in str(refusal.value)
@@ -165,24 +161,30 @@ KERNEL, LAST = "backbone/layers/0/conv/kernel", "backbone/layers/4/norm/var"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ({LAST: None}, f"in 1 of 25 arrays, first where {LAST} is absent"),
-        ({KERNEL: np.zeros((3, 3, 3, 23), np.float32)}, "F32[3, 3, 3, 23] there and F32[3, 3, 3, "),
-        ({KERNEL: np.zeros((3, 3, 3, 24), np.float16)}, "is F16[3, 3, 3, 24] there and F32[3"),
+        ({LAST: None}, f"in 1 of 25 arrays: {LAST} is absent"),
+        (
+            {KERNEL: np.zeros((3, 3, 3, 23), np.float32)},
+            "F32[3, 3, 3, 23] in the file and F32[3, 3, 3, ",
+        ),
+        (
+            {KERNEL: np.zeros((3, 3, 3, 24), np.float16)},
+            "is F16[3, 3, 3, 24] in the file and F32[3",
+        ),
         ({KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)}, f"in 1 arrays, first {KERNEL}"),
-        ({LAST: np.full(96, np.inf, np.float32)}, f"not finite in 1 arrays, first {LAST}"),
+        ({LAST: np.full(96, np.inf, np.float32)}, f"that are not finite, first {LAST}"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(
-    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], said: str
+def test_mismatched_arrays_are_refused(
+    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], message: str
 ) -> None:
     header, _ = parse(saved)
     arrays = {**safetensors.numpy.load_file(saved), **change}
     kept = {name: values for name, values in arrays.items() if values is not None}
-    facts = {KEY: header["__metadata__"][KEY]}
-    saved.write_bytes(safetensors.numpy.save(kept, facts))
-    assert said in refuse(saved, cfg, shapes)
+    metadata = {KEY: header["__metadata__"][KEY]}
+    saved.write_bytes(safetensors.numpy.save(kept, metadata))
+    assert message in refuse(saved, cfg, shapes)
 
 
 def test_damaged_files_are_refused(saved: Path, cfg: Config, shapes: Variables) -> None:
@@ -196,9 +198,9 @@ def test_damaged_files_are_refused(saved: Path, cfg: Config, shapes: Variables) 
                 {"data_offsets": [end, start]}, {"data_offsets": [0, 2**60]}):  # fmt: skip
         rewrite(saved, {**header, KERNEL: {**header[KERNEL], **lie}}, data)
         assert "cannot be read as safetensors" in refuse(saved, cfg, shapes)
-    for facts in ({}, {"gap_jax": "[]"}, {"gap_jax": "{"}, {"format": "pt"}):
-        rewrite(saved, {**header, "__metadata__": facts}, data)
-        assert "does not say what backbone it holds" in refuse(saved, cfg, shapes)
+    for metadata in ({}, {"gap_jax": "[]"}, {"gap_jax": "{"}, {"format": "pt"}):
+        rewrite(saved, {**header, "__metadata__": metadata}, data)
+        assert "has no metadata of its backbone" in refuse(saved, cfg, shapes)
     saved.write_bytes(HEADER.pack(2**40) + whole[8:])
     refuse(saved, cfg, shapes)
     saved.unlink()
@@ -207,24 +209,26 @@ def test_damaged_files_are_refused(saved: Path, cfg: Config, shapes: Variables) 
     refuse(saved, cfg, shapes)
 
 
-def test_a_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes: Variables) -> None:
+def test_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes: Variables) -> None:
     header, data = parse(saved)
     for name in (KERNEL, LAST):
         flipped = bytearray(data)
         flipped[header[name]["data_offsets"][0]] ^= 1  # the last bit of a float32
         rewrite(saved, header, bytes(flipped))
-        assert f"have another SHA-256 than was written, first {name}" in refuse(saved, cfg, shapes)
+        assert f"SHA-256 of 1 arrays differs from the one written, first {name}" in refuse(
+            saved, cfg, shapes
+        )
     held = header["__metadata__"]
-    facts = {**held, KEY: held[KEY].replace('"seed": 7', '"seed": 3')}
-    assert facts != held
-    rewrite(saved, {**header, "__metadata__": facts}, data)
+    metadata = {**held, KEY: held[KEY].replace('"seed": 7', '"seed": 3')}
+    assert metadata != held
+    rewrite(saved, {**header, "__metadata__": metadata}, data)
     assert f"first {KEY}" in refuse(saved, cfg, shapes)
     for digests in ("[", "[1]", "{}"):
         rewrite(saved, {**header, "__metadata__": {**held, native.DIGESTS: digests}}, data)
-        assert "another SHA-256" in refuse(saved, cfg, shapes)
+        assert "SHA-256" in refuse(saved, cfg, shapes)
 
 
-def test_arrays_are_digested_without_a_copy_of_all() -> None:
+def test_digests_need_no_copy_of_all_arrays() -> None:
     arrays = {f"backbone/{k}": np.full((1024, 256), k, np.float32) for k in range(16)}
     tracemalloc.start()
     digests = native._digest({KEY: ""}, arrays)
@@ -234,9 +238,7 @@ def test_arrays_are_digested_without_a_copy_of_all() -> None:
     assert digests["backbone/3"] == hashlib.sha256(arrays["backbone/3"].tobytes()).hexdigest()
 
 
-def test_a_file_from_before_there_were_digests_is_read(
-    saved: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_file_without_digests_is_read(saved: Path, cfg: Config, shapes: Variables) -> None:
     header, data = parse(saved)
     del header["__metadata__"][native.DIGESTS]
     rewrite(saved, header, data)
@@ -244,18 +246,16 @@ def test_a_file_from_before_there_were_digests_is_read(
     assert not [name for name in report.left_random if name.startswith(native.BACKBONE)]
 
 
-def test_nothing_that_is_not_finite_is_saved(
-    tmp_path: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_nonfinite_weights_are_not_saved(tmp_path: Path, cfg: Config, shapes: Variables) -> None:
     variables = fill_variables(shapes, 1)
     bad = native.replace_arrays(variables, {KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)})
     with pytest.raises(CheckpointError, match="not finite"):
-        facts = describe_backbone(cfg.model, **FACTS)
-        native.save_backbone(tmp_path / "w.safetensors", bad, facts)
+        metadata = describe_backbone(cfg.model, **METADATA)
+        native.save_backbone(tmp_path / "w.safetensors", bad, metadata)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_were_asked_for_and_are_absent(tmp_path: Path) -> None:
+def test_absent_weights_are_refused_or_random(tmp_path: Path) -> None:
     for name in ("", str(tmp_path / "no.safetensors"), str(tmp_path), "drawn_objcts"):
         with pytest.raises(CheckpointError) as refusal:
             native.resolve_weights(InitConfig(name), refuse_warning)
@@ -264,14 +264,14 @@ def test_weights_that_were_asked_for_and_are_absent(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is empty .* --config\.init\.weights=FILE"):
         native.resolve_weights(InitConfig(""), refuse_warning)
     assert native.resolve_weights(InitConfig("", allow_random=True), refuse_warning) is None
-    said: list[str] = []
-    assert native.resolve_weights(InitConfig("none", allow_random=True), said.append) is None
-    assert len(said) == 1 and "init.weights=none does not exist" in said[0]
+    message: list[str] = []
+    assert native.resolve_weights(InitConfig("none", allow_random=True), message.append) is None
+    assert len(message) == 1 and "init.weights=none does not exist" in message[0]
     (tmp_path / "x").write_bytes(b"x")
     assert native.resolve_weights(InitConfig(str(tmp_path / "x"))) == tmp_path / "x"
 
 
-def test_a_shipped_file_is_found_by_name_and_verified(
+def test_shipped_file_is_found_by_name_and_verified(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "SHIPPED_FOLDER", saved.parent)
@@ -285,11 +285,11 @@ def test_a_shipped_file_is_found_by_name_and_verified(
     content[-1] ^= 1
     saved.write_bytes(content)
     for allowed in (False, True):
-        with pytest.raises(CheckpointError, match="its SHA-256 differs; install gap_jax again"):
+        with pytest.raises(CheckpointError, match="in its SHA-256; install gap_jax again"):
             native.resolve_weights(InitConfig("w", allow_random=allowed))
 
 
-def test_what_is_shipped_is_listed_small_and_fits_its_network(cfg: Config) -> None:
+def test_shipped_files_are_small_and_fit_their_network(cfg: Config) -> None:
     found = {path.stem for path in native.SHIPPED_FOLDER.glob("*.safetensors")}
     assert found == set(native.SHIPPED)
     for name in native.SHIPPED:

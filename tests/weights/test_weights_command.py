@@ -1,4 +1,4 @@
-"""`gap_jax weights`: the backbone of a run as a file for init.weights, and what is shipped."""
+"""`gap_jax weights`: exports the backbone of a run, and lists shipped files."""
 
 import re
 from pathlib import Path
@@ -17,17 +17,17 @@ Run = tuple[Path, dict[int, TrainState]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Steps 3 and 7, of which 3 is the better one."""
+    """Saves steps 3 and 7; step 3 is the better one."""
     folder = tmp_path_factory.mktemp("weights")
     return prepare_run(folder, steps={3: 0.5, 7: 0.25})
 
 
 @pytest.mark.parametrize(("words", "step"), [((), 7), (("--checkpoint", "best"), 3)])
-def test_a_backbone_leaves_its_run_and_enters_another_network(
+def test_backbone_of_run_loads_into_another_network(
     run: Run, tmp_path: Path, words: tuple[str, ...], step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, states = run
-    out = tmp_path / "trunk.safetensors"
+    out = tmp_path / "backbone.safetensors"
     assert cli.main(["weights", "convert", str(root), str(out), *words]) == 0
     printed = capsys.readouterr().out
     assert f"the small of step {step} of {root}" in printed and files.sha256(out) in printed
@@ -39,17 +39,17 @@ def test_a_backbone_leaves_its_run_and_enters_another_network(
     }
     before, after = native.name_arrays(trained), native.name_arrays(loaded)
     assert all((after[name] == before[name]).all() for name in report.matched)
-    facts = native.read_facts(out)
-    assert facts.seed == cfg.train.seed and facts.command == "python -m gap_jax.main --x=1"
+    metadata = native.read_metadata(out)
+    assert metadata.seed == cfg.train.seed and metadata.command == "python -m gap_jax.main --x=1"
 
 
-def test_what_cannot_be_converted_is_refused(
+def test_inconvertible_files_are_refused(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, _ = run
     taken = tmp_path / "taken"
     taken.touch()
-    for words, code, said in (
+    for words, code, message in (
         ([str(root), str(taken)], 73, "exists already and stays untouched"),
         ([str(tmp_path), str(tmp_path / "x")], 66, "neither a run nor an exported model"),
         ([str(root), str(tmp_path / "x"), "--checkpoint", "4"], 66, "no good checkpoint 4"),
@@ -57,20 +57,22 @@ def test_what_cannot_be_converted_is_refused(
         ([str(root), str(tmp_path / "x"), "--sha256", "0" * 64], 64, "--sha256 is a file's"),
         ([str(root), str(tmp_path / "x"), "--sha256", "0" * 63], 64, "is no SHA-256"),
         ([str(taken), str(tmp_path / "x"), "--checkpoint", "4"], 64, "--checkpoint is a run's"),
-        ([str(taken), str(tmp_path / "x")], 66, "begins as none of them"),
+        ([str(taken), str(tmp_path / "x")], 66, "unknown format"),
     ):
         assert cli.main(["weights", "convert", *words]) == code
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert model_of(root) and not (tmp_path / "x").exists()
 
 
-def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_shipped_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["weights", "list"]) == 0
     printed = capsys.readouterr().out
     assert native.SHIPPED
     for name, digest in native.SHIPPED.items():
         assert files.sha256(native.shipped_path(name)) == digest
-        assert digest in printed and native.read_facts(native.shipped_path(name)).command in printed
+        assert (
+            digest in printed and native.read_metadata(native.shipped_path(name)).command in printed
+        )
         assert native.shipped_path(name).stat().st_size < 2**20
     for each in PUBLISHED:
         assert f"{each.name}: {each.holds}\n  {each.address}\n" in printed
@@ -78,10 +80,10 @@ def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) 
         assert len(each.sha256) in (0, 64)
 
 
-def test_a_published_name_is_its_address(
+def test_published_name_resolves_to_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Known by its whole digest it needs no other, and else it needs one."""
+    """A known SHA-256 needs no option; otherwise --sha256 is required."""
     fetched: list[tuple[str, str, Path]] = []
 
     def fetch(address: str, digest: str, folder: Path) -> Path:
