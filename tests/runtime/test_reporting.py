@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from gap_jax.errors import Diverged
 from gap_jax.runtime.places import RunDir
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
 from gap_jax.runtime.reporting.jsonl import cut_after, encode_row
@@ -154,6 +155,15 @@ def test_numbers_that_are_not_finite_are_valid_json_and_are_told(tmp_path: Path)
     )
     progress = [each for each in console.items if isinstance(each, Progress) and each.is_due]
     assert "loss=nan" in progress[1].line()
+
+
+@pytest.mark.parametrize(("in_row", "in_all"), [(3, 3), (1, 10)])
+def test_a_run_that_only_skips_ends(tmp_path: Path, in_row: int, in_all: int) -> None:
+    skipping = {"finite": 0.0, "skipped": in_all - 1, "skipped_in_row": in_row - 1}
+    train(tmp_path / "goes on", changes={7: skipping})
+    skipping = {"finite": 0.0, "skipped": in_all, "skipped_in_row": in_row}
+    with pytest.raises(Diverged, match=f"{in_row} steps in a row and {in_all} in all .* step 7;"):
+        train(tmp_path / "ends", changes={7: skipping})
 
 
 def test_progress_is_one_line_that_programs_can_read(tmp_path: Path) -> None:
