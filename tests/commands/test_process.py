@@ -107,10 +107,12 @@ def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
 def test_a_signal_that_c_code_swallows_is_sent_again(swallow: str, tmp_path: Path) -> None:
     """As jax's gc callback does, and modules of C++ that print what they cannot raise."""
     program = (
-        "process.SEND_AGAIN_S = 1\n"
+        "process.SEND_AGAIN_S, process.ECHO_S = 1, 0\n"
         "def command():\n"
         f"    {swallow}\n"
-        "    os.write(1, b'swallowed\\n'); time.sleep(30)\n"
+        "    os.write(1, b'swallowed\\n')\n"
+        "    try: time.sleep(30)\n"
+        "    finally: time.sleep(0.5)  # long enough to be ended by a second signal\n"
         "sys.exit(process.run(command))"
     )
     assert run(program, tmp_path) == (75, "swallowed\n", LINE.format("SIGTERM"))
@@ -151,6 +153,7 @@ def test_a_command_that_does_not_end_after_a_signal_is_ended(tmp_path: Path) -> 
     program = (
         "process.END_WITHIN_S = 0.5\n"
         "def command():\n"
+        "    process.limit_start(60, lambda: False)\n"
         "    try: send(); time.sleep(1)\n"
         "    except BaseException: time.sleep(30)\n"
         "sys.exit(process.run(command))"

@@ -107,6 +107,7 @@ def test_a_disc_has_the_radius_of_the_target() -> None:
     distance = np.hypot(rows - 100, columns - 80)
     assert abs(distance.mean() - 30.5) < 0.3
     assert distance.min() > 27
+    assert (drawn == drawing.CASING).all(-1).sum() > 200, "the dark edge shows on both sides"
 
 
 def test_fitting_keeps_joints_and_disc_on_the_picture() -> None:

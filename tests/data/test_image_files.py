@@ -118,6 +118,17 @@ def test_unsafe_members_are_refused(
     assert not (tmp_path / "a.jpg").exists()
 
 
+def test_as_many_members_as_allowed_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(image_files, "MEMBER_LIMIT", 8)
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        for n in range(8):
+            add(tar, f"{n}")
+    find_images(archive, NAMES, tmp_path / "spool")
+
+
 def header(name: str, kind: bytes, size: int) -> bytes:
     member = tarfile.TarInfo(name)
     member.type, member.size = kind, size

@@ -199,3 +199,12 @@ def test_too_little_shared_memory_is_refused(
     with pytest.raises(ConfigError, match=message):
         training_batches(data, stated, seed=0, batch_size=16)
     assert tmp_path == workers.SHARED_MEMORY
+
+
+def test_cores_are_those_that_this_process_may_use() -> None:
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        assert loader.available_cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)

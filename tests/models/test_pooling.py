@@ -15,7 +15,7 @@ from gap_jax.config import Config
 from gap_jax.model_config import DropoutWhere, ModelConfig
 from gap_jax.models.build import build
 from gap_jax.models.pooling import AttentionalPooling
-from gap_jax.models.saliency import FactoredSaliency, LinearSaliency
+from gap_jax.models.saliency import FactoredSaliency, LinearSaliency, UniformSaliency
 from tests.support.small_networks import UNOPTIMISED, by_path, drawn
 
 POOLINGS = ModelConfig.__dataclass_fields__["pooling"].metadata["choices"]
@@ -190,3 +190,15 @@ def test_mismatched_arguments_are_refused() -> None:
         FactoredSaliency(4, (2,), space="weight", gate_init="one", rngs=rngs)
     with pytest.raises(ValueError, match="space='activation' has no vector"):
         FactoredSaliency(4, (2,), rngs=rngs).vector()
+
+
+def test_dtype_rounds_both_factors_of_every_product() -> None:
+    x, half = random_map(2, 3, 3, 8), jnp.bfloat16
+    pool = AttentionalPooling(
+        8, 3, saliency=UniformSaliency(), init=nnx.initializers.normal(1), dtype=half,
+        rngs=nnx.Rngs(0),
+    )  # fmt: skip
+    mean = np.asarray(x.astype(half), np.float64).mean((1, 2)).astype(half)
+    kernel = pool.kernel[...][0].astype(half)
+    due = np.asarray(mean, np.float64) @ np.asarray(kernel, np.float64)
+    np.testing.assert_allclose(pool(x), due, rtol=1e-5, atol=1e-5)

@@ -13,6 +13,7 @@ from gap_jax.config import RuntimeConfig
 from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import find_best
+from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.profiling import Profile
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.train import train
@@ -69,8 +70,10 @@ def test_only_an_evaluation_with_a_gain_is_the_best(stopped: RunFolder) -> None:
 
 
 def test_stopped_run_makes_no_more_steps(
-    stopped: RunFolder, capsys: pytest.CaptureFixture[str]
+    stopped: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    proved: list[Path] = []
+    monkeypatch.setattr(agreement, "prove_shared", lambda _, folder: proved.append(folder))
     cfg, before = rundir.load_config(stopped), stopped.step_log.read_bytes()
     summary = train(cfg, stopped.root)
     assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
@@ -80,6 +83,7 @@ def test_stopped_run_makes_no_more_steps(
     assert train(cfg, stopped.root) == summary == dict(_read_history(stopped))[6]
     assert json.loads(stopped.record.read_text("utf-8"))["completed_step"] == 6
     assert stopped.step_log.read_bytes() == before
+    assert proved == [stopped.root] * 2, "all processes are shown to share the folder"
 
 
 def test_complete_run_without_its_last_checkpoint_continues(
