@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import TracebackType
 from typing import Any, NamedTuple, cast
 
 import orbax.checkpoint as ocp
@@ -63,7 +62,7 @@ class _KeepLatestAndBest:
         return [each.step not in self.own or each.step in kept for each in checkpoints]
 
 
-class Checkpoints:
+class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """Keeps the latest `keep` checkpoints in a folder, and the one of the highest mAP.
 
     Metadata are small JSON: config, classes, data fingerprint, `metrics`.
@@ -91,17 +90,9 @@ class Checkpoints:
         self._pending: _Saved | None = None
         self._failure: Exception | None = None  # Orbax raises it only once
 
-    def __enter__(self) -> "Checkpoints":
-        """Starts a block that waits for the last save at its end."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: Any) -> None:
         """Waits for a save in progress; raises its failure, or warns of it after another error."""
+        error = raised[1]
         try:
             self.wait()
         except Exception as failure:

@@ -1,6 +1,7 @@
 """Records a range of steps for XProf, TensorBoard's profiler or Perfetto."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import jax
 from gap_jax.config import RuntimeConfig
 
 
-class Profile:
+class Profile(AbstractContextManager["Profile"]):
     """Records the configured steps; a failure ends the recording and not the run."""
 
     def __init__(self, cfg: RuntimeConfig, folder: Path, warn: Callable[[str], None]) -> None:
@@ -30,9 +31,6 @@ class Profile:
         if self._is_recording and step == self._last:
             jax.block_until_ready(state)
             self._stop()
-
-    def __enter__(self) -> "Profile":
-        return self
 
     def __exit__(self, *error: object) -> None:
         if self._is_recording:

@@ -15,6 +15,7 @@ from gap_jax.config import Config, differences
 from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.model_config import without_ignored
 from gap_jax.runtime import checkpoint_folders as checkpoints
+from gap_jax.runtime.digests import name_some
 from gap_jax.runtime.run_folder import RunFolder
 
 FORMAT_VERSION = 1
@@ -260,8 +261,7 @@ def list_moves(before: Sequence[str], after: Sequence[str]) -> str:
             if new.get(name, index) != index
         ),
     ]
-    more = f", and {len(moves) - MAX_NAMED:,} more" if len(moves) > MAX_NAMED else ""
-    return ", ".join(moves[:MAX_NAMED]) + more
+    return name_some(moves, MAX_NAMED)
 
 
 def _count_classes(data: Manifest) -> list[dict[str, Any]]:

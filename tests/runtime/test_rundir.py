@@ -166,7 +166,7 @@ def test_complete_run_is_recognised_and_may_be_prolonged(tmp_path: Path) -> None
         ((*CLASSES[:1], *CLASSES[2:], CLASSES[1]), "'résumé, reading' moved from 1 to 3, "),
         (CLASSES[1:], "'jumping' is gone, 'résumé, reading' moved from 1 to 0, "),
         (("a", *CLASSES), "'a' is new, 'jumping' moved from 0 to 1"),
-        (tuple(f"class {k}" for k in range(50)), "is gone, 'class 0' is new, and 49 more"),
+        (tuple(f"class {k}" for k in range(50)), "is gone, 'class 0' is new and 49 more"),
     ],
 )  # fmt: skip
 def test_other_classes_are_refused_by_name(

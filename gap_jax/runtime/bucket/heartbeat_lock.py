@@ -91,12 +91,12 @@ def _read_lock(store: Store) -> bytes | None:
 
 def read_owner_id(store: Store) -> str | None:
     """Returns the id of the lock's owner; None without a readable lock."""
-    return _owner_id_in(_read_lock(store) or b"")
+    return _owner_id_in(_read_lock(store))
 
 
-def _owner_id_in(content: bytes) -> str | None:
+def _owner_id_in(content: bytes | None) -> str | None:
     try:
-        return str(json.loads(content)["owner_id"])
+        return str(json.loads(content or b"")["owner_id"])
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -107,9 +107,7 @@ def refuse_unless_held(store: Store, owner_id: str, *, is_strict: bool) -> None:
     The first process of several removes the lock before the others have ended.
     """
     content = _read_lock(store)
-    if content is None and not is_strict:
-        return
-    if content is None or _owner_id_in(content) != owner_id:
+    if _owner_id_in(content) != owner_id and (is_strict or content is not None):
         reason = f"taken by {name_owner(content)}" if content else "removed"
         raise InUse(
             f"the lock of {store.address} was {reason}; this run writes no more there; see that "

@@ -8,6 +8,7 @@ import contextlib
 import functools
 import re
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -153,23 +154,22 @@ def _open(
         home = Path(tempfile.mkdtemp(prefix=PREFIX))
     workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], processes, check)
     files.write_atomically(workdir.folder / ADDRESS, f"{_to_orbax_path(store)}/{CHECKPOINTS}")
-    is_uploaded = True
+    failure = None
     try:
         workdir.fetch()
         try:
             yield workdir
-        except BaseException as error:
-            if isinstance(error, Refusal):
-                error.args = (workdir.display(str(error)),)
-            if failure := _upload_last(workdir):
-                is_uploaded = False
-                print(f"warning: {failure}")
+        except Refusal as refusal:
+            refusal.args = (workdir.display(str(refusal)),)
             raise
-        if failure := _upload_last(workdir):
-            is_uploaded = False
+        finally:
+            failure = _upload_last(workdir)
+            if failure and sys.exception():
+                print(f"warning: {failure}")
+        if failure:
             raise failure
     finally:
-        if is_uploaded:
+        if failure is None:
             shutil.rmtree(home, ignore_errors=True)
 
 

@@ -89,9 +89,8 @@ class Watchdog:
 
     def _explain_lost_peer(self, symptom: str) -> tuple[int, str]:
         """Returns another process's exit code, by which a launcher decides whether to restart."""
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the coordinator has ended
-            for ended in self._processes.read_exits():
-                return ended.exit_code, str(ended)
+        if exits := self._read_exits():
+            return exits[0].exit_code, str(exits[0])
         return PEER_LOST, (
             f"another process of the run has ended ({symptom}); see the other processes' logs and "
             "run the same command again"
@@ -101,7 +100,7 @@ class Watchdog:
         try:
             while not self._is_over.wait(POLL_S):
                 self._check_progress()
-                if self._has_lost_peer() and not self._is_over.wait(OWN_END_S):
+                if self._read_exits() != [] and not self._is_over.wait(OWN_END_S):
                     code, message = self._explain_lost_peer("the coordinator does not answer")
                     self._exit(code, message, is_own=False)
         except Exception as error:  # without a watchdog the process might wait for ever
@@ -120,11 +119,12 @@ class Watchdog:
             )
             self._exit(PEER_LOST, message, _print_stacks, is_own=True)
 
-    def _has_lost_peer(self) -> bool:
+    def _read_exits(self) -> list[Exit] | None:
+        """Returns the exits of other processes, None if the coordinator has ended."""
         try:
-            return bool(self._processes.read_exits())
+            return self._processes.read_exits()
         except jax.errors.JaxRuntimeError:
-            return True
+            return None
 
     def _exit(
         self, code: int, message: str, details: Callable[[], None] | None = None, *, is_own: bool

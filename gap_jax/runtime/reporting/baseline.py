@@ -9,7 +9,7 @@ from data_pipelines.example import LabelKind
 from data_pipelines.manifest import Split
 from gap_jax.config import Config, TrainConfig
 
-FEWEST_STEPS, SHARE_OF_RUN = 200, 0.1  # a run is compared from the later of the two on
+FEWEST_STEPS, SHARE_OF_RUN = 200, 0.1  # the comparison starts at the later of the two
 WINDOW_STEPS = 100
 TOLERANCE = 0.02  # of the baseline's loss
 SIGMAS = 3  # of the accuracy over the window's images
