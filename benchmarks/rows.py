@@ -19,7 +19,7 @@ from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode
 from data_pipelines.loader import training_batches
-from data_pipelines.transforms import View, augment, begin
+from data_pipelines.transforms import View, augment, make_view
 
 BATCH = 16
 STORED = 64  # different photos
@@ -65,7 +65,7 @@ def part(row: str, source: records.RecordSource, data: DataConfig) -> Callable[[
     people = stored[0]["keypoints"]
 
     def crop(image: np.ndarray, index: int) -> View:
-        return augment(begin(image, people, data), data, np.random.default_rng([0, index]))
+        return augment(make_view(image, people, data), data, np.random.default_rng([0, index]))
 
     work: dict[str, Callable[[int], object]] = {
         "read": lambda index: source[index * STRIDE % len(source)],
@@ -119,7 +119,7 @@ class Photos:
     def __getitem__(self, index: int) -> dict[str, Any]:
         position = index * STRIDE % len(self._source)
         record = self._source[position]
-        view = begin(decode(record["image"]), record["keypoints"], self._data)
+        view = make_view(decode(record["image"]), record["keypoints"], self._data)
         view = augment(view, self._data, np.random.default_rng([0, index]))
         return {
             "image": view.image,

@@ -1,1 +1,1 @@
-"""From raw files to batches: numpy, TFDS, Grain, image decoding; names neither jax nor gap_jax."""
+"""Turns raw files into batches with numpy, TFDS and Grain; imports neither jax nor gap_jax."""

@@ -1,4 +1,4 @@
-"""Verifies prepared data from its shards' digests down to every joint, and says what is odd."""
+"""Verifies prepared data, from the digests of shards to every joint, and warns of oddities."""
 
 import hashlib
 import io
@@ -14,42 +14,42 @@ from data_pipelines.errors import DataError
 from data_pipelines.example import NOT_ANNOTATED
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.pictures.sheet import contact_sheet
-from data_pipelines.prepare import FEW_IMAGES, News, Say
+from data_pipelines.prepare import FEW_IMAGES, Log, ProgressLog
 
-NAMED = 10
+MAX_NAMED = 10  # in a message
 FAR_OUTSIDE = 0.1  # of the longer side: annotators mark joints a little beyond the border
-ORIENTATION_TAG, TURNED = 0x0112, range(2, 9)
+ORIENTATION_TAG, ROTATED_OR_MIRRORED = 0x0112, range(2, 9)
 
 
-def check(directory: Path, *, html: Path | None, say: Say = print) -> Manifest:
-    """Refuses prepared data that is not exactly what its manifest says; warns of oddities.
+def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
+    """Refuses prepared data that differ from their manifest; warns of oddities.
 
     `html` names the contact sheet to write.
     """
     stated = manifest.load(directory)
     check_shards(directory, stated)
-    inspection = Inspection(stated, News(say))
+    inspection = _Inspection(stated, ProgressLog(log))
     for name, split in stated.splits.items():
         if split.examples:
-            inspection.read(name, records.open_split(directory, name, stated))
+            inspection.inspect_split(name, records.open_split(directory, name, stated))
     if inspection.faults:
         raise DataError(
             f"{len(inspection.faults):,} of the records in {directory} are damaged: "
-            f"{_first(inspection.faults)}; prepare the data again"
+            f"{_join_names(inspection.faults)}; prepare the data again"
         )
     compare(directory, stated, inspection.tallies)
-    oddities = inspection.oddities()
-    say(f"{directory}: data set {stated.name}, fingerprint {stated.fingerprint}")
+    oddities = inspection.list_oddities()
+    log(f"{directory}: data set {stated.name}, fingerprint {stated.fingerprint}")
     for name, split in stated.splits.items():
         shards = f"{len(split.shards)} shard" + "s" * (len(split.shards) != 1)
         read = ", each read and decoded" if split.examples else ""
-        say(f"{name}: {split.examples:,} images in {shards}{read}")
+        log(f"{name}: {split.examples:,} images in {shards}{read}")
     for oddity in oddities:
-        say(f"warning: {oddity}")
+        log(f"warning: {oddity}")
     if html:
         page = contact_sheet(directory, stated, inspection.first_classes, oddities)
         files.write_atomically(html, page)
-        say(f"contact sheet: {html}")
+        log(f"contact sheet: {html}")
     return stated
 
 
@@ -60,46 +60,46 @@ def check_shards(directory: Path, stated: Manifest) -> None:
         records.check_shard_size(directory, shard)
         if files.sha256(directory / shard.file) != shard.sha256:
             raise DataError(
-                f"shard {directory / shard.file} was changed after it was written (another "
-                "SHA-256 than the manifest's); prepare the data again"
+                f"shard {directory / shard.file} was changed after it was written (its SHA-256 is "
+                "not the manifest's); prepare the data again"
             )
     known = {directory / shard.file for shard in listed}
     for folder in {path.parent for path in known}:
         for path in sorted(folder.iterdir()):
             if ".array_record" in path.name and path not in known:
-                raise DataError(f"{path} is no shard of {directory}; remove it")
+                raise DataError(f"{path} is not a shard of {directory}; remove it")
 
 
-class Inspection:
-    """What one look at every record found."""
+class _Inspection:
+    """Inspects every record once; collects faults, counts and oddities."""
 
-    def __init__(self, stated: Manifest, news: News) -> None:
+    def __init__(self, stated: Manifest, progress: ProgressLog) -> None:
         self.faults: list[str] = []
         self.tallies = {name: Tally(len(stated.classes)) for name in stated.splits}
         self.first_classes: dict[str, list[int | None]] = {name: [] for name in stated.splits}
         self._stated = stated
-        self._news = news
-        self._seen: dict[bytes, tuple[str, str]] = {}  # split and id of every image's digest
-        self._leaks: list[str] = []
-        self._far: list[str] = []
+        self._progress = progress
+        self._seen: dict[bytes, tuple[str, str]] = {}  # split and name, by digest of the image
+        self._duplicates: list[str] = []
+        self._far_outside: list[str] = []
         self._rotated: list[str] = []
 
-    def read(self, split: str, source: records.RecordSource) -> None:
-        """Looks at every record of a split."""
+    def inspect_split(self, split: str, source: records.RecordSource) -> None:
+        """Inspects every record of a split."""
         for position in range(len(source)):
-            self._news.tell(split, position, len(source))
+            self._progress.report(split, position, len(source))
             record = source[position]
             named = f"{split} {record['id']!r}"
-            fault = self._fault(record)
+            fault = self._find_fault(record)
             if fault:
                 self.faults.append(f"{named}: {fault}")
                 continue
             label, keypoints = record["label"], record["keypoints"]
             self.tallies[split].add(record["id"], label, keypoints)
-            self.first_classes[split].append(next(iter(manifest.classes_of(label)), None))
-            self._note(split, named, record)
+            self.first_classes[split].append(next(iter(manifest.list_classes(label)), None))
+            self._note_oddities(split, named, record)
 
-    def _fault(self, record: records.Record) -> str | None:
+    def _find_fault(self, record: records.Record) -> str | None:
         try:
             height_px, width_px, _ = decode.decode(record["image"]).shape
         except DataError as error:
@@ -107,22 +107,21 @@ class Inspection:
         found, stated = (width_px, height_px), (record["width_px"], record["height_px"])
         if found != stated:
             return "it is {} x {} pixels, its record says {} x {}".format(*found, *stated)
-        return records.label_fault(
-            record["label"], self._stated.label_kind, len(self._stated.classes)
-        ) or records.keypoints_fault(record["keypoints"])
+        kind, classes = self._stated.label_kind, len(self._stated.classes)
+        return records.find_fault(record["label"], record["keypoints"], kind, classes)
 
-    def _note(self, split: str, named: str, record: records.Record) -> None:
+    def _note_oddities(self, split: str, named: str, record: records.Record) -> None:
         digest = hashlib.sha256(record["image"]).digest()
-        home, twin = self._seen.setdefault(digest, (split, named))
-        if home != split:
-            self._leaks.append(f"{twin} = {named}")
-        if joints_far_outside(record["keypoints"], record["width_px"], record["height_px"]):
-            self._far.append(named)
-        if not is_upright(record["image"]):
+        first_split, first_name = self._seen.setdefault(digest, (split, named))
+        if first_split != split:
+            self._duplicates.append(f"{first_name} = {named}")
+        if _has_joints_far_outside(record["keypoints"], record["width_px"], record["height_px"]):
+            self._far_outside.append(named)
+        if _is_rotated(record["image"]):
             self._rotated.append(named)
 
-    def oddities(self) -> list[str]:
-        """Everything that is allowed but deserves a look."""
+    def list_oddities(self) -> list[str]:
+        """Lists the valid but unusual properties of the data."""
         train = self.tallies.get("train", Tally(len(self._stated.classes)))
         counts = list(zip(self._stated.classes, train.class_counts, strict=True))
         found = (
@@ -134,11 +133,11 @@ class Inspection:
                 [files.quote(name) for name, count in counts if 0 < count < FEW_IMAGES],
                 f"classes with fewer than {FEW_IMAGES} training images",
             ),
-            (self._leaks, "images that lie in two splits, byte for byte"),
-            (self._far, "images with a joint far outside of them"),
+            (self._duplicates, "images that are in two splits, byte for byte"),
+            (self._far_outside, "images with a joint far outside"),
             (self._rotated, "images with an EXIF orientation, which is ignored"),
         )
-        lines = [f"{text} ({len(named):,}): {_first(named)}" for named, text in found if named]
+        lines = [f"{text} ({len(named):,}): {_join_names(named)}" for named, text in found if named]
         lines += manifest.list_skipped(self._stated)
         unlabelled = len(train.ids) - train.labelled
         if unlabelled:
@@ -146,37 +145,37 @@ class Inspection:
         return lines
 
 
-def joints_far_outside(keypoints: np.ndarray, width_px: int, height_px: int) -> bool:
-    """Whether an annotated joint lies more than a tenth of the longer side beyond the border."""
+def _has_joints_far_outside(keypoints: np.ndarray, width_px: int, height_px: int) -> bool:
+    """Tells whether an annotated joint lies over a tenth of the longer side beyond the border."""
     annotated = keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2]
     beyond = np.maximum(-annotated, annotated - (width_px - 1, height_px - 1))
     return bool((beyond > FAR_OUTSIDE * max(width_px, height_px)).any())
 
 
-def is_upright(content: bytes) -> bool:
-    """Whether a viewer that heeds EXIF would show the pixels as they are stored."""
+def _is_rotated(content: bytes) -> bool:
+    """Tells whether the EXIF orientation rotates or mirrors the stored pixels."""
     with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
-        return image.getexif().get(ORIENTATION_TAG) not in TURNED
+        return image.getexif().get(ORIENTATION_TAG) in ROTATED_OR_MIRRORED
 
 
 def compare(directory: Path, stated: Manifest, tallies: dict[str, Tally]) -> None:
-    """Refuses a manifest whose numbers are not those of the records."""
+    """Refuses a manifest whose numbers differ from those of the records."""
     for name, split in stated.splits.items():
         counted = tallies[name].split(split.shards)
         for field in Split.__dataclass_fields__:
             if getattr(counted, field) != getattr(split, field):
                 raise DataError(
-                    f"the manifest of {directory} states another {field} of split {name!r} than "
-                    "its records give; prepare the data again"
+                    f"the manifest of {directory} and its records differ in {field} of split "
+                    f"{name!r}; prepare the data again"
                 )
     people = max((tally.max_people for tally in tallies.values()), default=0)
     if people != stated.max_people:
         raise DataError(
-            f"the manifest of {directory} says max_people={stated.max_people} and its records "
-            f"hold {people}; prepare the data again"
+            f"the manifest of {directory} has max_people={stated.max_people} and its records "
+            f"have {people}; prepare the data again"
         )
 
 
-def _first(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
-    return "; ".join(names[:NAMED]) + more
+def _join_names(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
+    return "; ".join(names[:MAX_NAMED]) + more

@@ -1,6 +1,6 @@
-"""What a run may ask of its data, the mechanism every group of settings shares, the data sets.
+"""Defines the settings of the data, and the checked and frozen groups that all settings share.
 
-No `from __future__ import annotations` here: the command line reads the fields' real types.
+No `from __future__ import annotations` here: the command line reads the types of the fields.
 """
 
 import dataclasses
@@ -8,7 +8,7 @@ import math
 import typing
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from data_pipelines.errors import ConfigError, nearest
 
@@ -25,51 +25,45 @@ def setting(
     above: float | int = -math.inf,
     choices: Sequence[str] = (),
 ) -> Value:
-    """A field with its help text and what its value must satisfy (each element, for a tuple)."""
+    """Declares a field with its help text and limits; a tuple's limits hold for each element."""
     metadata = {"help": help, "low": low, "high": high, "above": above, "choices": tuple(choices)}
     return typing.cast(Value, dataclasses.field(default=default, metadata=metadata))
 
 
 @dataclasses.dataclass
 class Settings:
-    """A group of fields that is mutable while flags are parsed and frozen once it is resolved."""
+    """Holds a group of fields; it is mutable while flags are parsed and frozen by `resolved`."""
 
     group: typing.ClassVar[str]
 
     def __post_init__(self) -> None:
-        self._check_fields()
-
-    def _check_fields(self) -> None:
         for field in dataclasses.fields(self):
             check_field(f"{self.group}.{field.name}", field, getattr(self, field.name))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if getattr(self, "_frozen", False):
-            raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is resolved")
+            raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is frozen")
         kind = {field.name: field.type for field in dataclasses.fields(self)}.get(name)
-        fits = kind is not None
-        if isinstance(kind, type) and issubclass(kind, Settings):
-            fits = isinstance(value, kind)
-        if not fits:
+        is_group = isinstance(kind, type) and issubclass(kind, Settings)
+        if kind is None or (is_group and not isinstance(value, kind)):
             raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 
     def resolved(self: Group) -> Group:
-        """A frozen twin, rebuilt through the constructor so that its checks see final values."""
-        self._check_fields()  # before a type-checked constructor can refuse in its own words
-        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        twin = type(self)(**values)
-        object.__setattr__(twin, "_frozen", True)
-        return twin
+        """Returns a frozen copy; the constructor checks its final values."""
+        self.__post_init__()  # first, as a type-checked constructor raises errors of its own
+        copy = type(self)(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+        object.__setattr__(copy, "_frozen", True)
+        return copy
 
 
 def unknown_field(name: str) -> ConfigError:
-    """The refusal of a name that is no leaf of the config: it lists a group's fields, or hints."""
+    """Returns the error for an unknown field; it lists a group's fields or names the nearest."""
     known = [
         f"{each.group}.{field.name}"
         for each in Settings.__subclasses__()
         for field in dataclasses.fields(each)
-        if field.metadata  # which a field that holds a group lacks
+        if field.metadata  # a field that holds a group has none
     ]
     members = [each for each in known if each.startswith(name + ".")]
     if members:
@@ -82,13 +76,9 @@ def unknown_field(name: str) -> ConfigError:
 
 def check_field(name: str, field: dataclasses.Field[Any], value: Any) -> None:
     """Refuses a value of the wrong type, not finite, out of range or not among the choices."""
-    if typing.get_origin(field.type) is tuple:
-        _check_tuple(name, field, value)
-    else:
+    if typing.get_origin(field.type) is not tuple:
         _check_scalar(name, field, field.type, value)
-
-
-def _check_tuple(name: str, field: dataclasses.Field[Any], value: Any) -> None:
+        return
     kinds = typing.get_args(field.type)
     if not isinstance(value, tuple):
         raise ConfigError(f"{name}={value!r} is not a tuple; write it as '(1, 2)'")
@@ -96,8 +86,8 @@ def _check_tuple(name: str, field: dataclasses.Field[Any], value: Any) -> None:
         kinds = (kinds[0],) * len(value)
     if len(value) != len(kinds):
         raise ConfigError(f"{name}={value!r} has {len(value)} values; it takes {len(kinds)}")
-    for place, (kind, element) in enumerate(zip(kinds, value, strict=True)):
-        _check_scalar(f"{name}[{place}]", field, kind, element)
+    for index, (kind, element) in enumerate(zip(kinds, value, strict=True)):
+        _check_scalar(f"{name}[{index}]", field, kind, element)
 
 
 def _check_scalar(name: str, field: dataclasses.Field[Any], kind: Any, value: Any) -> None:
@@ -116,31 +106,25 @@ def _check_scalar(name: str, field: dataclasses.Field[Any], kind: Any, value: An
 
 
 def _range(rules: Mapping[str, Any]) -> str:
-    bounds = []
-    if math.isfinite(rules["above"]):
-        bounds.append(f"more than {rules['above']:g}")
-    if math.isfinite(rules["low"]):
-        bounds.append(f"{rules['low']:g} or more")
-    if math.isfinite(rules["high"]):
-        bounds.append(f"{rules['high']:g} or less")
-    return " and ".join(bounds)
+    bounds = {"above": "more than {:g}", "low": "{:g} or more", "high": "{:g} or less"}
+    finite = (text.format(rules[key]) for key, text in bounds.items() if math.isfinite(rules[key]))
+    return " and ".join(finite)
 
 
 DATASETS = ("mpii", "people", "objects")
-Preprocessing = Literal["reference", "modern"]
-CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # squares of an image in evaluation
+CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 
 
 @dataclasses.dataclass
 class DataConfig(Settings):
-    """Which records are read, and what happens to an image on the host."""
+    """Selects the records and the preprocessing of images on the host."""
 
     group: typing.ClassVar[str] = "data"
 
     name: str = setting("mpii", "data set that was prepared", choices=DATASETS)
     root: str = setting("", "folder of the prepared records; empty means data/NAME")
-    train_split: str = setting("train", "split that trains")
-    eval_split: str = setting("val", "split that is evaluated")
+    train_split: str = setting("train", "split to train on")
+    eval_split: str = setting("val", "split to evaluate on")
     cache: str = setting(
         "none", "ram keeps decoded images in memory (needs workers=0)", choices=("none", "ram")
     )
@@ -148,7 +132,7 @@ class DataConfig(Settings):
     preprocessing: str = setting(
         "reference",
         "reference: limit width, resize, crop; modern: random-resized crop",
-        choices=typing.get_args(Preprocessing),
+        choices=("reference", "modern"),
     )
     image_size_px: int = setting(450, "side of the square crop a model sees", low=8, high=4096)
     limit_width_px: int = setting(
@@ -192,20 +176,20 @@ class DataConfig(Settings):
             low, high = getattr(self, name)
             if low > high:
                 raise ConfigError(
-                    f"data.{name}={(low, high)} runs backwards; set data.{name}=({high},{low})"
+                    f"data.{name}={(low, high)} is reversed; set data.{name}=({high},{low})"
                 )
         if self.cache == "ram" and self.workers:
             raise ConfigError(
-                f"data.cache=ram with data.workers={self.workers} would keep a copy in every "
-                "worker; set data.workers=0 or data.cache=none"
+                f"data.cache=ram with data.workers={self.workers} keeps a copy in each worker; "
+                "set data.workers=0 or data.cache=none"
             )
 
     @property
     def eval_views(self) -> int:
-        """The squares of an image that evaluation averages over."""
+        """The number of views of an image that evaluation averages over."""
         return CROPS[self.eval_crops] * (2 if self.eval_flip else 1)
 
     @property
     def directory(self) -> Path:
-        """The folder that holds the records and their manifest."""
+        """The folder of the records and their manifest."""
         return Path(self.root or f"data/{self.name}")

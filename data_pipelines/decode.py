@@ -1,4 +1,4 @@
-"""The bytes of an image file become uint8 RGB pixels, or a refusal that says why."""
+"""Decodes the bytes of an image file into uint8 RGB pixels, or refuses them with a reason."""
 
 import contextlib
 import io
@@ -10,19 +10,19 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, first_line
 
 LARGEST_PX = 50_000_000
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_FOREIGN = (
+_OTHER_FORMATS = (
     (b"GIF8", "a GIF"),
     (b"RIFF", "a WebP"),
     (b"BM", "a BMP"),
     (b"II*\0", "a TIFF"),
     (b"MM\0*", "a TIFF"),
 )
-_INKS = ("CMYK", "YCCK")  # a JPEG's colour spaces whose pixels are inks
+_INK_SPACES = ("CMYK", "YCCK")  # colour spaces of a JPEG that stores inks
 _PARSER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError)
 
 
@@ -50,7 +50,7 @@ DECISIONS: dict[str, tuple[Callable[[Image.Image], Image.Image], str]] = {
     "RGBA": (_over_white, "laid over white"),
     "transparency": (_over_white, "a transparent colour of a palette, grey or RGB: over white"),
 }
-"""How each way of storing pixels (Pillow's mode) becomes RGB, and why.
+"""Maps each storage of pixels (Pillow's mode) to its conversion to RGB and the reason.
 
 The content decides, never the file's name. JPEG (also progressive) and PNG are read; other
 formats, damaged or cut-off files and more than `LARGEST_PX` pixels are refused, the last from the
@@ -59,23 +59,14 @@ orientation is ignored, because annotations refer to the stored pixels.
 """
 
 
-def measure(data: bytes) -> tuple[int, int]:
-    """The (width, height) that the header states, refused where nothing could be decoded."""
-    if data.startswith(_JPEG):
-        width, height, _ = _read_jpeg_header(data)
-        return width, height
-    with _refusing_damage():
-        return _affordable(*_open_png(data).size)
-
-
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels, by the table of `DECISIONS`."""
+    """Decodes the pixels by the table of `DECISIONS`."""
     if data.startswith(_JPEG):
         return _decode_jpeg(data)
-    measure(data)
     with _refusing_damage():
-        _check_chunks(data)
         image = _open_png(data)
+        _check_size(*image.size)
+        _check_chunks(data)
         image.load()
         storage = image.mode
         if "transparency" in image.info and storage != "I;16":
@@ -84,25 +75,26 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """The pixels of a JPEG; simplejpeg is strict: it raises wherever libjpeg warns."""
+    """Decodes a JPEG; simplejpeg is strict: it raises wherever libjpeg warns."""
     width, height, colours = _read_jpeg_header(data)
     with _refusing_damage():
-        if colours not in _INKS:
+        if colours not in _INK_SPACES:
             return simplejpeg.decode_jpeg(data, "RGB")
         inverted = 255 - simplejpeg.decode_jpeg(data, "CMYK")
         return _to_rgb(Image.frombytes("CMYK", (width, height), inverted.tobytes()), "CMYK")
 
 
 def _read_jpeg_header(data: bytes) -> tuple[int, int, str]:
-    """The (width, height, colour space) of a JPEG."""
+    """Returns the width, height and colour space of a JPEG."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-    except (ValueError, KeyError) as error:  # KeyError: a sampling that has no name there
+    except (ValueError, KeyError) as error:  # KeyError: simplejpeg has no name for the sampling
         raise DataError(
             "its header is damaged or cut off, or its channels are sampled in a way that is not "
             f"read ({error}); save it anew"
         ) from error
-    return *_affordable(int(width), int(height)), colours
+    _check_size(int(width), int(height))
+    return int(width), int(height), colours
 
 
 def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -113,7 +105,7 @@ def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _check_chunks(data: bytes) -> None:
-    """Refuses a PNG without an end, or with a chunk whose CRC is wrong: Pillow skips most of it."""
+    """Refuses a PNG without an end or with a wrong CRC; Pillow does not check most chunks."""
     view, start, name = memoryview(data), len(_PNG), b""
     while name != b"IEND":
         end = start + 8 + int.from_bytes(view[start : start + 4])
@@ -125,21 +117,20 @@ def _check_chunks(data: bytes) -> None:
         start = end + 4
 
 
-def _affordable(width: int, height: int) -> tuple[int, int]:
+def _check_size(width: int, height: int) -> None:
     if width * height > LARGEST_PX:
         raise DataError(
             f"it has {width} x {height} pixels, more than {LARGEST_PX // 10**6} million; shrink it"
         )
-    return width, height
 
 
 def _open_png(data: bytes) -> Image.Image:
-    """Reads the header; `Image.open` would warn of large images before we can refuse them."""
+    """Reads the header; `Image.open` would warn of a large image that `_check_size` refuses."""
     if data.startswith(_PNG):
         return PngImagePlugin.PngImageFile(io.BytesIO(data))
     if not data:
         raise DataError("it is empty")
-    kind = next((name for start, name in _FOREIGN if data.startswith(start)), "no image")
+    kind = next((name for start, name in _OTHER_FORMATS if data.startswith(start)), "no image")
     raise DataError(f"it is {kind}; JPEG and PNG are read")
 
 
@@ -148,5 +139,4 @@ def _refusing_damage() -> Iterator[None]:
     try:
         yield
     except _PARSER_ERRORS as error:
-        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise DataError(f"it is damaged or cut off ({reason})") from error
+        raise DataError(f"it is damaged or cut off ({first_line(error)})") from error

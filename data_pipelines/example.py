@@ -1,4 +1,4 @@
-"""The nouns of the road: an entry of a data set, the stored record, the batch on the host."""
+"""Defines the entry of a data set, the stored record and the batch on the host."""
 
 import collections
 import dataclasses
@@ -27,8 +27,8 @@ BONES = (
 )  # fmt: skip
 NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
 
-UNLABELLED = -1  # a single label that nobody gave; such an image trains with weight 0
-PADDING_ID = -1  # the id of a row that only fills a batch
+UNLABELLED = -1  # a missing single label; such an image trains with weight 0
+PADDING_ID = -1  # the id of a padding row
 
 LabelKind = Literal["single", "multi"]
 Keypoints = Float[np.ndarray, "people 16 3"]
@@ -36,11 +36,11 @@ Keypoints = Float[np.ndarray, "people 16 3"]
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One image as its data set describes it, before a byte of it is read.
+    """Describes one image by its data set's own files; the image itself is not read yet.
 
     `keypoints` are 0-based pixels of the stored image (x, y, visibility); `label` is a class id,
-    or one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 where
-    there is none.
+    or one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 without
+    a table.
     """
 
     id: str
@@ -51,7 +51,7 @@ class Entry:
 
 
 class Reject(NamedTuple):
-    """A listed image that cannot be used, and why."""
+    """Names a listed image that cannot be used, and the reason."""
 
     split: str
     id: str
@@ -60,7 +60,7 @@ class Reject(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class RawSplit:
-    """The entries of one split and the funnel that led to them."""
+    """Holds the entries of one split, and how many images were listed, annotated and on disk."""
 
     listed: int
     annotated: int
@@ -70,7 +70,7 @@ class RawSplit:
 
 @dataclasses.dataclass(frozen=True)
 class RawData:
-    """A whole data set as its own files describe it; `provenance` goes into the manifest."""
+    """Describes a whole data set by its own files; `provenance` goes into the manifest."""
 
     name: str
     label_kind: LabelKind
@@ -80,12 +80,12 @@ class RawData:
     provenance: Mapping[str, str | int | float | list[str]]
 
     def __post_init__(self) -> None:
-        if fault := class_fault(self.classes):
+        if fault := find_class_fault(self.classes):
             raise DataError(f"data set {self.name}: {fault}")
 
 
-def class_fault(classes: Sequence[str]) -> str | None:
-    """What is wrong with the names of classes, if anything is."""
+def find_class_fault(classes: Sequence[str]) -> str | None:
+    """Returns the first fault in the class names, or None."""
     if not classes:
         return "it has no classes"
     for name, times in collections.Counter(classes).items():
@@ -99,7 +99,7 @@ def class_fault(classes: Sequence[str]) -> str | None:
 
 
 def record_features(label_kind: LabelKind, classes: int) -> tfds.features.FeaturesDict:
-    """The stored form of one example: the file's own bytes beside what is known about it."""
+    """Returns the TFDS features of a stored record: the image file's bytes and annotation."""
     label = (
         tfds.features.Scalar(np.int64)
         if label_kind == "single"
@@ -121,10 +121,10 @@ def record_features(label_kind: LabelKind, classes: int) -> tfds.features.Featur
 
 
 class HostBatch(NamedTuple):
-    """A batch in the host's memory; the device normalises it and draws its heatmaps.
+    """Holds a batch in host memory; the device normalises it and draws its heatmaps.
 
-    `keypoints` are pixels of the crop (of the first one, where evaluation takes several views),
-    padded with people that have no joint; `disc_radius` is 5 % of the whole image's width, in
+    `keypoints` are pixels of the crop (of the first view, if evaluation takes several), padded with
+    people without joints; `disc_radius` is 5 % of the whole image's width, in
     pixels of the crop; `weight` is 0 for unlabelled and for padding rows; `id` is the record's
     position in its split, -1 for padding.
     """

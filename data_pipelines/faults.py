@@ -1,7 +1,7 @@
-"""Named points at which a test can make the program fail; inert unless GAP_JAX_FAULTS is set.
+"""Fault points at which a test makes the program fail; they do nothing without GAP_JAX_FAULTS.
 
-GAP_JAX_FAULTS="files.before_rename:enospc@1,loader.decode:kill9@3": at the n-th passage of the
-point, do the action.
+GAP_JAX_FAULTS="files.before_rename:enospc@1,loader.decode:kill9@3" runs each action at the n-th
+call of its point.
 """
 
 import collections
@@ -10,30 +10,27 @@ import os
 import signal
 import time
 
+_SIGNALS = {"kill9": signal.SIGKILL, "term": signal.SIGTERM, "stop": signal.SIGSTOP}
 _passages: collections.Counter[str] = collections.Counter()
 
 
 def point(name: str) -> None:
-    """Passes the fault point `name`, and fails there when the environment asks for it."""
+    """Counts a call of the fault point `name` and runs the action that is planned for it."""
     plan = os.environ.get("GAP_JAX_FAULTS")
     if not plan:
         return
     _passages[name] += 1
     for item in plan.split(","):
-        place, _, rest = item.partition(":")
+        planned, _, rest = item.partition(":")
         action, _, passage = rest.partition("@")
-        if place == name and int(passage or 1) == _passages[name]:
+        if planned == name and int(passage or 1) == _passages[name]:
             _act(name, action)
 
 
 def _act(name: str, action: str) -> None:
     match action:
-        case "kill9":
-            os.kill(os.getpid(), signal.SIGKILL)
-        case "term":
-            os.kill(os.getpid(), signal.SIGTERM)
-        case "stop":
-            os.kill(os.getpid(), signal.SIGSTOP)
+        case "kill9" | "term" | "stop":
+            os.kill(os.getpid(), _SIGNALS[action])
         case "raise":
             raise RuntimeError(f"fault point {name}")
         case "exit0":

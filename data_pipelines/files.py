@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: atomic writes, fresh folders, locks, digests, tables."""
+"""Writes files and folders atomically, locks them, digests files and writes CSV tables."""
 
 import contextlib
 import csv
@@ -7,6 +7,7 @@ import errno
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import os
 import shutil
@@ -20,20 +21,20 @@ from typing import IO
 from data_pipelines import faults
 from data_pipelines.errors import CannotWrite, InUse, Refusal
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _GONE = {errno.ENOENT, errno.ESTALE}
 _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and paragraph separator
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file's content, read in pieces."""
+    """Computes the SHA-256 of a file in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
 def reading(path: Path, refusal: type[Refusal]) -> Iterator[None]:
-    """Turns an operating-system refusal while reading `path` into one line of that kind."""
+    """Turns an OSError while reading `path` into a one-line refusal of the given class."""
     try:
         yield
     except OSError as error:
@@ -43,26 +44,26 @@ def reading(path: Path, refusal: type[Refusal]) -> Iterator[None]:
 
 
 def is_file(path: Path, refusal: type[Refusal]) -> bool:
-    """Whether there is such a file; raises a refusal where the system does not say."""
+    """Tells whether `path` is a file; refuses a path that cannot be looked up."""
     with reading(path, refusal):
         return path.is_file()
 
 
 @contextlib.contextmanager
 def writing(target: os.PathLike[str]) -> Iterator[None]:
-    """Turns an operating-system refusal while writing `target` into one line and exit code 73."""
+    """Turns an OSError while writing `target` into a one-line refusal with exit code 73."""
     try:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
-        if error.errno in _FULL:
+        if error.errno in _DISK_FULL:
             free = shutil.disk_usage(existing_ancestor(Path(target))).free
             raise CannotWrite(
                 f"no room to write {target}: {reason} ({free / 2**20:,.0f} MiB free); "
-                "free some space or choose another place"
+                "free some space or choose another path"
             ) from error
         raise CannotWrite(
-            f"cannot write {target}: {reason}; choose a place you may write to"
+            f"cannot write {target}: {reason}; choose a path that you may write to"
         ) from error
 
 
@@ -71,14 +72,14 @@ def locked(
     target: Path,
     lock: Path | None = None,
     *,
-    advice: str = "wait for it, or choose another place",
+    advice: str = "wait until it ends, or choose another path",
     warn: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
-    """Holds a lock on `target`, or refuses at once naming the process that does.
+    """Locks `target`, or refuses at once and names the process that holds the lock.
 
-    The lock is a file, beside `target` if not named, that the kernel frees however its owner ends.
-    It and folders that were made for it are removed at the end, where nothing else is in them.
-    `warn` takes a sentence where the file system has no locks.
+    The lock is a file, beside `target` by default; the kernel releases it whenever its owner ends.
+    At the end the file and the empty folders that were made for it are removed. `warn` receives a
+    message if the file system has no locks.
     """
     path = (lock or target.parent / f".{target.name}.lock").absolute()
     with writing(target):
@@ -87,7 +88,8 @@ def locked(
         file, error = _lock(path)
     with file:
         if isinstance(error, BlockingIOError):
-            raise InUse(f"{target} is in use by {_read_owner(path)}; {advice}")
+            file.seek(0)
+            raise InUse(f"{target} is in use by {name_owner(file.read())}; {advice}")
         if error and warn:
             warn(f"{target} has no locks ({error.strerror}); nothing stops a second process")
         try:
@@ -96,15 +98,16 @@ def locked(
                 file.write(json.dumps(describe_owner()).encode())
             yield
         finally:
-            with contextlib.suppress(OSError):  # whose line would replace that of the block
+            with contextlib.suppress(OSError):  # it would replace an error of the block
                 path.unlink(missing_ok=True)
-                _remove_empty(path.parent, existing)
+                for folder in itertools.takewhile(lambda each: each != existing, path.parents):
+                    folder.rmdir()
 
 
 def _lock(path: Path) -> tuple[IO[bytes], OSError | None]:
-    """Opens and locks a file, again where its last owner removed it between the two."""
+    """Opens and locks a file; tries again if its last owner removed it between the two steps."""
     while True:
-        file = path.open("ab", buffering=0)
+        file = path.open("a+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
@@ -115,15 +118,8 @@ def _lock(path: Path) -> tuple[IO[bytes], OSError | None]:
         file.close()
 
 
-def _remove_empty(folder: Path, existing: Path) -> None:
-    """Removes `folder` and those above it, up to one that existed before or that is not empty."""
-    while folder != existing:
-        folder.rmdir()
-        folder = folder.parent
-
-
 def describe_owner() -> dict[str, str | int]:
-    """This process, as the owner of a lock."""
+    """Describes this process as the owner of a lock."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
@@ -132,7 +128,7 @@ def describe_owner() -> dict[str, str | int]:
 
 
 def name_owner(content: bytes) -> str:
-    """The process that wrote the content of a lock."""
+    """Names the process that wrote the content of a lock."""
     try:
         owner = json.loads(content)
         return f"process {owner['pid']} on {owner['host']} since {owner['started']}"
@@ -140,15 +136,8 @@ def name_owner(content: bytes) -> str:
         return "a process that has just taken it"
 
 
-def _read_owner(path: Path) -> str:
-    try:
-        return name_owner(path.read_bytes())
-    except OSError:
-        return name_owner(b"")
-
-
 def existing_ancestor(path: Path) -> Path:
-    """The nearest folder above `path` that exists already."""
+    """Returns the nearest existing path at or above `path`."""
     path = path.absolute()
     while not path.exists():
         path = path.parent
@@ -156,7 +145,7 @@ def existing_ancestor(path: Path) -> Path:
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
-    """Writes the whole file under its final name, or leaves what was there before."""
+    """Writes the whole file, or leaves the previous file unchanged."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,13 +165,15 @@ def write_atomically(path: Path, content: bytes | str) -> None:
 
 @contextlib.contextmanager
 def fresh_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` that becomes `target` when the block ends without error.
+    """Yields a hidden folder that is renamed to `target` if the block ends without an error.
 
-    A folder that an earlier, killed attempt left behind is swept away first.
+    The folder of an earlier attempt that was killed is removed first.
     """
     partial = target.parent / f".{target.name}.partial"
+    replaced = target.parent / f".{target.name}.replaced"
     with writing(target):
-        _bring_back(target)
+        if replaced.exists() and not target.exists():
+            replaced.replace(target)  # the earlier attempt was killed between its two renames
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
     try:
@@ -190,30 +181,15 @@ def fresh_folder(target: Path) -> Iterator[Path]:
             yield partial
             faults.point("files.before_rename")
             _sync_tree(partial)
-            _replace_folder(partial, target)
+            shutil.rmtree(replaced, ignore_errors=True)
+            if target.exists():
+                target.replace(replaced)
+            faults.point("files.between_renames")
+            partial.replace(target)
+            shutil.rmtree(replaced, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _aside(target: Path) -> Path:
-    return target.parent / f".{target.name}.replaced"
-
-
-def _bring_back(target: Path) -> None:
-    """What an attempt that was killed between its two renames had moved away."""
-    if _aside(target).exists() and not target.exists():
-        _aside(target).replace(target)
-
-
-def _replace_folder(partial: Path, target: Path) -> None:
-    aside = _aside(target)
-    shutil.rmtree(aside, ignore_errors=True)
-    if target.exists():
-        target.replace(aside)
-    faults.point("files.between_renames")
-    partial.replace(target)
-    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _sync_tree(folder: Path) -> None:
@@ -224,7 +200,7 @@ def _sync_tree(folder: Path) -> None:
 
 
 def escape_control(text: str) -> str:
-    r"""The text with each control character as its escape, such as \n or \x1b."""
+    r"""Replaces each control character by its escape, such as \n or \x1b."""
     return "".join(
         each.encode("unicode_escape").decode() if unicodedata.category(each) in _CONTROL else each
         for each in text
@@ -232,12 +208,12 @@ def escape_control(text: str) -> str:
 
 
 def quote(name: str, longest: int = 80) -> str:
-    """The name in quotes for a message: on one line, without control characters, not endless."""
+    """Quotes a name for a message: one line, control characters escaped, cut to `longest`."""
     return repr(name if len(name) <= longest else f"{name[:longest]}\u2026")
 
 
 def csv_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> bytes:
-    """A CSV table in which no text acts as a spreadsheet formula or a terminal's escape code."""
+    """Formats a CSV table; its text cannot act as a spreadsheet formula or terminal escape code."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
@@ -247,6 +223,6 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]
 
 
 def _as_plain_text(cell: str) -> str:
-    """The text, quoted where its first character, also a full-width one, begins a formula."""
+    """Quotes the text if its first character, also a full-width one, starts a formula."""
     first = unicodedata.normalize("NFKC", cell.strip()[:1])
     return escape_control(f"'{cell}" if first in tuple("=+-@") else cell)

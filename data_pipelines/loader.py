@@ -1,8 +1,8 @@
-"""Prepared records become batches; a training batch is a pure function of (seed, step).
+"""Makes batches of prepared records; a training batch is a pure function of (seed, step).
 
-Grain draws the order, and each record's random numbers, from the record's place in the endless
-sequence, and batches are cut from that sequence before it is split among processes and workers:
-neither can change what a batch holds.
+Grain draws the order and each record's random numbers from the record's index in the endless
+sequence. The sequence is cut into batches before it is split among processes and workers, so
+neither changes the content of a batch.
 """
 
 import functools
@@ -24,23 +24,23 @@ from data_pipelines.decode import decode
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch, LabelKind
 from data_pipelines.manifest import Manifest, is_labelled
-from data_pipelines.transforms import View, augment, begin, evaluation_views
+from data_pipelines.transforms import View, augment, evaluation_views, make_view
 from data_pipelines.workers import BUFFERED_BATCHES, ImageBlocks, refuse_lost_worker, start_worker
 
-EPOCHS = 2**32  # endless; Grain's own endlessness overflows in batches of one row
-MOST_THREADS = 8  # beyond these, Python's lock eats what another decoding thread adds
-SAMPLED_IMAGES = 32  # whose decoded size stands for all
+EPOCHS = 2**32  # endless; Grain's own infinite repeat overflows in batches of one row
+MAX_THREADS = 8  # with more, waiting for the GIL costs more than another thread gains
+SAMPLED_IMAGES = 32  # to estimate the size of all decoded images
 
 
-class Place(NamedTuple):
-    """What a row of a batch shows: a record's position, and the seed of its random crop."""
+class RowSpec(NamedTuple):
+    """Specifies a row of a batch: a record's position and the seed of its random crop."""
 
     position: int
     seed: int | None = None
 
 
-class Whole(NamedTuple):
-    """A decoded record before anything random happens to it."""
+class DecodedRecord(NamedTuple):
+    """Holds a decoded record before its random crop."""
 
     view: View
     label: int | np.ndarray
@@ -48,7 +48,7 @@ class Whole(NamedTuple):
 
 
 class Batches(Iterator[HostBatch]):
-    """Batches in order; close it, or use it in a `with`, to end its threads and workers."""
+    """Iterates over batches; `close` or a `with` block ends its threads and workers."""
 
     def __init__(self, dataset: grain.IterDataset[Any], blocks: ImageBlocks | None = None) -> None:
         self._iterator: grain.DatasetIterator[Any] | None = iter(dataset)
@@ -92,13 +92,14 @@ def training_batches(
     start_step: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Batches:
-    """The endless batches of this process (index, count), from the global step `start_step` on."""
-    share = _share("train.batch_size", batch_size, process)
+    """Makes the endless batches of this process (index, count) from step `start_step` on."""
+    row_count = _rows_per_process("train.batch_size", batch_size, process)
     rows = Rows(data, manifest, data.train_split)
     if data.cache == "ram":
-        rows.keep_decoded()
+        rows.cache_decoded()
     sequence = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat(EPOCHS)
-    return _run(sequence.random_map(_random_place), rows, data, share, process, start_step)
+    specs = sequence.random_map(_add_crop_seed)
+    return _make_batches(specs, rows, data, row_count, process, start_step)
 
 
 def evaluation_batches(
@@ -109,22 +110,21 @@ def evaluation_batches(
     max_examples: int = 0,
     process: tuple[int, int] = (0, 1),
 ) -> Batches:
-    """The views of every record once, or of `max_examples` spread evenly over the split.
+    """Makes batches with every record once, or `max_examples` spread evenly over the split.
 
-    Each process gets equally many full batches; rows with id -1 and weight 0 fill the last ones. An
-    image has an axis of views before its own where `data.eval_views` are several.
+    Each process gets equally many full batches; rows with id -1 and weight 0 pad the last ones. If
+    `data.eval_views` is above 1, images have an axis of views after the batch axis.
     """
-    share = _share("eval.batch_size", batch_size, process)
+    row_count = _rows_per_process("eval.batch_size", batch_size, process)
     rows = Rows(data, manifest, data.eval_split, views=data.eval_views)
     examples = min(len(rows), max_examples or len(rows))
     padded = math.ceil(examples / batch_size) * batch_size
-    central = functools.partial(_central_place, examples, len(rows))
-    sequence = grain.MapDataset.range(padded).map(central)
-    return _run(sequence, rows, data, share, process, 0)
+    spread = functools.partial(_spread_evenly, examples, len(rows))
+    specs = grain.MapDataset.range(padded).map(spread)
+    return _make_batches(specs, rows, data, row_count, process, 0)
 
 
-def _share(name: str, batch_size: int, process: tuple[int, int]) -> int:
-    """The rows of each batch that one process makes."""
+def _rows_per_process(name: str, batch_size: int, process: tuple[int, int]) -> int:
     _, count = process
     if batch_size % count:
         below = batch_size // count * count
@@ -135,71 +135,71 @@ def _share(name: str, batch_size: int, process: tuple[int, int]) -> int:
     return batch_size // count
 
 
-def _random_place(position: int, rng: np.random.Generator) -> Place:
-    return Place(position, int(rng.integers(2**63)))
+def _add_crop_seed(position: int, rng: np.random.Generator) -> RowSpec:
+    return RowSpec(position, int(rng.integers(2**63)))
 
 
-def _central_place(examples: int, stored: int, index: int) -> Place:
-    return Place(index * stored // examples if index < examples else PADDING_ID)
+def _spread_evenly(examples: int, stored: int, index: int) -> RowSpec:
+    return RowSpec(index * stored // examples if index < examples else PADDING_ID)
 
 
-def _run(
-    places: grain.MapDataset[Place],
+def _make_batches(
+    specs: grain.MapDataset[RowSpec],
     rows: "Rows",
     data: DataConfig,
-    share: int,
+    row_count: int,
     process: tuple[int, int],
     start_step: int,
 ) -> Batches:
-    """Cuts the sequence into batches, picks this process's, and fills them ahead of need."""
+    """Cuts the sequence into batches, selects those of this process and prefetches them."""
     if not flags.FLAGS.is_parsed():
-        flags.FLAGS.mark_as_parsed()  # grain reads flags, and a library's caller may have none
+        flags.FLAGS.mark_as_parsed()  # grain reads flags, which a library's caller may not parse
     index, count = process
-    blocks = ImageBlocks(data.workers, rows.image_shape(share)) if data.workers else None
-    batch_fn = functools.partial(fill, rows, blocks)
-    mine = slice(index + start_step * count, None, count)
-    batches = places.batch(share, batch_fn=batch_fn)[mine]
+    blocks = ImageBlocks(data.workers, rows.image_shape(row_count)) if data.workers else None
+    batch_fn = functools.partial(fill_batch, rows, blocks)
+    of_process = slice(index + start_step * count, None, count)
+    batches = specs.batch(row_count, batch_fn=batch_fn)[of_process]
     if blocks is None:
         cores = available_cores()
-        threads = min(MOST_THREADS, cores) if cores > 1 else 0  # a single core: no detour
+        threads = min(MAX_THREADS, cores) if cores > 1 else 0
         return Batches(batches.to_iter_dataset(grain.ReadOptions(threads, threads)))
-    options = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)  # small: through a pipe
-    ahead = grain.experimental.WithOptionsIterDataset(
+    options = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)  # through pipes
+    dataset = grain.experimental.WithOptionsIterDataset(
         batches.to_iter_dataset(grain.ReadOptions(0, 0)), options
     )
     parallel = grain.MultiprocessingOptions(data.workers, BUFFERED_BATCHES)
-    return Batches(ahead.mp_prefetch(parallel, start_worker), blocks)
+    return Batches(dataset.mp_prefetch(parallel, start_worker), blocks)
 
 
-def fill(
-    rows: "Rows", blocks: ImageBlocks | None, places: Sequence[Place]
+def fill_batch(
+    rows: "Rows", blocks: ImageBlocks | None, specs: Sequence[RowSpec]
 ) -> tuple[tuple[int, int] | None, HostBatch]:
-    """A batch, and the address of its images where they stay behind in shared memory."""
+    """Fills a batch; returns the address of its images if they lie in shared memory, else None."""
     address = blocks.find_free() if blocks else None
     if blocks is None or address is None:
-        return None, rows.batch(places, np.empty(rows.image_shape(len(places)), np.uint8))
-    batch = rows.batch(places, blocks.images(address))
+        return None, rows.batch(specs, np.empty(rows.image_shape(len(specs)), np.uint8))
+    batch = rows.batch(specs, blocks.images(address))
     return address, batch._replace(image=batch.image[:0].copy())
 
 
 def available_cores() -> int:
-    """The processor cores that this process may use."""
+    """Counts the processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def available_memory() -> int:
-    """The bytes that could be used without making the machine swap."""
+    """Returns the bytes of memory that are available without swapping."""
     try:
         table = Path("/proc/meminfo").read_text("ascii")
         return int(table.partition("MemAvailable:")[2].split()[0]) * 1024
-    except (OSError, IndexError):  # not Linux: all that is built in
+    except (OSError, IndexError):  # not Linux: total memory
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 class Rows:
-    """The records of a split, decoded and cropped into the rows of batches."""
+    """Decodes and crops the records of a split into rows of batches."""
 
     def __init__(self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1) -> None:
         self._data = data
@@ -209,16 +209,16 @@ class Rows:
         self._classes = len(manifest.classes)
         self._people = manifest.max_people
         self._records = records.open_split(data.directory, split, manifest)
-        self._kept: dict[int, Whole] | None = None
+        self._cache: dict[int, DecodedRecord] | None = None
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def keep_decoded(self) -> None:
-        """From now on decodes each image once, if memory will hold them all."""
-        self._kept = {}
+    def cache_decoded(self) -> None:
+        """Caches decoded images from now on; refuses if they do not fit into memory."""
+        self._cache = {}
         sample = np.linspace(0, len(self) - 1, SAMPLED_IMAGES).astype(int).tolist()
-        needed = len(self) * float(np.mean([self._whole(i).view.image.nbytes for i in sample]))
+        needed = len(self) * float(np.mean([self._read(i).view.image.nbytes for i in sample]))
         free = available_memory()
         if needed > free:
             raise ConfigError(
@@ -227,35 +227,35 @@ class Rows:
             )
 
     def image_shape(self, rows: int) -> tuple[int, ...]:
-        """The shape of a batch's images."""
+        """Returns the shape of a batch's images."""
         return rows, *self._views, self._data.image_size_px, self._data.image_size_px, 3
 
     def batch(
-        self, places: Sequence[Place], images: UInt8[np.ndarray, "b *views h w 3"]
+        self, specs: Sequence[RowSpec], images: UInt8[np.ndarray, "b *views h w 3"]
     ) -> HostBatch:
-        """A batch in the memory given; each crop is copied there once, while it is hot."""
-        batch = self._empty(images)
-        for row, place in enumerate(places):
-            if place.position == PADDING_ID:
+        """Fills a batch whose images lie in the given memory."""
+        batch = self._allocate(images)
+        for row, spec in enumerate(specs):
+            if spec.position == PADDING_ID:
                 batch.image[row] = 0
                 continue
-            whole = self._whole(place.position)
-            if place.seed is None:
-                views = evaluation_views(whole.view, self._data)
+            decoded = self._read(spec.position)
+            if spec.seed is None:
+                views = evaluation_views(decoded.view, self._data)
             else:
-                views = [augment(whole.view, self._data, np.random.default_rng(place.seed))]
+                views = [augment(decoded.view, self._data, np.random.default_rng(spec.seed))]
             squares = batch.image[row].reshape(len(views), *batch.image.shape[-3:])
             for square, each in zip(squares, views, strict=True):
                 square[:] = each.image
             view = views[0]
             batch.keypoints[row, : len(view.keypoints)] = view.keypoints
             batch.disc_radius[row] = view.disc_radius
-            batch.label[row] = whole.label
-            batch.weight[row] = whole.weight
-            batch.id[row] = place.position
+            batch.label[row] = decoded.label
+            batch.weight[row] = decoded.weight
+            batch.id[row] = spec.position
         return batch
 
-    def _empty(self, images: UInt8[np.ndarray, "b *views h w 3"]) -> HostBatch:
+    def _allocate(self, images: UInt8[np.ndarray, "b *views h w 3"]) -> HostBatch:
         rows, single = len(images), self._label_kind == "single"
         return HostBatch(
             image=images,
@@ -266,30 +266,30 @@ class Rows:
             id=np.full(rows, PADDING_ID, np.int64),
         )
 
-    def _whole(self, position: int) -> Whole:
-        if self._kept is not None and position in self._kept:
-            return self._kept[position]
+    def _read(self, position: int) -> DecodedRecord:
+        if self._cache is not None and position in self._cache:
+            return self._cache[position]
         record = self._records[position]
         faults.point("loader.decode")
         try:
-            whole = self._decoded(record)
+            decoded = self._decode(record)
         except DataError as error:
             raise DataError(
                 f"record {position} ({record['id']!r}) of split {self._split!r} in "
                 f"{self._data.directory}: {error}; prepare the data again"
             ) from error
-        if self._kept is not None:
-            self._kept[position] = whole
-        return whole
+        if self._cache is not None:
+            self._cache[position] = decoded
+        return decoded
 
-    def _decoded(self, record: records.Record) -> Whole:
+    def _decode(self, record: records.Record) -> DecodedRecord:
         label, people = record["label"], record["keypoints"]
-        fault = records.label_fault(label, self._label_kind, self._classes)
+        fault = records.find_label_fault(label, self._label_kind, self._classes)
         if fault is None and len(people) > self._people:
             fault = f"it shows {len(people)} people and the manifest says at most {self._people}"
         if fault is not None:
             raise DataError(fault)
-        view = begin(decode(record["image"]), people, self._data)
+        view = make_view(decode(record["image"]), people, self._data)
         if is_labelled(label):
-            return Whole(view, label, 1.0)
-        return Whole(view, 0, 0.0)
+            return DecodedRecord(view, label, 1.0)
+        return DecodedRecord(view, 0, 0.0)

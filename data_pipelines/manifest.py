@@ -1,4 +1,4 @@
-"""manifest.json: what a prepared data set says of itself, written last and checked first."""
+"""Writes, reads and validates manifest.json, which describes a prepared data set."""
 
 import builtins
 import dataclasses
@@ -13,17 +13,23 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.errors import DataError
-from data_pipelines.example import FORMAT_VERSION, NOT_ANNOTATED, UNLABELLED, LabelKind, class_fault
+from data_pipelines.example import (
+    FORMAT_VERSION,
+    NOT_ANNOTATED,
+    UNLABELLED,
+    LabelKind,
+    find_class_fault,
+)
 from data_pipelines.files import is_file, quote, write_atomically
 
 MANIFEST = "manifest.json"
-MOST_NAMED = 3  # classes that a message names
+MAX_NAMED_CLASSES = 3  # in a message
 EXIF_POLICY = "ignored: annotations refer to the stored pixels"
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
-    """One array_record file: its name, size, number of records and content digest."""
+    """Describes one array_record file: its name, size, number of records and content digest."""
 
     file: str
     bytes: int
@@ -33,7 +39,7 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """What a split holds; `ids_sha256` is the digest of its image names in record order."""
+    """Describes a split; `ids_sha256` is the digest of its image names in record order."""
 
     examples: int
     labelled: int
@@ -45,7 +51,7 @@ class Split:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """The whole data set; `fingerprint` names its content in runs and checkpoints."""
+    """Describes the data set; `fingerprint` identifies its content in runs and checkpoints."""
 
     name: str
     label_kind: LabelKind
@@ -58,43 +64,44 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """A digest of everything a model can learn from: classes, labels, pixels, order."""
+        """The digest of all that a model can learn from: classes, labels, pixels, order."""
         content = dataclasses.asdict(self)
         del content["provenance"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def is_labelled(label: Any) -> bool:
-    """Whether anybody said what the image shows; a label of several classes always says so."""
+    """Tells whether the image has a label; a label of several classes always counts as one."""
     return not isinstance(label, numbers.Integral) or bool(label != UNLABELLED)
 
 
 def has_joints(keypoints: np.ndarray) -> bool:
-    """Whether any joint of any person is annotated."""
+    """Tells whether any joint of any person is annotated."""
     return bool((keypoints[..., 2] != NOT_ANNOTATED).any())
 
 
-def classes_of(label: Any) -> list[int]:
-    """The ids of the classes that a label names."""
+def list_classes(label: Any) -> list[int]:
+    """Lists the ids of the classes in a label."""
     if isinstance(label, numbers.Integral):
         return [int(label)] if is_labelled(label) else []
     return [int(each) for each in np.flatnonzero(label)]
 
 
 def describe_skipped(classes: Sequence[str], counts: Iterable[int], split: str) -> str:
-    """Names the classes that mAP leaves out because no image is of them; empty if there is none."""
+    """Names the classes that mAP skips because no image shows them; empty if there are none."""
     skipped = [quote(name) for name, count in zip(classes, counts, strict=True) if not count]
     if not skipped:
         return ""
-    more = [f"{len(skipped) - MOST_NAMED:,} more"] if len(skipped) > MOST_NAMED else []
+    count = len(skipped) - MAX_NAMED_CLASSES
+    more = [f"{count:,} more"] if count > 0 else []
     return (
         f"mAP over {len(classes) - len(skipped):,} of {len(classes):,} classes; no image of "
-        f"{split} is of {', '.join([*skipped[:MOST_NAMED], *more])}"
+        f"{split} is of {', '.join([*skipped[:MAX_NAMED_CLASSES], *more])}"
     )
 
 
 def list_skipped(manifest: Manifest) -> list[str]:
-    """A line for each labelled split but `train` that has no image of some class."""
+    """Lists a line for each labelled split except `train` that lacks images of some class."""
     lines = (
         describe_skipped(manifest.classes, split.class_counts, name)
         for name, split in manifest.splits.items()
@@ -104,7 +111,7 @@ def list_skipped(manifest: Manifest) -> list[str]:
 
 
 class Tally:
-    """The sums over a split's records that its manifest states."""
+    """Counts the records of a split for its manifest."""
 
     def __init__(self, classes: int) -> None:
         self.ids: list[str] = []
@@ -114,16 +121,16 @@ class Tally:
         self.class_counts = [0] * classes
 
     def add(self, id: str, label: Any, keypoints: np.ndarray) -> None:
-        """Counts one record in."""
+        """Counts one record."""
         self.ids.append(id)
         self.labelled += is_labelled(label)
         self.with_joints += has_joints(keypoints)
         self.max_people = max(self.max_people, len(keypoints))
-        for each in classes_of(label):
+        for each in list_classes(label):
             self.class_counts[each] += 1
 
     def split(self, shards: Sequence[Shard]) -> Split:
-        """The split's part of a manifest."""
+        """Returns the split's part of a manifest."""
         return Split(
             examples=len(self.ids),
             labelled=self.labelled,
@@ -135,19 +142,19 @@ class Tally:
 
 
 def save(manifest: Manifest, directory: Path) -> None:
-    """Writes manifest.json; call it last, because a folder with one counts as complete."""
+    """Writes manifest.json; call it last, as a folder with a manifest counts as complete."""
     content = {"fingerprint": manifest.fingerprint, **dataclasses.asdict(manifest)}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     write_atomically(directory / MANIFEST, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def is_prepared(directory: Path) -> bool:
-    """Whether a folder holds a manifest; refuses one that cannot be looked into."""
+    """Tells whether a folder holds a manifest; refuses a folder that cannot be read."""
     return is_file(directory / MANIFEST, DataError)
 
 
 def load(directory: Path) -> Manifest:
-    """Reads and validates manifest.json, refusing what is absent, foreign or of another version."""
+    """Reads and validates manifest.json; refuses an absent or invalid one and other versions."""
     path = directory / MANIFEST
     try:
         content = json.loads(path.read_text("utf-8"))
@@ -163,7 +170,7 @@ def load(directory: Path) -> Manifest:
         )
     try:
         fingerprint = content.pop("fingerprint", None)
-        manifest = _parsed(Manifest, content, MANIFEST)
+        manifest = _parse(Manifest, content, MANIFEST)
         _check_sums(manifest)
         if manifest.fingerprint != fingerprint:
             raise ValueError(f"it was changed after its fingerprint {fingerprint!r} was taken")
@@ -175,30 +182,28 @@ def load(directory: Path) -> Manifest:
 
 
 def digest_ids(ids: Iterable[str]) -> str:
-    """The SHA-256 over image names in the order given, each ended by a zero byte."""
+    """Computes the SHA-256 of image names in the given order, each followed by a zero byte."""
     digest = hashlib.sha256()
     for name in ids:
         digest.update(name.encode() + b"\0")
     return digest.hexdigest()
 
 
-def _parsed(kind: Any, value: Any, where: str) -> Any:
-    """The value as the type it must have; a ValueError says where it is something else."""
+def _parse(kind: Any, value: Any, where: str) -> Any:
+    """Converts a JSON value to the type `kind`; a ValueError names the field that does not fit."""
     if kind is Any:
         return value
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         types = {field.name: field.type for field in dataclasses.fields(kind)}
         if not isinstance(value, dict) or set(value) != set(types):
             raise ValueError(f"{where} must hold exactly {', '.join(types)}")
-        return kind(**{key: _parsed(types[key], value[key], f"{where}.{key}") for key in types})
+        return kind(**{key: _parse(types[key], value[key], f"{where}.{key}") for key in types})
     arguments = typing.get_args(kind)
     match typing.get_origin(kind):
         case builtins.tuple if isinstance(value, list):
-            return tuple(_parsed(arguments[0], each, f"{where}[]") for each in value)
+            return tuple(_parse(arguments[0], each, f"{where}[]") for each in value)
         case builtins.dict if isinstance(value, dict):
-            return {
-                key: _parsed(arguments[1], each, f"{where}.{key}") for key, each in value.items()
-            }
+            return {key: _parse(arguments[1], value[key], f"{where}.{key}") for key in value}
         case typing.Literal if value in arguments:
             return value
         case None if type(value) is kind and not (kind is int and value < 0):
@@ -207,7 +212,7 @@ def _parsed(kind: Any, value: Any, where: str) -> Any:
 
 
 def _check_sums(manifest: Manifest) -> None:
-    if fault := class_fault(manifest.classes):
+    if fault := find_class_fault(manifest.classes):
         raise ValueError(fault)
     for name, split in manifest.splits.items():
         if split.examples != sum(shard.examples for shard in split.shards):

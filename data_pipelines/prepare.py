@@ -1,4 +1,4 @@
-"""From a data set's own files to verified records: nothing is dropped without being named."""
+"""Prepares verified records from a data set's own files, and names every image it rejects."""
 
 import importlib.metadata
 import os
@@ -20,10 +20,10 @@ REJECTS = "rejects.csv"
 FEW_IMAGES = 5
 LARGEST_FILE_BYTES = 256 * 2**20
 JPEG_QUALITY = 95
-NEWS_EVERY_S = 15.0
-WRITERS = ("tensorflow-datasets", "array-record")
+PROGRESS_INTERVAL_S = 15.0
+WRITER_PACKAGES = ("tensorflow-datasets", "array-record")
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def build(
@@ -33,22 +33,22 @@ def build(
     max_rejects: int = 0,
     max_width_px: int = 0,
     overwrite: bool = False,
-    say: Say = print,
+    log: Log = print,
 ) -> Manifest:
-    """Turns a data set into records and a manifest under `out`, or leaves nothing there.
+    """Builds records and a manifest under `out`, or leaves nothing there.
 
-    `source` may write raw files into the folder it is given. Images wider than `max_width_px`
-    are shrunk to it, 0 leaves all of them as they are. More than `max_rejects` images that cannot
-    be used end it; their list then stands beside `out`.
+    `source` may write raw files into the folder it is given. Images wider than `max_width_px` are
+    shrunk to it; 0 shrinks none. More than `max_rejects` unusable images end it with an error and a
+    list of them beside `out`.
     """
     with files.writing(out):
         out = Path(os.path.realpath(out))
     with files.locked(out):
-        refuse_taken(out, overwrite)
-        spilled = out.with_name(f"{out.name}.{REJECTS}")
+        _refuse_existing(out, overwrite)
+        reject_list = out.with_name(f"{out.name}.{REJECTS}")
         with files.fresh_folder(out) as partial:
             raw = _read_source(source, partial)
-            intake = _Intake(raw, max_width_px, say)
+            intake = _Intake(raw, max_width_px, log)
             written = records.write(
                 partial,
                 raw.label_kind,
@@ -57,31 +57,31 @@ def build(
             )
             rejects = files.csv_table(Reject._fields, intake.rejects)
             if len(intake.rejects) > max_rejects:
-                files.write_atomically(spilled, rejects)
-                raise DataError(_too_many(raw, intake.rejects, max_rejects, spilled))
+                files.write_atomically(reject_list, rejects)
+                raise DataError(_describe_rejects(raw, intake.rejects, max_rejects, reject_list))
             _refuse_untrainable(raw, intake)
             if intake.rejects:
                 files.write_atomically(partial / REJECTS, rejects)
-            manifest = _describe(raw, intake, written, partial, max_width_px)
+            manifest = _make_manifest(raw, intake, written, partial, max_width_px)
             save(manifest, partial)
-        spilled.unlink(missing_ok=True)
-    for line in report(out, raw, manifest, len(intake.rejects)):
-        say(line)
+        reject_list.unlink(missing_ok=True)
+    for line in _summarise(out, raw, manifest, len(intake.rejects)):
+        log(line)
     return manifest
 
 
-def refuse_taken(out: Path, overwrite: bool) -> None:
-    """Refuses a place that holds a data set, unless that may be replaced, or anything else."""
+def _refuse_existing(out: Path, overwrite: bool) -> None:
+    """Refuses a path that holds other files, or a data set unless `overwrite` is set."""
     with files.writing(out):
         if not os.path.lexists(out):
             return
         if not out.is_dir():
-            raise CannotWrite(f"{out} is a file or a loop of links; pass another --out")
+            raise CannotWrite(f"{out} is a file or a link loop; pass another --out")
         if not any(out.iterdir()):
             return
     if not (out / MANIFEST).is_file():
         raise CannotWrite(
-            f"{out} holds files that are no prepared data and stays untouched; pass another --out"
+            f"{out} holds files that are no prepared data and is not changed; pass another --out"
         )
     if not overwrite:
         try:
@@ -98,70 +98,62 @@ def _read_source(source: Callable[[Path], RawData], partial: Path) -> RawData:
     except OSError as error:
         if error.filename and not Path(str(error.filename)).is_relative_to(partial):
             raise DataError(
-                f"cannot read {error.filename}: {error.strerror}; mend it or pass another"
+                f"cannot read {error.filename}: {error.strerror}; repair it or pass another"
             ) from error
         raise
 
 
-def _is_text(name: str) -> bool:
-    try:
-        return bool(name.encode())
-    except UnicodeEncodeError:
-        return False
+class ProgressLog:
+    """Logs the progress of a long loop over images at intervals."""
 
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._logged_at = time.monotonic()
 
-class News:
-    """Tells now and then how far a long walk over images has come."""
-
-    def __init__(self, say: Say) -> None:
-        self._say = say
-        self._told_at = time.monotonic()
-
-    def tell(self, split: str, done: int, total: int) -> None:
-        """Says a line if the last one is long ago."""
-        if time.monotonic() - self._told_at > NEWS_EVERY_S:
-            self._told_at = time.monotonic()
-            self._say(f"{split}: {done:,} of {total:,} images read")
+    def report(self, split: str, done: int, total: int) -> None:
+        """Logs a line if the interval has passed since the last one."""
+        if time.monotonic() - self._logged_at > PROGRESS_INTERVAL_S:
+            self._logged_at = time.monotonic()
+            self._log(f"{split}: {done:,} of {total:,} images read")
 
 
 class _Intake:
-    """Turns entries into records one at a time, and keeps count of what passed and what did not."""
+    """Turns entries into records one at a time; counts the records and collects the rejects."""
 
-    def __init__(self, raw: RawData, max_width_px: int, say: Say) -> None:
+    def __init__(self, raw: RawData, max_width_px: int, log: Log) -> None:
         self.rejects = list(raw.rejects)
         self.tallies = {name: Tally(len(raw.classes)) for name in raw.splits}
         self._raw = raw
         self._max_width_px = max_width_px
-        self._home: dict[str, str] = {}  # the split of every id
-        self._news = News(say)
+        self._split_of: dict[str, str] = {}  # by id
+        self._progress = ProgressLog(log)
 
     def records(self, split: str, contents: RawSplit) -> Iterator[records.Record]:
-        """The usable entries of a split, in order."""
+        """Yields the records of a split's usable entries in order."""
         for done, entry in enumerate(contents.entries):
-            self._news.tell(split, done, len(contents.entries))
+            self._progress.report(split, done, len(contents.entries))
             faults.point("prepare.entry")
             try:
-                self._refuse_repetition(split, entry.id)
-                record = examine(entry, self._raw, self._max_width_px)
+                self._check_name(split, entry.id)
+                record = _make_record(entry, self._raw, self._max_width_px)
             except DataError as error:
                 self.rejects.append(Reject(split, entry.id, str(error)))
                 continue
             self.tallies[split].add(entry.id, entry.label, record["keypoints"])
             yield record
 
-    def _refuse_repetition(self, split: str, id: str) -> None:
-        if not _is_text(id):
-            raise DataError("its name is not valid UTF-8; rename it")
-        if id in self._home:
-            raise DataError(f"its name is already listed in split {self._home[id]!r}; list it once")
-        self._home[id] = split
+    def _check_name(self, split: str, name: str) -> None:
+        if not name or name.encode("utf-8", "ignore").decode() != name:
+            raise DataError("its name is empty or not valid UTF-8; rename it")
+        if name in self._split_of:
+            split = self._split_of[name]
+            raise DataError(f"its name is already listed in split {split!r}; list it once")
+        self._split_of[name] = split
 
 
-def examine(entry: Entry, raw: RawData, max_width_px: int) -> records.Record:
-    """Reads, decodes and checks one image; a DataError's text is why it cannot be used."""
-    fault = records.label_fault(
-        entry.label, raw.label_kind, len(raw.classes)
-    ) or records.keypoints_fault(entry.keypoints)
+def _make_record(entry: Entry, raw: RawData, max_width_px: int) -> records.Record:
+    """Reads, decodes and checks one image; a DataError gives the reason why it cannot be used."""
+    fault = records.find_fault(entry.label, entry.keypoints, raw.label_kind, len(raw.classes))
     if fault:
         raise DataError(fault)
     content = _read(entry.path)
@@ -187,9 +179,9 @@ def _read(path: Path) -> bytes:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
-            raise DataError("its file is no regular file")
+            raise DataError("it is not a regular file")
         if status.st_size > LARGEST_FILE_BYTES:
-            raise DataError(f"its file has {status.st_size:,} bytes, more than any image")
+            raise DataError(f"its file has {status.st_size:,} bytes, too many for an image")
         return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError("it has no file") from error
@@ -197,13 +189,15 @@ def _read(path: Path) -> bytes:
         raise DataError(f"its file cannot be read ({error.strerror or error})") from error
 
 
-def _too_many(raw: RawData, rejects: Sequence[Reject], max_rejects: int, spilled: Path) -> str:
+def _describe_rejects(
+    raw: RawData, rejects: Sequence[Reject], max_rejects: int, reject_list: Path
+) -> str:
     listed = sum(split.listed for split in raw.splits.values())
     named = "; ".join(f"{each.split} {each.id!r}: {each.reason}" for each in rejects[:3])
     more = f"; and {len(rejects) - 3:,} more" if len(rejects) > 3 else ""
     return (
         f"{len(rejects):,} of {listed:,} listed images cannot be used, more than --max-rejects "
-        f"{max_rejects} ({named}{more}); {spilled} lists them: mend them, or pass "
+        f"{max_rejects} ({named}{more}); {reject_list} lists them: repair them, or pass "
         f"--max-rejects {len(rejects)}"
     )
 
@@ -218,42 +212,44 @@ def _refuse_untrainable(raw: RawData, intake: _Intake) -> None:
         )
 
 
-def _describe(
+def _make_manifest(
     raw: RawData,
     intake: _Intake,
     written: Mapping[str, Sequence[tuple[Path, int]]],
     folder: Path,
     max_width_px: int,
 ) -> Manifest:
-    versions = {name: importlib.metadata.version(name) for name in WRITERS}
+    versions = {name: importlib.metadata.version(name) for name in WRITER_PACKAGES}
     return Manifest(
         name=raw.name,
         label_kind=raw.label_kind,
         classes=tuple(raw.classes),
         max_people=max(tally.max_people for tally in intake.tallies.values()),
         splits={
-            name: tally.split([_shard(folder, file, count) for file, count in written[name]])
+            name: tally.split(
+                [_describe_shard(folder, file, count) for file, count in written[name]]
+            )
             for name, tally in intake.tallies.items()
         },
         provenance={**raw.provenance, **versions, "max_width_px": max_width_px},
     )
 
 
-def _shard(folder: Path, file: Path, examples: int) -> Shard:
+def _describe_shard(folder: Path, file: Path, examples: int) -> Shard:
     path = folder / file
     return Shard(file.as_posix(), path.stat().st_size, examples, files.sha256(path))
 
 
-def report(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterator[str]:
-    """The way from what is listed to what is used, split by split, and what came of it."""
+def _summarise(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterator[str]:
+    """Yields lines with each split's numbers of listed to used images, and of the result."""
     rows: list[tuple[str, ...]] = [
         ("split", "listed", "found", "on disk", "labelled", "with joints", "used")
     ]
     for name, split in raw.splits.items():
         held = manifest.splits[name]
-        reached = (split.listed, split.annotated, split.on_disk)
-        kept = (held.labelled, held.with_joints, held.examples)
-        rows += [(name, *(f"{count:,}" for count in reached + kept))]
+        counts = (split.listed, split.annotated, split.on_disk)
+        counts += (held.labelled, held.with_joints, held.examples)
+        rows.append((name, *(f"{count:,}" for count in counts)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:
         numbers = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))

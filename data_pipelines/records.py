@@ -1,4 +1,4 @@
-"""ArrayRecord files in TFDS's form, written and opened without TensorFlow."""
+"""Writes and opens ArrayRecord files in TFDS's format without TensorFlow."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, first_line
 from data_pipelines.example import (
     HIDDEN,
     JOINTS,
@@ -25,7 +25,7 @@ from data_pipelines.example import (
     LabelKind,
     record_features,
 )
-from data_pipelines.manifest import Manifest, Shard, Split
+from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]
 
@@ -35,15 +35,15 @@ SHARD_BYTES = 256 * 2**20
 
 @runtime_checkable
 class RecordSource(Protocol):
-    """Random access to a split; a record's `image` is the file's own bytes."""
+    """Gives random access to a split; a record's `image` is the bytes of the image file."""
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
 
 
-def label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
-    """What is wrong with a label, if anything is."""
+def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
+    """Returns the first fault of a label, or None."""
     if label_kind == "single":
         if not isinstance(label, numbers.Integral):
             return f"its label {label!r} is no class id"
@@ -58,8 +58,8 @@ def label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
     return None
 
 
-def keypoints_fault(keypoints: np.ndarray) -> str | None:
-    """What is wrong with the keypoints of an image's people, if anything is."""
+def _find_keypoints_fault(keypoints: np.ndarray) -> str | None:
+    """Returns the first fault of the keypoints of an image's people, or None."""
     if keypoints.ndim != 3 or keypoints.shape[1:] != (len(JOINTS), 3):
         return f"its keypoints have shape {keypoints.shape}, not (people, {len(JOINTS)}, 3)"
     if not np.isfinite(keypoints).all():
@@ -69,18 +69,25 @@ def keypoints_fault(keypoints: np.ndarray) -> str | None:
     return None
 
 
+def find_fault(
+    label: Any, keypoints: np.ndarray, label_kind: LabelKind, classes: int
+) -> str | None:
+    """Returns the first fault of a record's label or keypoints, or None."""
+    return find_label_fault(label, label_kind, classes) or _find_keypoints_fault(keypoints)
+
+
 def write(
     folder: Path, label_kind: LabelKind, classes: int, splits: Mapping[str, Iterable[Record]]
 ) -> dict[str, list[tuple[Path, int]]]:
-    """Streams every split into shards; tells each split's files, relative, and their counts.
+    """Streams every split into shards; returns each split's relative files and record counts.
 
-    TFDS's own builders hold a whole split in memory, and need TensorFlow beyond 1 GB of it.
+    TFDS's own builders hold a whole split in memory, and need TensorFlow beyond 1 GB.
     """
     features = record_features(label_kind, classes)
-    home = folder.absolute() / FOLDER
-    home.mkdir(parents=True)
+    target = folder.absolute() / FOLDER
+    target.mkdir(parents=True)
     naming = tfds.core.ShardedFileTemplate(
-        data_dir=cast(Any, home), dataset_name=FOLDER, filetype_suffix="array_record"
+        data_dir=cast(Any, target), dataset_name=FOLDER, filetype_suffix="array_record"
     )
     infos = [
         _write_split(split, naming.replace(split=split), features, records)
@@ -89,7 +96,7 @@ def write(
     filled = [info for info in infos if info.shard_lengths]
     if filled:
         tfds.folder_dataset.write_metadata(
-            data_dir=home,
+            data_dir=target,
             features=features,
             split_infos=filled,
             filename_template=naming,
@@ -105,7 +112,7 @@ def write(
 
 
 def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:
-    """The record in bytes that are always the same; by itself the order of features is chance."""
+    """Serializes a record deterministically; by default the order of the features is random."""
     content = features.serialize_example({**record, "image": io.BytesIO(record["image"])})
     return (
         cast(Any, tf_example_pb2).Example.FromString(content).SerializeToString(deterministic=True)
@@ -129,7 +136,7 @@ def _write_split(
             break
         partial.append(path)
         lengths.append(count)
-    for index, path in enumerate(partial):  # a shard's name tells how many there are
+    for index, path in enumerate(partial):  # a shard's name holds the number of shards
         path.replace(naming.sharded_filepath(shard_index=index, num_shards=len(partial)))
     size = sum(Path(file).stat().st_size for file in naming.sharded_filepaths(len(partial)))
     return tfds.core.SplitInfo(
@@ -138,7 +145,7 @@ def _write_split(
 
 
 def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
-    """Moves examples into one shard until it is full or none is left; tells how many."""
+    """Writes examples to one shard until it is full or none is left; returns their number."""
     count = size = 0
     with _array_record(path) as writer:
         for example in examples:
@@ -152,7 +159,7 @@ def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
 
 @contextlib.contextmanager
 def _array_record(path: Path) -> Iterator[ArrayRecordWriter]:
-    """A writer whose failures, bare RuntimeErrors, come as the OSErrors that caused them."""
+    """Yields a writer; its RuntimeErrors are turned into the OSErrors that caused them."""
     try:
         writer = ArrayRecordWriter(str(path), "group_size:1")
         yield writer
@@ -165,8 +172,8 @@ def _array_record(path: Path) -> Iterator[ArrayRecordWriter]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Split:
-    """A split as TFDS reads it, with arrays where TFDS gives lists and refusals by name."""
+class _OpenSplit:
+    """Reads a split through TFDS; converts lists to arrays and errors to refusals."""
 
     source: Any
     name: str
@@ -187,7 +194,7 @@ class _Split:
 
 
 def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
-    """Opens a split whose shards are all there, with the sizes the manifest gives."""
+    """Opens a split after checking that its shards exist with the sizes of the manifest."""
     if split not in manifest.splits:
         known = ", ".join(name for name, each in manifest.splits.items() if each.examples)
         raise DataError(f"{directory} has no split {split!r}; it has {known}")
@@ -200,34 +207,33 @@ def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
         folder = (directory / contents.shards[0].file).parent
         builder = cast(Any, tfds.builder_from_directory(folder))
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        matches = _described_alike(builder.info, split, manifest)
-    except Exception as error:  # whatever TFDS's and protobuf's parsers say of a damaged file
+        matches = _matches_manifest(builder.info, split, manifest)
+    except Exception as error:  # the parsers of TFDS and protobuf raise many types
         raise DataError(
             f"the records of split {split!r} in {directory} cannot be opened "
             f"({first_line(error)}); prepare the data again"
         ) from error
     if not matches or len(source) != contents.examples:
         raise DataError(
-            f"{folder} describes the records of split {split!r} otherwise than the manifest of "
-            f"{directory}; prepare the data again"
+            f"the metadata in {folder} and the manifest of {directory} differ for split {split!r}; "
+            "prepare the data again"
         )
-    return _Split(source, f"split {split!r} in {directory}")
+    return _OpenSplit(source, f"split {split!r} in {directory}")
 
 
-def _described_alike(info: Any, split: str, manifest: Manifest) -> bool:
-    """Whether TFDS's own description names the manifest's shards, counts and features."""
-    theirs = info.splits[split]
-    ours: Split = manifest.splits[split]
+def _matches_manifest(info: Any, split: str, manifest: Manifest) -> bool:
+    """Tells whether TFDS's metadata name the manifest's shards, counts and features."""
+    stored, shards = info.splits[split], manifest.splits[split].shards
     features = record_features(manifest.label_kind, len(manifest.classes))
     return (
-        [Path(file).name for file in theirs.filepaths] == [Path(s.file).name for s in ours.shards]
-        and list(theirs.shard_lengths) == [shard.examples for shard in ours.shards]
+        [Path(file).name for file in stored.filepaths] == [Path(each.file).name for each in shards]
+        and list(stored.shard_lengths) == [each.examples for each in shards]
         and info.features.get_serialized_info() == features.get_serialized_info()
     )
 
 
 def check_shard_size(directory: Path, shard: Shard) -> None:
-    """Refuses a shard that is absent or of another size than the manifest's."""
+    """Refuses a shard that is absent or has another size than in the manifest."""
     path = directory / shard.file
     try:
         size = path.stat().st_size
@@ -238,8 +244,3 @@ def check_shard_size(directory: Path, shard: Shard) -> None:
             f"shard {path} has {size:,} bytes and the manifest says {shard.bytes:,}; "
             "prepare the data again"
         )
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where there is none."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,9 +1,9 @@
-"""The geometry and colours of a training or evaluation crop; people move with their pixels.
+"""Crops, resizes, mirrors and recolours images, and moves the joints with their pixels.
 
 A resize is bilinear by one of three rules (`data.resize`). `opencv` and `antialias` move a point at
 x to (x + 0.5) * scale - 0.5, the latter with a window that grows as the image shrinks (Pillow's and
 torchvision's); `legacy` (TensorFlow 1's) moves it to x * scale. With `opencv`, `modern` averages
-areas where an image shrinks to half or less, as bilinear would skip pixels there.
+areas if an image shrinks to half or less, as bilinear would skip pixels.
 """
 
 import math
@@ -18,61 +18,61 @@ from data_pipelines.config import DataConfig
 from data_pipelines.example import MIRRORED_JOINTS, NOT_ANNOTATED, Keypoints
 
 DISC_SHARE = 0.05  # of the whole image's width
-LONGEST_ASPECT = 16  # a longer strip would fill the memory once its short side is 480 px
+LONGEST_ASPECT = 16  # a longer strip would need too much memory with a short side of 480 px
 _GREY = np.array([0.299, 0.587, 0.114])
 
-cv2.setNumThreads(1)  # images are processed side by side; threads inside one only add cost
+cv2.setNumThreads(1)  # images are processed in parallel; more threads in one only add cost
 
 
 class View(NamedTuple):
-    """A picture on its way to the crop; people and the disc's radius are in its own pixels."""
+    """Holds an image with its people; joints and the disc's radius are in pixels of the image."""
 
     image: UInt8[np.ndarray, "h w 3"]
     keypoints: Keypoints
     disc_radius: float
 
 
-def begin(image: UInt8[np.ndarray, "h w 3"], keypoints: Keypoints, data: DataConfig) -> View:
-    """The whole image, in `reference` no wider than its limit; what a cache may keep."""
+def make_view(image: UInt8[np.ndarray, "h w 3"], keypoints: Keypoints, data: DataConfig) -> View:
+    """Makes the view of a whole image, in `reference` no wider than its limit; it may be cached."""
     height, width = image.shape[:2]
     view = View(image, keypoints.astype(np.float64), DISC_SHARE * width)
     limit = data.limit_width_px
     if data.preprocessing == "modern" or not limit or width <= limit:
         return view
-    lower = max(1, _whole(height * limit / width, data))
+    lower = max(1, _round_side(height * limit / width, data))
     return resize(view, limit, lower, rule=data.resize, cut_off=data.resize == "legacy")
 
 
 def augment(view: View, data: DataConfig, rng: np.random.Generator) -> View:
-    """A random training crop, perhaps mirrored, perhaps with other colours."""
+    """Makes a random training crop, with random mirroring and colours if the settings say so."""
     if data.preprocessing == "reference":
-        view = _crop_of_short_side(view, data, rng)
+        view = _scale_and_crop(view, data, rng)
     else:
-        view = _cut(view, *_random_region(view, data, rng), rng)
-        view = _squeeze(view, data)
+        view = _crop(view, *_draw_region(view, data, rng), rng)
+        view = _resize(view, data.image_size_px, data.image_size_px, data)
     if data.flip and rng.random() < 0.5:
         view = _mirror(view, data.swap_on_flip)
     if data.brightness or data.contrast or data.saturation:
-        view = view._replace(image=_jitter(view.image, data, rng))
+        view = view._replace(image=_jitter_colours(view.image, data, rng))
     return view
 
 
-def center(view: View, data: DataConfig) -> View:
-    """The centre crop."""
-    return _crop_of_short_side(view, data, None)
+def center_crop(view: View, data: DataConfig) -> View:
+    """Scales the short side and takes the centre crop."""
+    return _scale_and_crop(view, data, None)
 
 
 def evaluation_views(view: View, data: DataConfig) -> list[View]:
-    """The `data.eval_views` squares that evaluation sees; a mirrored one follows all that are not.
+    """Makes the `data.eval_views` square views of evaluation; the mirrored ones come last.
 
     `three` lie along the longer side of the resized image, at its ends and in its centre; `five` in
-    its corners and centre; `full` is the whole image, whose aspect is lost.
+    its corners and centre; `full` is the whole image, resized to a square.
     """
+    side = data.image_size_px
     if data.eval_crops == "full":
-        views = [_squeeze(view, data)]
+        views = [_resize(view, side, side, data)]
     else:
         view = _scale_short_side(view, data, None)
-        side = data.image_size_px
         right, bottom = view.image.shape[1] - side, view.image.shape[0] - side
         middle = (right // 2, bottom // 2)
         match data.eval_crops:
@@ -84,44 +84,39 @@ def evaluation_views(view: View, data: DataConfig) -> list[View]:
                 corners = [(0, 0), (right, 0), (0, bottom), (right, bottom), middle]
             case _:
                 corners = [middle]
-        views = [_window(view, left, top, side, side) for left, top in corners]
+        views = [_crop_at(view, left, top, side, side) for left, top in corners]
     if data.eval_flip:
         views += [_mirror(each, data.swap_on_flip) for each in views]
     return views
 
 
-def _squeeze(view: View, data: DataConfig) -> View:
-    side = data.image_size_px
-    return resize(view, side, side, smooth=_is_smooth(data), rule=data.resize)
-
-
-def _crop_of_short_side(view: View, data: DataConfig, rng: np.random.Generator | None) -> View:
+def _scale_and_crop(view: View, data: DataConfig, rng: np.random.Generator | None) -> View:
     view = _scale_short_side(view, data, rng)
-    return _cut(view, data.image_size_px, data.image_size_px, rng)
+    return _crop(view, data.image_size_px, data.image_size_px, rng)
 
 
 def _scale_short_side(view: View, data: DataConfig, rng: np.random.Generator | None) -> View:
     height, width = view.image.shape[:2]
     longest = LONGEST_ASPECT * min(height, width)
     if max(height, width) > longest:
-        view = _cut(view, min(width, longest), min(height, longest), rng)
+        view = _crop(view, min(width, longest), min(height, longest), rng)
         height, width = view.image.shape[:2]
     scale = data.short_side_px / min(height, width)
-    across, down = (_whole(side * scale, data) for side in (width, height))
-    return resize(view, across, down, smooth=_is_smooth(data), rule=data.resize)
+    across, down = (_round_side(side * scale, data) for side in (width, height))
+    return _resize(view, across, down, data)
 
 
-def _is_smooth(data: DataConfig) -> bool:
-    return data.preprocessing == "modern"
+def _resize(view: View, width: int, height: int, data: DataConfig) -> View:
+    return resize(view, width, height, smooth=data.preprocessing == "modern", rule=data.resize)
 
 
-def _whole(side: float, data: DataConfig) -> int:
-    """A side in whole pixels; the released code cuts fractions off."""
+def _round_side(side: float, data: DataConfig) -> int:
+    """Rounds a side to whole pixels; the released code truncates."""
     return math.floor(side + 1e-6) if data.resize == "legacy" else round(side)
 
 
-def _random_region(view: View, data: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
-    """A width and height of the drawn area and aspect, scaled down where they do not fit."""
+def _draw_region(view: View, data: DataConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """Draws an area and an aspect; returns their width and height, scaled down to fit."""
     height, width = view.image.shape[:2]
     area = rng.uniform(*data.area_range) * width * height
     aspect = math.exp(rng.uniform(*np.log(data.aspect_range)))
@@ -139,9 +134,9 @@ def resize(
     rule: str = "opencv",
     cut_off: bool = False,
 ) -> View:
-    """The view at another size; `smooth` averages areas where `opencv` shrinks to half or less.
+    """Resizes a view; `smooth` averages areas if `opencv` shrinks to half or less.
 
-    `legacy` rounds colours, or cuts their fractions off.
+    `legacy` rounds colours, or truncates them with `cut_off`.
     """
     old_height, old_width = view.image.shape[:2]
     scale = np.array([width / old_width, height / old_height])
@@ -149,7 +144,7 @@ def resize(
     moved = xy * scale if rule == "legacy" else (xy + 0.5) * scale - 0.5
     return View(
         _resample(view.image, width, height, scale, smooth, rule, cut_off),
-        _move(view.keypoints, moved),
+        _move_joints(view.keypoints, moved),
         view.disc_radius * math.sqrt(scale.prod()),
     )
 
@@ -180,39 +175,39 @@ def _resample(
     return cv2.resize(image, (width, height), interpolation=method)
 
 
-def _cut(view: View, width: int, height: int, rng: np.random.Generator | None) -> View:
-    """A window of the given size: anywhere, or without `rng` in the centre."""
+def _crop(view: View, width: int, height: int, rng: np.random.Generator | None) -> View:
+    """Crops to the given size at a random position, or in the centre without `rng`."""
     spare = np.array([view.image.shape[1] - width, view.image.shape[0] - height])
     left, top = spare // 2 if rng is None else rng.integers(spare + 1)
-    return _window(view, int(left), int(top), width, height)
+    return _crop_at(view, int(left), int(top), width, height)
 
 
-def _window(view: View, left: int, top: int, width: int, height: int) -> View:
+def _crop_at(view: View, left: int, top: int, width: int, height: int) -> View:
     return view._replace(
         image=view.image[top : top + height, left : left + width],
-        keypoints=_move(view.keypoints, view.keypoints[..., :2] - (left, top)),
+        keypoints=_move_joints(view.keypoints, view.keypoints[..., :2] - (left, top)),
     )
 
 
 def _mirror(view: View, swap: bool) -> View:
     x, y = view.keypoints[..., 0], view.keypoints[..., 1]
     flipped = np.stack([view.image.shape[1] - 1 - x, y], axis=-1)
-    keypoints = _move(view.keypoints, flipped)
+    keypoints = _move_joints(view.keypoints, flipped)
     if swap:
         keypoints = keypoints[:, MIRRORED_JOINTS]
     return view._replace(image=cv2.flip(view.image, 1), keypoints=keypoints)
 
 
-def _move(keypoints: Keypoints, xy: Float[np.ndarray, "people 16 2"]) -> Keypoints:
-    """The joints at `xy`, with their visibility; one that nobody annotated stays (0, 0, 0)."""
+def _move_joints(keypoints: Keypoints, xy: Float[np.ndarray, "people 16 2"]) -> Keypoints:
+    """Moves the joints to `xy`; a joint that is not annotated stays (0, 0, 0)."""
     annotated = keypoints[..., 2:] != NOT_ANNOTATED
     return np.concatenate([np.where(annotated, xy, 0.0), keypoints[..., 2:]], axis=-1)
 
 
-def _jitter(
+def _jitter_colours(
     image: UInt8[np.ndarray, "h w 3"], data: DataConfig, rng: np.random.Generator
 ) -> UInt8[np.ndarray, "h w 3"]:
-    """Brightness, contrast about the mean grey and saturation, as one affine map of colours."""
+    """Changes brightness, contrast about the mean grey and saturation by one affine map."""
     spread = np.array([data.brightness, data.contrast, data.saturation])
     brightness, contrast, saturation = rng.uniform(1 - spread, 1 + spread)
     mean = float(_GREY @ cv2.mean(image)[:3])

@@ -1,4 +1,4 @@
-"""Processes that decode: how one begins and ends, and the memory their batches travel in."""
+"""Starts and ends the worker processes that decode, and shares memory with them."""
 
 import itertools
 import math
@@ -16,26 +16,26 @@ from jaxtyping import UInt8
 
 from data_pipelines.errors import ConfigError, WorkerLost
 
-BUFFERED_BATCHES = 1  # finished batches that may wait in each worker
+BUFFERED_BATCHES = 1  # finished batches that wait in each worker, at most
 SHARED_MEMORY = Path("/dev") / "shm"
-BLOCKS_EACH = 2 * BUFFERED_BATCHES + 3  # filling, queued, fetched, queued again, copied out
+BLOCKS_PER_WORKER = 2 * BUFFERED_BATCHES + 3  # filling, queued, fetched, queued again, copied out
 _FREE, _FILLED = 0, 1
 _WORKER_ENDED = "Worker process was terminated unexpectedly"
 
-_worker = 0  # which of the workers this process is
+_worker = 0  # index of this worker process
 
 
 def start_worker(index: int, count: int) -> None:
-    """Lets only the parent end this process: by its order, or by ending itself."""
+    """Sets up a worker process that ends only by its parent's order or with its parent."""
     global _worker
     del count
     _worker = index
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # sent to a whole group, it means the parent
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+        signal.signal(number, signal.SIG_IGN)  # a signal to the process group is for the parent
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _die_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -43,39 +43,39 @@ def _die_with_parent() -> None:
 
 
 def refuse_lost_worker(error: BaseException) -> None:
-    """Raises WorkerLost if `error` is Grain's of a worker that was killed."""
+    """Raises WorkerLost if `error` is Grain's error for a killed worker."""
     reason = str(error).partition(". ")[0]
     if isinstance(error, RuntimeError) and reason.startswith(_WORKER_ENDED):
         raise WorkerLost(
-            f"a data worker was killed ({reason}), perhaps for want of memory; start the same "
+            f"a data worker was killed ({reason}), perhaps for lack of memory; start the same "
             "command again, or use fewer data.workers"
         ) from error
 
 
 class ImageBlocks:
-    """Shared memory that workers fill with images, their parent copies out, and both use again.
+    """Holds blocks of shared memory that workers fill with images and the parent copies out.
 
-    A new block for each batch, as Grain and PyTorch have it, costs more time than the copying:
-    the kernel clears every page of it. A block's last byte says whether it is filled.
+    Blocks are reused: a new block for each batch, as in Grain and PyTorch, costs more time than the
+    copying, as the kernel clears its pages. A block's last byte tells whether it is filled.
     """
 
     def __init__(self, workers: int, shape: tuple[int, ...]) -> None:
         self._shape = shape
         size = math.prod(shape) + 1
-        _check_room(workers, workers * BLOCKS_EACH * size)
+        _check_room(workers, workers * BLOCKS_PER_WORKER * size)
         self._blocks: list[list[SharedMemory]] = [[] for _ in range(workers)]
         try:
             for each in self._blocks:
-                each.extend(SharedMemory(create=True, size=size) for _ in range(BLOCKS_EACH))
+                each.extend(SharedMemory(create=True, size=size) for _ in range(BLOCKS_PER_WORKER))
         except OSError as error:
             self.close()
             raise ConfigError(
-                f"data.workers={workers} needs shared memory, which cannot be made in "
-                f"{SHARED_MEMORY} ({error.strerror or error}); use data.workers=0 or mend it"
+                f"data.workers={workers} needs shared memory, which cannot be created in "
+                f"{SHARED_MEMORY} ({error.strerror or error}); use data.workers=0 or repair it"
             ) from error
 
     def find_free(self) -> tuple[int, int] | None:
-        """In a worker: the address of a block that nobody needs any more, if there is one."""
+        """In a worker: returns the address of a free block, marked as filled, or None."""
         for number, block in enumerate(self._blocks[_worker]):
             if _bytes(block)[-1] == _FREE:
                 _bytes(block)[-1] = _FILLED
@@ -83,19 +83,19 @@ class ImageBlocks:
         return None
 
     def images(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b *views h w 3"]:
-        """The images in a block, in place."""
+        """Returns the images in a block without a copy."""
         worker, number = address
         return np.ndarray(self._shape, np.uint8, buffer=_bytes(self._blocks[worker][number]))
 
     def copy_out(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b *views h w 3"]:
-        """In the parent: a copy of the images in a block, which is free from now on."""
+        """In the parent: copies the images out of a block and marks it free."""
         worker, number = address
         images = self.images(address).copy()
         _bytes(self._blocks[worker][number])[-1] = _FREE
         return images
 
     def close(self) -> None:
-        """Gives the memory back; the workers have ended."""
+        """Frees the memory; call it when the workers have ended."""
         for block in itertools.chain(*self._blocks):
             block.close()
             block.unlink()
@@ -106,7 +106,7 @@ def _bytes(block: SharedMemory) -> memoryview:
 
 
 def _check_room(workers: int, needed: int) -> None:
-    """Refuses what does not fit, since a worker that runs out of it is killed without a word."""
+    """Refuses more than fits: a worker that runs out of it is killed without a message."""
     if not SHARED_MEMORY.is_dir():
         return
     free = shutil.disk_usage(SHARED_MEMORY).free

@@ -14,7 +14,7 @@ from data_pipelines.transforms import View
 
 
 def show(
-    data: DataConfig, *, seed: int, batch_size: int, html: Path, say: Callable[[str], None] = print
+    data: DataConfig, *, seed: int, batch_size: int, html: Path, log: Callable[[str], None] = print
 ) -> None:
     """Writes a page of training batch 0 of `seed`, and of the first evaluation batch.
 
@@ -43,7 +43,7 @@ def show(
         ],
     )
     files.write_atomically(html, render(page))
-    say(f"batches: {html}")
+    log(f"batches: {html}")
 
 
 def _gallery(

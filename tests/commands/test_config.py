@@ -195,7 +195,7 @@ def test_every_choice_names_the_others(name: str) -> None:
         (["--config.model.widths=(1,2)"], r"model.widths=\(1, 2\) has 2 widths and model.T=3"),
         (["--config.model.widths=(1,'a',3)"], r"model.widths\[1\]='a' is not of type int"),
         (["--config.model.widths=(1,0,3)"], r"model.widths\[1\]=0 is out of range"),
-        (["--config.data.area_range=(0.9,0.1)"], "runs backwards"),
+        (["--config.data.area_range=(0.9,0.1)"], "is reversed"),
         (["--config.data.short_side_px=440"], "smaller than data.image_size_px=450"),
         (["--config.data.cache=ram", "--config.data.workers=2"], "set data.workers=0"),
         (["--config.train.batch_size=30"], "cannot be cut into train.accumulate=8"),

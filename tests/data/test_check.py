@@ -1,4 +1,4 @@
-"""Damage to prepared data of any kind is found and named, and oddities are told."""
+"""Damage to prepared data is found and named, and oddities are warned of."""
 
 import dataclasses
 import io
@@ -40,7 +40,7 @@ def data(pristine: Path, tmp_path: Path) -> Path:
 
 def refusal_of(folder: Path) -> str:
     with pytest.raises(DataError) as refusal:
-        check.check(folder, html=None, say=quiet)
+        check.check(folder, html=None, log=quiet)
     assert "\n" not in str(refusal.value)
     return str(refusal.value)
 
@@ -58,9 +58,9 @@ def all_records(folder: Path) -> list[str]:
     return found
 
 
-def test_whole_data_passes_and_is_summed_up(data: Path) -> None:
+def test_intact_data_passes_and_is_summarised(data: Path) -> None:
     lines: list[str] = []
-    stated = check.check(data, html=None, say=lines.append)
+    stated = check.check(data, html=None, log=lines.append)
     assert lines == [
         f"{data}: data set people, fingerprint {stated.fingerprint}",
         "train: 9 images in 1 shard, each read and decoded",
@@ -72,7 +72,7 @@ def test_whole_data_passes_and_is_summed_up(data: Path) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-def test_a_flipped_bit_in_a_shard_is_never_silent(pristine: Path, data: Path, seed: int) -> None:
+def test_a_flipped_bit_in_a_shard_is_found(pristine: Path, data: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     shard = shard_of(data, ("train", "val")[seed % 2])
     content = bytearray(shard.read_bytes())
@@ -111,7 +111,7 @@ def turn_into_folder(shard: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("harm", "told"),
+    ("damage", "message"),
     [
         (Path.unlink, "is missing; prepare the data again"),
         (rename, "is missing; prepare the data again"),
@@ -119,15 +119,15 @@ def turn_into_folder(shard: Path) -> None:
         (empty, "has 0 bytes and the manifest says 131,072"),
         (blank, "was changed after it was written"),
         (turn_into_folder, "bytes and the manifest says 131,072"),
-        (add, "is no shard of"),
+        (add, "is not a shard of"),
     ],
 )
-def test_a_harmed_shard_is_named(data: Path, harm: Callable[[Path], None], told: str) -> None:
+def test_a_damaged_shard_is_named(data: Path, damage: Callable[[Path], None], message: str) -> None:
     shard = shard_of(data)
-    harm(shard)
+    damage(shard)
     refusal = refusal_of(data)
-    assert told in refusal
-    assert str(shard if harm is not add else shard.parent / "records-extra") in refusal
+    assert message in refusal
+    assert str(shard if damage is not add else shard.parent / "records-extra") in refusal
 
 
 @pytest.mark.parametrize(
@@ -156,18 +156,18 @@ def test_a_changed_description_of_the_records_is_refused(
     ("field", "value"),
     [("labelled", 8), ("with_joints", 5), ("class_counts", (3, 2, 4)), ("ids_sha256", "0" * 64)],
 )
-def test_a_manifest_whose_numbers_are_not_the_records_is_refused(
+def test_a_manifest_that_differs_from_its_records_is_refused(
     data: Path, field: str, value: Any
 ) -> None:
     stated = manifest.load(data)
     train = dataclasses.replace(stated.splits["train"], **{field: value})
     manifest.save(dataclasses.replace(stated, splits={**stated.splits, "train": train}), data)
     assert refusal_of(data) == (
-        f"the manifest of {data} states another {field} of split 'train' than its records give; "
+        f"the manifest of {data} and its records differ in {field} of split 'train'; "
         "prepare the data again"
     )
     manifest.save(dataclasses.replace(stated, max_people=3), data)
-    assert "says max_people=3 and its records hold 2" in refusal_of(data)
+    assert "has max_people=3 and its records have 2" in refusal_of(data)
 
 
 def record(position: int, **changes: Any) -> dict[str, Any]:
@@ -206,17 +206,17 @@ def test_damaged_records_are_collected_and_counted(tmp_path: Path) -> None:
     assert refusal.startswith(
         f"12 of the records in {tmp_path} are damaged: train 'image 0': it is"
     )
-    for told in (
+    for fault in (
         "'image 0': it is 30 x 20 pixels, its record says 31 x 20;",
         "'image 1': its label 7 is outside 0..1;",
         "'image 2': it is no image; JPEG and PNG are read;",
         "'image 3': a keypoint is not finite;",
         "'image 9': its label -2 is outside 0..1 and 2 more; prepare",
     ):
-        assert told in refusal
+        assert fault in refusal
 
 
-def test_oddities_are_warned_of_and_pass(tmp_path: Path) -> None:
+def test_oddities_give_warnings(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in", sizes={"train": 9, "val": 4})
     train = raw.splits["train"].entries
     train[0] = dataclasses.replace(train[0], label=-1)
@@ -242,18 +242,18 @@ def test_oddities_are_warned_of_and_pass(tmp_path: Path) -> None:
     raw = with_entries(dataclasses.replace(raw, classes=(*raw.classes, "swimming")), "val", *odd)
     build(tmp_path / "out", raw)
     lines: list[str] = []
-    check.check(tmp_path / "out", html=None, say=lines.append)
+    check.check(tmp_path / "out", html=None, log=lines.append)
     assert [line.removeprefix("warning: ") for line in lines if "warning" in line] == [
         "classes without a training image (1): 'swimming'",
         "classes with fewer than 5 training images (3): 'jumping'; 'résumé, reading'; 'waiting'",
-        "images that lie in two splits, byte for byte (1): train 'train_003.jpg' = val 'twin'",
-        "images with a joint far outside of them (1): val 'far'",
+        "images that are in two splits, byte for byte (1): train 'train_003.jpg' = val 'twin'",
+        "images with a joint far outside (1): val 'far'",
         "images with an EXIF orientation, which is ignored (1): val 'turned'",
         "mAP over 3 of 4 classes; no image of val is of 'swimming'",
         "1 training images have no label and train with weight 0",
     ]
 
 
-def test_a_sheet_that_cannot_be_written_is_the_places_fault(data: Path) -> None:
+def test_a_contact_sheet_that_cannot_be_written_ends_with_73(data: Path) -> None:
     with pytest.raises(CannotWrite, match="cannot write"):
-        check.check(data, html=data / "manifest.json" / "sheet.html", say=quiet)
+        check.check(data, html=data / "manifest.json" / "sheet.html", log=quiet)

@@ -7,7 +7,7 @@ import pytest
 from jaxtyping import UInt8
 
 from data_pipelines.config import DataConfig
-from data_pipelines.transforms import augment, begin
+from data_pipelines.transforms import augment, make_view
 
 
 def config(**fields: Any) -> DataConfig:
@@ -17,7 +17,7 @@ def config(**fields: Any) -> DataConfig:
 def test_without_jitter_colours_and_draws_are_left_alone() -> None:
     plain, jittered = config(), config(brightness=0.4, contrast=0.4, saturation=0.4)
     image = np.random.default_rng(0).integers(60, 200, (36, 36, 3), dtype=np.uint8)
-    whole = begin(image, np.zeros((0, 16, 3), np.float32), plain)
+    whole = make_view(image, np.zeros((0, 16, 3), np.float32), plain)
     for seed in range(5):
         view = augment(whole, plain, np.random.default_rng(seed)).image
         other = augment(whole, jittered, np.random.default_rng(seed)).image
@@ -27,7 +27,7 @@ def test_without_jitter_colours_and_draws_are_left_alone() -> None:
 
 def jittered(image: UInt8[np.ndarray, "h w 3"], seed: int, **fields: Any) -> np.ndarray:
     data = config(flip=False, **fields)
-    whole = begin(image, np.zeros((0, 16, 3), np.float32), data)
+    whole = make_view(image, np.zeros((0, 16, 3), np.float32), data)
     return augment(whole, data, np.random.default_rng(seed)).image.astype(float)
 
 

@@ -1,4 +1,4 @@
-"""Every kind of file that is refused, and every damage that can be seen."""
+"""Every kind of file that is refused, and every detectable kind of damage."""
 
 import zlib
 
@@ -12,7 +12,7 @@ from tests.data.test_decode import GREY, JPEG, TRUE_COLOUR, chunk, png, saved, s
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
-def test_bytes_behind_the_end_are_overlooked(kind: str) -> None:
+def test_bytes_after_the_end_are_ignored(kind: str) -> None:
     data = saved(smooth(), kind)
     np.testing.assert_array_equal(decode(data + b"trailing junk"), decode(data))
 
@@ -29,9 +29,9 @@ def test_every_flipped_bit_of_a_png_is_refused() -> None:
     data = png_of_every_chunk()
     assert all(name in data for name in (b"PLTE", b"tRNS", b"tEXt", b"iCCP", b"pHYs", b"IEND"))
     decode(data)
-    for place in range(8 * len(data)):
+    for bit in range(8 * len(data)):
         flipped = bytearray(data)
-        flipped[place // 8] ^= 1 << place % 8
+        flipped[bit // 8] ^= 1 << bit % 8
         with pytest.raises(DataError):
             decode(bytes(flipped))
 
@@ -85,7 +85,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_what_cannot_be_decoded_is_refused_in_one_line(case: str) -> None:
+def test_undecodable_file_is_refused_in_one_line(case: str) -> None:
     data, reason = REFUSED[case]
     with pytest.raises(DataError) as refusal:
         decode(data)

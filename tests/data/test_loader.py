@@ -1,4 +1,4 @@
-"""Batches are a function of seed and step, evaluation counts exactly, and bad records are named."""
+"""Batches depend on seed and step alone, evaluation counts exactly, bad records are named."""
 
 import threading
 import time
@@ -15,7 +15,7 @@ from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.example import HostBatch
 from data_pipelines.loader import evaluation_batches, training_batches
 from data_pipelines.manifest import Manifest
-from data_pipelines.transforms import begin, center
+from data_pipelines.transforms import center_crop, make_view
 from tests.support.loader_data import MOST_PEOPLE, assert_same, config, people, photo, store, take
 
 STORED = 40
@@ -35,15 +35,15 @@ def stated(folder: Path) -> Manifest:
 
 
 def train(folder: Path, stated: Manifest, steps: int, **options: Any) -> list[HostBatch]:
-    asked = {"seed": 0, "batch_size": 4, **options}
-    return take(training_batches(config(folder), stated, **asked), steps)
+    arguments = {"seed": 0, "batch_size": 4, **options}
+    return take(training_batches(config(folder), stated, **arguments), steps)
 
 
 def ids(batches: list[HostBatch]) -> list[int]:
     return np.concatenate([batch.id for batch in batches]).tolist()
 
 
-def test_a_batch_has_the_stated_types_and_shapes(folder: Path, stated: Manifest) -> None:
+def test_a_batch_has_its_documented_types_and_shapes(folder: Path, stated: Manifest) -> None:
     for batch in (
         *train(folder, stated, 1),
         *take(evaluation_batches(config(folder), stated, batch_size=4), 1),
@@ -66,7 +66,9 @@ def test_evaluation_rows_are_centre_crops_of_their_records(folder: Path, stated:
         for row, position in enumerate(batch.id):
             index = int(position)
             known = people(index % 3, index)
-            view = center(begin(decode(photo(index)), known, config(folder)), config(folder))
+            view = center_crop(
+                make_view(decode(photo(index)), known, config(folder)), config(folder)
+            )
             np.testing.assert_array_equal(batch.image[row], view.image)
             np.testing.assert_allclose(batch.keypoints[row, : index % 3], view.keypoints, rtol=1e-5)
             assert not batch.keypoints[row, index % 3 :].any()
@@ -75,7 +77,7 @@ def test_evaluation_rows_are_centre_crops_of_their_records(folder: Path, stated:
             assert batch.weight[row] == (index != 7)
 
 
-def test_several_labels_come_as_zeros_and_ones(tmp_path: Path) -> None:
+def test_multi_labels_are_zeros_and_ones(tmp_path: Path) -> None:
     labels = {index: np.array([index & 1, index >> 1 & 1, 0], np.int8) for index in range(4)}
     stated = store(tmp_path, 4, kind="multi", labels=labels)
     for batch in evaluation_batches(config(tmp_path), stated, batch_size=3):
@@ -92,7 +94,7 @@ def test_batches_depend_on_the_seed_alone(folder: Path, stated: Manifest) -> Non
     assert ids(train(folder, stated, 3, seed=1)) != ids(first)
 
 
-def test_an_epoch_sees_each_record_once_and_anew(folder: Path, stated: Manifest) -> None:
+def test_each_epoch_has_each_record_once_in_a_new_order(folder: Path, stated: Manifest) -> None:
     seen = train(folder, stated, 15, batch_size=8)
     epochs = np.array(ids(seen)).reshape(3, STORED)
     for epoch in epochs:
@@ -105,7 +107,7 @@ def test_an_epoch_sees_each_record_once_and_anew(folder: Path, stated: Manifest)
     assert again < STORED / 4, "the crops of the first epoch came back in the second"
 
 
-def test_batches_cross_the_borders_of_epochs(folder: Path, stated: Manifest) -> None:
+def test_batches_span_epochs(folder: Path, stated: Manifest) -> None:
     seen = ids(train(folder, stated, 5, batch_size=16))
     assert sorted(seen[:40]) == sorted(seen[40:]) == list(range(STORED))
 
@@ -121,7 +123,7 @@ def test_starting_at_a_step_equals_skipping_to_it(
 
 
 @pytest.mark.parametrize("count", [2, 4])
-def test_processes_share_the_same_global_batches(
+def test_processes_split_the_same_global_batches(
     folder: Path, stated: Manifest, count: int
 ) -> None:
     whole = train(folder, stated, 12, batch_size=8)
@@ -166,9 +168,9 @@ def test_evaluation_counts_each_record_once(
         assert [len(part) for part in parts] == [-(-length // batch_size)] * count
         rows = [batch for part in parts for batch in part]
         assert all(len(array) == batch_size // count for batch in rows for array in batch)
-        places = np.concatenate([batch.id for batch in rows])
-        assert sorted(places[places >= 0]) == list(range(length))
-        assert (places[places < 0] == -1).all()
+        positions = np.concatenate([batch.id for batch in rows])
+        assert sorted(positions[positions >= 0]) == list(range(length))
+        assert (positions[positions < 0] == -1).all()
         weights = np.concatenate([batch.weight for batch in rows])
         assert weights.sum() == length - (length > 7)
         padding = [batch.image[batch.id < 0] for batch in rows]
@@ -176,14 +178,14 @@ def test_evaluation_counts_each_record_once(
 
 
 def test_fewer_examples_are_spread_over_the_split(folder: Path, stated: Manifest) -> None:
-    def places(most: int) -> list[int]:
+    def positions(most: int) -> list[int]:
         return ids(
             list(evaluation_batches(config(folder), stated, batch_size=5, max_examples=most))
         )
 
-    assert places(10) == list(range(0, STORED, 4))
-    assert places(3) == [0, 13, 26, -1, -1]
-    assert places(STORED + 9) == places(0) == list(range(STORED))
+    assert positions(10) == list(range(0, STORED, 4))
+    assert positions(3) == [0, 13, 26, -1, -1]
+    assert positions(STORED + 9) == positions(0) == list(range(STORED))
 
 
 @pytest.mark.parametrize(
@@ -192,12 +194,12 @@ def test_fewer_examples_are_spread_over_the_split(folder: Path, stated: Manifest
 def test_a_batch_that_does_not_divide_is_refused(
     folder: Path, stated: Manifest, batch_size: int, count: int, better: str
 ) -> None:
-    asked = {"batch_size": batch_size, "process": (0, count)}
-    said = rf"batch_size={batch_size} is not divisible by {count} processes; use {better}$"
-    with pytest.raises(ConfigError, match="^train." + said):
-        training_batches(config(folder), stated, seed=0, **asked)
-    with pytest.raises(ConfigError, match="^eval." + said):
-        evaluation_batches(config(folder), stated, **asked)
+    arguments = {"batch_size": batch_size, "process": (0, count)}
+    message = rf"batch_size={batch_size} is not divisible by {count} processes; use {better}$"
+    with pytest.raises(ConfigError, match="^train." + message):
+        training_batches(config(folder), stated, seed=0, **arguments)
+    with pytest.raises(ConfigError, match="^eval." + message):
+        evaluation_batches(config(folder), stated, **arguments)
 
 
 BAD = {
@@ -213,13 +215,13 @@ BAD = {
 def test_a_bad_record_ends_the_batches_and_is_named(tmp_path: Path, case: str) -> None:
     options, reason = BAD[case]
     stated = store(tmp_path, 9, **options)
-    said = rf"^record 5 \('é 5.jpg'\) of split 'train' in {tmp_path}: {reason}"
+    message = rf"^record 5 \('é 5.jpg'\) of split 'train' in {tmp_path}: {reason}"
     for batches in (
         evaluation_batches(config(tmp_path), stated, batch_size=2),
         training_batches(config(tmp_path), stated, seed=0, batch_size=2),
     ):
         seen = []
-        with pytest.raises(DataError, match=said) as refusal:
+        with pytest.raises(DataError, match=message) as refusal:
             seen.extend(batches)
         assert len(str(refusal.value).splitlines()) == 1
         assert 5 not in ids(seen or [])
@@ -227,7 +229,7 @@ def test_a_bad_record_ends_the_batches_and_is_named(tmp_path: Path, case: str) -
 
 
 @pytest.mark.parametrize("fields", [{}, {"limit_width_px": 16}, {"preprocessing": "modern"}])
-def test_images_kept_in_memory_change_nothing(
+def test_caching_decoded_images_changes_nothing(
     folder: Path, stated: Manifest, fields: dict[str, Any]
 ) -> None:
     plain, kept = (
@@ -240,27 +242,27 @@ def test_images_kept_in_memory_change_nothing(
 
 
 @pytest.mark.parametrize("keeps", [True, False])
-def test_images_kept_in_memory_are_decoded_once(
+def test_cached_images_are_decoded_once(
     folder: Path, stated: Manifest, keeps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rows = loader.Rows(config(folder), stated, "train")
     decoded = []
     monkeypatch.setattr(loader, "decode", lambda data: decoded.append(data) or decode(data))
     if keeps:
-        rows.keep_decoded()
+        rows.cache_decoded()
     for seed in range(3):
-        places = [loader.Place(position, seed) for position in range(STORED)]
-        rows.batch(places, np.empty(rows.image_shape(STORED), np.uint8))
+        specs = [loader.RowSpec(position, seed) for position in range(STORED)]
+        rows.batch(specs, np.empty(rows.image_shape(STORED), np.uint8))
     assert len(decoded) == STORED * (1 if keeps else 3)
 
 
-def test_images_that_do_not_fit_in_memory_are_refused(
+def test_a_cache_that_does_not_fit_in_memory_is_refused(
     folder: Path, stated: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = STORED * 24 * 18 * 3
     monkeypatch.setattr(loader, "available_memory", lambda: size - 1)
-    said = r"data.cache=ram needs about 0.0 GiB for split 'train' and 0.0 GiB are free; use data"
-    with pytest.raises(ConfigError, match=said):
+    message = r"data.cache=ram needs about 0.0 GiB for split 'train' and 0.0 GiB are free; use data"
+    with pytest.raises(ConfigError, match=message):
         training_batches(config(folder, cache="ram"), stated, seed=0, batch_size=4)
     monkeypatch.setattr(loader, "available_memory", lambda: size)
     training_batches(config(folder, cache="ram"), stated, seed=0, batch_size=4).close()
@@ -290,7 +292,7 @@ def test_closing_ends_the_threads(
     assert list(batches) == []
 
 
-def test_a_caller_without_flags_is_served(folder: Path, stated: Manifest) -> None:
+def test_a_caller_need_not_parse_flags(folder: Path, stated: Manifest) -> None:
     flags.FLAGS.unparse_flags()
     try:
         assert len(train(folder, stated, 1)) == 1

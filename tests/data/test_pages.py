@@ -58,7 +58,7 @@ class Reader(HTMLParser):
 
 
 def checked_page(folder: Path) -> Reader:
-    check.check(folder, html=folder.parent / "sheet.html", say=quiet)
+    check.check(folder, html=folder.parent / "sheet.html", log=quiet)
     return Reader((folder.parent / "sheet.html").read_text("utf-8"))
 
 
@@ -96,7 +96,7 @@ def test_a_name_of_100_000_characters_is_cut(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in")
     build(tmp_path / "out", dataclasses.replace(raw, classes=("jumping", "n" * 100_000, "waiting")))
     said: list[str] = []
-    check.check(tmp_path / "out", html=tmp_path / "sheet.html", say=said.append)
+    check.check(tmp_path / "out", html=tmp_path / "sheet.html", log=said.append)
     assert max(map(len, [*said, Reader((tmp_path / "sheet.html").read_text()).text()])) < 20_000
 
 
@@ -167,7 +167,7 @@ def test_the_batch_shown_is_the_batch_that_trains(tmp_path: Path) -> None:
     ).resolved()
     said: list[str] = []
     html = tmp_path / "batch.html"
-    show(data, seed=3, batch_size=8, html=html, say=said.append)
+    show(data, seed=3, batch_size=8, html=html, log=said.append)
     assert said == [f"batches: {html}"]
     found = Reader(html.read_text("utf-8"))
     with loader.training_batches(data, made, seed=3, batch_size=8) as batches:
@@ -186,10 +186,10 @@ def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
     prepare_tiny_people(tmp_path / "out")
     data = DataConfig(root=str(tmp_path / "out"), image_size_px=40, short_side_px=44)
     with pytest.raises(CannotWrite):
-        show(data, seed=0, batch_size=2, html=tmp_path / "out" / "manifest.json" / "x", say=quiet)
+        show(data, seed=0, batch_size=2, html=tmp_path / "out" / "manifest.json" / "x", log=quiet)
     data = dataclasses.replace(data, eval_split="test")
     with pytest.raises(DataError, match=r"split .test. of .* is empty"):
-        show(data, seed=0, batch_size=2, html=tmp_path / "x.html", say=quiet)
+        show(data, seed=0, batch_size=2, html=tmp_path / "x.html", log=quiet)
     with pytest.raises(DataError, match="no prepared data"):
-        show(DataConfig(root="none"), seed=0, batch_size=2, html=tmp_path / "x.html", say=quiet)
+        show(DataConfig(root="none"), seed=0, batch_size=2, html=tmp_path / "x.html", log=quiet)
     assert not (tmp_path / "x.html").exists()

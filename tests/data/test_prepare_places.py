@@ -1,4 +1,4 @@
-"""Where records may be written: no taken place, no half-written folder, whatever goes wrong."""
+"""Prepared data are written whole or not at all, and never over other files."""
 
 import dataclasses
 import os
@@ -28,7 +28,7 @@ from tests.support.tiny_data import (
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_taken_place_is_refused(tmp_path: Path) -> None:
+def test_an_existing_data_set_is_refused(tmp_path: Path) -> None:
     out, raw = tmp_path / "out", tiny_data(tmp_path / "in")
     out.mkdir()
     made = build(out, raw)
@@ -47,7 +47,7 @@ def test_a_taken_place_is_refused(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["in", "out"]
 
 
-def test_a_link_leads_to_where_the_room_is(tmp_path: Path) -> None:
+def test_a_linked_output_folder_is_followed(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in")
     (tmp_path / "large disk" / "people").mkdir(parents=True)
     (tmp_path / "out").symlink_to(tmp_path / "large disk" / "people")
@@ -58,11 +58,11 @@ def test_a_link_leads_to_where_the_room_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-def test_a_foreign_folder_stays_untouched(tmp_path: Path, overwrite: bool) -> None:
+def test_a_foreign_folder_is_not_changed(tmp_path: Path, overwrite: bool) -> None:
     raw = tiny_data(tmp_path / "in")
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("words")
-    with pytest.raises(CannotWrite, match="stays untouched; pass another --out"):
+    with pytest.raises(CannotWrite, match="is not changed; pass another --out"):
         build(tmp_path / "thesis", raw, overwrite=overwrite)
     with pytest.raises(CannotWrite, match="is a file"):
         build(tmp_path / "thesis" / "chapter.tex", raw, overwrite=overwrite)
@@ -79,7 +79,7 @@ def test_a_failed_replacement_leaves_the_old_data_whole(tmp_path: Path) -> None:
     assert manifest.load(out) == made
 
 
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
+def test_a_path_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in")
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file" / "out", tmp_path / ("n" * 250), Path("/proc/none/out")):
@@ -88,7 +88,7 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     assert names_in(tmp_path) == ["file", "in"]
 
 
-def test_an_unreadable_source_is_the_datas_fault_and_a_broken_write_the_places(
+def test_an_unreadable_source_ends_with_65_and_a_failed_write_with_73(
     tmp_path: Path,
 ) -> None:
     def read_absent(folder: Path) -> RawData:
@@ -117,7 +117,7 @@ def files_no_larger_than(size: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("room", [1, 70_000, 200_000])
-def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, room: int) -> None:
+def test_a_full_disk_leaves_nothing(tmp_path: Path, room: int) -> None:
     raw = tiny_data(tmp_path / "in", sizes={"train": 2, "val": 1})
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), dtype=np.uint8)
     for entry in raw.splits["train"].entries:
@@ -133,7 +133,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path: Path, room: int) -> None:
     "plan",
     ["prepare.entry:enospc@5", "files.before_rename:enospc@1", "files.before_rename:enospc@2"],
 )
-def test_a_disk_that_fills_up_anywhere(
+def test_a_disk_that_fills_up_at_any_point_leaves_nothing(
     tmp_path: Path, plan: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from data_pipelines import faults
@@ -146,15 +146,15 @@ def test_a_disk_that_fills_up_anywhere(
     assert names_in(tmp_path) == ["in"]
 
 
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in")
 
     def interrupt(line: str) -> None:
         raise KeyboardInterrupt(line)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(prepare, "NEWS_EVERY_S", -1.0)
-        build(tmp_path / "out", raw, say=interrupt)
+        patch.setattr(prepare, "PROGRESS_INTERVAL_S", -1.0)
+        build(tmp_path / "out", raw, log=interrupt)
     assert names_in(tmp_path) == ["in"]
 
 
@@ -167,7 +167,7 @@ prepare_tiny_people(Path(sys.argv[1]))
 
 
 @pytest.mark.parametrize("plan", ["prepare.entry:kill9@8", "files.before_rename:kill9@2"])
-def test_a_killed_run_leaves_no_folder_and_the_next_one_sweeps(tmp_path: Path, plan: str) -> None:
+def test_the_next_run_removes_the_folder_of_a_killed_run(tmp_path: Path, plan: str) -> None:
     out = tmp_path / "out"
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(out)],
@@ -181,7 +181,7 @@ def test_a_killed_run_leaves_no_folder_and_the_next_one_sweeps(tmp_path: Path, p
     assert names_in(tmp_path) == ["out"]
 
 
-def test_what_a_kill_between_two_renames_had_moved_away_comes_back(tmp_path: Path) -> None:
+def test_a_folder_that_was_moved_aside_before_a_kill_is_restored(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
     script = (

@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.config import DataConfig
 from data_pipelines.example import MIRRORED_JOINTS
-from data_pipelines.transforms import View, augment, begin, center
+from data_pipelines.transforms import View, augment, center_crop, make_view
 
 SLOPE, HALF_PERIOD = 8, 32  # grey levels per pixel of the wave below, pixels per rise or fall
 MARGIN = 6  # joints keep this far from the wave's corners, where it is not straight
@@ -96,8 +96,8 @@ configs = st.builds(
 )
 def test_joints_stay_on_their_pixels(data: DataConfig, width: int, height: int, seed: int) -> None:
     people = joints_on(width, height, seed)
-    whole = begin(waves(width, height), people, data)
-    for view in (augment(whole, data, np.random.default_rng(seed)), center(whole, data)):
+    whole = make_view(waves(width, height), people, data)
+    for view in (augment(whole, data, np.random.default_rng(seed)), center_crop(whole, data)):
         assert view.image.shape == (data.image_size_px, data.image_size_px, 3)
         assert view.image.dtype == np.uint8
         assert np.isfinite(view.keypoints).all()
@@ -110,9 +110,9 @@ def test_joints_stay_on_their_pixels(data: DataConfig, width: int, height: int, 
 def test_the_check_of_joints_sees_joints() -> None:
     data = config(swap_on_flip=False)
     people = joints_on(120, 90, 0)
-    whole = begin(waves(120, 90), people, data)
-    assert seen_joints(center(whole, data), people) > 5
-    view = center(whole, data)
+    whole = make_view(waves(120, 90), people, data)
+    assert seen_joints(center_crop(whole, data), people) > 5
+    view = center_crop(whole, data)
     moved = view._replace(keypoints=view.keypoints + np.array([1, 0, 0]))
     with pytest.raises(AssertionError, match="px off"):
         seen_joints(moved, people)
@@ -152,21 +152,21 @@ def test_reference_geometry_equals_its_definition(
     expected = bilinear(expected, *resized)
     left, top = (resized[0] - 32) // 2, (resized[1] - 32) // 2
     expected = expected[top : top + 32, left : left + 32]
-    view = center(begin(image, np.zeros((0, 16, 3), np.float32), data), data)
+    view = center_crop(make_view(image, np.zeros((0, 16, 3), np.float32), data), data)
     assert np.abs(view.image - expected).max() < 2.5
     assert np.abs(view.image - expected).mean() < 0.5
 
 
 def test_the_papers_sizes() -> None:
     data = DataConfig().resolved()
-    whole = begin(np.zeros((720, 1280, 3), np.uint8), np.zeros((0, 16, 3), np.float32), data)
+    whole = make_view(np.zeros((720, 1280, 3), np.uint8), np.zeros((0, 16, 3), np.float32), data)
     assert whole.image.shape == (288, 512, 3)
-    view = center(whole, data)
+    view = center_crop(whole, data)
     assert view.image.shape == (450, 450, 3)
     assert view.disc_radius == pytest.approx(0.05 * 853.33, rel=1e-3)
-    narrow = begin(np.zeros((900, 400, 3), np.uint8), np.zeros((0, 16, 3), np.float32), data)
+    narrow = make_view(np.zeros((900, 400, 3), np.uint8), np.zeros((0, 16, 3), np.float32), data)
     assert narrow.image.shape == (900, 400, 3)
-    assert center(narrow, data).disc_radius == pytest.approx(0.05 * 480, rel=1e-3)
+    assert center_crop(narrow, data).disc_radius == pytest.approx(0.05 * 480, rel=1e-3)
 
 
 @pytest.mark.parametrize("preprocessing", ["reference", "modern"])
@@ -180,8 +180,8 @@ def test_extreme_sizes_give_exact_crops(
     data = config(preprocessing=preprocessing, limit_width_px=limit)
     people = np.full((1, 16, 3), 1, np.float32)
     image = np.full((height, width, 3), 90, np.uint8)
-    whole = begin(image, people, data)
-    for view in (augment(whole, data, np.random.default_rng(0)), center(whole, data)):
+    whole = make_view(image, people, data)
+    for view in (augment(whole, data, np.random.default_rng(0)), center_crop(whole, data)):
         assert view.image.shape == (32, 32, 3)
         assert (view.image == 90).all()
         assert np.isfinite(view.keypoints).all()
@@ -191,7 +191,7 @@ def test_extreme_sizes_give_exact_crops(
 def test_a_long_strip_is_seen_everywhere() -> None:
     data = config(limit_width_px=0, flip=False)
     strip = np.repeat(np.arange(250, dtype=np.uint8), 4)[None, :, None].repeat(3, axis=2)
-    whole = begin(strip.repeat(10, axis=0), np.zeros((0, 16, 3), np.float32), data)
+    whole = make_view(strip.repeat(10, axis=0), np.zeros((0, 16, 3), np.float32), data)
     starts = [
         int(augment(whole, data, np.random.default_rng(seed)).image[0, 0, 0]) for seed in range(200)
     ]
@@ -201,7 +201,7 @@ def test_a_long_strip_is_seen_everywhere() -> None:
 
 def test_a_long_strip_needs_little_memory() -> None:
     data = DataConfig(limit_width_px=0).resolved()
-    whole = begin(np.zeros((65000, 1, 3), np.uint8), np.zeros((0, 16, 3), np.float32), data)
+    whole = make_view(np.zeros((65000, 1, 3), np.uint8), np.zeros((0, 16, 3), np.float32), data)
     tracemalloc.start()
     augment(whole, data, np.random.default_rng(0))
     _, peak = tracemalloc.get_traced_memory()
@@ -213,7 +213,7 @@ def flip_of(
     data: DataConfig, people: Float[np.ndarray, "p 16 3"], seed: int
 ) -> tuple[View, View, bool]:
     """The view with and without flips allowed, and whether it was flipped."""
-    whole = begin(waves(80, 60), people, data)
+    whole = make_view(waves(80, 60), people, data)
     plain = dataclasses.replace(data, flip=False)
     still = augment(whole, plain, np.random.default_rng(seed))
     view = augment(whole, data, np.random.default_rng(seed))
@@ -248,7 +248,7 @@ def test_a_flip_mirrors_pixels_and_joints_and_swaps_left_with_right(
 def test_half_of_the_crops_are_mirrored() -> None:
     image = np.zeros((36, 36, 3), np.uint8)
     image += np.arange(36, dtype=np.uint8)[None, :, None]
-    whole = begin(image, np.zeros((0, 16, 3), np.float32), config())
+    whole = make_view(image, np.zeros((0, 16, 3), np.float32), config())
     crops = (augment(whole, config(), np.random.default_rng(seed)).image for seed in range(1000))
     assert 450 <= sum(bool(crop[0, 0, 0] > crop[0, 1, 0]) for crop in crops) <= 550
 
@@ -257,13 +257,13 @@ def test_random_crops_reach_every_corner() -> None:
     data = config(limit_width_px=0, flip=False, short_side_px=37)
     image = np.zeros((37, 41, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(41)[None, :], np.arange(37)[:, None]
-    whole = begin(image, np.zeros((0, 16, 3), np.float32), data)
+    whole = make_view(image, np.zeros((0, 16, 3), np.float32), data)
     corners = {
         tuple(augment(whole, data, np.random.default_rng(seed)).image[0, 0, :2].tolist())
         for seed in range(600)
     }
     assert corners == {(x, y) for x in range(10) for y in range(6)}
-    assert center(whole, data).image[0, 0, :2].tolist() == [4, 2]
+    assert center_crop(whole, data).image[0, 0, :2].tolist() == [4, 2]
 
 
 def test_modern_crops_keep_to_their_area_and_aspect() -> None:
@@ -272,7 +272,7 @@ def test_modern_crops_keep_to_their_area_and_aspect() -> None:
     )
     people = np.zeros((1, 16, 3), np.float32)
     people[0, 0], people[0, 1] = (0, 0, 2), (100, 100, 2)
-    whole = begin(np.zeros((300, 400, 3), np.uint8), people, data)
+    whole = make_view(np.zeros((300, 400, 3), np.uint8), people, data)
     shares, aspects = [], []
     for seed in range(300):
         view = augment(whole, data, np.random.default_rng(seed))
@@ -292,6 +292,6 @@ def test_begin_leaves_its_input_alone() -> None:
     image, people = waves(100, 60), joints_on(100, 60, 0)
     kept_image, kept_people = image.copy(), people.copy()
     for seed in range(4):
-        augment(begin(image, people, data), data, np.random.default_rng(seed))
+        augment(make_view(image, people, data), data, np.random.default_rng(seed))
     np.testing.assert_array_equal(image, kept_image)
     np.testing.assert_array_equal(people, kept_people)

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.decode import decode
 from data_pipelines.loader import evaluation_batches, training_batches
-from data_pipelines.transforms import View, begin, center, evaluation_views, resize
+from data_pipelines.transforms import View, center_crop, evaluation_views, make_view, resize
 from gap_jax.learning.sharding import globalise, make_mesh
 from gap_jax.learning.state import describe_model
 from gap_jax.learning.steps import jit_eval_step
@@ -74,10 +74,10 @@ def test_modern_shrinking_sees_every_pixel(tmp_path: Path) -> None:
     dots = np.zeros((256, 256, 3), np.uint8)
     dots[::8, ::8] = 255
     data = config(tmp_path, preprocessing="modern")
-    whole = begin(dots, NOBODY, data)
+    whole = make_view(dots, NOBODY, data)
     assert resize(whole, 32, 32, smooth=True).image.mean() == pytest.approx(255 / 64, abs=0.5)
     assert abs(resize(whole, 32, 32).image.mean() - 255 / 64) > 2
-    assert center(whole, data).image.std() < 10
+    assert center_crop(whole, data).image.std() < 10
 
 
 @pytest.mark.parametrize("rule", ["opencv", "legacy", "antialias"])
@@ -105,7 +105,7 @@ def test_the_released_input_is_reproduced_to_a_grey_level(tmp_path: Path) -> Non
     image = np.random.default_rng(2).integers(0, 256, (19, 33, 3), dtype=np.uint8)
     limited = tensorflow_1(image, 20, 11).astype(np.uint8)  # 19 * 20 / 33 = 11.5
     scaled = tensorflow_1(limited, 25, 14)  # 20 * 14 / 11 = 25.5
-    view = center(begin(image, NOBODY, data), data)
+    view = center_crop(make_view(image, NOBODY, data), data)
     assert np.abs(view.image - scaled[1:13, 6:18]).max() <= 1.5
     assert np.abs(view.image - scaled[1:13, 6:18]).mean() <= 0.3
 
@@ -118,7 +118,7 @@ def test_views_lie_where_they_should(tmp_path: Path) -> None:
     def corners(crops: str, *, turned: bool = False) -> list[tuple[int, int]]:
         data = config(tmp_path, eval_crops=crops, short_side_px=29)
         stood = np.ascontiguousarray(image.transpose(1, 0, 2)[..., [1, 0, 2]]) if turned else image
-        views = evaluation_views(begin(stood, NOBODY, data), data)
+        views = evaluation_views(make_view(stood, NOBODY, data), data)
         assert {view.image.shape for view in views} == {(12, 12, 3)}
         return [(int(view.image[0, 0, 0]), int(view.image[0, 0, 1])) for view in views]
 
@@ -127,7 +127,7 @@ def test_views_lie_where_they_should(tmp_path: Path) -> None:
     assert corners("three", turned=True) == [(8, 0), (8, 20), (8, 41)]
     assert corners("five") == [(0, 0), (41, 0), (0, 17), (41, 17), (20, 8)]
     data = config(tmp_path, eval_crops="full", eval_flip=True)
-    whole, mirrored = evaluation_views(begin(image, NOBODY, data), data)
+    whole, mirrored = evaluation_views(make_view(image, NOBODY, data), data)
     np.testing.assert_array_equal(whole.image, resize(View(image, NOBODY, 1.0), 12, 12).image)
     np.testing.assert_array_equal(mirrored.image, whole.image[:, ::-1])
 
@@ -144,7 +144,7 @@ def test_batches_hold_every_view_of_every_record_once(
     assert [*first.weight, *last.weight] == [1, 1, 0, 1, 1, 0, 0, 0]
     assert not last.image[1:].any()
     for row in range(4):
-        whole = begin(decode(photo(row)), people(row % 3, row), data)
+        whole = make_view(decode(photo(row)), people(row % 3, row), data)
         due = evaluation_views(whole, data)
         images = first.image[row].reshape(views, 12, 12, 3)
         np.testing.assert_array_equal(images, [view.image for view in due])

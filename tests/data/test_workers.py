@@ -1,4 +1,4 @@
-"""Worker processes change no byte, ignore the terminal, touch no backend and leave nothing."""
+"""Worker processes change no byte, ignore signals, initialise no backend and leave nothing."""
 
 import errno
 import multiprocessing
@@ -18,10 +18,10 @@ import pytest
 from data_pipelines import loader, workers
 from data_pipelines.errors import ConfigError, DataError, WorkerLost
 from data_pipelines.example import HostBatch
-from data_pipelines.loader import Batches, Place, Rows, training_batches
-from data_pipelines.workers import BLOCKS_EACH, SHARED_MEMORY, ImageBlocks
+from data_pipelines.loader import Batches, Rows, RowSpec, training_batches
+from data_pipelines.workers import BLOCKS_PER_WORKER, SHARED_MEMORY, ImageBlocks
 from tests.support.loader_data import (
-    ASKED,
+    ARGUMENTS,
     WatchedRows,
     assert_same,
     config,
@@ -45,18 +45,18 @@ def wait_until(true: Callable[[], bool], seconds: float = 10) -> bool:
     return true()
 
 
-def test_three_workers_change_no_byte_ignore_the_terminal_and_leave_nothing(
+def test_three_workers_change_no_byte_ignore_signals_and_leave_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stated = store(tmp_path, 30)
-    alone = take(training_batches(config(tmp_path), stated, **ASKED), 20)
+    alone = take(training_batches(config(tmp_path), stated, **ARGUMENTS), 20)
     before = shared_memory()
     monkeypatch.setattr(loader, "Rows", WatchedRows)
-    with training_batches(config(tmp_path, workers=3), stated, **ASKED) as batches:
+    with training_batches(config(tmp_path, workers=3), stated, **ARGUMENTS) as batches:
         seen = [next(batches) for _ in range(8)]
         children = multiprocessing.active_children()
         assert len(children) == 3
-        for child in children:  # as a terminal or a scheduler signals a whole group
+        for child in children:  # as a terminal or a scheduler signals a process group
             assert child.pid is not None
             os.kill(child.pid, signal.SIGTERM)
             os.kill(child.pid, signal.SIGINT)
@@ -68,15 +68,15 @@ def test_three_workers_change_no_byte_ignore_the_terminal_and_leave_nothing(
     assert shared_memory() <= before
 
 
-def test_two_workers_give_the_same_until_a_bad_record_ends_it(tmp_path: Path) -> None:
+def test_two_workers_give_the_same_batches_until_a_bad_record(tmp_path: Path) -> None:
     good, bad = tmp_path / "good", tmp_path / "bad"
-    fine = take(training_batches(config(good), store(good, 30), **ASKED), 5)
+    fine = take(training_batches(config(good), store(good, 30), **ARGUMENTS), 5)
     last = int(fine[-1].id[1])  # seen in the fifth batch for the first time
     stated = store(bad, 30, images={last: photo(last)[:-40]})
     said = rf"^record {last} \('é {last}.jpg'\) of split 'train' in {bad}: it is damaged or cut off"
     for count in (0, 2):
         seen: list[HostBatch] = []
-        batches = training_batches(config(bad, workers=count), stated, **ASKED)
+        batches = training_batches(config(bad, workers=count), stated, **ARGUMENTS)
         with pytest.raises(DataError, match=said) as refusal:
             seen.extend(batches)
         assert len(str(refusal.value).splitlines()) == 1
@@ -93,7 +93,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="needs Linux: reads /proc")
-def test_one_worker_changes_no_byte_and_dies_with_a_killed_parent(tmp_path: Path) -> None:
+def test_one_worker_changes_no_byte_and_ends_with_a_killed_parent(tmp_path: Path) -> None:
     stated = store(tmp_path, 30)
     before = shared_memory()
     done = subprocess.run(
@@ -103,8 +103,8 @@ def test_one_worker_changes_no_byte_and_dies_with_a_killed_parent(tmp_path: Path
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    worker, told = done.stdout.split()
-    assert told == digest(take(training_batches(config(tmp_path), stated, **ASKED), 3))
+    worker, found = done.stdout.split()
+    assert found == digest(take(training_batches(config(tmp_path), stated, **ARGUMENTS), 3))
     assert wait_until(lambda: not is_running(int(worker)), seconds=5)
     assert wait_until(lambda: shared_memory() <= before, seconds=5)
 
@@ -112,11 +112,11 @@ def test_one_worker_changes_no_byte_and_dies_with_a_killed_parent(tmp_path: Path
 SHAPE = (4, 12, 12, 3)
 
 
-def test_blocks_are_used_again_once_they_were_copied_out() -> None:
+def test_blocks_are_reused_after_they_were_copied_out() -> None:
     before = shared_memory()
     blocks = ImageBlocks(2, SHAPE)
-    addresses = [blocks.find_free() for _ in range(BLOCKS_EACH)]
-    assert addresses == [(0, number) for number in range(BLOCKS_EACH)]
+    addresses = [blocks.find_free() for _ in range(BLOCKS_PER_WORKER)]
+    assert addresses == [(0, number) for number in range(BLOCKS_PER_WORKER)]
     assert blocks.find_free() is None
     for number in (3, 1):
         blocks.images((0, number))[:] = number
@@ -126,24 +126,27 @@ def test_blocks_are_used_again_once_they_were_copied_out() -> None:
     assert shared_memory() <= before
 
 
-def test_images_without_a_free_block_travel_with_their_batch(tmp_path: Path) -> None:
+def test_images_without_a_free_block_are_sent_with_their_batch(tmp_path: Path) -> None:
     stated = store(tmp_path, 9)
     rows = Rows(config(tmp_path), stated, "train")
-    places = [Place(index, index) for index in range(4)]
+    specs = [RowSpec(index, index) for index in range(4)]
     blocks = ImageBlocks(1, SHAPE)
-    elements = [loader.fill(rows, blocks, places) for _ in range(BLOCKS_EACH + 1)]
-    assert [address for address, _ in elements] == [*((0, n) for n in range(BLOCKS_EACH)), None]
+    elements = [loader.fill_batch(rows, blocks, specs) for _ in range(BLOCKS_PER_WORKER + 1)]
+    assert [address for address, _ in elements] == [
+        *((0, n) for n in range(BLOCKS_PER_WORKER)),
+        None,
+    ]
     assert elements[0][1].image.nbytes == 0
     source = grain.MapDataset.source([elements[0], elements[-1]])
-    lent, sent = take(Batches(source.to_iter_dataset(), blocks), 2)
-    assert_same([lent], [sent])
+    shared, sent = take(Batches(source.to_iter_dataset(), blocks), 2)
+    assert_same([shared], [sent])
 
 
 @pytest.mark.timeout(60)
 def test_a_killed_worker_ends_the_batches_in_one_line(tmp_path: Path) -> None:
     stated = store(tmp_path, 30)
     before = shared_memory()
-    batches = training_batches(config(tmp_path, workers=2), stated, **ASKED)
+    batches = training_batches(config(tmp_path, workers=2), stated, **ARGUMENTS)
     next(batches)
     victim = multiprocessing.active_children()[0].pid
     assert victim is not None
@@ -172,7 +175,7 @@ def test_shared_memory_that_cannot_be_written_is_refused(
     monkeypatch.setattr(workers, "SharedMemory", make)
     said = r"^data.workers=2 needs shared memory, .* \(Read-only file system\); use data.workers=0"
     with pytest.raises(ConfigError, match=said):
-        training_batches(config(tmp_path, workers=2), stated, **ASKED)
+        training_batches(config(tmp_path, workers=2), stated, **ARGUMENTS)
     assert shared_memory() <= before
 
 

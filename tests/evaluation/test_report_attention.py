@@ -224,8 +224,8 @@ def test_masks_of_other_records_are_refused(tmp_path: Path) -> None:
     inside[20:40, 30:50] = 2
     np.savez_compressed(path, planted_0=inside, planted_1=inside[:-1])
     (mask,) = measure.load_masks(data, source, [0])
-    due = transforms.center(
-        transforms.begin(np.stack([inside] * 3, -1), measure.NOBODY, data), data
+    due = transforms.center_crop(
+        transforms.make_view(np.stack([inside] * 3, -1), measure.NOBODY, data), data
     )
     np.testing.assert_array_equal(mask > 0.5, due.image[..., 0] > 0)
     for places, reason in (([1], "a mask of another size"), ([0, 1], "another size")):

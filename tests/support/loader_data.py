@@ -1,4 +1,4 @@
-"""Small prepared splits for the loader's tests, with any labels, people and bytes."""
+"""Stores small prepared splits for the loader's tests, with any labels, people and bytes."""
 
 import hashlib
 import io
@@ -13,11 +13,11 @@ from PIL import Image
 from data_pipelines import files, manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.example import HostBatch, LabelKind
-from data_pipelines.loader import Batches, Place, Rows
+from data_pipelines.loader import Batches, Rows, RowSpec
 
 CLASSES = ("a", "b", "c")
 MOST_PEOPLE = 3
-ASKED: dict[str, Any] = {"seed": 5, "batch_size": 4}
+ARGUMENTS: dict[str, Any] = {"seed": 5, "batch_size": 4}
 
 
 def photo(seed: int, width: int = 24, height: int = 18) -> bytes:
@@ -44,7 +44,7 @@ def store(
     images: Mapping[int, bytes] | None = None,
     shown: Mapping[int, int] | None = None,
 ) -> manifest.Manifest:
-    """A training split of `count` records; some labels, images, numbers of people as told."""
+    """Stores a training split of `count` records; labels, images and people can be replaced."""
     single = kind == "single"
     stored = [
         {
@@ -72,19 +72,19 @@ def store(
 
 
 def config(folder: Path, **fields: Any) -> DataConfig:
-    """Crops of 12 pixels from the training split, also for evaluation."""
+    """Makes a config with crops of 12 pixels from the training split, also for evaluation."""
     small = {"root": str(folder), "image_size_px": 12, "short_side_px": 14, "eval_split": "train"}
     return DataConfig(**{**small, **fields}).resolved()
 
 
 def take(batches: Batches, count: int) -> list[HostBatch]:
-    """The next batches, and an end of all threads and workers."""
+    """Takes the next batches and ends all threads and workers."""
     with batches:
         return [next(batches) for _ in range(count)]
 
 
 def assert_same(ours: Sequence[HostBatch], theirs: Sequence[HostBatch]) -> None:
-    """Equal to the last bit, type and shape."""
+    """Asserts that batches have equal bits, types and shapes."""
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
         for name, array in one._asdict().items():
@@ -94,7 +94,7 @@ def assert_same(ours: Sequence[HostBatch], theirs: Sequence[HostBatch]) -> None:
 
 
 def digest(batches: Sequence[HostBatch]) -> str:
-    """One name for every byte of the batches."""
+    """Computes a digest of the batches' bytes."""
     state = hashlib.sha256()
     for batch in batches:
         for array in batch:
@@ -103,9 +103,9 @@ def digest(batches: Sequence[HostBatch]) -> str:
 
 
 class WatchedRows(Rows):
-    """Rows that fail in a process which has initialised a backend of JAX."""
+    """Raises an error in a process that has initialised a backend of JAX."""
 
-    def batch(self, places: Sequence[Place], images: np.ndarray) -> HostBatch:
+    def batch(self, places: Sequence[RowSpec], images: np.ndarray) -> HostBatch:
         if xla_bridge.backends_are_initialized():
             raise RuntimeError("a decoding process has initialised a backend")
         return super().batch(places, images)

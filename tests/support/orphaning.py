@@ -8,12 +8,12 @@ from pathlib import Path
 
 from data_pipelines import manifest
 from data_pipelines.loader import training_batches
-from tests.support.loader_data import ASKED, config, digest
+from tests.support.loader_data import ARGUMENTS, config, digest
 
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    batches = training_batches(config(folder, workers=1), manifest.load(folder), **ASKED)
+    batches = training_batches(config(folder, workers=1), manifest.load(folder), **ARGUMENTS)
     told = digest([next(batches) for _ in range(3)])
     [worker] = multiprocessing.active_children()
     print(worker.pid, told, flush=True)

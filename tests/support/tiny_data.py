@@ -26,7 +26,7 @@ STANDING = np.array(
 
 
 def write_photo(path: Path, seed: int, width_px: int = 60, height_px: int = 44) -> None:
-    """A smooth picture of random colours, different for each seed."""
+    """Writes a smooth image of random colours, different for each seed."""
     small = np.random.default_rng(seed).integers(0, 256, (5, 6, 3), dtype=np.uint8)
     image = Image.fromarray(small).resize((width_px, height_px), Image.Resampling.BICUBIC)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def write_photo(path: Path, seed: int, width_px: int = 60, height_px: int = 44) 
 
 
 def standing_people(count: int, width_px: int, height_px: int) -> np.ndarray:
-    """People side by side, the right wrist hidden and the head not annotated."""
+    """Makes people side by side, the right wrist hidden and the head top not annotated."""
     people = np.zeros((count, 16, 3), np.float32)
     for index in range(count):
         aside = np.array([0.1 * index, 0])
@@ -71,7 +71,7 @@ def tiny_data(
 
 
 def with_entries(raw: RawData, split: str, *entries: Entry) -> RawData:
-    """The data with more entries in a split."""
+    """Adds entries to a split."""
     old = raw.splits[split]
     grown = [*old.entries, *entries]
     size = len(grown)
@@ -79,30 +79,30 @@ def with_entries(raw: RawData, split: str, *entries: Entry) -> RawData:
 
 
 def with_rejects(raw: RawData, *rejects: Reject) -> RawData:
-    """The data with images that its reader could not use."""
+    """Adds rejects of the reader."""
     return dataclasses.replace(raw, rejects=[*raw.rejects, *rejects])
 
 
 def quiet(line: str) -> None:
-    """Says nothing."""
+    """Discards a log line."""
     del line
 
 
 def build(out: Path, raw: RawData, **options: Any) -> Manifest:
-    """Prepares the data under `out` without a word."""
+    """Prepares the data under `out` without log lines."""
 
-    def described(folder: Path) -> RawData:
-        del folder  # the raw files lie elsewhere
+    def source(folder: Path) -> RawData:
+        del folder  # the raw files are elsewhere
         return raw
 
-    return prepare.build(out, described, **{"say": quiet, **options})
+    return prepare.build(out, source, **{"log": quiet, **options})
 
 
 def names_in(folder: Path) -> list[str]:
-    """Everything in a folder, hidden files too."""
+    """Lists the names in a folder, hidden files too."""
     return sorted(path.name for path in folder.iterdir())
 
 
 def prepare_tiny_people(out: Path, *, sizes: Mapping[str, int] = SIZES) -> Manifest:
-    """Prepared records of drawn people under `out`."""
-    return prepare.build(out, lambda folder: tiny_data(folder, sizes=sizes), say=quiet)
+    """Prepares the tiny data under `out`."""
+    return prepare.build(out, lambda folder: tiny_data(folder, sizes=sizes), log=quiet)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from data_pipelines.example import NOT_ANNOTATED, PADDING_ID, VISIBLE
-from data_pipelines.loader import Place, Rows
+from data_pipelines.loader import Rows, RowSpec
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.cells import Axis, Grid
 
@@ -55,8 +55,8 @@ def look(model: Model, variables: Variables, rows: Rows, positions: Sequence[int
     parts: list[Look] = []
     for start in range(0, len(positions), BATCH):
         chosen = positions[start : start + BATCH]
-        places = [Place(position) for position in chosen]
-        places += [Place(PADDING_ID)] * (BATCH - len(chosen))
+        places = [RowSpec(position) for position in chosen]
+        places += [RowSpec(PADDING_ID)] * (BATCH - len(chosen))
         batch = rows.batch(places, np.empty(rows.image_shape(BATCH), np.uint8))
         maps = jax.device_get(answer(variables, batch.image))
         parts.append(Look(grid, batch.image, *maps).take(range(len(chosen))))

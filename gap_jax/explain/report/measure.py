@@ -15,7 +15,7 @@ from jaxtyping import Float
 from data_pipelines import records, transforms
 from data_pipelines.config import DataConfig
 from data_pipelines.datasets.people import MASKS
-from data_pipelines.errors import DataError
+from data_pipelines.errors import DataError, first_line
 from data_pipelines.example import NOT_ANNOTATED, Keypoints
 from data_pipelines.transforms import View
 from gap_jax.evaluation import metrics
@@ -65,7 +65,7 @@ def load_masks(
                 found.append(crop_mask(mask > 0, data))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path} does not hold the masks of these records ({records.first_line(error)}); "
+            f"{path} does not hold the masks of these records ({first_line(error)}); "
             "prepare the data again"
         ) from error
     return found
@@ -74,7 +74,7 @@ def load_masks(
 def crop_mask(inside: np.ndarray, data: DataConfig) -> Mask:
     """A mask's centre crop; at an edge a pixel lies partly inside."""
     white = np.repeat(inside[..., None].astype(np.uint8) * np.uint8(255), 3, axis=-1)
-    view = transforms.center(transforms.begin(white, NOBODY, data), data)
+    view = transforms.center_crop(transforms.make_view(white, NOBODY, data), data)
     return view.image[..., 0] / 255.0
 
 
@@ -85,7 +85,7 @@ def training_joints(data: DataConfig, source: records.RecordSource) -> Float[np.
         record = source[position]
         keypoints: Keypoints = record["keypoints"]
         empty = np.zeros((record["height_px"], record["width_px"], 3), np.uint8)
-        view: View = transforms.center(transforms.begin(empty, keypoints, data), data)
+        view: View = transforms.center_crop(transforms.make_view(empty, keypoints, data), data)
         known = view.keypoints[view.keypoints[..., 2] != NOT_ANNOTATED][:, :2]
         found.append(known)
     joints = np.concatenate(found)
