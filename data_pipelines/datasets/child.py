@@ -1,6 +1,6 @@
-"""Runs a parser of other people's files in a child process with time and memory limits.
+"""Runs a parser of untrusted files in a child process with time and memory limits.
 
-A parser is a module with `parse(path)` that returns what JSON can carry and raises DataError.
+A parser is a module with `parse(path)`, which returns JSON values or raises DataError.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from typing import Any
 from data_pipelines.errors import DataError
 
 _SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads reserve memory
-_LONGEST_QUOTE = 400
+_MAX_MESSAGE_CHARS = 400
 
 
 def parse_in_child(
     module: str, path: Path, *, seconds: float = 300, memory_bytes: int = 4 * 2**30
 ) -> Any:
-    """What `module.parse(path)` returns, run where a crash, a hang or a hog harms nobody."""
+    """Runs `module.parse(path)` in a child, so that a crash or a hang ends only the child."""
     search_path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
     command = [sys.executable, "-P", "-W", "ignore", "-X", "utf8", "-m", __name__]
     try:
@@ -40,13 +40,14 @@ def parse_in_child(
         raise DataError(
             f"{path} was not parsed within {seconds:g} s; is it the right file? get it again"
         ) from error
-    said = _last_line(done.stderr)
+    lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
+    message = lines[-1][:_MAX_MESSAGE_CHARS] if lines else "no message"
     if done.returncode == DataError.exit_code:
-        raise DataError(said)
+        raise DataError(message)
     if done.returncode != 0:
         raise DataError(
-            f"parsing {path} {_ending(done.returncode)} ({said}); the file is probably damaged: "
-            "get it again"
+            f"parsing {path} {_describe_end(done.returncode)} ({message}); the file is probably "
+            "damaged: get it again"
         )
     try:
         return json.loads(done.stdout)
@@ -54,29 +55,21 @@ def parse_in_child(
         raise DataError(f"parsing {path} gave no JSON ({error}); get the file again") from error
 
 
-def _last_line(stderr: bytes) -> str:
-    lines = stderr.decode("utf-8", "replace").strip().splitlines()
-    return lines[-1][:_LONGEST_QUOTE] if lines else "no message"
-
-
-def _ending(returncode: int) -> str:
+def _describe_end(returncode: int) -> str:
     if returncode > 0:
         return f"failed with exit code {returncode}"
     return f"was ended by signal {-returncode}, {signal.strsignal(-returncode)}"
 
 
 def main(module: str, path: str, seconds: str, memory_bytes: str) -> int:
-    """The child: sets its limits, then parses; the answer goes to stdout, a refusal to stderr."""
-    for kind, amount in (
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, int(seconds)),
-        (resource.RLIMIT_AS, int(memory_bytes)),
-    ):
-        limit(kind, amount)
+    """Runs in the child: sets limits and parses; prints JSON to stdout, a refusal to stderr."""
+    set_limit(resource.RLIMIT_CORE, 0)
+    set_limit(resource.RLIMIT_CPU, int(seconds))
+    set_limit(resource.RLIMIT_AS, int(memory_bytes))
     try:
         with contextlib.redirect_stdout(sys.stderr):
-            answer = importlib.import_module(module).parse(Path(path))
-        sys.stdout.write(json.dumps(answer, allow_nan=False))
+            parsed = importlib.import_module(module).parse(Path(path))
+        sys.stdout.write(json.dumps(parsed, allow_nan=False))
     except DataError as error:
         sys.stderr.write(" ".join(str(error).splitlines()))
         return DataError.exit_code
@@ -89,7 +82,7 @@ def main(module: str, path: str, seconds: str, memory_bytes: str) -> int:
     return 0
 
 
-def limit(kind: int, amount: int) -> None:
+def set_limit(kind: int, amount: int) -> None:
     """Sets a limit of this process, no higher than the system allows."""
     _, hard = resource.getrlimit(kind)
     allowed = amount if hard == resource.RLIM_INFINITY else min(amount, hard)

@@ -13,26 +13,28 @@ from typing import IO, Any, cast
 from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.files import writing
 
-MEMBER_LIMIT = 200_000
-MEMBER_BYTES = 64 * 2**20
-HEADER_BYTES = 64 * 2**10  # of a long name or a pax header
+MAX_MEMBERS = 200_000
+MAX_MEMBER_BYTES = 64 * 2**20
+MAX_HEADER_BYTES = 64 * 2**10  # of a long name or a pax header
 _READ_AHEAD_BYTES = 32 * 2**10  # more than the blocks that tarfile reads
 
 
 def find_images(images: Path, names: Iterable[str], spool: Path | None) -> dict[str, Path]:
-    """Where each name lies; a name without a file is absent. Archives unpack into `spool`.
+    """Maps each name to its file, or leaves it out; an archive is unpacked into `spool`.
 
-    A name that differs from its file only in case or in Unicode form is that file's.
+    Case and Unicode form of a name are ignored if no file matches exactly.
     """
     wanted = set(names)
     if images.is_dir():
         available = _list_folder(images)
     elif not images.is_file():
-        raise DataError(f"{images} is neither a folder nor an archive; pass where the images lie")
+        raise DataError(
+            f"{images} is neither a folder nor an archive; pass the folder of the images"
+        )
     elif spool is None:
         raise ConfigError(f"{images} is an archive and no folder to unpack it into was given")
     else:
-        available = _unpack(images, {_folded(name) for name in wanted}, spool)
+        available = _unpack(images, {_fold(name) for name in wanted}, spool)
     return _match(wanted, available)
 
 
@@ -49,25 +51,25 @@ def _list_folder(folder: Path) -> dict[str, Path]:
 def _may_be_file(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_file()
-    except OSError:  # a loop of links, which is a reject once its image is read
+    except OSError:  # a link loop, which is rejected when its image is read
         return True
 
 
-def _folded(name: str) -> str:
+def _fold(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def _match(wanted: set[str], available: Mapping[str, Path]) -> dict[str, Path]:
-    alike: dict[str, list[Path]] = {}
+    similar: dict[str, list[Path]] = {}
     for name, path in available.items():
-        alike.setdefault(_folded(name), []).append(path)
+        similar.setdefault(_fold(name), []).append(path)
     found = {}
     for name in wanted:
-        candidates = [available[name]] if name in available else alike.get(_folded(name), [])
+        candidates = [available[name]] if name in available else similar.get(_fold(name), [])
         if len(candidates) > 1:
             files = " and ".join(sorted(path.name for path in candidates))
             raise DataError(
-                f"{candidates[0].parent} holds {files}, and both could be {name!r}; keep one"
+                f"{candidates[0].parent} holds {files}, which both match {name!r}; keep one"
             )
         if candidates:
             found[name] = candidates[0]
@@ -75,58 +77,59 @@ def _match(wanted: set[str], available: Mapping[str, Path]) -> dict[str, Path]:
 
 
 def _unpack(archive: Path, wanted: set[str], spool: Path) -> dict[str, Path]:
-    """Writes the archive's wanted files into `spool` under their base names."""
+    """Unpacks the archive's wanted files into `spool` under their base names."""
     with writing(spool):
         spool.mkdir(parents=True, exist_ok=True)
-    taken: dict[str, Path] = {}
+    unpacked: dict[str, Path] = {}
     try:
         with _open_stream(archive) as stream:
             for count, (tar, member) in enumerate(_members(archive, stream), 1):
                 _check_member(archive, member, count)
                 name = PurePosixPath(member.name).name
-                if not member.isfile() or _folded(name) not in wanted:
+                folded = _fold(name)
+                if not member.isfile() or folded not in wanted:
                     continue
-                if _folded(name) in taken:
+                if folded in unpacked:
                     raise DataError(f"{archive} holds {name!r} twice; unpack it and keep one")
                 content = cast(IO[bytes], tar.extractfile(member)).read()
-                taken[_folded(name)] = spool / name
+                unpacked[folded] = spool / name
                 with writing(spool / name):
                     (spool / name).write_bytes(content)
-            while stream.read(2**20):  # the digest of a .gz is checked at its very end
+            while stream.read(2**20):  # the CRC of a .gz is checked at its end
                 pass
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(
-            f"{archive} is not a whole .tar or .tar.gz archive ({error}); "
+            f"{archive} is not a complete .tar or .tar.gz archive ({error}); "
             "download it again, or unpack it and pass the folder"
         ) from error
-    return {path.name: path for path in taken.values()}
+    return {path.name: path for path in unpacked.values()}
 
 
 def _members(
     archive: Path, stream: io.BufferedIOBase
 ) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
-    """The archive's members; refuses a header with more behind it than any image's has.
+    """Yields the archive's members; refuses a header that is larger than any image needs.
 
-    tarfile keeps long names, pax headers and the maps of sparse files in memory, of any size.
+    tarfile reads long names, pax headers and maps of sparse files into memory, whatever their size.
     """
     bounded = _BoundedStream(archive, stream)
 
-    class Header(tarfile.TarInfo):
+    class BoundedHeader(tarfile.TarInfo):
         @classmethod
         def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Any:
             header = super().frombuf(buf, encoding, errors)
             is_plain = header.type in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE)
-            bounded.allow(0 if is_plain else min(max(0, header.size), HEADER_BYTES))
+            bounded.allow(0 if is_plain else min(max(0, header.size), MAX_HEADER_BYTES))
             return header
 
-    with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|", tarinfo=Header) as tar:
+    with tarfile.open(fileobj=cast(IO[bytes], bounded), mode="r|", tarinfo=BoundedHeader) as tar:
         for member in tar:
-            bounded.allow(min(max(0, member.size), MEMBER_BYTES))
+            bounded.allow(min(max(0, member.size), MAX_MEMBER_BYTES))
             yield tar, member
 
 
 class _BoundedStream:
-    """An archive's bytes, refused where more are read than a header or member may have."""
+    """Reads an archive's bytes; refuses to read more than was allowed for a header or member."""
 
     def __init__(self, archive: Path, stream: io.BufferedIOBase) -> None:
         self._archive = archive
@@ -134,16 +137,16 @@ class _BoundedStream:
         self.allow(0)
 
     def allow(self, count: int) -> None:
-        """Lets so many bytes be read before the next header."""
+        """Allows so many bytes until the next call."""
         self._left = count + _READ_AHEAD_BYTES
 
     def read(self, size: int) -> bytes:
-        """The next bytes."""
+        """Reads the next bytes."""
         self._left -= size
         if self._left < 0:
             raise DataError(
-                f"{self._archive} holds a header of more than {HEADER_BYTES:,} bytes, more than "
-                "any image's; unpack it yourself and pass the folder"
+                f"{self._archive} holds a header of more than {MAX_HEADER_BYTES:,} bytes, too many "
+                "for an image; unpack it yourself and pass the folder"
             )
         return self._stream.read(size)
 
@@ -156,14 +159,14 @@ def _open_stream(archive: Path) -> io.BufferedIOBase:
 
 def _check_member(archive: Path, member: tarfile.TarInfo, count: int) -> None:
     parts = PurePosixPath(member.name)
-    if count > MEMBER_LIMIT:
-        fault = f"holds more than {MEMBER_LIMIT:,} members"
+    if count > MAX_MEMBERS:
+        fault = f"holds more than {MAX_MEMBERS:,} members"
     elif parts.is_absolute() or ".." in parts.parts or "\0" in member.name:
         fault = f"holds the member {member.name!r}, which leads outside the archive"
     elif not (member.isfile() or member.isdir()):
         fault = f"holds the member {member.name!r}, which is a link or a device"
-    elif not 0 <= member.size <= MEMBER_BYTES:
-        fault = f"holds the member {member.name!r} of {member.size:,} bytes, more than any image"
+    elif not 0 <= member.size <= MAX_MEMBER_BYTES:
+        fault = f"holds the member {member.name!r} of {member.size:,} bytes, too many for an image"
     else:
         return
     raise DataError(f"{archive} {fault}; unpack it yourself and pass the folder")

@@ -1,4 +1,4 @@
-"""MPII as its own files describe it: annotations, images and split lists into entries."""
+"""Reads MPII's annotations, images and split lists into entries."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -9,8 +9,13 @@ from data_pipelines.datasets import mpii_mat
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
 from data_pipelines.datasets.mpii_mat import Annotation, Joint, Person
-from data_pipelines.datasets.mpii_splits import derive_lists, is_official, list_digest, read_lists
-from data_pipelines.datasets.mpii_splits import stem as stem_of
+from data_pipelines.datasets.mpii_splits import (
+    derive_lists,
+    digest_list,
+    is_official,
+    read_lists,
+    strip_suffix,
+)
 from data_pipelines.errors import DataError
 from data_pipelines.example import (
     HIDDEN,
@@ -25,8 +30,6 @@ from data_pipelines.example import (
     Reject,
 )
 from data_pipelines.files import sha256
-
-Classes = Mapping[str, set[int]]  # each action's name, in the order of its class id, and act_ids
 
 DOWNLOAD = "https://datasets.d2.mpi-inf.mpg.de/andriluka14cvpr"
 GET_ANNOTATIONS = (
@@ -48,7 +51,7 @@ def read(
     split_seed: int = 0,
     spool: Path | None = None,
 ) -> RawData:
-    """The whole data set; without `splits` they are derived, with an own train/val cut.
+    """Reads the whole data set; without `splits`, derives them.
 
     `images` is a folder, or an archive whose listed images are unpacked into `spool`.
     """
@@ -59,8 +62,8 @@ def read(
     published = None if splits is None else read_lists(splits)
     rows = [Annotation(*row) for row in parse_in_child(mpii_mat.__name__, annotations)]
     lists = derive_lists(rows, split_seed) if published is None else published
-    by_stem = _by_stem(rows, [stem for stems in lists.values() for stem in stems])
-    classes = _name_classes(by_stem.values())
+    by_stem = _index_by_stem(rows, [stem for stems in lists.values() for stem in stems])
+    classes = _collect_classes(by_stem.values())
     if not classes:
         listed = sum(map(len, lists.values()))
         raise DataError(
@@ -75,7 +78,6 @@ def read(
     for split, stems in lists.items():
         raw_splits[split], refused = _read_split(split, stems, by_stem, paths, labels)
         rejects += refused
-    cut = {"split_seed": split_seed} if published is None else {}
     return RawData(
         name=name,
         label_kind="single",
@@ -86,33 +88,32 @@ def read(
             "annotations": annotations.name,
             "annotations_sha256": sha256(annotations),
             "images": images.name,
-            **_describe_splits(lists, derived=published is None),
-            **cut,
-            "videos_in_train_and_val": _shared_videos(lists, by_stem),
+            **_describe_splits(lists, split_seed if published is None else None),
+            "videos_in_train_and_val": _count_shared_videos(lists, by_stem),
             "act_ids": [",".join(map(str, sorted(ids))) for ids in classes.values()],
         },
     )
 
 
-def _by_stem(rows: Sequence[Annotation], listed: Iterable[str]) -> dict[str, Annotation]:
-    """The annotation of each listed image that has one, in the order of the annotation file."""
+def _index_by_stem(rows: Sequence[Annotation], listed: Iterable[str]) -> dict[str, Annotation]:
+    """Finds the annotation of each listed image, in the order of the annotation file."""
     wanted = set(listed)
     found: dict[str, Annotation] = {}
     for row in rows:
-        stem = stem_of(row.name)
+        stem = strip_suffix(row.name)
         if stem not in wanted:
             continue
         if stem in found:
             raise DataError(
-                f"annolist({found[stem].source_index}) and annolist({row.source_index}) are both "
-                f"of the listed image {row.name!r}; {GET_ANNOTATIONS}"
+                f"annolist({found[stem].source_index}) and annolist({row.source_index}) both "
+                f"annotate the listed image {row.name!r}; {GET_ANNOTATIONS}"
             )
         found[stem] = row
     return found
 
 
-def _name_classes(rows: Iterable[Annotation]) -> Classes:
-    """The actions in order of first appearance; several act_ids may share one name."""
+def _collect_classes(rows: Iterable[Annotation]) -> dict[str, set[int]]:
+    """Maps each action's name to its act_ids; an action's class id is its order of appearance."""
     classes: dict[str, set[int]] = {}
     for row in rows:
         if row.act_name:
@@ -149,7 +150,7 @@ def _read_split(
 
 
 def stack_people(people: Sequence[Person]) -> Keypoints:
-    """The joints of an image's people as one array, (0, 0, NOT_ANNOTATED) where one is missing."""
+    """Stacks the joints of an image's people; a missing joint is (0, 0, NOT_ANNOTATED)."""
     rows = [[_keypoint(joint) for joint in person] for person in people]
     return np.array(rows, np.float32).reshape(len(rows), len(JOINTS), 3)
 
@@ -162,20 +163,21 @@ def _keypoint(joint: Joint | None) -> tuple[float, float, int]:
 
 
 def _describe_splits(
-    lists: Mapping[str, Sequence[str]], *, derived: bool
-) -> dict[str, str | list[str]]:
-    if derived:
-        kind = "derived, not comparable with published numbers"
-    else:
+    lists: Mapping[str, Sequence[str]], seed: int | None
+) -> dict[str, str | int | list[str]]:
+    """Describes the splits, which were derived from `seed` unless it is None."""
+    digests = [f"{split} {digest_list(stems)}" for split, stems in lists.items()]
+    if seed is None:
         kind = "official lists" if is_official(lists) else "own lists"
-    return {
-        "split_kind": kind,
-        "list_sha256": [f"{split} {list_digest(stems)}" for split, stems in lists.items()],
-    }
+        return {"split_kind": kind, "list_sha256": digests}
+    kind = "derived, not comparable with published numbers"
+    return {"split_kind": kind, "list_sha256": digests, "split_seed": seed}
 
 
-def _shared_videos(lists: Mapping[str, Sequence[str]], by_stem: Mapping[str, Annotation]) -> int:
-    """How many videos have frames on both sides; none should, or validation is no test."""
+def _count_shared_videos(
+    lists: Mapping[str, Sequence[str]], by_stem: Mapping[str, Annotation]
+) -> int:
+    """Counts the videos with frames in both train and val; a valid split has none."""
     train, val = (
         {by_stem[stem].vididx for stem in lists[split] if stem in by_stem} - {0}
         for split in ("train", "val")

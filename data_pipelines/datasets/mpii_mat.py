@@ -1,13 +1,13 @@
-"""Child program: MPII's annotation file (MAT v5, struct RELEASE) as plain lists.
+"""Parses MPII's annotation file (MAT v5, struct RELEASE) into plain lists, in a child process.
 
-Imports nothing heavy, because it starts anew for each file. What it settles:
+It imports no heavy module, because a child starts for each file. Rules:
 - positions are 0-based: the file's minus 1. A joint counts as annotated when x and y are numbers
   and neither is negative once truncated (the reference's rule, on the file's own numbers); right
   of or below the image is kept;
-- `is_visible` may be a number, the character '0' or '1', empty or absent; only 1 says visible.
-  Unknown counts as hidden: the position holds, the sight of it does not;
-- of two points with one joint id the later holds; a person without points is no person;
-- text is taken as it stands: actions hold commas, double spaces and cut ends.
+- `is_visible` may be a number, the character '0' or '1', empty or absent; only 1 means visible.
+  An unknown visibility counts as hidden, and the position is used;
+- of two points with one joint id the later is used; a person without points is left out;
+- text is not changed: actions contain commas, double spaces and truncated ends.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ import scipy.io
 from data_pipelines.errors import DataError
 
 JOINT_COUNT = 16
-LARGEST_POSITION = 2**24  # beyond it float32 no longer counts single pixels
+MAX_POSITION_PX = 2**24  # above it float32 cannot represent every pixel
 HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FIX = "pass mpii_human_pose_v1_u12_1.mat as MPII publishes it"
 
@@ -29,7 +29,7 @@ Person: TypeAlias = list[Joint | None]
 
 
 class Annotation(NamedTuple):
-    """One image of `annolist`; a missing text is empty, a missing act_id -1, a missing vididx 0."""
+    """Describes an image of `annolist`; a missing text is empty, act_id -1 and vididx 0."""
 
     source_index: int
     name: str
@@ -43,7 +43,7 @@ class Annotation(NamedTuple):
 
 
 def parse(path: Path) -> list[Annotation]:
-    """Every image of the file, in the file's order; `source_index` counts them from 1."""
+    """Parses every image in the order of the file; `source_index` counts them from 1."""
     try:
         release = _struct(_load(path))
         if release is None:
@@ -69,7 +69,7 @@ def _load(path: Path) -> Any:
         with path.open("rb") as file:
             head = file.read(512 + len(HDF5_SIGNATURE))
         if HDF5_SIGNATURE in (head[: len(HDF5_SIGNATURE)], head[512:]):
-            raise DataError(f"{path} is of MATLAB's v7.3 form (HDF5), MPII's is of v5; {FIX}")
+            raise DataError(f"{path} has MATLAB's v7.3 format (HDF5), MPII's has v5; {FIX}")
         variables = scipy.io.loadmat(path, appendmat=False, variable_names=["RELEASE"])
     except (DataError, MemoryError):
         raise
@@ -115,35 +115,35 @@ def _person(rect: np.void | None) -> Person | None:
         joint = _whole("id", point["id"], -1)
         if not 0 <= joint < JOINT_COUNT:
             raise ValueError(f"a point has id {joint}, and joints are 0 to {JOINT_COUNT - 1}")
-        if -1 < x < LARGEST_POSITION and -1 < y < LARGEST_POSITION:
+        if -1 < x < MAX_POSITION_PX and -1 < y < MAX_POSITION_PX:
             is_visible = _number("is_visible", _optional(point, "is_visible")) == 1
             person[joint] = (x - 1, y - 1, is_visible)
     return person
 
 
 def _elements(value: Any) -> list[Any]:
-    """The elements of a struct array, a cell or a matrix, whatever its shape."""
+    """Lists the elements of a struct array, cell or matrix of any shape."""
     if not isinstance(value, np.ndarray):
-        raise ValueError(f"{type(value).__name__} stands where an array belongs")
+        raise ValueError(f"{type(value).__name__} is not an array")
     return list(value.ravel())
 
 
-def _inner(value: Any) -> Any:
-    """What arrays and cells of one element hold in the end; None where there is nothing."""
+def _unwrap(value: Any) -> Any:
+    """Unwraps nested arrays and cells of one element; returns None for an empty one."""
     while isinstance(value, np.ndarray):
         if value.size == 0:
             return None
         if value.size > 1:
-            raise ValueError(f"{value.size} values stand where one belongs")
+            raise ValueError(f"{value.size} values are given, not one")
         value = value.ravel()[0]
     return value
 
 
 def _struct(value: Any) -> np.void | None:
-    inner = _inner(value)
+    inner = _unwrap(value)
     if inner is None or (isinstance(inner, np.void) and inner.dtype.names):
         return inner
-    raise ValueError(f"{inner!r:.40} stands where a struct belongs")
+    raise ValueError(f"{inner!r:.40} is not a struct")
 
 
 def _optional(struct: np.void | None, name: str) -> Any:
@@ -151,10 +151,10 @@ def _optional(struct: np.void | None, name: str) -> Any:
 
 
 def _number(name: str, value: Any) -> float | None:
-    inner = _inner(value)
-    if inner is None or isinstance(inner, np.integer | np.floating | np.bool_):
-        return None if inner is None else float(inner)
-    if isinstance(inner, str):
+    inner = _unwrap(value)
+    if inner is None:
+        return None
+    if isinstance(inner, np.integer | np.floating | np.bool_ | str):
         return float(inner)
     raise ValueError(f"{name} is {inner!r:.40}, not a number")
 
@@ -169,10 +169,10 @@ def _whole(name: str, value: Any, missing: int) -> int:
 
 
 def _text(name: str, value: Any) -> str:
-    inner = _inner(value)
+    inner = _unwrap(value)
     if inner is None:
         return ""
     if not isinstance(inner, str):
         raise ValueError(f"{name} is {inner!r:.40}, not text")
-    inner.encode()  # a lone surrogate could be stored nowhere
+    inner.encode()  # refuses a lone surrogate, which cannot be stored
     return str(inner)

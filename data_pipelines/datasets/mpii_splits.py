@@ -1,4 +1,4 @@
-"""Which MPII images belong to which split: the published lists, or a cut made from the .mat."""
+"""Reads the published split lists of MPII, or derives splits from the annotations."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ SOURCE = (
 )
 
 
-def stem(name: str) -> str:
-    """An image's name without the suffix of a JPEG or PNG file."""
+def strip_suffix(name: str) -> str:
+    """Removes the suffix of a JPEG or PNG file from a name."""
     for suffix in (".jpg", ".jpeg", ".png"):
         if name.lower().endswith(suffix):
             return name[: -len(suffix)]
@@ -29,7 +29,7 @@ def stem(name: str) -> str:
 
 
 def read_lists(folder: Path) -> dict[str, list[str]]:
-    """The image stems of each list in `folder`; the test list may be absent."""
+    """Reads the image stems of each list in `folder`; the test list may be absent."""
     lists: dict[str, list[str]] = {}
     owner: dict[str, str] = {}
     for split in SPLITS:
@@ -40,7 +40,7 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
         for name in lists[split]:
             if name in owner:
                 raise DataError(
-                    f"{path} lists {name!r}, which the {owner[name]} list holds already; "
+                    f"{path} lists {name!r}, which is already in the {owner[name]} list; "
                     f"remove one, or {SOURCE}"
                 )
             owner[name] = split
@@ -53,26 +53,26 @@ def _read_list(path: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"{path} cannot be read ({reason}); {SOURCE}") from error
-    names = [stem(line.strip()) for line in lines if line.strip()]
+    names = [strip_suffix(line.strip()) for line in lines if line.strip()]
     if not names:
         raise DataError(f"{path} lists no image; {SOURCE}")
     return names
 
 
-def list_digest(names: Sequence[str]) -> str:
-    """The SHA-256 of a list written as it is published: one stem a line."""
+def digest_list(names: Sequence[str]) -> str:
+    """Computes the SHA-256 of a list in its published form: one stem per line."""
     return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
 
 
 def is_official(lists: Mapping[str, Sequence[str]]) -> bool:
-    """Whether these are the lists that published numbers refer to."""
-    return {split: list_digest(names) for split, names in lists.items()} == OFFICIAL_SHA256
+    """Tells whether these are the lists of the published numbers."""
+    return {split: digest_list(names) for split, names in lists.items()} == OFFICIAL_SHA256
 
 
 def derive_lists(annotations: Sequence[Annotation], seed: int) -> dict[str, list[str]]:
-    """Splits by MPII's own rule, with a train/val cut between videos that depends on `seed`.
+    """Derives splits by MPII's own rule; `seed` decides which videos are in train and val.
 
-    Used are images with a sufficiently separated person; of MPII's training images only those
+    It uses images with a sufficiently separated person, and of MPII's training images only those
     with an action. Frames of one video stay together.
     """
     used = [row for row in annotations if row.single_people]
@@ -81,17 +81,17 @@ def derive_lists(annotations: Sequence[Annotation], seed: int) -> dict[str, list
     for row in labelled:
         videos.setdefault(f"{row.vididx}" if row.vididx else row.name, []).append(row)
     in_train: set[int] = set()
-    for video in sorted(videos, key=lambda video: list_digest([f"{seed}", video])):
+    for video in sorted(videos, key=lambda video: digest_list([f"{seed}", video])):
         if len(in_train) < TRAIN_SHARE * len(labelled):
             in_train.update(row.source_index for row in videos[video])
     lists = {
-        "train": [stem(row.name) for row in labelled if row.source_index in in_train],
-        "val": [stem(row.name) for row in labelled if row.source_index not in in_train],
-        "test": [stem(row.name) for row in used if not row.is_train],
+        "train": [strip_suffix(row.name) for row in labelled if row.source_index in in_train],
+        "val": [strip_suffix(row.name) for row in labelled if row.source_index not in in_train],
+        "test": [strip_suffix(row.name) for row in used if not row.is_train],
     }
     if not lists["train"] or not lists["val"]:
         raise DataError(
-            f"no train/val cut can be derived from {len(labelled)} labelled images of "
+            f"no train and val splits can be derived from {len(labelled)} labelled images of "
             f"{len(videos)} videos; pass the lists instead"
         )
     return {split: names for split, names in lists.items() if names}

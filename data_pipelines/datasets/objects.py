@@ -1,9 +1,10 @@
-"""Drawn scenes and which objects are in them: what the demo's trunk is pre-trained on.
+"""Draws scenes labelled with their objects; the demo's backbone is pre-trained on them.
 
 The folder holds images/*.jpg and labels.json: the classes and, per split, the names of the objects
 in each picture.
 """
 
+import functools
 import json
 import reprlib
 from collections.abc import Mapping
@@ -12,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.datasets.drawn import album
+from data_pipelines.datasets.drawn import image_store
+from data_pipelines.datasets.drawn.compositor import SceneSettings, compose_scene
 from data_pipelines.datasets.drawn.scene import PERSON, Scene
-from data_pipelines.datasets.drawn.stage import Setting, compose
 from data_pipelines.datasets.drawn.things import KINDS
 from data_pipelines.errors import DataError
 from data_pipelines.example import Entry, RawData, RawSplit, Reject
@@ -25,14 +26,14 @@ CLASSES = (*KINDS, PERSON)
 SIZES = {"train": 1920, "val": 240}
 
 _CODES = {"train": 5, "val": 6}
-_SETTING = Setting(height=(0.5, 0.8), things=(1, 6), clutter=(2, 7), bystander_share=0.5)
-_SHARE_THAT_COUNTS = 0.4
+_SETTINGS = SceneSettings(height=(0.5, 0.8), things=(1, 6), clutter=(2, 7), bystander_share=0.5)
+_MIN_VISIBLE_SHARE = 0.4
 _NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
-def picture(seed: int, split: str, index: int) -> Scene:
-    """One scene; it depends on its own number only."""
-    return compose(np.random.default_rng([seed, _CODES[split], index]), _SETTING)
+def draw_scene(seed: int, split: str, index: int) -> Scene:
+    """Draws one scene; it depends on these arguments only."""
+    return compose_scene(np.random.default_rng([seed, _CODES[split], index]), _SETTINGS)
 
 
 def draw(
@@ -40,28 +41,27 @@ def draw(
     *,
     seed: int = 0,
     sizes: Mapping[str, int] = SIZES,
-    progress: album.Progress | None = None,
+    progress: image_store.Progress | None = None,
 ) -> None:
-    """Draws the whole data set into a new folder, which appears when it is complete."""
-    album.check_request(seed, sizes, _CODES)
+    """Draws the data set into a new folder, which appears only when it is complete."""
+    image_store.check_request(seed, sizes, _CODES)
     splits: dict[str, dict[str, list[str]]] = {split: {} for split in sizes}
-    with album.new_folder(folder) as partial:
-        for split, index in album.numbered(sizes, progress):
-            scene = picture(seed, split, index)
-            name = album.image_name(_CODES[split], index)
-            album.save_image(partial, name, scene.image)
-            splits[split][f"{name}.jpg"] = name_objects(scene)
+    draw_one = functools.partial(draw_scene, seed)
+    with image_store.new_folder(folder) as partial:
+        scenes = image_store.save_scenes(partial, _CODES, sizes, draw_one, progress)
+        for split, _, name, scene in scenes:
+            splits[split][f"{name}.jpg"] = _name_objects(scene)
         text = json.dumps({"classes": CLASSES, "splits": splits}, indent=1)
         (partial / LABELS).write_text(text + "\n", "utf-8")
 
 
-def name_objects(scene: Scene) -> list[str]:
-    """The kinds of which enough is to be seen."""
-    return sorted({kind for kind, share in scene.items if share >= _SHARE_THAT_COUNTS})
+def _name_objects(scene: Scene) -> list[str]:
+    """Names the kinds of things that are visible enough."""
+    return sorted({kind for kind, share in scene.items if share >= _MIN_VISIBLE_SHARE})
 
 
 def read(folder: Path) -> RawData:
-    """The data set as its folder describes it; an image that is not there is a reject."""
+    """Reads the data set's description; an absent image is a reject."""
     path = folder / LABELS
     content = _parse(path)
     classes = tuple(content["classes"])
@@ -69,7 +69,7 @@ def read(folder: Path) -> RawData:
     for split, pictures in content["splits"].items():
         entries = []
         for name, objects in pictures.items():
-            image = folder / album.IMAGES / name
+            image = folder / image_store.IMAGES / name
             if image.is_file():
                 label = tuple(int(each in objects) for each in classes)
                 entries.append(Entry(image.stem, image, label, _NO_PEOPLE))
@@ -95,7 +95,7 @@ def _parse(path: Path) -> dict[str, Any]:
 
 
 def _find_fault(content: Any) -> str:
-    """What keeps the content from being labels, empty where nothing does."""
+    """Returns the first fault of the labels, or an empty text."""
     if not isinstance(content, dict) or set(content) != {"classes", "splits"}:
         return "it does not hold exactly classes and splits"
     classes, splits = content["classes"], content["splits"]

@@ -1,26 +1,31 @@
-"""Drawn people who do one of eight things: the embedded data set, in the form of MPII.
+"""Draws people who perform eight actions: the embedded data set, in the format of MPII.
 
-The folder holds images/*.jpg, annotations.mat, splits/images_mpii_{train,val,test}.txt, and beside
-what MPII has, masks.npz: per image 1 where the actor is, 2 where what the actor holds is.
+The folder holds images/*.jpg, annotations.mat, splits/images_mpii_{train,val,test}.txt and, in
+addition to MPII, masks.npz: per image 1 on the actor, 2 on the thing that the actor holds.
 """
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from data_pipelines.datasets.drawn import album, release
+from data_pipelines.datasets.drawn import image_store, release
 from data_pipelines.datasets.drawn.actions import ACTIONS
+from data_pipelines.datasets.drawn.compositor import SceneSettings, compose_scene
 from data_pipelines.datasets.drawn.scene import Scene
-from data_pipelines.datasets.drawn.stage import Setting, compose
 from data_pipelines.errors import ConfigError
 
 ANNOTATIONS, SPLITS, MASKS = "annotations.mat", "splits", "masks.npz"
 SIZES = {"train": 1600, "val": 480, "test": 160}
 DIFFICULTIES = {
-    "easy": Setting(height=(0.62, 0.78), things=(1, 3), clutter=(2, 4), bystander_share=0.15),
-    "default": Setting(height=(0.50, 0.72), things=(3, 7), clutter=(4, 9), bystander_share=0.35),
-    "hard": Setting(height=(0.36, 0.54), things=(5, 10), clutter=(6, 12), bystander_share=0.6),
+    "easy": SceneSettings(height=(0.62, 0.78), things=(1, 3), clutter=(2, 4), bystander_share=0.15),
+    "default": SceneSettings(
+        height=(0.50, 0.72), things=(3, 7), clutter=(4, 9), bystander_share=0.35
+    ),
+    "hard": SceneSettings(
+        height=(0.36, 0.54), things=(5, 10), clutter=(6, 12), bystander_share=0.6
+    ),
 }
 
 _CODES = {"train": 1, "val": 2, "test": 3}
@@ -30,16 +35,17 @@ _FRAMES_PER_VIDEO = 4
 
 
 def choose_action(seed: int, split: str, index: int) -> str:
-    """What the actor does: each block of eight images has every action once, in its own order."""
-    block, place = divmod(index, len(ACTIONS))
+    """Chooses the actor's action; each block of eight images has every action once."""
+    block, position = divmod(index, len(ACTIONS))
     order = np.random.default_rng([seed, _CODES[split], block, _LABEL_STREAM])
-    return tuple(ACTIONS)[order.permutation(len(ACTIONS))[place]]
+    return tuple(ACTIONS)[order.permutation(len(ACTIONS))[position]]
 
 
-def picture(seed: int, split: str, index: int, difficulty: str = "default") -> Scene:
-    """One picture; it depends on its own number only, never on how many there are."""
+def draw_scene(seed: int, split: str, index: int, difficulty: str = "default") -> Scene:
+    """Draws one scene; it depends on these arguments only, not on the number of images."""
     rng = np.random.default_rng([seed, _CODES[split], index])
-    return compose(rng, DIFFICULTIES[difficulty], ACTIONS[choose_action(seed, split, index)])
+    action = ACTIONS[choose_action(seed, split, index)]
+    return compose_scene(rng, DIFFICULTIES[difficulty], action)
 
 
 def draw(
@@ -48,19 +54,18 @@ def draw(
     seed: int = 0,
     difficulty: str = "default",
     sizes: Mapping[str, int] = SIZES,
-    progress: album.Progress | None = None,
+    progress: image_store.Progress | None = None,
 ) -> None:
-    """Draws the whole data set into a new folder, which appears when it is complete."""
-    album.check_request(seed, sizes, _CODES)
+    """Draws the data set into a new folder, which appears only when it is complete."""
+    image_store.check_request(seed, sizes, _CODES)
     if difficulty not in DIFFICULTIES:
         raise ConfigError(f"difficulty={difficulty!r} is not one of {', '.join(DIFFICULTIES)}")
     rows: list[release.Row] = []
     masks: dict[str, np.ndarray] = {}
-    with album.new_folder(folder) as partial:
-        for split, index in album.numbered(sizes, progress):
-            scene = picture(seed, split, index, difficulty)
-            name = album.image_name(_CODES[split], index)
-            album.save_image(partial, name, scene.image)
+    draw_one = functools.partial(draw_scene, seed, difficulty=difficulty)
+    with image_store.new_folder(folder) as partial:
+        scenes = image_store.save_scenes(partial, _CODES, sizes, draw_one, progress)
+        for split, index, name, scene in scenes:
             masks[name] = scene.mask
             labelled = split != _UNLABELLED_SPLIT
             activity = _label(choose_action(seed, split, index), index) if labelled else None
@@ -79,7 +84,7 @@ def _label(name: str, index: int) -> release.Activity:
 def _save_splits(folder: Path, sizes: Mapping[str, int]) -> None:
     folder.mkdir()
     for split, code in _CODES.items():
-        names = [album.image_name(code, index) for index in range(sizes.get(split, 0))]
+        names = [image_store.image_name(code, index) for index in range(sizes.get(split, 0))]
         if names:
             text = "".join(f"{name}\n" for name in names)
             (folder / f"images_mpii_{split}.txt").write_bytes(text.encode())

@@ -18,7 +18,7 @@ from data_pipelines.example import (
     HostBatch,
     Keypoints,
 )
-from data_pipelines.manifest import classes_of
+from data_pipelines.manifest import list_classes
 from data_pipelines.transforms import View, resize
 
 RGB = tuple[int, int, int]
@@ -108,7 +108,7 @@ def shorten(text: str) -> str:
 
 def label_text(label: object, classes: Sequence[str]) -> str:
     """The names of the classes that a label holds, shortened."""
-    return shorten(", ".join(classes[each] for each in classes_of(label))) or "no label"
+    return shorten(", ".join(classes[each] for each in list_classes(label))) or "no label"
 
 
 def first_joint_inside(keypoints: Keypoints, image: Picture) -> Float[np.ndarray, " 3"] | None:

@@ -1,4 +1,4 @@
-"""A parser in a child process: its answer comes back, whatever else it does is one line."""
+"""A parser in a child process returns its result or a one-line refusal."""
 
 import resource
 import subprocess
@@ -27,7 +27,7 @@ def write_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return write
 
 
-def test_the_answer_comes_back_from_any_folder_and_locale(
+def test_the_result_is_returned_in_any_folder_and_locale(
     write_parser: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "elsewhere"
@@ -42,7 +42,7 @@ def test_the_answer_comes_back_from_any_folder_and_locale(
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "message"),
     [
         (
             "def parse(path): raise DataError(f'{path} is odd:\\n get another')",
@@ -55,12 +55,12 @@ def test_the_answer_comes_back_from_any_folder_and_locale(
         ("def parse(path): os._exit(0)", "a.mat gave no JSON"),
     ],
 )
-def test_what_goes_wrong_is_one_line(write_parser: Write, body: str, said: str) -> None:
+def test_a_failure_is_a_one_line_refusal(write_parser: Write, body: str, message: str) -> None:
     module = write_parser(body)
     with pytest.raises(DataError) as refusal:
         parse_in_child(module, Path("a.mat"), memory_bytes=2**29)
     line = str(refusal.value)
-    assert said in line and " get " in line and "\n" not in line
+    assert message in line and " get " in line and "\n" not in line
 
 
 def test_a_parser_that_hangs_is_stopped(write_parser: Write) -> None:
@@ -76,7 +76,7 @@ def test_processor_time_is_limited_too(write_parser: Write) -> None:
     assert parse_in_child(module, Path("a.mat"), seconds=7.5) == 8
 
 
-def test_the_parser_of_mpii_starts_light() -> None:
+def test_the_parser_of_mpii_imports_no_heavy_module() -> None:
     program = (
         "import sys; from data_pipelines.datasets import child, mpii_mat; "
         "print(sorted({'tensorflow_datasets', 'jax', 'grain', 'cv2'} & set(sys.modules)))"
@@ -94,5 +94,5 @@ def test_no_limit_is_set_above_the_hard_one(
     found: list[tuple[int, int]] = []
     monkeypatch.setattr(resource, "getrlimit", lambda _: (hard, hard))
     monkeypatch.setattr(resource, "setrlimit", lambda _, limits: found.append(limits))
-    child.limit(resource.RLIMIT_AS, 100)
+    child.set_limit(resource.RLIMIT_AS, 100)
     assert found == [(allowed, hard)]

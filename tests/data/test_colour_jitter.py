@@ -1,4 +1,4 @@
-"""Colour jitter changes brightness, contrast and saturation by the factors it promises."""
+"""Colour jitter changes brightness, contrast and saturation by its factors."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def config(**fields: Any) -> DataConfig:
     return DataConfig(**{"image_size_px": 32, "short_side_px": 36, **fields}).resolved()
 
 
-def test_without_jitter_colours_and_draws_are_left_alone() -> None:
+def test_jitter_does_not_change_the_other_random_draws() -> None:
     plain, jittered = config(), config(brightness=0.4, contrast=0.4, saturation=0.4)
     image = np.random.default_rng(0).integers(60, 200, (36, 36, 3), dtype=np.uint8)
     whole = make_view(image, np.zeros((0, 16, 3), np.float32), plain)
@@ -32,7 +32,7 @@ def jittered(image: UInt8[np.ndarray, "h w 3"], seed: int, **fields: Any) -> np.
 
 
 @pytest.mark.parametrize("preprocessing", ["reference", "modern"])
-def test_jitter_does_what_its_names_say(preprocessing: str) -> None:
+def test_each_jitter_changes_its_own_property(preprocessing: str) -> None:
     rng = np.random.default_rng(0)
     flat = np.full((36, 36, 3), (80, 100, 120), np.uint8)
     coarse = np.kron(rng.integers(90, 160, (4, 4, 3)), np.ones((9, 9, 1))).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Drawn joints lie where the keypoints say, in the colour of their side of the body."""
+"""Joints are drawn at their keypoints in the colour of their side of the body."""
 
 import io
 
@@ -78,7 +78,7 @@ def test_a_bone_needs_both_ends() -> None:
     assert tuple(shin) == (90, 90, 90)
 
 
-def test_the_image_given_stays_as_it_was_and_may_be_a_view() -> None:
+def test_the_image_is_not_changed_and_may_be_a_view() -> None:
     mirrored = np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)[:, ::-1]
     before = mirrored.copy()
     drawing.draw_skeletons(mirrored, standing_people(2, 80, 60))
@@ -86,7 +86,7 @@ def test_the_image_given_stays_as_it_was_and_may_be_a_view() -> None:
     np.testing.assert_array_equal(mirrored, before)
 
 
-def test_joints_far_outside_do_no_harm() -> None:
+def test_joints_far_outside_are_accepted() -> None:
     people = standing_people(1, 160, 200)
     people[0, :4, :2] = [[1e30, 5], [-1e30, 1e9], [4e8, -4e8], [160, -1]]
     assert drawing.draw_skeletons(GREY, people).shape == GREY.shape
@@ -164,5 +164,5 @@ def test_a_batch_becomes_a_grid_with_names() -> None:
         (np.zeros(3, np.int8), "no label"),
     ],
 )
-def test_labels_in_words(label: object, text: str) -> None:
+def test_texts_of_labels(label: object, text: str) -> None:
     assert drawing.label_text(label, ("a", "b", "c")) == text

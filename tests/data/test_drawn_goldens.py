@@ -24,9 +24,9 @@ def draw(name: str) -> Iterator[Scene]:
     data_set, _, difficulty = name.partition(" ")
     for index in range(SCENES[name]):
         if data_set == "people":
-            yield people.picture(0, "train", index, difficulty)
+            yield people.draw_scene(0, "train", index, difficulty)
         else:
-            yield objects.picture(0, "train", index)
+            yield objects.draw_scene(0, "train", index)
 
 
 def describe(scene: Scene) -> dict[str, Any]:

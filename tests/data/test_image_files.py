@@ -1,4 +1,4 @@
-"""Image files are found by name in folders and archives, and odd archives are refused."""
+"""Image files are found by name in folders and archives; unsafe archives are refused."""
 
 import gzip
 import io
@@ -54,7 +54,7 @@ def test_a_folder_gives_its_files(tmp_path: Path) -> None:
     assert find_images(tmp_path, NAMES, None) == {"a.jpg": tmp_path / "a.jpg"}
 
 
-def test_a_loop_of_links_is_found_and_fails_alone(tmp_path: Path) -> None:
+def test_a_link_loop_does_not_stop_the_search(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     (images / "c.jpg").write_bytes(b"1")
@@ -63,7 +63,7 @@ def test_a_loop_of_links_is_found_and_fails_alone(tmp_path: Path) -> None:
     assert sorted(find_images(images, NAMES, None)) == sorted(NAMES)
 
 
-def test_names_that_lead_elsewhere_are_not_found(tmp_path: Path) -> None:
+def test_names_outside_the_folder_are_not_found(tmp_path: Path) -> None:
     images = tmp_path / "images"
     images.mkdir()
     secret = tmp_path / "secret.jpg"
@@ -71,7 +71,7 @@ def test_names_that_lead_elsewhere_are_not_found(tmp_path: Path) -> None:
     assert find_images(images, ["../secret.jpg", str(secret), "..", ""], None) == {}
 
 
-def test_case_and_unicode_form_are_forgiven_when_nothing_matches_exactly(tmp_path: Path) -> None:
+def test_case_and_unicode_form_are_ignored_without_an_exact_match(tmp_path: Path) -> None:
     for name in ("A.JPG", "u\u0308.Jpg", "c.jpg", "C.JPG"):
         (tmp_path / name).write_bytes(b"1")
     found = find_images(tmp_path, NAMES, None)
@@ -81,7 +81,7 @@ def test_case_and_unicode_form_are_forgiven_when_nothing_matches_exactly(tmp_pat
 def test_two_files_for_one_name_are_refused(tmp_path: Path) -> None:
     for name in ("A.JPG", "a.JPG"):
         (tmp_path / name).write_bytes(b"1")
-    with pytest.raises(DataError, match=r"A\.JPG and a\.JPG, and both could be 'a\.jpg'; keep one"):
+    with pytest.raises(DataError, match=r"A\.JPG and a\.JPG, which both match 'a\.jpg'; keep one"):
         find_images(tmp_path, NAMES, None)
 
 
@@ -98,16 +98,16 @@ Fill = Callable[[tarfile.TarFile], None]
         (lambda tar: add(tar, "../a.jpg", b"x"), "'../a.jpg', which leads outside"),
         (lambda tar: add(tar, "images/../../a.jpg", b"x"), "leads outside"),
         (lambda tar: add(tar, "/etc/a.jpg", b"x"), "'/etc/a.jpg', which leads outside"),
-        (lambda tar: add(tar, "big", bytes(2000)), "'big' of 2,000 bytes, more than any image"),
+        (lambda tar: add(tar, "big", bytes(2000)), "'big' of 2,000 bytes, too many for an image"),
         (lambda tar: [add(tar, f"{n}") for n in range(9)], "more than 8 members"),
         (lambda tar: [add(tar, name, b"x") for name in ("1/a.jpg", "2/A.jpg")], "'A.jpg' twice"),
     ],
 )
-def test_odd_members_are_refused(
+def test_unsafe_members_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill: Fill, said: str
 ) -> None:
-    monkeypatch.setattr(image_files, "MEMBER_BYTES", 1000)
-    monkeypatch.setattr(image_files, "MEMBER_LIMIT", 8)
+    monkeypatch.setattr(image_files, "MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(image_files, "MAX_MEMBERS", 8)
     archive = tmp_path / "images.tar"
     with tarfile.open(archive, "w") as tar:
         fill(tar)
@@ -125,7 +125,7 @@ def header(name: str, kind: bytes, size: int) -> bytes:
 
 
 def pax(**lines: str) -> bytes:
-    """A pax header; each line begins with its own length."""
+    """Makes a pax header; each line begins with its own length."""
     content = b""
     for key, value in lines.items():
         line = f" {key.replace('_', '.')}={value}\n".encode()
@@ -135,7 +135,7 @@ def pax(**lines: str) -> bytes:
 
 
 def extended(sparse: bytes) -> bytes:
-    """The old header of a sparse file, whose map goes on in the next block."""
+    """Makes the old header of a sparse file whose map continues in the next block."""
     block = bytearray(sparse)
     block[482] = 1
     block[148:156] = b" " * 8
@@ -163,7 +163,7 @@ def test_headers_of_any_size_take_little_memory(tmp_path: Path, case: str) -> No
         for _ in range(32):
             file.write(b"1" * 2**20)
     tracemalloc.start()
-    with pytest.raises(DataError, match=r"unpack it yourself|is not a whole"):
+    with pytest.raises(DataError, match=r"unpack it yourself|is not a complete"):
         find_images(archive, NAMES, tmp_path / "spool")
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
@@ -173,16 +173,16 @@ def test_headers_of_any_size_take_little_memory(tmp_path: Path, case: str) -> No
 def test_a_chain_of_headers_is_refused(tmp_path: Path) -> None:
     archive = tmp_path / "images.tar"
     archive.write_bytes(pax(comment="x") * 2000 + header("a.jpg", tarfile.REGTYPE, 0))
-    with pytest.raises(DataError, match="is not a whole"):
+    with pytest.raises(DataError, match="is not a complete"):
         find_images(archive, NAMES, tmp_path / "spool")
 
 
 @pytest.mark.parametrize("content", [b"", b"no archive" * 100, bytes(5)])
-def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
     archive = tmp_path / "images.tar"
     archive.write_bytes(content)
     with pytest.raises(
-        DataError, match=r"images\.tar is not a whole \.tar or \.tar\.gz archive .*download it"
+        DataError, match=r"images\.tar is not a complete \.tar or \.tar\.gz archive .*download it"
     ):
         find_images(archive, NAMES, tmp_path / "spool")
 
@@ -191,11 +191,11 @@ def test_what_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
 def test_a_truncated_archive_is_refused(tmp_path: Path, kept: int) -> None:
     archive = write_tar(tmp_path / "images.tgz", "w:gz")
     archive.write_bytes(archive.read_bytes()[:kept])
-    with pytest.raises(DataError, match=r"is not a whole \.tar or \.tar\.gz archive"):
+    with pytest.raises(DataError, match=r"is not a complete \.tar or \.tar\.gz archive"):
         find_images(archive, NAMES, tmp_path / "spool")
 
 
-def test_an_archive_whose_digest_does_not_match_is_refused(tmp_path: Path) -> None:
+def test_an_archive_with_a_wrong_crc_is_refused(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "images.tgz", "w:gz")
     content = bytearray(archive.read_bytes())
     content[-8] ^= 1
@@ -204,7 +204,7 @@ def test_an_archive_whose_digest_does_not_match_is_refused(tmp_path: Path) -> No
         find_images(archive, NAMES, tmp_path / "spool")
 
 
-def test_an_archive_needs_a_place_to_unpack_it(tmp_path: Path) -> None:
+def test_an_archive_needs_a_folder_to_unpack_it(tmp_path: Path) -> None:
     archive = write_tar(tmp_path / "images.tar")
     with pytest.raises(ConfigError, match="no folder to unpack it into"):
         find_images(archive, NAMES, None)
@@ -212,6 +212,6 @@ def test_an_archive_needs_a_place_to_unpack_it(tmp_path: Path) -> None:
         find_images(archive, NAMES, archive / "spool")
 
 
-def test_an_absent_place_is_refused(tmp_path: Path) -> None:
+def test_an_absent_path_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="neither a folder nor an archive"):
         find_images(tmp_path / "absent", NAMES, None)

@@ -1,9 +1,9 @@
-"""Nothing but the actor and what the actor holds tells what the actor does.
+"""Only the actor and the held thing show the action.
 
-A linear model is trained on each thing that must not tell, on as many pictures as are shipped. Of
-the 480 it is checked on, 60 are right by chance, give or take 7.2 (1.5 points): a bound 6 points
-above chance is passed by chance once in 25,000 draws, and stops a leak that is worth 21 % nine
-times in ten and one worth 25 % nearly always. The last two tests leak on purpose.
+A linear model is trained on each feature that must not predict the action, on as many pictures as
+the data set has. Of the 480 validation pictures 60 are right by chance, with a standard deviation
+of 7.2 (1.5 points): chance exceeds a bound 6 points above it once in 25,000 draws. The bound finds
+a leak to 21 % nine times in ten and one to 25 % nearly always. The last two tests leak on purpose.
 """
 
 import dataclasses
@@ -65,14 +65,14 @@ def colour_histogram(scene: Scene) -> Features:
 
 
 def surroundings(scene: Scene) -> Features:
-    """How often each kind of thing stands around the actor, the picture's size, its people."""
+    """Counts the things of each kind and the people, with the picture's size."""
     kinds = [item.kind for item in scene.items]
     counts = [kinds.count(kind) for kind in (*KINDS, PERSON)]
     return np.array([*counts, len(kinds), len(scene.people), *scene.image.shape[:2]], float)
 
 
 def placement(scene: Scene) -> Features:
-    """Where the actor's pelvis is, and how tall the actor is."""
+    """Returns the position of the actor's pelvis and the actor's height."""
     actor = scene.people[0]
     return np.array([*actor.joints[6], actor.height_px])
 
@@ -83,7 +83,7 @@ def joints(scene: Scene) -> Features:
 
 
 def score(train: Drawn, val: Drawn, features: Callable[[Scene], Features]) -> float:
-    """The share of validation pictures that a linear model on the features gets right."""
+    """Computes the validation accuracy of a linear model on the features."""
     learn, check = (np.stack([features(scene) for scene in drawn.scenes]) for drawn in (train, val))
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=100, tol=1e-2))
     model.fit(learn, train.actions)
@@ -95,19 +95,19 @@ def score(train: Drawn, val: Drawn, features: Callable[[Scene], Features]) -> fl
     [thumbnail(4), thumbnail(8), thumbnail(12), colour_histogram, surroundings, placement],
     ids=["4x4", "8x8", "12x12", "colours", "surroundings", "placement"],
 )
-def test_nothing_around_the_actor_tells_the_action(
+def test_surroundings_do_not_predict_the_action(
     train: Drawn, val: Drawn, features: Callable[[Scene], Features]
 ) -> None:
     assert score(train, val, features) <= BOUND
 
 
-def test_the_joints_tell_much_and_not_everything(train: Drawn, val: Drawn) -> None:
+def test_joints_predict_the_action_in_part(train: Drawn, val: Drawn) -> None:
     assert 0.4 <= score(train, val, joints) <= 0.95
 
 
-def test_a_thing_left_out_because_of_the_action_would_be_found(train: Drawn, val: Drawn) -> None:
+def test_a_thing_omitted_because_of_the_action_is_detected(train: Drawn, val: Drawn) -> None:
     def without_its_own(drawn: Drawn) -> Drawn:
-        """What would be drawn if nothing like the held thing were allowed to lie about."""
+        """Removes things of the same kind as the held one."""
         scenes = []
         for scene, action in zip(drawn.scenes, drawn.actions, strict=True):
             grip = ACTIONS[action].grip
@@ -122,9 +122,9 @@ def lighten(image: UInt8[np.ndarray, "h w 3"], levels: int) -> UInt8[np.ndarray,
     return np.minimum(image, 255 - levels) + np.uint8(levels)
 
 
-def test_light_that_depends_on_the_action_would_be_found(train: Drawn, val: Drawn) -> None:
+def test_brightness_that_depends_on_the_action_is_detected(train: Drawn, val: Drawn) -> None:
     def lit(drawn: Drawn) -> Drawn:
-        """The pictures, those of each action 6 grey levels lighter than those of the last."""
+        """Lightens the pictures of each action by 6 grey levels more than the previous one."""
         levels = {action: 6 * number for number, action in enumerate(ACTIONS)}
         scenes = [
             dataclasses.replace(scene, image=lighten(scene.image, levels[action]))

@@ -1,4 +1,4 @@
-"""A manifest that was damaged, edited or written by something else is refused by name."""
+"""A manifest that was damaged, edited or written by another program is refused by name."""
 
 import dataclasses
 import json
@@ -34,14 +34,14 @@ def refusal_of(folder: Path) -> str:
     return str(refusal.value)
 
 
-def test_what_is_saved_is_what_is_loaded(data: Path) -> None:
+def test_loading_returns_the_saved_manifest(data: Path) -> None:
     stated = manifest.load(data)
     assert stated.classes[1] == "résumé, reading"
     manifest.save(stated, data)
     assert manifest.load(data) == stated
 
 
-def test_the_fingerprint_names_everything_but_where_it_came_from(data: Path) -> None:
+def test_the_fingerprint_covers_everything_but_provenance(data: Path) -> None:
     stated = manifest.load(data)
     digests = {
         dataclasses.replace(stated, **change).fingerprint
@@ -57,17 +57,17 @@ def test_the_fingerprint_names_everything_but_where_it_came_from(data: Path) -> 
     assert dataclasses.replace(stated, provenance={}).fingerprint == stated.fingerprint
 
 
-def test_the_digest_of_ids_knows_their_order_and_borders() -> None:
+def test_the_digest_of_ids_depends_on_order_and_boundaries() -> None:
     lists = (["a", "b"], ["b", "a"], ["ab"], ["a", "b", ""], [])
     assert len({manifest.digest_ids(each) for each in lists}) == len(lists)
 
 
-def test_bits_flipped_anywhere_are_never_silent(data: Path) -> None:
+def test_flipped_bits_are_detected(data: Path) -> None:
     path, stated = data / manifest.MANIFEST, manifest.load(data)
     whole, rng = path.read_bytes(), np.random.default_rng(0)
-    for place in rng.choice(len(whole), 120, replace=False):
+    for position in rng.choice(len(whole), 120, replace=False):
         content = bytearray(whole)
-        content[place] ^= 1 << int(rng.integers(8))
+        content[position] ^= 1 << int(rng.integers(8))
         path.write_bytes(content)
         try:
             found = manifest.load(data)
@@ -83,12 +83,12 @@ def without(name: str) -> Callable[[dict[str, Any]], Any]:
     return remove
 
 
-def with_value(value: Any, *way: str | int) -> Callable[[dict[str, Any]], Any]:
+def with_value(value: Any, *path: str | int) -> Callable[[dict[str, Any]], Any]:
     def replace(content: Any) -> Any:
         inner = content
-        for step in way[:-1]:
-            inner = inner[step]
-        inner[way[-1]] = value
+        for key in path[:-1]:
+            inner = inner[key]
+        inner[path[-1]] = value
         return content
 
     return replace
@@ -111,7 +111,7 @@ TRAIN, SHARD = ("splits", "train"), ("splits", "train", "shards", 0)
 
 
 @pytest.mark.parametrize(
-    ("tamper", "told"),
+    ("tamper", "message"),
     [
         (without("classes"), "must hold exactly name, label_kind, classes"),
         (without("fingerprint"), "was changed after its fingerprint None"),
@@ -137,18 +137,18 @@ TRAIN, SHARD = ("splits", "train"), ("splits", "train", "shards", 0)
     ],
 )
 def test_a_tampered_manifest_is_refused(
-    data: Path, tamper: Callable[[dict[str, Any]], Any], told: str
+    data: Path, tamper: Callable[[dict[str, Any]], Any], message: str
 ) -> None:
     path = data / manifest.MANIFEST
     path.write_text(json.dumps(tamper(json.loads(path.read_text()))))
     refusal = refusal_of(data)
-    assert told in refusal
+    assert message in refusal
     assert refusal.startswith(str(path))
     assert refusal.endswith("prepare the data again")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"a": NaN}'])
-def test_a_manifest_that_is_no_manifest_is_refused(data: Path, content: bytes) -> None:
+def test_a_file_that_is_no_manifest_is_refused(data: Path, content: bytes) -> None:
     (data / manifest.MANIFEST).write_bytes(content)
     assert str(data / manifest.MANIFEST) in refusal_of(data)
     (data / manifest.MANIFEST).unlink()

@@ -1,4 +1,4 @@
-"""From MPII's own files to entries: lists, classes, labels, people, the funnel, refusals."""
+"""MPII's own files become entries: lists, classes, labels, people, counts, refusals."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ LISTS = {"train": ["f", "c", "a"], "val": ["e", "b"], "test": ["d"]}
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parses without starting a child, which takes most of a second."""
+    """Parses in this process, as a child takes most of a second to start."""
 
     def parse(module: str, path: Path) -> Any:
         assert module == mpii_mat.__name__
@@ -33,7 +33,7 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @dataclasses.dataclass
 class Source:
-    """A whole raw data set in a folder."""
+    """Writes and reads a raw data set in a folder."""
 
     folder: Path
     images: Sequence[Image]
@@ -87,7 +87,7 @@ def labels(raw: RawData, split: str) -> dict[str, Any]:
     return {entry.id: entry.label for entry in raw.splits[split].entries}
 
 
-def test_the_whole_road_through_the_child(source: Source) -> None:
+def test_reading_through_the_child(source: Source) -> None:
     raw = source.read(name="tiny")
     assert (raw.name, raw.label_kind, raw.rejects) == ("tiny", "single", [])
     assert raw.classes == ("running", "curling, slow", "yoga")
@@ -107,7 +107,7 @@ def test_the_whole_road_through_the_child(source: Source) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_provenance_names_content_but_no_place(source: Source) -> None:
+def test_provenance_names_content_but_no_path(source: Source) -> None:
     provenance = source.read().provenance
     assert provenance["annotations"] == "some.mat"
     assert provenance["annotations_sha256"] == sha256(source.folder / "some.mat")
@@ -119,7 +119,7 @@ def test_provenance_names_content_but_no_place(source: Source) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_the_funnel_counts_and_names_what_is_lost(source: Source) -> None:
+def test_lost_images_are_counted_and_named(source: Source) -> None:
     with source.list_path("train").open("a") as file:
         file.write("nowhere\n")
     (source.folder / "images" / "c.jpg").unlink()
@@ -135,7 +135,7 @@ def test_the_funnel_counts_and_names_what_is_lost(source: Source) -> None:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_forgiven_forms_of_a_list(source: Source) -> None:
+def test_accepted_forms_of_a_list(source: Source) -> None:
     source.list_path("train").write_bytes(b"\xef\xbb\xbff.jpg\r\nc.JPG \r\na\r\n\r\n  \r\n")
     raw = source.read()
     assert [entry.id for entry in raw.splits["train"].entries] == LISTS["train"]
@@ -159,8 +159,8 @@ def test_unicode_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "content", "said"),
     [
-        ("train", b"a\nb2\na\n", "images_mpii_train.txt lists 'a', which the train list holds"),
-        ("val", b"e\na.jpg\n", "images_mpii_val.txt lists 'a', which the train list holds"),
+        ("train", b"a\nb2\na\n", "images_mpii_train.txt lists 'a', which is already in the train"),
+        ("val", b"e\na.jpg\n", "images_mpii_val.txt lists 'a', which is already in the train"),
         ("train", None, "images_mpii_train.txt cannot be read (No such file"),
         ("val", None, "images_mpii_val.txt cannot be read (No such file"),
         ("test", b"\n\n", "images_mpii_test.txt lists no image"),
@@ -178,7 +178,7 @@ def test_refused_lists(source: Source, split: str, content: bytes | None, said: 
 
 
 @pytest.mark.usefixtures("in_process")
-def test_what_is_missing_is_refused_with_where_to_get_it(source: Source) -> None:
+def test_missing_files_are_refused_with_their_source(source: Source) -> None:
     images = source.folder / "images"
     shutil.move(images, source.folder / "elsewhere")
     with pytest.raises(DataError, match=r"no images at .*images; .*mpii_human_pose_v1\.tar\.gz"):
@@ -196,7 +196,7 @@ def test_a_listed_image_that_is_annotated_twice_is_refused(tmp_path: Path) -> No
     images = [labelled(name, "go", 1) for name in ("x", "a", "x", "b", "a")]
     source = Source(tmp_path, images, {"train": ["a"], "val": ["b"]})
     source.write()
-    with pytest.raises(DataError, match=r"annolist\(2\) and annolist\(5\) are both .*'a\.jpg'"):
+    with pytest.raises(DataError, match=r"annolist\(2\) and annolist\(5\) both .*'a\.jpg'"):
         source.read()
 
 
@@ -266,7 +266,7 @@ def ids(raw: RawData, split: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("in_process")
-def test_derived_splits_follow_the_rule_and_cut_between_videos(derivable: Source) -> None:
+def test_derived_splits_follow_the_rule_and_keep_videos_together(derivable: Source) -> None:
     raw = derivable.read(derive=True)
     train, val = ids(raw, "train"), ids(raw, "val")
     numbered, alone = [f"{index:03}" for index in range(300)], [f"no video {i}" for i in range(10)]
@@ -283,14 +283,14 @@ def test_derived_splits_follow_the_rule_and_cut_between_videos(derivable: Source
 
 
 @pytest.mark.usefixtures("in_process")
-def test_the_derived_cut_depends_on_its_seed_alone(derivable: Source) -> None:
+def test_derived_splits_depend_on_the_seed_alone(derivable: Source) -> None:
     cuts = [ids(derivable.read(derive=True, split_seed=seed), "val") for seed in (0, 0, 1)]
     assert cuts[0] == cuts[1] != cuts[2]
     assert [int(name) // 5 for name in cuts[0][:25:5]] == [2, 4, 5, 8, 9]  # the same on any machine
 
 
 @pytest.mark.usefixtures("in_process")
-def test_one_video_cannot_be_cut(tmp_path: Path) -> None:
+def test_one_video_cannot_be_split(tmp_path: Path) -> None:
     source = Source(tmp_path, [labelled("a", "go", 1), labelled("b", "go", 1)], {})
     source.write()
     with pytest.raises(DataError, match="from 2 labelled images of 1 videos; pass the lists"):

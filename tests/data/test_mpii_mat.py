@@ -1,4 +1,4 @@
-"""Every quirk of MPII's annotation file, on a tiny file written in that form."""
+"""Each peculiarity of MPII's annotation file, in a tiny file of its format."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -177,12 +177,12 @@ def test_few_and_unsorted_points(tmp_path: Path) -> None:
     assert [row.people[0][joint] for joint in order] == [(joint, 0, False) for joint in order]
 
 
-def test_the_later_of_two_points_holds(tmp_path: Path) -> None:
+def test_the_later_of_two_points_is_used(tmp_path: Path) -> None:
     image = Image(rects=[rect([point(2, 5, 5), point(2, 9, 9), point(2, EMPTY, 9)])])
     assert parse_one(tmp_path, image).people[0][2] == (8, 8, False)
 
 
-def test_a_person_whose_points_lie_nowhere_stays(tmp_path: Path) -> None:
+def test_a_person_with_invalid_points_is_kept(tmp_path: Path) -> None:
     (person,) = parse_one(tmp_path, Image(rects=[rect([point(2, -9, -9)])])).people
     assert annotated(person) == []
 
@@ -250,7 +250,7 @@ def test_compression_does_not_matter(tmp_path: Path) -> None:
         (Image(vididx=np.nan), "vididx"),
     ],
 )
-def test_nonsense_is_refused_by_name(tmp_path: Path, image: Image, named: str) -> None:
+def test_invalid_values_are_refused_by_name(tmp_path: Path, image: Image, named: str) -> None:
     path = write_mat(tmp_path / "a.mat", [Image("first.jpg"), image])
     with pytest.raises(DataError) as refusal:
         parse(path)

@@ -1,4 +1,4 @@
-"""Foreign, damaged and random annotation files: finite keypoints or one line, nothing else."""
+"""Foreign, damaged and random annotation files give finite keypoints or a one-line refusal."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ from tests.support.mat_fixtures import (
 
 
 def foreign_files(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Files that are not MPII's, and what the refusal must say of each."""
+    """Writes files that are not MPII's; returns each path and a part of its refusal."""
     whole = write_mat(folder / "whole.mat", [Image(f"{index}.jpg") for index in range(9)])
     fields = release([Image("a.jpg"), Image("b.jpg")])
     contents = {
@@ -55,8 +55,8 @@ def foreign_files(folder: Path) -> dict[str, tuple[Path, str]]:
         scipy.io.savemat(folder / f"{kind}.mat", variables)
         files[kind] = (folder / f"{kind}.mat", said)
     for kind, content, said in (
-        ("HDF5", b"\x89HDF\r\n\x1a\n" + bytes(2000), "v7.3 form (HDF5)"),
-        ("v7.3", b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "v7.3 form (HDF5)"),
+        ("HDF5", b"\x89HDF\r\n\x1a\n" + bytes(2000), "v7.3 format (HDF5)"),
+        ("v7.3", b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "v7.3 format (HDF5)"),
         ("a picture", b"\xff\xd8\xff\xe0" + bytes(4000), "cannot be read"),
         ("nothing", b"", "cannot be read"),
         ("truncated", whole.read_bytes()[:-100], "cannot be read"),
@@ -128,12 +128,12 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 
 
 def damage(whole: bytes, rng: np.random.Generator) -> bytes:
-    """A copy that is cut off somewhere, or has some bytes replaced behind the file's first line."""
+    """Returns a copy that is truncated or has bytes replaced after the header text."""
     if rng.random() < 0.25:
         return whole[: rng.integers(len(whole))]
     content = np.frombuffer(whole, np.uint8).copy()
-    places = rng.integers(100, len(whole), rng.choice((1, 3, 30)))
-    content[places] = rng.choice((0, 1, 14, 65, 255), len(places))
+    positions = rng.integers(100, len(whole), rng.choice((1, 3, 30)))
+    content[positions] = rng.choice((0, 1, 14, 65, 255), len(positions))
     return content.tobytes()
 
 

@@ -1,4 +1,4 @@
-"""The reader's rules against the real MPII lists and class table, where a machine has them."""
+"""The reader gives the real MPII lists and class table, if the machine has them."""
 
 import csv
 import hashlib
@@ -39,7 +39,7 @@ def table(path: Path) -> list[dict[str, str]]:
 
 
 def test_the_real_classes_in_the_real_lists(reference_data: Path, tmp_path: Path) -> None:
-    """One image per act_id and one per class of val; real names, in no alphabetical order."""
+    """Writes one image per act_id and one per class of val; real names, not in order."""
     rows = table(reference_data / "mpii_classes_nips_order.tsv")
     lists = read_lists(reference_data / "mpii_lists")
     free = {split: iter(names[::-1]) for split, names in lists.items()}

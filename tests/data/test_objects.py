@@ -1,4 +1,4 @@
-"""The drawn scenes of objects: what is in them, and a labels file that is read with suspicion."""
+"""The drawn scenes of objects have correct labels, and an invalid labels file is refused."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.datasets import objects
-from data_pipelines.datasets.drawn import album
+from data_pipelines.datasets.drawn import image_store
 from data_pipelines.datasets.drawn.scene import ACTOR, OBJECT
 from data_pipelines.datasets.drawn.things import THINGS
 from data_pipelines.errors import CannotWrite, ConfigError, DataError
@@ -30,7 +30,7 @@ def rewrite(folder: Path, target: Path, change: dict[str, Any]) -> Path:
     return target
 
 
-def test_what_is_read_is_what_was_drawn(folder: Path) -> None:
+def test_reading_returns_the_drawn_labels(folder: Path) -> None:
     data = objects.read(folder)
     assert data.label_kind == "multi"
     assert data.classes == (*THINGS, "person")
@@ -42,7 +42,7 @@ def test_what_is_read_is_what_was_drawn(folder: Path) -> None:
         names = {
             name for name, held in zip(data.classes, np.ravel(entry.label), strict=True) if held
         }
-        scene = objects.picture(0, "train", number)
+        scene = objects.draw_scene(0, "train", number)
         assert names == {kind for kind, share in scene.items if share >= 0.4}
         assert entry.keypoints.shape == (0, 16, 3)
         assert entry.path.is_file()
@@ -57,10 +57,10 @@ def test_every_class_is_in_some_pictures_and_missing_in_others(folder: Path) -> 
 
 
 def test_a_scene_has_surroundings_and_no_actor() -> None:
-    one, again = (objects.picture(2, "val", 7) for _ in range(2))
+    one, again = (objects.draw_scene(2, "val", 7) for _ in range(2))
     np.testing.assert_array_equal(one.image, again.image)
     assert not np.isin(one.owner, (ACTOR, OBJECT)).any()
-    assert not np.array_equal(one.owner, objects.picture(3, "val", 7).owner)
+    assert not np.array_equal(one.owner, objects.draw_scene(3, "val", 7).owner)
     for kind, share in one.items:
         assert kind in objects.CLASSES
         assert 0 <= share <= 1
@@ -95,7 +95,7 @@ def test_a_missing_image_is_a_reject(folder: Path, tmp_path: Path) -> None:
         ({"splits": {"train": {"a.jpg": []}, "val": {"a.jpg": []}}}, "'a.jpg'"),
     ],
 )
-def test_labels_that_are_none_are_refused_in_one_line(
+def test_invalid_labels_are_refused_in_one_line(
     change: dict[str, Any], complaint: str, folder: Path, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError) as caught:
@@ -119,11 +119,11 @@ def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
         objects.read(tmp_path)
 
 
-def test_requests_that_cannot_be_meant_are_refused(tmp_path: Path) -> None:
+def test_invalid_requests_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="seed=-1"):
         objects.draw(tmp_path / "objects", seed=-1)
     with pytest.raises(ConfigError, match="'test' is not drawn; the splits are train, val"):
         objects.draw(tmp_path / "objects", sizes={"test": 1})
-    (tmp_path / album.IMAGES).mkdir()
-    with pytest.raises(CannotWrite, match="already holds something"):
+    (tmp_path / image_store.IMAGES).mkdir()
+    with pytest.raises(CannotWrite, match="is not an empty folder"):
         objects.draw(tmp_path)

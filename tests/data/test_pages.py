@@ -1,4 +1,4 @@
-"""The pages are self-contained, show names as text, and show what a config really sees."""
+"""The pages are self-contained, show names as text and show the batches of a config."""
 
 import base64
 import dataclasses
@@ -23,14 +23,14 @@ VOID = {"meta", "img", "link", "br"}
 
 
 class Reader(HTMLParser):
-    """Collects what a browser would find, and insists that every element is closed."""
+    """Collects the elements of a page and asserts that each is closed."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.open: list[str] = []
         self.images: list[dict[str, str | None]] = []
         self.tags: set[str] = set()
-        self.heard: list[str] = []
+        self.texts: list[str] = []
         self.addresses: list[str] = []
         self.feed(text)
         self.close()
@@ -51,10 +51,10 @@ class Reader(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        self.heard.append(data)
+        self.texts.append(data)
 
     def text(self) -> str:
-        return " ".join(" ".join(self.heard).split())
+        return " ".join(" ".join(self.texts).split())
 
 
 def checked_page(folder: Path) -> Reader:
@@ -62,7 +62,7 @@ def checked_page(folder: Path) -> Reader:
     return Reader((folder.parent / "sheet.html").read_text("utf-8"))
 
 
-def test_a_page_is_whole_in_itself_and_shows_names_as_text(tmp_path: Path) -> None:
+def test_a_page_is_self_contained_and_shows_names_as_text(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in")
     train = raw.splits["train"].entries
     train[0] = dataclasses.replace(train[0], id='"><script>alert(1)</script>')
@@ -95,15 +95,15 @@ def test_a_page_is_whole_in_itself_and_shows_names_as_text(tmp_path: Path) -> No
 def test_a_name_of_100_000_characters_is_cut(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in")
     build(tmp_path / "out", dataclasses.replace(raw, classes=("jumping", "n" * 100_000, "waiting")))
-    said: list[str] = []
-    check.check(tmp_path / "out", html=tmp_path / "sheet.html", log=said.append)
-    assert max(map(len, [*said, Reader((tmp_path / "sheet.html").read_text()).text()])) < 20_000
+    lines: list[str] = []
+    check.check(tmp_path / "out", html=tmp_path / "sheet.html", log=lines.append)
+    assert max(map(len, [*lines, Reader((tmp_path / "sheet.html").read_text()).text()])) < 20_000
 
 
-def test_the_contact_sheet_tells_the_numbers(tmp_path: Path) -> None:
+def test_the_contact_sheet_shows_the_numbers(tmp_path: Path) -> None:
     made = prepare_tiny_people(tmp_path / "out")
     text = checked_page(tmp_path / "out").text()
-    for told in (
+    for part in (
         f"13 images, 3 classes, fingerprint {made.fingerprint}",
         "train 9 9 6 1 0.1",
         "waiting 3 1 0",
@@ -111,7 +111,7 @@ def test_the_contact_sheet_tells_the_numbers(tmp_path: Path) -> None:
         "drawn by a test",
         "visible joint hidden joint",
     ):
-        assert told in text
+        assert part in text
 
 
 def test_examples_are_spread_evenly_and_chosen_the_same_every_time() -> None:
@@ -165,10 +165,10 @@ def test_the_batch_shown_is_the_batch_that_trains(tmp_path: Path) -> None:
     data = DataConfig(
         name="people", root=str(tmp_path / "out"), image_size_px=40, short_side_px=44
     ).resolved()
-    said: list[str] = []
+    lines: list[str] = []
     html = tmp_path / "batch.html"
-    show(data, seed=3, batch_size=8, html=html, log=said.append)
-    assert said == [f"batches: {html}"]
+    show(data, seed=3, batch_size=8, html=html, log=lines.append)
+    assert lines == [f"batches: {html}"]
     found = Reader(html.read_text("utf-8"))
     with loader.training_batches(data, made, seed=3, batch_size=8) as batches:
         batch = next(batches)
@@ -177,12 +177,12 @@ def test_the_batch_shown_is_the_batch_that_trains(tmp_path: Path) -> None:
         crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]))
         assert found.images[2 * row + 1]["src"] == page.thumbnail(crop, alt="").source
         assert f"record {batch.id[row]}" in found.text()
-    assert "4 more rows only fill the batch" in found.text()
+    assert "4 more rows are padding" in found.text()
     assert "data.image_size_px 40" in found.text()
     assert drawing.label_text(batch.label[0], made.classes) in (found.images[1]["alt"] or "")
 
 
-def test_what_cannot_be_shown_is_refused(tmp_path: Path) -> None:
+def test_missing_data_and_unwritable_pages_are_refused(tmp_path: Path) -> None:
     prepare_tiny_people(tmp_path / "out")
     data = DataConfig(root=str(tmp_path / "out"), image_size_px=40, short_side_px=44)
     with pytest.raises(CannotWrite):

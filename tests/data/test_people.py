@@ -1,4 +1,4 @@
-"""The drawn people: determinism, bodies, mirrors, masks, and what is refused."""
+"""The drawn people: determinism, bodies, mirroring, masks and refusals."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.datasets import people
-from data_pipelines.datasets.drawn import album, body
+from data_pipelines.datasets.drawn import body, image_store
 from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.datasets.drawn.scene import ACTOR, OBJECT, Scene
 from data_pipelines.errors import CannotWrite, ConfigError
@@ -30,26 +30,28 @@ def actions(seed: int, count: int) -> list[str]:
 
 
 def test_a_picture_depends_on_its_seed_split_and_number_only() -> None:
-    one, again = people.picture(0, "train", 5), people.picture(0, "train", 5)
+    one, again = people.draw_scene(0, "train", 5), people.draw_scene(0, "train", 5)
     np.testing.assert_array_equal(one.image, again.image)
     np.testing.assert_array_equal(one.owner, again.owner)
     np.testing.assert_array_equal(one.people[0].joints, again.people[0].joints)
     others = [
-        people.picture(1, "train", 5),
-        people.picture(0, "val", 5),
-        people.picture(0, "train", 6),
-        people.picture(0, "train", 5, "hard"),
+        people.draw_scene(1, "train", 5),
+        people.draw_scene(0, "val", 5),
+        people.draw_scene(0, "train", 6),
+        people.draw_scene(0, "train", 5, "hard"),
     ]
     for other in others:
         assert one.items != other.items, "what stands around differs, not only the action"
         assert not np.array_equal(one.people[0].joints, other.people[0].joints)
 
 
-def test_adding_images_changes_none(tmp_path: Path) -> None:
+def test_adding_images_changes_no_image(tmp_path: Path) -> None:
     people.draw(tmp_path / "few", sizes={"train": 3, "val": 2})
     assert not (tmp_path / "few/splits/images_mpii_test.txt").exists()  # an empty list is refused
     people.draw(tmp_path / "more", sizes={"train": 5, "val": 4, "test": 1})
-    few, more = (sorted((tmp_path / name / album.IMAGES).iterdir()) for name in ("few", "more"))
+    few, more = (
+        sorted((tmp_path / name / image_store.IMAGES).iterdir()) for name in ("few", "more")
+    )
     contents = {path.name: path.read_bytes() for path in more}
     assert (len(few), len(contents)) == (5, 10)
     assert len(set(contents.values())) == 10
@@ -57,7 +59,7 @@ def test_adding_images_changes_none(tmp_path: Path) -> None:
         assert path.read_bytes() == contents[path.name]
 
 
-def test_every_block_of_eight_has_every_action_in_an_order_of_its_own() -> None:
+def test_every_block_of_eight_has_every_action_in_a_new_order() -> None:
     names = actions(seed=0, count=160)
     blocks = [tuple(names[start : start + 8]) for start in range(0, 160, 8)]
     assert {frozenset(block) for block in blocks} == {frozenset(ACTIONS)}
@@ -138,7 +140,7 @@ def test_joints_sit_on_the_body(difficulty: str) -> None:
     assert near / inside >= 0.95
 
 
-def test_masks_show_the_actor_and_what_is_held(scenes: list[Scene]) -> None:
+def test_masks_show_the_actor_and_the_held_thing(scenes: list[Scene]) -> None:
     for scene, action in zip(scenes, actions(3, 96), strict=True):
         assert (scene.mask == ACTOR).sum() > 500
         held = (scene.mask == OBJECT).sum()
@@ -146,7 +148,7 @@ def test_masks_show_the_actor_and_what_is_held(scenes: list[Scene]) -> None:
         assert set(np.unique(scene.mask)) <= {0, ACTOR, OBJECT}
 
 
-def test_a_joint_shows_where_the_body_is_not_covered(scenes: list[Scene]) -> None:
+def test_a_joint_is_visible_where_the_body_is_not_covered(scenes: list[Scene]) -> None:
     covered = outside = 0
     for scene in scenes:
         height, width = scene.owner.shape
@@ -164,49 +166,47 @@ def test_a_joint_shows_where_the_body_is_not_covered(scenes: list[Scene]) -> Non
 
 
 @pytest.mark.parametrize(
-    ("asked", "complaint"),
+    ("arguments", "message"),
     [
         ({"seed": -1}, "seed=-1"),
         ({"difficulty": "brutal"}, "difficulty='brutal' is not one of easy, default, hard"),
         ({"sizes": {"trian": 3}}, "'trian'"),
         ({"sizes": {"val": -3}}, "val=-3"),
         ({"sizes": {"train": 10**8}}, "train=100000000 images"),
-        ({"sizes": {"train": 0, "val": 0}}, "asks for no image"),
+        ({"sizes": {"train": 0, "val": 0}}, "has no image"),
     ],
 )
-def test_a_request_that_cannot_be_meant_is_refused(
-    asked: dict[str, Any], complaint: str, tmp_path: Path
+def test_an_invalid_request_is_refused(
+    arguments: dict[str, Any], message: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match=complaint):
-        people.draw(tmp_path / "people", **asked)
+    with pytest.raises(ConfigError, match=message):
+        people.draw(tmp_path / "people", **arguments)
     assert not any(tmp_path.iterdir())
 
 
-def test_a_folder_that_holds_something_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_with_files_is_not_changed(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(CannotWrite, match="holds something"):
+    with pytest.raises(CannotWrite, match="is not an empty folder"):
         people.draw(tmp_path, sizes={"train": 1})
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_a_drawing_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
-    told = []
+def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path) -> None:
+    calls = []
 
     def interrupt(done: int, total: int) -> None:
-        told.append((done, total))
+        calls.append((done, total))
         if done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         people.draw(tmp_path / "people", sizes={"train": 4, "val": 1}, progress=interrupt)
-    assert told == [(1, 5), (2, 5), (3, 5)]
+    assert calls == [(1, 5), (2, 5), (3, 5)]
     assert not any(tmp_path.iterdir())
 
 
 def test_two_processes_draw_the_same_files(tmp_path: Path) -> None:
-    """To the byte, as runs on data that were drawn again go on: nothing may hang on a clock or
-    on the order of a hash.
-    """
+    """Nothing depends on a clock or on the order of a hash, so redrawn data continue a run."""
     words = [sys.executable, "-m", "gap_jax", "data", "prepare", "people", "--train=4", "--val=1"]
     drawing = [
         subprocess.Popen(

@@ -1,4 +1,4 @@
-"""The MPII form in which the drawn people are written, and its reader's view of it."""
+"""The drawn people are written in the format of MPII, and MPII's reader reads them."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ import pytest
 import scipy.io
 
 from data_pipelines.datasets import mpii, people
-from data_pipelines.datasets.drawn import album
+from data_pipelines.datasets.drawn import image_store
 from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.example import HIDDEN, UNLABELLED, VISIBLE
 from tests.support.bulk_drawing import draw_pictures
@@ -52,7 +52,7 @@ def test_the_release_has_the_shapes_of_mpii(folder: Path) -> None:
     assert raw.annolist[0, 44].vididx.shape == (0, 0)
 
 
-def test_the_release_carries_the_peculiarities_of_mpii(release: Any) -> None:
+def test_the_release_has_the_peculiarities_of_mpii(release: Any) -> None:
     rects = [row.annorect for row in release.annolist]
     several = [rect for rect in rects if isinstance(rect, np.ndarray)]
     assert 5 < len(several) < 30, "one person comes bare, several as an array"
@@ -73,7 +73,7 @@ def test_the_release_carries_the_peculiarities_of_mpii(release: Any) -> None:
 def test_coordinates_are_counted_from_one(release: Any) -> None:
     first = np.atleast_1d(release.annolist[0].annorect)[0]
     points = {point.id: (point.x, point.y) for point in first.annopoints.point}
-    actor = people.picture(0, "train", 0).people[0]
+    actor = people.draw_scene(0, "train", 0).people[0]
     np.testing.assert_allclose(
         [points[joint] for joint in range(16)], actor.joints + 1, atol=0.0051
     )
@@ -93,9 +93,12 @@ def test_test_images_are_unlabelled_and_splits_disjoint(folder: Path, release: A
     assert (folder / people.SPLITS / "images_mpii_val.txt").read_bytes().endswith(b"\n")
 
 
-def test_the_reader_of_mpii_finds_what_was_drawn(folder: Path) -> None:
+def test_the_reader_of_mpii_reads_the_drawn_people(folder: Path) -> None:
     data = mpii.read(
-        folder / people.ANNOTATIONS, folder / album.IMAGES, folder / people.SPLITS, name="people"
+        folder / people.ANNOTATIONS,
+        folder / image_store.IMAGES,
+        folder / people.SPLITS,
+        name="people",
     )
     assert not data.rejects
     assert set(data.classes) == set(ACTIONS)
@@ -113,7 +116,7 @@ def test_the_reader_of_mpii_finds_what_was_drawn(folder: Path) -> None:
     assert {entry.label for entry in data.splits["test"].entries} == {UNLABELLED}
 
 
-def test_the_side_file_holds_every_mask(folder: Path) -> None:
+def test_the_masks_file_holds_every_mask(folder: Path) -> None:
     with np.load(folder / people.MASKS, allow_pickle=False) as masks:
         assert set(masks) == {name for split in SIZES for name in stems(folder, split)}
-        np.testing.assert_array_equal(masks["200000003"], people.picture(0, "val", 3).mask)
+        np.testing.assert_array_equal(masks["200000003"], people.draw_scene(0, "val", 3).mask)

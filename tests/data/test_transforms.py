@@ -1,4 +1,4 @@
-"""Joints stay on their pixels through every crop, resize and flip; sizes and colours are exact."""
+"""Joints move with their pixels in each crop, resize and flip; sizes and colours are exact."""
 
 import dataclasses
 import math
@@ -24,12 +24,12 @@ def config(**fields: Any) -> DataConfig:
 
 
 def wave(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
-    """Straight rises and falls between 0 and 256, so that a level tells a place."""
+    """Rises and falls linearly between 0 and 256, so that a level gives a position."""
     return SLOPE * (HALF_PERIOD - np.abs(x % (2 * HALF_PERIOD) - HALF_PERIOD))
 
 
 def waves(width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """An image whose red tells x and whose green tells y."""
+    """Makes an image whose red gives x and whose green gives y."""
     image = np.zeros((height, width, 3))
     image[..., 0] = wave(np.arange(width, dtype=float))[None, :]
     image[..., 1] = wave(np.arange(height, dtype=float))[:, None]
@@ -52,7 +52,7 @@ def joints_on(width: int, height: int, seed: int, people: int = 2) -> Float[np.n
 
 
 def at(image: UInt8[np.ndarray, "h w 3"], x: float, y: float) -> Float[np.ndarray, " 3"]:
-    """The colour at a place between pixels."""
+    """Interpolates the colour between pixels."""
     left, top = math.floor(x), math.floor(y)
     a, b = x - left, y - top
     patch = image[top : top + 2, left : left + 2].astype(float)
@@ -61,7 +61,7 @@ def at(image: UInt8[np.ndarray, "h w 3"], x: float, y: float) -> Float[np.ndarra
 
 
 def seen_joints(view: View, whole: Float[np.ndarray, "p 16 3"]) -> int:
-    """Checks each annotated joint well inside the crop; tells how many there were."""
+    """Checks each annotated joint well inside the crop; returns their number."""
     height, width = view.image.shape[:2]
     seen = 0
     for (x, y, visible), (old_x, old_y, _) in zip(
@@ -107,7 +107,7 @@ def test_joints_stay_on_their_pixels(data: DataConfig, width: int, height: int, 
         seen_joints(view, people)
 
 
-def test_the_check_of_joints_sees_joints() -> None:
+def test_the_check_of_joints_finds_a_moved_joint() -> None:
     data = config(swap_on_flip=False)
     people = joints_on(120, 90, 0)
     whole = make_view(waves(120, 90), people, data)
@@ -119,7 +119,7 @@ def test_the_check_of_joints_sees_joints() -> None:
 
 
 def bilinear(image: Float[np.ndarray, "h w 3"], width: int, height: int) -> np.ndarray:
-    """The definition, pixel by pixel, in float64: half-pixel centres, the border repeated."""
+    """Computes the definition per pixel in float64: half-pixel centres, the border repeated."""
     old_height, old_width = image.shape[:2]
     result = np.zeros((height, width, 3))
     for row in range(height):
@@ -188,7 +188,7 @@ def test_extreme_sizes_give_exact_crops(
         assert 0 < view.disc_radius < math.inf
 
 
-def test_a_long_strip_is_seen_everywhere() -> None:
+def test_crops_of_a_long_strip_cover_it() -> None:
     data = config(limit_width_px=0, flip=False)
     strip = np.repeat(np.arange(250, dtype=np.uint8), 4)[None, :, None].repeat(3, axis=2)
     whole = make_view(strip.repeat(10, axis=0), np.zeros((0, 16, 3), np.float32), data)
@@ -212,7 +212,7 @@ def test_a_long_strip_needs_little_memory() -> None:
 def flip_of(
     data: DataConfig, people: Float[np.ndarray, "p 16 3"], seed: int
 ) -> tuple[View, View, bool]:
-    """The view with and without flips allowed, and whether it was flipped."""
+    """Returns the view with and without flips allowed, and whether it was flipped."""
     whole = make_view(waves(80, 60), people, data)
     plain = dataclasses.replace(data, flip=False)
     still = augment(whole, plain, np.random.default_rng(seed))
@@ -226,7 +226,7 @@ def test_a_flip_mirrors_pixels_and_joints_and_swaps_left_with_right(
     preprocessing: str, swap: bool
 ) -> None:
     people = joints_on(80, 60, 1)
-    people[1] = 0  # a person of whom nothing is known
+    people[1] = 0  # a person without annotated joints
     data = config(preprocessing=preprocessing, swap_on_flip=swap)
     flips = 0
     for seed in range(40):
@@ -287,7 +287,7 @@ def test_modern_crops_keep_to_their_area_and_aspect() -> None:
     assert 2.2 < max(aspects) < 2.45
 
 
-def test_begin_leaves_its_input_alone() -> None:
+def test_make_view_does_not_change_its_input() -> None:
     data = config(limit_width_px=50)
     image, people = waves(100, 60), joints_on(100, 60, 0)
     kept_image, kept_people = image.copy(), people.copy()

@@ -1,4 +1,4 @@
-"""Resizes against their literal rules, and the views that evaluation averages over."""
+"""Resizes follow their definitions, and evaluation averages over the right views."""
 
 import dataclasses
 from pathlib import Path
@@ -30,7 +30,7 @@ VIEWS: list[tuple[str, bool, int, dict[str, Any]]] = [
 def tensorflow_1(
     image: UInt8[np.ndarray, "h w 3"], width: int, height: int
 ) -> Float[np.ndarray, "h2 w2 3"]:
-    """`resize_bilinear(align_corners=False)`, cell by cell: from the corners of pixels."""
+    """Computes `resize_bilinear(align_corners=False)` per pixel, from the corners of pixels."""
     rows, columns = image.shape[:2]
     out = np.zeros((height, width, 3))
     for i in range(height):
@@ -58,7 +58,7 @@ def test_the_legacy_resize_is_tensorflow_1s(size: tuple[int, int]) -> None:
     assert np.abs(resize(View(image, NOBODY, 1.0), *size).image - exact).max() > 5
 
 
-def test_the_antialiased_resize_averages_what_a_pixel_covers() -> None:
+def test_the_antialiased_resize_averages_the_covered_pixels() -> None:
     """A triangle as wide as two shrunken pixels, between half-pixel centres, cut at the border."""
     line = np.random.default_rng(1).integers(0, 256, 24)
     image = np.repeat(np.repeat(line[None, :, None], 24, 0), 3, 2).astype(np.uint8)
@@ -83,7 +83,7 @@ def test_modern_shrinking_sees_every_pixel(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rule", ["opencv", "legacy", "antialias"])
 @pytest.mark.parametrize("size", [(48, 96), (80, 40), (30, 20)])
 def test_keypoints_follow_their_pixels(rule: str, size: tuple[int, int]) -> None:
-    """On a picture that rises evenly the colour at a joint tells where the joint was."""
+    """In an image of constant slope, the colour at a joint gives its old position."""
     image = np.zeros((40, 60, 3), np.uint8)
     image[..., 0], image[..., 1] = 4 * np.arange(60)[None, :], 6 * np.arange(40)[:, None]
     joints = np.zeros((1, 16, 3))
@@ -100,7 +100,7 @@ def test_keypoints_follow_their_pixels(rule: str, size: tuple[int, int]) -> None
 
 
 def test_the_released_input_is_reproduced_to_a_grey_level(tmp_path: Path) -> None:
-    """To a width of 20 and whole levels, to a short side of 14 with sides cut off, the centre."""
+    """Resizes to width 20 in whole levels, then to short side 14, and takes the centre crop."""
     data = config(tmp_path, limit_width_px=20, resize="legacy")
     image = np.random.default_rng(2).integers(0, 256, (19, 33, 3), dtype=np.uint8)
     limited = tensorflow_1(image, 20, 11).astype(np.uint8)  # 19 * 20 / 33 = 11.5
@@ -110,8 +110,8 @@ def test_the_released_input_is_reproduced_to_a_grey_level(tmp_path: Path) -> Non
     assert np.abs(view.image - scaled[1:13, 6:18]).mean() <= 0.3
 
 
-def test_views_lie_where_they_should(tmp_path: Path) -> None:
-    """17 rows and 41 columns more than a view has, both odd: each pixel's place is its colour."""
+def test_views_are_at_their_positions(tmp_path: Path) -> None:
+    """The image has 17 rows and 41 columns more than a view; a pixel's colour is its position."""
     image = np.zeros((29, 53, 3), np.uint8)
     image[..., 0], image[..., 1] = np.arange(53)[None, :], np.arange(29)[:, None]
 
@@ -161,7 +161,7 @@ def test_batches_hold_every_view_of_every_record_once(
 def test_the_logits_of_an_image_are_the_mean_over_its_views(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On CPU the views are unrolled, elsewhere they are gone through one after the other."""
+    """On CPU the views are unrolled, on other devices they are looped over."""
     cfg = tiny_config(tmp_path, "data.eval_crops=three")
     model, shapes = describe_model(cfg, 3)
     variables = fill_variables(shapes, 0)

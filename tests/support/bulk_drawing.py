@@ -14,6 +14,6 @@ def draw_pictures(
     """The pictures of the given numbers."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
-        return [people.picture(seed, split, number, difficulty) for number in numbers]
+        return [people.draw_scene(seed, split, number, difficulty) for number in numbers]
     finally:
         jaxtyping.config.update("jaxtyping_disable", False)

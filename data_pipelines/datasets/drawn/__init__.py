@@ -1,1 +1,1 @@
-"""The renderer of the embedded data sets: people and things drawn from random numbers."""
+"""Renders the embedded data sets: people and things drawn from random numbers."""

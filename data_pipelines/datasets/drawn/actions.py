@@ -1,4 +1,4 @@
-"""The eight actions as data: limb angles with their spread, and the thing that is held."""
+"""Defines the eight actions: limb angles with their spread, and the held thing."""
 
 from typing import NamedTuple
 
@@ -6,15 +6,15 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.datasets.drawn.body import Joints
-from data_pipelines.datasets.drawn.canvas import Point, Shape, turn
+from data_pipelines.datasets.drawn.canvas import Point, Shape, rotation
 from data_pipelines.datasets.drawn.things import THINGS
 
 
 class Grip(NamedTuple):
-    """Where a thing goes: at the mean of joints, moved by `offset`, turned to `degrees`.
+    """Places a thing at the mean of joints, moved by `offset` and rotated to `degrees`.
 
-    `degrees` count from the line between the joints `along` where there are such; `offset` is a
-    share of the body's height in the thing's own axes.
+    `degrees` count from the line between the joints `along`, if given; `offset` is a share of the
+    body's height in the thing's own axes.
     """
 
     thing: str
@@ -23,33 +23,33 @@ class Grip(NamedTuple):
     along: tuple[int, int] | None = None
     degrees: float = 0.0
     spread: float = 0.0
-    layer: int = 1  # 0 is drawn behind the body, 1 before its trunk and behind its arms
+    layer: int = 1  # 0 is drawn behind the body, 1 between torso and arms
 
-    def hold(self, joints: Joints, rng: np.random.Generator) -> list[Shape]:
-        """The thing among the joints."""
+    def place_thing(self, joints: Joints, rng: np.random.Generator) -> list[Shape]:
+        """Returns the shapes of the thing at the joints."""
         line = 1.0
         if self.along:
             start, end = joints[list(self.along)]
             line = (end - start) / abs(end - start)
-        by = line * turn(self.degrees + self.spread * rng.uniform(-1, 1))
+        by = line * rotation(self.degrees + self.spread * rng.uniform(-1, 1))
         at = joints[list(self.at)].mean() + by * self.offset
         return [shape.placed(at, by) for shape in THINGS[self.thing].shapes]
 
 
 class Pose(NamedTuple):
-    """Limb angles in the order of LIMB_ANGLES, and how far each may stray."""
+    """Holds limb angles in the order of LIMB_ANGLES and their spreads."""
 
     angles: tuple[float, ...]
     spreads: tuple[float, ...]
     frontal: float = 1.0
 
-    def draw(self, rng: np.random.Generator) -> Float[np.ndarray, "10"]:
-        """Angles for one body."""
+    def draw_angles(self, rng: np.random.Generator) -> Float[np.ndarray, "10"]:
+        """Draws the angles of one body."""
         return np.add(self.angles, np.multiply(self.spreads, rng.uniform(-1, 1, 10)))
 
 
 class Action(NamedTuple):
-    """What a picture can be labelled with; a second act id stands for the same activity."""
+    """Defines a label; a second act id is the same activity."""
 
     category: str
     act_ids: tuple[int, ...]

@@ -1,4 +1,4 @@
-"""The body: sixteen joints by forward kinematics, and the clothed figure around them."""
+"""Computes a body's sixteen joints by forward kinematics, and the shapes of its clothed figure."""
 
 from typing import NamedTuple
 
@@ -9,9 +9,9 @@ from data_pipelines.datasets.drawn.canvas import (
     Colour,
     Shape,
     area,
-    colours,
     disc,
-    mix,
+    draw_colours,
+    mix_colours,
     oval,
     stroke,
 )
@@ -26,13 +26,13 @@ LIMB_ANGLES = (
 
 
 class Bone(NamedTuple):
-    """A joint hangs from another at a length, along a limb's angle or square to it."""
+    """Joins a joint to its parent at a length, along a limb's angle or at right angles to it."""
 
     joint: int
     parent: int
     length: float
     limb: int
-    square: int = 0  # +90 or -90 degrees off the limb: shoulders and hips, narrower from the side
+    square: int = 0  # +90 or -90 degrees off the limb: shoulders and hips, narrower in profile
 
 
 # Lengths are shares of the height from ankle to head top; the first bone starts at the pelvis, 6.
@@ -46,10 +46,10 @@ SKELETON = (
 
 
 def place_joints(angles: Float[np.ndarray, "10"], frontal: float) -> Joints:
-    """The joints around the pelvis at 0 of a body one high.
+    """Computes the joints of a body of height 1 with its pelvis at 0.
 
     An angle is 0 for a limb that hangs, 90 for one that points right in the picture, 180 for up;
-    `frontal` is 1 for a body seen from the front and near 0 from its side, looking right.
+    `frontal` is 1 for a body seen from the front and near 0 in profile, looking right.
     """
     joints = np.zeros(16, complex)
     for bone in SKELETON:
@@ -67,11 +67,11 @@ _HAIRS = ((40, 30, 26), (92, 58, 36), (196, 150, 74), (150, 62, 34), (150, 146, 
 _SHOES = ((44, 44, 48), (232, 230, 224), (128, 74, 44))
 
 
-def dress(rng: np.random.Generator) -> dict[str, Colour]:
-    """A skin, a hair colour and clothes with long or short sleeves and legs."""
+def draw_clothes(rng: np.random.Generator) -> dict[str, Colour]:
+    """Draws the colours of skin, hair and clothes, with long or short sleeves and legs."""
     skin, hair, shoe = (choices[rng.integers(len(choices))] for choices in (_SKINS, _HAIRS, _SHOES))
-    shirt, trousers = colours(rng, 2)
-    dark_trousers = mix(trousers, (40, 40, 60), 0.45)
+    shirt, trousers = draw_colours(rng, 2)
+    dark_trousers = mix_colours(trousers, (40, 40, 60), 0.45)
     return {
         "skin": skin,
         "hair": hair,
@@ -84,8 +84,8 @@ def dress(rng: np.random.Generator) -> dict[str, Colour]:
     }
 
 
-def trunk(joints: Joints, frontal: float) -> list[Shape]:
-    """Legs, torso and head, what lies farther away first."""
+def shape_torso(joints: Joints, frontal: float) -> list[Shape]:
+    """Returns the shapes of legs, torso and head, the farther ones first."""
     left_leg = _leg(joints[[3, 4, 5]], frontal, +1)
     right_leg = _leg(joints[[2, 1, 0]], frontal, -1)
     torso = area("shirt", *joints[[12, 13, 3, 2]], rounding=0.075)
@@ -93,8 +93,8 @@ def trunk(joints: Joints, frontal: float) -> list[Shape]:
     return [*left_leg, *right_leg, belt, torso, *_head(joints, frontal)]
 
 
-def arms(joints: Joints) -> list[Shape]:
-    """Both arms, the left one first."""
+def shape_arms(joints: Joints) -> list[Shape]:
+    """Returns the shapes of both arms, the left one first."""
     return [*_arm(joints[[13, 14, 15]]), *_arm(joints[[12, 11, 10]])]
 
 

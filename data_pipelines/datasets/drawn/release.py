@@ -1,8 +1,8 @@
-"""annotations.mat: what is known of drawn pictures in the form in which MPII publishes itself.
+"""Writes the annotations of drawn pictures to annotations.mat in the format of MPII.
 
-It has that form's peculiarities too: points are not sorted by id, the two head joints carry no
-visibility, every seventh image writes its visibilities as characters, every fifth leaves
-the joints of its bystanders out, and test people have nothing but a scale and a place.
+It has the peculiarities of that format: points are not sorted by id, the two head joints have no
+visibility, every seventh image writes its visibilities as characters, every fifth omits the joints
+of its bystanders, and test people have only a scale and a position.
 """
 
 import io
@@ -16,8 +16,6 @@ import scipy.io
 
 from data_pipelines.datasets.drawn.scene import Person
 
-Struct = np.ndarray  # of objects with named fields, as scipy.io writes a MATLAB struct array
-
 _POINT_ORDER = (6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)
 _HEAD_JOINTS = (8, 9)
 _HEIGHT_OF_SCALE_1_PX = 200
@@ -27,7 +25,7 @@ _TEST_FIELDS = ("scale", "objpos")
 
 
 class Activity(NamedTuple):
-    """What the people of an image do."""
+    """Names the activity of the people in an image."""
 
     category: str
     name: str
@@ -35,7 +33,7 @@ class Activity(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One image of the release; without an activity it is a test image."""
+    """Describes one image of the release; without an activity it is a test image."""
 
     image: str
     people: tuple[Person, ...]
@@ -43,8 +41,7 @@ class Row(NamedTuple):
     video: str
 
 
-# What a file begins with says when it was made, and equal annotations shall give equal files.
-UNDATED = b"MATLAB 5.0 MAT-file, drawn".ljust(116)
+_UNDATED_HEADER = b"MATLAB 5.0 MAT-file, drawn".ljust(116)  # equal annotations give equal files
 
 
 def save(path: Path, rows: Sequence[Row]) -> None:
@@ -62,10 +59,11 @@ def save(path: Path, rows: Sequence[Row]) -> None:
     }
     content = io.BytesIO()
     scipy.io.savemat(content, {"RELEASE": _structs([release])}, do_compression=True)
-    path.write_bytes(UNDATED + content.getvalue()[len(UNDATED) :])
+    path.write_bytes(_UNDATED_HEADER + content.getvalue()[len(_UNDATED_HEADER) :])
 
 
-def _structs(elements: Sequence[dict[str, Any]]) -> Struct:
+def _structs(elements: Sequence[dict[str, Any]]) -> np.ndarray:
+    """Makes an array of objects with named fields, which scipy.io writes as a struct array."""
     array = np.zeros((1, len(elements)), [(field, object) for field in elements[0]])
     for index, element in enumerate(elements):
         array[0, index] = tuple(element.values())
@@ -119,10 +117,10 @@ def _person(number: int, rank: int, person: Person) -> dict[str, Any]:
     }
 
 
-def _point(joint: int, place: np.ndarray, visible: bool, as_character: bool) -> dict[str, Any]:
+def _point(joint: int, position: np.ndarray, visible: bool, as_character: bool) -> dict[str, Any]:
     if joint in _HEAD_JOINTS:
         is_visible = _EMPTY
     else:
         is_visible = str(int(visible)) if as_character else np.uint8(visible)
-    x, y = np.round(place, 2)
+    x, y = np.round(position, 2)
     return {"x": x, "y": y, "id": np.uint8(joint), "is_visible": is_visible}

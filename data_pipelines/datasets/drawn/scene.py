@@ -1,4 +1,4 @@
-"""A finished scene: the picture, who is in it, what lies about, and its twin in a mirror."""
+"""Holds a finished scene: the picture, its people and things, and how to mirror them."""
 
 import dataclasses
 from typing import NamedTuple
@@ -8,26 +8,26 @@ from jaxtyping import Bool, Float, UInt8
 
 from data_pipelines.example import MIRRORED_JOINTS
 
-NOBODY, ACTOR, OBJECT = 0, 1, 2  # owners of pixels; what stands around has higher numbers
+NOBODY, ACTOR, OBJECT = 0, 1, 2  # owners of pixels; other things and people have higher numbers
 PERSON = "person"
 
 
 class Person(NamedTuple):
-    """Joints in 0-based pixels (x, y), which of them show, and the body's height."""
+    """Holds joints in 0-based pixels (x, y), their visibility and the body's height."""
 
     joints: Float[np.ndarray, "16 2"]
     visible: Bool[np.ndarray, "16"]
     height_px: float
 
     def mirrored(self, width_px: int) -> "Person":
-        """The person in the mirror, where a right hand has become a left one."""
+        """Mirrors the person; left and right joints are swapped."""
         swapped = list(MIRRORED_JOINTS)
         joints = self.joints[swapped] * (-1, 1) + (width_px - 1, 0)
         return Person(joints, self.visible[swapped], self.height_px)
 
 
 class Item(NamedTuple):
-    """A thing that lies about or a bystander, and the share of it that nothing covers."""
+    """Names a thing or a bystander, and the share of it that is not covered."""
 
     kind: str
     visible_share: float
@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """A picture and everything that is known about it; an actor is its first person."""
+    """Holds a picture and its annotation; the actor is the first person."""
 
     image: UInt8[np.ndarray, "h w 3"]
     owner: UInt8[np.ndarray, "h w"]
@@ -44,11 +44,11 @@ class Scene:
 
     @property
     def mask(self) -> UInt8[np.ndarray, "h w"]:
-        """1 where the actor is, 2 where what the actor holds is, 0 elsewhere."""
+        """The mask: 1 on the actor, 2 on the held thing, 0 elsewhere."""
         return np.where(self.owner <= OBJECT, self.owner, NOBODY).astype(np.uint8)
 
     def mirrored(self) -> "Scene":
-        """The scene in a mirror."""
+        """Mirrors the scene."""
         width_px = self.image.shape[1]
         return Scene(
             np.ascontiguousarray(self.image[:, ::-1]),

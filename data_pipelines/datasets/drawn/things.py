@@ -1,4 +1,4 @@
-"""The things that people hold and that lie about, each in units of a person's height."""
+"""Defines the shapes of things, in units of a person's height."""
 
 import dataclasses
 import functools
@@ -11,9 +11,9 @@ from data_pipelines.datasets.drawn.canvas import (
     Points,
     Shape,
     area,
-    colours,
     disc,
-    mix,
+    draw_colours,
+    mix_colours,
     oval,
     stroke,
 )
@@ -23,28 +23,24 @@ _WHITE, _SILVER, _BLACK, _GREEN = (255, 255, 255), (160, 160, 165), (0, 0, 0), (
 
 @dataclasses.dataclass(frozen=True)
 class Thing:
-    """Shapes around the point where it is held, which is 0."""
+    """Holds shapes around 0, the point where a person holds the thing."""
 
     shapes: tuple[Shape, ...]
 
     @functools.cached_property
     def centre(self) -> complex:
-        """The middle of the box around it."""
+        """The centre of the bounding box."""
         x, y = np.real(self._points), np.imag(self._points)
         return complex(x.min() + x.max(), y.min() + y.max()) / 2
 
     @functools.cached_property
     def radius(self) -> float:
-        """How far it reaches from its middle."""
+        """The largest distance from the centre."""
         return float(np.abs(self._points - self.centre).max())
 
     @property
     def _points(self) -> Points:
         return np.concatenate([shape.points for shape in self.shapes])
-
-
-def _ring(tone: str, centre: Point, radius: float, width: float) -> Shape:
-    return Shape(tone, centre + oval(radius, radius), width)
 
 
 def _box(tone: str, centre: Point, width: float, height: float) -> Shape:
@@ -53,22 +49,18 @@ def _box(tone: str, centre: Point, width: float, height: float) -> Shape:
     return area(tone, *(centre + corner for corner in corners))
 
 
-def _wedge(tone: str, radius: float, start: float, end: float) -> Shape:
-    return area(tone, 0, *oval(radius, radius, start, end))
-
-
 _SPOKES = np.exp(1j * np.radians([20, 80, 140]))
 
 
 def _bicycle() -> tuple[Shape, ...]:
-    """Saddle at 0; bars, crank and wheels where a rider's hands and feet come to lie."""
+    """Saddle at 0; bars and crank at a rider's hands and feet."""
     rear, front, crank, bars = -0.12 + 0.4j, 0.55 + 0.4j, 0.17 + 0.39j, 0.43 - 0.05j
     seat, head = 0.02 + 0.1j, 0.44 + 0.06j  # the upper corners of the frame
     wheels = [
         shape
         for hub in (rear, front)
         for shape in (
-            _ring("rubber", hub, 0.17, 0.022),
+            Shape("rubber", hub + oval(0.17, 0.17), 0.022),
             *(stroke("metal", 0.006, hub - spoke, hub + spoke) for spoke in 0.155 * _SPOKES),
         )
     ]
@@ -95,7 +87,7 @@ def _umbrella() -> tuple[Shape, ...]:
 
 
 def _book() -> tuple[Shape, ...]:
-    """Open towards its reader, so that both covers are seen; the middle at 0."""
+    """Open, with both covers visible; the middle at 0."""
     across, down = np.array([0, 0.15, 0.15, 0]), np.array([-0.07, -0.09, 0.09, 0.11])
     return tuple(
         Shape(tone, side * across + 1j * down, filled=True)
@@ -122,7 +114,7 @@ _LEAVES = (-0.13 - 0.1j, 0.12 - 0.12j, -0.02 - 0.2j, 0.15 + 0.01j)
 THINGS = {
     "ball": Thing((
         disc("main", 0, 0.08),
-        *(_wedge("second", 0.08, start, start + 60) for start in (0.0, 120.0, 240.0)),
+        *(area("second", 0, *oval(0.08, 0.08, each, each + 60)) for each in (0.0, 120.0, 240.0)),
         disc("paper", 0, 0.02),
     )),
     "barbell": Thing((
@@ -148,14 +140,14 @@ THINGS = {
 KINDS = tuple(THINGS)
 
 
-def paint(rng: np.random.Generator) -> dict[str, Colour]:
-    """Colours for a thing; none has a hue or lightness of its own that would give it away."""
-    main, second, third = colours(rng, 3)
+def draw_palette(rng: np.random.Generator) -> dict[str, Colour]:
+    """Draws the colours of a thing; they do not depend on its kind."""
+    main, second, third = draw_colours(rng, 3)
     return {
         "main": main,
         "second": second,
-        "paper": mix(third, _WHITE, 0.35),
-        "metal": mix(second, _SILVER, 0.6),
-        "rubber": mix(third, _BLACK, 0.3),
-        "leaf": mix(third, _GREEN, 0.5),
+        "paper": mix_colours(third, _WHITE, 0.35),
+        "metal": mix_colours(second, _SILVER, 0.6),
+        "rubber": mix_colours(third, _BLACK, 0.3),
+        "leaf": mix_colours(third, _GREEN, 0.5),
     }

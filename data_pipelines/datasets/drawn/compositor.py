@@ -1,0 +1,187 @@
+"""Composes a scene: first the surroundings, then the actor.
+
+The surroundings are drawn from random numbers that do not depend on the action, and are rejected
+only if they would be hidden by the actor's body: so only the actor shows the action.
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool
+
+from data_pipelines.datasets.drawn import body, things
+from data_pipelines.datasets.drawn.actions import STANDING, Action, Grip, Pose
+from data_pipelines.datasets.drawn.canvas import (
+    Canvas,
+    Shape,
+    draw_background,
+    draw_colours,
+    mix_colours,
+    oval,
+    rotation,
+)
+from data_pipelines.datasets.drawn.scene import ACTOR, NOBODY, OBJECT, PERSON, Item, Person, Scene
+
+_GREY = (128, 128, 128)
+_SIZES_PX = ((192, 192), (144, 192), (192, 144), (192, 288), (256, 192))  # height, width
+_SIZE_SHARES = (0.95, 0.0125, 0.0125, 0.0125, 0.0125)
+_MARGIN, _BYSTANDER_MARGIN = 0.04, 0.3  # shares of the picture without centres of things
+_MAX_TRIES = 20
+
+
+class SceneSettings(NamedTuple):
+    """Sets the height of people, as a share of the shorter side, and the numbers of things."""
+
+    height: tuple[float, float]
+    things: tuple[int, int]
+    clutter: tuple[int, int]
+    bystander_share: float
+
+
+class BodyPosition(NamedTuple):
+    """Holds a body's pelvis in pixels and its height."""
+
+    pelvis: complex
+    height_px: float
+
+    def covers(self, point: complex, reach_px: float) -> bool:
+        """Tells whether a thing of that reach around the point is too near to the body."""
+        away = point - self.pelvis
+        x = away.real / (0.3 * self.height_px + reach_px)
+        y = away.imag / (0.55 * self.height_px + reach_px)
+        return x * x + y * y < 1
+
+
+def compose_scene(
+    rng: np.random.Generator, settings: SceneSettings, action: Action | None = None
+) -> Scene:
+    """Draws a scene with an actor, or without an action only its surroundings."""
+    height_px, width_px = _SIZES_PX[rng.choice(len(_SIZES_PX), p=_SIZE_SHARES)]
+    canvas = Canvas.on(draw_background(rng, height_px, width_px))
+    compositor = _Compositor(rng, settings, canvas, complex(width_px, height_px))
+    mirrored = rng.random() < 0.5
+    position = compositor.draw_position(*rng.uniform((0.32, 0.46), (0.68, 0.58)))
+    compositor.add_surroundings(position if action else None)
+    if action:
+        compositor.add_person(ACTOR, position, action.pose, action.grip)
+    scene = compositor.finish()
+    return scene.mirrored() if mirrored else scene
+
+
+@dataclasses.dataclass
+class _Compositor:
+    rng: np.random.Generator
+    settings: SceneSettings
+    canvas: Canvas
+    size: complex
+    people: dict[int, tuple[BodyPosition, body.Joints]] = dataclasses.field(default_factory=dict)
+    items: dict[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
+
+    @property
+    def unit_px(self) -> float:
+        return min(self.size.real, self.size.imag)
+
+    @property
+    def next_owner(self) -> int:
+        return OBJECT + 1 + len(self.items)
+
+    def draw_position(self, x: float, y: float) -> BodyPosition:
+        height_px = self.unit_px * self.rng.uniform(*self.settings.height)
+        return BodyPosition(complex(x * self.size.real, y * self.size.imag), height_px)
+
+    def add_surroundings(self, actor: BodyPosition | None) -> None:
+        rng, settings = self.rng, self.settings
+        for _ in range(rng.integers(*settings.clutter, endpoint=True)):
+            self.add_clutter()
+        for _ in range(rng.integers(*settings.things, endpoint=True)):
+            self.add_thing(actor)
+        if rng.random() < settings.bystander_share:
+            self.add_bystander(actor)
+
+    def add_clutter(self) -> None:
+        rng = self.rng
+        corners = rng.uniform(0.4, 1, 5) * np.exp(2j * np.pi * np.sort(rng.random(5)))
+        shape = (
+            Shape("muted", corners, filled=True),
+            Shape("muted", oval(1.0, 0.55), filled=True),
+            Shape("muted", 1.1 * corners[::2], 0.3),
+        )[rng.integers(3)]
+        palette = {"muted": mix_colours(draw_colours(rng, 1)[0], _GREY, 0.3)}
+        by = self.unit_px * rng.uniform(0.06, 0.17) * rotation(rng.uniform(0, 360))
+        self.canvas.paint([shape], palette, NOBODY, self.draw_spot(), by)
+
+    def add_thing(self, actor: BodyPosition | None) -> None:
+        rng = self.rng
+        kind = things.KINDS[rng.integers(len(things.KINDS))]
+        thing, palette = things.THINGS[kind], things.draw_palette(rng)
+        by = self.unit_px * rng.uniform(*self.settings.height) * rng.uniform(0.6, 1)
+        by *= rotation(rng.uniform(-40, 40))
+        spot = self.find_free_spot(actor, 0.6 * abs(by) * thing.radius)
+        if spot is None:
+            return
+        owner = self.next_owner
+        self.canvas.paint(thing.shapes, palette, owner, spot - by * thing.centre, by)
+        self.items[owner] = kind, self.canvas.count(owner)
+
+    def add_bystander(self, actor: BodyPosition | None) -> None:
+        height_px = 0.85 * self.unit_px * self.rng.uniform(*self.settings.height)
+        spot = self.find_free_spot(actor, 0.3 * height_px, _BYSTANDER_MARGIN)
+        if spot is None:
+            return
+        owner = self.next_owner
+        self.add_person(owner, BodyPosition(spot, height_px), STANDING, None)
+        self.items[owner] = PERSON, self.canvas.count(owner)
+
+    def draw_spot(self, margin_y: float = _MARGIN) -> complex:
+        x, y = self.rng.uniform((_MARGIN, margin_y), (1 - _MARGIN, 1 - margin_y))
+        return complex(x * self.size.real, y * self.size.imag)
+
+    def find_free_spot(
+        self, actor: BodyPosition | None, reach_px: float, margin_y: float = _MARGIN
+    ) -> complex | None:
+        for _ in range(_MAX_TRIES):
+            spot = self.draw_spot(margin_y)
+            if actor is None or not actor.covers(spot, reach_px):
+                return spot
+        return None
+
+    def add_person(self, owner: int, position: BodyPosition, pose: Pose, grip: Grip | None) -> None:
+        rng = self.rng
+        joints = body.place_joints(pose.draw_angles(rng), pose.frontal)
+        clothes = body.draw_clothes(rng)
+        layers = [
+            (body.shape_torso(joints, pose.frontal), clothes, owner),
+            (body.shape_arms(joints), clothes, owner),
+        ]
+        if grip:
+            thing = grip.place_thing(joints, rng), things.draw_palette(rng), OBJECT
+            layers.insert(grip.layer, thing)
+        for shapes, palette, layer_owner in layers:
+            self.canvas.paint(shapes, palette, layer_owner, position.pelvis, position.height_px)
+        self.people[owner] = position, joints
+
+    def finish(self) -> Scene:
+        image, owners = self.canvas.finish()
+        shown = np.bincount(owners.ravel(), minlength=256)
+        people = [
+            _locate_person(owners == each, *self.people[each]) for each in sorted(self.people)
+        ]
+        items = [
+            Item(kind, shown[owner] / max(1, whole)) for owner, (kind, whole) in self.items.items()
+        ]
+        return Scene(image, owners, tuple(people), tuple(items))
+
+
+def _locate_person(
+    own: Bool[np.ndarray, "h w"], position: BodyPosition, joints: body.Joints
+) -> Person:
+    """Returns the person in the picture; a joint is visible if the person's pixels are near it."""
+    at = position.pelvis + position.height_px * joints
+    height, width = own.shape
+    padded = np.pad(own, 2)
+    visible = [
+        0 <= x < width and 0 <= y < height and padded[y : y + 5, x : x + 5].any()
+        for x, y in zip(np.rint(at.real).astype(int), np.rint(at.imag).astype(int), strict=True)
+    ]
+    return Person(np.stack([at.real, at.imag], 1), np.array(visible, bool), position.height_px)
