@@ -1,1 +1,1 @@
-"""Data made visible: skeletons on images, batches as grids, pages of both."""
+"""Draws skeletons on images, grids of batches, and HTML pages of both."""

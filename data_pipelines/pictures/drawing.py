@@ -1,4 +1,4 @@
-"""Draws skeletons onto images, and batches as grids; blue is a person's left, orange the right."""
+"""Draws skeletons on images and batches as grids; blue is a person's left, orange the right."""
 
 import io
 import math
@@ -25,22 +25,22 @@ RGB = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "h w 3"]
 
 LEFT, RIGHT, CENTRE = (0, 142, 255), (255, 140, 0), (240, 240, 240)
-CASING = (24, 24, 24)  # a dark edge, so that lines stand out from any ground
+CASING = (24, 24, 24)  # a dark edge, so that lines are visible on any background
 DISC = (255, 255, 255)
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 SUBPIXEL_BITS = 4
 GAP_PX, CAPTION_PX, TEXT_PX = 8, 22, 14
-LONGEST_TEXT = 200  # characters of a name or a list of names
+MAX_TEXT_CHARS = 200  # of a name or a list of names
 
 
 def side_colour(*joints: int) -> RGB:
-    """The colour of a joint or bone: one that touches a side of the body belongs to it."""
+    """Returns the colour of a joint or bone; a bone with one end on a side has that side's."""
     names = " ".join(JOINTS[joint] for joint in joints)
     return LEFT if "left" in names else RIGHT if "right" in names else CENTRE
 
 
 def draw_skeletons(image: Picture, keypoints: Keypoints) -> Picture:
-    """The image with everybody's annotated joints: filled where visible, hollow where hidden."""
+    """Draws everybody's annotated joints: filled if visible, hollow if hidden."""
     canvas = np.ascontiguousarray(image).copy()
     thickness = max(1, round(max(image.shape[:2]) / 160))
     for person in keypoints:
@@ -80,7 +80,7 @@ def _draw_joint(
 
 
 def draw_disc(image: Picture, centre: Float[np.ndarray, " 3"], radius: float) -> Picture:
-    """The image with the circle that a pose target fills around a joint."""
+    """Draws the circle that a pose target fills around a joint."""
     canvas = np.ascontiguousarray(image).copy()
     scaled = round(radius * 2**SUBPIXEL_BITS)
     for colour, thickness in ((CASING, 3), (DISC, 1)):
@@ -89,30 +89,30 @@ def draw_disc(image: Picture, centre: Float[np.ndarray, " 3"], radius: float) ->
 
 
 def _fixed(point: Float[np.ndarray, " n"]) -> tuple[int, int]:
-    """A point in OpenCV's fixed-point pixels, kept near enough that they cannot overflow."""
+    """Converts a point to OpenCV's fixed-point pixels, clipped so that they cannot overflow."""
     x, y = np.clip(point[:2], -1e5, 1e5) * 2**SUBPIXEL_BITS
     return round(float(x)), round(float(y))
 
 
 def fit(view: View, side_px: int) -> View:
-    """The view with its longer side `side_px` long."""
+    """Resizes a view so that its longer side is `side_px`."""
     height, width = view.image.shape[:2]
     scale = side_px / max(height, width)
     return resize(view, max(1, round(width * scale)), max(1, round(height * scale)), smooth=True)
 
 
 def shorten(text: str) -> str:
-    """The text, cut where it is longer than a page or a caption has use for."""
-    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}\u2026"
+    """Cuts a text that is too long for a page or caption."""
+    return text if len(text) <= MAX_TEXT_CHARS else f"{text[:MAX_TEXT_CHARS]}\u2026"
 
 
 def label_text(label: object, classes: Sequence[str]) -> str:
-    """The names of the classes that a label holds, shortened."""
+    """Joins the names of a label's classes, shortened."""
     return shorten(", ".join(classes[each] for each in list_classes(label))) or "no label"
 
 
 def first_joint_inside(keypoints: Keypoints, image: Picture) -> Float[np.ndarray, " 3"] | None:
-    """The first annotated joint that lies in the image, where there is one."""
+    """Finds the first annotated joint inside the image, or None."""
     height, width, _ = image.shape
     x, y, visibility = np.moveaxis(keypoints, -1, 0)
     inside = (x >= 0) & (x < width) & (y >= 0) & (y < height) & (visibility != NOT_ANNOTATED)
@@ -122,7 +122,7 @@ def first_joint_inside(keypoints: Keypoints, image: Picture) -> Float[np.ndarray
 def draw_batch(
     batch: HostBatch, classes: Sequence[str], *, columns: int = 0, side_px: int = 240
 ) -> bytes:
-    """A PNG of the batch's images in reading order, each with its skeletons and its label."""
+    """Draws a PNG of the batch's images in reading order, with their skeletons and labels."""
     count = len(batch.image)
     columns = min(count, columns or math.ceil(math.sqrt(count)))
     wide, high = side_px + GAP_PX, side_px + GAP_PX + CAPTION_PX

@@ -1,4 +1,4 @@
-"""One self-contained HTML page of tables, bars and pictures; no script and no network."""
+"""Renders a self-contained HTML page of tables, bars and pictures, without scripts or network."""
 
 import base64
 import dataclasses
@@ -28,7 +28,7 @@ THUMBNAIL_QUALITY = 82
 
 @dataclasses.dataclass(frozen=True)
 class Thumbnail:
-    """A picture that the page carries in itself."""
+    """Holds a picture that is embedded in the page."""
 
     source: str
     width_px: int
@@ -39,7 +39,7 @@ class Thumbnail:
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """Pictures that belong together, with a title and small print."""
+    """Groups pictures under a title and details."""
 
     title: str
     details: str
@@ -48,7 +48,7 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """Figures under one heading; `wide` ones hold more than one picture."""
+    """Groups figures under a heading; figures of a `wide` gallery hold several pictures."""
 
     heading: str
     note: str
@@ -58,7 +58,7 @@ class Gallery:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows under a heading, each named by its first cell; `bars` are percents drawn behind."""
+    """Holds rows under a heading, named by their first cells; `bars` are percentages to draw."""
 
     heading: str
     note: str
@@ -69,7 +69,7 @@ class Table:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """Everything a page shows, in its order."""
+    """Holds the content of a page in its order."""
 
     title: str
     lead: str
@@ -81,12 +81,12 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML; whatever a class or file is called shows as text."""
+    """Renders the page as HTML; names of classes and files are escaped."""
     return fill_template(TEMPLATE, page=page)
 
 
 def fill_template(name: str, templates: Mapping[str, str] = {}, **values: Any) -> str:
-    """A template filled with values, which show as text; it may extend the page of this module."""
+    """Fills a template, which may extend this module's page, with values, which are escaped."""
     sheet = resources.files("data_pipelines").joinpath(TEMPLATE).read_text("utf-8")
     environment = jinja2.Environment(
         loader=jinja2.DictLoader({TEMPLATE: sheet, **templates}),
@@ -101,9 +101,9 @@ def fill_template(name: str, templates: Mapping[str, str] = {}, **values: Any) -
 
 
 def thumbnail(view: View, *, alt: str, caption: str = "") -> Thumbnail:
-    """The view at thumbnail size, its skeletons drawn after shrinking so that they stay thin.
+    """Shrinks the view to thumbnail size, then draws its skeletons with thin lines.
 
-    A disc radius above 0 is shown as a circle around one joint.
+    A disc radius above 0 is drawn as a circle around one joint.
     """
     small = fit(view, THUMBNAIL_PX)
     drawn = draw_skeletons(small.image, small.keypoints)
@@ -114,7 +114,7 @@ def thumbnail(view: View, *, alt: str, caption: str = "") -> Thumbnail:
 
 
 def embed(picture: Picture, *, alt: str, caption: str = "") -> Thumbnail:
-    """The picture as it is, inside the page."""
+    """Embeds a picture in the page at its own size."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, "JPEG", quality=THUMBNAIL_QUALITY, subsampling=0)
     source = f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode('ascii')}"

@@ -1,4 +1,4 @@
-"""The contact sheet of prepared data: its numbers, its classes, and a fair choice of its images."""
+"""Makes the contact sheet of prepared data: numbers, classes and a sample of the images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,12 @@ from data_pipelines.pictures.drawing import label_text, shorten
 from data_pipelines.pictures.page import Figure, Gallery, Page, Table, render, thumbnail
 from data_pipelines.transforms import View
 
-PER_CLASS, IN_ALL = 8, 96
-OWN_GALLERY = 4  # so many examples give a class a heading of its own
+MAX_PER_CLASS, MAX_EXAMPLES = 8, 96
+MIN_PER_GALLERY = 4  # examples of a class that has its own gallery
 SEED = 0
 
-Place = tuple[str, int]  # a split and the position of a record in it
-Choice = Mapping[int | None, Sequence[Place]]  # the places chosen for a class, or for no class
+Position = tuple[str, int]  # a split and the position of a record in it
+Sample = Mapping[int | None, Sequence[Position]]  # by class id, None for unlabelled
 
 
 def contact_sheet(
@@ -25,7 +25,7 @@ def contact_sheet(
     first_classes: Mapping[str, Sequence[int | None]],
     warnings: Sequence[str],
 ) -> str:
-    """The page, given each record's first class, by split and in record order."""
+    """Renders the page; `first_classes` has each record's first class by split in record order."""
     examples = sum(split.examples for split in manifest.splits.values())
     return render(
         Page(
@@ -33,43 +33,43 @@ def contact_sheet(
             lead=f"{examples:,} images, {len(manifest.classes):,} classes, "
             f"fingerprint {manifest.fingerprint}",
             warnings=warnings,
-            tables=[_table_of_splits(manifest), _table_of_classes(manifest)],
-            galleries=_galleries(directory, manifest, choose(first_classes)),
-            facts_heading="Where it comes from",
-            facts=_facts(directory, manifest),
+            tables=[_tabulate_splits(manifest), _tabulate_classes(manifest)],
+            galleries=_make_galleries(directory, manifest, sample_records(first_classes)),
+            facts_heading="Provenance",
+            facts=_list_facts(directory, manifest),
         )
     )
 
 
-def choose(first_classes: Mapping[str, Sequence[int | None]]) -> Choice:
-    """Equally many places for each class, or one for as many classes as there is room for."""
-    by_class: dict[int | None, list[Place]] = {}
-    for split, shown in first_classes.items():
-        for position, each in enumerate(shown):
+def sample_records(first_classes: Mapping[str, Sequence[int | None]]) -> Sample:
+    """Samples equally many records of each class, or one of each of `MAX_EXAMPLES` classes."""
+    by_class: dict[int | None, list[Position]] = {}
+    for split, classes_of_split in first_classes.items():
+        for position, each in enumerate(classes_of_split):
             by_class.setdefault(each, []).append((split, position))
     rng = np.random.default_rng(SEED)
-    share = max(1, min(PER_CLASS, IN_ALL // max(1, len(by_class))))
+    per_class = max(1, min(MAX_PER_CLASS, MAX_EXAMPLES // max(1, len(by_class))))
     classes = sorted(by_class, key=lambda each: (each is None, each or 0))
-    if len(classes) > IN_ALL:
-        kept = rng.choice(len(classes), IN_ALL, replace=False)
+    if len(classes) > MAX_EXAMPLES:
+        kept = rng.choice(len(classes), MAX_EXAMPLES, replace=False)
         classes = [classes[index] for index in sorted(kept)]
     return {
-        each: [by_class[each][index] for index in rng.permutation(len(by_class[each]))[:share]]
+        each: [by_class[each][index] for index in rng.permutation(len(by_class[each]))[:per_class]]
         for each in classes
     }
 
 
-def _galleries(directory: Path, manifest: Manifest, choice: Choice) -> list[Gallery]:
+def _make_galleries(directory: Path, manifest: Manifest, sample: Sample) -> list[Gallery]:
     sources = {
         split: records.open_split(directory, split, manifest)
-        for split in {split for places in choice.values() for split, _ in places}
+        for split in {split for positions in sample.values() for split, _ in positions}
     }
     figures = {
-        each: [_figure(split, sources[split][at], manifest.classes) for split, at in places]
-        for each, places in choice.items()
+        each: [_make_figure(split, sources[split][at], manifest.classes) for split, at in positions]
+        for each, positions in sample.items()
     }
-    note = "Chosen at random, the same ones every time."
-    if len(figures) * OWN_GALLERY > IN_ALL:
+    note = "Chosen at random with a fixed seed."
+    if len(figures) * MIN_PER_GALLERY > MAX_EXAMPLES:
         return [Gallery("Examples", note, [each for group in figures.values() for each in group])]
     return [
         Gallery(
@@ -81,7 +81,7 @@ def _galleries(directory: Path, manifest: Manifest, choice: Choice) -> list[Gall
     ]
 
 
-def _figure(split: str, record: records.Record, classes: Sequence[str]) -> Figure:
+def _make_figure(split: str, record: records.Record, classes: Sequence[str]) -> Figure:
     label = label_text(record["label"], classes)
     people = len(record["keypoints"])
     return Figure(
@@ -96,7 +96,7 @@ def _figure(split: str, record: records.Record, classes: Sequence[str]) -> Figur
     )
 
 
-def _table_of_splits(manifest: Manifest) -> Table:
+def _tabulate_splits(manifest: Manifest) -> Table:
     return Table(
         heading="Splits",
         note="",
@@ -115,7 +115,7 @@ def _table_of_splits(manifest: Manifest) -> Table:
     )
 
 
-def _table_of_classes(manifest: Manifest) -> Table:
+def _tabulate_classes(manifest: Manifest) -> Table:
     counts = {name: split.class_counts for name, split in manifest.splits.items()}
     shown = "train" if "train" in counts else next(iter(counts))
     order = np.argsort([-count for count in counts[shown]], kind="stable")
@@ -132,7 +132,7 @@ def _table_of_classes(manifest: Manifest) -> Table:
     )
 
 
-def _facts(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
+def _list_facts(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:
     facts = {
         "folder": directory,
         "people in an image": f"at most {manifest.max_people}",

@@ -1,4 +1,4 @@
-"""The batches a config would see, beside the stored images they were made from."""
+"""Shows the batches of a config beside the stored images they were made from."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -16,9 +16,9 @@ from data_pipelines.transforms import View
 def show(
     data: DataConfig, *, seed: int, batch_size: int, html: Path, log: Callable[[str], None] = print
 ) -> None:
-    """Writes a page of training batch 0 of `seed`, and of the first evaluation batch.
+    """Writes a page of training batch 0 of `seed` and of the first evaluation batch.
 
-    Of an evaluated image it is the centre crop, whatever other views there are.
+    Evaluation images are shown as their centre crops, whatever `data.eval_crops` is.
     """
     stated = manifest.load(data.directory)
     centre = dataclasses.replace(data, eval_crops="center", eval_flip=False)
@@ -27,14 +27,14 @@ def show(
     with loader.evaluation_batches(centre, stated, batch_size=batch_size) as batches:
         evaluation = next(batches)
     page = Page(
-        title=f"{stated.name}: what a model sees",
+        title=f"{stated.name}: input of a model",
         lead=f"The first training batch of seed {seed} and the first evaluation batch, "
         f"{batch_size} images each, from {data.directory} (fingerprint {stated.fingerprint})",
         warnings=(),
         tables=(),
         galleries=[
-            _gallery("Training batch", data.train_split, training, data, stated),
-            _gallery("Evaluation batch", data.eval_split, evaluation, data, stated),
+            _make_gallery("Training batch", data.train_split, training, data, stated),
+            _make_gallery("Evaluation batch", data.eval_split, evaluation, data, stated),
         ],
         facts_heading="Settings",
         facts=[
@@ -46,24 +46,28 @@ def show(
     log(f"batches: {html}")
 
 
-def _gallery(
+def _make_gallery(
     heading: str, split: str, batch: HostBatch, data: DataConfig, stated: Manifest
 ) -> Gallery:
     stored = records.open_split(data.directory, split, stated)
     rows = [row for row in range(len(batch.id)) if batch.id[row] != PADDING_ID]
     padding = len(batch.id) - len(rows)
-    note = f"Split {split}. Left: as stored. Right: the crop, its circle as large as a disc target."
+    note = f"Split {split}. Left: as stored. Right: the crop; its circle has a disc target's size."
     if padding:
-        note += f" {padding} more rows only fill the batch."
+        note += f" {padding} more rows are padding."
     return Gallery(
         heading=heading,
         note=note,
-        figures=[_figure(batch, row, stored[int(batch.id[row])], stated.classes) for row in rows],
+        figures=[
+            _make_figure(batch, row, stored[int(batch.id[row])], stated.classes) for row in rows
+        ],
         wide=True,
     )
 
 
-def _figure(batch: HostBatch, row: int, record: records.Record, classes: Sequence[str]) -> Figure:
+def _make_figure(
+    batch: HostBatch, row: int, record: records.Record, classes: Sequence[str]
+) -> Figure:
     label = label_text(record["label"], classes)
     weight = "" if batch.weight[row] else " \u00b7 weight 0"
     stored = View(decode.decode(record["image"]), record["keypoints"], 0.0)
@@ -72,12 +76,12 @@ def _figure(batch: HostBatch, row: int, record: records.Record, classes: Sequenc
         title=label,
         details=f"{record['id']} \u00b7 record {batch.id[row]}{weight}",
         thumbnails=[
-            thumbnail(stored, alt=f"{label}, as stored", caption=_size(stored)),
-            thumbnail(crop, alt=f"{label}, as a model sees it", caption=_size(crop)),
+            thumbnail(stored, alt=f"{label}, as stored", caption=_describe_size(stored)),
+            thumbnail(crop, alt=f"{label}, as input of a model", caption=_describe_size(crop)),
         ],
     )
 
 
-def _size(view: View) -> str:
+def _describe_size(view: View) -> str:
     height_px, width_px, _ = view.image.shape
     return f"{width_px} \u00d7 {height_px} px"

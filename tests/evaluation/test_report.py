@@ -155,7 +155,7 @@ def test_one_run_of_data_without_masks(
     told = Reader((run / "report.html").read_text("utf-8")).text()
     assert "Not measured: people in " in told and "has no masks" in told
     assert "No run left a metrics.jsonl with numbers to draw" in told
-    assert "Differences" not in told and "Worth a look" not in told
+    assert "Differences" not in told and "Warnings" not in told
     assert f"run {EVIL}" in told and "devices: count 8" in told and "jax 0.0.7" in told
 
 
