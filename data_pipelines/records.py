@@ -8,7 +8,7 @@ import numbers
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, cast
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -31,15 +31,6 @@ Record = Mapping[str, Any]
 
 FOLDER = "records"
 SHARD_BYTES = 256 * 2**20
-
-
-@runtime_checkable
-class RecordSource(Protocol):
-    """Gives random access to a split; a record's `image` is the bytes of the image file."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int) -> Record: ...
 
 
 def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
@@ -172,8 +163,11 @@ def _array_record(path: Path) -> Iterator[ArrayRecordWriter]:
 
 
 @dataclasses.dataclass(frozen=True)
-class _OpenSplit:
-    """Reads a split through TFDS; converts lists to arrays and errors to refusals."""
+class RecordSource:
+    """Reads the records of a split by index; a record's `image` is the bytes of the image file.
+
+    TFDS's lists are turned into arrays, and its errors into refusals.
+    """
 
     source: Any
     name: str
@@ -218,7 +212,7 @@ def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
             f"the metadata in {folder} and the manifest of {directory} differ for split {split!r}; "
             "prepare the data again"
         )
-    return _OpenSplit(source, f"split {split!r} in {directory}")
+    return RecordSource(source, f"split {split!r} in {directory}")
 
 
 def _matches_manifest(info: Any, split: str, manifest: Manifest) -> bool:

@@ -130,8 +130,7 @@ def _prepare_objects(options: argparse.Namespace) -> None:
     def draw(folder: Path) -> RawData:
         raw = folder / "raw"
         with _drawing(options) as progress:
-            objects.draw(raw, seed=options.seed, sizes=_sizes(options), progress=progress)
-        return objects.read(raw)
+            return objects.draw(raw, seed=options.seed, sizes=_sizes(options), progress=progress)
 
     _build(options, draw)
 

@@ -1,5 +1,6 @@
 """Batches depend on seed and step alone, evaluation counts exactly, bad records are named."""
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -135,18 +136,18 @@ def test_processes_split_the_same_global_batches(
     assert_same(joined, whole)
 
 
-class Shortened:
-    """The first records of a split."""
+@dataclasses.dataclass(frozen=True)
+class Shortened(records.RecordSource):
+    """Reads the first records of a split."""
 
-    def __init__(self, source: records.RecordSource, length: int) -> None:
-        self._source, self._length = source, length
+    length: int
 
     def __len__(self) -> int:
-        return self._length
+        return self.length
 
     def __getitem__(self, index: int) -> records.Record:
-        assert index < self._length
-        return self._source[index]
+        assert index < self.length
+        return super().__getitem__(index)
 
 
 @pytest.mark.parametrize(("batch_size", "count"), [(7, 1), (3, 3), (8, 4), (64, 2)])
@@ -155,7 +156,7 @@ def test_evaluation_counts_each_record_once(
 ) -> None:
     source = records.open_split(folder, "train", stated)
     for length in range(1, STORED + 1):
-        shortened = Shortened(source, length)
+        shortened = Shortened(source.source, source.name, length)
         monkeypatch.setattr(records, "open_split", lambda *_, short=shortened: short)
         parts = [
             list(
