@@ -8,7 +8,7 @@ import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
 
-from data_pipelines import files, manifest, records
+from data_pipelines import manifest, records
 from data_pipelines.example import JOINTS
 
 LARGE_KILOBYTES = 350  # files from here on are 1920 x 1080, smaller ones 1280 x 720
@@ -51,16 +51,10 @@ def prepare(
 ) -> manifest.Manifest:
     """A data set with one training split of such photos, one annotated person in each."""
     drawn = list(_photos(kilobytes, images, seed))
-    written = records.write(folder, "single", len(CLASSES), {"train": drawn * copies})
+    shards = records.write(folder, "single", len(CLASSES), {"train": drawn * copies})["train"]
     tally = manifest.Tally(len(CLASSES))
     for index in range(images * copies):
         tally.add(str(index), index % len(CLASSES), _person())
-    shards = [
-        manifest.Shard(
-            str(file), (folder / file).stat().st_size, count, files.sha256(folder / file)
-        )
-        for file, count in written["train"]
-    ]
     described = manifest.Manifest(
         "objects", "single", CLASSES, 1, {"train": tally.split(shards)}, {"seed": seed}
     )

@@ -234,7 +234,17 @@ class Rows:
         self, specs: Sequence[RowSpec], images: UInt8[np.ndarray, "b *views h w 3"]
     ) -> HostBatch:
         """Fills a batch whose images lie in the given memory."""
-        batch = self._allocate(images)
+        count, single = len(images), self._label_kind == "single"
+        batch = HostBatch(
+            image=images,
+            keypoints=np.zeros((count, self._people, len(JOINTS), 3), np.float32),
+            disc_radius=np.zeros(count, np.float32),
+            label=np.zeros(count, np.int32)
+            if single
+            else np.zeros((count, self._classes), np.int8),
+            weight=np.zeros(count, np.float32),
+            id=np.full(count, PADDING_ID, np.int64),
+        )
         for row, spec in enumerate(specs):
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
@@ -254,17 +264,6 @@ class Rows:
             batch.weight[row] = decoded.weight
             batch.id[row] = spec.position
         return batch
-
-    def _allocate(self, images: UInt8[np.ndarray, "b *views h w 3"]) -> HostBatch:
-        rows, single = len(images), self._label_kind == "single"
-        return HostBatch(
-            image=images,
-            keypoints=np.zeros((rows, self._people, len(JOINTS), 3), np.float32),
-            disc_radius=np.zeros(rows, np.float32),
-            label=np.zeros(rows, np.int32) if single else np.zeros((rows, self._classes), np.int8),
-            weight=np.zeros(rows, np.float32),
-            id=np.full(rows, PADDING_ID, np.int64),
-        )
 
     def _read(self, position: int) -> DecodedRecord:
         if self._cache is not None and position in self._cache:
@@ -290,6 +289,6 @@ class Rows:
         if fault is not None:
             raise DataError(fault)
         view = make_view(decode(record["image"]), people, self._data)
-        if is_labelled(label):
-            return DecodedRecord(view, label, 1.0)
-        return DecodedRecord(view, 0, 0.0)
+        return (
+            DecodedRecord(view, label, 1.0) if is_labelled(label) else DecodedRecord(view, 0, 0.0)
+        )

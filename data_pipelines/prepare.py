@@ -17,7 +17,7 @@ from data_pipelines.manifest import MANIFEST, Manifest, Shard, Tally, list_skipp
 from data_pipelines.transforms import View, resize
 
 REJECTS = "rejects.csv"
-FEW_IMAGES = 5
+FEW_IMAGES = 5  # of a class: fewer give a warning
 LARGEST_FILE_BYTES = 256 * 2**20
 JPEG_QUALITY = 95
 PROGRESS_INTERVAL_S = 15.0
@@ -49,7 +49,7 @@ def build(
         with files.fresh_folder(out) as partial:
             raw = _read_source(source, partial)
             intake = _Intake(raw, max_width_px, log)
-            written = records.write(
+            shards = records.write(
                 partial,
                 raw.label_kind,
                 len(raw.classes),
@@ -62,7 +62,7 @@ def build(
             _refuse_untrainable(raw, intake)
             if intake.rejects:
                 files.write_atomically(partial / REJECTS, rejects)
-            manifest = _make_manifest(raw, intake, written, partial, max_width_px)
+            manifest = _make_manifest(raw, intake, shards, max_width_px)
             save(manifest, partial)
         reject_list.unlink(missing_ok=True)
     for line in _summarise(out, raw, manifest, len(intake.rejects)):
@@ -213,11 +213,7 @@ def _refuse_untrainable(raw: RawData, intake: _Intake) -> None:
 
 
 def _make_manifest(
-    raw: RawData,
-    intake: _Intake,
-    written: Mapping[str, Sequence[tuple[Path, int]]],
-    folder: Path,
-    max_width_px: int,
+    raw: RawData, intake: _Intake, shards: Mapping[str, Sequence[Shard]], max_width_px: int
 ) -> Manifest:
     versions = {name: importlib.metadata.version(name) for name in WRITER_PACKAGES}
     return Manifest(
@@ -225,19 +221,9 @@ def _make_manifest(
         label_kind=raw.label_kind,
         classes=tuple(raw.classes),
         max_people=max(tally.max_people for tally in intake.tallies.values()),
-        splits={
-            name: tally.split(
-                [_describe_shard(folder, file, count) for file, count in written[name]]
-            )
-            for name, tally in intake.tallies.items()
-        },
+        splits={name: tally.split(shards[name]) for name, tally in intake.tallies.items()},
         provenance={**raw.provenance, **versions, "max_width_px": max_width_px},
     )
-
-
-def _describe_shard(folder: Path, file: Path, examples: int) -> Shard:
-    path = folder / file
-    return Shard(file.as_posix(), path.stat().st_size, examples, files.sha256(path))
 
 
 def _summarise(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterator[str]:

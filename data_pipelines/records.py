@@ -25,6 +25,7 @@ from data_pipelines.example import (
     LabelKind,
     record_features,
 )
+from data_pipelines.files import sha256
 from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]
@@ -69,8 +70,8 @@ def find_fault(
 
 def write(
     folder: Path, label_kind: LabelKind, classes: int, splits: Mapping[str, Iterable[Record]]
-) -> dict[str, list[tuple[Path, int]]]:
-    """Streams every split into shards; returns each split's relative files and record counts.
+) -> dict[str, list[Shard]]:
+    """Streams every split into shards and describes them.
 
     TFDS's own builders hold a whole split in memory, and need TensorFlow beyond 1 GB.
     """
@@ -95,11 +96,16 @@ def write(
         )
     return {
         info.name: [
-            (Path(FOLDER) / Path(file).name, count)
+            _describe_shard(folder, f"{FOLDER}/{Path(file).name}", count)
             for file, count in zip(info.filepaths, info.shard_lengths, strict=True)
         ]
         for info in infos
     }
+
+
+def _describe_shard(folder: Path, file: str, examples: int) -> Shard:
+    path = folder / file
+    return Shard(file, path.stat().st_size, examples, sha256(path))
 
 
 def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:

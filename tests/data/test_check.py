@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import check, files, manifest, records
+from data_pipelines import check, manifest, records
 from data_pipelines.errors import CannotWrite, DataError
 from data_pipelines.example import Entry
-from data_pipelines.manifest import Manifest, Shard, Split
+from data_pipelines.manifest import Manifest, Split
 from tests.support.tiny_data import (
     build,
     prepare_tiny_people,
@@ -195,12 +195,8 @@ def test_damaged_records_are_collected_and_counted(tmp_path: Path) -> None:
         *(record(position, label=-2) for position in range(4, 12)),
         record(12),
     ]
-    files_and_counts = records.write(tmp_path, "single", 2, {"train": bad})["train"]
-    shards = tuple(
-        Shard(str(file), (tmp_path / file).stat().st_size, count, files.sha256(tmp_path / file))
-        for file, count in files_and_counts
-    )
-    split = Split(13, 13, 13, (13, 0), "0" * 64, shards)
+    shards = records.write(tmp_path, "single", 2, {"train": bad})["train"]
+    split = Split(13, 13, 13, (13, 0), "0" * 64, tuple(shards))
     manifest.save(Manifest("people", "single", ("a", "b"), 1, {"train": split}, {}), tmp_path)
     refusal = refusal_of(tmp_path)
     assert refusal.startswith(

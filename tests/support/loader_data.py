@@ -10,7 +10,7 @@ import numpy as np
 from jax._src import xla_bridge
 from PIL import Image
 
-from data_pipelines import files, manifest, records
+from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.example import HostBatch, LabelKind
 from data_pipelines.loader import Batches, Rows, RowSpec
@@ -60,12 +60,8 @@ def store(
         }
         for index in range(count)
     ]
-    written = records.write(folder, kind, len(CLASSES), {"train": stored})["train"]
-    shards = tuple(
-        manifest.Shard(str(file), (folder / file).stat().st_size, size, files.sha256(folder / file))
-        for file, size in written
-    )
-    split = manifest.Split(count, count, count, (count, 0, 0), "", shards)
+    shards = records.write(folder, kind, len(CLASSES), {"train": stored})["train"]
+    split = manifest.Split(count, count, count, (count, 0, 0), "", tuple(shards))
     described = manifest.Manifest("people", kind, CLASSES, MOST_PEOPLE, {"train": split}, {})
     manifest.save(described, folder)
     return described
