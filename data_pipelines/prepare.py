@@ -18,7 +18,7 @@ from data_pipelines.transforms import View, resize
 
 REJECTS = "rejects.csv"
 FEW_IMAGES = 5  # of a class: fewer give a warning
-LARGEST_FILE_BYTES = 256 * 2**20
+MAX_FILE_BYTES = 256 * 2**20
 JPEG_QUALITY = 95
 PROGRESS_INTERVAL_S = 15.0
 WRITER_PACKAGES = ("tensorflow-datasets", "array-record")
@@ -180,7 +180,7 @@ def _read(path: Path) -> bytes:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise DataError("it is not a regular file")
-        if status.st_size > LARGEST_FILE_BYTES:
+        if status.st_size > MAX_FILE_BYTES:
             raise DataError(f"its file has {status.st_size:,} bytes, too many for an image")
         return path.read_bytes()
     except FileNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Draws many pictures without the shape checks, which make drawing ten times slower."""
+"""Draws many scenes without shape checks, which make drawing ten times slower."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from data_pipelines.datasets.drawn.scene import Scene
 def draw_pictures(
     seed: int, split: str, numbers: Iterable[int], difficulty: str = "default"
 ) -> list[Scene]:
-    """The pictures of the given numbers."""
+    """Draws the scenes of the given numbers."""
     jaxtyping.config.update("jaxtyping_disable", True)
     try:
         return [people.draw_scene(seed, split, number, difficulty) for number in numbers]

@@ -1,6 +1,6 @@
-"""Writes tiny MPII annotation files in the shapes that scipy finds in the real one, and odd ones.
+"""Writes tiny MPII annotation files in the shapes of the real one and in unusual shapes.
 
-A struct array gives each element the union of the fields; what one lacks is empty, as in MATLAB.
+A struct array gives each element the union of the fields; a missing field is empty, as in MATLAB.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ Fields = Mapping[str, Any]
 
 
 def struct_array(records: Sequence[Fields]) -> np.ndarray:
-    """A (1, N) struct array, or an empty matrix for no records."""
+    """Makes a (1, N) struct array, or an empty matrix without records."""
     names = list(dict.fromkeys(name for record in records for name in record))
     if not records:
         return EMPTY
@@ -29,7 +29,7 @@ def struct_array(records: Sequence[Fields]) -> np.ndarray:
 
 
 def cell_array(values: Sequence[Any]) -> np.ndarray:
-    """A (1, N) cell array."""
+    """Makes a (1, N) cell array."""
     array = np.empty((1, len(values)), object)
     for index, value in enumerate(values):
         array[0, index] = value
@@ -37,22 +37,23 @@ def cell_array(values: Sequence[Any]) -> np.ndarray:
 
 
 def point(joint: Any, x: Any, y: Any, **is_visible: Any) -> dict[str, Any]:
-    """One annotated point; without `is_visible` the field is absent or, beside others, empty."""
+    """Makes an annotated point; without `is_visible` the field is absent or empty."""
     return {"x": x, "y": y, "id": np.uint8(joint) if isinstance(joint, int) else joint} | is_visible
 
 
 def rect(points: Sequence[Fields] | None, **fields: Any) -> dict[str, Any]:
-    """One person of `annorect`; without points it has no `annopoints` of its own."""
+    """Makes a person of `annorect`; without points it has no `annopoints`."""
     head = {name: np.uint16(value) for name, value in zip(("x1", "y1"), (9, 9), strict=True)}
-    place = {"scale": 3.5, "objpos": struct_array([{"x": np.uint16(40), "y": np.uint16(50)}])}
+    position = {"scale": 3.5, "objpos": struct_array([{"x": np.uint16(40), "y": np.uint16(50)}])}
     if points is None:
-        return place | fields
-    return head | {"annopoints": struct_array([{"point": struct_array(points)}])} | place | fields
+        return position | fields
+    annopoints = struct_array([{"point": struct_array(points)}])
+    return head | {"annopoints": annopoints} | position | fields
 
 
 @dataclasses.dataclass
 class Image:
-    """One image of RELEASE with the defaults of a labelled training image."""
+    """Describes an image of RELEASE with the defaults of a labelled training image."""
 
     name: str = "015601864.jpg"
     rects: Sequence[Fields] = ()
@@ -65,7 +66,7 @@ class Image:
 
 
 def release(images: Sequence[Image], *, as_cells: bool = False) -> dict[str, Any]:
-    """The fields of RELEASE; `as_cells` stores lists of structs as cells, and turns the shapes."""
+    """Makes the fields of RELEASE; `as_cells` stores lists of structs as cells, transposed."""
     annolist = [
         {
             "image": struct_array([{"name": image.name}]),
@@ -103,7 +104,7 @@ def release(images: Sequence[Image], *, as_cells: bool = False) -> dict[str, Any
 def write_mat(
     path: Path, images: Sequence[Image], *, as_cells: bool = False, compress: bool = True
 ) -> Path:
-    """An annotation file of these images."""
+    """Writes an annotation file of these images."""
     fields = release(images, as_cells=as_cells)
     scipy.io.savemat(path, {"RELEASE": struct_array([fields])}, do_compression=compress)
     return path

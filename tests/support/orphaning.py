@@ -1,4 +1,4 @@
-"""A program that is killed while a worker decodes for it; it tells the worker and its batches."""
+"""Prints its worker's process id and a digest of its batches, then kills itself."""
 
 import multiprocessing
 import os
@@ -14,9 +14,9 @@ from tests.support.loader_data import ARGUMENTS, config, digest
 def main() -> None:
     folder = Path(sys.argv[1])
     batches = training_batches(config(folder, workers=1), manifest.load(folder), **ARGUMENTS)
-    told = digest([next(batches) for _ in range(3)])
+    found = digest([next(batches) for _ in range(3)])
     [worker] = multiprocessing.active_children()
-    print(worker.pid, told, flush=True)
+    print(worker.pid, found, flush=True)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
