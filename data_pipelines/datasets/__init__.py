@@ -1,1 +1,1 @@
-"""One module per data set: its own files in, the entries of its splits out."""
+"""Holds one module per data set, which reads or draws its files and returns its entries."""

@@ -89,7 +89,7 @@ Fill = Callable[[tarfile.TarFile], None]
 
 
 @pytest.mark.parametrize(
-    ("fill", "said"),
+    ("fill", "message"),
     [
         (lambda tar: add(tar, "images/a.jpg", kind=tarfile.SYMTYPE), "a link or a device"),
         (lambda tar: add(tar, "x", kind=tarfile.LNKTYPE), "a link or a device"),
@@ -104,7 +104,7 @@ Fill = Callable[[tarfile.TarFile], None]
     ],
 )
 def test_unsafe_members_are_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill: Fill, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fill: Fill, message: str
 ) -> None:
     monkeypatch.setattr(image_files, "MAX_MEMBER_BYTES", 1000)
     monkeypatch.setattr(image_files, "MAX_MEMBERS", 8)
@@ -114,7 +114,7 @@ def test_unsafe_members_are_refused(
     with pytest.raises(DataError) as refusal:
         find_images(archive, NAMES, tmp_path / "spool")
     line = str(refusal.value)
-    assert said in line and line.startswith(f"{archive} holds") and "unpack it" in line
+    assert message in line and line.startswith(f"{archive} holds") and "unpack it" in line
     assert not (tmp_path / "a.jpg").exists()
 
 

@@ -157,7 +157,7 @@ def test_unicode_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("split", "content", "said"),
+    ("split", "content", "message"),
     [
         ("train", b"a\nb2\na\n", "images_mpii_train.txt lists 'a', which is already in the train"),
         ("val", b"e\na.jpg\n", "images_mpii_val.txt lists 'a', which is already in the train"),
@@ -167,14 +167,14 @@ def test_unicode_names(tmp_path: Path) -> None:
         ("val", b"\xff\xfe\x00", "images_mpii_val.txt cannot be read (not UTF-8 text)"),
     ],
 )
-def test_refused_lists(source: Source, split: str, content: bytes | None, said: str) -> None:
+def test_refused_lists(source: Source, split: str, content: bytes | None, message: str) -> None:
     if content is None:
         source.list_path(split).unlink()
     else:
         source.list_path(split).write_bytes(content)
     with pytest.raises(DataError) as refusal:
         source.read()
-    assert said in str(refusal.value) and "AttentionalPoolingAction" in str(refusal.value)
+    assert message in str(refusal.value) and "AttentionalPoolingAction" in str(refusal.value)
 
 
 @pytest.mark.usefixtures("in_process")

@@ -51,10 +51,10 @@ def foreign_files(folder: Path) -> dict[str, tuple[Path, str]]:
         },
     }
     files = {}
-    for kind, (variables, said) in contents.items():
+    for kind, (variables, message) in contents.items():
         scipy.io.savemat(folder / f"{kind}.mat", variables)
-        files[kind] = (folder / f"{kind}.mat", said)
-    for kind, content, said in (
+        files[kind] = (folder / f"{kind}.mat", message)
+    for kind, content, message in (
         ("HDF5", b"\x89HDF\r\n\x1a\n" + bytes(2000), "v7.3 format (HDF5)"),
         ("v7.3", b"MATLAB 7.3 MAT-file".ljust(512) + b"\x89HDF\r\n\x1a\n", "v7.3 format (HDF5)"),
         ("a picture", b"\xff\xd8\xff\xe0" + bytes(4000), "cannot be read"),
@@ -62,17 +62,17 @@ def foreign_files(folder: Path) -> dict[str, tuple[Path, str]]:
         ("truncated", whole.read_bytes()[:-100], "cannot be read"),
     ):
         (folder / kind).write_bytes(content)
-        files[kind] = (folder / kind, said)
+        files[kind] = (folder / kind, message)
     files["a folder"] = (folder, "cannot be read")
     return files
 
 
 def test_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
-    for kind, (path, said) in foreign_files(tmp_path).items():
+    for kind, (path, message) in foreign_files(tmp_path).items():
         with pytest.raises(DataError) as refusal:
             parse(path)
         line = str(refusal.value)
-        assert said in line and str(path) in line and mpii_mat.FIX in line, (kind, line)
+        assert message in line and str(path) in line and mpii_mat.FIX in line, (kind, line)
         assert "\n" not in line
 
 

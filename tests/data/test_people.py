@@ -41,7 +41,7 @@ def test_a_picture_depends_on_its_seed_split_and_number_only() -> None:
         people.draw_scene(0, "train", 5, "hard"),
     ]
     for other in others:
-        assert one.items != other.items, "what stands around differs, not only the action"
+        assert one.items != other.items, "the surroundings differ, not only the action"
         assert not np.array_equal(one.people[0].joints, other.people[0].joints)
 
 

@@ -159,10 +159,10 @@ def test_every_unusable_image_is_named(tmp_path: Path) -> None:
     with listed.open(newline="", encoding="utf-8") as file:
         rows = list(csv.reader(file))
     assert rows[:2] == [["split", "id", "reason"], ["train", "gone", raw.rejects[0].reason]]
-    for (entry, reason), (split, name, said) in zip(expected, rows[2:], strict=True):
+    for (entry, reason), (split, name, written) in zip(expected, rows[2:], strict=True):
         assert split == "val"
         assert name.removeprefix("'") == entry.id.encode("utf-8", "backslashreplace").decode()
-        assert said.startswith(reason)
+        assert written.startswith(reason)
     assert ["val", "'=1+1.jpg"] in [row[:2] for row in rows]
     lines: list[str] = []
     made = build(tmp_path / "out", raw, max_rejects=count, log=lines.append)

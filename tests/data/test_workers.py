@@ -73,11 +73,13 @@ def test_two_workers_give_the_same_batches_until_a_bad_record(tmp_path: Path) ->
     fine = take(training_batches(config(good), store(good, 30), **ARGUMENTS), 5)
     last = int(fine[-1].id[1])  # seen in the fifth batch for the first time
     stated = store(bad, 30, images={last: photo(last)[:-40]})
-    said = rf"^record {last} \('é {last}.jpg'\) of split 'train' in {bad}: it is damaged or cut off"
+    message = (
+        rf"^record {last} \('é {last}.jpg'\) of split 'train' in {bad}: it is damaged or cut off"
+    )
     for count in (0, 2):
         seen: list[HostBatch] = []
         batches = training_batches(config(bad, workers=count), stated, **ARGUMENTS)
-        with pytest.raises(DataError, match=said) as refusal:
+        with pytest.raises(DataError, match=message) as refusal:
             seen.extend(batches)
         assert len(str(refusal.value).splitlines()) == 1
         assert list(batches) == []
@@ -173,8 +175,10 @@ def test_shared_memory_that_cannot_be_written_is_refused(
 
     stated, before = store(tmp_path, 9), shared_memory()
     monkeypatch.setattr(workers, "SharedMemory", make)
-    said = r"^data.workers=2 needs shared memory, .* \(Read-only file system\); use data.workers=0"
-    with pytest.raises(ConfigError, match=said):
+    message = (
+        r"^data.workers=2 needs shared memory, .* \(Read-only file system\); use data.workers=0"
+    )
+    with pytest.raises(ConfigError, match=message):
         training_batches(config(tmp_path, workers=2), stated, **ARGUMENTS)
     assert shared_memory() <= before
 
@@ -189,7 +193,9 @@ def test_too_little_shared_memory_is_refused(
     monkeypatch.setattr(workers, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr(workers.shutil, "disk_usage", lambda _: Usage)
     data = config(tmp_path, workers=2, image_size_px=224, short_side_px=256)
-    said = r"data.workers=2 needs 23 MiB of shared memory and .* has 1 MiB free; use data.workers=0"
-    with pytest.raises(ConfigError, match=said):
+    message = (
+        r"data.workers=2 needs 23 MiB of shared memory and .* has 1 MiB free; use data.workers=0"
+    )
+    with pytest.raises(ConfigError, match=message):
         training_batches(data, stated, seed=0, batch_size=16)
     assert tmp_path == workers.SHARED_MEMORY
