@@ -76,16 +76,6 @@ def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes a JPEG; simplejpeg is strict: it raises wherever libjpeg warns."""
-    width, height, colours = _read_jpeg_header(data)
-    with _refusing_damage():
-        if colours not in _INK_SPACES:
-            return simplejpeg.decode_jpeg(data, "RGB")
-        inverted = 255 - simplejpeg.decode_jpeg(data, "CMYK")
-        return _to_rgb(Image.frombytes("CMYK", (width, height), inverted.tobytes()), "CMYK")
-
-
-def _read_jpeg_header(data: bytes) -> tuple[int, int, str]:
-    """Returns the width, height and colour space of a JPEG."""
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError) as error:  # KeyError: simplejpeg has no name for the sampling
@@ -93,8 +83,12 @@ def _read_jpeg_header(data: bytes) -> tuple[int, int, str]:
             "its header is damaged or cut off, or its channels are sampled in a way that is not "
             f"read ({error}); save it anew"
         ) from error
-    _check_size(int(width), int(height))
-    return int(width), int(height), colours
+    _check_size(width, height)
+    with _refusing_damage():
+        if colours not in _INK_SPACES:
+            return simplejpeg.decode_jpeg(data, "RGB")
+        inverted = 255 - simplejpeg.decode_jpeg(data, "CMYK")
+        return _to_rgb(Image.frombytes("CMYK", (width, height), inverted.tobytes()), "CMYK")
 
 
 def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:

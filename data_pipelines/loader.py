@@ -22,7 +22,7 @@ from data_pipelines import faults, records
 from data_pipelines.config import DataConfig
 from data_pipelines.decode import decode
 from data_pipelines.errors import ConfigError, DataError
-from data_pipelines.example import JOINTS, PADDING_ID, HostBatch, LabelKind
+from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, evaluation_views, make_view
 from data_pipelines.workers import BUFFERED_BATCHES, ImageBlocks, refuse_lost_worker, start_worker
@@ -205,9 +205,7 @@ class Rows:
         self._data = data
         self._views = (views,) if views > 1 else ()
         self._split = split
-        self._label_kind: LabelKind = manifest.label_kind
-        self._classes = len(manifest.classes)
-        self._people = manifest.max_people
+        self._manifest = manifest
         self._records = records.open_split(data.directory, split, manifest)
         self._cache: dict[int, DecodedRecord] | None = None
 
@@ -234,14 +232,14 @@ class Rows:
         self, specs: Sequence[RowSpec], images: UInt8[np.ndarray, "b *views h w 3"]
     ) -> HostBatch:
         """Fills a batch whose images lie in the given memory."""
-        count, single = len(images), self._label_kind == "single"
+        count, manifest = len(images), self._manifest
+        single = manifest.label_kind == "single"
+        multi_labels = count, len(manifest.classes)
         batch = HostBatch(
             image=images,
-            keypoints=np.zeros((count, self._people, len(JOINTS), 3), np.float32),
+            keypoints=np.zeros((count, manifest.max_people, len(JOINTS), 3), np.float32),
             disc_radius=np.zeros(count, np.float32),
-            label=np.zeros(count, np.int32)
-            if single
-            else np.zeros((count, self._classes), np.int8),
+            label=np.zeros(count, np.int32) if single else np.zeros(multi_labels, np.int8),
             weight=np.zeros(count, np.float32),
             id=np.full(count, PADDING_ID, np.int64),
         )
@@ -283,9 +281,10 @@ class Rows:
 
     def _decode(self, record: records.Record) -> DecodedRecord:
         label, people = record["label"], record["keypoints"]
-        fault = records.find_label_fault(label, self._label_kind, self._classes)
-        if fault is None and len(people) > self._people:
-            fault = f"it shows {len(people)} people and the manifest says at most {self._people}"
+        manifest, most = self._manifest, self._manifest.max_people
+        fault = records.find_label_fault(label, manifest.label_kind, len(manifest.classes))
+        if fault is None and len(people) > most:
+            fault = f"it shows {len(people)} people and the manifest says at most {most}"
         if fault is not None:
             raise DataError(fault)
         view = make_view(decode(record["image"]), people, self._data)

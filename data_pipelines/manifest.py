@@ -71,11 +71,6 @@ def is_labelled(label: Any) -> bool:
     return not isinstance(label, numbers.Integral) or bool(label != UNLABELLED)
 
 
-def has_joints(keypoints: np.ndarray) -> bool:
-    """Tells whether any joint of any person is annotated."""
-    return bool((keypoints[..., 2] != NOT_ANNOTATED).any())
-
-
 def list_classes(label: Any) -> list[int]:
     """Lists the ids of the classes in a label."""
     if isinstance(label, numbers.Integral):
@@ -120,7 +115,7 @@ class Tally:
         """Counts one record."""
         self.ids.append(id)
         self.labelled += is_labelled(label)
-        self.with_joints += has_joints(keypoints)
+        self.with_joints += bool((keypoints[..., 2] != NOT_ANNOTATED).any())
         self.max_people = max(self.max_people, len(keypoints))
         for each in list_classes(label):
             self.class_counts[each] += 1
