@@ -83,12 +83,13 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
             "its header is damaged or cut off, or its channels are sampled in a way that is not "
             f"read ({error}); save it anew"
         ) from error
-    _check_size(width, height)
+    size = int(width), int(height)
+    _check_size(*size)
     with _refusing_damage():
         if colours not in _INK_SPACES:
             return simplejpeg.decode_jpeg(data, "RGB")
         inverted = 255 - simplejpeg.decode_jpeg(data, "CMYK")
-        return _to_rgb(Image.frombytes("CMYK", (width, height), inverted.tobytes()), "CMYK")
+        return _to_rgb(Image.frombytes("CMYK", size, inverted.tobytes()), "CMYK")
 
 
 def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:

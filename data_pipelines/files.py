@@ -77,7 +77,7 @@ def locked(
 ) -> Iterator[None]:
     """Locks `target`, or refuses at once and names the process that holds the lock.
 
-    The lock is a file, beside `target` by default; the kernel releases it whenever its owner ends.
+    The lock is a file, beside `target` by default; the kernel releases it when its owner ends.
     At the end the file and the empty folders that were made for it are removed. `warn` receives a
     message if the file system has no locks.
     """

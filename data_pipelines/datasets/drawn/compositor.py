@@ -1,7 +1,7 @@
 """Composes a scene: first the surroundings, then the actor.
 
 The surroundings are drawn from random numbers that do not depend on the action, and are rejected
-only if they would be hidden by the actor's body: so only the actor shows the action.
+only if they are too near to the actor's body, so only the actor shows the action.
 """
 
 import dataclasses
