@@ -1,6 +1,5 @@
 """Batches depend on seed and step alone, evaluation counts exactly, bad records are named."""
 
-import dataclasses
 import threading
 import time
 from pathlib import Path
@@ -136,27 +135,14 @@ def test_processes_split_the_same_global_batches(
     assert_same(joined, whole)
 
 
-@dataclasses.dataclass(frozen=True)
-class Shortened(records.RecordSource):
-    """Reads the first records of a split."""
-
-    length: int
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> records.Record:
-        assert index < self.length
-        return super().__getitem__(index)
-
-
 @pytest.mark.parametrize(("batch_size", "count"), [(7, 1), (3, 3), (8, 4), (64, 2)])
 def test_evaluation_counts_each_record_once(
     folder: Path, stated: Manifest, batch_size: int, count: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = records.open_split(folder, "train", stated)
+    opened = records.open_split(folder, "train", stated)
+    stored = [opened.source[position] for position in range(STORED)]
     for length in range(1, STORED + 1):
-        shortened = Shortened(source.source, source.name, length)
+        shortened = records.RecordSource(stored[:length], opened.name)
         monkeypatch.setattr(records, "open_split", lambda *_, short=shortened: short)
         parts = [
             list(
