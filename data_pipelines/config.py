@@ -44,8 +44,10 @@ class Settings:
         if getattr(self, "_frozen", False):
             raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is frozen")
         kind = {field.name: field.type for field in dataclasses.fields(self)}.get(name)
-        is_group = isinstance(kind, type) and issubclass(kind, Settings)
-        if kind is None or (is_group and not isinstance(value, kind)):
+        is_other_group = (
+            isinstance(kind, type) and issubclass(kind, Settings) and not isinstance(value, kind)
+        )
+        if kind is None or is_other_group:
             raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 

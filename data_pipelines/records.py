@@ -82,7 +82,7 @@ def write(
         data_dir=cast(Any, target), dataset_name=FOLDER, filetype_suffix="array_record"
     )
     infos = [
-        _write_split(split, naming.replace(split=split), features, records)
+        _write_split(split, naming.replace(split=split), (_serialize(features, r) for r in records))
         for split, records in splits.items()
     ]
     filled = [info for info in infos if info.shard_lengths]
@@ -117,25 +117,17 @@ def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:
 
 
 def _write_split(
-    split: str,
-    naming: tfds.core.ShardedFileTemplate,
-    features: tfds.features.FeaturesDict,
-    records: Iterable[Record],
+    split: str, naming: tfds.core.ShardedFileTemplate, examples: Iterator[bytes]
 ) -> tfds.core.SplitInfo:
-    examples = (_serialize(features, record) for record in records)
-    partial: list[Path] = []
+    folder = Path(naming.data_dir)
     lengths: list[int] = []
-    while True:
-        path = Path(naming.data_dir) / f"{split}-{len(partial)}.partial"
-        count = _fill_shard(path, examples)
-        if not count:
-            path.unlink()
-            break
-        partial.append(path)
+    while count := _fill_shard(folder / f"{split}-{len(lengths)}.partial", examples):
         lengths.append(count)
-    for index, path in enumerate(partial):  # a shard's name holds the number of shards
-        path.replace(naming.sharded_filepath(shard_index=index, num_shards=len(partial)))
-    size = sum(Path(file).stat().st_size for file in naming.sharded_filepaths(len(partial)))
+    (folder / f"{split}-{len(lengths)}.partial").unlink()  # it is empty
+    files = [Path(file) for file in naming.sharded_filepaths(len(lengths))]
+    for index, file in enumerate(files):  # a shard's name holds the number of shards
+        (folder / f"{split}-{index}.partial").replace(file)
+    size = sum(file.stat().st_size for file in files)
     return tfds.core.SplitInfo(
         name=split, shard_lengths=lengths, num_bytes=size, filename_template=naming
     )
