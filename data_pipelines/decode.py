@@ -81,7 +81,7 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     except (ValueError, KeyError) as error:  # KeyError: simplejpeg has no name for the sampling
         raise DataError(
             "its header is damaged or cut off, or its channels are sampled in a way that is not "
-            f"read ({error}); save it anew"
+            f"read ({error}); save it again"
         ) from error
     size = int(width), int(height)
     _check_size(*size)

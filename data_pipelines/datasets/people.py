@@ -62,29 +62,25 @@ def draw(
         raise ConfigError(f"difficulty={difficulty!r} is not one of {', '.join(DIFFICULTIES)}")
     rows: list[release.Row] = []
     masks: dict[str, np.ndarray] = {}
+    lists: dict[str, list[str]] = {}
     draw_one = functools.partial(draw_scene, seed, difficulty=difficulty)
     with image_store.new_folder(folder) as partial:
         scenes = image_store.save_scenes(partial, _CODES, sizes, draw_one, progress)
         for split, index, name, scene in scenes:
             masks[name] = scene.mask
+            lists.setdefault(split, []).append(name)
             labelled = split != _UNLABELLED_SPLIT
             activity = _label(choose_action(seed, split, index), index) if labelled else None
             video = f"{split}{index // _FRAMES_PER_VIDEO:06d}"
             rows.append(release.Row(f"{name}.jpg", scene.people, activity, video))
         release.save(partial / ANNOTATIONS, rows)
         np.savez_compressed(partial / MASKS, allow_pickle=False, **masks)
-        _save_splits(partial / SPLITS, sizes)
+        (partial / SPLITS).mkdir()
+        for split, names in lists.items():
+            text = "".join(f"{name}\n" for name in names)
+            (partial / SPLITS / f"images_mpii_{split}.txt").write_bytes(text.encode())
 
 
 def _label(name: str, index: int) -> release.Activity:
     action = ACTIONS[name]
     return release.Activity(action.category, name, action.act_ids[index % len(action.act_ids)])
-
-
-def _save_splits(folder: Path, sizes: Mapping[str, int]) -> None:
-    folder.mkdir()
-    for split, code in _CODES.items():
-        names = [image_store.image_name(code, index) for index in range(sizes.get(split, 0))]
-        if names:
-            text = "".join(f"{name}\n" for name in names)
-            (folder / f"images_mpii_{split}.txt").write_bytes(text.encode())

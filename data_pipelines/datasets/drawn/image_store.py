@@ -42,11 +42,6 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield folder
 
 
-def image_name(code: int, index: int) -> str:
-    """Returns a name of nine digits without an extension, as MPII names its images."""
-    return f"{code}{index:08d}"
-
-
 def save_scenes(
     folder: Path,
     codes: Mapping[str, int],
@@ -61,7 +56,8 @@ def save_scenes(
     total = sum(sizes.values())
     numbers = ((split, index) for split, size in sizes.items() for index in range(size))
     for done, (split, index) in enumerate(numbers, 1):
-        scene, name = draw_scene(split, index), image_name(codes[split], index)
+        scene = draw_scene(split, index)
+        name = f"{codes[split]}{index:08d}"  # nine digits, as in MPII
         jpeg = simplejpeg.encode_jpeg(scene.image, quality=_JPEG_QUALITY, colorsubsampling="420")
         (folder / IMAGES / f"{name}.jpg").write_bytes(jpeg)
         yield split, index, name, scene
