@@ -14,7 +14,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.example import NOT_ANNOTATED
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.pictures.sheet import contact_sheet
-from data_pipelines.prepare import FEW_IMAGES, Log, ProgressLog
+from data_pipelines.prepare import FEW_IMAGES, Log, count_images
 
 MAX_NAMED = 10  # in a message
 FAR_OUTSIDE = 0.1  # of the longer side: annotators mark joints a little beyond the border
@@ -28,7 +28,7 @@ def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
     """
     stated = manifest.load(directory)
     check_shards(directory, stated)
-    inspection = _Inspection(stated, ProgressLog(log))
+    inspection = _Inspection(stated, log)
     for name, split in stated.splits.items():
         if split.examples:
             inspection.inspect_split(name, records.open_split(directory, name, stated))
@@ -73,12 +73,12 @@ def check_shards(directory: Path, stated: Manifest) -> None:
 class _Inspection:
     """Inspects every record once; collects faults, counts and oddities."""
 
-    def __init__(self, stated: Manifest, progress: ProgressLog) -> None:
+    def __init__(self, stated: Manifest, log: Log) -> None:
         self.faults: list[str] = []
         self.tallies = {name: Tally(len(stated.classes)) for name in stated.splits}
         self.first_classes: dict[str, list[int | None]] = {name: [] for name in stated.splits}
         self._stated = stated
-        self._progress = progress
+        self._log = log
         self._seen: dict[bytes, tuple[str, str]] = {}  # split and name, by digest of the image
         self._duplicates: list[str] = []
         self._far_outside: list[str] = []
@@ -86,8 +86,7 @@ class _Inspection:
 
     def inspect_split(self, split: str, source: records.RecordSource) -> None:
         """Inspects every record of a split."""
-        for position in range(len(source)):
-            self._progress.report(split, position, len(source))
+        for position in count_images(split, len(source), self._log):
             record = source[position]
             named = f"{split} {record['id']!r}"
             fault = self._find_fault(record)

@@ -103,18 +103,14 @@ def _read_source(source: Callable[[Path], RawData], partial: Path) -> RawData:
         raise
 
 
-class ProgressLog:
-    """Logs the progress of a long loop over images at intervals."""
-
-    def __init__(self, log: Log) -> None:
-        self._log = log
-        self._logged_at = time.monotonic()
-
-    def report(self, split: str, done: int, total: int) -> None:
-        """Logs a line if the interval has passed since the last one."""
-        if time.monotonic() - self._logged_at > PROGRESS_INTERVAL_S:
-            self._logged_at = time.monotonic()
-            self._log(f"{split}: {done:,} of {total:,} images read")
+def count_images(split: str, total: int, log: Log) -> Iterator[int]:
+    """Yields the positions of a split's images and logs the progress at intervals."""
+    logged_at = time.monotonic()
+    for done in range(total):
+        if time.monotonic() - logged_at > PROGRESS_INTERVAL_S:
+            logged_at = time.monotonic()
+            log(f"{split}: {done:,} of {total:,} images read")
+        yield done
 
 
 class _Intake:
@@ -126,12 +122,12 @@ class _Intake:
         self._raw = raw
         self._max_width_px = max_width_px
         self._split_of: dict[str, str] = {}  # by id
-        self._progress = ProgressLog(log)
+        self._log = log
 
     def records(self, split: str, contents: RawSplit) -> Iterator[records.Record]:
         """Yields the records of a split's usable entries in order."""
-        for done, entry in enumerate(contents.entries):
-            self._progress.report(split, done, len(contents.entries))
+        for position in count_images(split, len(contents.entries), self._log):
+            entry = contents.entries[position]
             faults.point("prepare.entry")
             try:
                 self._check_name(split, entry.id)
