@@ -117,15 +117,20 @@ def test_the_contact_sheet_shows_the_numbers(tmp_path: Path) -> None:
 def test_examples_are_spread_evenly_and_chosen_the_same_every_time() -> None:
     few = {"train": [0] * 50 + [1] * 3 + [None] * 20, "val": [5] * 30}
     chosen = sheet.sample_records(few)
-    assert {each: len(places) for each, places in chosen.items()} == {0: 8, 1: 3, 5: 8, None: 8}
+    assert {each: len(positions) for each, positions in chosen.items()} == {
+        0: 8,
+        1: 3,
+        5: 8,
+        None: 8,
+    }
     assert list(chosen) == [0, 1, 5, None]
     assert chosen == sheet.sample_records(few)
     assert len({position for _, position in chosen[0]} & set(range(8))) < 8
-    for each, places in chosen.items():
-        assert all(few[split][position] == each for split, position in places)
+    for each, positions in chosen.items():
+        assert all(few[split][position] == each for split, position in positions)
     many = sheet.sample_records({"train": [each % 393 for each in range(3000)]})
     assert len(many) == 96
-    assert all(len(places) == 1 for places in many.values())
+    assert all(len(positions) == 1 for positions in many.values())
     assert sorted(map(str, many)) != sorted(map(str, range(96)))
     some = sheet.sample_records({"train": [each % 30 for each in range(3000)]})
     assert sum(map(len, some.values())) == 90
