@@ -1,13 +1,12 @@
-"""What passes between the rooms of a training step, and the glossary of its axes.
+"""The types that a training step passes between modules, and the names of their axes.
 
     b  images                         k  classes
     h  w  rows and columns of a map   p  rank: pairs of a bottom-up and a top-down map
     n  positions of a map, h * w      j  joints of a body
-    c  channels of any map            s  channels of what the saliency reads
+    c  channels of any map            s  channels of the saliency's input
     f  channels of the pooled map     r  width of a layer in a factored saliency
 
-`*spatial` stands for any number of map axes: none of the poolings minds whether a map is a
-sequence, a picture or a volume.
+`*spatial` stands for any number of map axes: every pooling takes sequences, pictures and volumes.
 """
 
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 
 class Batch(NamedTuple):
-    """The device twin of `data_pipelines.example.HostBatch`, field by field."""
+    """`data_pipelines.example.HostBatch` on the device, with the same fields."""
 
     image: UInt8[Array, "b *views h w 3"]
     keypoints: Float[Array, "b people 16 3"]
@@ -27,9 +26,9 @@ class Batch(NamedTuple):
 
 
 class AttentionMaps(NamedTuple):
-    """Where a model looks: `combined` is sum_p(top_down * bottom_up).
+    """The attention maps of a pooling: `combined` is sum_p(top_down * bottom_up).
 
-    A bottom-up map has the axis k where every class has one of its own.
+    `bottom_up` has the axis k if every class has its own bottom-up map.
     """
 
     bottom_up: Float[Array, "b *spatial p"] | Float[Array, "b *spatial k p"]
@@ -38,12 +37,12 @@ class AttentionMaps(NamedTuple):
 
     @property
     def logits(self) -> Float[Array, "b k"]:
-        """The classes' scores: the mean of `combined` over its positions."""
+        """The scores of the classes: the mean of `combined` over positions."""
         return self.combined.mean(tuple(range(1, self.combined.ndim - 1)))
 
 
 class Outputs(NamedTuple):
-    """A network's answer; `pose` is None without a branch, `maps` unless they were asked for."""
+    """The outputs of a network; `pose` is None without a branch, `maps` without `want_maps`."""
 
     logits: Float[Array, "b k"]
     pose: Float[Array, "b *frames h w j"] | None

@@ -13,7 +13,7 @@ from gap_jax.runtime import rundir
 from gap_jax.runtime.places import RunDir
 from gap_jax.weights import download, native
 from gap_jax.weights.convert import convert
-from gap_jax.weights.facts import describe_backbone
+from gap_jax.weights.metadata import describe_backbone
 from gap_jax.weights.formats.read import open_arrays
 from gap_jax.weights.sources import PUBLISHED, TERMS
 
@@ -61,7 +61,7 @@ def _list(options: argparse.Namespace) -> None:
     del options
     for name in native.SHIPPED:
         path = native.shipped_path(name)
-        facts = native.read_facts(path)
+        facts = native.read_metadata(path)
         print(f"{name}: {facts.backbone}, {path.stat().st_size / 2**20:.2f} MiB, seed {facts.seed}")
         print(f"  made by   {facts.command}")
         print(f"  SHA-256   {native.SHIPPED[name]}")
@@ -109,9 +109,9 @@ def _convert_file(options: argparse.Namespace) -> None:
         )
     told = download.without_query(options.source)
     conversion = convert(file, f"gap_jax weights convert {told} {options.out}")
-    native.write(options.out, conversion.arrays, conversion.facts)
+    native.write(options.out, conversion.arrays, conversion.metadata)
     print(f"{source} holds {conversion}")
-    facts = conversion.facts
+    facts = conversion.metadata
     of_resnet = f"{facts.strides} strides, max-pool padded {facts.stem_padding}, "
     print(
         f"wrote {options.out}: {of_resnet if facts.strides else ''}eps {facts.norm_eps:g}, "

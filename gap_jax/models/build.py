@@ -1,7 +1,8 @@
-"""From settings to a network: the one place that knows every backbone and every pooling."""
+"""Builds a network from a config: the only module that knows every backbone and every pooling."""
 
 import dataclasses
-from typing import cast
+from collections.abc import Mapping
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,7 @@ from gap_jax.model_config import Activation, DropoutWhere, GateInit, ModelConfig
 from gap_jax.models.backbones import bn_inception, inception_v3, resnet, small, vgg
 from gap_jax.models.backbones.inception import Inception
 from gap_jax.models.layers import HE, SMALL, Norm, PoolPadding
-from gap_jax.models.network import Backbone, Network, Reads
+from gap_jax.models.network import Backbone, Network, SaliencySource
 from gap_jax.models.pooling import AttentionalPooling, Pooling
 from gap_jax.models.pose import PoseBranch
 from gap_jax.models.saliency import (
@@ -28,12 +29,20 @@ from gap_jax.models.saliency import (
 )
 from gap_jax.models.second_order import CompactBilinearPooling, MaxPooling, SecondOrderPooling
 
-MOST_SECOND_ORDER = 2**29  # weights: 2 GiB of float32, and as much again for each of their moments
+STAGES: Mapping[str, Any] = {
+    **resnet.BLOCKS,
+    "vgg16": (*vgg.BLOCKS, *vgg.CLASSIFIER),
+    "bn_inception": bn_inception.STAGES,
+    "inception_v3": inception_v3.STAGES,
+    "inception_v3_torch": inception_v3.TORCH_STAGES,
+    "small": small.LAYERS,
+}
+MOST_WEIGHTS = 2**29  # of second order: 2 GiB of float32, and as much again for each moment
 
 
 def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
-    """The network that a config describes, with its first, random parameters."""
-    backbone = _backbone(cfg.model, rngs)
+    """Builds the network of a config with random initial parameters."""
+    backbone = _build_backbone(cfg.model, rngs)
     pose = None
     if cfg.pose.branch:
         pose = PoseBranch(
@@ -45,21 +54,21 @@ def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
         )
     reads_pose = cfg.model.saliency_input == "pose"
     read = pose.features if pose and reads_pose else backbone.features
-    reads: Reads = "hidden" if reads_pose else "features"
+    source: SaliencySource = "hidden" if reads_pose else "features"
     return Network(
         backbone,
-        _pooling(cfg.model, backbone.features, read, classes, rngs),
+        _build_pooling(cfg.model, backbone.features, read, classes, rngs),
         pose,
-        saliency_reads="heatmaps" if cfg.model.pooling == "pose_parts" else reads,
-        over_frames=_over_frames(cfg.model, classes, rngs),
+        saliency_source="heatmaps" if cfg.model.pooling == "pose_parts" else source,
+        over_frames=_build_over_frames(cfg.model, classes, rngs),
         mean=cfg.model.input_mean,
         scale=cfg.model.input_scale,
-        dtype=trunk_dtype(cfg.model),
+        dtype=backbone_dtype(cfg.model),
     )
 
 
-def _over_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Saliency | None:
-    """What a frame counts by; None where there is one. AP's code begins with 1 / frames."""
+def _build_over_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Saliency | None:
+    """Builds the weights of frames, None for pictures; in AP the bias starts at 1 / frames."""
     if model.frames == 1:
         return None
     if model.temporal == "mean":
@@ -70,14 +79,20 @@ def _over_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Saliency |
     return saliency
 
 
-def trunk_dtype(model: ModelConfig) -> DTypeLike:
-    """What `model.dtype` means on this machine; on CPU bfloat16 would only cost precision."""
+def backbone_dtype(model: ModelConfig) -> DTypeLike:
+    """Resolves `model.dtype`; on CPU bfloat16 costs precision and saves no time."""
     if model.dtype == "auto":
         return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
     return jnp.dtype(model.dtype)
 
 
-def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
+def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
+    stages = STAGES[model.backbone]
+    if model.stage > len(stages):
+        raise ConfigError(
+            f"model.stage={model.stage}: {model.backbone} has {len(stages)} stages; "
+            f"use 1 to {len(stages)}, or 0 for the last"
+        )
     norm = Norm(
         model.norm_group_size,
         model.norm_decay,
@@ -87,33 +102,17 @@ def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
     )
     match model.backbone:
         case "small":
-            _check_stage(model, len(small.LAYERS))
-            return small.SmallTrunk(stage=model.stage, norm=norm, rngs=rngs)
+            return small.SmallBackbone(stage=model.stage, norm=norm, rngs=rngs)
         case "vgg16":
-            _check_stage(model, vgg.STAGES)
             return vgg.VGG16(stage=model.stage, final_relu=model.final_relu, rngs=rngs)
-        case "bn_inception":
-            _check_stage(model, len(bn_inception.STAGES))
-            return Inception(
-                bn_inception.STAGES, stage=model.stage, bias=True, norm=norm, rngs=rngs
-            )
-        case "inception_v3":
-            _check_stage(model, len(inception_v3.STAGES))
-            norm = dataclasses.replace(norm, scaled=False)
-            return Inception(
-                inception_v3.STAGES, stage=model.stage, bias=False, norm=norm, rngs=rngs
-            )
-        case "inception_v3_torch":
-            _check_stage(model, len(inception_v3.TORCH_STAGES))
-            return Inception(
-                inception_v3.TORCH_STAGES, stage=model.stage, bias=False, norm=norm, rngs=rngs
-            )
-        case name:
-            blocks = resnet.BLOCKS[name]
-            _check_stage(model, len(blocks))
+        case "bn_inception" | "inception_v3" | "inception_v3_torch" as name:
+            norm = dataclasses.replace(norm, scaled=name != "inception_v3")
+            bias = name == "bn_inception"
+            return Inception(stages, stage=model.stage, bias=bias, norm=norm, rngs=rngs)
+        case _:
             padding = None if model.stem_padding == "auto" else model.stem_padding
             return resnet.ResNet(
-                blocks,
+                stages,
                 strides=cast(Strides, model.strides),
                 stem_padding=cast(PoolPadding | None, padding),
                 stage=model.stage,
@@ -122,16 +121,10 @@ def _backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
             )
 
 
-def _check_stage(model: ModelConfig, stages: int) -> None:
-    if model.stage > stages:
-        raise ConfigError(
-            f"model.stage={model.stage}: {model.backbone} has {stages} stages; "
-            f"use 1 to {stages}, or 0 for the last"
-        )
-
-
-def _pooling(model: ModelConfig, features: int, read: int, classes: int, rngs: nnx.Rngs) -> Pooling:
-    """The pooling of maps with `features` channels by what `read` channels are salient."""
+def _build_pooling(
+    model: ModelConfig, features: int, read: int, classes: int, rngs: nnx.Rngs
+) -> Pooling:
+    """A pooling of maps with `features` channels, whose saliency reads `read` channels."""
     match model.pooling:
         case "max":
             return MaxPooling(features, classes, dropout=model.dropout, rngs=rngs)
@@ -147,15 +140,10 @@ def _pooling(model: ModelConfig, features: int, read: int, classes: int, rngs: n
                 dropout=model.dropout,
                 rngs=rngs,
             )
-        case _:
-            return _attentional_pooling(model, features, read, classes, rngs)
-
-
-def _attentional_pooling(
-    model: ModelConfig, features: int, read: int, classes: int, rngs: nnx.Rngs
-) -> AttentionalPooling:
     by_parts = model.pooling == "pose_parts"
-    saliency = PartSaliency(len(JOINTS)) if by_parts else _saliency(model, read, classes, rngs)
+    saliency = (
+        PartSaliency(len(JOINTS)) if by_parts else _build_saliency(model, read, classes, rngs)
+    )
     return AttentionalPooling(
         features,
         classes,
@@ -171,7 +159,7 @@ def _attentional_pooling(
     )
 
 
-def _saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
+def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
     chained = model.rank_form == "chained" and model.rank > 1
     maps = 1 if chained else model.rank * (classes if model.per_class else 1)
     gate_init = cast(GateInit, model.gate_init)
@@ -194,10 +182,10 @@ def _saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Sa
 
 
 def _check_second_order(features: int, classes: int) -> None:
-    values = features * features * classes
-    if values > MOST_SECOND_ORDER:
+    weights = features * features * classes
+    if weights > MOST_WEIGHTS:
         raise ConfigError(
             f"model.pooling=second_order over {features} channels and {classes} classes has "
-            f"{values:,} weights, more than {MOST_SECOND_ORDER:,}; use compact_bilinear, a "
+            f"{weights:,} weights, more than {MOST_WEIGHTS:,}; use compact_bilinear, a "
             "narrower model.stage or fewer classes"
         )

@@ -1,4 +1,4 @@
-"""Computes which pixels the cells of a backbone's map are centred on."""
+"""Computes the pixel at the centre of each cell of a backbone's map."""
 
 import dataclasses
 from typing import NamedTuple
@@ -15,7 +15,7 @@ from gap_jax.models.layers import Conv, PoolPadding, pool_edges
 class Axis:
     """One axis of a map: cell i is centred on pixel `first + i * stride` of the image.
 
-    The image itself is the axis whose cells are its pixels.
+    The cells of the image's own axis are its pixels.
     """
 
     cells: int
@@ -23,7 +23,7 @@ class Axis:
     stride: float = 1.0
 
     def convolve(self, conv: Conv) -> "Axis":
-        """The axis after a convolution; padding by half a window leaves the centres in place."""
+        """The axis after a convolution; padding by half a window keeps the centres."""
         return self._slide(1 if conv.padded else conv.kernel.shape[0], conv.stride, (0, 0))
 
     def pool(self, padding: PoolPadding, *, side: int = 3, stride: int = 2) -> "Axis":
@@ -32,7 +32,7 @@ class Axis:
         return self._slide(side, stride, (before, after))
 
     def place(self, pixels: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-        """Pixels counted in cells, those beyond the outer centres as if on them."""
+        """Converts pixels to cells, clipped to the first and the last cell."""
         return np.clip((pixels - self.first) / self.stride, 0, self.cells - 1)
 
     def _slide(self, side: int, stride: int, edges: tuple[int, int]) -> "Axis":

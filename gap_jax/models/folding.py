@@ -1,4 +1,4 @@
-"""A network for evaluation only, in which everything that no picture changes is multiplied out."""
+"""Multiplies constants of a network into its weights, for evaluation only."""
 
 import jax
 from flax import nnx
@@ -15,7 +15,10 @@ from gap_jax.models.saliency import (
 
 
 def fold(network: Network) -> Network:
-    """A copy with equal outputs: batch norms inside their convolutions, V c as one vector."""
+    """Copies a network: batch norms become part of their convolutions, V c becomes one vector.
+
+    The outputs are equal up to rounding.
+    """
     folded = nnx.clone(network)
     for _, module in nnx.iter_modules(folded):
         if isinstance(module, ConvNorm):
@@ -37,7 +40,7 @@ def _fold_norm(pair: ConvNorm) -> None:
     if pair.conv.bias is not None:
         shift = shift + pair.conv.bias[...] * scale
     pair.conv.bias = nnx.data(nnx.Param(shift))
-    pair.conv.as_product &= jax.default_backend() == "cpu"  # cuDNN adds bias and relu on its way
+    pair.conv.as_product &= jax.default_backend() == "cpu"  # cuDNN fuses bias and relu
     pair.norm = nnx.data(None)
 
 

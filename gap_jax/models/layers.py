@@ -1,4 +1,4 @@
-"""Convolution, batch norm over groups of images, and max-pooling, as the backbones need them."""
+"""The layers of the backbones: convolution, batch norm over groups of images, pools."""
 
 import dataclasses
 import functools
@@ -14,20 +14,20 @@ from jaxtyping import Array, Float, UInt8
 from gap_jax.models.arguments import check_channels
 
 HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
-SMALL = nnx.initializers.normal(1e-3)  # what attentional pooling adds to a backbone starts small
+SMALL = nnx.initializers.normal(1e-3)  # the start of the layers on top of a backbone, as in AP
 
 
 def along_channels(vector: Float[Array, " c"], x: Float[Array, "*any c"]) -> Float[Array, "*one c"]:
-    """One value for each channel, in a shape that broadcasts against `x`."""
+    """Reshapes one value per channel to broadcast against `x`."""
     return vector.reshape((1,) * (x.ndim - 1) + vector.shape)
 
 
 def project(
     x: Float[Array, "*any c"], kernel: Float[Array, "c d"], *, exactly: bool = False
 ) -> Float[Array, "*any d"]:
-    """`x @ kernel` over the channels of any map, in the arithmetic of `x`.
+    """`x @ kernel` over the channels of any map, in the type of `x`.
 
-    `exactly`: summed in float32, and left so, whatever the arithmetic of `x`.
+    `exactly`: summed and returned in float32 for any type of `x`.
     """
     check_channels(x, kernel.shape[0])
     return lax.dot_general(
@@ -63,10 +63,10 @@ class Dense(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A convolution with an odd window, `padded` by half of it on every side or not, NHWC by HWIO.
+    """A convolution with an odd window, NHWC by HWIO; `padded` adds half a window on every side.
 
-    A 1x1 one is a matrix product: XLA writes its weight gradient as a convolution with a window
-    as large as the map otherwise, which took a third of a training step on CPU.
+    A 1x1 convolution is computed as a matrix product. Otherwise XLA writes its weight gradient as
+    a convolution with a window as large as the map, which took a third of a training step on CPU.
     """
 
     def __init__(
@@ -106,20 +106,21 @@ class Conv(nnx.Module):
 
 
 def subsample(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
-    """Every `stride`-th row and column from the first on.
+    """Takes every `stride`-th row and column from the first on.
 
-    A slice's size is the same expression as a padded strided convolution's: an exporter adds both.
+    With symbolic shapes a slice has the same size expression as a padded strided convolution, so
+    that an exporter can add the two.
     """
     return lax.slice(x, (0, 0, 0, 0), x.shape, (1, stride, stride, 1))
 
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """How batch norm behaves all over a network.
+    """The settings of all batch norms of a network.
 
     `group_size` images share statistics in training; `decay` is the share of the running
-    statistics that a step keeps; `frozen` uses them in training too, unchanged; `scaled` adds
-    gamma; with `follows_first` they follow the first group alone.
+    statistics that a step keeps; `frozen` uses the running statistics in training too, unchanged;
+    `scaled` adds gamma; with `follows_first` running statistics follow the first group alone.
     """
 
     group_size: int = 16
@@ -133,11 +134,10 @@ class Norm:
 class BatchNorm(nnx.Module):
     """(x - mean) / sqrt(var + eps) * gamma + beta, with statistics per group of images.
 
-    In training a batch of b images falls into b / min(group_size, b) groups of neighbours, each
-    with the mean and (biased) variance of its own; so the result depends on no device mesh. The
-    running statistics then move by the mean over the groups (or by the first), from what they were
-    before the call: the mean of several calls' results is the result of one call with all their
-    groups.
+    In training a batch of b images is split into b / min(group_size, b) groups of neighbours. Each
+    group has its own mean and (biased) variance, so the result does not depend on the device mesh.
+    The running statistics then move by the mean over the groups (or by the first group). They are
+    linear in it: the mean of the results of several calls equals one call with all groups.
     """
 
     def __init__(self, features: int, norm: Norm) -> None:
@@ -151,16 +151,16 @@ class BatchNorm(nnx.Module):
         if not train or self.norm.frozen:
             scale, shift = self.affine()
             return (x * along_channels(scale, x) + along_channels(shift, x)).astype(x.dtype)
-        grouped = _group(x, self.norm.group_size)
+        grouped = _split_groups(x, self.norm.group_size)
         mean, var = _moments(grouped)
-        self._move(mean, var)
+        self._update(mean, var)
         scale = self._scale(var)
         shift = self.beta[...][None] - mean * scale
         normed = grouped * scale[:, None, None, None] + shift[:, None, None, None]
         return normed.astype(x.dtype).reshape(x.shape)
 
     def affine(self) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
-        """The scale and shift that the running statistics amount to."""
+        """The scale and shift that are equal to the norm by running statistics."""
         scale = self._scale(self.var[...])
         return scale, self.beta[...] - self.mean[...] * scale
 
@@ -168,17 +168,17 @@ class BatchNorm(nnx.Module):
         scale = lax.rsqrt(var + self.norm.eps)
         return scale if self.gamma is None else scale * along_channels(self.gamma[...], scale)
 
-    def _move(self, mean: Float[Array, "groups c"], var: Float[Array, "groups c"]) -> None:
+    def _update(self, mean: Float[Array, "groups c"], var: Float[Array, "groups c"]) -> None:
         keep, groups = self.norm.decay, slice(1 if self.norm.follows_first else None)
         mean, var = (lax.stop_gradient(each[groups]).mean(0) for each in (mean, var))
         self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
         self.var[...] = keep * self.var[...] + (1 - keep) * var
 
 
-def _group(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups g h w c"]:
+def _split_groups(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups g h w c"]:
     size = min(group_size, x.shape[0])
     if x.shape[0] % size:
-        raise ValueError(f"{x.shape[0]} images do not fall into groups of {size} for batch norm")
+        raise ValueError(f"{x.shape[0]} images do not divide into batch-norm groups of {size}")
     return x.reshape(-1, size, *x.shape[1:])
 
 
@@ -186,10 +186,10 @@ def _group(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups 
 def _moments(
     grouped: Float[Array, "groups g h w c"],
 ) -> tuple[Float[Array, "groups c"], Float[Array, "groups c"]]:
-    """Mean and biased variance in float32; no array as large as the data is written for them.
+    """Mean and biased variance in float32, computed without a temporary as large as the data.
 
-    Squares are of distances to one value of each channel, from the middle of a map, where padding
-    does not reach: squares of the values would lose the variance where |mean| >> std.
+    Squares are of distances to one value of each channel, taken from the middle of a map, out of
+    reach of padding: squares of the values would lose the variance where |mean| >> std.
     """
     values = grouped.astype(jnp.float32)
     middle = values[:, 0, values.shape[2] // 2, values.shape[3] // 2]
@@ -200,14 +200,14 @@ def _moments(
 
 @_moments.defjvp
 def _differentiate_moments(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Any, Any]:
-    values, moved = (each[0].astype(jnp.float32) for each in (primals, tangents))
+    values, tangent = (each[0].astype(jnp.float32) for each in (primals, tangents))
     mean, var = _moments(*primals)
-    d_mean, d_square = moved.mean((1, 2, 3)), 2 * (values * moved).mean((1, 2, 3))
+    d_mean, d_square = tangent.mean((1, 2, 3)), 2 * (values * tangent).mean((1, 2, 3))
     return (mean, var), (d_mean, d_square - 2 * mean * d_mean)
 
 
 class ConvNorm(nnx.Module):
-    """A convolution and its batch norm; `folding` turns the pair into one convolution."""
+    """A convolution and its batch norm; `folding` replaces the pair by one convolution."""
 
     def __init__(
         self,
@@ -237,19 +237,19 @@ PoolPadding = Literal["same", "symmetric", "valid"]
 def max_pool(
     x: Float[Array, "b h w c"], padding: PoolPadding, *, side: int = 3, stride: int = 2
 ) -> Float[Array, "b h2 w2 c"]:
-    """Maxima of square windows; of equal values the first in a window takes the whole gradient.
+    """Maxima of square windows; of equal values the first in a window gets the whole gradient.
 
-    `same` is TensorFlow's padding, which at stride 2 starts at the map's corner where the size is
-    even; `symmetric` (torch's padding=1) always starts one outside; `valid` has whole windows only.
-    Shifted slices: the scatter behind `reduce_window`'s gradient is ten times slower on CPU.
+    `same` is TensorFlow's padding: at stride 2 an even map is padded at its end only. `symmetric`
+    (torch's padding=1) always starts one cell outside, `valid` has whole windows only. Computed by
+    shifted slices: the scatter in the gradient of `reduce_window` is ten times slower on CPU.
     """
     edges = [pool_edges(size, padding, side, stride) for size in x.shape[1:3]]
-    exact = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
-    return _max_pool(exact, side, stride)
+    padded = lax.pad(x, jnp.array(-jnp.inf, x.dtype), [(0, 0, 0), *edges, (0, 0, 0)])
+    return _max_pool(padded, side, stride)
 
 
 def pool_edges(size: Any, padding: PoolPadding, side: int, stride: int) -> tuple[Any, Any, int]:
-    """What to add before and after (or cut), where `size` may be an exporter's symbol."""
+    """The cells to add (below 0: cut) before and after; `size` may be an exporter's symbol."""
     reach = size - side if padding == "valid" else size - 1  # of the last window's corner
     total = reach // stride * stride + side - size
     before = {"same": total // 2, "symmetric": 1, "valid": 0}[padding]
@@ -257,44 +257,44 @@ def pool_edges(size: Any, padding: PoolPadding, side: int, stride: int) -> tuple
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_pool(exact: Float[Array, "b h w c"], side: int, stride: int) -> Float[Array, "b h2 w2 c"]:
-    return _max_and_place(exact, side, stride)[0]
+def _max_pool(x: Float[Array, "b h w c"], side: int, stride: int) -> Float[Array, "b h2 w2 c"]:
+    return _max_and_index(x, side, stride)[0]
 
 
-def _max_and_place(
-    exact: Float[Array, "b h w c"], side: int, stride: int
+def _max_and_index(
+    x: Float[Array, "b h w c"], side: int, stride: int
 ) -> tuple[Float[Array, "b h2 w2 c"], UInt8[Array, "b h2 w2 c"]]:
-    """The maximum of each window, and which of its cells holds it first."""
-    b, h, w, c = exact.shape
+    """The maximum of each window, and the index of the first cell that has it."""
+    b, h, w, c = x.shape
     rows, columns = h - side + 1, w - side + 1  # the extent of the windows' corners
 
     def shifted(i: int, j: int) -> Float[Array, "b h2 w2 c"]:
-        return lax.slice(exact, (0, i, j, 0), (b, i + rows, j + columns, c), (1, stride, stride, 1))
+        return lax.slice(x, (0, i, j, 0), (b, i + rows, j + columns, c), (1, stride, stride, 1))
 
     largest = shifted(0, 0)
-    place = jnp.zeros(largest.shape, jnp.uint8)
+    index = jnp.zeros(largest.shape, jnp.uint8)
     for cell in range(1, side * side):
         value = shifted(*divmod(cell, side))
-        place = jnp.where(value > largest, jnp.uint8(cell), place)
+        index = jnp.where(value > largest, jnp.uint8(cell), index)
         largest = jnp.maximum(largest, value)
-    return largest, place
+    return largest, index
 
 
-def _max_pool_gradient(
-    side: int, stride: int, place: UInt8[Array, "b h2 w2 c"], gradient: Float[Array, "b h2 w2 c"]
+def _differentiate_max_pool(
+    side: int, stride: int, index: UInt8[Array, "b h2 w2 c"], gradient: Float[Array, "b h2 w2 c"]
 ) -> tuple[Float[Array, "b h w c"]]:
     zero = jnp.zeros((), gradient.dtype)
     spread = []
     for cell in range(side * side):
         edges = [(shift, side - 1 - shift, stride - 1) for shift in divmod(cell, side)]
-        chosen = jnp.where(place == cell, gradient, zero)
+        chosen = jnp.where(index == cell, gradient, zero)
         spread.append(lax.pad(chosen, zero, [(0, 0, 0), *edges, (0, 0, 0)]))
     return (sum(spread[1:], spread[0]),)
 
 
-_max_pool.defvjp(_max_and_place, _max_pool_gradient)
+_max_pool.defvjp(_max_and_index, _differentiate_max_pool)
 
 
 def mean_pool(x: Float[Array, "b h w c"], *, of_nine: bool = False) -> Float[Array, "b h w c"]:
-    """Means of 3x3 windows at stride 1 over cells on the map; `of_nine`: zeros beyond it too."""
+    """Means of 3x3 windows at stride 1, over cells of the map; `of_nine` also counts padding."""
     return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=of_nine)

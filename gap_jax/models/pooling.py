@@ -1,10 +1,10 @@
-"""Attentional pooling: class maps weighted, position by position, by a map of what is salient.
+"""Attentional pooling: class maps weighted at each position by a saliency map.
 
-    h_p     = saliency_p(X)                  bottom-up, one value a position
-    t_kp    = X a_kp + alpha_kp              top-down, one value a position and class
+    h_p     = saliency_p(X)                  bottom-up, one value for each position
+    t_kp    = X a_kp + alpha_kp              top-down, one value for each position and class
     logit_k = sum_p mean_n(t_kp * h_p)
 
-With a linear saliency that is attentional pooling, with a factored one its generalization.
+A linear saliency makes it attentional pooling, a factored one generalized attentional pooling.
 """
 
 import math
@@ -23,12 +23,12 @@ from gap_jax.models.arguments import check_channels, check_choice, check_counts,
 from gap_jax.models.layers import SMALL
 from gap_jax.models.saliency import EXACT, FactoredSaliency, LinearSaliency, Saliency
 
-Keys = Key[Array, " b"] | EllipsisType | None  # None in evaluation; ...: the call does not say
+Keys = Key[Array, " b"] | EllipsisType | None  # None in evaluation; ...: argument not given
 
 
 @runtime_checkable
 class Pooling(Protocol):
-    """Anything that makes one score a class of a map, and can tell where each score comes from."""
+    """A module that computes a score for each class, and the maps that explain it."""
 
     dropout: float
 
@@ -62,23 +62,23 @@ class AttentionalPooling(nnx.Module):
     >>> bottom_up.shape, combined.shape
     ((2, 7, 7, 1), (2, 7, 7, 393))
 
-    `saliency` (by default linear in `features`, with this `gate_init`) gives `rank` maps, or
-    `classes * rank` with `per_class`; it reads X unless a call names another `saliency_input`.
+    `saliency` (by default linear in `features`, with this `gate_init`) computes `rank` maps, or
+    `classes * rank` with `per_class`. Its input is X, or the `saliency_input` of a call.
     `activation` is applied to its maps. With `one_bias` only the last pair has an alpha.
 
     `dropout` is the share of the top-down input that is dropped in training: single values of X
-    (`map`), or whole channels (`pooled`, cheaper). With it every call names `keys`, one for each
-    row in training and None in evaluation; a call without is refused.
+    (`map`), or whole channels (`pooled`, cheaper). With dropout every call must pass `keys`: one
+    key for each row in training, None in evaluation.
 
     >>> pool = AttentionalPooling(2048, 393, dropout=0.8, rngs=nnx.Rngs(0))
     >>> logits = pool(x, keys=jax.random.split(jax.random.key(0), 2))  # in training
     >>> logits = pool(x, keys=None)  # in evaluation
 
-    Products take X as it is for the saliency and float32 for the scores, or `dtype` for both;
-    they are summed in float32. Parameters are kept in `param_dtype`.
+    The saliency multiplies in the type of X, the scores in float32, or both in `dtype`; sums are
+    in float32. Parameters are stored in `param_dtype`.
 
     A call contracts positions first, g_p = X^T h_p / n, then channels: the same scores as from
-    the maps in a thirtieth of the time. Only `per_class` has no such order.
+    the maps in a thirtieth of the time. `per_class` cannot use this order.
     """
 
     def __init__(
@@ -113,8 +113,7 @@ class AttentionalPooling(nnx.Module):
         self.saliency = saliency
         if self.saliency.maps != maps:
             raise ValueError(
-                f"{rank=} and {per_class=} take a saliency of {maps} maps; "
-                f"this one gives {self.saliency.maps}"
+                f"saliency.maps={self.saliency.maps} must be {maps} with {rank=} and {per_class=}"
             )
         self.kernel = nnx.Param(init(rngs.params(), (rank, features, classes), param_dtype))
         self.bias = nnx.Param(jnp.zeros((1 if one_bias else rank, classes), param_dtype))
@@ -151,14 +150,14 @@ class AttentionalPooling(nnx.Module):
         *,
         keys: Keys = ...,
     ) -> AttentionMaps:
-        """Computes what each position adds to each class."""
+        """Computes the contribution of each position to each class."""
         h = self._bottom_up(x if saliency_input is None else saliency_input)
         values = self._drop(self._values(x), keys)
         t = self._contract("bnf,pfk->bnkp", values, self.kernel[...])
         t = t + self._alpha().T[None, None]
-        h_kp = h.reshape(*h.shape[:2], -1, t.shape[-1])  # k is 1 where the classes share a map
-        parts = (h_kp if self.per_class else h, t, (t * h_kp).sum(-1))
-        return AttentionMaps(*(v.reshape(*x.shape[:-1], *v.shape[2:]) for v in parts))
+        h_kp = h.reshape(*h.shape[:2], -1, t.shape[-1])  # k is 1 if the classes share a map
+        maps = (h_kp if self.per_class else h, t, (t * h_kp).sum(-1))
+        return AttentionMaps(*(v.reshape(*x.shape[:-1], *v.shape[2:]) for v in maps))
 
     def _values(self, x: Float[Array, "b *spatial f"]) -> Float[Array, "b n f"]:
         check_channels(x, self.kernel.shape[1])
@@ -167,7 +166,7 @@ class AttentionalPooling(nnx.Module):
     def _contract(
         self, indices: str, values: Float[Array, "..."], other: Float[Array, "..."]
     ) -> Float[Array, "..."]:
-        """Sums products over the indices; the products in `dtype`, their sum in float32."""
+        """Sums products over the indices, with operands in `dtype` and sums in float32."""
         dtype = jnp.float32 if self.dtype is None else self.dtype
         pair = values.astype(dtype), other.astype(dtype)
         return jnp.einsum(indices, *pair, precision=EXACT, preferred_element_type=jnp.float32)
@@ -183,16 +182,16 @@ class AttentionalPooling(nnx.Module):
                 return h
 
     def _alpha(self) -> Float[Array, "p k"]:
-        """The pairs' biases; where there is one in all, it is the last pair's."""
+        """The biases of all pairs; with `one_bias` all but the last are 0."""
         rank, given = self.kernel.shape[0], self.bias[...]
         return jnp.concatenate([jnp.zeros((rank - len(given), given.shape[1])), given])
 
     def _drop(self, values: Float[Array, "b m f"], keys: Keys) -> Float[Array, "b m f"]:
-        return drop(values, keys, self.dropout, alike=self.dropout_where == "pooled")
+        return drop(values, keys, self.dropout, channels=self.dropout_where == "pooled")
 
 
 class GeneralizedAttentionalPooling(AttentionalPooling):
-    """Attentional pooling whose saliency lies behind T = len(widths) factored layers.
+    """Attentional pooling whose saliency has T = len(widths) factored layers.
 
     >>> from flax import nnx
     >>> from gap_jax import GeneralizedAttentionalPooling
@@ -200,7 +199,7 @@ class GeneralizedAttentionalPooling(AttentionalPooling):
     >>> pool(jax.numpy.ones((2, 7, 7, 2048))).shape
     (2, 393)
 
-    `widths`, `space` and `gate_init` are those of `FactoredSaliency`, all other arguments those of
+    `widths`, `space` and `gate_init` are arguments of `FactoredSaliency`, all others of
     `AttentionalPooling`.
     """
 
@@ -245,24 +244,24 @@ def drop(
     keys: Keys,
     share: float,
     *,
-    alike: bool = True,
+    channels: bool = True,
 ) -> Float[Array, "b m f"]:
-    """The values without that share of them, the rest scaled up; `alike` in each of the m rows."""
+    """Drops that share of the values and scales up the rest; `channels`: whole channels."""
     if keys is None or not share:
         return values
     b = len(values)
     if keys is ... or keys.shape[:1] != (b,):
-        given = "none was given" if keys is ... else f"they have shape {keys.shape}"
+        given = "`keys` is missing" if keys is ... else f"keys have shape {keys.shape}"
         raise ValueError(
-            f"dropout={share:g} takes {b} keys, one for each row, and {given}; pass "
+            f"dropout={share:g} needs {b} keys, one for each row, and {given}; pass "
             f"keys=jax.random.split(key, {b}) in training and keys=None in evaluation"
         )
     kept = 1 - share
-    rows = 1 if alike else values.shape[1]
+    rows = 1 if channels else values.shape[1]
     drawn = jax.vmap(lambda key: jax.random.bernoulli(key, kept, (rows, values.shape[2])))
     return jnp.where(drawn(keys), values / kept, 0)
 
 
 def by_position(x: Float[Array, "b *spatial c"]) -> Float[Array, "b n c"]:
-    """The map's axes as one."""
+    """Flattens the spatial axes into one axis of positions."""
     return x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])

@@ -10,9 +10,9 @@ from gap_jax.models.layers import SMALL, Conv, Dense
 
 
 class PoseBranch(nnx.Module):
-    """(heatmaps, hidden): float32 heatmaps, and the last hidden layer for a saliency to read.
+    """Returns (heatmaps, hidden): float32 heatmaps, and the last hidden layer for a saliency.
 
-    Heatmaps are linear in the hidden layer, or in the map itself where there is none.
+    Heatmaps are linear in the last hidden layer, or in the map if there is no hidden layer.
     """
 
     def __init__(

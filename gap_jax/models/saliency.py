@@ -18,7 +18,7 @@ EXACT = lax.Precision.HIGHEST
 
 @runtime_checkable
 class Saliency(Protocol):
-    """Anything that gives each position `maps` float32 values."""
+    """A module that computes `maps` float32 values for each position."""
 
     maps: int
 
@@ -26,7 +26,7 @@ class Saliency(Protocol):
 
 
 class UniformSaliency(nnx.Module):
-    """h = 1: with it the pooling is a linear classifier of the map's mean, the usual baseline."""
+    """h = 1: the pooling becomes a linear classifier of the map's mean, the usual baseline."""
 
     def __init__(self, maps: int = 1) -> None:
         check_counts(maps=maps)
@@ -39,7 +39,7 @@ class UniformSaliency(nnx.Module):
 class LinearSaliency(nnx.Module):
     """h = X b + beta; with `gate_init="one"` h = 1 + X b, where b is 0 at the start.
 
-    The second b is called `gate`: weight decay leaves it alone, which would pull h towards 1.
+    The second b is named `gate` and excluded from weight decay, which would pull h towards 1.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class LinearSaliency(nnx.Module):
 
 
 class FactoredSaliency(nnx.Module):
-    """A linear saliency behind T = len(widths) factored layers U_t that all its maps share.
+    """A linear saliency on top of T = len(widths) factored layers U_t that all its maps share.
 
     >>> from flax import nnx
     >>> from gap_jax import FactoredSaliency
@@ -82,8 +82,8 @@ class FactoredSaliency(nnx.Module):
 
     space="activation": Z_t = relu(Z_{t-1} U_t + u_t) from Z_0 = X, h = Z_T c + beta; without a
     layer it is the linear saliency to the bit. space="weight": h = X f(V c) with
-    V = f(U_1) ... f(U_T), f = relu and no biases: one vector that no picture changes, which
-    starts positive, because a start with f(V c) = 0 has no gradient to leave it by.
+    V = f(U_1) ... f(U_T), f = relu and no biases: the same vector for every picture. All its
+    weights start positive, because at f(V c) = 0 the gradient is 0.
     """
 
     def __init__(
@@ -142,9 +142,9 @@ class FactoredSaliency(nnx.Module):
         return self.last(x)
 
     def vector(self) -> Float[Array, "s p"]:
-        """f(V c), the b of the linear saliency that `space="weight"` amounts to."""
+        """f(V c), the b of the linear saliency that is equal to `space="weight"`."""
         if self.space != "weight":
-            raise ValueError('only space="weight" amounts to a vector')
+            raise ValueError(f"space={self.space!r} has no vector; only space='weight' has one")
         product = self.last.kernel[...]
         for layer in reversed(self.chain):
             product = jnp.matmul(jax.nn.relu(layer.kernel[...]), product, precision=EXACT)
@@ -158,28 +158,28 @@ def _positive(mean: float) -> Initializer:
 class ChainedSaliency(nnx.Module):
     """h_1 of another saliency, then h_{p+1} = w_p h_p + c_p, each from the map before it.
 
-    What AP's released code does at a rank above 1: all maps are one map, scaled and shifted, so
-    that the scores are those of rank 1 and of mean pooling together.
+    AP's released code does this at a rank above 1. All maps are one map, scaled and shifted, so
+    the scores are sums of a rank-1 score and a mean-pooling score.
     """
 
     def __init__(self, first: Saliency, maps: int, *, rngs: nnx.Rngs) -> None:
         check_counts(maps=maps)
         if first.maps != 1:
-            raise ValueError(f"first.maps={first.maps} must be 1: a chain begins with one map")
+            raise ValueError(f"first.maps={first.maps} must be 1; the other maps are computed")
         self.maps = maps
         self.first = first
         self.kernel = nnx.Param(SMALL(rngs.params(), (maps - 1, 1), jnp.float32))
         self.bias = nnx.Param(jnp.zeros(maps - 1))
 
     def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
-        chain = [self.first(x)]
+        maps = [self.first(x)]
         for p in range(self.maps - 1):
-            chain.append(chain[-1] * self.kernel[...][p, 0] + self.bias[...][p])
-        return jnp.concatenate(chain, axis=-1)
+            maps.append(maps[-1] * self.kernel[...][p, 0] + self.bias[...][p])
+        return jnp.concatenate(maps, axis=-1)
 
 
 class PartSaliency(nnx.Module):
-    """The joints' heatmaps themselves and h = 1 behind them: where each part is, and everywhere."""
+    """Uses the joints' heatmaps as bottom-up maps and appends h = 1, for the whole image."""
 
     def __init__(self, joints: int) -> None:
         check_counts(joints=joints)

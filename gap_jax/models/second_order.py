@@ -1,4 +1,4 @@
-"""Poolings that look at pairs of channels or at maxima, and where their scores come from."""
+"""Poolings by pairs of channels or by maxima, with the maps that explain their scores."""
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +13,13 @@ from gap_jax.models.layers import HE, SMALL, along_channels, project
 from gap_jax.models.pooling import Keys, by_position, drop
 from gap_jax.models.saliency import EXACT
 
-HASH_SEED = 2016  # the sketch is a constant of the method, the same in every network
-TINY = 1e-12
+HASH_SEED = 2016  # every network has the same sketch
+LENGTH_EPS = 1e-12
 ROOT_EPS = 1e-5  # bounds the slope of a signed square root at 0 by 316
 
 
 class PositionPooling(nnx.Module):
-    """A pooling of the map alone, whose scores are means of what its positions add to them."""
+    """A pooling that reads only the map; its scores are means of the contributions of positions."""
 
     def __init__(self, features: int, classes: int, dropout: float) -> None:
         check_counts(features=features, classes=classes)
@@ -45,10 +45,10 @@ class PositionPooling(nnx.Module):
         *,
         keys: Keys = ...,
     ) -> AttentionMaps:
-        """What each position adds to each score, times n, and one bottom-up map."""
+        """Computes each position's contribution to each score, times n, and a bottom-up map."""
         del saliency_input
         values, spatial = self._values(x), x.shape[:-1]
-        combined = self._share_out(values, keys)
+        combined = self._contributions(values, keys)
         return AttentionMaps(
             self._bottom_up(values).reshape(*spatial, 1),
             combined.reshape(*spatial, -1, 1),
@@ -62,7 +62,7 @@ class PositionPooling(nnx.Module):
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         raise NotImplementedError
 
-    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
+    def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         """The maps whose mean over positions is the score."""
         raise NotImplementedError
 
@@ -73,8 +73,8 @@ class PositionPooling(nnx.Module):
 class MaxPooling(PositionPooling):
     """logit_k = w_k · max_n X + alpha_k.
 
-    A map tells what each position adds: of each channel its maximum stands where it is first
-    reached. `bottom_up` is the share of channels that are largest there, times n.
+    In the maps each channel's maximum counts at the first position that has it. `bottom_up` is the
+    share of channels with their maximum at a position, times n.
     """
 
     def __init__(
@@ -90,13 +90,13 @@ class MaxPooling(PositionPooling):
         self.kernel = nnx.Param(init(rngs.params(), (features, classes), jnp.float32))
 
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
-        # jnp.max divides its gradient by the number of equals it finds again afterwards: XLA may
-        # round the values anew until then, find none, and divide by 0.
+        # The gradient of jnp.max divides by the number of values equal to the maximum. XLA may
+        # recompute the values with other rounding, find none that is equal, and divide by 0.
         largest = jnp.where(_is_first_maximum(values), values, 0).sum(1, keepdims=True)
         g = drop(largest, keys, self.dropout)
         return _classify(g, self.kernel[...], self.bias[...])[:, 0]
 
-    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
+    def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         shares = jnp.where(_is_first_maximum(values), values * values.shape[1], 0)
         return _classify(drop(shares, keys, self.dropout), self.kernel[...], self.bias[...])
 
@@ -105,9 +105,9 @@ class MaxPooling(PositionPooling):
 
 
 class SecondOrderPooling(PositionPooling):
-    """logit_k = Tr(X^T X W_k^T) / n + alpha_k, of which attentional pooling is the rank-1 case.
+    """logit_k = Tr(X^T X W_k^T) / n + alpha_k, with f^2 weights for each class.
 
-    Its f^2 weights a class are the reason why that was invented.
+    Attentional pooling is its rank-1 case.
     """
 
     def __init__(
@@ -128,10 +128,10 @@ class SecondOrderPooling(PositionPooling):
         scores = jnp.einsum("bfg,fgk->bk", pairs, self.kernel[...], precision=EXACT)
         return scores + along_channels(self.bias[...], scores)
 
-    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
+    def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         dropped = drop(values, keys, self.dropout)
-        weighed = jnp.einsum("bnf,fgk->bngk", dropped, self.kernel[...], precision=EXACT)
-        combined = jnp.einsum("bngk,bng->bnk", weighed, values, precision=EXACT)
+        weighted = jnp.einsum("bnf,fgk->bngk", dropped, self.kernel[...], precision=EXACT)
+        combined = jnp.einsum("bngk,bng->bnk", weighted, values, precision=EXACT)
         return combined + along_channels(self.bias[...], combined)
 
 
@@ -140,8 +140,8 @@ class CompactBilinearPooling(PositionPooling):
 
     sketch(x)_i is the sum of s1(a) s2(c) x_a x_c over the pairs with h1(a) + h2(c) = i modulo the
     sketch's length: a product of two Fourier transforms. The hashes h and signs s are constants.
-    `normalised`: each y_i becomes y_i / sqrt(|y_i| + 1e-5), and then y has unit length; what that
-    multiplies y with, it multiplies each position's sketch with in the maps.
+    `normalised`: each y_i becomes y_i / sqrt(|y_i| + 1e-5), then y is scaled to unit length; the
+    maps apply the same factors to the sketch of each position.
     """
 
     def __init__(
@@ -166,31 +166,31 @@ class CompactBilinearPooling(PositionPooling):
         y = drop(y * self._factors(y), keys, self.dropout)
         return _classify(y, self.kernel[...], self.bias[...])[:, 0]
 
-    def _share_out(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
+    def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         sketches = self._sketch(values)
         factors = self._factors(sketches.sum(1, keepdims=True))
         shares = drop(sketches * factors * values.shape[1], keys, self.dropout)
         return _classify(shares, self.kernel[...], self.bias[...])
 
     def _sketch(self, values: Float[Array, "b n f"]) -> Float[Array, "b n d"]:
-        empty = jnp.zeros((*values.shape[:2], self.length))
+        zeros = jnp.zeros((*values.shape[:2], self.length))
         first, second = (
-            jnp.fft.rfft(empty.at[..., places].add(values * signs[None, None]))
-            for places, signs in draw_hashes(self.features, self.length)
+            jnp.fft.rfft(zeros.at[..., indices].add(values * signs[None, None]))
+            for indices, signs in draw_hashes(self.features, self.length)
         )
         return jnp.fft.irfft(first * second, n=self.length)
 
     def _factors(self, y: Float[Array, "b 1 d"]) -> Float[Array, "b 1 d"]:
-        """What normalising multiplies y with."""
+        """The factors that normalise y."""
         if not self.normalised:
             return jnp.ones_like(y)
         roots = jax.lax.rsqrt(jnp.abs(y) + ROOT_EPS)
         length = jnp.square(y * roots).sum(-1, keepdims=True)
-        return roots * jax.lax.rsqrt(length + TINY)
+        return roots * jax.lax.rsqrt(length + LENGTH_EPS)
 
 
 def draw_hashes(features: int, length: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Twice: a place in the sketch and a sign for each channel."""
+    """Draws, twice, an index in the sketch and a sign for each channel."""
     rng = np.random.default_rng(HASH_SEED)
     return [
         (rng.integers(length, size=features), rng.choice([-1.0, 1.0], features).astype(np.float32))

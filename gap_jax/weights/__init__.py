@@ -1,1 +1,1 @@
-"""Parameters from files: our own weights and, in time, other people's."""
+"""Reads and writes weights: our own files, and conversion of other libraries' files."""

@@ -1,4 +1,4 @@
-"""Other people's weights as a file of ours: names, layouts and what they take for granted."""
+"""Converts foreign weights to ours: names, layouts and metadata."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -12,19 +12,19 @@ from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import describe_model
 from gap_jax.model_config import INPUTS, InitConfig, ModelConfig, PoseConfig
 from gap_jax.weights import native
-from gap_jax.weights.facts import Facts
 from gap_jax.weights.formats import ForeignFile
+from gap_jax.weights.metadata import Metadata
 from gap_jax.weights.names.forms import Source, to_ours
-from gap_jax.weights.names.recognise import BESIDE, SKIPPED, Known, recognise
+from gap_jax.weights.names.recognise import EXTRA, SKIPPED, Known, recognise
 
 Arrays = dict[str, Float[np.ndarray, "..."]]
 
 
 class Conversion(NamedTuple):
-    """Arrays under our names, what they are, and the names of the file's that served nothing."""
+    """Arrays under our names, our names that were absent, and foreign names that were unused."""
 
     known: Known
-    facts: Facts
+    metadata: Metadata
     arrays: Arrays
     absent: list[str]
     unused: dict[str, int]
@@ -34,13 +34,13 @@ class Conversion(NamedTuple):
         absent = ", ".join(dict.fromkeys(path.partition("/")[0] for path in self.absent))
         return (
             f"a {self.known.backbone} of {self.known.source}: "
-            f"{native.count_matched(sizes)}; not there: {absent or 'nothing'}; "
+            f"{native.count_matched(sizes)}; absent: {absent or 'nothing'}; "
             f"unused {native.count(self.unused)}"
         )
 
 
 def convert(file: ForeignFile, command: str) -> Conversion:
-    """The arrays of a known network; the backbone must be whole, its head may be absent."""
+    """Converts a known network; its backbone must be complete, its head may be absent."""
     known = recognise(str(file.path), file.arrays.keys())
     expected = _shapes_of(known.backbone)
     arrays: Arrays = {}
@@ -50,47 +50,47 @@ def convert(file: ForeignFile, command: str) -> Conversion:
         if not set(source.names) <= file.arrays.keys():
             absent.append(path)
             continue
-        arrays[path] = _take(file, source, path)
+        arrays[path] = _convert_array(file, source, path)
         used |= set(source.names)
-        due = expected.get(path, arrays[path].shape)
-        if arrays[path].shape != due:
+        shape = expected.get(path, arrays[path].shape)
+        if arrays[path].shape != shape:
             raise CheckpointError(
-                f"{file.path} names its arrays as a {known.backbone} of {known.source} and "
-                f"{source.names[0]} has shape {list(file.arrays[source.names[0]].shape)} where "
-                f"{list(due)} is due; it is another network"
+                f"{file.path} has the names of a {known.backbone} of {known.source}, but "
+                f"{source.names[0]} has shape {list(file.arrays[source.names[0]].shape)} and not "
+                f"{list(shape)}; it is another network"
             )
     unused = {
         name: values.size
         for name, values in file.arrays.items()
         if name not in used and not SKIPPED.search(name)
     }
-    if strange := [name for name in unused if not BESIDE.search(name)]:
+    if unknown := [name for name in unused if not EXTRA.search(name)]:
         raise CheckpointError(
-            f"{file.path} holds all of a {known.backbone} of {known.source} and {len(strange)} "
-            f"arrays more, first {strange[0]}; it is another network"
+            f"{file.path} holds all of a {known.backbone} of {known.source} and {len(unknown)} "
+            f"arrays more, first {unknown[0]}; it is another network"
         )
-    _check_heads(file, arrays)
+    _check_biases(file, arrays)
     return Conversion(known, _describe(file, known, command), arrays, absent, unused)
 
 
-def _take(file: ForeignFile, source: Source, path: str) -> Float[np.ndarray, "..."]:
+def _convert_array(file: ForeignFile, source: Source, path: str) -> Float[np.ndarray, "..."]:
     for name in source.names:
         if not jnp.issubdtype(file.arrays[name].dtype, jnp.floating):
             raise CheckpointError(
-                f"{file.path}: {name} holds {file.arrays[name].dtype}, without the scale that "
-                "whole numbers take; convert the weights before they were quantised"
+                f"{file.path}: {name} holds {file.arrays[name].dtype} values without a scale; "
+                "use the weights from before quantisation"
             )
     try:
         values = to_ours([file.arrays[name] for name in source.names], source.form)
     except ValueError as error:
         raise CheckpointError(f"{file.path}: {source.names[0]} {error} for {path}") from error
     if path.endswith(native.VARIANCE) and values.min(initial=0) < 0:
-        raise CheckpointError(f"{file.path}: {source.names[0]} is a variance and below zero")
+        raise CheckpointError(f"{file.path}: {source.names[0]} is a variance and is negative")
     return np.ascontiguousarray(values, np.float32)
 
 
-def _check_heads(file: ForeignFile, arrays: Arrays) -> None:
-    """Each layer has as many biases as outputs, whatever data set it was for."""
+def _check_biases(file: ForeignFile, arrays: Arrays) -> None:
+    """Refuses a layer whose numbers of biases and outputs differ; any number of classes is valid."""
     for path, kernel in arrays.items():
         bias = arrays.get(path.removesuffix("kernel") + "bias")
         if path.endswith("/kernel") and bias is not None and bias.size != kernel.shape[-1]:
@@ -100,7 +100,7 @@ def _check_heads(file: ForeignFile, arrays: Arrays) -> None:
 
 
 def _shapes_of(backbone: str) -> Mapping[str, tuple[int, ...]]:
-    """The shapes of the backbone's arrays, without computing any."""
+    """The shapes of the backbone's arrays, without computing values."""
     cfg = Config(
         model=ModelConfig(backbone=backbone, pooling="mean"),
         pose=PoseConfig(branch=False),
@@ -110,10 +110,10 @@ def _shapes_of(backbone: str) -> Mapping[str, tuple[int, ...]]:
     return {path: leaf.shape for path, leaf in named.items() if path.startswith(native.BACKBONE)}
 
 
-def _describe(file: ForeignFile, known: Known, command: str) -> Facts:
+def _describe(file: ForeignFile, known: Known, command: str) -> Metadata:
     convention = known.convention
     mean, scale = INPUTS[convention.input]
-    return Facts(
+    return Metadata(
         backbone=known.backbone,
         strides=convention.strides,
         command=command,

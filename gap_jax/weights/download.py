@@ -1,4 +1,4 @@
-"""A file by its https address: resumed where it broke, kept only with the digest it must have."""
+"""Downloads a file by its https address, resumes broken downloads and verifies the SHA-256."""
 
 import contextlib
 import http.client
@@ -18,20 +18,20 @@ from gap_jax import __version__
 from gap_jax.errors import CheckpointError
 from gap_jax.weights.formats import LARGEST
 
-PIECE = 2**20
-PATIENCE_S = 60.0  # without a byte
-LOCAL = ("localhost", "127.0.0.1", "::1")  # whose plain http no network sees
-ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
 MIB = 2**20
-TOLD_S = 0.5  # between two lines of progress
+PIECE_BYTES = MIB
+TIMEOUT_S = 60.0  # without a byte
+LOCAL = ("localhost", "127.0.0.1", "::1")  # plain http stays on this machine
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+PROGRESS_INTERVAL_S = 0.5
 RANGE_NOT_SATISFIABLE = 416
 
 
 def fetch(address: str, digest: str, folder: Path) -> Path:
-    """The file in `folder`, fetched if it is not there; its name begins as its SHA-256 does.
+    """Downloads a file to `folder` if it is absent; its name starts with its SHA-256's digits.
 
-    What has arrived lies in a .part beside it until the digest is right. A connection that breaks
-    leaves it, and the next call goes on from there; a wrong digest removes it.
+    The download is a .part file until its digest is verified. A broken connection leaves the .part
+    file, and the next call resumes it; a wrong digest removes it.
     """
     target = folder / f"{digest[:8]}-{name_file(address)}"
     if target.is_file() and files.sha256(target) == digest:
@@ -44,7 +44,7 @@ def fetch(address: str, digest: str, folder: Path) -> Path:
             part.unlink()
             raise CheckpointError(
                 f"{without_query(address)} has SHA-256 {found} and not {digest}; nothing was kept, "
-                "compare the digest with its maker's"
+                "compare the digest with the publisher's"
             )
         with files.writing(target):
             with part.open("rb") as file:
@@ -55,7 +55,7 @@ def fetch(address: str, digest: str, folder: Path) -> Path:
 
 
 def name_file(address: str) -> str:
-    """The file's name at an address that may be fetched; any other is refused."""
+    """Returns the file name of an address; refuses archives and unsafe addresses."""
     if is_archive(address):
         raise CheckpointError(
             f"{without_query(address)} is an archive; fetch and unpack it yourself, and name the "
@@ -68,22 +68,22 @@ def name_file(address: str) -> str:
         )
     name = PurePosixPath(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
     if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise CheckpointError(f"{without_query(address)} ends in no file's name; name a file")
+        raise CheckpointError(f"{without_query(address)} has no file name; give a file's address")
     return name
 
 
 def is_archive(address: str) -> bool:
-    """Whether a file lies in there that has to be unpacked."""
+    """Whether the file has to be unpacked."""
     return without_query(address).lower().endswith(ARCHIVES)
 
 
 def without_query(address: str) -> str:
-    """The address as it may be told: what stands behind "?" or before "@" can be a secret."""
+    """Removes the query and the user, which may hold secrets, for messages and metadata."""
     return re.sub("//[^/]*@", "//", re.split(r"[?#]", address)[0])
 
 
 def _is_safe(address: str, before: str | None = None) -> bool:
-    """https, or http of this machine that no other has led to."""
+    """Whether it is https, or http on this machine that was not redirected from elsewhere."""
     try:
         parts = urllib.parse.urlsplit(address)
     except ValueError:
@@ -97,7 +97,7 @@ def _is_safe(address: str, before: str | None = None) -> bool:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows to safe addresses only."""
+    """Follows redirects to safe addresses only."""
 
     def redirect_request(
         self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str
@@ -105,107 +105,107 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if not _is_safe(newurl, before=req.full_url):
             fp.close()
             raise CheckpointError(
-                f"{without_query(req.full_url)} leads to {without_query(newurl)}, which is not "
-                "https; get the file elsewhere"
+                f"{without_query(req.full_url)} redirects to {without_query(newurl)}, which is "
+                "not https; get the file elsewhere"
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _receive(address: str, part: Path) -> None:
-    """Makes `part` whole, from where it ends if the server can begin there."""
+    """Completes `part`, from its present end if the server supports it."""
     with files.writing(part):
         part.parent.mkdir(parents=True, exist_ok=True)
-        held = part.stat().st_size if part.exists() else 0
-    answer = _open(address, held)
-    if answer is None:  # nothing lies behind what is held; the digest tells whether it is right
+        received = part.stat().st_size if part.exists() else 0
+    response = _open(address, received)
+    if response is None:  # the file has no more bytes; the digest tells whether they are right
         return
-    with answer:
-        if not answer.headers.get("Content-Range", "").startswith(f"bytes {held}-"):
-            held = 0
-        length = answer.headers.get("Content-Length", "")
-        due = held + int(length) if length.isdecimal() else None
-        _bound(address, due or 0, part)
-        pieces = _read(answer, address, part, held, due)
-        with files.writing(part), part.open("ab" if held else "wb") as file:
+    with response:
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {received}-"):
+            received = 0
+        length = response.headers.get("Content-Length", "")
+        total = received + int(length) if length.isdecimal() else None
+        _check_size(address, total or 0, part)
+        pieces = _read(response, address, part, received, total)
+        with files.writing(part), part.open("ab" if received else "wb") as file:
             for piece in pieces:
                 file.write(piece)
 
 
-def _open(address: str, held: int) -> Any:
-    """The server's answer; None where it has nothing from `held` on."""
+def _open(address: str, start: int) -> Any:
+    """Opens the response from byte `start` on; None if the file ends there."""
     opener = urllib.request.build_opener(_Redirects())
     opener.addheaders = [("User-Agent", f"gap_jax/{__version__}")]
-    if held:
-        opener.addheaders.append(("Range", f"bytes={held}-"))
-    told = without_query(address)
+    if start:
+        opener.addheaders.append(("Range", f"bytes={start}-"))
+    shown = without_query(address)
     try:
-        return opener.open(address, timeout=PATIENCE_S)
+        return opener.open(address, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
-            if held and error.code == RANGE_NOT_SATISFIABLE:
+            if start and error.code == RANGE_NOT_SATISFIABLE:
                 return None
-            said = " ".join(f"{error.code} {error.reason}".split())
+            status = " ".join(f"{error.code} {error.reason}".split())
             raise CheckpointError(
-                f"{told} answers {said}; look for the file's present address"
+                f"{shown} answers {status}; look for the file's present address"
             ) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise CheckpointError(
-            f"{told} cannot be reached ({reason}); try the same command again"
+            f"{shown} cannot be reached ({reason}); try the same command again"
         ) from error
 
 
-def _read(answer: Any, address: str, part: Path, held: int, due: int | None) -> Iterator[bytes]:
-    """What arrives, until `due` bytes are there or, where none told how many, until the end."""
-    with _telling(part.name.removesuffix(".part"), due) as tell:
+def _read(
+    response: Any, address: str, part: Path, received: int, total: int | None
+) -> Iterator[bytes]:
+    """Yields the pieces of a response and shows progress; a response below `total` is refused."""
+    of = f" of {total / MIB:,.1f}" if total else ""
+
+    def refuse(cause: Exception | None = None) -> NoReturn:
+        raise CheckpointError(
+            f"the connection to {without_query(address)} broke after {received / MIB:,.1f}{of} "
+            f"MiB, which are kept in {part}; run the same command again to resume"
+        ) from cause
+
+    with _progress(part.name.removesuffix(".part"), total) as show:
         while True:
             try:
-                piece = answer.read1(PIECE)
+                piece = response.read1(PIECE_BYTES)
             except (OSError, http.client.HTTPException) as error:
-                _break_off(address, part, held, due, error)
+                refuse(error)
             if not piece:
                 break
-            held += len(piece)
-            _bound(address, held, part)
+            received += len(piece)
+            _check_size(address, received, part)
             yield piece
-            tell(held)
-        if due is not None and held < due:
-            _break_off(address, part, held, due)
+            show(received)
+        if total is not None and received < total:
+            refuse()
 
 
-def _break_off(
-    address: str, part: Path, held: int, due: int | None, cause: Exception | None = None
-) -> NoReturn:
-    of = f" of {due / MIB:,.1f}" if due else ""
-    raise CheckpointError(
-        f"the connection to {without_query(address)} broke after {held / MIB:,.1f}{of} MiB, which "
-        f"{part} keeps; the same command goes on from there"
-    ) from cause
-
-
-def _bound(address: str, size: int, part: Path) -> None:
+def _check_size(address: str, size: int, part: Path) -> None:
     if size > LARGEST:
         part.unlink(missing_ok=True)
         raise CheckpointError(
-            f"{without_query(address)} is larger than {LARGEST / MIB:,.0f} MiB, which no file of "
-            "weights here is; look for its right address"
+            f"{without_query(address)} is larger than {LARGEST / MIB:,.0f} MiB, the limit for a "
+            "file of weights; check the address"
         )
 
 
 @contextlib.contextmanager
-def _telling(name: str, due: int | None) -> Iterator[Callable[[int], None]]:
-    """Says on a terminal, in one line, how far a file has come."""
-    told_at = 0.0
+def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Shows the progress of a download in one line of a terminal."""
+    shown_at = 0.0
 
-    def tell(held: int) -> None:
-        nonlocal told_at
-        if sys.stderr.isatty() and time.monotonic() - told_at > TOLD_S:
-            told_at = time.monotonic()
-            of = f" of {due / MIB:,.0f}" if due else ""
-            print(f"\r{name}: {held / MIB:,.0f}{of} MiB", end="", file=sys.stderr, flush=True)
+    def show(received: int) -> None:
+        nonlocal shown_at
+        if sys.stderr.isatty() and time.monotonic() - shown_at > PROGRESS_INTERVAL_S:
+            shown_at = time.monotonic()
+            of = f" of {total / MIB:,.0f}" if total else ""
+            print(f"\r{name}: {received / MIB:,.0f}{of} MiB", end="", file=sys.stderr, flush=True)
 
     try:
-        yield tell
+        yield show
     finally:
-        if told_at:
+        if shown_at:
             print(file=sys.stderr)

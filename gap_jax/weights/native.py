@@ -21,12 +21,12 @@ from gap_jax.errors import CheckpointError
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
 from gap_jax.model_config import InitConfig, ModelConfig
-from gap_jax.weights.facts import KEY, Facts, compare, parse_facts
+from gap_jax.weights.metadata import KEY, Metadata, compare, parse_metadata
 
-NAMED, SHOWN = 8, 40  # groups of unknown arrays that a line names, and letters of each
-DIGESTS = "sha256"  # in the file's metadata: a JSON object of a digest for each array
-BACKBONE = "backbone/"  # which begins the name of every array
-VARIANCE = "/norm/var"  # which ends that of running variances
+MOST_GROUPS, MOST_LETTERS = 8, 40  # groups of arrays that a line lists, and letters of each
+DIGESTS = "sha256"  # in the safetensors metadata: a JSON object with the digest of each array
+BACKBONE = "backbone/"  # prefix of the backbone's arrays
+VARIANCE = "/norm/var"  # suffix of running variances
 SHIPPED_FOLDER = Path(str(importlib.resources.files("gap_jax.weights")))
 SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its SHA-256
     "drawn_objects": "b17bcaa87b5eb7af6c002413c98b1a9f4daef8edfa1a9b73e4feec3c96168ba9",
@@ -34,9 +34,9 @@ SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its S
 
 
 class LoadReport(NamedTuple):
-    """The names of a network's arrays, and of a file's, each with its number of values.
+    """The arrays of a network and of a file by name, each with its number of values.
 
-    `notes` are sentences on what differs without harm.
+    `notes` are sentences about harmless differences.
     """
 
     source: Path
@@ -48,7 +48,7 @@ class LoadReport(NamedTuple):
 
     @property
     def whole_parts(self) -> tuple[str, ...]:
-        """The network's parts that came from the file whole."""
+        """The parts of the network whose arrays all come from the file."""
         matched, random = (
             {name.partition("/")[0] for name in names} for names in (self.matched, self.left_random)
         )
@@ -63,7 +63,7 @@ class LoadReport(NamedTuple):
 
 
 def name_arrays(variables: Variables) -> dict[str, Any]:
-    """Parameters and statistics by path, as backbone/layers/0/norm/mean."""
+    """Names parameters and statistics by path, as backbone/layers/0/norm/mean."""
     return {
         name_path(path): leaf
         for part in variables
@@ -72,7 +72,7 @@ def name_arrays(variables: Variables) -> dict[str, Any]:
 
 
 def replace_arrays(variables: Variables, arrays: Mapping[str, Any]) -> Variables:
-    """The variables with other arrays at the paths named."""
+    """Replaces the variables at the named paths."""
     return Variables(
         *(
             jax.tree_util.tree_map_with_path(
@@ -83,39 +83,38 @@ def replace_arrays(variables: Variables, arrays: Mapping[str, Any]) -> Variables
     )
 
 
-def save_backbone(path: Path, variables: Variables, facts: Facts) -> None:
-    """Writes the backbone's arrays; equal arrays and facts give equal bytes."""
+def save_backbone(path: Path, variables: Variables, metadata: Metadata) -> None:
+    """Writes the backbone's arrays; equal arrays and metadata give equal bytes."""
     arrays = {
         name: np.asarray(jax.device_get(leaf))
         for name, leaf in name_arrays(variables).items()
         if name.startswith(BACKBONE)
     }
-    write(path, arrays, facts)
+    write(path, arrays, metadata)
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], facts: Facts) -> None:
-    """Writes arrays under our names; equal arrays and facts give equal bytes."""
+def write(path: Path, arrays: dict[str, np.ndarray], metadata: Metadata) -> None:
+    """Writes arrays under our names; equal arrays and metadata give equal bytes."""
     _check_values(path, arrays)
-    metadata = {KEY: facts.dump()}
-    metadata[DIGESTS] = json.dumps(_digest(metadata, arrays), sort_keys=True)
-    files.write_atomically(path, _sort_header(safetensors.numpy.save(arrays, metadata)))
+    texts = {KEY: metadata.dump()}
+    texts[DIGESTS] = json.dumps(_digest(texts, arrays), sort_keys=True)
+    files.write_atomically(path, _sort_header(safetensors.numpy.save(arrays, texts)))
 
 
 def load_backbone(
     source: Path, variables: Variables, model: ModelConfig, parts: str = "backbone"
 ) -> tuple[Variables, LoadReport]:
-    """The variables with the file's backbone in them, each array placed as the one it replaces.
+    """Replaces the backbone by the file's; each array keeps the sharding of the one it replaces.
 
-    The file must hold every array of this backbone, as float32 of the right shape and finite. Of
-    what it holds beyond them, `parts="all"` also takes what has a name and the shape of an array
-    here, such as a classifier; the rest, such as later stages, is left out and reported.
+    The file must hold every array of this backbone, as finite float32 of the right shape. Of its
+    other arrays `parts="all"` also loads those with the name and the shape of an array here, such
+    as a classifier; the rest, such as later stages, is left out and reported.
     """
     named = name_arrays(variables)
     wanted = {name: leaf for name, leaf in named.items() if name.startswith(BACKBONE)}
     with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
-        notes = compare(source, parse_facts(source, file.metadata()), model)
-        held = file.keys()
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in held}
+        notes = compare(source, parse_metadata(source, file.metadata()), model)
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         if parts == "all":
             wanted |= {
@@ -125,7 +124,7 @@ def load_backbone(
         arrays = {name: file.get_tensor(name) for name in wanted}
         _check_digests(source, file.metadata(), arrays)
     _check_values(source, arrays)
-    placed = {
+    sharded = {
         name: jax.make_array_from_callback(leaf.shape, leaf.sharding, arrays[name].__getitem__)
         for name, leaf in wanted.items()
     }
@@ -137,22 +136,22 @@ def load_backbone(
         unused={name: size for name, size in sizes.items() if name not in wanted},
         notes=notes,
     )
-    return replace_arrays(variables, placed), report
+    return replace_arrays(variables, sharded), report
 
 
 def shipped_path(name: str) -> Path:
-    """Where a shipped file lies."""
+    """The path of a shipped file."""
     return SHIPPED_FOLDER / f"{name}.safetensors"
 
 
-def read_facts(source: Path) -> Facts:
-    """What a file of ours says of itself."""
+def read_metadata(source: Path) -> Metadata:
+    """Reads the metadata of one of our files."""
     with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
-        return parse_facts(source, file.metadata())
+        return parse_metadata(source, file.metadata())
 
 
 def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Path | None:
-    """The file that a fresh run starts from; None where it may start at random and has to."""
+    """Finds the weights file of a fresh run; None if it is absent and a random start is allowed."""
     name = init.weights
     if not name:
         if init.allow_random:
@@ -166,8 +165,8 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
     if files.is_file(path, CheckpointError):
         if name in SHIPPED and files.sha256(path) != SHIPPED[name]:
             raise CheckpointError(
-                f"{path} is not the file that was shipped as init.weights={name}, its SHA-256 "
-                "differs; install gap_jax again"
+                f"{path} differs from the shipped file init.weights={name} in its SHA-256; "
+                "install gap_jax again"
             )
         return path
     absent = f"init.weights={name} does not exist{nearest(name, list(SHIPPED))}"
@@ -176,7 +175,7 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
             f"{absent}; name a file of weights, or start on a random backbone with "
             "--config.init.allow_random=true"
         )
-    warn(f"{absent}; the backbone starts random, as init.allow_random says")
+    warn(f"{absent}; the backbone starts random, because init.allow_random=true")
     return None
 
 
@@ -191,59 +190,58 @@ def _reading(source: Path) -> Iterator[None]:
 
 
 def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
-    """Each wanted array is there, in float32 and in the network's shape."""
-    held = set(file.keys())
+    """Refuses a file in which a wanted array is absent or has another type or shape."""
+    names = set(file.keys())
     misfits = []
     for name, leaf in wanted.items():
-        if name not in held:
+        if name not in names:
             misfits.append(f"{name} is absent")
             continue
         form = file.get_slice(name)
         if form.get_dtype() != "F32" or tuple(form.get_shape()) != leaf.shape:
             misfits.append(
-                f"{name} is {form.get_dtype()}{list(form.get_shape())} there and "
-                f"F32{list(leaf.shape)} here"
+                f"{name} is {form.get_dtype()}{list(form.get_shape())} in the file and "
+                f"F32{list(leaf.shape)} in the network"
             )
     if misfits:
         raise CheckpointError(
-            f"{source} does not fit this backbone in {len(misfits)} of {len(wanted)} arrays, first "
-            f"where {misfits[0]}; "
-            "use the config it was made with or another init.weights"
+            f"{source} does not fit this backbone in {len(misfits)} of {len(wanted)} arrays: "
+            f"{misfits[0]}; use the config of its training or another init.weights"
         )
 
 
 def _sort_header(content: bytes) -> bytes:
-    """The same file with its header in order; safetensors writes metadata in a random one."""
+    """Sorts the header of a safetensors file; the library writes metadata in random order."""
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)  # arrays begin at a multiple of 8 bytes
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-def _digest(metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """The SHA-256 of the facts' text and of each array's bytes."""
+def _digest(texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The SHA-256 of the metadata's text and of each array's bytes."""
     digests = {
         name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()  # without a copy
         for name, values in arrays.items()
     }
-    return {**digests, KEY: hashlib.sha256(metadata[KEY].encode()).hexdigest()}
+    return {**digests, KEY: hashlib.sha256(texts[KEY].encode()).hexdigest()}
 
 
 def _check_digests(
-    source: Path, metadata: Mapping[str, str], arrays: Mapping[str, np.ndarray]
+    source: Path, texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]
 ) -> None:
-    """What was read is what was written; files from before there were digests have none."""
-    if DIGESTS not in metadata:
+    """Refuses a file whose digests differ; the oldest files have no digests."""
+    if DIGESTS not in texts:
         return
     try:
-        written = dict(json.loads(metadata[DIGESTS]))
+        written = dict(json.loads(texts[DIGESTS]))
     except (ValueError, TypeError, RecursionError):
         written = {}
-    found = _digest(metadata, arrays)
+    found = _digest(texts, arrays)
     damaged = [name for name, digest in found.items() if written.get(name) != digest]
     if damaged:
         raise CheckpointError(
-            f"{source} is damaged: {len(damaged)} of its arrays have another SHA-256 than was "
+            f"{source} is damaged: the SHA-256 of {len(damaged)} arrays differs from the one "
             f"written, first {damaged[0]}; make or copy it again"
         )
 
@@ -252,25 +250,27 @@ def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     bad = [name for name, values in arrays.items() if not np.isfinite(values).all()]
     if bad:
         raise CheckpointError(
-            f"the weights of {path} are not finite in {len(bad)} arrays, first {bad[0]}; "
+            f"{len(bad)} arrays of {path} have values that are not finite, first {bad[0]}; "
             "use a checkpoint from before training diverged"
         )
     for name, values in arrays.items():
         if name.endswith(VARIANCE) and values.min(initial=0) < 0:
-            raise CheckpointError(f"{path}: {name} is a variance and below zero; get it anew")
+            raise CheckpointError(
+                f"{path}: {name} is a variance and is negative; make or copy it again"
+            )
 
 
 def count(sizes: Mapping[str, int]) -> str:
-    """How many arrays and values, and of what parts."""
+    """Renders the numbers of arrays and values, and their groups."""
     if not sizes:
         return "none"
     groups = list(dict.fromkeys(re.split("[/.]", name, maxsplit=1)[0] for name in sizes))
-    named = ", ".join(ascii(each)[1:-1][:SHOWN] for each in groups[:NAMED])
-    more = f" and {len(groups) - NAMED} more" if len(groups) > NAMED else ""
-    return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({named}{more})"
+    listed = ", ".join(ascii(each)[1:-1][:MOST_LETTERS] for each in groups[:MOST_GROUPS])
+    more = f" and {len(groups) - MOST_GROUPS} more" if len(groups) > MOST_GROUPS else ""
+    return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({listed}{more})"
 
 
 def count_matched(sizes: Mapping[str, int]) -> str:
-    """What was found, and the layers whose running statistics are among it."""
+    """Renders the numbers of matched arrays, and of layers with running statistics."""
     norms = sum(name.endswith(VARIANCE) for name in sizes)
     return f"matched {count(sizes)}, running statistics of {norms} layers"

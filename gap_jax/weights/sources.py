@@ -1,12 +1,15 @@
-"""Published weights that `gap_jax weights convert` reads, to be fetched; none was at hand here."""
+"""A list of published weights that `gap_jax weights convert` can download and read.
+
+None of these files was available for tests.
+"""
 
 from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A file: its name on the command line, where it lay, and what is known of its digest.
+    """A published file: its name on the command line, contents, address and digest.
 
-    `sha256` is empty where its maker tells none, or only how it begins.
+    `sha256` is empty if the publisher gives no SHA-256, or only its first digits.
     """
 
     name: str

@@ -14,7 +14,7 @@ from gap_jax.commands.train import check_data
 from gap_jax.config import Config
 from gap_jax.flags import read_config
 from gap_jax.model_config import BACKBONES, INPUTS
-from gap_jax.weights.facts import Facts, compare
+from gap_jax.weights.metadata import Metadata, compare
 from tests.support.tiny_data import build, tiny_data
 
 ROOT = Path(__file__).parents[2]
@@ -101,17 +101,17 @@ def test_every_check_of_two_fields_is_among_the_slips() -> None:
 @pytest.mark.parametrize(
     "facts",
     [
-        Facts("vgg16", "", "made", input_mean=INPUTS["vgg"][0]),
-        Facts("resnet50", "slim", "made", stem_padding="same"),
-        Facts("resnet101", "v1_5", "made", stem_padding="symmetric", norm_eps=1.00123e-3),
-        Facts("inception_v3", "", "made", input_scale=INPUTS["inception"][1], norm_eps=1e-3),
-        Facts("resnet50", "caffe", "made", stem_padding="same", input_scale=(2.0, 2.0, 2.0)),
-        Facts("squeezenet", "", "made"),
+        Metadata("vgg16", "", "made", input_mean=INPUTS["vgg"][0]),
+        Metadata("resnet50", "slim", "made", stem_padding="same"),
+        Metadata("resnet101", "v1_5", "made", stem_padding="symmetric", norm_eps=1.00123e-3),
+        Metadata("inception_v3", "", "made", input_scale=INPUTS["inception"][1], norm_eps=1e-3),
+        Metadata("resnet50", "caffe", "made", stem_padding="same", input_scale=(2.0, 2.0, 2.0)),
+        Metadata("squeezenet", "", "made"),
     ],
     ids=lambda facts: facts.backbone,
 )
 @pytest.mark.parametrize("slip", ["", "model.strides=caffe", "model.backbone=vgg16"])
-def test_proposed_model_takes_the_weights(facts: Facts, slip: str) -> None:
+def test_proposed_model_takes_the_weights(facts: Metadata, slip: str) -> None:
     words = slip.split()
     for _ in range(5):
         try:

@@ -9,7 +9,7 @@ import pytest
 from gap_jax import cli
 from gap_jax.learning.state import TrainState
 from gap_jax.weights import native
-from gap_jax.weights.facts import describe_backbone
+from gap_jax.weights.metadata import describe_backbone
 from tests.support.saved_runs import prepare_run, tiny_config
 
 

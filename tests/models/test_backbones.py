@@ -11,7 +11,7 @@ from flax import nnx
 from gap_jax.config import Config
 from gap_jax.errors import ConfigError
 from gap_jax.models.backbones import bn_inception, inception_v3
-from gap_jax.models.backbones.inception import Block, Chain, Inception, Pool
+from gap_jax.models.backbones.inception import Block, Inception, Pool, Stages
 from gap_jax.models.backbones.vgg import VGG16
 from gap_jax.models.build import build
 from gap_jax.models.folding import fold
@@ -189,9 +189,7 @@ def test_bn_inception_is_the_literal_one() -> None:
     ("stages", "bias", "px"),
     [(bn_inception.STAGES[:2], True, 24), (inception_v3.STAGES[:2], False, 40)],
 )
-def test_folding_takes_biases_and_norms_without_gamma(
-    stages: tuple[tuple[Chain, ...], ...], bias: bool, px: int
-) -> None:
+def test_folding_takes_biases_and_norms_without_gamma(stages: Stages, bias: bool, px: int) -> None:
     norm = Norm(scaled=bias)
 
     def make() -> Network:

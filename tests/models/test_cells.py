@@ -14,9 +14,9 @@ from configs.gap_pose import get_config
 from gap_jax.learning.state import describe_model
 from gap_jax.model_config import Strides
 from gap_jax.models.backbones import bn_inception, inception_v3
-from gap_jax.models.backbones.inception import Chain, Conv, Fork, Inception, Step
+from gap_jax.models.backbones.inception import Conv, Fork, Inception, Stages, Step, Steps
 from gap_jax.models.backbones.resnet import ResNet
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.backbones.vgg import VGG16
 from gap_jax.models.cells import Axis
 from gap_jax.models.layers import Norm
@@ -27,17 +27,17 @@ NARROW = 32  # divides the channels of an Inception
 SIDES = (448, 417)  # even and odd at every pool
 
 
-def shorten(stages: tuple[tuple[Chain, ...], ...]) -> tuple[tuple[Chain, ...], ...]:
+def shorten(stages: Stages) -> Stages:
     """The first and the last block of each stage, which halve the map, with fewer channels."""
     return tuple(
-        tuple(_narrow(chain) for chain in dict.fromkeys((chains[0], chains[-1])))
-        for chains in stages
+        tuple(_narrow(steps) for steps in dict.fromkeys((blocks[0], blocks[-1])))
+        for blocks in stages
     )
 
 
-def _narrow(chain: Chain) -> Chain:
+def _narrow(steps: Steps) -> Steps:
     made: list[Step] = []
-    for step in chain:
+    for step in steps:
         if isinstance(step, Conv):
             step = dataclasses.replace(step, features=max(1, step.features // NARROW))
         elif isinstance(step, Fork):
@@ -46,7 +46,7 @@ def _narrow(chain: Chain) -> Chain:
     return tuple(made)
 
 
-def inception(stages: tuple[tuple[Chain, ...], ...]) -> Backbone:
+def inception(stages: Stages) -> Backbone:
     return Inception(shorten(stages), bias=True, norm=Norm(), rngs=nnx.Rngs(0))
 
 
@@ -61,7 +61,7 @@ MAKERS: dict[str, Callable[[], Backbone]] = {
     "resnet slim, stage 2": lambda: resnet("slim", 2),
     "resnet caffe": lambda: resnet("caffe"),
     "resnet v1_5": lambda: resnet("v1_5"),
-    "small": lambda: SmallTrunk(norm=Norm(), rngs=nnx.Rngs(0)),
+    "small": lambda: SmallBackbone(norm=Norm(), rngs=nnx.Rngs(0)),
     "vgg16, stage 7": lambda: VGG16(stage=7, width=1, rngs=nnx.Rngs(0)),
     "bn_inception": lambda: inception(bn_inception.STAGES),
     "inception_v3": lambda: inception(inception_v3.STAGES),

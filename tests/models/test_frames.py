@@ -157,10 +157,10 @@ def test_folded_and_over_views_it_is_the_same() -> None:
     np.testing.assert_allclose(logits, (expected[0] + expected[1]) / 2, rtol=1e-4, atol=1e-4)
 
 
-def test_pictures_and_clips_are_not_taken_for_each_other() -> None:
-    with pytest.raises(ValueError, match="clips go to a network over frames"):
+def test_network_refuses_pictures_for_clips_and_clips_for_pictures() -> None:
+    with pytest.raises(ValueError, match=r"this network takes \(b, frames, h, w, 3\)"):
         make(configure())(jnp.asarray(draw_clips()[:, 0]))
-    with pytest.raises(ValueError, match="clips go to a network over frames"):
+    with pytest.raises(ValueError, match=r"this network takes \(b, h, w, 3\)"):
         make(configure(model__frames=1))(jnp.asarray(draw_clips()))
 
 

@@ -119,11 +119,11 @@ def test_every_pooling_refuses_other_channels_and_absent_keys(cls: Any, method: 
         return lambda: getattr(pool(cls, dropout=dropout), method)(x, **keys)
 
     refuses(call(7, keys=None), "(2, 3, 3, 7) has 7 channels; the layer takes 8")
-    refuses(call(), "dropout=0.5 takes 2 keys, one for each row, and none")
+    refuses(call(), "dropout=0.5 needs 2 keys, one for each row, and `keys` is missing")
     for count in (1, 3):
         keys = jax.random.split(jax.random.key(0), count)
-        refuses(call(keys=keys), f"and they have shape ({count},)")
-    refuses(call(keys=jax.random.key(0)), "and they have shape ()")
+        refuses(call(keys=keys), f"and keys have shape ({count},)")
+    refuses(call(keys=jax.random.key(0)), "and keys have shape ()")
     trace(call(keys=None))
     trace(call(keys=jax.random.split(jax.random.key(0), 2)))
     trace(call(dropout=0))

@@ -183,7 +183,7 @@ def test_a_frozen_norm_uses_and_keeps_its_running_statistics() -> None:
 
 
 def test_images_that_fall_into_no_whole_groups_are_refused() -> None:
-    with pytest.raises(ValueError, match="6 images do not fall into groups of 4"):
+    with pytest.raises(ValueError, match="6 images do not divide into batch-norm groups of 4"):
         BatchNorm(4, Norm(4))(jnp.ones((6, 2, 2, 4)), train=True)
 
 

@@ -16,7 +16,7 @@ from data_pipelines.errors import ConfigError
 from gap_jax.batch import Outputs
 from gap_jax.config import Config
 from gap_jax.model_config import INPUTS, ModelConfig, PoseConfig
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.build import build
 from gap_jax.models.folding import fold
 from gap_jax.models.layers import Norm
@@ -66,7 +66,7 @@ def test_the_settings_reach_the_layers() -> None:
     backbone, pose, pooling = network.backbone, network.pose, network.pooling
     assert isinstance(pooling, AttentionalPooling)
     saliency = pooling.saliency
-    assert isinstance(backbone, SmallTrunk)
+    assert isinstance(backbone, SmallBackbone)
     assert pose is not None
     assert isinstance(saliency, FactoredSaliency)
     assert backbone.layers[1].norm.norm == Norm(4, decay=0.5, eps=0.1, frozen=True)
@@ -159,7 +159,7 @@ def test_a_row_does_not_know_how_its_batch_was_cut() -> None:
 
 
 def test_training_with_dropout_needs_keys() -> None:
-    with pytest.raises(ValueError, match="takes a key for each row"):
+    with pytest.raises(ValueError, match="needs `keys`, one for each row"):
         small_network()(pictures(), train=True)
 
 

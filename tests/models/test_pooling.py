@@ -181,12 +181,12 @@ def test_the_call_contracts_positions_before_classes() -> None:
 def test_what_does_not_fit_is_refused() -> None:
     rngs = nnx.Rngs(0)
     with pytest.raises(
-        ValueError, match="rank=2 and per_class=False take a saliency of 2 maps; this one gives 1"
+        ValueError, match=r"saliency\.maps=1 must be 2 with rank=2 and per_class=False"
     ):
         AttentionalPooling(4, 3, saliency=LinearSaliency(4, rngs=rngs), rank=2, rngs=rngs)
     with pytest.raises(ValueError, match=r"takes one width or more .* not widths=\(\)"):
         FactoredSaliency(4, (), space="weight", rngs=rngs)
     with pytest.raises(ValueError, match="and gate_init='one'"):
         FactoredSaliency(4, (2,), space="weight", gate_init="one", rngs=rngs)
-    with pytest.raises(ValueError, match="amounts to a vector"):
+    with pytest.raises(ValueError, match="space='activation' has no vector"):
         FactoredSaliency(4, (2,), rngs=rngs).vector()

@@ -11,7 +11,7 @@ from flax import nnx
 
 from gap_jax.model_config import Strides
 from gap_jax.models.backbones.resnet import BLOCKS, ResNet
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.layers import Norm, PoolPadding
 from tests.support import oracles
 from tests.support.small_networks import UNOPTIMISED, drawn
@@ -48,9 +48,9 @@ def test_the_map_of_any_stage(strides: Strides, sides: tuple[int, ...]) -> None:
 
 
 def test_the_small_trunk_has_its_size() -> None:
-    assert sizes(SmallTrunk, 96) == ((12, 12, 96), 177_560)
+    assert sizes(SmallBackbone, 96) == ((12, 12, 96), 177_560)
     for stage, shape in enumerate(((48, 48, 24), (24, 24, 48), (12, 12, 64)), start=1):
-        assert sizes(functools.partial(SmallTrunk, stage=stage), 96)[0] == shape
+        assert sizes(functools.partial(SmallBackbone, stage=stage), 96)[0] == shape
 
 
 def random_resnet(

@@ -1,17 +1,17 @@
-"""Our arrays under another library's names and in its layouts: a name map, walked backwards."""
+"""Converts our arrays to another library's names and layouts: the inverse of a name map."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from gap_jax.weights.names.forms import Form, NameMap
+from gap_jax.weights.names.forms import NameMap
 
 Array = Float[np.ndarray, "..."]
 
 
 def rename(ours: Mapping[str, Array], names: NameMap) -> dict[str, Array]:
-    """Those of our arrays that the map names, as the other library would hold them."""
+    """Converts the arrays that are in the map; the others are left out."""
     theirs: dict[str, Array] = {}
     for path, source in names.items():
         if path in ours:
@@ -20,8 +20,8 @@ def rename(ours: Mapping[str, Array], names: NameMap) -> dict[str, Array]:
     return theirs
 
 
-def _lay_out(x: Array, form: Form) -> tuple[Array, ...]:
-    """What the form turns back into `x`; of a `difference` the second array is made up."""
+def _lay_out(x: Array, form: str) -> tuple[Array, ...]:
+    """Inverts `to_ours`; the second array of a `difference` has made-up values."""
     match form:
         case "same":
             return (x,)
@@ -44,3 +44,5 @@ def _lay_out(x: Array, form: Form) -> tuple[Array, ...]:
         case "difference":
             bias = np.cos(np.arange(x.size, dtype=x.dtype)).reshape(x.shape)
             return x + bias, bias
+        case _:
+            raise ValueError(form)

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from gap_jax.models.backbones.resnet import ResNet
-from gap_jax.models.backbones.small import SmallTrunk
+from gap_jax.models.backbones.small import SmallBackbone
 from gap_jax.models.layers import Norm
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
@@ -55,7 +55,7 @@ def small_network(saliency: str = "activation", *, residual: bool = False) -> Ne
         backbone = (
             ResNet((1, 1, 1, 1), strides="slim", width=8, norm=norm, rngs=rngs)
             if residual
-            else SmallTrunk(stage=3, norm=norm, rngs=rngs)
+            else SmallBackbone(stage=3, norm=norm, rngs=rngs)
         )
         pose = PoseBranch(backbone.features, (12,), kernel_size=3, rngs=rngs)
         read: Saliency
@@ -67,7 +67,7 @@ def small_network(saliency: str = "activation", *, residual: bool = False) -> Ne
             case _:
                 read = FactoredSaliency(12, (8, 4), rngs=rngs)
         pooling = AttentionalPooling(backbone.features, 5, saliency=read, dropout=0.5, rngs=rngs)
-        return Network(backbone, pooling, pose, saliency_reads="hidden")
+        return Network(backbone, pooling, pose, saliency_source="hidden")
 
     return drawn(make)
 

@@ -22,7 +22,7 @@ from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones import resnet as backbones
 from gap_jax.weights import native
 from gap_jax.weights.convert import convert
-from gap_jax.weights.facts import Facts, compare, parse_facts
+from gap_jax.weights.metadata import Metadata, compare, parse_metadata
 from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names import recognise, resnet
 from gap_jax.weights.names.forms import NameMap
@@ -96,7 +96,7 @@ def test_a_file_becomes_the_network_it_was(
     out = tmp_path / "ours.safetensors"
     assert cli.main(["weights", "convert", str(tmp_path / "theirs"), str(out)]) == 0
     printed = capsys.readouterr().out
-    assert f"a resnet50 of {source}: matched" in printed and "not there: nothing" in printed
+    assert f"a resnet50 of {source}: matched" in printed and "absent: nothing" in printed
     assert f"{strides} strides" in printed and "unused none" in printed
     convention = known.convention
     fitting = configure(strides, input=convention.input, norm_eps=convention.norm_eps)
@@ -126,9 +126,9 @@ def test_a_file_is_fetched_by_its_address_and_converted(
     printed = capsys.readouterr().out
     assert printed.startswith(f"{source} has SHA-256 {digest} and came from {served.address}/whole")
     assert "unused 2 arrays with 4 values (Aux)" in printed
-    facts = native.read_facts(out)
-    assert facts.command == f"gap_jax weights convert {served.address}/whole/w {out}"
-    assert "secret" not in printed + facts.dump() and digest in facts.origin
+    metadata = native.read_metadata(out)
+    assert metadata.command == f"gap_jax weights convert {served.address}/whole/w {out}"
+    assert "secret" not in printed + metadata.dump() and digest in metadata.origin
     words = ["weights", "convert", str(source), str(tmp_path / "x"), "--sha256"]
     assert cli.main([*words, digest]) == 0
     assert cli.main(["weights", "convert", str(source), str(tmp_path / "y"), "--sha256", "0" * 64])
@@ -186,7 +186,7 @@ def test_files_that_are_no_network_leave_nothing_behind(
     nan = whole | {"fc.bias": np.full(10, np.nan, np.float32)}
     for arrays, said in (
         (narrow, "layer2.0.conv2.weight has shape [128, 127, 3, 3] where"),
-        (flat, "conv1.weight has 1 axes and 4 are due"),
+        (flat, "conv1.weight has 1 axes and must have 4"),
         (lacking, "lacks 1 of its"),
         (nan, "fc.bias that are not finite"),
         ({"a": np.zeros(3, np.float32)}, "holds no network that gap_jax knows"),
@@ -199,16 +199,16 @@ def test_files_that_are_no_network_leave_nothing_behind(
         assert said in error and error.count("\n") == 1 and not out.exists()
 
 
-FACTS = Facts("resnet50", "slim", "made", stem_padding="same")
+METADATA = Metadata("resnet50", "slim", "made", stem_padding="same")
 
 
 @pytest.mark.parametrize(
     ("there", "here", "note"),
     [
         ({}, {}, ""),
-        ({"strides": "caffe", "stem_padding": "same"}, {}, "the same network by running"),
-        ({}, {"strides": "caffe", "stem_padding": "same"}, "the same network by running"),
-        ({"stem_padding": "symmetric"}, {}, "model.stem_padding=symmetric follows it"),
+        ({"strides": "caffe", "stem_padding": "same"}, {}, "the same network with running"),
+        ({}, {"strides": "caffe", "stem_padding": "same"}, "the same network with running"),
+        ({"stem_padding": "symmetric"}, {}, "set model.stem_padding=symmetric"),
         ({"norm_eps": 1.001e-5}, {}, "has eps 1.001e-05"),
         ({"input_mean": (123.68, 116.78, 103.94)}, {}, "model.input=reference takes"),
     ],
@@ -216,26 +216,26 @@ FACTS = Facts("resnet50", "slim", "made", stem_padding="same")
 def test_what_differs_without_harm_is_told(
     there: dict[str, Any], here: dict[str, Any], note: str
 ) -> None:
-    notes = compare(Path("w"), dataclasses.replace(FACTS, **there), configure(**here).model)
+    notes = compare(Path("w"), dataclasses.replace(METADATA, **there), configure(**here).model)
     assert len(notes) == bool(note) and note in "".join(notes)
 
 
 @pytest.mark.parametrize(("there", "here"), [("v1_5", "slim"), ("caffe", "v1_5"), ("slim", "v1_5")])
 def test_strides_of_another_network_are_refused(there: str, here: str) -> None:
-    facts = dataclasses.replace(FACTS, strides=there)
-    with pytest.raises(CheckpointError, match=rf"silently wrong; set model.strides={there} or"):
-        compare(Path("w"), facts, configure(here).model)
+    metadata = dataclasses.replace(METADATA, strides=there)
+    with pytest.raises(CheckpointError, match=rf"would be wrong; set model.strides={there} or"):
+        compare(Path("w"), metadata, configure(here).model)
 
 
 def test_files_of_the_first_version_stay_readable() -> None:
-    facts = native.read_facts(native.shipped_path("drawn_objects"))
-    assert facts.format_version == 1 and facts.backbone == "small" and facts.stem_padding == ""
+    metadata = native.read_metadata(native.shipped_path("drawn_objects"))
+    assert metadata.format_version == 1 and metadata.backbone == "small" and metadata.stem_padding == ""
     old = (
         '{"backbone": "resnet50", "strides": "v1_5", "command": "x", "seed": 3, '
         '"fingerprint": "f", "input_mean": [1, 2, 3], "input_scale": [1, 1, 1], '
         '"format_version": 1}'
     )
-    assert parse_facts(Path("w"), {"gap_jax": old}).stem_padding == "symmetric"
+    assert parse_metadata(Path("w"), {"gap_jax": old}).stem_padding == "symmetric"
 
 
 @pytest.mark.parametrize(
@@ -250,10 +250,10 @@ def test_files_of_the_first_version_stay_readable() -> None:
         {"format_version": None}, {"format_version": 3}, {"more": 1},
     ],
 )  # fmt: skip
-def test_facts_of_another_kind_are_refused(lie: dict[str, Any]) -> None:
-    text = json.dumps(json.loads(FACTS.dump()) | lie)
+def test_metadata_of_another_kind_are_refused(lie: dict[str, Any]) -> None:
+    text = json.dumps(json.loads(METADATA.dump()) | lie)
     with pytest.raises(CheckpointError) as refusal:
-        parse_facts(Path("w"), {"gap_jax": text})
+        parse_metadata(Path("w"), {"gap_jax": text})
     assert str(refusal.value).isprintable() and str(refusal.value).startswith("w ")
 
 
@@ -264,12 +264,12 @@ def test_a_variance_below_zero_is_neither_written_nor_read(tmp_path: Path) -> No
     name = "backbone/conv1/norm/var"
     arrays = {path: np.asarray(leaf) for path, leaf in native.name_arrays(variables).items()}
     arrays[name] = -arrays[name]
-    with pytest.raises(CheckpointError, match=f"{name} is a variance and below zero"):
-        native.write(tmp_path / "w", arrays, FACTS)
+    with pytest.raises(CheckpointError, match=f"{name} is a variance and is negative"):
+        native.write(tmp_path / "w", arrays, METADATA)
     assert not (tmp_path / "w").exists()
-    facts = dataclasses.replace(FACTS, strides="v1_5", stem_padding="symmetric")
-    safetensors.numpy.save_file(arrays, tmp_path / "w", {"gap_jax": facts.dump()})
-    with pytest.raises(CheckpointError, match=f"{name} is a variance and below zero"):
+    metadata = dataclasses.replace(METADATA, strides="v1_5", stem_padding="symmetric")
+    safetensors.numpy.save_file(arrays, tmp_path / "w", {"gap_jax": metadata.dump()})
+    with pytest.raises(CheckpointError, match=f"{name} is a variance and is negative"):
         native.load_backbone(tmp_path / "w", variables, cfg.model)
 
 
@@ -279,7 +279,7 @@ def test_a_variance_below_zero_is_neither_written_nor_read(tmp_path: Path) -> No
     [
         ({"layer1.0.se.fc1.weight": np.ones((4, 4, 1, 1), np.float32)}, "1 arrays more, first lay"),
         ({"layer2.7.conv1.weight": np.ones((4, 4, 1, 1), np.float32)}, "it is another network"),
-        ({"bn1.running_var": -1}, "bn1.running_var is a variance and below zero"),
+        ({"bn1.running_var": -1}, "bn1.running_var is a variance and is negative"),
         ({"fc.bias": np.ones(99, np.float32)}, "99 biases for the"),
         ({"conv1.weight": np.int8}, "conv1.weight holds int8"),
     ],

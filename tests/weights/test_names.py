@@ -18,7 +18,7 @@ from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.names import recognise as recognise_module
 from gap_jax.weights.names import resnet, vgg
 from gap_jax.weights.names.forms import NameMap, number_variables, to_ours
-from gap_jax.weights.names.recognise import BESIDE, SKIPPED, every_known, recognise
+from gap_jax.weights.names.recognise import EXTRA, SKIPPED, every_known, recognise
 from tests.support.foreign_names import rename
 
 SCOPE = "resnet_v1_101"
@@ -191,7 +191,7 @@ def test_slims_resnet_v1_200_is_no_resnet_152() -> None:
     held = {name for source in names.values() for name in source.names}
     known = recognise("file", held)
     beyond = held - known.every_name
-    assert known.backbone == "resnet152" and not any(map(BESIDE.search, beyond))
+    assert known.backbone == "resnet152" and not any(map(EXTRA.search, beyond))
 
 
 def test_forms_turn_into_ours() -> None:
@@ -201,7 +201,7 @@ def test_forms_turn_into_ours() -> None:
     assert to_ours([oihw[0, 0]], "classifier_oi")[0, 6, 4] == oihw[0, 0, 4, 6]
     assert to_ours([oihw[:1, :1]], "classifier_pointwise").shape == (1, 5, 7)
     assert to_ours([oihw[:1, :1]], "pointwise").shape == (5, 7)
-    with pytest.raises(ValueError, match="has 1 axes and 4 are due"):
+    with pytest.raises(ValueError, match="has 1 axes and must have 4"):
         to_ours([np.zeros(3)], "oihw")
 
 

@@ -20,11 +20,11 @@ from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.weights import native
-from gap_jax.weights.facts import KEY, describe_backbone
+from gap_jax.weights.metadata import KEY, describe_backbone
 from tests.support.saved_runs import fill_variables, tiny_config
 from tests.support.saved_states import assert_same, refuse_warning
 
-FACTS = {"command": "gap_jax train …", "seed": 7, "fingerprint": "0123456789abcdef"}
+METADATA = {"command": "gap_jax train …", "seed": 7, "fingerprint": "0123456789abcdef"}
 HEADER = struct.Struct("<Q")
 
 
@@ -42,8 +42,8 @@ def shapes(cfg: Config) -> Variables:
 @pytest.fixture
 def saved(tmp_path: Path, cfg: Config, shapes: Variables) -> Path:
     """The file of a backbone."""
-    facts = describe_backbone(cfg.model, **FACTS)
-    native.save_backbone(tmp_path / "w.safetensors", fill_variables(shapes, 1), facts)
+    metadata = describe_backbone(cfg.model, **METADATA)
+    native.save_backbone(tmp_path / "w.safetensors", fill_variables(shapes, 1), metadata)
     return tmp_path / "w.safetensors"
 
 
@@ -92,15 +92,15 @@ def test_the_file_says_how_it_was_made_and_is_reproducible(
     header, _ = parse(saved)
     assert list(header["__metadata__"]) == [KEY, native.DIGESTS], "safetensors' order is random"
     assert json.loads(header["__metadata__"]["gap_jax"]) == {
-        "format_version": 2, "backbone": "small", "strides": "", "stem_padding": "", **FACTS,
+        "format_version": 2, "backbone": "small", "strides": "", "stem_padding": "", **METADATA,
         "input_mean": [128.0] * 3, "input_scale": [1.0] * 3, "colours": "RGB", "norm_eps": 1e-5,
         "origin": "",
     }  # fmt: skip
     again = saved.with_name("again.safetensors")
-    facts = describe_backbone(cfg.model, **FACTS)
-    native.save_backbone(again, fill_variables(shapes, 1), facts)
+    metadata = describe_backbone(cfg.model, **METADATA)
+    native.save_backbone(again, fill_variables(shapes, 1), metadata)
     assert again.read_bytes() == saved.read_bytes()
-    assert describe_backbone(ModelConfig(), **FACTS).strides == "slim"
+    assert describe_backbone(ModelConfig(), **METADATA).strides == "slim"
 
 
 def test_arrays_keep_the_places_of_those_they_replace(
@@ -133,22 +133,22 @@ def test_a_shorter_trunk_takes_its_part(saved: Path, cfg: Config) -> None:
             {"backbone": "resnet50", "strides": "slim", "stem_padding": "same"},
             "holds a resnet50 and model.backbone is small; set model.back",
         ),
-        ({"backbone": "resnet50"}, "does not say what backbone it holds"),
-        ({"strides": "v1_5"}, "does not say what backbone it holds"),
-        ({"stem_padding": "same"}, "does not say what backbone it holds"),
-        ({"norm_eps": 1e-3}, "adds 0.001 to its variances and model.norm_eps is 1e-05; set model."),
-        ({"input_scale": [58, 57, 57]}, "was fed pixels divided by (58.0, 57.0, 57.0)"),
+        ({"backbone": "resnet50"}, "has no metadata of its backbone"),
+        ({"strides": "v1_5"}, "has no metadata of its backbone"),
+        ({"stem_padding": "same"}, "has no metadata of its backbone"),
+        ({"norm_eps": 1e-3}, "was trained with eps 0.001 and model.norm_eps is 1e-05; set model."),
+        ({"input_scale": [58, 57, 57]}, "was trained on pixels divided by (58.0, 57.0, 57.0)"),
         ({"input_scale": [127.5] * 3}, "set model.input=inception"),
         ({"format_version": 3}, "has format_version=3 and this gap_jax reads up to 2"),
-        ({"surprise": 1}, "does not say what backbone it holds"),
+        ({"surprise": 1}, "has no metadata of its backbone"),
     ],
 )
-def test_facts_that_do_not_fit_are_refused(
+def test_metadata_that_do_not_fit_are_refused(
     saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], said: str
 ) -> None:
     header, data = parse(saved)
-    facts = json.loads(header["__metadata__"]["gap_jax"])
-    header["__metadata__"]["gap_jax"] = json.dumps({**facts, **change})
+    metadata = json.loads(header["__metadata__"]["gap_jax"])
+    header["__metadata__"]["gap_jax"] = json.dumps({**metadata, **change})
     rewrite(saved, header, data)
     assert said in refuse(saved, cfg, shapes)
 
@@ -167,11 +167,11 @@ KERNEL, LAST = "backbone/layers/0/conv/kernel", "backbone/layers/4/norm/var"
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({LAST: None}, f"in 1 of 25 arrays, first where {LAST} is absent"),
-        ({KERNEL: np.zeros((3, 3, 3, 23), np.float32)}, "F32[3, 3, 3, 23] there and F32[3, 3, 3, "),
-        ({KERNEL: np.zeros((3, 3, 3, 24), np.float16)}, "is F16[3, 3, 3, 24] there and F32[3"),
+        ({LAST: None}, f"in 1 of 25 arrays: {LAST} is absent"),
+        ({KERNEL: np.zeros((3, 3, 3, 23), np.float32)}, "F32[3, 3, 3, 23] in the file and F32[3, 3, 3, "),
+        ({KERNEL: np.zeros((3, 3, 3, 24), np.float16)}, "is F16[3, 3, 3, 24] in the file and F32[3"),
         ({KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)}, f"in 1 arrays, first {KERNEL}"),
-        ({LAST: np.full(96, np.inf, np.float32)}, f"not finite in 1 arrays, first {LAST}"),
+        ({LAST: np.full(96, np.inf, np.float32)}, f"that are not finite, first {LAST}"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(
@@ -180,8 +180,8 @@ def test_arrays_that_do_not_fit_are_refused(
     header, _ = parse(saved)
     arrays = {**safetensors.numpy.load_file(saved), **change}
     kept = {name: values for name, values in arrays.items() if values is not None}
-    facts = {KEY: header["__metadata__"][KEY]}
-    saved.write_bytes(safetensors.numpy.save(kept, facts))
+    metadata = {KEY: header["__metadata__"][KEY]}
+    saved.write_bytes(safetensors.numpy.save(kept, metadata))
     assert said in refuse(saved, cfg, shapes)
 
 
@@ -196,9 +196,9 @@ def test_damaged_files_are_refused(saved: Path, cfg: Config, shapes: Variables) 
                 {"data_offsets": [end, start]}, {"data_offsets": [0, 2**60]}):  # fmt: skip
         rewrite(saved, {**header, KERNEL: {**header[KERNEL], **lie}}, data)
         assert "cannot be read as safetensors" in refuse(saved, cfg, shapes)
-    for facts in ({}, {"gap_jax": "[]"}, {"gap_jax": "{"}, {"format": "pt"}):
-        rewrite(saved, {**header, "__metadata__": facts}, data)
-        assert "does not say what backbone it holds" in refuse(saved, cfg, shapes)
+    for metadata in ({}, {"gap_jax": "[]"}, {"gap_jax": "{"}, {"format": "pt"}):
+        rewrite(saved, {**header, "__metadata__": metadata}, data)
+        assert "has no metadata of its backbone" in refuse(saved, cfg, shapes)
     saved.write_bytes(HEADER.pack(2**40) + whole[8:])
     refuse(saved, cfg, shapes)
     saved.unlink()
@@ -213,11 +213,11 @@ def test_a_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes:
         flipped = bytearray(data)
         flipped[header[name]["data_offsets"][0]] ^= 1  # the last bit of a float32
         rewrite(saved, header, bytes(flipped))
-        assert f"have another SHA-256 than was written, first {name}" in refuse(saved, cfg, shapes)
+        assert f"SHA-256 of 1 arrays differs from the one written, first {name}" in refuse(saved, cfg, shapes)
     held = header["__metadata__"]
-    facts = {**held, KEY: held[KEY].replace('"seed": 7', '"seed": 3')}
-    assert facts != held
-    rewrite(saved, {**header, "__metadata__": facts}, data)
+    metadata = {**held, KEY: held[KEY].replace('"seed": 7', '"seed": 3')}
+    assert metadata != held
+    rewrite(saved, {**header, "__metadata__": metadata}, data)
     assert f"first {KEY}" in refuse(saved, cfg, shapes)
     for digests in ("[", "[1]", "{}"):
         rewrite(saved, {**header, "__metadata__": {**held, native.DIGESTS: digests}}, data)
@@ -250,8 +250,8 @@ def test_nothing_that_is_not_finite_is_saved(
     variables = fill_variables(shapes, 1)
     bad = native.replace_arrays(variables, {KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)})
     with pytest.raises(CheckpointError, match="not finite"):
-        facts = describe_backbone(cfg.model, **FACTS)
-        native.save_backbone(tmp_path / "w.safetensors", bad, facts)
+        metadata = describe_backbone(cfg.model, **METADATA)
+        native.save_backbone(tmp_path / "w.safetensors", bad, metadata)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -39,8 +39,8 @@ def test_a_backbone_leaves_its_run_and_enters_another_network(
     }
     before, after = native.name_arrays(trained), native.name_arrays(loaded)
     assert all((after[name] == before[name]).all() for name in report.matched)
-    facts = native.read_facts(out)
-    assert facts.seed == cfg.train.seed and facts.command == "python -m gap_jax.main --x=1"
+    metadata = native.read_metadata(out)
+    assert metadata.seed == cfg.train.seed and metadata.command == "python -m gap_jax.main --x=1"
 
 
 def test_what_cannot_be_converted_is_refused(
@@ -70,7 +70,7 @@ def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) 
     assert native.SHIPPED
     for name, digest in native.SHIPPED.items():
         assert files.sha256(native.shipped_path(name)) == digest
-        assert digest in printed and native.read_facts(native.shipped_path(name)).command in printed
+        assert digest in printed and native.read_metadata(native.shipped_path(name)).command in printed
         assert native.shipped_path(name).stat().st_size < 2**20
     for each in PUBLISHED:
         assert f"{each.name}: {each.holds}\n  {each.address}\n" in printed

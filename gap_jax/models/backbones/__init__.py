@@ -1,1 +1,1 @@
-"""The networks below the pooling; each gives the map after any of its stages."""
+"""The networks below the pooling; each returns the map after any of its stages."""

@@ -1,13 +1,13 @@
-"""BN-Inception as temporal segment networks have it from Caffe, and attentional pooling from them.
+"""BN-Inception of temporal segment networks (Caffe), which attentional pooling also uses.
 
-Its convolutions have a bias before the batch norm. Pools are padded as TensorFlow pads: on sizes
-that are even at every pool (224 px) the maps are as large as Caffe's; a mean pool leaves out what
-lies beyond the map, where Caffe divides by nine even there.
+Its convolutions have a bias before the batch norm. Pools are padded as in TensorFlow: on sizes
+that are even at every pool (224 px) the maps are as large as Caffe's. A mean pool does not count
+padding, where Caffe always divides by nine.
 """
 
 from typing import Literal
 
-from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
+from gap_jax.models.backbones.inception import Conv, Fork, Pool, Stages, Steps
 
 
 def _mixed(
@@ -16,8 +16,8 @@ def _mixed(
     double: tuple[int, int],
     projected: int,
     pool: Literal["mean", "max"] = "mean",
-) -> Chain:
-    """1x1, 3x3, twice 3x3 and a pool; of a pair the first is the 1x1 convolution before."""
+) -> Steps:
+    """Branches 1x1, 3x3, twice 3x3 and a pool; a pair begins with the 1x1 convolution before."""
     branches = (
         (Conv(one),),
         (Conv(three[0]), Conv(three[1], 3)),
@@ -27,8 +27,8 @@ def _mixed(
     return (Fork(branches),)
 
 
-def _halved(three: tuple[int, int], double: tuple[int, int]) -> Chain:
-    """The same without the 1x1 convolution and the projection, at stride 2."""
+def _halved(three: tuple[int, int], double: tuple[int, int]) -> Steps:
+    """The same at stride 2, without the 1x1 branch and the projection."""
     branches = (
         (Conv(three[0]), Conv(three[1], 3, 2)),
         (Conv(double[0]), Conv(double[1], 3), Conv(double[1], 3, 2)),
@@ -37,7 +37,7 @@ def _halved(three: tuple[int, int], double: tuple[int, int]) -> Chain:
     return (Fork(branches),)
 
 
-STAGES: tuple[tuple[Chain, ...], ...] = (  # conv1, conv2, inception_3a-3c, 4a-4e, 5a-5b
+STAGES: Stages = (  # conv1, conv2, inception_3a-3c, 4a-4e, 5a-5b
     ((Conv(64, 7, 2),),),
     ((Pool("max", 2), Conv(64)), (Conv(192, 3),)),
     (

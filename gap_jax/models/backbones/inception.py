@@ -1,4 +1,4 @@
-"""What Inception networks consist of: rectified convolutions, pools, and branches of both."""
+"""The parts of Inception networks: rectified convolutions, pools, and branches of both."""
 
 import dataclasses
 from typing import Literal, TypeAlias
@@ -25,10 +25,7 @@ class Conv:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """A 3x3 pool; a mean one has stride 1 and leaves out what lies beyond the map.
-
-    A "mean of nine" counts that as zeros.
-    """
+    """A 3x3 pool; a mean has stride 1 and does not count padding, a "mean of nine" does."""
 
     of: Literal["max", "mean", "mean of nine"]
     stride: int = 1
@@ -37,23 +34,24 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class Fork:
-    """Branches that read the same map, their outputs side by side."""
+    """Branches that read the same map; their outputs are concatenated."""
 
-    branches: tuple["Chain", ...]
+    branches: tuple["Steps", ...]
 
 
 Step: TypeAlias = Conv | Pool | Fork
-Chain: TypeAlias = tuple[Step, ...]
+Steps: TypeAlias = tuple[Step, ...]
+Stages: TypeAlias = tuple[tuple[Steps, ...], ...]  # stages of blocks
 
 
 class Block(nnx.Module):
-    """Steps, one after the other."""
+    """A sequence of steps."""
 
     def __init__(
-        self, features: int, steps: Chain, *, bias: bool, norm: Norm, rngs: nnx.Rngs
+        self, features: int, steps: Steps, *, bias: bool, norm: Norm, rngs: nnx.Rngs
     ) -> None:
         self.steps = steps
-        self.layers = nnx.List()  # of the steps with parameters, a fork being a list of blocks
+        self.layers = nnx.List()  # of the steps with parameters; a fork is a list of blocks
         for step in steps:
             match step:
                 case Conv(width, size, stride, padded):
@@ -98,10 +96,10 @@ class Block(nnx.Module):
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Where the map's cells stand along an axis of the image.
+        """Computes the map's axis from the image's.
 
-        A max-pool beside convolutions may be centred elsewhere: the centre is then the mean of the
-        branches', each by its number of channels.
+        The branches of a fork may have different centres. The centre is then their mean, weighted
+        by numbers of channels.
         """
         layers = iter(self.layers)
         for step in self.steps:
@@ -124,13 +122,13 @@ class Block(nnx.Module):
 class Inception(nnx.Module):
     """The map after the first `stage` stages (0: after all), each a tuple of blocks.
 
-    The convolutions have a bias of their own before the norm where `bias`. Every block's output is
-    named "unit" for `jax.checkpoint`.
+    With `bias` the convolutions have a bias before the norm. Every block's output is named "unit"
+    for `jax.checkpoint`.
     """
 
     def __init__(
         self,
-        stages: tuple[tuple[Chain, ...], ...],
+        stages: Stages,
         *,
         stage: int = 0,
         bias: bool,
@@ -139,12 +137,12 @@ class Inception(nnx.Module):
     ) -> None:
         self.stages = nnx.List()
         self.features = 3
-        for chains in stages[: stage or None]:
-            blocks = nnx.List()
-            for steps in chains:
-                blocks.append(Block(self.features, steps, bias=bias, norm=norm, rngs=rngs))
-                self.features = blocks[-1].features
-            self.stages.append(blocks)
+        for blocks in stages[: stage or None]:
+            built = nnx.List()
+            for steps in blocks:
+                built.append(Block(self.features, steps, bias=bias, norm=norm, rngs=rngs))
+                self.features = built[-1].features
+            self.stages.append(built)
 
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
         for blocks in self.stages:
@@ -153,7 +151,7 @@ class Inception(nnx.Module):
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Where the map's cells stand along an axis of the image."""
+        """Computes the map's axis from the image's."""
         for blocks in self.stages:
             for block in blocks:
                 axis = block.locate(axis)

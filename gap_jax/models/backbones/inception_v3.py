@@ -1,18 +1,17 @@
-"""Inception-v3 as TF-slim and Keras have it, up to mixed10 (slim: Mixed_7c); no auxiliary head.
+"""Inception-v3 of TF-slim and Keras, up to mixed10 (slim: Mixed_7c), without the auxiliary head.
 
-Its batch norms have no gamma. What halves the map has no padding, and neither has the stem's
-second convolution or its last. torchvision's, `TORCH_STAGES`, has gammas, and its mean pools divide
-by nine at the border too.
+Its batch norms have no gamma. Layers that halve the map have no padding, nor have the second and
+the last convolution of the stem. torchvision's network, `TORCH_STAGES`, has gammas, and its mean
+pools always divide by nine.
 """
 
-from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
+from gap_jax.models.backbones.inception import Conv, Fork, Pool, Stages, Steps
 
-Stages = tuple[tuple[Chain, ...], ...]
 HALF = Pool("max", 2, "valid")
 ROW, COLUMN = (1, 7), (7, 1)
 
 
-def _mixed_35(projected: int, mean: Pool) -> Chain:
+def _mixed_35(projected: int, mean: Pool) -> Steps:
     branches = (
         (Conv(64),),
         (Conv(48), Conv(64, 5)),
@@ -22,7 +21,7 @@ def _mixed_35(projected: int, mean: Pool) -> Chain:
     return (Fork(branches),)
 
 
-def _mixed_17(width: int, mean: Pool) -> Chain:
+def _mixed_17(width: int, mean: Pool) -> Steps:
     double = (Conv(width, COLUMN), Conv(width, ROW), Conv(width, COLUMN), Conv(192, ROW))
     branches = (
         (Conv(192),),
@@ -33,7 +32,7 @@ def _mixed_17(width: int, mean: Pool) -> Chain:
     return (Fork(branches),)
 
 
-def _mixed_8(mean: Pool) -> Chain:
+def _mixed_8(mean: Pool) -> Steps:
     split = Fork(((Conv(384, (1, 3)),), (Conv(384, (3, 1)),)))
     branches = (
         (Conv(320),),
@@ -44,7 +43,7 @@ def _mixed_8(mean: Pool) -> Chain:
     return (Fork(branches),)
 
 
-def _halved_35() -> Chain:
+def _halved_35() -> Steps:
     branches = (
         (Conv(384, 3, 2, False),),
         (Conv(64), Conv(96, 3), Conv(96, 3, 2, False)),
@@ -53,7 +52,7 @@ def _halved_35() -> Chain:
     return (Fork(branches),)
 
 
-def _halved_17() -> Chain:
+def _halved_17() -> Steps:
     branches = (
         (Conv(192), Conv(320, 3, 2, False)),
         (Conv(192), Conv(192, ROW), Conv(192, COLUMN), Conv(192, 3, 2, False)),

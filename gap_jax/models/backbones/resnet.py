@@ -1,4 +1,4 @@
-"""ResNet-50/101/152 with bottleneck units, strides where TF-slim, Caffe or torchvision has them."""
+"""ResNet-50/101/152 with bottleneck units and the strides of TF-slim, Caffe or torchvision."""
 
 import jax
 from flax import nnx
@@ -15,7 +15,7 @@ BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3,
 class Bottleneck(nnx.Module):
     """relu(shortcut + 1x1 · 3x3 · 1x1), the stride in the 3x3, or, `early`, in the first 1x1.
 
-    A shortcut is a convolution where the number of channels changes, else every `stride`-th
+    The shortcut is a convolution if the number of channels changes, else every `stride`-th
     position of the input.
     """
 
@@ -54,13 +54,13 @@ class Bottleneck(nnx.Module):
 class ResNet(nnx.Module):
     """The map after the first `stage` blocks (0: after all of them).
 
-    `slim` halves the map in the last unit of every block but the fourth, in its 3x3; `caffe` in the
-    next unit, in its first 1x1. The positions that remain are the same, so with running statistics
-    the two are one network; batch statistics they take over other positions. `v1_5` halves the map
-    in the 3x3 of the first unit of every block but the first: weights of one of the others fit it
-    and mean something else there. `stem_padding` is the max-pool's; by default as TensorFlow pads
-    for `slim`, as Caffe's users and torch pad for the others.
-    Every unit's output is named "unit" for `jax.checkpoint`, which may keep those alone.
+    `slim` halves the map in the 3x3 of the last unit of every block but the fourth, `caffe` in the
+    first 1x1 of the next unit. The same positions remain, so with running statistics the two are
+    one network; their batch statistics are over different positions. `v1_5` halves the map in the
+    3x3 of the first unit of every block but the first: weights of the others fit its shapes, but
+    give wrong outputs. `stem_padding` is the max-pool's; by default TensorFlow's for `slim`,
+    Caffe's and torch's for the others.
+    Every unit's output is named "unit" for `jax.checkpoint`, which can store these only.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class ResNet(nnx.Module):
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Where the map's cells stand along an axis of the image."""
+        """Computes the map's axis from the image's."""
         axis = axis.convolve(self.conv1.conv).pool(self.stem_padding)
         for units in self.stages:
             for unit in units:
@@ -114,12 +114,12 @@ class ResNet(nnx.Module):
 
 
 def own_stem_padding(strides: str) -> PoolPadding:
-    """How the max-pool is padded where the strides come from."""
+    """The max-pool's padding in the library that the strides come from."""
     return "same" if strides == "slim" else "symmetric"
 
 
 def _strided_unit(strides: Strides, index: int, units: int, *, blocks: int) -> int | None:
-    """Which unit of a block halves the map, if one does."""
+    """The index of the unit of a block that halves the map, if any."""
     if strides == "slim":
         return units - 1 if index < blocks - 1 else None
     return 0 if index > 0 else None

@@ -1,4 +1,4 @@
-"""The demo's trunk: five 3x3 convolutions, 96 px to a 12x12 map of 96 channels."""
+"""The demo's backbone: five 3x3 convolutions, 96 px to a 12x12 map of 96 channels."""
 
 import jax
 from flax import nnx
@@ -11,7 +11,7 @@ from gap_jax.models.layers import ConvNorm, Norm
 LAYERS = ((24, 2), (48, 2), (64, 2), (96, 1), (96, 1))  # channels and stride
 
 
-class SmallTrunk(nnx.Module):
+class SmallBackbone(nnx.Module):
     """The map after the first `stage` layers (0: after all of them), 177,560 parameters in all."""
 
     def __init__(self, *, stage: int = 0, norm: Norm, rngs: nnx.Rngs) -> None:
@@ -29,7 +29,7 @@ class SmallTrunk(nnx.Module):
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Where the map's cells stand along an axis of the image."""
+        """Computes the map's axis from the image's."""
         for layer in self.layers:
             axis = axis.convolve(layer.conv)
         return axis

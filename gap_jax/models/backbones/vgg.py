@@ -8,18 +8,17 @@ from jaxtyping import Array, Float
 from gap_jax.models.cells import Axis
 from gap_jax.models.layers import Conv, max_pool
 
-BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels over `width`, convolutions
+BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels divided by `width`, convolutions
 CLASSIFIER = (7, 1)  # windows of fc6 and fc7
-STAGES = len(BLOCKS) + len(CLASSIFIER)
 
 
 class VGG16(nnx.Module):
     """The map after block `stage` (0: after the fifth, conv5_3), before the pool that follows it.
 
-    Stages 6 and 7 are fc6, a 7x7 convolution of the fifth pool without padding, and fc7, a 1x1
-    one, as TF-slim has them but without their dropout; the mean over stage 7 feeds ImageNet's
-    classifier. Without `final_relu` the last convolution's output is left as it is. Every stage's
-    output is named "unit" for `jax.checkpoint`.
+    Stage 6 is fc6, a 7x7 convolution of the fifth pool without padding; stage 7 is fc7, a 1x1
+    convolution; both as in TF-slim, without dropout. The mean over stage 7 is the input of
+    ImageNet's classifier. `final_relu` is the ReLU of the last convolution. Every stage's output
+    is named "unit" for `jax.checkpoint`.
     """
 
     def __init__(
@@ -29,11 +28,11 @@ class VGG16(nnx.Module):
         self.stages = nnx.List()
         self.features = 3
         stage = stage or len(BLOCKS)
-        for share, depth in BLOCKS[:stage]:
+        for factor, depth in BLOCKS[:stage]:
             block = nnx.List()
             for _ in range(depth):
-                block.append(Conv(self.features, share * width, size=3, bias=True, rngs=rngs))
-                self.features = share * width
+                block.append(Conv(self.features, factor * width, size=3, bias=True, rngs=rngs))
+                self.features = factor * width
             self.stages.append(block)
         for side in CLASSIFIER[: max(stage - len(BLOCKS), 0)]:
             dense = Conv(self.features, 64 * width, size=side, padded=False, bias=True, rngs=rngs)
@@ -54,7 +53,7 @@ class VGG16(nnx.Module):
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Where the map's cells stand along an axis of the image."""
+        """Computes the map's axis from the image's."""
         for index, stage in enumerate(self.stages):
             if 0 < index <= len(BLOCKS):
                 axis = axis.pool("valid", side=2)

@@ -1,48 +1,60 @@
-"""How another library lays an array out, and how it becomes ours."""
+"""The array layouts of other libraries, and their conversion to ours."""
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 Array = Float[np.ndarray, "..."]
-Form = Literal[
-    "same", "oihw", "bgr", "pointwise", "classifier_oi", "classifier_io",
-    "classifier_pointwise", "row", "difference", "map_io", "map_oi", "cell_io", "cell_oi",
-]  # fmt: skip
-RANKS: dict[Form, int] = {
-    "oihw": 4, "bgr": 4, "pointwise": 4, "classifier_oi": 2, "classifier_io": 2,
-    "classifier_pointwise": 4, "row": 1, "difference": 1, "map_io": 2, "map_oi": 2, "cell_io": 2,
-    "cell_oi": 2,
+FORMS: dict[str, tuple[int | None, Callable[..., Array]]] = {  # number of axes, conversion
+    "same": (None, lambda x: x),
+    "oihw": (4, lambda x: x.transpose(2, 3, 1, 0)),
+    "bgr": (4, lambda x: x[:, :, ::-1]),
+    "pointwise": (4, lambda x: x[0, 0]),
+    "classifier_oi": (2, lambda x: x.T[None]),
+    "classifier_io": (2, lambda x: x[None]),
+    "classifier_pointwise": (4, lambda x: x[0]),
+    "row": (1, lambda x: x[None]),
+    "difference": (1, lambda x, y: x - y),
+    "map_io": (2, lambda x: x.reshape(7, 7, -1, x.shape[1])),
+    "map_oi": (2, lambda x: x.reshape(len(x), -1, 7, 7).transpose(2, 3, 1, 0)),
+    "cell_io": (2, lambda x: x[None, None]),
+    "cell_oi": (2, lambda x: x.T[None, None]),
+}
+KERAS_ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+TORCH_NORM = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
+SLIM_NORM = {
+    "gamma": "gamma", "beta": "beta", "mean": "moving_mean", "var": "moving_variance",
 }  # fmt: skip
 
 
 class Source(NamedTuple):
-    """The names that an array of ours comes from, and their form."""
+    """The foreign names of one of our arrays, and their form."""
 
     names: tuple[str, ...]
-    form: Form = "same"
+    form: str = "same"
 
 
 NameMap = dict[str, Source]
 
 
-def norm_names(path: str, stem: str, **theirs: str) -> NameMap:
-    """A batch norm's arrays, ours at `path` by what follows `stem` there."""
-    return {f"{path}/norm/{ours}": Source((stem + name,)) for ours, name in theirs.items()}
+def conv_norm_names(
+    path: str, kernel: str, norm: str, variables: dict[str, str], form: str = "same"
+) -> NameMap:
+    """Names a convolution and its norm: `variables` maps our names to those that follow `norm`."""
+    return {f"{path}/conv/kernel": Source((kernel,), form)} | {
+        f"{path}/norm/{ours}": Source((norm + name,)) for ours, name in variables.items()
+    }
 
 
-def classifier_names(kernel: str, bias: str, form: Form) -> NameMap:
-    """A classifier of the map's mean, which is what mean pooling is."""
+def classifier_names(kernel: str, bias: str, form: str) -> NameMap:
+    """Names a classifier of the map's mean, which is mean pooling here."""
     return {"pooling/kernel": Source((kernel,), form), "pooling/bias": Source((bias,), "row")}
 
 
-KERAS_ORDER = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
-
-
 def number_variables(names: NameMap) -> NameMap:
-    """Keras' LAYER/VARIABLE as LAYER/NUMBER, by the order in which a layer makes its variables."""
+    """Renames Keras' LAYER/VARIABLE to LAYER/NUMBER, in a layer's order of creation."""
     layers: dict[str, list[str]] = {}
     for source in names.values():
         for layer, _, variable in (name.rpartition("/") for name in source.names):
@@ -60,39 +72,15 @@ def number_variables(names: NameMap) -> NameMap:
     }
 
 
-def to_ours(arrays: Sequence[Array], form: Form) -> Array:
-    """The array as our networks hold it; a wrong number of axes is a ValueError.
+def to_ours(arrays: Sequence[Array], form: str) -> Array:
+    """Converts arrays to the layout of our networks; a wrong number of axes is a ValueError.
 
-    `oihw` has outputs first, `bgr` is HWIO with colours the other way round, `pointwise`
-    a 1x1 convolution where ours is a matrix. A `classifier_…` becomes the one top-down map
-    (1, f, k) of mean pooling, and a `row` its bias. `difference` is the first less the second.
-    `map_…` is a dense layer over a 7x7 map, `cell_…` one over a vector, both convolutions here.
+    `oihw` has outputs first; `bgr` is HWIO with reversed colours; `pointwise` is a 1x1 convolution
+    that is a matrix here. A `classifier_…` becomes the top-down map (1, f, k) of mean pooling, a
+    `row` its bias. `difference` is the first array minus the second. `map_…` is a dense layer over
+    a 7x7 map, `cell_…` one over a vector; both are convolutions here.
     """
-    first = arrays[0]
-    if form in RANKS and first.ndim != RANKS[form]:
-        raise ValueError(f"has {first.ndim} axes and {RANKS[form]} are due")
-    match form:
-        case "oihw":
-            return first.transpose(2, 3, 1, 0)
-        case "bgr":
-            return first[:, :, ::-1]
-        case "pointwise":
-            return first[0, 0]
-        case "classifier_oi":
-            return first.T[None]
-        case "classifier_io" | "row":
-            return first[None]
-        case "classifier_pointwise":
-            return first[0]
-        case "map_io":
-            return first.reshape(7, 7, -1, first.shape[1])
-        case "map_oi":
-            return first.reshape(len(first), -1, 7, 7).transpose(2, 3, 1, 0)
-        case "cell_io":
-            return first[None, None]
-        case "cell_oi":
-            return first.T[None, None]
-        case "difference":
-            return first - arrays[1]
-        case _:
-            return first
+    axes, convert = FORMS[form]
+    if axes is not None and arrays[0].ndim != axes:
+        raise ValueError(f"has {arrays[0].ndim} axes and must have {axes}")
+    return convert(*arrays)

@@ -1,42 +1,47 @@
-"""Inception-v3 as TF-slim, Keras and torchvision name it, BN-Inception as its dictionary does."""
+"""The names of Inception-v3 in TF-slim, Keras and torchvision, and of BN-Inception."""
 
 from collections.abc import Iterator
 
 from gap_jax.models.backbones import bn_inception, inception_v3
-from gap_jax.models.backbones.inception import Chain, Conv, Fork, Pool
-from gap_jax.weights.names.forms import NameMap, Source, classifier_names, norm_names
+from gap_jax.models.backbones.inception import Conv, Fork, Pool, Stages, Steps
+from gap_jax.weights.names.forms import (
+    SLIM_NORM,
+    TORCH_NORM,
+    NameMap,
+    Source,
+    classifier_names,
+    conv_norm_names,
+)
 
-RUNNING = {"beta": "beta", "mean": "moving_mean", "var": "moving_variance"}  # without gamma
+NORM = {ours: name for ours, name in SLIM_NORM.items() if ours != "gamma"}
+CAFFE_NORM = {"gamma": "scale", "beta": "shift", "mean": "mean", "var": "variance"}
 
 
-def convolutions(stages: tuple[tuple[Chain, ...], ...]) -> Iterator[str]:
+def convolutions(stages: Stages) -> Iterator[str]:
     """The path of every convolution with its norm, branch by branch."""
-    for stage, chains in enumerate(stages):
-        for block, chain in enumerate(chains):
-            yield from _of_chain(f"backbone/stages/{stage}/{block}", chain)
+    for stage, blocks in enumerate(stages):
+        for block, steps in enumerate(blocks):
+            yield from _convolutions_of(f"backbone/stages/{stage}/{block}", steps)
 
 
-def _of_chain(path: str, chain: Chain) -> Iterator[str]:
-    layers = (step for step in chain if not isinstance(step, Pool))
+def _convolutions_of(path: str, steps: Steps) -> Iterator[str]:
+    layers = (step for step in steps if not isinstance(step, Pool))
     for index, step in enumerate(layers):
         match step:
             case Conv():
                 yield f"{path}/layers/{index}"
             case Fork(branches):
-                for place, branch in enumerate(branches):
-                    yield from _of_chain(f"{path}/layers/{index}/{place}", branch)
+                for branch, branch_steps in enumerate(branches):
+                    yield from _convolutions_of(f"{path}/layers/{index}/{branch}", branch_steps)
 
 
 def bn_inception_names() -> NameMap:
-    """The dictionary of layers that temporal segment networks' weights were turned into."""
+    """The names in the numpy dictionary of temporal segment networks' weights."""
     names: NameMap = {}
     paths = convolutions(bn_inception.STAGES)
     for path, stem in zip(paths, _caffe_layers(), strict=True):
-        names[f"{path}/conv/kernel"] = Source((f"{stem}/weights",))
+        names |= conv_norm_names(path, f"{stem}/weights", f"{stem}_bn/", CAFFE_NORM)
         names[f"{path}/conv/bias"] = Source((f"{stem}/biases",))
-        names |= norm_names(
-            path, f"{stem}_bn/", gamma="scale", beta="shift", mean="mean", var="variance"
-        )
     return names
 
 
@@ -52,25 +57,24 @@ def _caffe_layers() -> Iterator[str]:
 
 
 def keras_names(first: int = 0) -> NameMap:
-    """Keras' Inception-v3 as LAYER/VARIABLE, its layers counted in the order of their making.
+    """Keras' Inception-v3 as LAYER/VARIABLE; layers are numbered in the order of creation.
 
-    Released files count from `first` = 1, a network just made from 0, which has no number.
+    Released files count from `first` = 1, a new network from 0, which is left out of the name.
     """
     names: NameMap = {}
     for index, path in enumerate(convolutions(inception_v3.STAGES), start=first):
         number = f"_{index}" if index else ""
-        names[f"{path}/conv/kernel"] = Source((f"conv2d{number}/kernel",))
-        names |= norm_names(path, f"batch_normalization{number}/", **RUNNING)
+        norm = f"batch_normalization{number}/"
+        names |= conv_norm_names(path, f"conv2d{number}/kernel", norm, NORM)
     return names | classifier_names("predictions/kernel", "predictions/bias", "classifier_io")
 
 
 def slim_names() -> NameMap:
-    """TF-slim's, as in inception_v3.ckpt; its class 0 is the background."""
+    """TF-slim's names, as in inception_v3.ckpt; its class 0 is the background."""
     names: NameMap = {}
     for path, layer in zip(convolutions(inception_v3.STAGES), _slim_layers(), strict=True):
         stem = f"InceptionV3/{layer}"
-        names[f"{path}/conv/kernel"] = Source((f"{stem}/weights",))
-        names |= norm_names(path, f"{stem}/BatchNorm/", **RUNNING)
+        names |= conv_norm_names(path, f"{stem}/weights", f"{stem}/BatchNorm/", NORM)
     logits = "InceptionV3/Logits/Conv2d_1c_1x1"
     return names | classifier_names(f"{logits}/weights", f"{logits}/biases", "classifier_pointwise")
 
@@ -91,27 +95,24 @@ def _slim_layers() -> Iterator[str]:
         "7c": ("0a_1x1", "0a_1x1 0b_1x3 0c_3x1", double_7, "0b_1x1"),
     }
     for module, branches in modules.items():
-        for place, branch in enumerate(branches):
+        for index, branch in enumerate(branches):
             for name in branch.split():
                 conv = f"Conv{name}" if name.startswith("_") else f"Conv2d_{name}"
-                yield f"Mixed_{module}/Branch_{place}/{conv}"
+                yield f"Mixed_{module}/Branch_{index}/{conv}"
 
 
 def torch_names() -> NameMap:
-    """torchvision's inception_v3, which timm shares but for the auxiliary head."""
+    """The names of torchvision's inception_v3; timm's are the same but for the auxiliary head."""
     names: NameMap = {}
     for path, stem in zip(convolutions(inception_v3.TORCH_STAGES), _torch_layers(), strict=True):
-        names[f"{path}/conv/kernel"] = Source((f"{stem}.conv.weight",), "oihw")
-        names |= norm_names(
-            path, f"{stem}.bn.",
-            gamma="weight", beta="bias", mean="running_mean", var="running_var",
-        )  # fmt: skip
+        kernel = f"{stem}.conv.weight"
+        names |= conv_norm_names(path, kernel, f"{stem}.bn.", TORCH_NORM, "oihw")
     return names | classifier_names("fc.weight", "fc.bias", "classifier_oi")
 
 
 def _torch_layers() -> Iterator[str]:
-    for place in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"):
-        yield f"Conv2d_{place}"
+    for name in ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3"):
+        yield f"Conv2d_{name}"
     fives = "1x1 5x5_1 5x5_2 3x3dbl_1 3x3dbl_2 3x3dbl_3 _pool"
     sixes = "1x1 7x7_1 7x7_2 7x7_3 7x7dbl_1 7x7dbl_2 7x7dbl_3 7x7dbl_4 7x7dbl_5 _pool"
     sevens = "1x1 3x3_1 3x3_2a 3x3_2b 3x3dbl_1 3x3dbl_2 3x3dbl_3a 3x3dbl_3b _pool"

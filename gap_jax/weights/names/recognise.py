@@ -1,4 +1,4 @@
-"""Which network of whom a file holds, told by the names in it alone."""
+"""Recognises the network and the source of a file by the names of its arrays."""
 
 import itertools
 import re
@@ -13,8 +13,8 @@ from gap_jax.weights.native import BACKBONE
 
 SKIPPED = re.compile(r"\.num_batches_tracked$|^global_step$|/mean_rgb$|/Momentum$")
 
-# What may stand beside a backbone without making it another network: heads, and an optimiser's.
-BESIDE = re.compile(
+# Arrays that a file may hold beside a backbone: heads, and an optimiser's state.
+EXTRA = re.compile(
     r"^(fc|fc\d|head|pre_logits|classifier|predictions|probs|dense\w*|Aux\w*|optimizer\w*)[./]|"
     r"/(Aux)?[Ll]ogits/|"
     r"/(ExponentialMovingAverage|Adam|Adam_1|RMSProp|RMSProp_1)$"
@@ -22,9 +22,10 @@ BESIDE = re.compile(
 
 
 class Convention(NamedTuple):
-    """What weights take for granted; `input` is a `model.input`, `colours` their first layer's.
+    """The settings that weights were trained with; `input` is a choice of `model.input`.
 
-    `strides` and `stem_padding` are empty but for a ResNet.
+    `colours` is the channel order of the first layer. `strides` and `stem_padding` are empty
+    unless the network is a ResNet.
     """
 
     strides: str
@@ -44,7 +45,7 @@ BN_INCEPTION = Convention("", "", 1e-5, "reference", "RGB")
 
 
 class Known(NamedTuple):
-    """A network of a source: what it is called, what it takes for granted, its names."""
+    """A known network of a source, with its convention and its names."""
 
     source: str
     backbone: str
@@ -53,12 +54,12 @@ class Known(NamedTuple):
 
     @property
     def every_name(self) -> set[str]:
-        """What a file of it holds at most."""
+        """All names that a file of it can have."""
         return {name for source in self.names.values() for name in source.names}
 
     @property
     def backbone_names(self) -> set[str]:
-        """What a file of it cannot do without."""
+        """The names that a file of it must have."""
         return {
             name
             for path, source in self.names.items()
@@ -68,30 +69,29 @@ class Known(NamedTuple):
 
 
 def every_known() -> Iterator[Known]:
-    """All networks of all sources; Keras' a second time, as its version 3 numbers variables."""
-    for known in itertools.chain(_resnets(), _beyond_resnets()):
+    """All networks of all sources; Keras' twice, because version 3 numbers variables."""
+    for known in itertools.chain(_resnets(), _other_networks()):
         yield known
         if known.source == "keras":
             yield known._replace(source="keras 3", names=number_variables(known.names))
 
 
 def _resnets() -> Iterator[Known]:
-    """Those first whose names contain another's."""
+    """The largest first, because their names contain those of smaller ones."""
     for backbone in sorted(BLOCKS, key=lambda name: sum(BLOCKS[name]), reverse=True):
         blocks = BLOCKS[backbone]
         scope = backbone.replace("resnet", "resnet_v1_")
         yield Known("torch", backbone, TORCH, resnet.torch_names(blocks))
         yield Known("hugging face", backbone, TORCH, resnet.hugging_face_names(blocks))
         for classifier in ("predictions", "probs"):
-            names = resnet.keras_names(blocks, classifier)
-            yield Known("keras", backbone, KERAS, names)
+            yield Known("keras", backbone, KERAS, resnet.keras_names(blocks, classifier))
         yield Known("slim", backbone, SLIM, resnet.slim_names(blocks, scope))
         for attention in (True, False):
             names = resnet.released_names(blocks, scope, attention=attention)
             yield Known("attentional pooling", backbone, RELEASED, names)
 
 
-def _beyond_resnets() -> Iterator[Known]:
+def _other_networks() -> Iterator[Known]:
     for dense in (True, False):
         torch, keras = VGG._replace(input="torchvision"), VGG._replace(colours="BGR")
         yield Known("torch", "vgg16", torch, vgg.torch_names(dense=dense))
@@ -106,7 +106,7 @@ def _beyond_resnets() -> Iterator[Known]:
 
 
 def recognise(file: str, held: Collection[str]) -> Known:
-    """The network with the most names among those held, all of its backbone's being there."""
+    """Finds the network with the most names in the file, among those whose backbone is complete."""
     held = set(held)
     whole = [known for known in every_known() if known.backbone_names <= held]
     if whole:
@@ -115,8 +115,8 @@ def recognise(file: str, held: Collection[str]) -> Known:
     absent = sorted(nearest.backbone_names - held)
     if len(absent) == len(nearest.backbone_names):
         raise CheckpointError(
-            f"{file} holds no network that gap_jax knows: none of its {len(held)} names, "
-            f"as {min(held, default='')!r}, is one of theirs; see `gap_jax weights list`"
+            f"{file} holds no network that gap_jax knows: none of its {len(held)} names is known, "
+            f"for example {min(held, default='')!r}; see `gap_jax weights list`"
         )
     raise CheckpointError(
         f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "

@@ -1,20 +1,27 @@
-"""ResNets as torchvision and timm, Hugging Face, Keras, and TF-slim name them."""
+"""The names of ResNets in torchvision, timm, Hugging Face, Keras and TF-slim."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from gap_jax.weights.names.forms import NameMap, Source, classifier_names, norm_names
+from gap_jax.weights.names.forms import (
+    SLIM_NORM,
+    TORCH_NORM,
+    NameMap,
+    Source,
+    classifier_names,
+    conv_norm_names,
+)
 
 Blocks = tuple[int, ...]
 
 
 class Layer(NamedTuple):
-    """A convolution with its norm: ours, and where it stands (the stem is block -1)."""
+    """A convolution with its norm: our path and its indices (the stem is block -1)."""
 
     path: str
     block: int = -1
     unit: int = -1
-    place: int = -1  # 0 the shortcut, 1 to 3 the convolutions
+    conv: int = -1  # 0 the shortcut, 1 to 3 the convolutions
 
 
 def layers(blocks: Blocks) -> Iterator[Layer]:
@@ -25,22 +32,22 @@ def layers(blocks: Blocks) -> Iterator[Layer]:
             path = f"backbone/stages/{block}/{unit}"
             if unit == 0:
                 yield Layer(f"{path}/shortcut", block, unit, 0)
-            for place in (1, 2, 3):
-                yield Layer(f"{path}/conv{place}", block, unit, place)
+            for conv in (1, 2, 3):
+                yield Layer(f"{path}/conv{conv}", block, unit, conv)
 
 
 def torch_names(blocks: Blocks) -> NameMap:
-    """torchvision's names, which timm shares."""
+    """The names of torchvision and timm."""
 
     def stems(layer: Layer) -> tuple[str, str]:
         if layer.block < 0:
             return "conv1", "bn1"
         unit = f"layer{layer.block + 1}.{layer.unit}"
-        if layer.place == 0:
+        if layer.conv == 0:
             return f"{unit}.downsample.0", f"{unit}.downsample.1"
-        return f"{unit}.conv{layer.place}", f"{unit}.bn{layer.place}"
+        return f"{unit}.conv{layer.conv}", f"{unit}.bn{layer.conv}"
 
-    return _of_torch(blocks, stems, "fc")
+    return _name_layers(blocks, stems, "fc")
 
 
 def hugging_face_names(blocks: Blocks) -> NameMap:
@@ -51,40 +58,35 @@ def hugging_face_names(blocks: Blocks) -> NameMap:
             stem = "resnet.embedder.embedder"
         else:
             stem = f"resnet.encoder.stages.{layer.block}.layers.{layer.unit}"
-            stem += ".shortcut" if layer.place == 0 else f".layer.{layer.place - 1}"
+            stem += ".shortcut" if layer.conv == 0 else f".layer.{layer.conv - 1}"
         return f"{stem}.convolution", f"{stem}.normalization"
 
-    return _of_torch(blocks, stems, "classifier.1")
+    return _name_layers(blocks, stems, "classifier.1")
 
 
-def _of_torch(
+def _name_layers(
     blocks: Blocks, stems: Callable[[Layer], tuple[str, str]], classifier: str
 ) -> NameMap:
     names: NameMap = {}
     for layer in layers(blocks):
         conv, norm = stems(layer)
-        names[f"{layer.path}/conv/kernel"] = Source((f"{conv}.weight",), "oihw")
-        names |= norm_names(
-            layer.path, f"{norm}.",
-            gamma="weight", beta="bias", mean="running_mean", var="running_var",
-        )  # fmt: skip
+        names |= conv_norm_names(layer.path, f"{conv}.weight", f"{norm}.", TORCH_NORM, "oihw")
     return names | classifier_names(f"{classifier}.weight", f"{classifier}.bias", "classifier_oi")
 
 
 def keras_names(blocks: Blocks, classifier: str = "predictions") -> NameMap:
     """Keras' names as LAYER/VARIABLE.
 
-    Its convolutions have biases, which the running mean takes up, and read colours as BGR.
+    Its convolutions have biases, which are subtracted from the running mean, and read BGR.
     """
     names: NameMap = {}
     for layer in layers(blocks):
-        stem = "conv1" if layer.block < 0 else f"conv{layer.block + 2}_block{layer.unit + 1}"
-        stem += "" if layer.block < 0 else f"_{layer.place}"
-        form = "bgr" if layer.block < 0 else "same"
-        names[f"{layer.path}/conv/kernel"] = Source((f"{stem}_conv/kernel",), form)
-        names |= norm_names(
-            layer.path, f"{stem}_bn/", gamma="gamma", beta="beta", var="moving_variance"
-        )
+        stem, form = "conv1", "bgr"
+        if layer.block >= 0:
+            stem = f"conv{layer.block + 2}_block{layer.unit + 1}_{layer.conv}"
+            form = "same"
+        kernel = f"{stem}_conv/kernel"
+        names |= conv_norm_names(layer.path, kernel, f"{stem}_bn/", SLIM_NORM, form)
         mean = (f"{stem}_bn/moving_mean", f"{stem}_conv/bias")
         names[f"{layer.path}/norm/mean"] = Source(mean, "difference")
     return names | classifier_names(f"{classifier}/kernel", f"{classifier}/bias", "classifier_io")
@@ -96,13 +98,9 @@ def slim_names(blocks: Blocks, scope: str) -> NameMap:
     for layer in layers(blocks):
         stem = f"{scope}/conv1"
         if layer.block >= 0:
-            place = "shortcut" if layer.place == 0 else f"conv{layer.place}"
-            stem = f"{scope}/block{layer.block + 1}/unit_{layer.unit + 1}/bottleneck_v1/{place}"
-        names[f"{layer.path}/conv/kernel"] = Source((f"{stem}/weights",))
-        names |= norm_names(
-            layer.path, f"{stem}/BatchNorm/",
-            gamma="gamma", beta="beta", mean="moving_mean", var="moving_variance",
-        )  # fmt: skip
+            conv = "shortcut" if layer.conv == 0 else f"conv{layer.conv}"
+            stem = f"{scope}/block{layer.block + 1}/unit_{layer.unit + 1}/bottleneck_v1/{conv}"
+        names |= conv_norm_names(layer.path, f"{stem}/weights", f"{stem}/BatchNorm/", SLIM_NORM)
     logits = f"{scope}/logits"
     return names | classifier_names(f"{logits}/weights", f"{logits}/biases", "classifier_pointwise")
 
@@ -124,7 +122,9 @@ ATTENTION_HEAD: NameMap = {
 
 
 def released_names(blocks: Blocks, scope: str, *, attention: bool) -> NameMap:
-    """The released Attentional Pooling checkpoints': slim's, the pose branch, and of those with
-    attention its maps, which leave slim's classifier unused."""
+    """The names of the released Attentional Pooling checkpoints.
+
+    They are slim's and the pose branch's. With `attention` two maps replace slim's classifier.
+    """
     head = ATTENTION_HEAD if attention else {}
     return slim_names(blocks, scope) | POSE_BRANCH | head
