@@ -13,8 +13,8 @@ from gap_jax.runtime import rundir
 from gap_jax.runtime.places import RunDir
 from gap_jax.weights import download, native
 from gap_jax.weights.convert import convert
-from gap_jax.weights.metadata import describe_backbone
 from gap_jax.weights.formats.read import open_arrays
+from gap_jax.weights.metadata import describe_backbone
 from gap_jax.weights.sources import PUBLISHED, TERMS
 
 CONVERT = """Writes SRC as a file for init.weights: the backbone of a run, or the network in another

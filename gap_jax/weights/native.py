@@ -114,7 +114,8 @@ def load_backbone(
     wanted = {name: leaf for name, leaf in named.items() if name.startswith(BACKBONE)}
     with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
         notes = compare(source, parse_metadata(source, file.metadata()), model)
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}
+        names = file.keys()
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
         sizes = {name: math.prod(shape) for name, shape in shapes.items()}
         if parts == "all":
             wanted |= {

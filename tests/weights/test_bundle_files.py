@@ -32,7 +32,7 @@ def test_blocks_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
 
 def test_whole_numbers_count_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They take a byte each in the file, and eight once read."""
-    monkeypatch.setattr(tensorflow_file, "MOST_COUNTS", 99)
+    monkeypatch.setattr(tensorflow_file, "LARGEST_INTEGERS_BYTES", 99)
     (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(99)}))
     np.testing.assert_array_equal(open_arrays(tmp_path / "w").arrays["steps"], np.arange(99))
     (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(100)}))
@@ -58,11 +58,11 @@ def entry(**fields: int) -> bytes:
         ({b"a": entry()}, 4, ""),
         ({b"": foreign.field(1, 2), b"a": entry()}, 4, ""),  # the second file is empty
         ({b"": foreign.field(1, 1001)}, 4, "it is spread over 1001 files"),
-        ({b"": foreign.field(1, 3), b"a": entry()}, 4, "w.data-00000-of-00003 does not lie"),
+        ({b"": foreign.field(1, 3), b"a": entry()}, 4, "w.data-00000-of-00003 is missing"),
         ({b"a": entry(), b"b": entry()}, 4, "its variables are larger than its data files"),
         ({b"a": entry(axes=9)}, 4, "a variable of 9 axes"),
         ({b"a": entry()}, 5 * 2**30, "its data files have 5,120 MiB"),
-        ({b"a": entry()}, -1, "w.data-00000-of-00001 does not lie beside it as a file"),
+        ({b"a": entry()}, -1, "w.data-00000-of-00001 is missing beside it"),
     ],
 )
 def test_what_a_bundle_may_ask_for(
@@ -89,7 +89,7 @@ def test_a_table_without_entries_is_refused(tmp_path: Path) -> None:
     index = foreign.sealed(foreign.block({}))
     place = foreign.varint(0) + foreign.varint(len(index) - 5)
     (tmp_path / "w.index").write_bytes(index + (place * 2).ljust(40, b"\0") + foreign.TABLE_MAGIC)
-    with pytest.raises(CheckpointError, match=r"w\.data-00000-of-00001 does not lie beside"):
+    with pytest.raises(CheckpointError, match=r"w\.data-00000-of-00001 is missing beside"):
         open_arrays(tmp_path / "w.index")
 
 

@@ -22,8 +22,8 @@ from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones import resnet as backbones
 from gap_jax.weights import native
 from gap_jax.weights.convert import convert
-from gap_jax.weights.metadata import Metadata, compare, parse_metadata
 from gap_jax.weights.formats import ForeignFile
+from gap_jax.weights.metadata import Metadata, compare, parse_metadata
 from gap_jax.weights.names import recognise, resnet
 from gap_jax.weights.names.forms import NameMap
 from tests.support.file_server import serve
@@ -229,7 +229,11 @@ def test_strides_of_another_network_are_refused(there: str, here: str) -> None:
 
 def test_files_of_the_first_version_stay_readable() -> None:
     metadata = native.read_metadata(native.shipped_path("drawn_objects"))
-    assert metadata.format_version == 1 and metadata.backbone == "small" and metadata.stem_padding == ""
+    assert (
+        metadata.format_version == 1
+        and metadata.backbone == "small"
+        and metadata.stem_padding == ""
+    )
     old = (
         '{"backbone": "resnet50", "strides": "v1_5", "command": "x", "seed": 3, '
         '"fingerprint": "f", "input_mean": [1, 2, 3], "input_scale": [1, 1, 1], '

@@ -56,12 +56,12 @@ def test_a_file_arrives_whole(served: Served, tmp_path: Path, manner: str) -> No
 def test_what_broke_off_goes_on(
     served: Served, tmp_path: Path, manner: str, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(download, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
     said = refuse(f"{served.address}/{manner}/w", tmp_path)
-    assert "of 3.0 MiB" in said and said.endswith("the same command goes on from there")
+    assert "of 3.0 MiB" in said and said.endswith("run the same command again to resume")
     part = (tmp_path / f"{NAME}.part").read_bytes()
     assert 0 < len(part) < len(CONTENT) and CONTENT.startswith(part)
-    monkeypatch.setattr(download, "PATIENCE_S", 60)
+    monkeypatch.setattr(download, "TIMEOUT_S", 60)
     path = download.fetch(f"{served.address}/{then}/w", DIGEST, tmp_path)
     assert path.read_bytes() == CONTENT and held(tmp_path) == [NAME]
     assert served.asked[-1] == (f"/{then}/w", f"bytes={len(part)}-")
@@ -90,7 +90,7 @@ def test_another_content_is_not_kept(served: Served, tmp_path: Path) -> None:
     [
         ("absent/w", "answers 404 Not Found"),
         ("to-file/w", "Redirection to url 'file:///etc/hostname' is not allowed"),
-        ("to-http/w", "leads to http://weights.invalid/w, which is not https"),
+        ("to-http/w", "redirects to http://weights.invalid/w, which is not https"),
         ("to-password/w", "which is not https"),
         ("to-itself/w", "answers 302"),
         ("huge/w", "is larger than 4,096 MiB"),
@@ -120,10 +120,10 @@ def test_a_file_without_a_length_ends_at_the_largest(
         ("file:///etc/hostname", "only https:// without"),
         ("https://[weights/w", "only https:// without"),
         ("https:///w", "only https:// without"),
-        ("https://weights.invalid/", "ends in no file's name"),
-        ("https://weights.invalid/a/..", "ends in no file's name"),
-        ("https://weights.invalid/%2e%2e%2f.w", "ends in no file's name"),
-        ("https://weights.invalid/a%0ab", "ends in no file's name"),
+        ("https://weights.invalid/", "has no file name"),
+        ("https://weights.invalid/a/..", "has no file name"),
+        ("https://weights.invalid/%2e%2e%2f.w", "has no file name"),
+        ("https://weights.invalid/a%0ab", "has no file name"),
         ("https://weights.invalid/w.tar.gz?x=1", "is an archive"),
     ],
 )
@@ -171,7 +171,7 @@ def test_a_terminal_is_told_how_far_it_is(
         def isatty(self) -> bool:
             return True
 
-    monkeypatch.setattr(download, "TOLD_S", 0)
+    monkeypatch.setattr(download, "PROGRESS_INTERVAL_S", 0)
     for stream, lines in ((Terminal(), 1), (io.StringIO(), 0)):
         monkeypatch.setattr(sys, "stderr", stream)
         download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path / str(lines))

@@ -66,12 +66,12 @@ def test_numbered_variables_come_back_under_their_layers_names(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        (None, "layers/conv2d/vars does not name its layer"),
-        (np.array(["conv1_conv"] * 2, h5py.string_dtype()), "does not name its layer"),
-        (7, "does not name its layer"),
-        ("", "does not name its layer"),
-        ("a\nb", "does not name its layer"),
-        ("x" * 201, "does not name its layer"),
+        (None, "layers/conv2d/vars has no layer name"),
+        (np.array(["conv1_conv"] * 2, h5py.string_dtype()), "has no layer name"),
+        (7, "has no layer name"),
+        ("", "has no layer name"),
+        ("a\nb", "has no layer name"),
+        ("x" * 201, "has no layer name"),
         ("conv1_bn", "two arrays are called conv1_bn/0"),
     ],
 )
@@ -100,7 +100,7 @@ def test_what_leads_outside_or_lies_is_refused(tmp_path: Path, group: str) -> No
         (f"a link at {group}/0", lambda g: g.__setitem__("0", h5py.SoftLink("/layers"))),
         (f"a link at {group}/0",
          lambda g: g.__setitem__("0", h5py.ExternalLink(str(tmp_path / "other.h5"), "/secret"))),
-        (f"the loop at {group}/0", lambda g: g.__setitem__("0", g)),
+        (f"a loop at {group}/0", lambda g: g.__setitem__("0", g)),
         ("values outside the file", lambda g: g.create_dataset("0", (6,), "f4", external=outside)),
         ("values outside the file", lambda g: g.create_virtual_dataset("0", virtual)),
         ("no numbers", lambda g: g.__setitem__("0", "words")),

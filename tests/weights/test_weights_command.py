@@ -57,7 +57,7 @@ def test_what_cannot_be_converted_is_refused(
         ([str(root), str(tmp_path / "x"), "--sha256", "0" * 64], 64, "--sha256 is a file's"),
         ([str(root), str(tmp_path / "x"), "--sha256", "0" * 63], 64, "is no SHA-256"),
         ([str(taken), str(tmp_path / "x"), "--checkpoint", "4"], 64, "--checkpoint is a run's"),
-        ([str(taken), str(tmp_path / "x")], 66, "begins as none of them"),
+        ([str(taken), str(tmp_path / "x")], 66, "unknown format"),
     ):
         assert cli.main(["weights", "convert", *words]) == code
         assert said in capsys.readouterr().err
@@ -70,7 +70,9 @@ def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) 
     assert native.SHIPPED
     for name, digest in native.SHIPPED.items():
         assert files.sha256(native.shipped_path(name)) == digest
-        assert digest in printed and native.read_metadata(native.shipped_path(name)).command in printed
+        assert (
+            digest in printed and native.read_metadata(native.shipped_path(name)).command in printed
+        )
         assert native.shipped_path(name).stat().st_size < 2**20
     for each in PUBLISHED:
         assert f"{each.name}: {each.holds}\n  {each.address}\n" in printed

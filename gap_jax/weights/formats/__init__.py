@@ -1,8 +1,8 @@
-"""Other people's files of weights, read without their libraries and without running anything.
+"""Reads other libraries' files of weights without these libraries and without running their code.
 
-`read.open_arrays` tells a file's format by its content: safetensors, what `torch.save` writes,
-TensorFlow's checkpoints, Keras' HDF5, numpy's dictionary of layers. What is damaged, lies about its
-sizes, or names anything but tensors is a CheckpointError in one line.
+`read.open_arrays` detects the format from the content: safetensors, `torch.save`, TensorFlow's
+checkpoints, Keras' HDF5, numpy's dictionary of layers. A file that is damaged, has wrong sizes or
+refers to anything but tensors is a CheckpointError in one line.
 """
 
 from pathlib import Path
@@ -14,11 +14,12 @@ from jaxtyping import Shaped
 LARGEST = 4 * 2**30  # bytes of a file
 MOST_AXES = 8
 
-Arrays = dict[str, Shaped[np.ndarray, "..."]]
+Array = Shaped[np.ndarray, "..."]
+Arrays = dict[str, Array]
 
 
 class ForeignFile(NamedTuple):
-    """Arrays by the names they have there; `format` says who wrote them."""
+    """The arrays of a file by their foreign names; `format` is the library that wrote it."""
 
     path: Path
     format: str

@@ -1,11 +1,11 @@
-"""Castagnoli's checksum of long arrays, in numpy: lanes side by side, then joined in pairs."""
+"""Computes CRC-32C of long arrays in numpy: lanes in parallel, then merged in pairs."""
 
 import numpy as np
 from jaxtyping import UInt8, UInt32
 
-LANE = 1024  # bytes, a power of two
-PIECE = 2**24  # bytes at once: more would take memory
-SHORT = 2**12  # bytes that are sooner done one by one
+LANE_BYTES = 1024  # a power of two
+PIECE_BYTES = 2**24  # limits the memory
+SHORT_BYTES = 2**12  # a loop in Python is faster up to here
 _COMPLEMENT = 0xFFFFFFFF
 _POLYNOMIAL = 0x82F63B78
 _BITS = np.uint32(1) << np.arange(32, dtype=np.uint32)
@@ -23,13 +23,13 @@ _NUMBERS: list[int] = _TABLE.tolist()
 
 
 def crc32c(content: bytes | UInt8[np.ndarray, " n"]) -> int:
-    """The checksum, as LevelDB and TensorFlow store it before they mask it."""
+    """The checksum of LevelDB and TensorFlow, before they mask it."""
     values = np.frombuffer(content, np.uint8) if isinstance(content, bytes) else content
-    if len(values) <= SHORT:
+    if len(values) <= SHORT_BYTES:
         return _byte_by_byte(values)
     state = np.array([_COMPLEMENT], np.uint32)
-    for start in range(0, len(values), PIECE):
-        piece = values[start : start + PIECE]
+    for start in range(0, len(values), PIECE_BYTES):
+        piece = values[start : start + PIECE_BYTES]
         state = _apply(_run_zeros(len(piece)), state) ^ _run(piece)
     return int(state[0] ^ np.uint32(_COMPLEMENT))
 
@@ -42,18 +42,19 @@ def _byte_by_byte(values: UInt8[np.ndarray, " n"]) -> int:
 
 
 def _run(values: UInt8[np.ndarray, " n"]) -> UInt32[np.ndarray, " 1"]:
-    """The state after them from a state of zero.
+    """The state after the values, from a state of zero.
 
-    It is linear and zeros in front change nothing: so lanes are filled up in front, run in step,
-    and joined: of two neighbours the left one runs on over as many zeros as the right is long.
+    The state is linear in the values, and leading zeros do not change it. So the values are padded
+    in front to whole lanes, the lanes run in parallel, and neighbours are merged: the left state
+    runs over as many zeros as the right lane is long, and the two are added.
     """
-    lanes = 1 << max(0, (len(values) - 1) // LANE).bit_length()
-    padded = np.zeros(lanes * LANE, np.uint8)
-    padded[lanes * LANE - len(values) :] = values
+    lanes = 1 << max(0, (len(values) - 1) // LANE_BYTES).bit_length()
+    padded = np.zeros(lanes * LANE_BYTES, np.uint8)
+    padded[lanes * LANE_BYTES - len(values) :] = values
     state = np.zeros(lanes, np.uint32)
-    for column in padded.reshape(lanes, LANE).T:
+    for column in padded.reshape(lanes, LANE_BYTES).T:
         state = _step(state, column)
-    shift = _run_zeros(LANE)
+    shift = _run_zeros(LANE_BYTES)
     while len(state) > 1:
         state = _apply(shift, state[0::2]) ^ state[1::2]
         shift = _apply(shift, shift)
@@ -67,7 +68,7 @@ def _step(
 
 
 def _run_zeros(count: int) -> UInt32[np.ndarray, " 32"]:
-    """What `count` bytes of zero make of each bit of a state."""
+    """The state of each single bit after `count` bytes of zero."""
     power, result = _step(_BITS, np.zeros(32, np.uint8)), _BITS
     while count:
         if count & 1:

@@ -1,9 +1,8 @@
-"""Keras' weights in HDF5, as LAYER/VARIABLE, through h5py.
+"""Reads Keras' weights in HDF5 as LAYER/VARIABLE, with h5py.
 
-Until Keras 3 a layer's group has the layer's name and its variables theirs. In Keras 3's own
-`.weights.h5` groups count the layers of a class in an order of their own, as
-`layers/conv2d_7/vars/0`: `vars` has the layer's name as an attribute, and numbers its variables in
-the order of their making.
+Before Keras 3 groups are named after layers and datasets after variables. In `.weights.h5` of
+Keras 3 groups are numbered within a class of layers, as `layers/conv2d_7/vars/0`. There the group
+`vars` has the layer's name as an attribute, and variables are numbered in the order of creation.
 """
 
 import importlib
@@ -12,36 +11,39 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 
 from gap_jax.errors import CheckpointError
-from gap_jax.weights.formats.tensors_only import Unwelcome
+from gap_jax.weights.formats import Arrays
+from gap_jax.weights.formats.tensors_only import ForbiddenError
 
-Array = Shaped[np.ndarray, "..."]
 LARGEST_GROWTH = 4  # bytes of values for each byte of the file: weights compress badly
 NUMBERED = "vars"  # the group of a layer's variables in Keras 3's files
 LONGEST_NAME = 200
 
 
-def read_hdf5(path: Path) -> dict[str, Array]:
-    """The arrays of a file, by their layer and the variable's name without its ":0", or its number.
+def read_hdf5(path: Path) -> Arrays:
+    """Reads the arrays by layer, and by the variable's number or its name without ":0".
 
-    Links that lead elsewhere, storage outside the file and types that are no numbers are refused.
+    Soft and external links, storage outside the file and types that are not numbers are refused.
     """
     try:
         h5py: Any = importlib.import_module("h5py")
     except ModuleNotFoundError as error:
         raise CheckpointError(
-            f"{path} is HDF5, which takes h5py: pip install 'gap_jax[convert]'"
+            f"{path} is HDF5, which needs h5py: pip install 'gap_jax[convert]'"
         ) from error
-    arrays: dict[str, Array] = {}
-    room = LARGEST_GROWTH * path.stat().st_size
+    arrays: Arrays = {}
+    bytes_left = LARGEST_GROWTH * path.stat().st_size
     with h5py.File(path, "r") as file:
-        for place, dataset in _walk(h5py, file):
-            room -= _check(place, dataset)
-            if room < 0:
+        for member, dataset in _list_datasets(h5py, file):
+            if dataset.external or dataset.is_virtual:
+                raise ForbiddenError(f"values outside the file for {member}")
+            if dataset.dtype.kind not in "fiu":
+                raise ValueError(f"{member} holds {dataset.dtype}, no numbers")
+            bytes_left -= dataset.dtype.itemsize * int(np.prod(dataset.shape, dtype=object))
+            if bytes_left < 0:
                 raise ValueError("its arrays are larger than the file can hold")
-            layer, variable = posixpath.split(place)
+            layer, variable = posixpath.split(member)
             name = f"{_name_layer(h5py, file, layer)}/{variable.partition(':')[0]}"
             if name in arrays:
                 raise ValueError(f"two arrays are called {name}")
@@ -49,44 +51,35 @@ def read_hdf5(path: Path) -> dict[str, Array]:
     return arrays
 
 
-def _walk(h5py: Any, file: Any) -> list[tuple[str, Any]]:
-    """Every dataset, reached by links that stay where they are."""
+def _list_datasets(h5py: Any, file: Any) -> list[tuple[str, Any]]:
+    """Every dataset with its path; only hard links are followed."""
     found, seen = [], set()
     open_groups = [("", file)]
     while open_groups:
         prefix, group = open_groups.pop()
         for name in group:
-            place = posixpath.join(prefix, name)
+            path = posixpath.join(prefix, name)
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-                raise Unwelcome(f"a link at {place}")
+                raise ForbiddenError(f"a link at {path}")
             member = group[name]
             if member.id in seen:
-                raise Unwelcome(f"the loop at {place}")
+                raise ForbiddenError(f"a loop at {path}")
             seen.add(member.id)
             if isinstance(member, h5py.Group):
-                open_groups.append((place, member))
+                open_groups.append((path, member))
             else:
-                found.append((place, member))
+                found.append((path, member))
     return found
 
 
-def _name_layer(h5py: Any, file: Any, place: str) -> str:
-    """The name of the layer whose variables lie at `place`."""
-    if posixpath.basename(place) != NUMBERED:
-        return posixpath.basename(place)
-    told = file[place].attrs
-    kind = told.get_id("name") if "name" in told else None
-    text = kind and kind.shape == () and h5py.check_string_dtype(kind.dtype)
-    name = told["name"] if text else ""
+def _name_layer(h5py: Any, file: Any, group: str) -> str:
+    """The name of the layer whose variables are in `group`."""
+    if posixpath.basename(group) != NUMBERED:
+        return posixpath.basename(group)
+    attributes = file[group].attrs
+    kind = attributes.get_id("name") if "name" in attributes else None
+    is_text = kind and kind.shape == () and h5py.check_string_dtype(kind.dtype)
+    name = attributes["name"] if is_text else ""
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= LONGEST_NAME:
-        raise ValueError(f"{place} does not name its layer, as Keras 3.15 does")
+        raise ValueError(f"{group} has no layer name, which Keras 3.15 writes")
     return name
-
-
-def _check(place: str, dataset: Any) -> int:
-    """How many bytes the values take."""
-    if dataset.external or dataset.is_virtual:
-        raise Unwelcome(f"values outside the file for {place}")
-    if dataset.dtype.kind not in "fiu":
-        raise ValueError(f"{place} holds {dataset.dtype}, no numbers")
-    return dataset.dtype.itemsize * int(np.prod(dataset.shape, dtype=object))

@@ -1,35 +1,32 @@
-"""A dictionary {layer: {variable: array}} that numpy pickled, as Caffe's weights travel."""
+"""Reads a dictionary {layer: {variable: array}} pickled by numpy, the format of Caffe's weights."""
 
 import io
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 
-from gap_jax.weights.formats import tensors_only
-from gap_jax.weights.formats.tensors_only import Unwelcome
-
-Array = Shaped[np.ndarray, "..."]
+from gap_jax.weights.formats import Arrays, tensors_only
+from gap_jax.weights.formats.tensors_only import ForbiddenError
 
 
 class _Pending:
-    """An array whose shape, type and bytes its pickle tells afterwards.
+    """An array whose shape, type and bytes follow in the pickle.
 
-    All of a file share `room`, as bytes that the pickle names again would be copied again.
+    All arrays of a file share `bytes_left`: repeated references to the same bytes are copies.
     """
 
-    def __init__(self, room: list[int]) -> None:
-        self.room = room
+    def __init__(self, bytes_left: list[int]) -> None:
+        self.bytes_left = bytes_left
 
     def __setstate__(self, state: Any) -> None:
         _, shape, dtype, is_fortran, content = state
-        if isinstance(content, list):  # the one around all, of which numpy makes an object array
-            self.held = content
+        if isinstance(content, list):  # the outermost array, of type object
+            self.objects = content
             return
         if not isinstance(dtype, _Dtype) or not isinstance(content, bytes | str):
-            raise Unwelcome("an array of objects")
-        self.room[0] -= len(content)
-        if self.room[0] < 0:
+            raise ForbiddenError("an array of objects")
+        self.bytes_left[0] -= len(content)
+        if self.bytes_left[0] < 0:
             raise ValueError("its arrays are larger than the file")
         raw = content.encode("latin1") if isinstance(content, str) else content
         order = "F" if is_fortran else "C"
@@ -38,12 +35,11 @@ class _Pending:
 
 
 class _Dtype:
-    """A type of numbers by its letters, "f4" say, and what its pickle adds: the byte order."""
+    """A number type by its name, such as "f4"; its byte order follows in the pickle."""
 
-    def __init__(self, name: Any, *rest: Any) -> None:
-        del rest
+    def __init__(self, name: Any, *_: Any) -> None:
         if not isinstance(name, bytes | str):
-            raise Unwelcome("a type without a name")
+            raise ForbiddenError("a type without a name")
         self.name = name.decode("latin1") if isinstance(name, bytes) else name
         self.order = "<"
 
@@ -52,14 +48,14 @@ class _Dtype:
         self.order = ">" if order == ">" else "<"
 
     def read(self) -> np.dtype:
-        """The type itself; anything but plain numbers is refused."""
+        """Returns numpy's type; refuses all but plain numbers."""
         if self.name not in ("f2", "f4", "f8", "i4", "i8"):
-            raise Unwelcome(f"values of type {self.name}")
+            raise ForbiddenError(f"values of type {self.name}")
         return np.dtype(self.order + self.name)
 
 
-def read_numpy(content: bytes) -> dict[str, Array]:
-    """The arrays as LAYER/VARIABLE."""
+def read_numpy(content: bytes) -> Arrays:
+    """Reads the arrays as LAYER/VARIABLE."""
     stream = io.BytesIO(content)
     version = np.lib.format.read_magic(stream)
     read = {
@@ -68,23 +64,20 @@ def read_numpy(content: bytes) -> dict[str, Array]:
     shape, _, dtype = read(stream)
     if shape != () or dtype.kind != "O":
         raise ValueError("a numpy array that is no dictionary of layers")
-    loaded, _ = tensors_only.load(
-        stream.read(), _allowed([len(content)]), encoding="latin1", longest=len(content)
-    )
-    arrays = {}
-    for layer, variables in loaded.held[0].items():
-        for variable, pending in variables.items():
-            arrays[f"{layer}/{variable}"] = pending.values
-    return arrays
+    bytes_left = [len(content)]
 
+    def rebuild(*_: Any) -> _Pending:
+        return _Pending(bytes_left)
 
-def _allowed(room: list[int]) -> dict[str, Any]:
-    def rebuild(*rest: Any) -> _Pending:
-        del rest
-        return _Pending(room)
-
-    return {
-        **{f"numpy.{core}.multiarray._reconstruct": rebuild for core in ("core", "_core")},
+    allowed = {
+        "numpy.core.multiarray._reconstruct": rebuild,
+        "numpy._core.multiarray._reconstruct": rebuild,
         "numpy.ndarray": object(),
         "numpy.dtype": _Dtype,
+    }
+    loaded, _ = tensors_only.load(stream.read(), allowed, encoding="latin1", longest=len(content))
+    return {
+        f"{layer}/{variable}": pending.values
+        for layer, variables in loaded.objects[0].items()
+        for variable, pending in variables.items()
     }

@@ -1,4 +1,4 @@
-"""Opens a file of weights by its content, whoever wrote it."""
+"""Opens a file of weights in any of the known formats."""
 
 import hashlib
 import pickle
@@ -10,12 +10,12 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import safetensors
-from jaxtyping import Shaped
 
 from data_pipelines import files
 from gap_jax.errors import CheckpointError
 from gap_jax.weights.formats import (
     LARGEST,
+    Array,
     Arrays,
     ForeignFile,
     hdf5_file,
@@ -23,9 +23,9 @@ from gap_jax.weights.formats import (
     tensorflow_file,
     torch_file,
 )
-from gap_jax.weights.formats.tensors_only import Unwelcome
+from gap_jax.weights.formats.tensors_only import ForbiddenError
 
-AT_ONCE = 2**20  # values of an array
+BUFFER_VALUES = 2**20
 ZIP, HDF5, NUMPY = b"PK\x03\x04", b"\x89HDF\r\n\x1a\n", b"\x93NUMPY"
 PICKLED = b"\x80\x02"
 BUNDLE = "tensorflow bundle"
@@ -42,7 +42,7 @@ DAMAGES = (
 
 
 def open_arrays(path: Path) -> ForeignFile:
-    """The file's arrays; of a TensorFlow bundle `path` is its prefix or its .index."""
+    """Reads the file's arrays; the path of a TensorFlow bundle is its prefix or its .index."""
     with files.reading(path, CheckpointError):
         index = tensorflow_file.find_index(path)
         _check_size(index or path)
@@ -50,59 +50,59 @@ def open_arrays(path: Path) -> ForeignFile:
     try:
         kind, arrays = _read(index or path, content)
         digest = _digest(index or path, kind, content)
-        _check_sum(arrays)
+        _check_total_size(arrays)
         infinite = [name for name, values in arrays.items() if not _is_finite(values)]
-    except Unwelcome as error:
+    except ForbiddenError as error:
         raise CheckpointError(
-            f"{path} asks for {error}, which no weights need, and nothing of it was run; "
-            "get the file from its makers"
+            f"{path} holds {error}, which is not allowed in weights; nothing of it was run, "
+            "get the file from its publisher"
         ) from error
     except DAMAGES as error:
+        text = " ".join(str(error).split())[:200] or type(error).__name__
         raise CheckpointError(
-            f"{path} is damaged, or no file of weights that gap_jax reads "
-            f"({_shorten(error)}); get it again"
+            f"{path} is damaged, or no file of weights that gap_jax reads ({text}); get it again"
         ) from error
     if infinite:
         raise CheckpointError(
-            f"{path} holds values in {infinite[0]} that are not finite; get it anew"
+            f"{path} holds values in {infinite[0]} that are not finite; get it again"
         )
     return ForeignFile(path, kind, digest, arrays)
 
 
 def _check_size(path: Path) -> None:
-    """Before any of it is in memory."""
+    """Refuses a file that is absent or too large, before it is read."""
     if not path.exists():
         raise CheckpointError(f"{path} does not exist; name a file of weights")
     if not path.is_file():
         raise CheckpointError(f"{path} cannot be read (it is no file); name a file")
     if (size := path.stat().st_size) > LARGEST:
         raise CheckpointError(
-            f"{path} has {size / 2**20:,.0f} MiB, and no weights that gap_jax reads have more than "
-            f"{LARGEST / 2**20:,.0f}; name another file"
+            f"{path} has {size / 2**20:,.0f} MiB, and gap_jax reads weights of at most "
+            f"{LARGEST / 2**20:,.0f} MiB; name another file"
         )
 
 
 def _digest(path: Path, kind: str, content: bytes) -> str:
-    """The SHA-256 of a file, of a bundle that of its .index with its data files behind it."""
+    """The SHA-256 of a file; of a bundle that of its .index followed by its data files."""
     digest = hashlib.sha256(content)
     for data in tensorflow_file.map_data(path, content) if kind == BUNDLE else ():
         digest.update(data.data)
     return digest.hexdigest()
 
 
-def _check_sum(arrays: Arrays) -> None:
-    """A storage may have several names, but not so many that looking at them takes ages."""
-    held = sum(values.nbytes for values in arrays.values())
-    if held > LARGEST:
-        raise ValueError(f"its {len(arrays):,} arrays would take {held / 2**20:,.0f} MiB")
+def _check_total_size(arrays: Arrays) -> None:
+    """Limits the names of one storage: reading all of them could take hours."""
+    total = sum(values.nbytes for values in arrays.values())
+    if total > LARGEST:
+        raise ValueError(f"its {len(arrays):,} arrays would take {total / 2**20:,.0f} MiB")
 
 
-def _is_finite(values: Shaped[np.ndarray, "..."]) -> bool:
-    """By parts, as the answers of a whole array would take memory too."""
-    parts = np.nditer(
-        values, ["external_loop", "buffered", "zerosize_ok"], order="K", buffersize=AT_ONCE
+def _is_finite(values: Array) -> bool:
+    """Checks in pieces, because a mask for the whole array would take memory."""
+    pieces = np.nditer(
+        values, ["external_loop", "buffered", "zerosize_ok"], order="K", buffersize=BUFFER_VALUES
     )
-    return all(bool(np.isfinite(part).all()) for part in parts)
+    return all(bool(np.isfinite(piece).all()) for piece in pieces)
 
 
 def _read(path: Path, content: bytes) -> tuple[str, Arrays]:
@@ -120,16 +120,12 @@ def _read(path: Path, content: bytes) -> tuple[str, Arrays]:
         return "keras HDF5", hdf5_file.read_hdf5(path)
     if content.startswith(NUMPY):
         return "numpy dictionary", numpy_file.read_numpy(content)
-    raise ValueError("it begins as none of them")
+    raise ValueError("unknown format")
 
 
 def _read_safetensors(content: bytes) -> Arrays:
-    """The library checks sizes and places; its numpy side knows no bfloat16."""
+    """Reads without safetensors.numpy, which has no bfloat16; the library checks all sizes."""
     return {
         name: np.frombuffer(stored["data"], SAFETENSORS[stored["dtype"]]).reshape(stored["shape"])
         for name, stored in safetensors.deserialize(content)
     }
-
-
-def _shorten(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

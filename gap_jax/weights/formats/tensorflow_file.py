@@ -1,7 +1,8 @@
-"""TensorFlow's checkpoints without TensorFlow: a table of names, with raw values beside or in it.
+"""Reads TensorFlow's checkpoints without TensorFlow: a table of names with raw values.
 
-The table is LevelDB's: blocks of entries whose keys share a prefix with the one before, a block of
-the blocks' places, a footer that says where that one lies. Its values are protocol buffers.
+The table is LevelDB's. It has blocks of entries whose keys share a prefix with the previous key, an
+index block with the offsets of these, and a footer with the offset of the index block. Its values
+are protocol buffers. The raw values are in the table (V1) or in data files (V2).
 """
 
 import struct
@@ -10,37 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Shaped
 
-from gap_jax.weights.formats import LARGEST, MOST_AXES
+from gap_jax.weights.formats import LARGEST, MOST_AXES, Array, Arrays
 from gap_jax.weights.formats.crc32c import crc32c
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
-FOOTER = 48
-TRAILER = 5  # behind each block: how it is compressed, and a checksum
+FOOTER_BYTES = 48
+TRAILER_BYTES = 5  # after each block: its compression and a checksum
 DTYPES: dict[int, Any] = {1: np.float32, 2: np.float64, 3: np.int32, 9: np.int64}
 SINGLE: dict[int, tuple[int, Any]] = {1: (5, np.float32), 2: (6, np.float64), 9: (10, np.int64)}
 SUFFIX = ".index"
-LONGEST_NAME = 2**10  # bytes; a name repeats what it shares with the one before
-ALL_NAMES = 2**25
+LONGEST_NAME_BYTES = 2**10
+ALL_NAMES_BYTES = 2**25  # names share prefixes, so a small file can hold many long ones
 MOST_SHARDS = 1000
-LARGEST_INDEX = 2**26
-MOST_COUNTS = 2**20  # bytes of a variable of whole numbers, which count steps
+LARGEST_INDEX_BYTES = 2**26
+LARGEST_INTEGERS_BYTES = 2**20  # of a variable of whole numbers: these are step counters
 _MASK_DELTA = 0xA282EAD8
-
-Array = Shaped[np.ndarray, "..."]
 
 
 def find_index(path: Path) -> Path | None:
-    """The index of a bundle that `path` names by its prefix."""
+    """The index of the bundle with the prefix `path`."""
     index = path.with_name(path.name + SUFFIX)
     return index if not path.exists() and index.is_file() else None
 
 
 def map_data(index: Path, content: bytes) -> list[Array]:
-    """The files in which a bundle's values lie, as its first entry counts them."""
-    if len(content) > LARGEST_INDEX:
-        raise ValueError(f"{index.name} has {len(content)} bytes of names and places")
+    """Maps the data files of a bundle into memory; its first entry has their number."""
+    if len(content) > LARGEST_INDEX_BYTES:
+        raise ValueError(f"{index.name} has {len(content)} bytes")
     _, header = next(_table(content), (b"", b""))
     count = int(_fields(header).get(1, [1])[0])
     if count > MOST_SHARDS:
@@ -48,7 +46,7 @@ def map_data(index: Path, content: bytes) -> list[Array]:
     prefix = index.name.removesuffix(SUFFIX)
     shards = [index.with_name(f"{prefix}.data-{n:05d}-of-{count:05d}") for n in range(count)]
     if absent := [shard.name for shard in shards if not shard.is_file()]:
-        raise ValueError(f"{absent[0]} does not lie beside it as a file")
+        raise ValueError(f"{absent[0]} is missing beside it")
     sizes = [shard.stat().st_size for shard in shards]
     if sum(sizes) > LARGEST:
         raise ValueError(f"its data files have {sum(sizes) / 2**20:,.0f} MiB")
@@ -58,10 +56,10 @@ def map_data(index: Path, content: bytes) -> list[Array]:
     ]
 
 
-def read_bundle(index: Path, content: bytes) -> dict[str, Array]:
-    """The numeric variables by name, each compared with its checksum."""
+def read_bundle(index: Path, content: bytes) -> Arrays:
+    """Reads the numeric variables by name and verifies their checksums."""
     views = map_data(index, content)
-    room = sum(map(len, views))
+    bytes_left = sum(map(len, views))
     arrays = {}
     for name, value in _table(content):
         entry = _fields(value)
@@ -72,16 +70,16 @@ def read_bundle(index: Path, content: bytes) -> dict[str, Array]:
         dtype = DTYPES.get(entry.get(1, [0])[0])
         if dtype is None:
             continue
-        room -= entry.get(5, [0])[0]
-        if room < 0:
+        bytes_left -= entry.get(5, [0])[0]
+        if bytes_left < 0:
             raise ValueError("its variables are larger than its data files")
         view = views[entry.get(3, [0])[0]]
-        arrays[name.decode()] = _value(name.decode(), entry, np.dtype(dtype), view)
+        arrays[name.decode()] = _view(name.decode(), entry, np.dtype(dtype), view)
     return arrays
 
 
-def read_single(content: bytes) -> dict[str, Array]:
-    """The variables of the older form, one table in which names, shapes and values stand."""
+def read_single(content: bytes) -> Arrays:
+    """Reads the variables of the older form, one table of names, shapes and values."""
     shapes: dict[str, list[int]] = {}
     kinds: dict[str, int] = {}
     arrays = {}
@@ -89,19 +87,19 @@ def read_single(content: bytes) -> dict[str, Array]:
         saved = _fields(value)
         if not key:
             for meta in _fields(saved[1][0]).get(1, []):
-                told = _fields(meta)
-                shapes[told[1][0].decode()] = _dims(told.get(2, [b""])[0])
-                kinds[told[1][0].decode()] = told[3][0]
+                variable = _fields(meta)
+                shapes[variable[1][0].decode()] = _dims(variable.get(2, [b""])[0])
+                kinds[variable[1][0].decode()] = variable[3][0]
             continue
-        part = _fields(saved[2][0])
-        name = part[1][0].decode()
-        tensor = _fields(part[3][0])
+        saved_slice = _fields(saved[2][0])
+        name = saved_slice[1][0].decode()
+        tensor = _fields(saved_slice[3][0])
         field, dtype = SINGLE.get(kinds[name], (0, None))
         if dtype is None:
             continue
         stored = b"".join(tensor.get(field, []))
         if dtype == np.int64:
-            if len(stored) > MOST_COUNTS:
+            if len(stored) > LARGEST_INTEGERS_BYTES:
                 raise ValueError(f"{name} has {len(stored)} bytes of whole numbers")
             values = np.fromiter(_varints(stored), np.uint64).view(np.int64)
         else:
@@ -126,46 +124,46 @@ def _varints(packed: bytes) -> Iterator[int]:
         yield value
 
 
-def _value(name: str, entry: dict[int, list[Any]], dtype: np.dtype, view: Array) -> Array:
+def _view(name: str, entry: dict[int, list[Any]], dtype: np.dtype, view: Array) -> Array:
     dims = _dims(entry.get(2, [b""])[0])
     start, size = entry.get(4, [0])[0], entry.get(5, [0])[0]
     if start + size > len(view) or size != int(np.prod(dims, dtype=object)) * dtype.itemsize:
-        raise ValueError(f"{name} of shape {dims} does not lie in {size} bytes at {start}")
+        raise ValueError(f"{name} of shape {dims} does not fit {size} bytes at {start}")
     stored = view[start : start + size]
-    if _unmask(entry.get(6, [0])[0]) != crc32c(stored):  # a zero is not written
+    if _unmask(entry.get(6, [0])[0]) != crc32c(stored):  # a checksum of 0 is left out
         raise ValueError(f"the checksum of {name} differs")
     return stored.view(dtype).reshape(dims)
 
 
 def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The entries of all blocks, in order; blocks that lie in one another would hold more."""
-    if len(content) < FOOTER:
+    """Yields the entries of all blocks in order; refuses blocks that overlap."""
+    if len(content) < FOOTER_BYTES:
         raise ValueError("too short for a table")
-    footer = content[-FOOTER:]
+    footer = content[-FOOTER_BYTES:]
     position = 0
-    for _ in range(2):  # the metaindex's place
+    for _ in range(2):  # offset and size of the metaindex
         _, position = _varint(footer, position)
     start, position = _varint(footer, position)
     size, _ = _varint(footer, position)
-    left, room = ALL_NAMES, len(content)
-    for _, place in _block(content, start, size):
-        block_start, after = _varint(place, 0)
-        block_size, _ = _varint(place, after)
-        room -= block_size
-        if room < 0:
+    names_left, bytes_left = ALL_NAMES_BYTES, len(content)
+    for _, handle in _block(content, start, size):
+        block_start, after = _varint(handle, 0)
+        block_size, _ = _varint(handle, after)
+        bytes_left -= block_size
+        if bytes_left < 0:
             raise ValueError("its blocks are larger than the file")
         for key, value in _block(content, block_start, block_size):
-            left -= len(key)
-            if left < 0:
-                raise ValueError(f"its names take more than {ALL_NAMES} bytes")
+            names_left -= len(key)
+            if names_left < 0:
+                raise ValueError(f"its names take more than {ALL_NAMES_BYTES} bytes")
             yield key, value
 
 
 def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes]]:
-    if start + size + TRAILER > len(content) or size < 4:
-        raise ValueError(f"a block of {size} bytes at {start} ends behind the file")
+    if start + size + TRAILER_BYTES > len(content) or size < 4:
+        raise ValueError(f"a block of {size} bytes at {start} ends after the file")
     block = content[start : start + size]
-    trailer = content[start + size : start + size + TRAILER]
+    trailer = content[start + size : start + size + TRAILER_BYTES]
     if trailer[0]:
         raise ValueError("the table is compressed, which is not read")
     if _unmask(struct.unpack_from("<I", trailer, 1)[0]) != crc32c(block + trailer[:1]):
@@ -176,18 +174,18 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
         shared, position = _varint(block, position)
         unshared, position = _varint(block, position)
         length, position = _varint(block, position)
-        if shared > len(key) or shared + unshared > LONGEST_NAME:
+        if shared > len(key) or shared + unshared > LONGEST_NAME_BYTES:
             raise ValueError(f"a name of {shared} and {unshared} bytes")
         key = key[:shared] + block[position : position + unshared]
         position += unshared
         yield key, block[position : position + length]
         position += length
         if position > end:
-            raise ValueError("an entry ends behind its block")
+            raise ValueError("an entry ends after its block")
 
 
 def _fields(message: bytes) -> dict[int, list[Any]]:
-    """A protocol buffer's fields: numbers, or bytes where it holds text or another message."""
+    """Parses a protocol buffer's fields: numbers, or the bytes of texts and messages."""
     fields: dict[int, list[Any]] = {}
     position = 0
     while position < len(message):
@@ -205,7 +203,7 @@ def _fields(message: bytes) -> dict[int, list[Any]]:
             case kind:
                 raise ValueError(f"a field of kind {kind} in the table")
         if position > len(message):
-            raise ValueError("a field ends behind its message")
+            raise ValueError("a field ends after its message")
         fields.setdefault(tag >> 3, []).append(value)
     return fields
 

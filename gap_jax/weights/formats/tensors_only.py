@@ -1,7 +1,7 @@
-"""Pickles that may hold tensors and nothing else: nothing that they name is ever imported.
+"""Loads pickles that hold only tensors; no global of a pickle is ever imported.
 
-A pickle is scanned before it is read: opcodes other than those of a state dict, globals other than
-the few below, and numbers that would reserve memory are refused while nothing has run.
+A pickle is scanned before it is loaded. The scan refuses opcodes that a state dict does not need
+and numbers that would reserve memory; loading refuses globals that are not allowed.
 """
 
 import io
@@ -10,7 +10,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-LARGEST = 64 * 2**20  # bytes of a pickle: names and shapes, the values lie elsewhere
+LARGEST = 64 * 2**20  # bytes of a pickle: names and shapes, the values are elsewhere
 MOST_IN_TUPLE = 2**16
 MARK = -1  # among the sizes
 OPCODES = {
@@ -24,28 +24,28 @@ OPCODES = {
 }  # fmt: skip
 
 
-class Unwelcome(ValueError):
-    """What a pickle asks for and may not have."""
+class ForbiddenError(ValueError):
+    """Content that is not allowed in a file of weights."""
 
 
 def scan(content: bytes) -> int:
-    """The length of the first pickle in `content`, in which nothing is unwelcome."""
+    """Checks the first pickle in `content` and returns its length."""
     stream, sizes = io.BytesIO(content), _Sizes()
     for opcode, argument, position in pickletools.genops(stream):
         if opcode.name not in OPCODES:
-            raise Unwelcome(f"the pickle opcode {opcode.name}")
+            raise ForbiddenError(f"the pickle opcode {opcode.name}")
         if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise Unwelcome(f"the memo {argument}")
+            raise ForbiddenError(f"the memo {argument}")
         if opcode.name == "STOP":
             return (position or 0) + 1
         sizes.follow(opcode, argument)
-    raise Unwelcome("a pickle without an end")
+    raise ForbiddenError("a pickle without an end")
 
 
 class _Sizes:
-    """How many values each tuple on the pickle's stack holds, those of tuples in it included.
+    """Counts the values of each tuple on the pickle's stack, nested tuples included.
 
-    A tuple that holds another one twice, and so on, is short to write and takes ages to hash.
+    A tuple that holds another one twice, and so on, is a few bytes long and takes hours to hash.
     """
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class _Sizes:
         self._memo: dict[int, int] = {}
 
     def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Does to the sizes what the opcode does to the values."""
+        """Updates the sizes as the opcode updates the stack."""
         name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
         if name == "MARK":
             self._stack.append(MARK)
@@ -67,7 +67,7 @@ class _Sizes:
             taken = self._take([each.name for each in before])
             size = 1 + sum(taken) if "TUPLE" in name else 1
             if size > MOST_IN_TUPLE:
-                raise Unwelcome(f"a tuple of more than {MOST_IN_TUPLE} values")
+                raise ForbiddenError(f"a tuple of more than {MOST_IN_TUPLE} values")
             self._stack.extend([size] * len(after))
 
     def _take(self, kinds: list[str]) -> list[int]:
@@ -88,9 +88,9 @@ def load(
     encoding: str = "ASCII",
     longest: int = LARGEST,
 ) -> tuple[Any, int]:
-    """What the first pickle holds, and its length; `allowed` gives the globals by "module.name".
+    """Loads the first pickle and returns its length too; `allowed` has globals by "module.name".
 
-    `storage` answers the persistent ids, with which torch names what lies outside the pickle.
+    `storage` resolves persistent ids, torch's references to data outside the pickle.
     """
     size = scan(content[:longest])
     return _Tensors(content[:size], allowed, storage, encoding).load(), size
@@ -109,14 +109,14 @@ class _Tensors(pickle.Unpickler):
         self.storage = storage
 
     def find_class(self, module: str, name: str) -> Any:
-        """One of the allowed, by its name alone."""
+        """Returns an allowed global."""
         try:
             return self.allowed[f"{module}.{name}"]
         except KeyError:
-            raise Unwelcome(f"{module}.{name}") from None
+            raise ForbiddenError(f"{module}.{name}") from None
 
     def persistent_load(self, pid: Any) -> Any:
-        """What lies outside the pickle."""
+        """Resolves a reference to data outside the pickle."""
         if self.storage is None:
-            raise Unwelcome("a storage")
+            raise ForbiddenError("a storage")
         return self.storage(pid)
