@@ -1,1 +1,1 @@
-"""Everything inside jit: targets, losses, optimisers, as pure functions."""
+"""The pure functions of training: targets, losses, optimisers, steps."""

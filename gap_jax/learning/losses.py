@@ -1,4 +1,4 @@
-"""Losses as one value per example, and the weighted mean that turns them into a number."""
+"""Losses with one value per example, and their weighted mean."""
 
 from collections.abc import Sequence
 
@@ -10,8 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from gap_jax.learning.targets import PoseTargets
 
-REFERENCE_GROUP = 16  # images per GPU in the released code, whose pose loss divides by them twice
-REDUCTIONS = ("reference", "mean", "sum_per_image")
+REFERENCE_GROUP = 16  # images per GPU in the released code, whose pose loss divides by it twice
 
 
 def weighted_mean(
@@ -19,11 +18,10 @@ def weighted_mean(
     weights: Float[Array, " b"],
     total_weight: Float[Array, ""] | None = None,
 ) -> Float[Array, ""]:
-    """sum_i w_i v_i / sum_i w_i; 0 where nothing has weight.
+    """sum_i w_i v_i / sum_i w_i; 0 if no example has weight.
 
-    An example of weight 0 adds nothing, even if its value is NaN. For a micro-batch give the whole
-    batch's `total_weight`: the results of the micro-batches then add up to the batch's, and so do
-    their gradients.
+    An example of weight 0 adds nothing, even if its value is NaN. With the `total_weight` of the
+    whole batch the results of its micro-batches add up to the batch's, and so do their gradients.
     """
     kept = jnp.where(weights > 0, values.astype(jnp.float32) * weights, 0)
     total = weights.astype(jnp.float32).sum() if total_weight is None else total_weight
@@ -38,7 +36,7 @@ def softmax_cross_entropy(
 ) -> Float[Array, " b"]:
     """-(1 - s) log p_label - s mean_k log p_k, times the weight of the label's class.
 
-    Of an unlabelled image (-1) only the smoothing term is left; its weight in the mean is 0.
+    An unlabelled image (-1) has only the smoothing term; its weight in the mean is 0.
     """
     is_label = jax.nn.one_hot(labels, logits.shape[-1])
     targets = optax.losses.smooth_labels(is_label, smoothing)
@@ -47,10 +45,10 @@ def softmax_cross_entropy(
 
 
 def unlabelled_cross_entropy(logits: Float[Array, "b k"]) -> Float[Array, " b"]:
-    """0, with the gradient softmax(logits): TensorFlow's cross-entropy where no class is the label.
+    """0 with the gradient softmax(logits): TensorFlow's cross-entropy if no class is the label.
 
-    optax's has no gradient there. TensorFlow computes value and gradient by formulas that agree
-    only if the labels' shares sum to 1.
+    optax's has no gradient in this case. TensorFlow computes value and gradient by formulas that
+    agree only if the labels sum to 1.
     """
     log_sum = jax.nn.logsumexp(logits.astype(jnp.float32), axis=-1)
     return log_sum - jax.lax.stop_gradient(log_sum)
@@ -77,10 +75,10 @@ def top1_hits(
 
 
 def balanced_class_weights(class_counts: Sequence[int]) -> Float[np.ndarray, " k"]:
-    """Weights in inverse proportion to a class's count, 1 on average over the counted examples.
+    """Weights in inverse proportion to a class's count, 1 on average over the examples.
 
-    Of n examples in m classes that occur, a class with c of them weighs n / (m c); a class that
-    does not occur weighs 0.
+    With n examples in m classes that occur, a class of c examples has the weight n / (m c); a
+    class without examples has the weight 0.
     """
     counts = np.asarray(class_counts, np.float64)
     occurs = counts > 0
@@ -100,27 +98,26 @@ def pose_squared_error(
 def pose_loss(
     predicted: Float[Array, "b h w 16"], targets: PoseTargets, reduction: str
 ) -> Float[Array, " b"]:
-    """Per-example values whose mean over B images is the reduction's number.
+    """Values per example whose mean over B images is the reduced loss.
 
     With S the sum of S_b: `reference` 0.5 S / (16 B h w), `mean` 0.5 S / (B h w), `sum_per_image`
     0.5 S / B.
     """
     _, h, w, _ = predicted.shape
-    return _unit(reduction, h, w) * pose_squared_error(predicted, targets)
+    return _factors(h, w)[reduction] * pose_squared_error(predicted, targets)
 
 
 def pose_weight_in_all_units(weight: float, reduction: str, h: int, w: int) -> dict[str, float]:
     """The weights that give the same loss under each of the reductions."""
-    strength = weight * _unit(reduction, h, w)
-    return {each: strength / _unit(each, h, w) for each in REDUCTIONS}
+    factors = _factors(h, w)
+    strength = weight * factors[reduction]
+    return {each: strength / factor for each, factor in factors.items()}
 
 
-def _unit(reduction: str, h: int, w: int) -> float:
-    match reduction:
-        case "reference":
-            return 0.5 / (REFERENCE_GROUP * h * w)
-        case "mean":
-            return 0.5 / (h * w)
-        case "sum_per_image":
-            return 0.5
-    raise ValueError(f"unknown pose reduction {reduction!r}")
+def _factors(h: int, w: int) -> dict[str, float]:
+    """The factor of the squared error under each reduction."""
+    return {
+        "reference": 0.5 / (REFERENCE_GROUP * h * w),
+        "mean": 0.5 / (h * w),
+        "sum_per_image": 0.5,
+    }

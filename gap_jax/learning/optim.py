@@ -1,7 +1,7 @@
 """The optimiser of a run: decay, momentum or Adam, schedule, clipping, factors by path, freezing.
 
-A path is the names down to a parameter joined by slashes, as in backbone/stage1/0/conv1/kernel; a
-shorter path stands for everything below it.
+A path joins the names down to a parameter by slashes, as in backbone/stage1/0/conv1/kernel; a
+shorter path selects all parameters below it.
 """
 
 import math
@@ -24,7 +24,7 @@ def learning_rate(cfg: OptimConfig, steps: int, step: Step) -> Float[Array, ""]:
     """The rate of update number `step`, counted from 0, in a run of `steps`.
 
     With warm-up over W steps the rate is multiplied by (step + 1) / W until that is 1. Stairs are
-    counted from step 0; the cosine starts behind the warm-up and would reach 0 at `steps`.
+    counted from step 0; the cosine starts after the warm-up and reaches 0 at `steps`.
     """
     at = jnp.asarray(step, jnp.int32)
     match cfg.schedule:
@@ -45,13 +45,12 @@ def learning_rate(cfg: OptimConfig, steps: int, step: Step) -> Float[Array, ""]:
 def build_optimizer(
     cfg: OptimConfig, steps: int, params: PyTree
 ) -> optax.GradientTransformationExtraArgs:
-    """The run's optimiser for parameters (or their shapes); `update` takes `step=` by name.
+    """Builds the optimiser for parameters (or their shapes); `update` takes the keyword `step`.
 
-    The rate follows the step it is given and nothing is counted here but Adam's moments, so a
-    skipped update still moves the schedule on. In order: clipping of the global gradient norm;
-    then `sgd`: decay added to the gradient, v = momentum v + g, update -rate v; or `adamw`: Adam's
-    direction plus decay, update -rate times it. Frozen parameters have no state, are outside the
-    norm, and their update is 0.
+    The rate is a function of `step`, so the schedule also advances if an update is skipped. In
+    order: clipping of the global gradient norm; then `sgd`: decay added to the gradient,
+    v = momentum v + g, update -rate v; or `adamw`: Adam's direction plus decay, update -rate times
+    it. Frozen parameters have no state, do not count in the norm, and their update is 0.
     """
     factors = parse_multipliers(cfg.multipliers)
     check_paths("optim.multipliers", factors, params)
@@ -71,9 +70,9 @@ def build_optimizer(
 
 
 def mask_decayed(params: PyTree) -> PyTree[bool]:
-    """True at convolution-like weights, which are the leaves named `kernel`.
+    """True at the leaves named `kernel`.
 
-    So `bias`, batch norm's `gamma` and `beta`, and a saliency's `gate` never decay.
+    `bias`, batch norm's `gamma` and `beta`, and a saliency's `gate` never decay.
     """
     return jax.tree_util.tree_map_with_path(
         lambda path, _: name_path(path).split("/")[-1] == "kernel", params
@@ -88,13 +87,13 @@ def mask_frozen(tree: PyTree, frozen: Iterable[str]) -> PyTree[bool]:
 
 
 def gradient_norm(grads: PyTree, frozen: Iterable[str]) -> Float[Array, ""]:
-    """The global norm of the gradients that move something: what clipping sees."""
+    """The global norm of the gradients of parameters that are not frozen, as for clipping."""
     pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(mask_frozen(grads, frozen)), strict=True)
     return optax.tree.norm([leaf for leaf, is_frozen in pairs if not is_frozen])
 
 
 def parse_multipliers(multipliers: Iterable[str]) -> dict[str, float]:
-    """Reads ('backbone=0.1',) into {'backbone': 0.1}."""
+    """Parses ('backbone=0.1',) to {'backbone': 0.1}."""
     factors: dict[str, float] = {}
     for text in multipliers:
         path, equals, number = text.partition("=")
@@ -114,7 +113,7 @@ def parse_multipliers(multipliers: Iterable[str]) -> dict[str, float]:
 
 
 def check_paths(field: str, paths: Iterable[str], params: PyTree) -> None:
-    """Refuses a path at which there is no parameter, naming the nearest one that is there."""
+    """Refuses a path without parameters; the error suggests the nearest path."""
     known = dict.fromkeys(
         "/".join(parts[: depth + 1])
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
@@ -129,7 +128,7 @@ def check_paths(field: str, paths: Iterable[str], params: PyTree) -> None:
 
 
 def name_path(path: tuple[Any, ...]) -> str:
-    """A leaf's path as text; the box that nnx puts around a leaf is no part of it."""
+    """A leaf's path as text, without nnx's `value` attribute."""
     if path and path[-1] == jax.tree_util.GetAttrKey("value"):
         path = path[:-1]
     return jax.tree_util.keystr(path, simple=True, separator="/")
@@ -142,11 +141,11 @@ def _is_below(name: str, path: str) -> bool:
 def _scale_by_rate(
     cfg: OptimConfig, steps: int, factors: Mapping[str, float]
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by -rate(step) and by the factor of the longest path that holds a parameter."""
+    """Multiplies by -rate(step) and by the factor of the longest path above a parameter."""
 
     def factor(name: str) -> float:
-        held = [path for path in factors if _is_below(name, path)]
-        return factors[max(held, key=len)] if held else 1.0
+        above = [path for path in factors if _is_below(name, path)]
+        return factors[max(above, key=len)] if above else 1.0
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree = None, **extra_args: Any

@@ -1,4 +1,4 @@
-"""Which device holds what: images over all devices, parameters over `fsdp`, the rest whole."""
+"""The sharding of arrays: images over all devices, parameters over `fsdp`, the rest replicated."""
 
 import math
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from gap_jax.batch import Batch
 from gap_jax.config import Config
 from gap_jax.errors import ConfigError
 
-SMALLEST_SHARDED = 2**12  # a smaller array costs more to gather than to hold everywhere
-IMAGES = ("data", "fsdp")
+SMALLEST_SHARDED = 2**12  # values; gathering a smaller array costs more than replicating it
+IMAGE_AXES = ("data", "fsdp")
 
 
 def make_mesh(cfg: Config, devices: Sequence[Any] | None = None) -> Mesh:
-    """All devices as (data, fsdp), in process order, so that each process feeds its own rows."""
+    """Arranges all devices as (data, fsdp) in process order: each process feeds its own rows."""
     devices = list(jax.devices() if devices is None else devices)
     count, fsdp = len(devices), cfg.mesh.fsdp
     if count % fsdp:
@@ -34,24 +34,24 @@ def make_mesh(cfg: Config, devices: Sequence[Any] | None = None) -> Mesh:
             better = f"{below} or {below + count}" if below else str(count)
             raise ConfigError(f"{name}={size} is not divisible by {count} devices; use {better}")
     mesh = jax.make_mesh(
-        (count // fsdp, fsdp), IMAGES, axis_types=(AxisType.Auto,) * 2, devices=devices
+        (count // fsdp, fsdp), IMAGE_AXES, axis_types=(AxisType.Auto,) * 2, devices=devices
     )
     processes = [device.process_index for device in mesh.devices.flat]
     if processes != sorted(processes):
-        raise RuntimeError("the mesh interleaves processes; their rows would change places")
+        raise RuntimeError("the mesh interleaves processes; their rows would be swapped")
     return mesh
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The same array on every device."""
+    """The sharding with the whole array on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
-    """Large arrays split over `fsdp` along their longest divisible axis; everything else whole."""
+    """Shards large arrays over `fsdp` along their longest divisible axis; replicates the rest."""
     fsdp = mesh.shape["fsdp"]
 
-    def place(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+    def shard(leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         axes = [axis for axis, size in enumerate(leaf.shape) if size % fsdp == 0]
         if fsdp == 1 or not axes or math.prod(leaf.shape) < SMALLEST_SHARDED:
             return replicated(mesh)
@@ -59,25 +59,21 @@ def state_shardings(state: PyTree, mesh: Mesh) -> PyTree:
         spec = [None] * longest + ["fsdp"]
         return NamedSharding(mesh, PartitionSpec(*spec))
 
-    return jax.tree.map(place, state)
+    return jax.tree.map(shard, state)
 
 
-def globalise(parts: Sequence[HostBatch], mesh: Mesh) -> Batch:
-    """Micro-batches from every process as one array each: (micro-batches, images, ...)."""
-    sharding = NamedSharding(mesh, PartitionSpec(None, IMAGES))
+def globalise(micro_batches: Sequence[HostBatch], mesh: Mesh) -> Batch:
+    """Joins the micro-batches of all processes to global arrays (micro-batches, images, ...)."""
+    sharding = NamedSharding(mesh, PartitionSpec(None, IMAGE_AXES))
 
     def join(*rows: np.ndarray) -> jax.Array:
         local = rows[0][None] if len(rows) == 1 else np.stack(rows)
         return jax.make_array_from_process_local_data(sharding, local)
 
-    return Batch(*(join(*fields) for fields in zip(*parts, strict=True)))
-
-
-def gather_ids(batch: Batch, mesh: Mesh) -> Int[Array, " n"]:
-    """The record ids of the whole batch in their order, on every process."""
-    return _gather(batch.id, replicated(mesh))
+    return Batch(*(join(*fields) for fields in zip(*micro_batches, strict=True)))
 
 
 @partial(jax.jit, static_argnums=1)
-def _gather(ids: Int[Array, "m b"], whole: NamedSharding) -> Int[Array, " n"]:
-    return jax.lax.with_sharding_constraint(ids.reshape(-1), whole)
+def gather_ids(batch: Batch, mesh: Mesh) -> Int[Array, " n"]:
+    """Gathers the record ids of the whole batch, in order, on every process."""
+    return jax.lax.with_sharding_constraint(batch.id.reshape(-1), replicated(mesh))

@@ -1,6 +1,7 @@
-"""The network as a pure function, and everything a training step changes."""
+"""The network as a pure function, and the training state."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -18,17 +19,16 @@ from gap_jax.models.folding import fold
 
 
 class Variables(NamedTuple):
-    """What a network computes with: learned parameters and running batch statistics."""
+    """The arrays of a network: learned parameters and running batch statistics."""
 
     params: PyTree
     stats: PyTree
 
 
 class TrainState(NamedTuple):
-    """All that a step changes and a checkpoint keeps; `ema` is empty where nothing is averaged.
+    """The state that a step updates and a checkpoint saves; `ema` is empty without averaging.
 
-    A step whose loss or gradient is not finite changes nothing here but `step`, `skipped_in_row`
-    and `skipped`.
+    A step whose loss or gradient is not finite updates only `step`, `skipped_in_row` and `skipped`.
     """
 
     step: Int[Array, ""]
@@ -40,13 +40,13 @@ class TrainState(NamedTuple):
 
     @property
     def best_variables(self) -> Variables:
-        """What evaluation and export use: the average where there is one."""
+        """The variables for evaluation and export: the average if there is one."""
         return self.ema or self.variables
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The structure of a network, apart from its variables."""
+    """The structure of a network without its variables."""
 
     graph: Any
 
@@ -59,54 +59,53 @@ class Model:
         keys: Key[Array, " b"] | None = None,
         want_maps: bool = False,
     ) -> tuple[Outputs, PyTree]:
-        """The network's outputs and its running statistics afterwards."""
+        """Returns the network's outputs and its updated running statistics."""
         network = nnx.merge(self.graph, variables.params, variables.stats, copy=True)
         outputs = network(image, train=train, keys=keys, want_maps=want_maps)
         return outputs, nnx.state(network, nnx.BatchStat)
 
     def locate_cells(self, variables: Variables, height: int, width: int) -> Grid:
-        """Where the cells of the backbone's map stand in an image of that size."""
+        """Computes the axes of the backbone's map for an image of that size."""
         backbone = nnx.merge(self.graph, variables.params, variables.stats).backbone
         return Grid(backbone.locate(Axis(height)), backbone.locate(Axis(width)))
 
 
 def split_network(cfg: Config, classes: int, seed: int) -> tuple[Model, Variables]:
-    """A freshly initialised network, taken apart."""
+    """Builds a freshly initialised network and splits it."""
     graph, params, stats = nnx.split(build(cfg, classes, nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)
     return Model(graph), Variables(params, stats)
 
 
 def fold_network(model: Model, variables: Variables) -> tuple[Model, Variables]:
-    """An equal network for evaluation only, in which what no picture changes is multiplied out."""
+    """Folds a network for evaluation (see `fold`); the given one is not changed."""
     network = fold(nnx.merge(model.graph, variables.params, variables.stats, copy=True))
     graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     return Model(graph), Variables(params, stats)
 
 
 def describe_model(cfg: Config, classes: int, *, folded: bool = False) -> tuple[Model, Variables]:
-    """The structure and the shapes of the variables, without computing any."""
-    found: list[Model] = []
-
-    def shapes() -> Variables:
-        model, variables = split_network(cfg, classes, 0)
-        found.append(model)
-        return variables
-
-    variables = jax.eval_shape(shapes)
-    return describe_folded(found[0], variables) if folded else (found[0], variables)
+    """Returns the structure and the shapes of the variables, without computing values."""
+    model, variables = _trace(lambda _: split_network(cfg, classes, 0), None)
+    return describe_folded(model, variables) if folded else (model, variables)
 
 
 def describe_folded(model: Model, variables: Variables) -> tuple[Model, Variables]:
-    """The structure and the shapes that folding leads to, without computing any."""
-    found: list[Model] = []
+    """Returns the structure and the shapes after folding, without computing values."""
+    return _trace(lambda variables: fold_network(model, variables), variables)
 
-    def shapes(variables: Variables) -> Variables:
-        folded, variables = fold_network(model, variables)
-        found.append(folded)
-        return variables
 
-    variables = jax.eval_shape(shapes, variables)
-    return found[0], variables
+def _trace(
+    make: Callable[[Any], tuple[Model, Variables]], variables: Variables | None
+) -> tuple[Model, Variables]:
+    models: list[Model] = []
+
+    def shapes(variables: Variables | None) -> Variables:
+        model, made = make(variables)
+        models.append(model)
+        return made
+
+    made = jax.eval_shape(shapes, variables)
+    return models[0], made
 
 
 def count_parameters(params: PyTree) -> dict[str, int]:
@@ -118,7 +117,7 @@ def count_parameters(params: PyTree) -> dict[str, int]:
 def start_state(
     variables: Variables, optimizer: optax.GradientTransformationExtraArgs, *, averaged: bool
 ) -> TrainState:
-    """The state before the first step."""
+    """Builds the state before the first step."""
     zero = jnp.zeros((), jnp.int32)
     return TrainState(
         step=zero,

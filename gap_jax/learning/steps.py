@@ -1,9 +1,9 @@
-"""One training step and one evaluation step: pure functions, compiled once each.
+"""The training step and the evaluation step: pure functions, compiled once each.
 
-A batch is (micro-batches, images, ...). Its gradient is the sum over micro-batches of the gradient
-of their share of the batch's mean loss; running statistics move once, by the mean of what each
-micro-batch alone would have made of them. So cutting a batch into micro-batches changes nothing,
-unless `model.norm_running=first` lets those statistics follow the last micro-batch's first group.
+A batch is (micro-batches, images, ...). The gradients of the micro-batches' shares of the mean loss
+are summed. Running statistics are updated once, by the mean of the updates of all micro-batches. So
+the number of micro-batches changes no result, unless `model.norm_running=first`: then running
+statistics follow the first group of the last micro-batch.
 """
 
 import functools
@@ -26,12 +26,12 @@ from gap_jax.learning.state import Model, TrainState, Variables
 from gap_jax.learning.targets import draw_heatmaps
 
 WITHOUT_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
-AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name of it
-LONGEST_UNROLLED = 8  # on CPU a convolution inside a loop takes almost six times as long
+AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name
+MOST_UNROLLED = 8  # micro-batches; on CPU a convolution in a loop is almost six times slower
 
 
 class Means(NamedTuple):
-    """A micro-batch's shares of the batch's means."""
+    """The shares of a micro-batch in the means of the batch."""
 
     loss: Float[Array, ""]
     loss_action: Float[Array, ""]
@@ -39,7 +39,7 @@ class Means(NamedTuple):
     accuracy: Float[Array, ""]
 
 
-# `finite` is 0 where the step was skipped; merged over steps, all but the last values are means
+# `finite` is 0 if the step was skipped; over several steps all but the LastValues are averaged
 TrainMetrics = Collection.create(
     **{name: Average.from_output(name) for name in (*Means._fields, "grad_norm")},
     learning_rate=LastValue.from_output("learning_rate"),
@@ -59,7 +59,7 @@ def build_train_step(
     mesh: Mesh,
     class_weights: Float[Array, " k"] | None = None,
 ) -> TrainStep:
-    """The function (state, batch) -> (state, metrics) of a run."""
+    """Builds the function (state, batch) -> (state, metrics) of a run."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Collection]:
         whole = jax.lax.with_sharding_constraint(state.variables.params, replicated(mesh))
@@ -72,8 +72,8 @@ def build_train_step(
         )
         params = optax.apply_updates(state.variables.params, updates)
         stats = _keep_frozen(cfg, stats, state.variables.stats)
-        moved = Variables(params, stats)
-        proposed = (moved, opt_state, _average(state.ema, moved, cfg.train.ema_decay))
+        updated = Variables(params, stats)
+        proposed = (updated, opt_state, _average(state.ema, updated, cfg.train.ema_decay))
         kept = (state.variables, state.opt_state, state.ema)
         variables, opt_state, ema = jax.tree.map(
             lambda new, old: jnp.where(finite, new, old), proposed, kept
@@ -94,27 +94,27 @@ def build_train_step(
 
 
 def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
-    """(variables, batch of one micro-batch) -> logits, the same on every device; not yet compiled.
+    """Builds (variables, batch of one micro-batch) -> logits, replicated; not yet compiled.
 
-    Of an image with several `views` they are the mean over these, which lie along axis 1.
+    With several `views` along axis 1 of the images, logits are averaged over views.
 
-    On CPU XLA hands products to YNNPACK, which makes a training step a fifth faster. This one it
-    makes a tenth faster where AVX2 is widest, but a tenth slower with AVX-512: so not there.
+    On CPU XLA uses YNNPACK for products, which makes a training step a fifth faster. It makes this
+    step a tenth faster with AVX2, but a tenth slower with AVX-512, where it is switched off.
     """
     on_cpu = jax.default_backend() == "cpu"
 
-    def answer(variables: Variables, image: UInt8[Array, "b *frames h w 3"]) -> Float[Array, "b k"]:
+    def score(variables: Variables, image: UInt8[Array, "b *frames h w 3"]) -> Float[Array, "b k"]:
         return model.apply(variables, image)[0].logits
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
         whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
         if views == 1:
-            logits = answer(whole, batch.image[0])
+            logits = score(whole, batch.image[0])
         elif on_cpu:
-            logits = sum(answer(whole, batch.image[0, :, i]) for i in range(views)) / views
+            logits = sum(score(whole, batch.image[0, :, i]) for i in range(views)) / views
         else:
             each = jnp.moveaxis(batch.image[0], 1, 0)
-            logits = jax.lax.map(functools.partial(answer, whole), each).mean(0)
+            logits = jax.lax.map(functools.partial(score, whole), each).mean(0)
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
     options = WITHOUT_YNN if on_cpu and has_avx512() else None
@@ -122,10 +122,10 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
 
 
 def has_avx512() -> bool:
-    """Whether this machine's CPU has the instructions, as numpy found."""
-    about: Any = np.show_config(mode="dicts")
-    kinds = about["SIMD Extensions"]
-    names = {*kinds.get("baseline", ()), *kinds.get("found", ())}
+    """Whether numpy finds AVX-512 on this CPU."""
+    config: Any = np.show_config(mode="dicts")
+    extensions = config["SIMD Extensions"]
+    names = {*extensions.get("baseline", ()), *extensions.get("found", ())}
     return not names.isdisjoint(AVX512)
 
 
@@ -133,7 +133,7 @@ def _build_micro_loss(
     cfg: Config, model: Model, batch: Batch, class_weights: Float[Array, " k"] | None
 ) -> MicroLoss:
     labelled = batch.weight.sum()
-    pulls_unlabelled = cfg.train.unlabelled == "reference" and batch.label.ndim == 2
+    counts_unlabelled = cfg.train.unlabelled == "reference" and batch.label.ndim == 2
     images = jnp.float32(batch.id.size)
     apply = functools.partial(model.apply, train=True)
     if cfg.model.remat:
@@ -141,35 +141,34 @@ def _build_micro_loss(
         apply = jax.checkpoint(apply, policy=keep_units)
 
     def micro_loss(
-        params: PyTree, stats: PyTree, part: Batch, keys: Key[Array, " b"]
+        params: PyTree, stats: PyTree, micro_batch: Batch, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Means, PyTree]]:
-        outputs, stats = apply(Variables(params, stats), part.image, keys=keys)
-        if part.label.ndim == 1:
+        image, keypoints, disc_radius, label, weight, _ = micro_batch
+        outputs, stats = apply(Variables(params, stats), image, keys=keys)
+        if label.ndim == 1:
             each = losses.softmax_cross_entropy(
-                outputs.logits, part.label, cfg.train.label_smoothing, class_weights
+                outputs.logits, label, cfg.train.label_smoothing, class_weights
             )
         else:
-            each = losses.sigmoid_cross_entropy(outputs.logits, part.label)
-        if pulls_unlabelled:
+            each = losses.sigmoid_cross_entropy(outputs.logits, label)
+        if counts_unlabelled:
             unlabelled = losses.unlabelled_cross_entropy(outputs.logits)
-            each = jnp.where(part.weight > 0, each, unlabelled)
+            each = jnp.where(weight > 0, each, unlabelled)
             action = losses.weighted_mean(each, jnp.ones_like(each), images)
         else:
-            action = losses.weighted_mean(each, part.weight, labelled)
+            action = losses.weighted_mean(each, weight, labelled)
         pose = jnp.float32(0)
-        if outputs.pose is not None and cfg.model.frames == 1:  # a clip has no joints of its own
+        if outputs.pose is not None and cfg.model.frames == 1:  # clips have no keypoints
+            _, height, width, _ = image.shape
+            _, rows, columns, _ = outputs.pose.shape
             targets = draw_heatmaps(
-                part.keypoints,
-                part.disc_radius,
-                _size(part.image),
-                _size(outputs.pose),
-                cfg.pose,
+                keypoints, disc_radius, (height, width), (rows, columns), cfg.pose
             )
             of_image = losses.pose_loss(outputs.pose, targets, cfg.pose.reduction)
             pose = losses.weighted_mean(of_image, jnp.ones_like(of_image), images)
         loss = action + cfg.pose.weight * pose
-        hits = losses.top1_hits(outputs.logits, part.label)
-        accuracy = losses.weighted_mean(hits, part.weight, labelled)
+        hits = losses.top1_hits(outputs.logits, label)
+        accuracy = losses.weighted_mean(hits, weight, labelled)
         return loss, (Means(loss, action, pose, accuracy), stats)
 
     return micro_loss
@@ -178,45 +177,40 @@ def _build_micro_loss(
 def _accumulate(
     cfg: Config, micro_loss: MicroLoss, params: PyTree, state: TrainState, batch: Batch
 ) -> tuple[PyTree, Means, PyTree]:
-    """The gradient and the means of the whole batch, and the mean (or last) moved statistics."""
+    """The gradient and the means of the batch, and the mean (or last) updated statistics."""
     micro_batches, images = batch.id.shape
     root = jax.random.fold_in(jax.random.key(cfg.train.seed), state.step)
     rows = jnp.arange(micro_batches * images).reshape(micro_batches, images)
     keys = jax.vmap(jax.vmap(lambda row: jax.random.fold_in(root, row)))(rows)
 
     def differentiate(
-        part: Batch, part_keys: Key[Array, " b"], is_last: bool | Bool[Array, ""]
+        micro_batch: Batch, row_keys: Key[Array, " b"], is_last: bool | Bool[Array, ""]
     ) -> tuple[PyTree, Means, PyTree]:
         gradient = jax.grad(micro_loss, has_aux=True)
-        grads, (means, stats) = gradient(params, state.variables.stats, part, part_keys)
+        grads, (means, stats) = gradient(params, state.variables.stats, micro_batch, row_keys)
         if cfg.model.norm_running == "first":
             return grads, means, jax.tree.map(lambda leaf: jnp.where(is_last, leaf, 0), stats)
         return grads, means, jax.tree.map(lambda leaf: leaf / micro_batches, stats)
 
     last = micro_batches - 1
-    if micro_batches <= LONGEST_UNROLLED and jax.default_backend() == "cpu":
+    if micro_batches <= MOST_UNROLLED and jax.default_backend() == "cpu":
         results = [
-            differentiate(Batch(*part), keys[i], i == last)
-            for i, part in enumerate(zip(*batch, strict=True))
+            differentiate(Batch(*fields), keys[i], i == last)
+            for i, fields in enumerate(zip(*batch, strict=True))
         ]
         return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *results)
     first = jax.tree.map(lambda leaf: leaf[0], batch)
     shapes = jax.eval_shape(differentiate, first, keys[0], micro_batches == 1)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def add(total: PyTree, part: tuple[Batch, Array, Array]) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, total, differentiate(*part)), None
+    def add(total: PyTree, arguments: tuple[Batch, Array, Array]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, differentiate(*arguments)), None
 
     return jax.lax.scan(add, zeros, (batch, keys, jnp.arange(micro_batches) == last))[0]
 
 
-def _size(pixels: Float[Array, "b h w c"] | UInt8[Array, "b h w c"]) -> tuple[int, int]:
-    _, height, width, _ = pixels.shape
-    return height, width
-
-
 def _keep_frozen(cfg: Config, stats: PyTree, before: PyTree) -> PyTree:
-    """What is frozen keeps its statistics to the bit."""
+    """Restores the statistics of frozen layers to the bit."""
     if cfg.model.norm == "frozen":
         return before
     return jax.tree.map(
@@ -227,5 +221,5 @@ def _keep_frozen(cfg: Config, stats: PyTree, before: PyTree) -> PyTree:
     )
 
 
-def _average(ema: Variables | tuple[()], moved: Variables, decay: float) -> Variables | tuple[()]:
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, moved) if ema else ()
+def _average(ema: Variables | tuple[()], new: Variables, decay: float) -> Variables | tuple[()]:
+    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, new) if ema else ()

@@ -1,4 +1,4 @@
-"""Joint heatmaps, drawn on the device from the keypoints of a batch."""
+"""Draws joint heatmaps on the device from the keypoints of a batch."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from gap_jax.model_config import PoseConfig
 
 
 class PoseTargets(NamedTuple):
-    """What the pose branch should say; only joints that are `valid` carry a loss."""
+    """The targets of the pose branch; only `valid` joints have a loss."""
 
     heatmaps: Float[Array, "b h w 16"]
     valid: Bool[Array, "b 16"]
@@ -23,15 +23,15 @@ def draw_heatmaps(
     map_size: tuple[int, int],
     cfg: PoseConfig,
 ) -> PoseTargets:
-    """Heatmaps of an H x W image on h x w cells, the maximum over people.
+    """Draws heatmaps of an H x W image on h x w cells, the maximum over people.
 
-    Cell (i, j) stands for the point (i*H/h, j*W/w), where the reference's resizing samples. The
-    backbone's own centres (`models/cells.py`) differ from it where the stride is not H/h: at 450 px
-    a ResNet's cell i is centred on pixel 32 i, and its target is of the point 30 i.
+    Cell (i, j) represents the point (i*H/h, j*W/w), where the reference's resizing samples. The
+    backbone's cell centres (`models/cells.py`) differ from it if the stride is not H/h: at 450 px
+    a ResNet's cell i is centred on pixel 32 i, and its target is that of the point 30 i.
 
     With d the distance from that point to a joint: `disc` is 1 where d <= disc_radius, both in
-    pixels; `gaussian` is exp(-d^2 / (2 sigma^2)), both in cells. A joint is valid where anybody has
-    it annotated, seen or hidden, inside the crop or not.
+    pixels; `gaussian` is exp(-d^2 / (2 sigma^2)), both in cells. A joint is valid if it is
+    annotated for at least one person, visible or not, inside the crop or not.
     """
     x, y, visibility = jnp.moveaxis(keypoints.astype(jnp.float32), -1, 0)
     annotated = (visibility > 0) & jnp.isfinite(x) & jnp.isfinite(y)

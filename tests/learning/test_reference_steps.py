@@ -47,7 +47,7 @@ def test_running_statistics_may_follow_the_first_group_alone() -> None:
 def test_a_step_is_the_released_codes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its gradient is (softmax - one hot) / B, the one hot all zeros where there is no label."""
     setup, lowered = lower_step(1, REFERENCE)
-    monkeypatch.setattr(steps, "LONGEST_UNROLLED", 1)
+    monkeypatch.setattr(steps, "MOST_UNROLLED", 1)
     _, scanned = lower_step(1, REFERENCE)
     state, parts = begin(setup), draw_batch(0, setup.cfg)
     before = jax.tree.map(jnp.copy, state.variables)  # a step takes its state

@@ -26,7 +26,7 @@ REMAT = (("model.remat", True),)
 @pytest.mark.parametrize("parts", [4, 8], ids=["4 unrolled", "8 scanned"])
 def test_parts_make_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is of whole norm groups. On CPU only many parts are scanned, elsewhere all are."""
-    monkeypatch.setattr(steps, "LONGEST_UNROLLED", 4)
+    monkeypatch.setattr(steps, "MOST_UNROLLED", 4)
     values = (("train.accumulate", parts),)
     whole, cut = (count_convolutions(compile_step(1, each)[1].as_text()) for each in ((), values))
     assert cut == (4 * whole if parts == 4 else whole)

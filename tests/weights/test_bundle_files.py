@@ -62,7 +62,7 @@ def entry(**fields: int) -> bytes:
         ({b"a": entry(), b"b": entry()}, 4, "its variables are larger than its data files"),
         ({b"a": entry(axes=9)}, 4, "a variable of 9 axes"),
         ({b"a": entry()}, 5 * 2**30, "its data files have 5,120 MiB"),
-        ({b"a": entry()}, -1, "w.data-00000-of-00001 is missing beside it"),
+        ({b"a": entry()}, -1, "w.data-00000-of-00001 is missing or no file"),
     ],
 )
 def test_what_a_bundle_may_ask_for(
@@ -89,7 +89,7 @@ def test_a_table_without_entries_is_refused(tmp_path: Path) -> None:
     index = foreign.sealed(foreign.block({}))
     place = foreign.varint(0) + foreign.varint(len(index) - 5)
     (tmp_path / "w.index").write_bytes(index + (place * 2).ljust(40, b"\0") + foreign.TABLE_MAGIC)
-    with pytest.raises(CheckpointError, match=r"w\.data-00000-of-00001 is missing beside"):
+    with pytest.raises(CheckpointError, match=r"w\.data-00000-of-00001 is missing or no file"):
         open_arrays(tmp_path / "w.index")
 
 

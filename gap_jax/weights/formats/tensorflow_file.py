@@ -46,7 +46,7 @@ def map_data(index: Path, content: bytes) -> list[Array]:
     prefix = index.name.removesuffix(SUFFIX)
     shards = [index.with_name(f"{prefix}.data-{n:05d}-of-{count:05d}") for n in range(count)]
     if absent := [shard.name for shard in shards if not shard.is_file()]:
-        raise ValueError(f"{absent[0]} is missing beside it")
+        raise ValueError(f"{absent[0]} is missing or no file")
     sizes = [shard.stat().st_size for shard in shards]
     if sum(sizes) > LARGEST:
         raise ValueError(f"its data files have {sum(sizes) / 2**20:,.0f} MiB")
