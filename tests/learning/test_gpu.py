@@ -47,7 +47,7 @@ def draw_batch(cfg: Config) -> HostBatch:
     )
 
 
-def test_a_step_in_bfloat16_moves_every_parameter() -> None:
+def test_bfloat16_step_updates_every_parameter() -> None:
     cfg = configure(dtype="bfloat16")
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])
     model, optimizer, _ = describe_state(cfg, CLASSES)
@@ -64,7 +64,7 @@ def test_a_step_in_bfloat16_moves_every_parameter() -> None:
     assert all(jax.tree.leaves(moved))
 
 
-def test_folded_and_in_the_other_order_the_logits_are_the_same() -> None:
+def test_folding_and_contraction_order_keep_logits() -> None:
     """In float32, with the statistics that a network begins with."""
     cfg = configure(dtype="float32", dropout=0.0)
     model, variables = split_network(cfg, CLASSES, 0)

@@ -8,7 +8,7 @@ SMALL = {"model.backbone": "small", "model.stage": 3}
 
 
 @pytest.mark.parametrize("gate", ["paper", "one"])
-def test_a_pooling_learns(gate: str) -> None:
+def test_pooling_learns(gate: str) -> None:
     """With a gate of zeros nothing reaches the chain below it at the first step."""
     fields = {**SMALL, "model.T": 1, "model.widths": (16,), "optim.learning_rate": 3e-3}
     course = train(configure(Variant("", "gap", fields, gate)))
@@ -17,14 +17,14 @@ def test_a_pooling_learns(gate: str) -> None:
     assert set(course.without_gradient(1)) == (waiting if gate == "one" else set())
 
 
-def test_a_frozen_rate_learns_nothing() -> None:
+def test_zero_rate_learns_nothing() -> None:
     fields = {**SMALL, "optim.learning_rate": 1e-9}
     assert train(configure(Variant("", "mean", fields, "paper")), 2).fault("paper") == (
         "the loss falls by 0.0%"
     )
 
 
-def test_what_is_wrong_with_a_course() -> None:
+def test_course_problems_are_named() -> None:
     moving = {"a": 1.0, "b": 2.0}
     still = {"a": 1.0, "b": 0.0}
     assert Course([2.0, 1.0], 0, [moving, moving]).fault("paper") == ""
@@ -37,6 +37,6 @@ def test_what_is_wrong_with_a_course() -> None:
         assert "1 parameters have no gradient, b" in Course([2.0, 1.0], 0, norms).fault(gate)
 
 
-def test_when_a_course_had_learned() -> None:
+def test_first_step_of_learning() -> None:
     assert Course([2.0, 1.9, 1.4, 1.5], 0, []).learned_by == 2
     assert Course([2.0, 1.9, 1.5], 0, []).learned_by == 0

@@ -20,7 +20,7 @@ def _logits(b: int, k: int) -> Float[np.ndarray, "b k"]:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_softmax_cross_entropy_is_its_formula(smoothing: float) -> None:
+def test_softmax_cross_entropy_matches_formula(smoothing: float) -> None:
     z, labels = _logits(6, 5), np.array([0, 4, 2, 2, 1, -1], np.int32)
     weights = np.array([0.5, 2, 1, 3, 7], np.float32)
     log_p = _log_softmax(z)
@@ -36,7 +36,7 @@ def test_softmax_cross_entropy_is_its_formula(smoothing: float) -> None:
     np.testing.assert_allclose(weighed, expected * [0.5, 7, 1, 1, 2, 0], rtol=1e-5, atol=1e-6)
 
 
-def test_cross_entropy_starts_at_the_log_of_the_classes_and_stays_finite_far_out() -> None:
+def test_cross_entropy_of_equal_and_extreme_logits() -> None:
     labels = jnp.zeros(2, jnp.int32)
     start = losses.softmax_cross_entropy(jnp.zeros((2, 393)), labels)
     np.testing.assert_allclose(start, np.log(393), rtol=1e-6)
@@ -46,7 +46,7 @@ def test_cross_entropy_starts_at_the_log_of_the_classes_and_stays_finite_far_out
     assert halves.dtype == jnp.float32
 
 
-def test_sigmoid_cross_entropy_is_its_formula() -> None:
+def test_sigmoid_cross_entropy_matches_formula() -> None:
     z = _logits(4, 6)
     labels = np.random.default_rng(1).integers(0, 2, (4, 6)).astype(np.int8)
     p = 1 / (1 + np.exp(-z.astype(np.float64)))
@@ -57,7 +57,7 @@ def test_sigmoid_cross_entropy_is_its_formula() -> None:
     assert far.tolist() == [5e3]
 
 
-def test_an_example_of_weight_0_is_nothing_whatever_it_holds() -> None:
+def test_example_of_weight_0_adds_nothing() -> None:
     values = jnp.array([1.0, 4.0, jnp.nan, jnp.inf])
     weights = jnp.array([1.0, 0.5, 0.0, 0.0])
     assert losses.weighted_mean(values, weights).item() == pytest.approx(2.0)
@@ -65,7 +65,7 @@ def test_an_example_of_weight_0_is_nothing_whatever_it_holds() -> None:
     assert (nothing[0].item(), nothing[1].tolist()) == (0.0, [0.0, 0.0])
 
 
-def test_means_of_parts_add_up_to_the_mean_of_the_whole() -> None:
+def test_micro_batch_means_sum_to_batch_mean() -> None:
     values = jnp.asarray(_logits(12, 1)[:, 0])
     weights = jnp.array([1.0, 0, 1, 1, 0, 0, 0, 0, 2, 0.5, 1, 1])
     whole = losses.weighted_mean(values, weights)
@@ -76,7 +76,7 @@ def test_means_of_parts_add_up_to_the_mean_of_the_whole() -> None:
 
 
 @pytest.mark.parametrize("many", [False, True])
-def test_top1_hits_count_the_first_of_equals(many: bool) -> None:
+def test_top1_hits_count_first_of_equal_logits(many: bool) -> None:
     logits = jnp.array([[0.0, 2, 2], [3, 1, 0], [0, 0, 0], [1, 0, 5]])
     labels: Int[np.ndarray, " b"] | Int[np.ndarray, "b k"] = np.array([1, 1, 0, -1], np.int32)
     if many:
@@ -84,7 +84,7 @@ def test_top1_hits_count_the_first_of_equals(many: bool) -> None:
     assert losses.top1_hits(logits, jnp.asarray(labels)).tolist() == [1, 0, 1, 0]
 
 
-def test_balanced_weights_make_classes_equal_and_average_1() -> None:
+def test_balanced_weights_equalise_classes_and_average_1() -> None:
     counts = np.array([10, 1, 0, 4])
     weights = losses.balanced_class_weights(counts.tolist())
     np.testing.assert_allclose(weights * counts, [5, 5, 0, 5], rtol=1e-6)
@@ -106,7 +106,7 @@ def _pose_case(b: int) -> tuple[Float[np.ndarray, "b h w 16"], PoseTargets, floa
 
 
 @pytest.mark.parametrize("b", [16, 128])
-def test_pose_reductions_are_their_formulas_and_convert_as_stated(b: int) -> None:
+def test_pose_reductions_match_formulas_and_convert(b: int) -> None:
     predicted, targets, S = _pose_case(b)
     h, w, g = 15, 14, 16
     expected = {
@@ -123,12 +123,12 @@ def test_pose_reductions_are_their_formulas_and_convert_as_stated(b: int) -> Non
             assert weight * expected[unit] == pytest.approx(0.7 * value, rel=1e-9)
 
 
-def test_the_papers_weight_in_all_units() -> None:
+def test_paper_weight_in_all_units() -> None:
     units = losses.pose_weight_in_all_units(1e-6, "sum_per_image", 15, 15)
     assert units == pytest.approx({"reference": 0.0036, "mean": 0.000225, "sum_per_image": 1e-6})
 
 
-def test_the_reference_on_16_images_is_its_own_literal_loss() -> None:
+def test_reference_reduction_matches_released_loss() -> None:
     """loss.py sums over joints the batch mean of 0.5 v sum (p - y)^2 / sum of an all-ones mask."""
     predicted, targets, _ = _pose_case(16)
     squared = (predicted.astype(np.float64) - np.asarray(targets.heatmaps)) ** 2
@@ -141,7 +141,7 @@ def test_the_reference_on_16_images_is_its_own_literal_loss() -> None:
     np.testing.assert_allclose(losses.weighted_mean(each, jnp.ones(16)), literal, rtol=1e-5)
 
 
-def test_an_invalid_joint_sends_no_gradient() -> None:
+def test_invalid_joint_has_no_gradient() -> None:
     predicted, targets, _ = _pose_case(2)
     gradient = jax.grad(lambda p: losses.pose_squared_error(p, targets).sum())(
         jnp.asarray(predicted)

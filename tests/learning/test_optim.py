@@ -97,7 +97,7 @@ def _assert_close(ours: Flat, literal: Flat) -> None:
 
 @pytest.mark.parametrize("clip_norm", [0.0, 2.0])
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_an_optimiser_is_its_literal_loop(name: str, clip_norm: float) -> None:
+def test_optimiser_matches_numpy_loop(name: str, clip_norm: float) -> None:
     cfg = OptimConfig(
         name=name,
         learning_rate=0.1,
@@ -119,7 +119,7 @@ def test_an_optimiser_is_its_literal_loop(name: str, clip_norm: float) -> None:
     _assert_close(ours, _literal(cfg, factors, rates))
 
 
-def test_a_skipped_update_still_moves_the_schedule_on() -> None:
+def test_schedule_advances_over_skipped_update() -> None:
     """Step 2 was thrown away: the optimiser never hears of it, the rates do."""
     cfg = OptimConfig(learning_rate=0.1, decay_every_steps=2)
     ours, _ = _run(cfg, GRADIENTS, [0, 1, 3, 4, 5, 6, 7, 8])
@@ -128,7 +128,7 @@ def test_a_skipped_update_still_moves_the_schedule_on() -> None:
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])
-def test_frozen_leaves_stay_bit_identical_and_out_of_the_norm(name: str) -> None:
+def test_frozen_leaves_stay_equal_and_outside_norm(name: str) -> None:
     cfg = OptimConfig(
         name=name, weight_decay=0.5, clip_norm=1.0, frozen=("backbone/stages", "pooling/saliency")
     )
@@ -150,13 +150,13 @@ def test_frozen_leaves_stay_bit_identical_and_out_of_the_norm(name: str) -> None
     np.testing.assert_allclose(norm, np.sqrt(sum((leaf**2).sum() for leaf in moving)), rtol=1e-5)
 
 
-def test_statistics_freeze_by_the_same_paths() -> None:
+def test_statistics_freeze_by_same_paths() -> None:
     statistics = {"backbone": {"mean": np.zeros(2)}, "backbone2": {"mean": np.zeros(2)}}
     mask = optim.mask_frozen(statistics, ("backbone",))
     assert mask == {"backbone": {"mean": True}, "backbone2": {"mean": False}}
 
 
-def test_paths_are_the_same_in_the_boxes_of_nnx() -> None:
+def test_paths_ignore_nnx_variables() -> None:
     class Network(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:
             self.backbone = nnx.Linear(3, 4, rngs=rngs)
@@ -178,7 +178,7 @@ def _rates(cfg: OptimConfig, steps: int, at: list[int]) -> list[float]:
     return [optim.learning_rate(cfg, steps, jnp.int32(step)).item() for step in at]
 
 
-def test_the_papers_staircase() -> None:
+def test_paper_staircase() -> None:
     stairs = _rates(OptimConfig(), 12_000, [0, 4999, 5000, 9999, 10_000, 11_999])
     expected = [1e-3, 1e-3, 3.3e-4, 3.3e-4, 1.089e-4, 1.089e-4]
     np.testing.assert_allclose(stairs, expected, rtol=1e-6)
@@ -193,7 +193,7 @@ def test_warm_up_then_cosine() -> None:
     np.testing.assert_allclose(short, [0.5, 1], rtol=1e-6)
 
 
-def test_a_constant_rate_and_its_warm_up() -> None:
+def test_constant_rate_with_warm_up() -> None:
     cfg = OptimConfig(schedule="constant", learning_rate=0.3, warmup_steps=2)
     np.testing.assert_allclose(_rates(cfg, 9, [0, 1, 8]), [0.15, 0.3, 0.3], rtol=1e-6)
 
@@ -213,13 +213,13 @@ def test_a_constant_rate_and_its_warm_up() -> None:
         ({"frozen": ("backbone", "pooling")}, "freezes every parameter"),
     ],
 )
-def test_a_path_that_leads_nowhere_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_unknown_path_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as refusal:
         optim.build_optimizer(OptimConfig(**settings), STEPS, _tree(0))
     assert "\n" not in str(refusal.value)
 
 
-def test_a_refusal_without_a_near_name_lists_the_top_of_the_model() -> None:
+def test_refusal_without_near_name_lists_top_paths() -> None:
     many = {f"part{i}": {"kernel": np.zeros(1), "bias": np.zeros(1)} for i in range(9)}
     with pytest.raises(ConfigError, match="'xyz'; known are part0, part1"):
         optim.check_paths("optim.frozen", ["xyz"], many)

@@ -59,14 +59,14 @@ RELEASED = {  # read in its source; where it only inherits a value from its netw
 
 
 @pytest.mark.parametrize("method", ["attention", "attention_pose"])
-def test_every_switch_is_the_released_codes(method: str) -> None:
+def test_every_switch_matches_released_code(method: str) -> None:
     cfg = read_config(f"{GAP_POSE}:{method},reference")
     values = {name: value for name, _, value in fields(cfg)}
     assert {name: values[name] for name in RELEASED} == RELEASED
     assert set(differences(read_config(f"{GAP_POSE}:{method}"), cfg)) <= set(RELEASED)
 
 
-def test_the_recipe_goes_with_any_method_and_data_but_not_with_the_demo() -> None:
+def test_recipe_accepts_any_method_and_data_but_not_demo() -> None:
     for method in METHODS:
         assert read_config(f"{GAP_POSE}:people,reference,{method}").data.resize == "legacy"
         assert not differences(*(read_config(f"{GAP_POSE}:{method}{x}") for x in ("", ",ours")))
@@ -80,7 +80,7 @@ def test_the_recipe_goes_with_any_method_and_data_but_not_with_the_demo() -> Non
         assert "\n" not in str(refusal.value)
 
 
-def test_the_command_lists_what_the_recipe_changes(capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_diff_lists_recipe_changes(capsys: pytest.CaptureFixture[str]) -> None:
     spec = f"{GAP_POSE}:attention_pose"
     assert cli.main(["config", "diff", f"{spec},reference", "--against", spec]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -93,7 +93,7 @@ def test_the_command_lists_what_the_recipe_changes(capsys: pytest.CaptureFixture
     ]
 
 
-def test_the_page_tells_each_switch_as_it_is() -> None:
+def test_page_lists_every_switch() -> None:
     """docs/method.md's table names fields with the value of the recipe and the default."""
     text = Path("docs/method.md").read_text("utf-8")
     table = text.partition("## The released code's switches")[2].partition("\n## ")[0]
@@ -118,7 +118,7 @@ def test_the_page_tells_each_switch_as_it_is() -> None:
     assert seen >= 28
 
 
-def test_the_recipe_goes_with_a_map_for_each_class() -> None:
+def test_recipe_accepts_map_for_each_class() -> None:
     """One map of a class is no chain; several are, of which each class has its own."""
     one = "--config.model.per_class=true"
     assert read_config("configs/gap_pose.py:attention,reference", [one]).model.per_class

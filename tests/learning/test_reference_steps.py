@@ -21,7 +21,7 @@ REFERENCE = (
 )  # fmt: skip
 
 
-def test_unlabelled_cross_entropy_pulls_every_class_down() -> None:
+def test_unlabelled_cross_entropy_lowers_every_class() -> None:
     logits = np.random.default_rng(0).normal(scale=5, size=(4, 7))
     value, pull = jax.value_and_grad(lambda z: losses.unlabelled_cross_entropy(z).sum())(
         jnp.asarray(logits, jnp.float32)
@@ -31,7 +31,7 @@ def test_unlabelled_cross_entropy_pulls_every_class_down() -> None:
     assert value == 0
 
 
-def test_running_statistics_may_follow_the_first_group_alone() -> None:
+def test_running_statistics_can_follow_first_group() -> None:
     x = np.random.default_rng(0).normal(2, 3, (6, 5, 5, 3)).astype(np.float32)
     norm = BatchNorm(3, Norm(2, 0.75, follows_first=True))
     mean_of_all = BatchNorm(3, Norm(2, 0.75))
@@ -44,7 +44,7 @@ def test_running_statistics_may_follow_the_first_group_alone() -> None:
     assert np.abs(norm.mean[...] - mean_of_all.mean[...]).max() > 0.01
 
 
-def test_a_step_is_the_released_codes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_matches_released_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its gradient is (softmax - one hot) / B, the one hot all zeros where there is no label."""
     setup, lowered = lower_step(1, REFERENCE)
     monkeypatch.setattr(steps, "MOST_UNROLLED", 1)

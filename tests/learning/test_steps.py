@@ -24,7 +24,7 @@ REMAT = (("model.remat", True),)
 
 
 @pytest.mark.parametrize("parts", [4, 8], ids=["4 unrolled", "8 scanned"])
-def test_parts_make_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_micro_batches_equal_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each part is of whole norm groups. On CPU only many parts are scanned, elsewhere all are."""
     monkeypatch.setattr(steps, "MOST_UNROLLED", 4)
     values = (("train.accumulate", parts),)
@@ -33,7 +33,7 @@ def test_parts_make_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> No
     assert_agree(take_steps(3, 1), take_steps(3, 1, values))
 
 
-def test_recomputed_activations_change_no_number() -> None:
+def test_recomputed_activations_keep_results() -> None:
     """XLA gets each convolution, the pose branch's too, twice; on CPU it finds that out."""
     kept, recomputed = (
         count_convolutions(lower_step(1, values)[1].as_text()) for values in ((), REMAT)
@@ -43,7 +43,7 @@ def test_recomputed_activations_change_no_number() -> None:
     assert_agree(take_steps(3, 1), take_steps(3, 1, REMAT))
 
 
-def test_batches_that_do_not_divide_are_refused() -> None:
+def test_indivisible_batches_are_refused() -> None:
     with pytest.raises(
         ConfigError, match="accumulate=44 is not divisible by 8 devices; use 40 or 48"
     ):
@@ -53,7 +53,7 @@ def test_batches_that_do_not_divide_are_refused() -> None:
 
 
 @pytest.mark.parametrize("slows_down", [True, False])
-def test_an_evaluation_step_takes_ynnpack_where_it_is_faster(
+def test_evaluation_step_uses_ynnpack_without_avx512(
     slows_down: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(steps, "has_avx512", lambda: slows_down)
@@ -64,7 +64,7 @@ def test_an_evaluation_step_takes_ynnpack_where_it_is_faster(
 
 
 @pytest.mark.skipif(not CPU.exists(), reason="needs Linux: /proc/cpuinfo")
-def test_the_widest_instructions_are_known() -> None:
+def test_avx512_names_are_known_to_numpy() -> None:
     flags = re.search(r"^flags\s*:(.*)$", CPU.read_text("utf-8"), re.MULTILINE)
     assert steps.has_avx512() == bool(flags and "avx512vl" in flags[1].split())
 
@@ -78,7 +78,7 @@ def test_the_widest_instructions_are_known() -> None:
         ({"baseline": ["NEON"]}, False),
     ],
 )
-def test_who_has_avx512(
+def test_avx512_detection(
     names: dict[str, list[str]], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(np, "show_config", lambda **_: {"SIMD Extensions": names})

@@ -59,7 +59,7 @@ def collectives(values: Values = ()) -> tuple[Setup, list[Collective]]:
 
 
 @pytest.mark.parametrize("values", [(), FSDP], ids=["data 8", "data 4 fsdp 2"])
-def test_the_mesh_changes_nothing(values: Values) -> None:
+def test_mesh_does_not_change_results(values: Values) -> None:
     """Ten steps with dropout, EMA, unlabelled images: every single leaf agrees."""
     alone, spread = take_steps(10, 1), take_steps(10, 8, values)
     assert int(spread.state.step) == 10
@@ -67,7 +67,7 @@ def test_the_mesh_changes_nothing(values: Values) -> None:
     assert distance(begin(compile_step(1)[0]).variables, alone.state.variables) > 1e-3
 
 
-def test_a_run_moves_between_meshes(tmp_path: Path) -> None:
+def test_state_moves_between_meshes(tmp_path: Path) -> None:
     """Three steps on 8 devices, three on one, four on 4 x 2, by way of checkpoints."""
 
     def go_on(first: int, last: int, devices: int, values: Values = ()) -> Course:
@@ -86,7 +86,7 @@ def test_a_run_moves_between_meshes(tmp_path: Path) -> None:
     assert_agree(take_steps(10, 1), Course(courses[-1].state, told))
 
 
-def test_data_parallel_reduces_once_and_never_on_the_way_forward() -> None:
+def test_data_parallel_reduces_once_outside_forward_pass() -> None:
     """16 images a device: the gradients and all means together, and before them a count."""
     setup, found = collectives()
     assert {each.name for each in found} == {"all-reduce"}
@@ -99,7 +99,7 @@ def test_data_parallel_reduces_once_and_never_on_the_way_forward() -> None:
     assert {plain(leaf.shape) for leaf in leaves} <= set(gradients.shapes)
 
 
-def test_groups_that_span_devices_are_seen_on_the_way_forward() -> None:
+def test_groups_across_devices_are_detected_in_forward_pass() -> None:
     """The search can find something: norm over all images needs a mean in every layer.
 
     And so can the comparison of courses: other groups lead elsewhere.
@@ -111,7 +111,7 @@ def test_groups_that_span_devices_are_seen_on_the_way_forward() -> None:
     assert distance(one.state.variables, other.state.variables) > 1e-3
 
 
-def test_fsdp_gathers_parameters_and_moves_no_activation() -> None:
+def test_fsdp_gathers_parameters_but_no_activations() -> None:
     setup, found = collectives(FSDP)
     split = {
         plain(leaf.shape)
@@ -125,7 +125,7 @@ def test_fsdp_gathers_parameters_and_moves_no_activation() -> None:
     assert {shape for each in found for shape in each.shapes} <= shapes_of(setup) | {()}
 
 
-def test_activations_that_move_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_moved_activations_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shapes can betray something: here every device asks for all the images."""
 
     def gather(image: Array, mean: Colours, scale: Colours) -> Array:
@@ -137,7 +137,7 @@ def test_activations_that_move_are_seen(monkeypatch: pytest.MonkeyPatch) -> None
     assert {shape for each in found for shape in each.shapes} - shapes_of(setup) - {()}
 
 
-def test_a_step_convolves_three_times_for_a_3x3_layer_and_never_for_a_1x1_one() -> None:
+def test_step_convolutions_per_3x3_and_1x1_layer() -> None:
     """Forward, by the data, by the weights; the first layer has no gradient by the data."""
     text = lower_step(1, (("model.stage", 0),))[1].as_text()
     pose_branch = 1

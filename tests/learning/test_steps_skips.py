@@ -60,7 +60,7 @@ def digests(tree: Any) -> dict[str, str]:
     return {name: leaf.sha256 for name, leaf in describe(arrays).items()}
 
 
-def test_a_step_that_meets_no_number_changes_nothing_but_the_counters() -> None:
+def test_nonfinite_step_changes_only_counters() -> None:
     course = (False, True, True, False)
     states, told = visit(*course)
     counts = [
@@ -75,7 +75,7 @@ def test_a_step_that_meets_no_number_changes_nothing_but_the_counters() -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(states[-1]))
 
 
-def test_the_schedule_goes_on_over_a_skipped_step() -> None:
+def test_schedule_advances_over_skipped_step() -> None:
     rates = [float(each["learning_rate"]) for each in visit(True, False)[1]]
     cfg = compile_step(1, SMALLEST)[0].cfg
     expected = [float(optim.learning_rate(cfg.optim, cfg.train.steps, step)) for step in (0, 1)]
@@ -90,7 +90,7 @@ def test_the_schedule_goes_on_over_a_skipped_step() -> None:
         ("model.norm", "frozen", ("stats/",)),
     ],
 )
-def test_what_is_frozen_stays_to_the_bit(field: str, value: str, still: tuple[str, ...]) -> None:
+def test_frozen_parameters_stay_equal(field: str, value: str, still: tuple[str, ...]) -> None:
     values = (*SMALLEST, (field, value))
     before = begin(compile_step(1, values)[0]).variables
     after = take_steps(2, 1, values).state.variables
@@ -112,7 +112,7 @@ def step_from(number: int, **fields: Any) -> tuple[TrainState, Numbers]:
     return state, metrics.compute()
 
 
-def test_the_average_keeps_its_decay_and_takes_what_the_step_arrived_at() -> None:
+def test_average_decays_towards_new_parameters() -> None:
     before = jax.device_get(begin(compile_step(1, SMALLEST)[0]).variables)
     after = step_from(0)[0]
     expected = jax.tree.map(lambda old, new: 0.1 * (new - old), before, after.variables)
@@ -120,12 +120,12 @@ def test_the_average_keeps_its_decay_and_takes_what_the_step_arrived_at() -> Non
     assert distance(expected, moved) < 1e-2
 
 
-def test_dropout_is_drawn_anew_in_each_step_and_the_same_in_the_same_one() -> None:
+def test_dropout_differs_between_steps_and_repeats_within() -> None:
     losses = [float(step_from(number)[1]["loss_action"]) for number in (0, 1, 1)]
     assert losses[0] != losses[1] == losses[2]
 
 
-def test_images_without_a_label_count_in_the_pose_loss_and_not_in_the_accuracy() -> None:
+def test_unlabelled_images_count_only_in_pose_loss() -> None:
     weight = np.tile(np.array([1, 0], np.float32), 4)
     told = []
     for label in range(CLASSES):
@@ -137,7 +137,7 @@ def test_images_without_a_label_count_in_the_pose_loss_and_not_in_the_accuracy()
     assert told[0]["loss_action"] != labelled["loss_action"]
 
 
-def test_class_weights_are_those_of_the_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_class_weights_come_from_training_split(monkeypatch: pytest.MonkeyPatch) -> None:
     given = []
     monkeypatch.setattr(steps, "build_train_step", lambda *words: given.append(words[-1]) or print)
     counts = {"train": tuple(range(1, 9)), "val": tuple(range(8, 0, -1))}

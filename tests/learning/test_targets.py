@@ -58,9 +58,7 @@ def _draw_by_formula(
 
 
 @pytest.mark.parametrize(("sides", "cells"), SHAPES)
-def test_a_disc_is_the_formula_in_every_cell(
-    sides: tuple[int, int], cells: tuple[int, int]
-) -> None:
+def test_disc_matches_formula_in_every_cell(sides: tuple[int, int], cells: tuple[int, int]) -> None:
     rng = np.random.default_rng(0)
     keypoints = _people_on_a_lattice(rng, 3, 3, sides)
     radius = (rng.integers(20, 320, 3) / 8).astype(np.float32)
@@ -76,7 +74,7 @@ def test_a_disc_is_the_formula_in_every_cell(
 
 
 @pytest.mark.parametrize(("sides", "cells"), SHAPES)
-def test_a_gaussian_is_the_formula_in_every_cell(
+def test_gaussian_matches_formula_in_every_cell(
     sides: tuple[int, int], cells: tuple[int, int]
 ) -> None:
     keypoints = _people_on_a_lattice(np.random.default_rng(1), 2, 3, sides)
@@ -89,7 +87,7 @@ def test_a_gaussian_is_the_formula_in_every_cell(
 
 
 @pytest.mark.parametrize("target", ["disc", "gaussian"])
-def test_people_on_one_spot_do_not_add_up(target: str) -> None:
+def test_overlapping_people_take_maximum(target: str) -> None:
     one = np.zeros((1, 1, 16, 3), np.float32)
     one[..., :2], one[..., 2] = 48, 1
     cfg, radius = PoseConfig(target=target), np.full(1, 9, np.float32)
@@ -100,7 +98,7 @@ def test_people_on_one_spot_do_not_add_up(target: str) -> None:
 
 
 @pytest.mark.parametrize("target", ["disc", "gaussian"])
-def test_a_joint_outside_the_crop_is_valid_and_empty_a_missing_one_invalid(target: str) -> None:
+def test_joint_outside_crop_is_valid_and_missing_joint_invalid(target: str) -> None:
     keypoints = np.full((2, 2, 16, 3), np.nan, np.float32)
     keypoints[..., 2] = 0
     keypoints[0, 1, 4] = [-1000, 50, 1]
@@ -111,7 +109,7 @@ def test_a_joint_outside_the_crop_is_valid_and_empty_a_missing_one_invalid(targe
     assert np.argwhere(np.asarray(targets.valid)).tolist() == [[0, 4]]
 
 
-def test_a_data_set_without_people_has_no_valid_joint() -> None:
+def test_no_people_means_no_valid_joint() -> None:
     nobody, radius = np.zeros((2, 0, 16, 3), np.float32), np.ones(2, np.float32)
     targets = _draw(nobody, radius, (96, 96), (12, 12), PoseConfig())
     assert not targets.valid.any()
@@ -194,7 +192,7 @@ def draw_discs() -> Callable[[Float[np.ndarray, "people 16 3"], float], Maps]:
     [((1280, 720), 1), ((1280, 720), 3), ((640, 480), 2), ((480, 640), 1), ((480, 640), 2)],
 )
 @pytest.mark.parametrize("flip", [False, True])
-def test_a_disc_sits_where_the_reference_drew_it(
+def test_disc_position_matches_reference(
     image: tuple[int, int],
     people: int,
     flip: bool,

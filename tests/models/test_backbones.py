@@ -80,7 +80,7 @@ def assert_equal_maps(ours: np.ndarray, expected: np.ndarray) -> None:
         ("bn_inception", 0, {224: (7, 7, 1024), 450: (15, 15, 1024)}, 10_270_240),
     ],
 )
-def test_a_backbone_has_its_published_size(
+def test_backbone_has_published_size(
     backbone: str, stage: int, shapes: dict[int, Shape], size: int
 ) -> None:
     network = built(backbone, stage=stage).backbone
@@ -88,7 +88,7 @@ def test_a_backbone_has_its_published_size(
     assert parameters(network) == size
 
 
-def test_torchs_inception_differs_in_gammas_and_mean_pools_alone() -> None:
+def test_torch_inception_differs_only_in_gammas_and_mean_pools() -> None:
     ours, theirs = (str(stages) for stages in (inception_v3.STAGES, inception_v3.TORCH_STAGES))
     assert theirs == ours.replace("of='mean'", "of='mean of nine'") and ours.count("'mean'") == 9
     for name, stages in (
@@ -115,7 +115,7 @@ def test_torchs_inception_differs_in_gammas_and_mean_pools_alone() -> None:
         ("bn_inception", 224, [(112, 64), (56, 192), (14, 576), (7, 1056)]),
     ],
 )
-def test_the_map_of_any_stage(backbone: str, px: int, shapes: list[Shape]) -> None:
+def test_stage_map_shapes(backbone: str, px: int, shapes: list[Shape]) -> None:
     for stage, (side, features) in enumerate(shapes, start=1):
         assert map_shape(built(backbone, stage=stage).backbone, px) == (side, side, features)
 
@@ -134,12 +134,14 @@ def test_the_map_of_any_stage(backbone: str, px: int, shapes: list[Shape]) -> No
         ("small", {"stem_padding": "same"}, "model.stem_padding=same has no effect with"),
     ],
 )
-def test_what_a_backbone_has_not_is_refused(backbone: str, fields: Any, line: str) -> None:
+def test_fields_without_effect_on_backbone_are_refused(
+    backbone: str, fields: Any, line: str
+) -> None:
     with pytest.raises(ConfigError, match=line):
         built(backbone, **fields)
 
 
-def test_vgg_is_the_literal_one() -> None:
+def test_vgg_matches_numpy() -> None:
     """Its fc6 window covers a 7x7 map, which 224 px leave."""
     network = drawn(lambda: VGG16(stage=7, width=2, rngs=nnx.Rngs(0)))
     image = random_image(1, 225, 256)
@@ -156,7 +158,7 @@ def test_vgg_is_the_literal_one() -> None:
     assert_equal_maps(run(network, image), expected)
 
 
-def test_vgg_may_end_before_its_last_relu() -> None:
+def test_vgg_without_final_relu() -> None:
     with_relu, without = (
         drawn(lambda relu=relu: VGG16(final_relu=relu, width=4, rngs=nnx.Rngs(0)))
         for relu in (True, False)
@@ -169,7 +171,7 @@ def test_vgg_may_end_before_its_last_relu() -> None:
     assert isinstance(configured, VGG16) and not configured.final_relu
 
 
-def test_bn_inception_is_the_literal_one() -> None:
+def test_bn_inception_matches_numpy() -> None:
     network = drawn(
         lambda: Inception(bn_inception.STAGES, bias=True, norm=Norm(), rngs=nnx.Rngs(0))
     )
@@ -189,7 +191,9 @@ def test_bn_inception_is_the_literal_one() -> None:
     ("stages", "bias", "px"),
     [(bn_inception.STAGES[:2], True, 24), (inception_v3.STAGES[:2], False, 40)],
 )
-def test_folding_takes_biases_and_norms_without_gamma(stages: Stages, bias: bool, px: int) -> None:
+def test_folding_handles_biases_and_norms_without_gamma(
+    stages: Stages, bias: bool, px: int
+) -> None:
     norm = Norm(scaled=bias)
 
     def make() -> Network:
@@ -203,7 +207,7 @@ def test_folding_takes_biases_and_norms_without_gamma(stages: Stages, bias: bool
     assert_equal_maps(run(folded.backbone, image), run(network.backbone, image))
 
 
-def test_a_norm_without_gamma_is_one_whose_gamma_is_one() -> None:
+def test_norm_without_gamma_equals_gamma_of_one() -> None:
     x = jnp.asarray(random_image(4, 5, 6))
     for train in (True, False):
         plain, scaled = (BatchNorm(3, Norm(2, scaled=scaled)) for scaled in (False, True))

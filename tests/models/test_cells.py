@@ -108,7 +108,7 @@ def measure_centres(backbone: Backbone) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_cells_stand_where_their_gradient_is(name: str) -> None:
+def test_cell_centres_match_gradient_centres(name: str) -> None:
     backbone = averaging(MAKERS[name])
     for side, found in zip(SIDES, measure_centres(backbone), strict=True):
         axis = backbone.locate(Axis(side))
@@ -118,7 +118,7 @@ def test_cells_stand_where_their_gradient_is(name: str) -> None:
         np.testing.assert_allclose(found[middle], due[middle], atol=0.5)
 
 
-def test_centres_at_the_published_sizes() -> None:
+def test_centres_at_published_sizes() -> None:
     """At 450 px a ResNet's cells are 32 pixels apart although 15 of them share the crop."""
 
     def locate(name: str, px: int) -> tuple[float, float]:

@@ -60,7 +60,7 @@ def batch_of(image: np.ndarray) -> HostBatch:
 
 @pytest.mark.parametrize("temporal", ["mean", "attention"])
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_a_clip_is_its_frames_joined(pooling: str, temporal: str) -> None:
+def test_clip_logits_join_frame_logits(pooling: str, temporal: str) -> None:
     network = make(configure(pooling, model__temporal=temporal))
     clips = jnp.asarray(draw_clips())
     single = nnx.clone(network)
@@ -85,7 +85,7 @@ def test_a_clip_is_its_frames_joined(pooling: str, temporal: str) -> None:
         np.testing.assert_allclose(combined, outputs.maps.combined, rtol=1e-4, atol=1e-4 * scale)
 
 
-def test_the_gradient_of_what_weighs_a_frame_is_the_literal_one() -> None:
+def test_frame_weight_gradient_matches_numeric() -> None:
     """d logit_k / d w = mean_t L_tk L_t and d logit_k / d c = mean_t L_tk."""
     network = make(configure(model__temporal="attention"))
     clips = jnp.asarray(draw_clips())
@@ -107,7 +107,7 @@ def test_the_gradient_of_what_weighs_a_frame_is_the_literal_one() -> None:
         np.testing.assert_allclose(gradient[name], expected, rtol=1e-4, atol=1e-5 * scale)
 
 
-def test_how_many_parameters_frames_take_and_where_they_start() -> None:
+def test_frame_weights_have_expected_size_and_start() -> None:
     def first(**fields: Any) -> dict[str, jax.Array]:
         variables = split_network(configure(**fields), K, 0)[1]
         return by_path(variables.params)
@@ -125,7 +125,7 @@ def test_how_many_parameters_frames_take_and_where_they_start() -> None:
     assert gated["over_frames/gate"].tolist() == [[0]] * K, "the mean at first"
 
 
-def test_a_training_step_moves_what_weighs_a_frame() -> None:
+def test_training_step_updates_frame_weights() -> None:
     cfg = configure("pose_parts", model__temporal="attention", optim__warmup_steps=0)
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])
     model, optimizer, _ = describe_state(cfg, K)
@@ -140,7 +140,7 @@ def test_a_training_step_moves_what_weighs_a_frame() -> None:
         assert (old[name] != new[name]).any(), name
 
 
-def test_folded_and_over_views_it_is_the_same() -> None:
+def test_folding_and_views_keep_clip_logits() -> None:
     """Views lie before frames: the mean over two of them is that of two evaluations."""
     network = make(configure(model__temporal="attention"))
     graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
@@ -172,12 +172,12 @@ def test_network_refuses_pictures_for_clips_and_clips_for_pictures() -> None:
         ({"model__norm_group_size": 4}, "does not divide the 6 images"),
     ],
 )
-def test_what_cannot_be_meant_is_refused(fields: dict[str, Any], said: str) -> None:
+def test_contradictory_fields_are_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         configure(**fields)
 
 
-def test_data_of_pictures_are_refused() -> None:
+def test_picture_data_is_refused_for_clips() -> None:
     said = r"model.frames=3 takes clips, and people holds pictures; set model.frames=1, or"
     with pytest.raises(ConfigError, match=said):
         assemble(dataclasses.replace(configure()).resolved(), people())

@@ -65,7 +65,7 @@ def configure(*overrides: str) -> Config:
     return read_config("configs/gap_pose.py", [f"--config.{each}" for each in fields])
 
 
-def test_the_papers_network_has_its_parameters() -> None:
+def test_paper_network_has_published_parameters() -> None:
     _, _, target = describe_state(configure(), CLASSES)
     sizes = {name: leaf.size for name, leaf in name_leaves(target.variables.params).items()}
 
@@ -77,7 +77,7 @@ def test_the_papers_network_has_its_parameters() -> None:
     assert count("pooling/") == SALIENCY + TOP_DOWN
 
 
-def test_a_network_of_full_size_makes_a_step() -> None:
+def test_full_size_network_trains_one_step() -> None:
     cfg = configure("model.backbone=resnet50")
     split = Split(CLASSES, CLASSES, CLASSES, (1,) * CLASSES, "", ())
     data = Manifest("mpii", "single", tuple(map(str, range(CLASSES))), 1, {"train": split}, {})

@@ -42,7 +42,7 @@ def convolution(size: int, stride: int) -> Conv:
 
 @pytest.mark.parametrize(("size", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2), (7, 2)])
 @pytest.mark.parametrize("shape", [(2, 9, 8, 5), (1, 12, 7, 5)])
-def test_a_convolution_is_the_literal_one(size: int, stride: int, shape: tuple[int, ...]) -> None:
+def test_convolution_matches_numpy(size: int, stride: int, shape: tuple[int, ...]) -> None:
     conv, x = convolution(size, stride), random_map(*shape)
     conv.bias = nnx.Param(jnp.arange(4.0))
     expected = oracles.convolve(f64(x), f64(conv.kernel[...]), stride) + np.arange(4)
@@ -53,7 +53,7 @@ def test_a_convolution_is_the_literal_one(size: int, stride: int, shape: tuple[i
         np.testing.assert_allclose(conv(jnp.asarray(x)), ours, atol=1e-5)
 
 
-def test_arithmetic_follows_the_input_and_parameters_stay_float32() -> None:
+def test_arithmetic_has_input_type_and_parameters_are_float32() -> None:
     for size in (1, 3):
         conv = convolution(size, 1)
         norm = BatchNorm(4, Norm(2))
@@ -62,7 +62,7 @@ def test_arithmetic_follows_the_input_and_parameters_stay_float32() -> None:
         assert {v.dtype for v in jax.tree.leaves(nnx.state((conv, norm)))} == {jnp.dtype("float32")}
 
 
-def test_sizes_may_be_symbols() -> None:
+def test_symbolic_sizes_export() -> None:
     """A strided 1x1 convolution and a strided 3x3 one have the same size for an exporter."""
     one, three = convolution(1, 2), convolution(3, 2)
 
@@ -78,7 +78,7 @@ def test_sizes_may_be_symbols() -> None:
 
 
 @pytest.mark.parametrize("of_nine", [False, True])
-def test_a_mean_leaves_out_what_lies_beyond_the_map_or_counts_it(of_nine: bool) -> None:
+def test_mean_pool_excludes_or_counts_padding(of_nine: bool) -> None:
     x = random_map(2, 5, 4, 3)
     expected = np.empty(x.shape)
     for row, column in np.ndindex(5, 4):
@@ -90,7 +90,7 @@ def test_a_mean_leaves_out_what_lies_beyond_the_map_or_counts_it(of_nine: bool) 
 
 @pytest.mark.parametrize(("group_size", "group"), [(2, 2), (3, 3), (16, 6)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 1e-5), (jnp.bfloat16, 2e-2)])
-def test_batch_norm_is_a_literal_norm_of_each_group(
+def test_batch_norm_matches_numpy_for_each_group(
     group_size: int, group: int, dtype: jnp.dtype, tolerance: float
 ) -> None:
     norm = BatchNorm(4, Norm(group_size, decay=0.9, eps=1e-3))
@@ -109,7 +109,7 @@ def test_batch_norm_is_a_literal_norm_of_each_group(
 
 
 @pytest.mark.parametrize("ratio", [0, 1, 1000])
-def test_batch_norm_keeps_its_digits_where_the_mean_is_large(ratio: int) -> None:
+def test_batch_norm_is_precise_with_large_means(ratio: int) -> None:
     """From the first step on, when the running mean says nothing yet."""
     x = (random_map(32, 15, 15, 4) + np.float32(ratio)).astype(np.float32)
     y, mean, var = oracles.batch_norm(f64(x), np.ones(4), np.zeros(4), 16, 1e-5)
@@ -120,7 +120,7 @@ def test_batch_norm_keeps_its_digits_where_the_mean_is_large(ratio: int) -> None
     np.testing.assert_allclose(norm.var[...], var, rtol=1e-5 + tolerance / 10)
 
 
-def test_a_constant_channel_has_no_negative_variance() -> None:
+def test_constant_channel_has_no_negative_variance() -> None:
     """One pixel differs, the one that distances are taken to; rounding alone gives -128."""
     x = jnp.full((1, 4096, 4096, 1), 3e4).at[0, 2048, 2048].set(-1.1e4)
     normed = jax.jit(lambda x: BatchNorm(1, Norm(1))(x, train=True))(x)
@@ -128,7 +128,7 @@ def test_a_constant_channel_has_no_negative_variance() -> None:
 
 
 @pytest.mark.parametrize(("ratio", "tolerance"), [(0, 1e-5), (1000, 2e-3)])
-def test_the_gradient_passes_through_the_groups_statistics(ratio: int, tolerance: float) -> None:
+def test_gradient_includes_group_statistics(ratio: int, tolerance: float) -> None:
     norm = BatchNorm(2, Norm(2, eps=1e-3))
     graph, state, rest = nnx.split(norm, nnx.Param, ...)
     rng = np.random.default_rng(1)
@@ -155,7 +155,7 @@ def test_the_gradient_passes_through_the_groups_statistics(ratio: int, tolerance
         np.testing.assert_allclose(ours, expected[name], atol=tolerance * scale)
 
 
-def test_running_statistics_of_micro_batches_average_to_those_of_one_batch() -> None:
+def test_running_statistics_of_micro_batches_average_to_one_batch() -> None:
     x = jnp.asarray(random_map(8, 2, 2, 4))
     moved = []
     for part in (x, x[:4], x[4:]):
@@ -168,7 +168,7 @@ def test_running_statistics_of_micro_batches_average_to_those_of_one_batch() -> 
         assert (one != first[0]).all()
 
 
-def test_a_frozen_norm_uses_and_keeps_its_running_statistics() -> None:
+def test_frozen_norm_uses_and_keeps_running_statistics() -> None:
     norm = BatchNorm(4, Norm(2, frozen=True))
     norm.mean[...] = jnp.arange(4.0)
     x = jnp.asarray(random_map(4, 2, 2, 4))
@@ -182,13 +182,13 @@ def test_a_frozen_norm_uses_and_keeps_its_running_statistics() -> None:
     assert all((leaf != 0).all() for leaf in jax.tree.leaves(gradient))
 
 
-def test_images_that_fall_into_no_whole_groups_are_refused() -> None:
+def test_incomplete_groups_are_refused() -> None:
     with pytest.raises(ValueError, match="6 images do not divide into batch-norm groups of 4"):
         BatchNorm(4, Norm(4))(jnp.ones((6, 2, 2, 4)), train=True)
 
 
 @pytest.mark.parametrize(("group_size", "apart"), [(2, True), (4, False)])
-def test_groups_depend_on_no_mesh(group_size: int, apart: bool) -> None:
+def test_groups_are_independent_of_mesh(group_size: int, apart: bool) -> None:
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     rows = NamedSharding(mesh, PartitionSpec("data"))
     x = jnp.asarray(random_map(16, 3, 3, 4))
@@ -204,7 +204,7 @@ def test_groups_depend_on_no_mesh(group_size: int, apart: bool) -> None:
 
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("shape", [(2, 7, 10, 3), (1, 8, 9, 2)])
-def test_a_max_pool_gives_ties_to_the_first(padding: PoolPadding, shape: tuple[int, ...]) -> None:
+def test_max_pool_gives_ties_to_first_cell(padding: PoolPadding, shape: tuple[int, ...]) -> None:
     """Small whole numbers, many of them equal in every window."""
     x = np.random.default_rng(1).integers(0, 3, shape).astype(np.float32)
     before = [1 if padding == "symmetric" else size % 2 for size in shape[1:3]]
@@ -223,7 +223,7 @@ def reduce_window(x: Array, padding: PoolPadding) -> Array:
 
 
 @pytest.mark.parametrize("padding", ["same", "symmetric", "valid"])
-def test_a_max_pool_is_xlas_without_its_scatter(padding: PoolPadding) -> None:
+def test_max_pool_equals_xla_without_scatter(padding: PoolPadding) -> None:
     x = jnp.asarray(np.random.default_rng(1).integers(0, 4, (2, 14, 13, 8)), jnp.float32)
     x = x.at[0, 5, 5, 0].set(jnp.nan)
 

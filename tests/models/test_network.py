@@ -30,7 +30,7 @@ from tests.support.small_networks import UNOPTIMISED, drawn, pictures, small_net
 @pytest.mark.parametrize(
     ("method", "scale"), [("gap_pose", "full"), *((method, "demo") for method in METHODS)]
 )
-def test_every_row_of_the_papers_is_a_network(method: str, scale: str) -> None:
+def test_every_published_variant_builds(method: str, scale: str) -> None:
     """Shapes and types at full size, without computing any of it."""
     cfg = get_config(f"{method},{scale}")
     if scale == "full":
@@ -55,7 +55,7 @@ def test_every_row_of_the_papers_is_a_network(method: str, scale: str) -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(outputs)} == {jnp.dtype("float32")}
 
 
-def test_the_settings_reach_the_layers() -> None:
+def test_settings_reach_the_layers() -> None:
     model = ModelConfig(
         backbone="small", stage=2, norm="frozen", norm_group_size=4, norm_decay=0.5, norm_eps=0.1,
         dtype="bfloat16", pooling="gap", T=2, widths=(7, 5), saliency_input="pose", rank=3,
@@ -79,7 +79,7 @@ def test_the_settings_reach_the_layers() -> None:
     assert jnp.dtype(network.dtype) == jnp.bfloat16
 
 
-def test_a_stage_that_is_not_there_is_refused() -> None:
+def test_missing_stage_is_refused() -> None:
     cfg = Config(model=ModelConfig(backbone="resnet50", stage=5))
     with pytest.raises(ConfigError, match=r"model.stage=5: resnet50 has 4 stages; use 1 to 4"):
         nnx.eval_shape(lambda: build(cfg, 4, nnx.Rngs(0)))
@@ -95,7 +95,7 @@ def test_pixels_are_normalised_per_channel() -> None:
 @pytest.mark.parametrize(
     ("name", "grey"), [("reference", 128), ("vgg", 110), ("torchvision", 110), ("inception", 127)]
 )
-def test_a_network_sees_what_its_config_subtracts(name: str, grey: int) -> None:
+def test_network_normalises_by_config(name: str, grey: int) -> None:
     """Whether of a grey picture much remains, and in which unit."""
     model = ModelConfig(backbone="small", input=name, T=1, widths=(4,))
     network = nnx.eval_shape(lambda: build(Config(model=model).resolved(), 4, nnx.Rngs(0)))
@@ -111,7 +111,7 @@ def convolutions(text: str | None) -> int:
     return len(re.findall(r"[ .]convolution\(", text))
 
 
-def test_a_training_step_has_no_convolution_for_a_1x1_layer() -> None:
+def test_training_step_has_no_1x1_convolution() -> None:
     """Three for each of the four blocks' 3x3 layers and the branch's one; the stem needs two."""
     network = small_network(residual=True)
     graph, parameters, statistics = nnx.split(network, nnx.Param, nnx.BatchStat)
@@ -135,7 +135,7 @@ def test_a_training_step_has_no_convolution_for_a_1x1_layer() -> None:
     assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradient))
 
 
-def test_a_row_does_not_know_how_its_batch_was_cut() -> None:
+def test_rows_are_independent_of_micro_batches() -> None:
     """Groups of two: a batch of four is two of two, masks and statistics included."""
     graph, state = nnx.split(small_network())
     keys = jax.random.split(jax.random.key(0), 4)
@@ -163,7 +163,7 @@ def test_training_with_dropout_needs_keys() -> None:
         small_network()(pictures(), train=True)
 
 
-def test_the_saliency_reads_the_pose_branch() -> None:
+def test_saliency_reads_pose_branch() -> None:
     network = small_network("linear")
     assert network.pose is not None
     kernel = network.pose.hidden[0].kernel

@@ -25,7 +25,7 @@ def random_map(*shape: int, seed: int = 0) -> Array:
     return jnp.asarray(np.abs(np.random.default_rng(seed).normal(size=shape)), jnp.float32)
 
 
-def test_no_layer_in_the_factored_saliency_is_attentional_pooling_to_the_bit() -> None:
+def test_zero_factored_layers_equal_attentional_pooling() -> None:
     x = random_map(2, 3, 3, 16)
 
     @jax.jit
@@ -44,7 +44,7 @@ def test_no_layer_in_the_factored_saliency_is_attentional_pooling_to_the_bit() -
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_weight_space_starts_alive_and_is_attentional_pooling_with_one_vector() -> None:
+def test_weight_space_has_gradients_and_equals_one_vector() -> None:
     x = random_map(2, 2, 2, 32)
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
@@ -68,7 +68,7 @@ def test_weight_space_starts_alive_and_is_attentional_pooling_with_one_vector() 
 
 
 @pytest.mark.parametrize("widths", [(256,), (64, 32, 16)])
-def test_weight_space_starts_at_the_size_of_a_linear_saliency(widths: tuple[int, ...]) -> None:
+def test_weight_space_starts_at_scale_of_linear_saliency(widths: tuple[int, ...]) -> None:
     """Its kernels have the mean 1 / width, so that f(V c) has c's mean, 1e-3, at every width."""
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
@@ -79,7 +79,7 @@ def test_weight_space_starts_at_the_size_of_a_linear_saliency(widths: tuple[int,
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_linear_classifiers_start_as_hes_and_products_start_small(pooling: str) -> None:
+def test_initial_scales_of_classifiers_and_products(pooling: str) -> None:
     """A classifier of a mean or maximum at 1e-3 would begin far below its features' size."""
     widths = (8, 4, 2) if pooling == "gap" else ()
     model = ModelConfig(backbone="small", pooling=pooling, widths=widths)
@@ -99,7 +99,7 @@ def test_linear_classifiers_start_as_hes_and_products_start_small(pooling: str) 
     ("T", "count"),
     [*enumerate((2_049, 8_396_801, 16_785_409, 18_882_561, 19_406_849, 19_537_921))],
 )
-def test_parameters_are_the_papers_in_number(T: int, count: int) -> None:
+def test_parameter_counts_match_papers(T: int, count: int) -> None:
     cfg = Config(model=ModelConfig(T=T, backbone="resnet50"))
     network = nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
     assert isinstance(network.pooling, AttentionalPooling)
@@ -113,7 +113,7 @@ def parameters(module: Any) -> int:
 
 
 @pytest.mark.parametrize("per_class", [False, True])
-def test_the_axes_of_a_map_do_not_matter(per_class: bool) -> None:
+def test_any_number_of_map_axes(per_class: bool) -> None:
     pooling = drawn(lambda: AttentionalPooling(8, 3, rank=2, per_class=per_class, rngs=nnx.Rngs(0)))
     flat = random_map(2, 12, 8)
     expected = pooling.maps(flat)
@@ -127,7 +127,7 @@ def test_the_axes_of_a_map_do_not_matter(per_class: bool) -> None:
         np.testing.assert_allclose(pooling(flat.reshape(2, *spatial, 8)), maps.logits, rtol=1e-4)
 
 
-def test_a_mask_depends_on_its_rows_key_alone() -> None:
+def test_dropout_mask_depends_only_on_row_key() -> None:
     pooling = drawn(lambda: AttentionalPooling(64, 3, dropout=0.8, rngs=nnx.Rngs(0)))
     x, keys = random_map(4, 5, 5, 64), jax.random.split(jax.random.key(0), 4)
     together = pooling(x, keys=keys)
@@ -140,7 +140,7 @@ def test_a_mask_depends_on_its_rows_key_alone() -> None:
 
 
 @pytest.mark.parametrize("where", ["map", "pooled"])
-def test_dropout_drops_its_share_and_keeps_the_mean(where: DropoutWhere) -> None:
+def test_dropout_drops_share_and_keeps_mean(where: DropoutWhere) -> None:
     """Ones through a top-down identity show the mask itself."""
     pooling = AttentionalPooling(256, 256, dropout=0.8, dropout_where=where, rngs=nnx.Rngs(0))
     pooling.kernel[...] = jnp.eye(256)[None]
@@ -154,7 +154,7 @@ def test_dropout_drops_its_share_and_keeps_the_mean(where: DropoutWhere) -> None
     assert not (mask[0] == mask[1]).all()
 
 
-def test_a_gate_starts_as_the_mean_and_decays_to_it() -> None:
+def test_gate_starts_as_mean_pooling_and_decays_to_it() -> None:
     saliency = FactoredSaliency(8, (4,), gate_init="one", rngs=nnx.Rngs(0))
     pooling = AttentionalPooling(8, 3, saliency=saliency, rngs=nnx.Rngs(0))
     x = random_map(2, 3, 3, 8)
@@ -164,7 +164,7 @@ def test_a_gate_starts_as_the_mean_and_decays_to_it() -> None:
     assert set(by_path(nnx.state(saliency))) == {"chain/0/kernel", "chain/0/bias", "last/gate"}
 
 
-def test_the_call_contracts_positions_before_classes() -> None:
+def test_call_contracts_positions_before_classes() -> None:
     pooling = nnx.eval_shape(lambda: AttentionalPooling(512, 100, rngs=nnx.Rngs(0)))
     graph, state = nnx.split(pooling)
     x = jax.ShapeDtypeStruct((2, 14, 14, 512), jnp.float32)
@@ -178,7 +178,7 @@ def test_the_call_contracts_positions_before_classes() -> None:
     assert flops(lambda p, x: p.maps(x).logits) > 20 * flops(lambda p, x: p(x))
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_mismatched_arguments_are_refused() -> None:
     rngs = nnx.Rngs(0)
     with pytest.raises(
         ValueError, match=r"saliency\.maps=1 must be 2 with rank=2 and per_class=False"

@@ -132,7 +132,7 @@ def error(ours: Array, theirs: np.ndarray, floor: float = 0.0) -> float:
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_scores_and_gradients_are_the_trace_forms(case: Case) -> None:
+def test_scores_and_gradients_match_trace_form(case: Case) -> None:
     graph, state = nnx.split(drawn(lambda: case.pooling(nnx.Rngs(0))), nnx.Param)
     rng = np.random.default_rng(1)
     x, other = (np.abs(rng.normal(size=(2, *SPATIAL, c))).astype(jnp.bfloat16) for c in (F, S))

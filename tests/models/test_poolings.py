@@ -110,7 +110,7 @@ def draw_map(channels: int, seed: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_scores_maps_and_gradients_are_the_literal_ones(name: str) -> None:
+def test_scores_maps_and_gradients_match_numpy(name: str) -> None:
     make, literal, count = CASES[name]
     graph, state = nnx.split(drawn(make), nnx.Param)
     assert sum(leaf.size for leaf in jax.tree.leaves(state)) == count
@@ -165,7 +165,7 @@ def test_scores_maps_and_gradients_are_the_literal_ones(name: str) -> None:
         assert abs(along - slope) < 1e-4 * max(abs(slope), scale)
 
 
-def test_a_chain_says_no_more_than_rank_1_and_mean_pooling() -> None:
+def test_chained_rank_equals_rank_1_plus_mean_pooling() -> None:
     """h_2 = w h_1 + c: the scores are those of h_1 with other weights, and of the mean."""
     values = {path: np.asarray(leaf, np.float64) for path, leaf in
               by_path(nnx.state(drawn(chained), nnx.Param)).items()}  # fmt: skip
@@ -183,7 +183,7 @@ def test_a_chain_says_no_more_than_rank_1_and_mean_pooling() -> None:
 
 
 @pytest.mark.parametrize("name", ["max", "second order", "sketch"])
-def test_dropout_drops_its_share_of_the_pooled(name: str) -> None:
+def test_dropout_drops_share_of_pooled_vector(name: str) -> None:
     pooling = drawn(CASES[name][0])
     pooling.dropout = 0.8
     x = jnp.asarray(draw_map(F, 1))
@@ -216,12 +216,12 @@ def test_dropout_drops_its_share_of_the_pooled(name: str) -> None:
         ),
     ],
 )
-def test_fields_that_a_pooling_would_ignore_are_refused(fields: dict[str, Any], said: str) -> None:
+def test_fields_without_effect_on_pooling_are_refused(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         Config(model=ModelConfig(**fields)).resolved()
 
 
-def test_the_first_of_equal_maxima_takes_the_whole_gradient() -> None:
+def test_first_of_equal_maxima_gets_whole_gradient() -> None:
     """A gradient shared among equals is divided by a number that XLA may find to be 0."""
     pooling = MaxPooling(F, K, rngs=nnx.Rngs(0))
     x = jnp.zeros((1, 3, F)).at[:, 1:].set(2.0)
@@ -231,7 +231,7 @@ def test_the_first_of_equal_maxima_takes_the_whole_gradient() -> None:
     np.testing.assert_array_equal(gradient, expected)
 
 
-def test_signed_square_roots_have_bounded_slopes_on_sparse_maps() -> None:
+def test_signed_square_root_slope_is_bounded() -> None:
     """A Fourier transform leaves 1e-8 where the sketch is 0: a plain root's slope is 5,000."""
     pooling = CompactBilinearPooling(256, 2, sketch_features=512, normalised=True, rngs=nnx.Rngs(0))
     pooling.kernel[...] = jnp.asarray(np.random.default_rng(0).normal(size=(512, 2)), jnp.float32)
@@ -243,19 +243,19 @@ def test_signed_square_roots_have_bounded_slopes_on_sparse_maps() -> None:
     np.testing.assert_array_equal(empty, 0)
 
 
-def test_a_second_order_that_fits_no_machine_is_refused() -> None:
+def test_too_large_second_order_is_refused() -> None:
     cfg = get_config("second_order").resolved()
     with pytest.raises(ConfigError, match="2048 channels and 393 classes has 1,648,361,"):
         nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
 
 
-def test_the_largest_second_order_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_largest_second_order_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = get_config("second_order").resolved()
-    monkeypatch.setattr(building, "MOST_SECOND_ORDER", 2048 * 2048 * 2)
+    monkeypatch.setattr(building, "MOST_WEIGHTS", 2048 * 2048 * 2)
     nnx.eval_shape(lambda: build(cfg, 2, nnx.Rngs(0)))
 
 
-def test_fields_reach_the_poolings() -> None:
+def test_fields_reach_poolings() -> None:
     model = ModelConfig(
         backbone="small", pooling="attention", rank=3, rank_form="chained",
         saliency_activation="softmax",

@@ -32,7 +32,7 @@ def sizes(make: Any, px: int) -> tuple[tuple[int, ...], int]:
     ("name", "parameters"),
     [("resnet50", 23_508_032), ("resnet101", 42_500_160), ("resnet152", 58_143_808)],
 )
-def test_a_resnet_has_its_published_size(name: str, parameters: int) -> None:
+def test_resnet_has_published_size(name: str, parameters: int) -> None:
     make = functools.partial(ResNet, BLOCKS[name], strides="slim")
     assert sizes(make, 450) == ((15, 15, 2048), parameters)
 
@@ -41,13 +41,13 @@ def test_a_resnet_has_its_published_size(name: str, parameters: int) -> None:
     ("strides", "sides"),
     [("slim", (57, 29, 15, 15)), ("caffe", (113, 57, 29, 15)), ("v1_5", (113, 57, 29, 15))],
 )
-def test_the_map_of_any_stage(strides: Strides, sides: tuple[int, ...]) -> None:
+def test_stage_map_shapes(strides: Strides, sides: tuple[int, ...]) -> None:
     for stage, side in enumerate(sides, start=1):
         make = functools.partial(ResNet, (1, 1, 1, 1), strides=strides, stage=stage)
         assert sizes(make, 450)[0] == (side, side, 128 << stage)
 
 
-def test_the_small_trunk_has_its_size() -> None:
+def test_small_backbone_has_documented_size() -> None:
     assert sizes(SmallBackbone, 96) == ((12, 12, 96), 177_560)
     for stage, shape in enumerate(((48, 48, 24), (24, 24, 48), (12, 12, 64)), start=1):
         assert sizes(functools.partial(SmallBackbone, stage=stage), 96)[0] == shape
@@ -69,7 +69,7 @@ def random_resnet(
     )
 
 
-def test_a_resnet_is_the_literal_one_with_its_strides() -> None:
+def test_resnet_matches_numpy_for_each_stride_placement() -> None:
     """Rows are even and columns odd where a padding could differ."""
     image = np.random.default_rng(0).normal(size=(2, 40, 57, 3)).astype(np.float32)
     maps = []
@@ -88,7 +88,7 @@ def test_a_resnet_is_the_literal_one_with_its_strides() -> None:
 
 
 @pytest.mark.parametrize("shape", [(2, 40, 57, 3), (2, 45, 64, 3)])
-def test_slim_and_caffe_are_one_network_until_batches_norm_it(shape: tuple[int, ...]) -> None:
+def test_slim_and_caffe_differ_only_with_batch_statistics(shape: tuple[int, ...]) -> None:
     image = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)
     networks = [
         nnx.split(random_resnet(strides, stem_padding="symmetric"))
@@ -113,7 +113,7 @@ def in_float64(state: nnx.State) -> Any:
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), nnx.to_pure_dict(state))
 
 
-def test_an_early_stage_is_the_start_of_the_whole() -> None:
+def test_early_stage_equals_start_of_whole_network() -> None:
     image = jnp.asarray(np.random.default_rng(0).normal(size=(1, 40, 40, 3)), jnp.float32)
     whole, early = random_resnet("slim"), random_resnet("slim", stage=2)
     del whole.stages[2:]

@@ -16,7 +16,7 @@ from gap_jax.weights.formats.read import open_arrays
 from tests.support import foreign_files as foreign
 
 
-def test_blocks_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
+def test_overlapping_blocks_are_refused(tmp_path: Path) -> None:
     """A table that lists one block again and again."""
     table = foreign.sealed(foreign.block({b"a": foreign.field(9, bytes(2**16))}))
     place = foreign.varint(0) + foreign.varint(len(table) - 5)
@@ -30,7 +30,9 @@ def test_blocks_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
         open_arrays(tmp_path / "w")
 
 
-def test_whole_numbers_count_steps_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_integer_variables_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They take a byte each in the file, and eight once read."""
     monkeypatch.setattr(tensorflow_file, "LARGEST_INTEGERS_BYTES", 99)
     (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(99)}))
@@ -65,9 +67,7 @@ def entry(**fields: int) -> bytes:
         ({b"a": entry()}, -1, "w.data-00000-of-00001 is missing or no file"),
     ],
 )
-def test_what_a_bundle_may_ask_for(
-    tmp_path: Path, entries: dict[bytes, bytes], data: int, said: str
-) -> None:
+def test_bundle_limits(tmp_path: Path, entries: dict[bytes, bytes], data: int, said: str) -> None:
     """`data` is the size of the first file; -1: it is a pipe."""
     count = 2 if b"" in entries else 1
     for number in range(count):
@@ -85,7 +85,7 @@ def test_what_a_bundle_may_ask_for(
         assert open_arrays(tmp_path / "w").arrays.keys() == {"a"}
 
 
-def test_a_table_without_entries_is_refused(tmp_path: Path) -> None:
+def test_table_without_entries_is_refused(tmp_path: Path) -> None:
     index = foreign.sealed(foreign.block({}))
     place = foreign.varint(0) + foreign.varint(len(index) - 5)
     (tmp_path / "w.index").write_bytes(index + (place * 2).ljust(40, b"\0") + foreign.TABLE_MAGIC)
@@ -93,7 +93,7 @@ def test_a_table_without_entries_is_refused(tmp_path: Path) -> None:
         open_arrays(tmp_path / "w.index")
 
 
-def test_many_small_variables_take_no_time(tmp_path: Path) -> None:
+def test_many_small_variables_are_read_fast(tmp_path: Path) -> None:
     """Each took hundredths of a second when its checksum was made as a long one's."""
     foreign.bundle(tmp_path / "w", {f"{n:04d}": np.ones(1, np.float32) for n in range(3000)})
     start = time.process_time()

@@ -81,7 +81,7 @@ def configure(strides: str = "slim", pooling: str = "mean", **model: Any) -> Con
         ("slim", "slim"),
     ],
 )
-def test_a_file_becomes_the_network_it_was(
+def test_converted_file_equals_network(
     tmp_path: Path, strides: str, source: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cfg = configure(strides)
@@ -109,7 +109,7 @@ def test_a_file_becomes_the_network_it_was(
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_file_is_fetched_by_its_address_and_converted(
+def test_file_is_downloaded_and_converted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")
@@ -137,7 +137,7 @@ def test_a_file_is_fetched_by_its_address_and_converted(
 
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("reads_pose", [False, True])
-def test_a_released_head_gives_its_formula(tmp_path: Path, reads_pose: bool) -> None:
+def test_released_head_matches_formula(tmp_path: Path, reads_pose: bool) -> None:
     """logits = mean over cells of (Z b + beta)(X A + alpha), Z being X or relu(X M + mu)."""
     cfg = configure("slim", "attention", saliency_input="pose" if reads_pose else "features")
     made = draw(cfg, 7)
@@ -174,9 +174,7 @@ def features(cfg: Config, variables: Variables, image: jax.Array) -> jax.Array:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_files_that_are_no_network_leave_nothing_behind(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_files_leave_no_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cfg = configure("v1_5")
     names = resnet.torch_names(BLOCKS)
     whole = at_source(draw(cfg, 10), names)
@@ -213,7 +211,7 @@ METADATA = Metadata("resnet50", "slim", "made", stem_padding="same")
         ({"input_mean": (123.68, 116.78, 103.94)}, {}, "model.input=reference takes"),
     ],
 )
-def test_what_differs_without_harm_is_told(
+def test_harmless_differences_are_reported(
     there: dict[str, Any], here: dict[str, Any], note: str
 ) -> None:
     notes = compare(Path("w"), dataclasses.replace(METADATA, **there), configure(**here).model)
@@ -221,13 +219,13 @@ def test_what_differs_without_harm_is_told(
 
 
 @pytest.mark.parametrize(("there", "here"), [("v1_5", "slim"), ("caffe", "v1_5"), ("slim", "v1_5")])
-def test_strides_of_another_network_are_refused(there: str, here: str) -> None:
+def test_strides_of_other_network_are_refused(there: str, here: str) -> None:
     metadata = dataclasses.replace(METADATA, strides=there)
     with pytest.raises(CheckpointError, match=rf"would be wrong; set model.strides={there} or"):
         compare(Path("w"), metadata, configure(here).model)
 
 
-def test_files_of_the_first_version_stay_readable() -> None:
+def test_files_of_version_1_are_readable() -> None:
     metadata = native.read_metadata(native.shipped_path("drawn_objects"))
     assert (
         metadata.format_version == 1
@@ -254,7 +252,7 @@ def test_files_of_the_first_version_stay_readable() -> None:
         {"format_version": None}, {"format_version": 3}, {"more": 1},
     ],
 )  # fmt: skip
-def test_metadata_of_another_kind_are_refused(lie: dict[str, Any]) -> None:
+def test_invalid_metadata_is_refused(lie: dict[str, Any]) -> None:
     text = json.dumps(json.loads(METADATA.dump()) | lie)
     with pytest.raises(CheckpointError) as refusal:
         parse_metadata(Path("w"), {"gap_jax": text})
@@ -262,7 +260,7 @@ def test_metadata_of_another_kind_are_refused(lie: dict[str, Any]) -> None:
 
 
 @pytest.mark.usefixtures("tiny")
-def test_a_variance_below_zero_is_neither_written_nor_read(tmp_path: Path) -> None:
+def test_negative_variance_is_neither_written_nor_read(tmp_path: Path) -> None:
     cfg = configure("v1_5")
     variables = draw(cfg, 7)
     name = "backbone/conv1/norm/var"
@@ -288,7 +286,7 @@ def test_a_variance_below_zero_is_neither_written_nor_read(tmp_path: Path) -> No
         ({"conv1.weight": np.int8}, "conv1.weight holds int8"),
     ],
 )
-def test_what_is_no_such_network_is_refused(changes: dict[str, Any], complaint: str) -> None:
+def test_damaged_networks_are_refused(changes: dict[str, Any], complaint: str) -> None:
     theirs = at_source(draw(configure("v1_5"), 3), resnet.torch_names(BLOCKS))
     for name, change in changes.items():
         match change:

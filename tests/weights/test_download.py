@@ -42,7 +42,7 @@ def held(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("manner", ["whole", "unranged", "uncounted", "moved", "elsewhere"])
-def test_a_file_arrives_whole(served: Served, tmp_path: Path, manner: str) -> None:
+def test_file_is_downloaded_completely(served: Served, tmp_path: Path, manner: str) -> None:
     folder = tmp_path / "new"
     path = download.fetch(f"{served.address}/{manner}/w", DIGEST, folder)
     assert path == folder / NAME and path.read_bytes() == CONTENT and held(folder) == [NAME]
@@ -53,7 +53,7 @@ def test_a_file_arrives_whole(served: Served, tmp_path: Path, manner: str) -> No
 
 @pytest.mark.parametrize("manner", ["cut", "reset", "stalled"])
 @pytest.mark.parametrize("then", ["whole", "unranged", "elsewhere"])
-def test_what_broke_off_goes_on(
+def test_broken_download_resumes(
     served: Served, tmp_path: Path, manner: str, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
@@ -67,14 +67,14 @@ def test_what_broke_off_goes_on(
     assert served.asked[-1] == (f"/{then}/w", f"bytes={len(part)}-")
 
 
-def test_a_whole_part_needs_only_its_name(served: Served, tmp_path: Path) -> None:
+def test_complete_part_file_is_renamed(served: Served, tmp_path: Path) -> None:
     (tmp_path / f"{NAME}.part").write_bytes(CONTENT)
     assert download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path).read_bytes() == CONTENT
     (tmp_path / NAME).write_bytes(CONTENT[:-1])  # damaged since
     assert download.fetch(f"{served.address}/whole/w", DIGEST, tmp_path).read_bytes() == CONTENT
 
 
-def test_another_content_is_not_kept(served: Served, tmp_path: Path) -> None:
+def test_wrong_content_is_removed(served: Served, tmp_path: Path) -> None:
     wrong = "0" * 64
     said = refuse(f"{served.address}/whole/w?token=secret", tmp_path, wrong)
     assert DIGEST in said and wrong in said and "secret" not in said and not held(tmp_path)
@@ -96,12 +96,12 @@ def test_another_content_is_not_kept(served: Served, tmp_path: Path) -> None:
         ("huge/w", "is larger than 4,096 MiB"),
     ],
 )
-def test_bad_answers_are_refused(served: Served, tmp_path: Path, path: str, said: str) -> None:
+def test_bad_responses_are_refused(served: Served, tmp_path: Path, path: str, said: str) -> None:
     line = refuse(f"{served.address}/{path}", tmp_path)
     assert said in line and "word@" not in line and not held(tmp_path)
 
 
-def test_a_file_without_a_length_ends_at_the_largest(
+def test_file_without_length_stops_at_limit(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "LARGEST", len(CONTENT) - 1)
@@ -127,19 +127,19 @@ def test_a_file_without_a_length_ends_at_the_largest(
         ("https://weights.invalid/w.tar.gz?x=1", "is an archive"),
     ],
 )
-def test_addresses_that_are_not_fetched(tmp_path: Path, address: str, said: str) -> None:
+def test_unsafe_addresses_are_refused(tmp_path: Path, address: str, said: str) -> None:
     line = refuse(address, tmp_path)
     assert said in line and "word@" not in line and not held(tmp_path)
 
 
-def test_nobody_at_the_address(served: Served, tmp_path: Path) -> None:
+def test_unreachable_address_is_refused(served: Served, tmp_path: Path) -> None:
     with serve(b"") as gone:
         pass
     assert "cannot be reached" in refuse(f"{gone.address}/whole/w", tmp_path)
     assert "cannot be reached" in refuse(f"{served.address}/a b/w", tmp_path)
 
 
-def test_https_never_leads_to_this_machine() -> None:
+def test_https_redirect_to_this_machine_is_refused() -> None:
     answer = io.BytesIO()
     request = urllib.request.Request("https://weights.invalid/w")
     redirect = download._Redirects().redirect_request
@@ -150,7 +150,7 @@ def test_https_never_leads_to_this_machine() -> None:
     assert onward and onward.full_url == "https://other.invalid/w"
 
 
-def test_a_full_disk_keeps_what_there_is(
+def test_full_disk_keeps_part_file(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     faults._passages.clear()
@@ -164,7 +164,7 @@ def test_a_full_disk_keeps_what_there_is(
         assert "no room to write" in refuse(f"{served.address}/whole/w", tmp_path, code=73)
 
 
-def test_a_terminal_is_told_how_far_it_is(
+def test_terminal_shows_progress(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):

@@ -79,7 +79,7 @@ WRITERS: dict[str, Write] = {
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_arrays_come_back_to_the_bit(tmp_path: Path, kind: str) -> None:
+def test_arrays_roundtrip_exactly(tmp_path: Path, kind: str) -> None:
     file = open_arrays(WRITERS[kind](tmp_path))
     assert file.format == kind and len(file.sha256) == 64
     layered = kind in ("keras HDF5", "numpy dictionary")
@@ -91,7 +91,7 @@ def test_arrays_come_back_to_the_bit(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("make", [foreign.torch_zip, foreign.torch_legacy])
-def test_names_of_a_network_on_several_devices_lose_their_prefix(
+def test_data_parallel_prefix_is_removed(
     tmp_path: Path, make: Callable[[foreign.Arrays], bytes]
 ) -> None:
     values = {f"module.{name}": each for name, each in draw().items()}
@@ -101,7 +101,7 @@ def test_names_of_a_network_on_several_devices_lose_their_prefix(
 
 
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_file_cut_anywhere_is_refused(tmp_path: Path, kind: str) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, kind: str) -> None:
     path = WRITERS[kind](tmp_path)
     for part in [path] if path.exists() else sorted(tmp_path.iterdir()):
         content = part.read_bytes()
@@ -112,7 +112,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path, kind: str) -> None:
         assert open_arrays(path).arrays
 
 
-def test_a_bundle_with_a_changed_bit_is_refused(tmp_path: Path) -> None:
+def test_bundle_with_changed_bit_is_refused(tmp_path: Path) -> None:
     prefix = write_bundle(tmp_path)
     for part in sorted(tmp_path.iterdir()):
         content = bytearray(part.read_bytes())
@@ -123,7 +123,7 @@ def test_a_bundle_with_a_changed_bit_is_refused(tmp_path: Path) -> None:
         part.write_bytes(content)
 
 
-def test_the_digest_of_a_bundle_is_that_of_all_its_files(tmp_path: Path) -> None:
+def test_bundle_digest_covers_all_files(tmp_path: Path) -> None:
     prefix = write_bundle(tmp_path)
     index, data = (
         prefix.with_name(prefix.name + end) for end in (".index", ".data-00000-of-00001")
@@ -132,7 +132,7 @@ def test_the_digest_of_a_bundle_is_that_of_all_its_files(tmp_path: Path) -> None
     assert open_arrays(prefix).sha256 == open_arrays(index).sha256 == whole
 
 
-def test_a_bundle_without_checksums_is_refused(tmp_path: Path) -> None:
+def test_bundle_without_checksums_is_refused(tmp_path: Path) -> None:
     entry = foreign.field(1, 1) + foreign.field(2, foreign.field(2, foreign.field(1, 1)))
     (tmp_path / "w.data-00000-of-00001").write_bytes(bytes(4))
     table = foreign.tabled({b"": foreign.field(1, 1), b"a": entry + foreign.field(5, 4)})
@@ -140,7 +140,7 @@ def test_a_bundle_without_checksums_is_refused(tmp_path: Path) -> None:
     assert "the checksum of a differs" in refuse(tmp_path / "w")
 
 
-def test_the_checksum_is_castagnolis(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checksum_is_crc32c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(32)) == 0x8A9136AA
 
     def bit_by_bit(content: bytes) -> int:
@@ -206,7 +206,7 @@ def touching(canary: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("attack", touching(Path()))
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
-def test_nothing_in_a_pickle_runs(tmp_path: Path, attack: str, form: str) -> None:
+def test_pickle_code_never_runs(tmp_path: Path, attack: str, form: str) -> None:
     canary = tmp_path / "canary"
     content = foreign.pickled(b"}" + foreign.text("a") + touching(canary)[attack] + b"s")
     match form:
@@ -232,11 +232,11 @@ LIES = {
 
 
 @pytest.mark.parametrize("lie", LIES)
-def test_tensors_that_do_not_lie_in_their_storage_are_refused(tmp_path: Path, lie: str) -> None:
+def test_tensors_outside_their_storage_are_refused(tmp_path: Path, lie: str) -> None:
     refuse(write("w.pth", in_zip(foreign.mapping(a=LIES[lie])))(tmp_path))
 
 
-def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
+def test_other_files_are_refused_with_reason(tmp_path: Path) -> None:
     assert "does not exist" in refuse(tmp_path / "absent")
     assert "cannot be read" in refuse(tmp_path)
     assert "unknown format" in refuse(write("w.pth", b"%PDF a book of weights")(tmp_path))
@@ -254,7 +254,7 @@ def test_other_files_are_refused_for_what_they_are(tmp_path: Path) -> None:
     assert "does not fit" in refuse(tmp_path / "lie.index")
 
 
-def test_a_numpy_pickle_holds_numbers_only(tmp_path: Path) -> None:
+def test_numpy_pickle_holds_only_numbers(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     np.save(tmp_path / "w.npy", np.array({"a": {"b": [object]}}, object), allow_pickle=True)
     assert "builtins.object" in refuse(tmp_path / "w.npy")

@@ -49,7 +49,7 @@ def prefixed(count: int) -> dict[bytes, bytes]:
     return {b"a" * length: b"" for length in range(1, count)}
 
 
-def test_bombs_take_no_memory_and_no_time(tmp_path: Path) -> None:
+def test_bombs_are_refused_fast_in_little_memory(tmp_path: Path) -> None:
     """All in one process, which may have a few gigabytes of addresses and touch one at most."""
     zeros = {"0": np.zeros(2**26, np.float32)}
     pickle = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
@@ -95,7 +95,7 @@ def test_bombs_take_no_memory_and_no_time(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["zip", "legacy", "single", "bundle", "numpy", "hdf5"])
-def test_a_changed_byte_is_harmless_or_refused(tmp_path: Path, kind: str) -> None:
+def test_changed_byte_is_harmless_or_refused(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path, kind)
     place = path if path.exists() else path.with_name(path.name + ".index")
     content, rng = place.read_bytes(), np.random.default_rng(0)
@@ -135,7 +135,7 @@ def write(folder: Path, kind: str) -> Path:
     return path
 
 
-def test_large_arrays_of_any_shape_are_looked_at_by_parts(tmp_path: Path) -> None:
+def test_large_arrays_are_checked_in_pieces(tmp_path: Path) -> None:
     """One value at a time took a minute for forty megabytes."""
     values = {"flat": np.ones(2**23, np.float32), "thin": np.ones((2**23, 1), np.float32).T}
     start = time.process_time()
@@ -150,7 +150,7 @@ def test_large_arrays_of_any_shape_are_looked_at_by_parts(tmp_path: Path) -> Non
         values_of_it[..., -1] = 1
 
 
-def test_a_storage_of_many_names_is_refused(tmp_path: Path) -> None:
+def test_storage_with_many_names_is_refused(tmp_path: Path) -> None:
     values = np.zeros(2**20, np.float32)
     for names, fine in ((8, True), (2**11, False)):
         tensors = {f"a{index}": foreign.tensor("0", values) for index in range(names)}
@@ -162,7 +162,7 @@ def test_a_storage_of_many_names_is_refused(tmp_path: Path) -> None:
                 open_arrays(tmp_path / "w")
 
 
-def test_entries_that_lie_in_one_another_are_refused(tmp_path: Path) -> None:
+def test_overlapping_zip_entries_are_refused(tmp_path: Path) -> None:
     """The second is part of the first, and both together larger than the file."""
     values = np.zeros(2**12, np.float32)
     inner = zipfile.ZipInfo("archive/data/1")
@@ -193,7 +193,7 @@ class Again:
         return np.zeros(0).__reduce__()[0], (np.ndarray, (0,), b"b"), state
 
 
-def test_bytes_that_a_numpy_pickle_names_again_are_not_copied_again(tmp_path: Path) -> None:
+def test_repeated_bytes_in_numpy_pickle_are_refused(tmp_path: Path) -> None:
     content = bytes(2**16)
     for count, fine in ((1, True), (3, False)):
         layer = {f"v{index}": Again(content) for index in range(count)}
@@ -206,7 +206,7 @@ def test_bytes_that_a_numpy_pickle_names_again_are_not_copied_again(tmp_path: Pa
                 open_arrays(tmp_path / "w")
 
 
-def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+def test_pipe_is_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "w")
     with pytest.raises(CheckpointError, match="it is no file"):
         open_arrays(tmp_path / "w")
@@ -214,7 +214,7 @@ def test_a_pipe_is_no_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", [b"c__builtin__\neval\n", b"K\x01", b")"])
 @pytest.mark.parametrize("part", ["type", "key"])
-def test_a_storage_is_told_by_words(tmp_path: Path, part: str, named: bytes) -> None:
+def test_invalid_storage_references_are_refused(tmp_path: Path, part: str, named: bytes) -> None:
     tensor = foreign.tensor("0", VALUES["a"])
     told = {"type": foreign.named("torch", "FloatStorage"), "key": foreign.text("0")}[part]
     assert tensor.count(told) == 1
@@ -223,7 +223,7 @@ def test_a_storage_is_told_by_words(tmp_path: Path, part: str, named: bytes) -> 
         open_arrays(tmp_path / "w")
 
 
-def test_an_encrypted_entry_is_refused(tmp_path: Path) -> None:
+def test_encrypted_entry_is_refused(tmp_path: Path) -> None:
     content = bytearray(foreign.torch_zip(VALUES))
     for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
         place = -1

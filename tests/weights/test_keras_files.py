@@ -43,7 +43,7 @@ def refuse(path: Path) -> str:
     return line
 
 
-def test_numbered_variables_come_back_under_their_layers_names(tmp_path: Path) -> None:
+def test_numbered_variables_are_read_by_layer_name(tmp_path: Path) -> None:
     path = tmp_path / "w.weights.h5"
     write_numbered(path, LAYERS)
     file = open_arrays(path)
@@ -75,7 +75,7 @@ def test_numbered_variables_come_back_under_their_layers_names(tmp_path: Path) -
         ("conv1_bn", "two arrays are called conv1_bn/0"),
     ],
 )
-def test_layers_whose_name_is_no_name_are_refused(tmp_path: Path, name: object, said: str) -> None:
+def test_invalid_layer_names_are_refused(tmp_path: Path, name: object, said: str) -> None:
     path = tmp_path / "w.weights.h5"
     write_numbered(path, {"conv1_bn": [VALUES], "conv1_conv": [VALUES]})
     with h5py.File(path, "a") as file:
@@ -88,7 +88,7 @@ def test_layers_whose_name_is_no_name_are_refused(tmp_path: Path, name: object, 
 
 
 @pytest.mark.parametrize("group", ["layers/conv2d/vars", "model_weights/conv1_conv"])
-def test_what_leads_outside_or_lies_is_refused(tmp_path: Path, group: str) -> None:
+def test_links_and_external_values_are_refused(tmp_path: Path, group: str) -> None:
     (tmp_path / "raw").write_bytes(VALUES.tobytes())
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["secret"] = VALUES

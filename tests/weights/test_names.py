@@ -34,7 +34,7 @@ def shapes(backbone: str, pooling: str = "mean", *, pose: bool = False, classes:
 
 
 @pytest.mark.parametrize("backbone", BLOCKS)
-def test_names_and_arrays_are_in_bijection(backbone: str) -> None:
+def test_names_and_arrays_match_one_to_one(backbone: str) -> None:
     paths = shapes(backbone).keys()
     counts = {"resnet50": 267, "resnet101": 522, "resnet152": 777}
     for make in (
@@ -50,7 +50,7 @@ def test_names_and_arrays_are_in_bijection(backbone: str) -> None:
         assert set(used.values()) == {1}
 
 
-def test_the_names_are_those_that_are_published() -> None:
+def test_names_match_published_names() -> None:
     """A few of each, as the libraries print them."""
     blocks = BLOCKS["resnet101"]
     for names, path, published in (
@@ -100,7 +100,7 @@ def described(names: NameMap, ours: dict[str, tuple[int, ...]]) -> dict[str, tup
     }
 
 
-def test_slims_names_and_shapes_have_the_published_lists_digest() -> None:
+def test_slim_names_and_shapes_match_published_digest() -> None:
     """Of its lines, sorted; the next test reads the list itself where it is."""
     file = described(resnet.slim_names(BLOCKS["resnet101"], SCOPE), shapes("resnet101"))
     lines = sorted(f"{name} {'x'.join(map(str, shape))}" for name, shape in file.items())
@@ -109,7 +109,7 @@ def test_slims_names_and_shapes_have_the_published_lists_digest() -> None:
     )
 
 
-def test_slims_names_and_shapes_are_the_checkpoints(reference_data: Path) -> None:
+def test_slim_names_and_shapes_match_checkpoint(reference_data: Path) -> None:
     lines = (reference_data / "slim_resnet_v1_101_vars.tsv").read_text().split()
     published = {
         name: tuple(map(int, shape.split("x")))
@@ -127,7 +127,7 @@ def test_slims_names_and_shapes_are_the_checkpoints(reference_data: Path) -> Non
         ("attention", "pose", 530, 45_802_723),
     ],
 )
-def test_released_checkpoints_are_matched_whole(
+def test_released_checkpoints_match_completely(
     pooling: str, reads: str, tensors: int, values: int
 ) -> None:
     ours = shapes("resnet101", pooling, pose=True, classes=393, reads=reads)
@@ -143,7 +143,7 @@ def test_released_checkpoints_are_matched_whole(
     assert known.source == "attentional pooling" and known.names == names
 
 
-def test_every_network_is_recognised_by_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_network_is_recognised_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where they are among another's, as a ResNet-50's are among a ResNet-101's."""
     every_network = list(recognise_module.every_known())
     monkeypatch.setattr(recognise_module, "every_known", lambda: every_network)
@@ -167,7 +167,7 @@ def test_unknown_and_incomplete_files_are_refused() -> None:
     assert all(map(SKIPPED.search, skipped)) and not SKIPPED.search("conv1.weight")
 
 
-def test_a_vgg19_is_no_vgg16() -> None:
+def test_vgg19_is_refused_as_vgg16() -> None:
     """By torchvision's numbers it lacks layers; by Keras' names it has all and more."""
     layers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
     names = {f"features.{layer}.{part}" for layer in layers for part in ("weight", "bias")}
@@ -183,7 +183,7 @@ def test_a_vgg19_is_no_vgg16() -> None:
         convert(ForeignFile(Path("w"), "", "", arrays), "")
 
 
-def test_slims_resnet_v1_200_is_no_resnet_152() -> None:
+def test_slim_resnet_v1_200_is_refused_as_resnet152() -> None:
     names = resnet.slim_names((3, 24, 36, 3), "resnet_v1_200")
     with pytest.raises(CheckpointError, match="holds no network that gap_jax knows"):
         recognise("file", {name for source in names.values() for name in source.names})
@@ -194,7 +194,7 @@ def test_slims_resnet_v1_200_is_no_resnet_152() -> None:
     assert known.backbone == "resnet152" and not any(map(EXTRA.search, beyond))
 
 
-def test_forms_turn_into_ours() -> None:
+def test_forms_convert_to_ours() -> None:
     oihw = np.arange(2.0 * 3 * 5 * 7).reshape(2, 3, 5, 7)
     assert to_ours([oihw], "oihw")[4, 6, 2, 1] == oihw[1, 2, 4, 6]
     assert to_ours([oihw], "bgr")[1, 2, 0, 6] == oihw[1, 2, 4, 6]

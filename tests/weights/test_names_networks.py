@@ -29,7 +29,7 @@ def paths(backbone: str, stage: int = 0) -> set[str]:
         ("bn_inception", 0, (inception.bn_inception_names(),), 69 * 6),
     ],
 )  # fmt: skip
-def test_names_and_arrays_are_in_bijection(
+def test_names_and_arrays_match_one_to_one(
     backbone: str, stage: int, maps: tuple[NameMap, ...], count: int
 ) -> None:
     ours = paths(backbone, stage)
@@ -41,14 +41,14 @@ def test_names_and_arrays_are_in_bijection(
         assert set(used.values()) == {1}
 
 
-def test_without_dense_layers_vgg_is_its_convolutions() -> None:
+def test_vgg_without_dense_layers() -> None:
     for make in (vgg.torch_names, vgg.keras_names, vgg.slim_names):
         backbone = {path for path in paths("vgg16") if path.startswith("backbone/")}
         assert make(dense=False).keys() == backbone
         assert make(dense=False).items() <= make().items()
 
 
-def test_the_names_are_those_that_are_published() -> None:
+def test_names_match_published_names() -> None:
     """A few of each, as the libraries print them."""
     for names, path, published in (
         (vgg.torch_names(), "stages/0/1/kernel", "features.2.weight"),
@@ -81,7 +81,7 @@ def test_the_names_are_those_that_are_published() -> None:
         assert names[f"backbone/{path}"].names == (published,)
 
 
-def test_dense_layers_become_convolutions_of_a_7x7_map() -> None:
+def test_dense_layers_become_7x7_convolutions() -> None:
     rng = np.random.default_rng(0)
     kernel, map_ = rng.normal(size=(7, 7, 2, 3)), rng.normal(size=(7, 7, 2))
     expected = np.tensordot(map_, kernel, 3)

@@ -64,7 +64,7 @@ def rewrite(path: Path, header: dict[str, Any], data: bytes) -> None:
     path.write_bytes(HEADER.pack(len(text)) + text + data)
 
 
-def test_a_backbone_comes_back_to_the_bit_in_a_network_of_other_classes(
+def test_backbone_roundtrips_exactly_into_other_classes(
     saved: Path, cfg: Config, shapes: Variables
 ) -> None:
     other = fill_variables(describe_model(cfg, 3)[1], 2)
@@ -86,9 +86,7 @@ def test_a_backbone_comes_back_to_the_bit_in_a_network_of_other_classes(
     assert report.whole_parts == ("backbone",) and not report.notes
 
 
-def test_the_file_says_how_it_was_made_and_is_reproducible(
-    saved: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_file_has_metadata_and_is_reproducible(saved: Path, cfg: Config, shapes: Variables) -> None:
     header, _ = parse(saved)
     assert list(header["__metadata__"]) == [KEY, native.DIGESTS], "safetensors' order is random"
     assert json.loads(header["__metadata__"]["gap_jax"]) == {
@@ -103,9 +101,7 @@ def test_the_file_says_how_it_was_made_and_is_reproducible(
     assert describe_backbone(ModelConfig(), **METADATA).strides == "slim"
 
 
-def test_arrays_keep_the_places_of_those_they_replace(
-    saved: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_loaded_arrays_keep_sharding(saved: Path, cfg: Config, shapes: Variables) -> None:
     mesh = Mesh(np.array(jax.devices()).reshape(4, 2), ("data", "fsdp"))
 
     def spread(leaf: jax.Array) -> jax.Array:
@@ -119,7 +115,7 @@ def test_arrays_keep_the_places_of_those_they_replace(
     assert_same(backbone_of(loaded), backbone_of(fill_variables(shapes, 1)))
 
 
-def test_a_shorter_trunk_takes_its_part(saved: Path, cfg: Config) -> None:
+def test_shorter_backbone_loads_its_layers(saved: Path, cfg: Config) -> None:
     short = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, stage=3))
     variables = fill_variables(describe_model(short, 5)[1], 2)
     _, report = native.load_backbone(saved, variables, short.model)
@@ -143,7 +139,7 @@ def test_a_shorter_trunk_takes_its_part(saved: Path, cfg: Config) -> None:
         ({"surprise": 1}, "has no metadata of its backbone"),
     ],
 )
-def test_metadata_that_do_not_fit_are_refused(
+def test_mismatched_metadata_is_refused(
     saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], said: str
 ) -> None:
     header, data = parse(saved)
@@ -180,7 +176,7 @@ KERNEL, LAST = "backbone/layers/0/conv/kernel", "backbone/layers/4/norm/var"
         ({LAST: np.full(96, np.inf, np.float32)}, f"that are not finite, first {LAST}"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(
+def test_mismatched_arrays_are_refused(
     saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], said: str
 ) -> None:
     header, _ = parse(saved)
@@ -213,7 +209,7 @@ def test_damaged_files_are_refused(saved: Path, cfg: Config, shapes: Variables) 
     refuse(saved, cfg, shapes)
 
 
-def test_a_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes: Variables) -> None:
+def test_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes: Variables) -> None:
     header, data = parse(saved)
     for name in (KERNEL, LAST):
         flipped = bytearray(data)
@@ -232,7 +228,7 @@ def test_a_flipped_bit_in_any_array_is_refused(saved: Path, cfg: Config, shapes:
         assert "SHA-256" in refuse(saved, cfg, shapes)
 
 
-def test_arrays_are_digested_without_a_copy_of_all() -> None:
+def test_digests_need_no_copy_of_all_arrays() -> None:
     arrays = {f"backbone/{k}": np.full((1024, 256), k, np.float32) for k in range(16)}
     tracemalloc.start()
     digests = native._digest({KEY: ""}, arrays)
@@ -242,9 +238,7 @@ def test_arrays_are_digested_without_a_copy_of_all() -> None:
     assert digests["backbone/3"] == hashlib.sha256(arrays["backbone/3"].tobytes()).hexdigest()
 
 
-def test_a_file_from_before_there_were_digests_is_read(
-    saved: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_file_without_digests_is_read(saved: Path, cfg: Config, shapes: Variables) -> None:
     header, data = parse(saved)
     del header["__metadata__"][native.DIGESTS]
     rewrite(saved, header, data)
@@ -252,9 +246,7 @@ def test_a_file_from_before_there_were_digests_is_read(
     assert not [name for name in report.left_random if name.startswith(native.BACKBONE)]
 
 
-def test_nothing_that_is_not_finite_is_saved(
-    tmp_path: Path, cfg: Config, shapes: Variables
-) -> None:
+def test_nonfinite_weights_are_not_saved(tmp_path: Path, cfg: Config, shapes: Variables) -> None:
     variables = fill_variables(shapes, 1)
     bad = native.replace_arrays(variables, {KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)})
     with pytest.raises(CheckpointError, match="not finite"):
@@ -263,7 +255,7 @@ def test_nothing_that_is_not_finite_is_saved(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_weights_that_were_asked_for_and_are_absent(tmp_path: Path) -> None:
+def test_absent_weights_are_refused_or_random(tmp_path: Path) -> None:
     for name in ("", str(tmp_path / "no.safetensors"), str(tmp_path), "drawn_objcts"):
         with pytest.raises(CheckpointError) as refusal:
             native.resolve_weights(InitConfig(name), refuse_warning)
@@ -279,7 +271,7 @@ def test_weights_that_were_asked_for_and_are_absent(tmp_path: Path) -> None:
     assert native.resolve_weights(InitConfig(str(tmp_path / "x"))) == tmp_path / "x"
 
 
-def test_a_shipped_file_is_found_by_name_and_verified(
+def test_shipped_file_is_found_by_name_and_verified(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "SHIPPED_FOLDER", saved.parent)
@@ -297,7 +289,7 @@ def test_a_shipped_file_is_found_by_name_and_verified(
             native.resolve_weights(InitConfig("w", allow_random=allowed))
 
 
-def test_what_is_shipped_is_listed_small_and_fits_its_network(cfg: Config) -> None:
+def test_shipped_files_are_small_and_fit_their_network(cfg: Config) -> None:
     found = {path.stem for path in native.SHIPPED_FOLDER.glob("*.safetensors")}
     assert found == set(native.SHIPPED)
     for name in native.SHIPPED:

@@ -15,7 +15,7 @@ CASES = {case.name: case for case in parity.cases()}
     ("name", "side"),
     [("resnet50_v1_5", 224), ("resnet50_caffe", 65), ("vgg16", 64), ("inception_v3", 107)],
 )
-def test_a_backbone_says_what_the_reference_said(name: str, side: int) -> None:
+def test_backbone_matches_recorded_reference(name: str, side: int) -> None:
     answer = parity.ask_ours(parity.draw_network(CASES[name]), parity.draw_image(side))
     kept = parity.read_golden(name, side)["arrays"]
     assert kept
@@ -27,7 +27,7 @@ def test_a_backbone_says_what_the_reference_said(name: str, side: int) -> None:
         assert np.std(golden["values"]) > 0.01 * golden["largest"]
 
 
-def test_every_reference_was_asked_and_agreed() -> None:
+def test_every_reference_is_recorded_within_tolerance() -> None:
     for name, case in CASES.items():
         for side in case.sides:
             for found in parity.read_golden(name, side)["arrays"].values():
@@ -35,7 +35,7 @@ def test_every_reference_was_asked_and_agreed() -> None:
     assert parity.render() in parity.PAGE.read_text("utf-8")
 
 
-def test_a_difference_is_relative_and_shapes_must_agree() -> None:
+def test_difference_is_relative_and_checks_shapes() -> None:
     assert parity.difference(np.array([1.0, 2.0]), np.array([1.0, 4.0])) == 0.5
     with pytest.raises(SystemExit, match="ours has shape"):
         parity.difference(np.ones(1), np.ones((1, 1)))
@@ -45,7 +45,7 @@ def test_a_difference_is_relative_and_shapes_must_agree() -> None:
     "names",
     [vgg.keras_names(), CASES["resnet50_caffe"].names, CASES["resnet50_v1_5"].names],
 )
-def test_what_goes_to_a_reference_is_what_an_import_reads(names: dict) -> None:
+def test_reference_weights_equal_imported_weights(names: dict) -> None:
     """With few channels; the running mean takes a bias up to rounding."""
     rng = np.random.default_rng(0)
     ranks = {"map_io": (7, 7, 2, 3), "cell_io": (1, 1, 2, 3), "row": (1, 3), "oihw": (3, 3, 2, 3),

@@ -13,7 +13,7 @@ CASES = {(case.library, case.form): case for case in roundtrips.cases()}
 DICTIONARY = CASES["numpy", "numpy"]
 
 
-def test_numpys_dictionary_comes_back_and_a_damaged_one_does_not(tmp_path: Path) -> None:
+def test_numpy_roundtrip_detects_damage(tmp_path: Path) -> None:
     verdict = roundtrips.run_case(DICTIONARY, sys.executable, tmp_path)
     assert verdict.result == EQUAL and verdict.versions == {"numpy": np.__version__}
     theirs = tmp_path / DICTIONARY.file
@@ -22,7 +22,7 @@ def test_numpys_dictionary_comes_back_and_a_damaged_one_does_not(tmp_path: Path)
     assert said.startswith("refused: gap_jax: error 66")
 
 
-def test_one_bit_one_shape_and_one_name_are_differences() -> None:
+def test_comparison_finds_bit_shape_and_name() -> None:
     expected = {"a": np.ones((2, 3), np.float32), "b": np.zeros(2, np.float32)}
     assert roundtrips.compare(dict(expected), expected) == EQUAL
     for other in (-expected["b"], expected["b"].reshape(2, 1)):
@@ -36,16 +36,14 @@ def test_one_bit_one_shape_and_one_name_are_differences() -> None:
 @pytest.mark.parametrize(
     ("code", "said"), [(roundtrip_writers.ABSENT, NOT_RUN), (1, "not written: x")]
 )
-def test_what_did_not_write_is_told(tmp_path: Path, code: int, said: str) -> None:
+def test_failed_writer_is_reported(tmp_path: Path, code: int, said: str) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho x >&2\nexit {code}\n")
     python.chmod(0o755)
     assert roundtrips.run_case(DICTIONARY, str(python), tmp_path).result == said
 
 
-def test_a_library_that_is_not_there_is_absent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_library_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "a.npz", a=np.ones(1, np.float32))
     for form, library in (("zip", "torch"), ("f32", "torch"), ("keras", "keras"),
                           ("V1", "tensorflow")):  # fmt: skip
@@ -54,7 +52,7 @@ def test_a_library_that_is_not_there_is_absent(
         assert roundtrip_writers.main(*words) == roundtrip_writers.ABSENT
 
 
-def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
+def test_table_is_between_marks(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     case = CASES["tensorflow", "V2"]
@@ -66,7 +64,7 @@ def test_the_table_stands_between_its_marks(tmp_path: Path) -> None:
     assert rows[4:6] == [f"| tensorflow 2.0 {name} equal |", f"| tensorflow {name} not run |"]
 
 
-def test_the_committed_table_has_every_case_and_none_that_failed() -> None:
+def test_committed_table_has_every_case_and_no_failure() -> None:
     text = roundtrips.PAGE.read_text("utf-8")
     rows = text[text.index(BEGIN) : text.index(END)].splitlines()[3:]
     assert len(rows) == len(roundtrips.cases())

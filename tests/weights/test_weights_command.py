@@ -23,7 +23,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 @pytest.mark.parametrize(("words", "step"), [((), 7), (("--checkpoint", "best"), 3)])
-def test_a_backbone_leaves_its_run_and_enters_another_network(
+def test_backbone_of_run_loads_into_another_network(
     run: Run, tmp_path: Path, words: tuple[str, ...], step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, states = run
@@ -43,7 +43,7 @@ def test_a_backbone_leaves_its_run_and_enters_another_network(
     assert metadata.seed == cfg.train.seed and metadata.command == "python -m gap_jax.main --x=1"
 
 
-def test_what_cannot_be_converted_is_refused(
+def test_inconvertible_files_are_refused(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, _ = run
@@ -64,7 +64,7 @@ def test_what_cannot_be_converted_is_refused(
     assert model_of(root) and not (tmp_path / "x").exists()
 
 
-def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_list_shows_shipped_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["weights", "list"]) == 0
     printed = capsys.readouterr().out
     assert native.SHIPPED
@@ -80,7 +80,7 @@ def test_what_is_shipped_is_listed_as_it_is(capsys: pytest.CaptureFixture[str]) 
         assert len(each.sha256) in (0, 64)
 
 
-def test_a_published_name_is_its_address(
+def test_published_name_resolves_to_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Known by its whole digest it needs no other, and else it needs one."""
