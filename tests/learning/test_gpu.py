@@ -1,4 +1,4 @@
-"""The real network on a GPU: a step in bfloat16, and the head folded and in both orders."""
+"""The full network on a GPU: a step in bfloat16, folding, and both contraction orders."""
 
 import dataclasses
 from typing import Any
@@ -65,7 +65,7 @@ def test_bfloat16_step_updates_every_parameter() -> None:
 
 
 def test_folding_and_contraction_order_keep_logits() -> None:
-    """In float32, with the statistics that a network begins with."""
+    """Uses float32 and initial statistics."""
     cfg = configure(dtype="float32", dropout=0.0)
     model, variables = split_network(cfg, CLASSES, 0)
     folded, multiplied = fold_network(model, variables)

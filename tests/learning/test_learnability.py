@@ -1,4 +1,4 @@
-"""The campaign's own judgement, on a pooling that learns and on one that cannot."""
+"""Checks the verdict of the learnability campaign on poolings that learn and do not."""
 
 import pytest
 
@@ -9,7 +9,7 @@ SMALL = {"model.backbone": "small", "model.stage": 3}
 
 @pytest.mark.parametrize("gate", ["paper", "one"])
 def test_pooling_learns(gate: str) -> None:
-    """With a gate of zeros nothing reaches the chain below it at the first step."""
+    """With a gate of zeros the factored layers have no gradient in the first step."""
     fields = {**SMALL, "model.T": 1, "model.widths": (16,), "optim.learning_rate": 3e-3}
     course = train(configure(Variant("", "gap", fields, gate)))
     assert not course.fault(gate)

@@ -1,4 +1,4 @@
-"""Losses against their formulas in float64, and the weighted mean that joins them."""
+"""Compares losses and their weighted mean with formulas in float64."""
 
 import jax
 import jax.numpy as jnp
@@ -148,8 +148,3 @@ def test_invalid_joint_has_no_gradient() -> None:
     )
     moved = np.asarray(gradient).any(axis=(1, 2))
     np.testing.assert_array_equal(moved, targets.valid)
-
-
-def test_an_unknown_reduction_is_named() -> None:
-    with pytest.raises(ValueError, match="'sum'"):
-        losses.pose_weight_in_all_units(1.0, "sum", 2, 2)

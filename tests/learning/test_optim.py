@@ -1,4 +1,4 @@
-"""Optimisers against literal numpy ones over several steps, and the paths that steer them."""
+"""Compares optimisers with numpy over several steps, and checks the paths of their options."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -64,7 +64,7 @@ DECAYED = {
 
 
 def _literal(cfg: OptimConfig, factors: Mapping[str, float], rates: list[float]) -> Flat:
-    """The textbook loops, one parameter at a time, in float64."""
+    """The textbook loops in float64, one parameter at a time."""
     results = {}
     for name, start in _flat(_tree(0)).items():
         p = start.astype(np.float64)
@@ -120,7 +120,7 @@ def test_optimiser_matches_numpy_loop(name: str, clip_norm: float) -> None:
 
 
 def test_schedule_advances_over_skipped_update() -> None:
-    """Step 2 was thrown away: the optimiser never hears of it, the rates do."""
+    """Step 2 was skipped: no update, but the rates advance."""
     cfg = OptimConfig(learning_rate=0.1, decay_every_steps=2)
     ours, _ = _run(cfg, GRADIENTS, [0, 1, 3, 4, 5, 6, 7, 8])
     rates = [0.1 * 0.33 ** (step // 2) for step in (0, 1, 3, 4, 5, 6, 7, 8)]
@@ -144,7 +144,7 @@ def test_frozen_leaves_stay_equal_and_outside_norm(name: str) -> None:
         assert np.isfinite(ours[path]).all()
         assert (ours[path].tobytes() == value.tobytes()) == (path in frozen), path
     sizes = {leaf.shape for leaf in jax.tree.leaves(state)}
-    assert (4, 2) not in sizes  # no momentum is kept for what never moves
+    assert (4, 2) not in sizes  # frozen parameters have no momentum
     norm = optim.gradient_norm(loud[0], cfg.frozen)
     moving = [leaf for path, leaf in _flat(loud[0]).items() if path not in frozen]
     np.testing.assert_allclose(norm, np.sqrt(sum((leaf**2).sum() for leaf in moving)), rtol=1e-5)

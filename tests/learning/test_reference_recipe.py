@@ -11,7 +11,7 @@ from gap_jax.flags import read_config
 from gap_jax.variants import METHODS
 
 GAP_POSE = "configs/gap_pose.py"
-RELEASED = {  # read in its source; where it only inherits a value from its networks, in those
+RELEASED = {  # from its source, or from the networks it uses
     "data.preprocessing": "reference",  # limit the width, resize the short side, crop
     "data.limit_width_px": 512,
     "data.short_side_px": 480,
@@ -25,13 +25,13 @@ RELEASED = {  # read in its source; where it only inherits a value from its netw
     "data.eval_crops": "center",
     "data.eval_flip": False,
     "model.strides": "slim",
-    "model.stem_padding": "auto",  # slim's own, which is `same`
+    "model.stem_padding": "auto",  # slim's padding is `same`
     "model.input": "reference",  # minus 128
     "model.norm": "train",
     "model.norm_group_size": 16,  # images on each of its GPUs
     "model.norm_decay": 0.997,
     "model.norm_eps": 1e-5,
-    "model.norm_running": "first",  # the first GPU's, of the last part
+    "model.norm_running": "first",  # of the first GPU, in the last micro-batch
     "model.dtype": "float32",
     "model.saliency_activation": "none",
     "model.rank_form": "chained",
@@ -49,7 +49,7 @@ RELEASED = {  # read in its source; where it only inherits a value from its netw
     "optim.weight_decay": 5e-4,
     "optim.clip_norm": 0.0,
     "train.steps": 12_000,
-    "train.batch_size": 128,  # 4 GPUs, 2 parts, 16 images
+    "train.batch_size": 128,  # 4 GPUs, 2 micro-batches, 16 images
     "train.label_smoothing": 0.0,
     "train.unlabelled": "reference",
     "train.ema_decay": 0.0,
@@ -94,7 +94,7 @@ def test_config_diff_lists_recipe_changes(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_page_lists_every_switch() -> None:
-    """docs/method.md's table names fields with the value of the recipe and the default."""
+    """Compares docs/method.md's table with the values of the recipe and the defaults."""
     text = Path("docs/method.md").read_text("utf-8")
     table = text.partition("## The released code's switches")[2].partition("\n## ")[0]
     rows = [line.split("|")[2:5] for line in table.splitlines() if "| `" in line]
@@ -104,11 +104,11 @@ def test_page_lists_every_switch() -> None:
     )
     seen = 0
     for names, theirs, default in rows:
-        for place, name in enumerate(each.strip(" `") for each in names.split(",")):
+        for index, name in enumerate(each.strip(" `") for each in names.split(",")):
             for cell, values in ((theirs, reference), (default, ours)):
-                told = cell.split(",")
-                if len(told) > place and "by method" not in cell:
-                    word = told[place].split("(")[0].strip()
+                words = cell.split(",")
+                if len(words) > index and "by method" not in cell:
+                    word = words[index].split("(")[0].strip()
                     assert (
                         word == f"{values[name]:g}"
                         if isinstance(values[name], float)
@@ -119,7 +119,7 @@ def test_page_lists_every_switch() -> None:
 
 
 def test_recipe_accepts_map_for_each_class() -> None:
-    """One map of a class is no chain; several are, of which each class has its own."""
+    """With rank 1 there is nothing to chain; a higher rank is refused with a map for each class."""
     one = "--config.model.per_class=true"
     assert read_config("configs/gap_pose.py:attention,reference", [one]).model.per_class
     with pytest.raises(ConfigError, match=r"set model\.rank_form=independent or"):

@@ -1,4 +1,4 @@
-"""What the released code does in a step and we do not: whose statistics last, unlabelled images."""
+"""The options of a step that follow the released code: running statistics, unlabelled images."""
 
 from typing import Any
 
@@ -45,12 +45,12 @@ def test_running_statistics_can_follow_first_group() -> None:
 
 
 def test_step_matches_released_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its gradient is (softmax - one hot) / B, the one hot all zeros where there is no label."""
+    """Its gradient is (softmax - one hot) / B, with zeros as the one hot of an unlabelled image."""
     setup, lowered = lower_step(1, REFERENCE)
     monkeypatch.setattr(steps, "MOST_UNROLLED", 1)
     _, scanned = lower_step(1, REFERENCE)
     state, parts = begin(setup), draw_batch(0, setup.cfg)
-    before = jax.tree.map(jnp.copy, state.variables)  # a step takes its state
+    before = jax.tree.map(jnp.copy, state.variables)  # a step donates its state
     whole = [np.concatenate(fields) for fields in zip(*parts, strict=True)]
     image, label, weight = jnp.asarray(whole[0]), whole[3], whole[4]
     assert 0 < weight.sum() < 16
@@ -67,16 +67,16 @@ def test_step_matches_released_code(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, gradient = literal(before.params)
     norm = np.sqrt(sum(float(jnp.square(leaf).sum()) for leaf in jax.tree.leaves(gradient)))
     each = -np.asarray(jax.nn.log_softmax(scores))[np.arange(16), label] * weight
-    group = image[8:12]  # the first of the last part
+    group = image[8:12]  # the first group of the last micro-batch
     _, due = jax.jit(lambda images: setup.model.apply(before, images, train=True))(group)
     expected, old = name_leaves(due), name_leaves(before.stats)
 
     for program, start in ((lowered, state), (scanned, begin(setup))):
         step = program.compile(compiler_options=UNOPTIMISED)
         after, metrics = step(start, globalise(parts, setup.mesh))
-        told = metrics.compute()
-        assert told["grad_norm"] == pytest.approx(norm, rel=1e-4)
-        assert told["loss_action"] == pytest.approx(each.sum() / 16, rel=1e-5)
+        values = metrics.compute()
+        assert values["grad_norm"] == pytest.approx(norm, rel=1e-4)
+        assert values["loss_action"] == pytest.approx(each.sum() / 16, rel=1e-5)
         for name, leaf in name_leaves(after.variables.stats).items():
             np.testing.assert_allclose(leaf, expected[name], rtol=1e-4, atol=1e-6, err_msg=name)
             assert np.abs(leaf - old[name]).max() > 0, name

@@ -1,4 +1,4 @@
-"""The training step, the same in any number of parts; the evaluation step, as fast as it can be."""
+"""The training step with any number of micro-batches; the evaluation step's compiler options."""
 
 import re
 from pathlib import Path
@@ -25,7 +25,7 @@ REMAT = (("model.remat", True),)
 
 @pytest.mark.parametrize("parts", [4, 8], ids=["4 unrolled", "8 scanned"])
 def test_micro_batches_equal_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each part is of whole norm groups. On CPU only many parts are scanned, elsewhere all are."""
+    """Micro-batches have whole norm groups. On CPU only many are scanned, elsewhere all are."""
     monkeypatch.setattr(steps, "MOST_UNROLLED", 4)
     values = (("train.accumulate", parts),)
     whole, cut = (count_convolutions(compile_step(1, each)[1].as_text()) for each in ((), values))
@@ -34,7 +34,7 @@ def test_micro_batches_equal_one_batch(parts: int, monkeypatch: pytest.MonkeyPat
 
 
 def test_recomputed_activations_keep_results() -> None:
-    """XLA gets each convolution, the pose branch's too, twice; on CPU it finds that out."""
+    """XLA gets each convolution twice, the pose branch's too; on CPU it removes the duplicates."""
     kept, recomputed = (
         count_convolutions(lower_step(1, values)[1].as_text()) for values in ((), REMAT)
     )

@@ -1,4 +1,4 @@
-"""The training step on 1, on 8 and on 4 x 2 devices: where it leads, and what it moves."""
+"""The training step on 1, 8 and 4 x 2 devices: its results and its communication."""
 
 from pathlib import Path
 
@@ -32,21 +32,21 @@ FSDP: Values = (("mesh.fsdp", 2),)
 Shape = tuple[int, ...]
 
 
-def is_on_the_way_forward(collective: Collective) -> bool:
-    """Whether only differentiated code asked for it, and none of its gradients.
+def is_forward(collective: Collective) -> bool:
+    """Whether it belongs to the forward pass.
 
-    Means that ride along with the gradients at the end do not hold anything up.
+    Means that are reduced together with the gradients at the end cause no delay.
     """
     return "jvp(" in collective.source and "transpose(jvp(" not in collective.source
 
 
 def plain(shape: Shape) -> Shape:
-    """The axes longer than 1, sorted: XLA transposes, and adds or drops others, as it likes."""
+    """The axes longer than 1, sorted, because XLA transposes, adds and drops axes."""
     return tuple(sorted(size for size in shape if size > 1))
 
 
 def shapes_of(setup: Setup) -> set[Shape]:
-    """Those of the parameters and statistics, and of the pieces that a device holds."""
+    """The shapes of parameters and statistics, and of their shards."""
     leaves = jax.tree.leaves(setup.target.variables)
     whole = {plain(leaf.shape) for leaf in leaves}
     return whole | {plain(leaf.sharding.shard_shape(leaf.shape)) for leaf in leaves}
@@ -60,7 +60,7 @@ def collectives(values: Values = ()) -> tuple[Setup, list[Collective]]:
 
 @pytest.mark.parametrize("values", [(), FSDP], ids=["data 8", "data 4 fsdp 2"])
 def test_mesh_does_not_change_results(values: Values) -> None:
-    """Ten steps with dropout, EMA, unlabelled images: every single leaf agrees."""
+    """Ten steps with dropout, EMA and unlabelled images agree in every leaf."""
     alone, spread = take_steps(10, 1), take_steps(10, 8, values)
     assert int(spread.state.step) == 10
     assert_agree(alone, spread)
@@ -68,7 +68,7 @@ def test_mesh_does_not_change_results(values: Values) -> None:
 
 
 def test_state_moves_between_meshes(tmp_path: Path) -> None:
-    """Three steps on 8 devices, three on one, four on 4 x 2, by way of checkpoints."""
+    """Runs three steps on 8 devices, three on one and four on 4 x 2, with checkpoints between."""
 
     def go_on(first: int, last: int, devices: int, values: Values = ()) -> Course:
         setup, _ = compile_step(devices, values)
@@ -76,22 +76,22 @@ def test_state_moves_between_meshes(tmp_path: Path) -> None:
             restored = checkpoints.resume(setup.target)
             state = restored.state if restored else begin(setup)
             assert int(state.step) == first
-            state, told = walk(state, range(first, last), devices, values)
+            state, metrics_of_steps = walk(state, range(first, last), devices, values)
             checkpoints.save(last, state, {})
             checkpoints.finish(last)
-        return Course(jax.device_get(state), told)
+        return Course(jax.device_get(state), metrics_of_steps)
 
     courses = go_on(0, 3, 8), go_on(3, 6, 1), go_on(6, 10, 8, FSDP)
-    told = [metrics for course in courses for metrics in course.metrics]
-    assert_agree(take_steps(10, 1), Course(courses[-1].state, told))
+    metrics_of_steps = [metrics for course in courses for metrics in course.metrics]
+    assert_agree(take_steps(10, 1), Course(courses[-1].state, metrics_of_steps))
 
 
 def test_data_parallel_reduces_once_outside_forward_pass() -> None:
-    """16 images a device: the gradients and all means together, and before them a count."""
+    """With 16 images per device: one reduction of gradients and means after one of counts."""
     setup, found = collectives()
     assert {each.name for each in found} == {"all-reduce"}
     assert 1 <= len(found) <= 3
-    assert not any(map(is_on_the_way_forward, found))
+    assert not any(map(is_forward, found))
     apart = [each for each in found if "transpose(jvp(" not in each.source]
     assert all(each.shapes == ((),) for each in apart), "more than the number of labels"
     [gradients] = [each for each in found if each not in apart]
@@ -100,13 +100,13 @@ def test_data_parallel_reduces_once_outside_forward_pass() -> None:
 
 
 def test_groups_across_devices_are_detected_in_forward_pass() -> None:
-    """The search can find something: norm over all images needs a mean in every layer.
+    """Checks that the search can fail: norm over all images needs a mean in every layer.
 
-    And so can the comparison of courses: other groups lead elsewhere.
+    The comparison of courses can fail too: other groups give other results.
     """
     values = (("model.norm_group_size", 128),)
     _, found = collectives(values)
-    assert sum(map(is_on_the_way_forward, found)) >= 2
+    assert sum(map(is_forward, found)) >= 2
     one, other = take_steps(3, 8), take_steps(3, 8, values)
     assert distance(one.state.variables, other.state.variables) > 1e-3
 
@@ -120,13 +120,13 @@ def test_fsdp_gathers_parameters_but_no_activations() -> None:
     }
     gathered = [each for each in found if each.name == "all-gather"]
     assert split and {shape for each in gathered for shape in each.shapes} == split
-    assert not any(map(is_on_the_way_forward, found))
+    assert not any(map(is_forward, found))
     assert {each.name for each in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
     assert {shape for each in found for shape in each.shapes} <= shapes_of(setup) | {()}
 
 
 def test_moved_activations_are_detected(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The shapes can betray something: here every device asks for all the images."""
+    """Checks that the search can fail: here every device gathers all images."""
 
     def gather(image: Array, mean: Colours, scale: Colours) -> Array:
         whole = replicated(make_mesh(configure(FSDP)))
@@ -138,7 +138,7 @@ def test_moved_activations_are_detected(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_step_convolutions_per_3x3_and_1x1_layer() -> None:
-    """Forward, by the data, by the weights; the first layer has no gradient by the data."""
+    """Forward, gradients of data and weights; the first layer has no gradient of the data."""
     text = lower_step(1, (("model.stage", 0),))[1].as_text()
     pose_branch = 1
     assert count_convolutions(text) == 3 * (len(LAYERS) + pose_branch) - 1

@@ -1,4 +1,4 @@
-"""What a step leaves alone, to the bit, and what each number that it moves or tells is made of."""
+"""The parts of the state that a step keeps, and the values of its counters and metrics."""
 
 import dataclasses
 from typing import Any
@@ -35,24 +35,24 @@ MOVING = ("variables", "opt_state", "ema")
 
 
 def poison(batch: HostBatch) -> HostBatch:
-    """Not a number where one stood: the weight of a label."""
+    """Replaces the weight of a label by NaN."""
     weight = batch.weight.copy()
     weight[0] = np.nan
     return batch._replace(weight=weight)
 
 
 def visit(*poisoned: bool) -> tuple[list[TrainState], list[Numbers]]:
-    """The state before any and after each of some batches, and the metrics of each step."""
+    """Returns the states before and after each batch, and the metrics of each step."""
     setup, step = compile_step(1, SMALLEST)
-    state, told = begin(setup), []
+    state, metrics_of_steps = begin(setup), []
     states = [jax.device_get(state)]
     for number, is_poisoned in enumerate(poisoned):
         [part] = draw_batch(number, setup.cfg)
         batch = globalise([poison(part) if is_poisoned else part], setup.mesh)
         state, metrics = step(state, batch)
         states.append(jax.device_get(state))
-        told.append(jax.device_get(metrics).compute())
-    return states, told
+        metrics_of_steps.append(jax.device_get(metrics).compute())
+    return states, metrics_of_steps
 
 
 def digests(tree: Any) -> dict[str, str]:
@@ -62,9 +62,10 @@ def digests(tree: Any) -> dict[str, str]:
 
 def test_nonfinite_step_changes_only_counters() -> None:
     course = (False, True, True, False)
-    states, told = visit(*course)
+    states, metrics_of_steps = visit(*course)
     counts = [
-        tuple(int(each[name]) for name in ("finite", "skipped_in_row", "skipped")) for each in told
+        tuple(int(each[name]) for name in ("finite", "skipped_in_row", "skipped"))
+        for each in metrics_of_steps
     ]
     assert counts == [(1, 0, 0), (0, 1, 1), (0, 2, 2), (1, 0, 2)]
     for before, after, is_skipped in zip(states[:-1], states[1:], course, strict=True):
@@ -102,7 +103,7 @@ def test_frozen_parameters_stay_equal(field: str, value: str, still: tuple[str, 
 
 
 def step_from(number: int, **fields: Any) -> tuple[TrainState, Numbers]:
-    """One step of this number on the first batch, some fields of which are others."""
+    """Runs one step with this number on the first batch, with some fields replaced."""
     setup, step = compile_step(1, SMALLEST)
     [part] = draw_batch(0, setup.cfg)
     state = begin(setup)
@@ -127,14 +128,16 @@ def test_dropout_differs_between_steps_and_repeats_within() -> None:
 
 def test_unlabelled_images_count_only_in_pose_loss() -> None:
     weight = np.tile(np.array([1, 0], np.float32), 4)
-    told = []
+    metrics_of_steps = []
     for label in range(CLASSES):
         labels = np.where(weight > 0, label, -1).astype(np.int32)
-        told.append(step_from(0, weight=weight, label=labels)[1])
-    assert sum(each["accuracy"] for each in told) == 1  # each labelled image hits one class
+        metrics_of_steps.append(step_from(0, weight=weight, label=labels)[1])
+    assert (
+        sum(each["accuracy"] for each in metrics_of_steps) == 1
+    )  # each labelled image hits one class
     labelled = step_from(0, weight=np.ones(8, np.float32))[1]
-    assert told[0]["loss_pose"] == labelled["loss_pose"] > 0
-    assert told[0]["loss_action"] != labelled["loss_action"]
+    assert metrics_of_steps[0]["loss_pose"] == labelled["loss_pose"] > 0
+    assert metrics_of_steps[0]["loss_action"] != labelled["loss_action"]
 
 
 def test_class_weights_come_from_training_split(monkeypatch: pytest.MonkeyPatch) -> None:

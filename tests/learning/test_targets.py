@@ -1,4 +1,4 @@
-"""Heatmaps against the formula, cell by cell, and against a literal drawing of the reference's."""
+"""Compares heatmaps with the formula in every cell and with the reference's drawing."""
 
 from collections.abc import Callable
 
@@ -27,11 +27,11 @@ def _draw(
 def _people_on_a_lattice(
     rng: np.random.Generator, b: int, people: int, sides: tuple[int, int]
 ) -> Float[np.ndarray, "b people 16 3"]:
-    """Eighths of a pixel, inside and around the crop: float32 then decides every tie exactly."""
+    """Draws multiples of 1/8 pixel, inside and around the crop, which float32 compares exactly."""
     high = np.array([sides[1], sides[0]])
     xy = rng.integers(-40 * 8, (high + 40) * 8, (b, people, 16, 2)) / 8
     visibility = rng.integers(0, 3, (b, people, 16, 1))
-    xy[(visibility == 0)[..., 0]] = np.nan  # nobody may read a joint that is not annotated
+    xy[(visibility == 0)[..., 0]] = np.nan  # unannotated joints must not be used
     return np.concatenate([xy, visibility], axis=-1).astype(np.float32)
 
 
@@ -63,7 +63,7 @@ def test_disc_matches_formula_in_every_cell(sides: tuple[int, int], cells: tuple
     keypoints = _people_on_a_lattice(rng, 3, 3, sides)
     radius = (rng.integers(20, 320, 3) / 8).astype(np.float32)
     corner_x, corner_y = 3 * sides[1] / cells[1], 3 * sides[0] / cells[0]
-    keypoints[0, 0, 0] = [corner_x + radius[0], corner_y, 2]  # a cell on the very rim is inside
+    keypoints[0, 0, 0] = [corner_x + radius[0], corner_y, 2]  # a cell exactly on the rim is inside
     cfg = PoseConfig(target="disc")
     targets = _draw(keypoints, radius, sides, cells, cfg)
     expected = _draw_by_formula(keypoints, radius, sides, cells, cfg)
@@ -83,7 +83,7 @@ def test_gaussian_matches_formula_in_every_cell(
     targets = _draw(keypoints, radius, sides, cells, cfg)
     expected = _draw_by_formula(keypoints, radius, sides, cells, cfg)
     np.testing.assert_allclose(targets.heatmaps, expected, atol=2e-6)
-    assert targets.heatmaps.max() <= 1  # two people at one place do not add up
+    assert targets.heatmaps.max() <= 1  # overlapping people take the maximum
 
 
 @pytest.mark.parametrize("target", ["disc", "gaussian"])
@@ -123,7 +123,7 @@ def _draw_reference(
     crop: tuple[int, int],
     flip: bool,
 ) -> Maps:
-    """The released code: discs on a 200-wide canvas of the whole image, augmented there."""
+    """Draws like the released code: discs on a 200-wide canvas of the image, then augmentation."""
     (width, height), canvas_w = image, 200
     canvas_h = height * canvas_w // width
     canvas = np.zeros((canvas_h, canvas_w, 16), np.uint8)
@@ -166,7 +166,7 @@ def _resize_like_the_reference(image: tuple[int, int]) -> tuple[int, int]:
 
 
 def _centroids(maps: Maps) -> Float[np.ndarray, "16 2"]:
-    """Nan where a map is empty."""
+    """NaN if a map is empty."""
     weight = maps.sum(axis=(0, 1))
     cells = np.mgrid[:15, :15].reshape(2, 225)
     with np.errstate(invalid="ignore"):
@@ -175,7 +175,7 @@ def _centroids(maps: Maps) -> Float[np.ndarray, "16 2"]:
 
 @pytest.fixture(scope="module")
 def draw_discs() -> Callable[[Float[np.ndarray, "people 16 3"], float], Maps]:
-    """Up to three people in a crop of 450 px, on 15 x 15 cells."""
+    """Draws up to three people in a crop of 450 px, on 15 x 15 cells."""
     compiled = jax.jit(lambda k, r: draw_heatmaps(k, r, (450, 450), (15, 15), PoseConfig()))
 
     def draw(people: Float[np.ndarray, "people 16 3"], radius: float) -> Maps:

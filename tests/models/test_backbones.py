@@ -1,4 +1,4 @@
-"""VGG16 and the Inceptions: sizes at full scale, and literal numpy networks at a small one."""
+"""VGG16 and the Inceptions: sizes at full scale, and small ones compared with numpy networks."""
 
 from typing import Any
 
@@ -35,7 +35,7 @@ def settings(backbone: str, **fields: Any) -> Config:
 
 
 def built(backbone: str, **fields: Any) -> Network:
-    """What a config makes, without its values."""
+    """Builds the network of a config without values."""
     cfg = settings(backbone, **fields)
     return nnx.eval_shape(lambda: build(cfg, 7, nnx.Rngs(0)))
 
@@ -142,7 +142,7 @@ def test_fields_without_effect_on_backbone_are_refused(
 
 
 def test_vgg_matches_numpy() -> None:
-    """Its fc6 window covers a 7x7 map, which 224 px leave."""
+    """The input has 224 px or more, so that the map is at least as large as fc6's 7x7 window."""
     network = drawn(lambda: VGG16(stage=7, width=2, rngs=nnx.Rngs(0)))
     image = random_image(1, 225, 256)
     expected = np.asarray(image, np.float64)

@@ -1,4 +1,4 @@
-"""The cells of every backbone's map stand where their gradient's centre of mass is."""
+"""Compares the cell centres of every backbone with the centres of mass of gradients."""
 
 import dataclasses
 from collections.abc import Callable
@@ -28,7 +28,7 @@ SIDES = (448, 417)  # even and odd at every pool
 
 
 def shorten(stages: Stages) -> Stages:
-    """The first and the last block of each stage, which halve the map, with fewer channels."""
+    """Keeps the first and the last block of each stage, with fewer channels."""
     return tuple(
         tuple(_narrow(steps) for steps in dict.fromkeys((blocks[0], blocks[-1])))
         for blocks in stages
@@ -69,7 +69,7 @@ MAKERS: dict[str, Callable[[], Backbone]] = {
 
 
 def averaging(make: Callable[[], Backbone]) -> Backbone:
-    """What `make` makes, each convolution being the mean of its window and each norm nothing."""
+    """Builds a backbone whose convolutions average their windows and whose norms do nothing."""
     graph, shapes = nnx.split(nnx.eval_shape(make))
 
     def fill(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -82,7 +82,7 @@ def averaging(make: Callable[[], Backbone]) -> Backbone:
 
 
 def measure_centres(backbone: Backbone) -> list[np.ndarray]:
-    """Where the gradients of cells have their centre of mass, along a middle column and row.
+    """Measures the centres of mass of cells' gradients, along a middle column and row.
 
     A network of means is linear but for its max-pools, so its response to a ramp is the centre of
     mass of its gradient. A max-pool takes the far end of its window in a rising ramp and the near
@@ -119,7 +119,7 @@ def test_cell_centres_match_gradient_centres(name: str) -> None:
 
 
 def test_centres_at_published_sizes() -> None:
-    """At 450 px a ResNet's cells are 32 pixels apart although 15 of them share the crop."""
+    """At 450 px a ResNet's 15 cells are 32 pixels apart."""
 
     def locate(name: str, px: int) -> tuple[float, float]:
         axis = nnx.eval_shape(MAKERS[name]).locate(Axis(px))

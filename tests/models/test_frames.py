@@ -1,4 +1,4 @@
-"""Clips: every frame pooled by itself, and their logits joined as AP's code does for videos."""
+"""Clips: each frame is pooled separately, and logits are joined as in AP's code for videos."""
 
 import dataclasses
 from typing import Any
@@ -141,7 +141,7 @@ def test_training_step_updates_frame_weights() -> None:
 
 
 def test_folding_and_views_keep_clip_logits() -> None:
-    """Views lie before frames: the mean over two of them is that of two evaluations."""
+    """The axis of views precedes that of frames; the mean over two views equals two evaluations."""
     network = make(configure(model__temporal="attention"))
     graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     model, variables = Model(graph), Variables(params, stats)
@@ -165,19 +165,19 @@ def test_network_refuses_pictures_for_clips_and_clips_for_pictures() -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"pooling": "pose_parts", "pose__weight": 0.1}, "pose.weight=0.1 teaches joints"),
         ({"model__frames": 1, "model__temporal": "attention"}, "has no effect with model.frames=1"),
         ({"model__norm_group_size": 4}, "does not divide the 6 images"),
     ],
 )
-def test_contradictory_fields_are_refused(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_contradictory_fields_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         configure(**fields)
 
 
 def test_picture_data_is_refused_for_clips() -> None:
-    said = r"model.frames=3 takes clips, and people holds pictures; set model.frames=1, or"
-    with pytest.raises(ConfigError, match=said):
+    message = r"model.frames=3 takes clips, and people holds pictures; set model.frames=1, or"
+    with pytest.raises(ConfigError, match=message):
         assemble(dataclasses.replace(configure()).resolved(), people())

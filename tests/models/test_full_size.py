@@ -23,7 +23,7 @@ from tests.support.small_networks import UNOPTIMISED
 from tests.support.step_courses import begin
 
 CLASSES, IMAGES, SIDE_PX = 393, 2, 450
-SMALL = 1e-3  # spread of what attentional pooling adds
+SMALL = 1e-3  # initial scale of the pooling
 # the saliency's and the top-down parameters, as docs/method.md counts them
 SALIENCY, TOP_DOWN, BACKBONE = 18_882_561, 805_257, 42_500_160
 
@@ -44,7 +44,7 @@ def draw_batch() -> HostBatch:
 
 
 def draw_variables(shapes: Variables) -> Variables:
-    """Like those that `build` makes, which compiles for longer than the step."""
+    """Draws values like those of `build`, whose compilation takes longer than the step."""
     values: dict[str, jax.Array] = {}
     for name, leaf in name_arrays(fill_variables(shapes, 0)).items():
         if name.endswith(("gamma", "var")):
@@ -86,11 +86,13 @@ def test_full_size_network_trains_one_step() -> None:
     batch = globalise([draw_batch()], setup.mesh)
     step = setup.train_step.lower(state, batch).compile(compiler_options=UNOPTIMISED)
     state, metrics = step(state, batch)
-    told = jax.device_get(metrics).compute()
-    assert all(np.isfinite(value) for value in told.values())
-    assert told["finite"] == 1 and told["grad_norm"] > 0 and told["loss_pose"] > 0
-    assert abs(told["loss_action"] - math.log(CLASSES)) < 0.05
-    assert abs(told["loss"] - told["loss_action"] - cfg.pose.weight * told["loss_pose"]) < 1e-5
+    values = jax.device_get(metrics).compute()
+    assert all(np.isfinite(value) for value in values.values())
+    assert values["finite"] == 1 and values["grad_norm"] > 0 and values["loss_pose"] > 0
+    assert abs(values["loss_action"] - math.log(CLASSES)) < 0.05
+    assert (
+        abs(values["loss"] - values["loss_action"] - cfg.pose.weight * values["loss_pose"]) < 1e-5
+    )
     gradients = name_leaves(jax.device_get(state.opt_state))
     still = [name for name, leaf in gradients.items() if not leaf.any()]
     assert len(gradients) == len(jax.tree.leaves(setup.target.variables.params)) and not still

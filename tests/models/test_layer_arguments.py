@@ -1,4 +1,4 @@
-"""A layer refuses arguments that it cannot follow, in one line with their names and choices."""
+"""Layers refuse invalid arguments in one line with their names and choices."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -27,7 +27,7 @@ WHOLE = "must be a whole number of 1 or more"
 
 @pytest.fixture(autouse=True)
 def without_type_checks(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """As users call the layers: beartype would refuse some of the arguments before they do."""
+    """Calls layers as users do, without beartype, which would refuse some arguments first."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     yield
 
@@ -79,7 +79,7 @@ CASES: list[tuple[Callable[[], Any], str]] = [
 
 
 def trace(make: Callable[[], Any]) -> None:
-    """Calls without computing."""
+    """Calls a layer without computing values."""
 
     def call() -> None:
         make()

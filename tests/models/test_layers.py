@@ -1,4 +1,4 @@
-"""Convolution, batch norm over groups and max-pooling against literal numpy."""
+"""Compares convolution, batch norm over groups and max-pooling with numpy."""
 
 import functools
 import re
@@ -29,7 +29,7 @@ def f64(x: Any) -> np.ndarray:
 
 
 def compiled_text(function: Callable[..., Any], x: Array, **options: Any) -> str:
-    """As XLA compiles it where the suite's flags do not hurry it."""
+    """Compiles without the test suite's flags and returns the HLO text."""
     lowered = jax.jit(function, **options).lower(x)
     text = lowered.compile({"xla_cpu_use_fusion_emitters": True}).as_text()
     assert text is not None
@@ -110,7 +110,7 @@ def test_batch_norm_matches_numpy_for_each_group(
 
 @pytest.mark.parametrize("ratio", [0, 1, 1000])
 def test_batch_norm_is_precise_with_large_means(ratio: int) -> None:
-    """From the first step on, when the running mean says nothing yet."""
+    """Checks the first step, before the running mean is useful."""
     x = (random_map(32, 15, 15, 4) + np.float32(ratio)).astype(np.float32)
     y, mean, var = oracles.batch_norm(f64(x), np.ones(4), np.zeros(4), 16, 1e-5)
     norm = BatchNorm(4, Norm(16, decay=0.0))
@@ -121,7 +121,7 @@ def test_batch_norm_is_precise_with_large_means(ratio: int) -> None:
 
 
 def test_constant_channel_has_no_negative_variance() -> None:
-    """One pixel differs, the one that distances are taken to; rounding alone gives -128."""
+    """Only the pixel in the middle differs; without the clip rounding gives a variance of -128."""
     x = jnp.full((1, 4096, 4096, 1), 3e4).at[0, 2048, 2048].set(-1.1e4)
     normed = jax.jit(lambda x: BatchNorm(1, Norm(1))(x, train=True))(x)
     assert jnp.isfinite(normed).all()
@@ -217,7 +217,7 @@ def test_max_pool_gives_ties_to_first_cell(padding: PoolPadding, shape: tuple[in
 
 
 def reduce_window(x: Array, padding: PoolPadding) -> Array:
-    """XLA's own pooling, which gives ties to the first as well."""
+    """XLA's pooling, which also gives ties to the first cell."""
     edges = [(0, 0), (1, 1), (1, 1), (0, 0)] if padding == "symmetric" else padding.upper()
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 

@@ -1,4 +1,4 @@
-"""Whole networks: what `build` makes of a config, precision, folding, and the step's HLO."""
+"""Whole networks: `build`, precision, folding, and the step's HLO."""
 
 import functools
 import re
@@ -31,7 +31,7 @@ from tests.support.small_networks import UNOPTIMISED, drawn, pictures, small_net
     ("method", "scale"), [("gap_pose", "full"), *((method, "demo") for method in METHODS)]
 )
 def test_every_published_variant_builds(method: str, scale: str) -> None:
-    """Shapes and types at full size, without computing any of it."""
+    """Checks shapes and types at full size without computing values."""
     cfg = get_config(f"{method},{scale}")
     if scale == "full":
         cfg.model.backbone = "resnet50"  # the same map in half the time
@@ -96,7 +96,7 @@ def test_pixels_are_normalised_per_channel() -> None:
     ("name", "grey"), [("reference", 128), ("vgg", 110), ("torchvision", 110), ("inception", 127)]
 )
 def test_network_normalises_by_config(name: str, grey: int) -> None:
-    """Whether of a grey picture much remains, and in which unit."""
+    """Checks the input of the backbone for a grey picture."""
     model = ModelConfig(backbone="small", input=name, T=1, widths=(4,))
     network = nnx.eval_shape(lambda: build(Config(model=model).resolved(), 4, nnx.Rngs(0)))
     image = jnp.full((1, 2, 2, 3), grey, jnp.uint8)
@@ -112,7 +112,7 @@ def convolutions(text: str | None) -> int:
 
 
 def test_training_step_has_no_1x1_convolution() -> None:
-    """Three for each of the four blocks' 3x3 layers and the branch's one; the stem needs two."""
+    """Three for each 3x3 layer of the four blocks and of the branch; two for the stem."""
     network = small_network(residual=True)
     graph, parameters, statistics = nnx.split(network, nnx.Param, nnx.BatchStat)
     keys = jax.random.split(jax.random.key(0), 4)
@@ -126,7 +126,7 @@ def test_training_step_has_no_1x1_convolution() -> None:
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=UNOPTIMISED)
     traced = step.trace(parameters, statistics, pictures())
-    assert str(traced.jaxpr).count("name=unit") == 4  # what jax.checkpoint may keep
+    assert str(traced.jaxpr).count("name=unit") == 4  # the outputs that jax.checkpoint stores
     compiled = traced.lower().compile()
     assert convolutions(compiled.as_text()) == 3 * (4 + 1) + 2
     (_, moved), gradient = compiled(parameters, statistics, pictures())
@@ -136,7 +136,7 @@ def test_training_step_has_no_1x1_convolution() -> None:
 
 
 def test_rows_are_independent_of_micro_batches() -> None:
-    """Groups of two: a batch of four is two of two, masks and statistics included."""
+    """With groups of two a batch of four equals two of two, masks and statistics included."""
     graph, state = nnx.split(small_network())
     keys = jax.random.split(jax.random.key(0), 4)
 

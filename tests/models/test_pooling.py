@@ -1,4 +1,4 @@
-"""What each switch of the pooling layer promises."""
+"""Checks the documented effect of each argument of the pooling layer."""
 
 import functools
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_weight_space_has_gradients_and_equals_one_vector() -> None:
 
 @pytest.mark.parametrize("widths", [(256,), (64, 32, 16)])
 def test_weight_space_starts_at_scale_of_linear_saliency(widths: tuple[int, ...]) -> None:
-    """Its kernels have the mean 1 / width, so that f(V c) has c's mean, 1e-3, at every width."""
+    """The mean of the kernels is 1 / width, so f(V c) has c's mean, 1e-3, at every width."""
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
     def start() -> Array:
@@ -80,7 +80,7 @@ def test_weight_space_starts_at_scale_of_linear_saliency(widths: tuple[int, ...]
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_initial_scales_of_classifiers_and_products(pooling: str) -> None:
-    """A classifier of a mean or maximum at 1e-3 would begin far below its features' size."""
+    """Weights of 1e-3 would be far too small for a linear classifier."""
     widths = (8, 4, 2) if pooling == "gap" else ()
     model = ModelConfig(backbone="small", pooling=pooling, widths=widths)
 
@@ -141,7 +141,7 @@ def test_dropout_mask_depends_only_on_row_key() -> None:
 
 @pytest.mark.parametrize("where", ["map", "pooled"])
 def test_dropout_drops_share_and_keeps_mean(where: DropoutWhere) -> None:
-    """Ones through a top-down identity show the mask itself."""
+    """With X = 1 and an identity as the top-down weights, the scores are the mask."""
     pooling = AttentionalPooling(256, 256, dropout=0.8, dropout_where=where, rngs=nnx.Rngs(0))
     pooling.kernel[...] = jnp.eye(256)[None]
     keys = jax.random.split(jax.random.key(0), 8)

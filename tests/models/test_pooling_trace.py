@@ -1,4 +1,4 @@
-"""The pooling layer with every switch against the papers' trace forms, gradients included."""
+"""Compares the pooling layer with the papers' trace forms, gradients included."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ Values = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One setting of every switch."""
+    """One combination of arguments."""
 
     saliency: str = "linear"
     widths: tuple[int, ...] = ()
@@ -36,13 +36,13 @@ class Case:
     where: DropoutWhere = "map"
 
     def __str__(self) -> str:
-        """What differs from the plain layer, as the name of a test."""
-        told = [
+        """The differences from the plain layer, for the name of the test."""
+        differences = [
             f"{f.name}={getattr(self, f.name)}"
             for f in dataclasses.fields(self)
             if getattr(self, f.name) != f.default
         ]
-        return ",".join(told) or "plain"
+        return ",".join(differences) or "plain"
 
     def pooling(self, rngs: nnx.Rngs) -> AttentionalPooling:
         read, maps = (S if self.reads_other else F), self.rank * (K if self.per_class else 1)
@@ -87,7 +87,7 @@ CASES = (
 
 
 def literal_scores(case: Case, values: Values, mask: np.ndarray) -> np.ndarray:
-    """The case's scores in float64, by traces where the papers have one."""
+    """Computes the scores in float64, by the trace forms of the papers where they exist."""
 
     def with_bias(weights: np.ndarray, bias: np.ndarray) -> np.ndarray:
         return np.concatenate([weights, bias[..., None, :]], axis=-2)
@@ -125,7 +125,7 @@ def literal_scores(case: Case, values: Values, mask: np.ndarray) -> np.ndarray:
 
 
 def error(ours: Array, theirs: np.ndarray, floor: float = 0.0) -> float:
-    """The largest error in units of the largest value, which counts as `floor` at least."""
+    """The largest error divided by the largest value, or by `floor` if that is larger."""
     return float(np.abs(np.asarray(ours, np.float64) - theirs).max()) / max(
         float(np.abs(theirs).max()), floor
     )

@@ -1,4 +1,4 @@
-"""The poolings beside attention and GAP: scores, maps and gradients of their literal forms."""
+"""Compares the other poolings with numpy: scores, maps and gradients."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -69,7 +69,7 @@ def literal_chain(v: Values) -> np.ndarray:
 
 
 def literal_parts(v: Values) -> np.ndarray:
-    """A linear classifier of [mean_n p_j X for each joint, mean_n X], side by side."""
+    """A linear classifier of the concatenated mean_n p_j X for each joint and mean_n X."""
     pooled = [(v["z"][..., j : j + 1] * v["x"]).mean(1) for j in range(J)]
     features = np.concatenate([*pooled, v["x"].mean(1)], axis=1)
     return features @ v["kernel"].reshape(-1, K) + v["bias"][0]
@@ -166,7 +166,7 @@ def test_scores_maps_and_gradients_match_numpy(name: str) -> None:
 
 
 def test_chained_rank_equals_rank_1_plus_mean_pooling() -> None:
-    """h_2 = w h_1 + c: the scores are those of h_1 with other weights, and of the mean."""
+    """h_2 = w h_1 + c: the scores are sums of a score by h_1 and a score by the mean."""
     values = {path: np.asarray(leaf, np.float64) for path, leaf in
               by_path(nnx.state(drawn(chained), nnx.Param)).items()}  # fmt: skip
     x = draw_map(F, 1).astype(np.float64).reshape(ROWS, -1, F)
@@ -197,7 +197,7 @@ def test_dropout_drops_share_of_pooled_vector(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("fields", "said"),
+    ("fields", "message"),
     [
         ({"pooling": "max", "rank": 2}, "model.rank=2 has no effect with model.pooling=max"),
         ({"pooling": "second_order", "per_class": True}, "model.per_class=true has no effect"),
@@ -216,13 +216,13 @@ def test_dropout_drops_share_of_pooled_vector(name: str) -> None:
         ),
     ],
 )
-def test_fields_without_effect_on_pooling_are_refused(fields: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_fields_without_effect_on_pooling_are_refused(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         Config(model=ModelConfig(**fields)).resolved()
 
 
 def test_first_of_equal_maxima_gets_whole_gradient() -> None:
-    """A gradient shared among equals is divided by a number that XLA may find to be 0."""
+    """jnp.max would divide by a number of equal values, which can be 0 after rounding by XLA."""
     pooling = MaxPooling(F, K, rngs=nnx.Rngs(0))
     x = jnp.zeros((1, 3, F)).at[:, 1:].set(2.0)
     gradient = jax.grad(lambda x: pooling(x)[0, 0])(x)
@@ -232,7 +232,7 @@ def test_first_of_equal_maxima_gets_whole_gradient() -> None:
 
 
 def test_signed_square_root_slope_is_bounded() -> None:
-    """A Fourier transform leaves 1e-8 where the sketch is 0: a plain root's slope is 5,000."""
+    """A Fourier transform returns 1e-8 for a sketch of 0, where a plain root has slope 5,000."""
     pooling = CompactBilinearPooling(256, 2, sketch_features=512, normalised=True, rngs=nnx.Rngs(0))
     pooling.kernel[...] = jnp.asarray(np.random.default_rng(0).normal(size=(512, 2)), jnp.float32)
     rng = np.random.default_rng(1)

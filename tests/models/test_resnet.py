@@ -1,4 +1,4 @@
-"""The backbones: sizes at full scale, and small ones against a literal numpy network."""
+"""ResNets and the small backbone: sizes at full scale, small ones compared with numpy."""
 
 import functools
 from typing import Any
@@ -18,7 +18,7 @@ from tests.support.small_networks import UNOPTIMISED, drawn
 
 
 def sizes(make: Any, px: int) -> tuple[tuple[int, ...], int]:
-    """The map's shape for one picture and the number of parameters, without computing either."""
+    """The map's shape for one picture and the number of parameters, without computing values."""
     network = nnx.eval_shape(lambda: make(norm=Norm(), rngs=nnx.Rngs(0)))
     image = jax.ShapeDtypeStruct((1, px, px, 3), jnp.float32)
     graph, state = nnx.split(network)
@@ -70,7 +70,7 @@ def random_resnet(
 
 
 def test_resnet_matches_numpy_for_each_stride_placement() -> None:
-    """Rows are even and columns odd where a padding could differ."""
+    """Rows are even and columns odd, because paddings differ on even sizes only."""
     image = np.random.default_rng(0).normal(size=(2, 40, 57, 3)).astype(np.float32)
     maps = []
     for strides in ("slim", "caffe", "v1_5"):

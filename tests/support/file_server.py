@@ -1,4 +1,4 @@
-"""A server on this machine that hands out one content, as an address begins."""
+"""A local server of one content; the first part of the path selects how it responds."""
 
 import contextlib
 import http.server
@@ -8,7 +8,7 @@ import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
-ELSEWHERE = {  # where the addresses lead that a server sends on
+ELSEWHERE = {  # targets of redirects
     "/to-file/w": "file:///etc/hostname",
     "/to-http/w": "http://weights.invalid/w",
     "/to-password/w": "https://name:word@weights.invalid/w",
@@ -18,16 +18,16 @@ ELSEWHERE = {  # where the addresses lead that a server sends on
 
 
 class Served(NamedTuple):
-    """Where it listens, and for each request its path and range."""
+    """The server's address, and the path and range of each request."""
 
     address: str
-    asked: list[tuple[str, str | None]]
+    requests: list[tuple[str, str | None]]
 
 
 @contextlib.contextmanager
 def serve(content: bytes) -> Iterator[Served]:
     """Serves until the block ends."""
-    asked: list[tuple[str, str | None]] = []
+    requests: list[tuple[str, str | None]] = []
     stop = threading.Event()
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -35,14 +35,14 @@ def serve(content: bytes) -> Iterator[Served]:
             del format, args
 
         def do_GET(self) -> None:
-            asked.append((self.path, self.headers["Range"]))
+            requests.append((self.path, self.headers["Range"]))
             _answer(self, content, stop)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
     thread.start()
     try:
-        yield Served(f"http://127.0.0.1:{server.server_port}", asked)
+        yield Served(f"http://127.0.0.1:{server.server_port}", requests)
     finally:
         stop.set()
         server.shutdown()
@@ -59,13 +59,13 @@ def _answer(
         return
     start = int((handler.headers["Range"] or "bytes=0-").removeprefix("bytes=")[:-1])
     rest = content[start:]
-    told = {"Content-Length": str(len(rest))}
+    headers = {"Content-Length": str(len(rest))}
     match manner:
         case "whole" | "cut" | "reset" | "stalled" if not rest:
             _begin(handler, 416, {"Content-Range": f"bytes */{len(content)}"})
         case "whole" | "cut" | "reset" | "stalled":
-            place = f"bytes {start}-{len(content) - 1}/{len(content)}"
-            _begin(handler, 206 if start else 200, {**told, "Content-Range": place})
+            range_sent = f"bytes {start}-{len(content) - 1}/{len(content)}"
+            _begin(handler, 206 if start else 200, {**headers, "Content-Range": range_sent})
             if manner == "whole":
                 handler.wfile.write(rest)
                 return
@@ -74,14 +74,14 @@ def _answer(
                 stop.wait(5)
             if manner == "reset":
                 handler.wfile.flush()
-                linger = struct.pack("ii", 1, 0)  # no farewell
+                linger = struct.pack("ii", 1, 0)  # resets the connection
                 handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         case "unranged":
             _begin(handler, 200, {"Content-Length": str(len(content))})
             handler.wfile.write(content)
-        case "elsewhere":  # a range that was not asked for
-            place = f"bytes 0-{len(content) - 1}/{len(content)}"
-            _begin(handler, 206, {"Content-Length": str(len(content)), "Content-Range": place})
+        case "elsewhere":  # another range than requested
+            range_sent = f"bytes 0-{len(content) - 1}/{len(content)}"
+            _begin(handler, 206, {"Content-Length": str(len(content)), "Content-Range": range_sent})
             handler.wfile.write(content)
         case "uncounted":
             _begin(handler, 200, {})

@@ -1,4 +1,4 @@
-"""Files as other libraries write them, made without those libraries, byte by byte."""
+"""Writes files of other libraries byte by byte, without these libraries."""
 
 import io
 import struct
@@ -17,28 +17,28 @@ STORAGES = {"f4": "FloatStorage", "f8": "DoubleStorage", "i8": "LongStorage", "f
 
 
 def whole(number: int) -> bytes:
-    """A number as a pickle has it."""
+    """Pickles a number."""
     content = number.to_bytes(max(1, number.bit_length() // 8 + 1), "little", signed=True)
     return b"\x8a" + bytes([len(content)]) + content
 
 
 def text(word: str) -> bytes:
-    """A word as a pickle has it."""
+    """Pickles a text."""
     return b"X" + struct.pack("<I", len(word.encode())) + word.encode()
 
 
 def named(module: str, name: str) -> bytes:
-    """A global as a pickle has it."""
+    """Pickles a global."""
     return f"c{module}\n{name}\n".encode()
 
 
 def row(*parts: bytes) -> bytes:
-    """A tuple."""
+    """Pickles a tuple."""
     return b"(" + b"".join(parts) + b"t"
 
 
 def called(function: bytes, *arguments: bytes) -> bytes:
-    """A call, which is what runs in a malicious pickle."""
+    """Pickles a call, the instruction that runs code."""
     return function + row(*arguments) + b"R"
 
 
@@ -50,7 +50,7 @@ def tensor(
     strides: Sequence[int] | None = None,
     legacy: bool = False,
 ) -> bytes:
-    """A tensor of which the values lie elsewhere, under `key`."""
+    """Pickles a tensor whose values are in the storage `key`."""
     storage = row(
         text("storage"),
         named("torch", STORAGES[values.dtype.str[1:]]),
@@ -72,17 +72,17 @@ def tensor(
 
 
 def mapping(**members: bytes) -> bytes:
-    """A whole pickle of a dictionary."""
+    """Pickles a dictionary."""
     return pickled(b"}(" + b"".join(text(name) + member for name, member in members.items()) + b"u")
 
 
 def pickled(content: bytes) -> bytes:
-    """A pickle of protocol 2."""
+    """Completes a pickle of protocol 2."""
     return b"\x80\x02" + content + b"."
 
 
 def zipped(pickle: bytes, storages: Arrays, *, method: int = zipfile.ZIP_STORED) -> bytes:
-    """torch.save's zip of a pickle and its storages by key."""
+    """Writes torch.save's zip of a pickle and its storages by key."""
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", method) as archive:
         archive.writestr("archive/data.pkl", pickle)
@@ -98,7 +98,7 @@ def keyed(arrays: Arrays) -> dict[str, np.ndarray]:
 
 
 def torch_zip(arrays: Arrays) -> bytes:
-    """What torch.save makes of a state dict."""
+    """Writes a state dict like torch.save."""
     keys = dict(zip(arrays, keyed(arrays), strict=True))
     return zipped(
         mapping(**{name: tensor(keys[name], values) for name, values in arrays.items()}),
@@ -107,7 +107,7 @@ def torch_zip(arrays: Arrays) -> bytes:
 
 
 def torch_legacy(arrays: Arrays) -> bytes:
-    """What it made of one before version 1.6."""
+    """Writes a state dict like torch.save before version 1.6."""
     keys = dict(zip(arrays, keyed(arrays), strict=True))
     tensors = {name: tensor(keys[name], each, legacy=True) for name, each in arrays.items()}
     storages = b"".join(
@@ -124,7 +124,7 @@ def torch_legacy(arrays: Arrays) -> bytes:
 
 
 def bundle(prefix: Path, arrays: Arrays, *, lie: int = 0) -> None:
-    """A checkpoint as TensorFlow's Saver writes it; `lie` is added to each stated size."""
+    """Writes a checkpoint of TensorFlow's Saver; `lie` is added to each stated size."""
     codes = {np.dtype(dtype): code for code, dtype in DTYPES.items()}
     data, entries = b"", {b"": field(1, 1)}
     for name, values in sorted(arrays.items()):
@@ -144,16 +144,16 @@ def bundle(prefix: Path, arrays: Arrays, *, lie: int = 0) -> None:
 
 
 def tabled(entries: Mapping[bytes, bytes]) -> bytes:
-    """A table of one block of entries."""
+    """Writes a table with one block of entries."""
     table = sealed(block(entries))
-    place = varint(0) + varint(len(table) - 5)
-    index = sealed(block({max(entries): place}))
-    footer = place + varint(len(table)) + varint(len(index) - 5)
+    handle = varint(0) + varint(len(table) - 5)
+    index = sealed(block({max(entries): handle}))
+    footer = handle + varint(len(table)) + varint(len(index) - 5)
     return table + index + footer.ljust(40, b"\0") + TABLE_MAGIC
 
 
 def single(arrays: Arrays) -> bytes:
-    """A checkpoint as TensorFlow's Saver wrote it first: values in the table itself."""
+    """Writes a V1 checkpoint of TensorFlow's Saver: values are in the table."""
     codes = {np.dtype(dtype): (code, number) for code, (number, dtype) in SINGLE.items()}
     metas, entries = b"", {}
     for name, values in sorted(arrays.items()):
@@ -171,7 +171,7 @@ def single(arrays: Arrays) -> bytes:
 
 
 def block(entries: Mapping[bytes, bytes]) -> bytes:
-    """A table's block, in which each key is told by what it shares with the one before."""
+    """Writes a table's block; each key shares a prefix with the previous one."""
     content, before = b"", b""
     for key, value in sorted(entries.items()):
         shared = next(
@@ -185,24 +185,24 @@ def block(entries: Mapping[bytes, bytes]) -> bytes:
 
 
 def sealed(content: bytes) -> bytes:
-    """A block with its trailer."""
+    """Adds a block's trailer."""
     return content + b"\0" + struct.pack("<I", mask(crc32c(content + b"\0")))
 
 
 def mask(checksum: int) -> int:
-    """A checksum as LevelDB stores it."""
+    """Masks a checksum like LevelDB."""
     return (((checksum >> 15) | (checksum << 17)) + 0xA282EAD8) & 0xFFFFFFFF
 
 
 def field(number: int, value: int | bytes) -> bytes:
-    """A field of a protocol buffer."""
+    """Encodes a field of a protocol buffer."""
     if isinstance(value, int):
         return varint(number << 3) + varint(value)
     return varint(number << 3 | 2) + varint(len(value)) + value
 
 
 def varint(value: int) -> bytes:
-    """A number, seven bits a byte."""
+    """Encodes a number with seven bits per byte."""
     content = b""
     while value > 127:
         content += bytes([value & 127 | 128])

@@ -1,4 +1,4 @@
-"""The method and its layers once more, literally, in float64 numpy: loops, traces, no tricks."""
+"""Reference implementations of the method and its layers in float64 numpy."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -9,7 +9,7 @@ Array = Float[np.ndarray, "..."]
 
 
 def with_one(x: Float[np.ndarray, "n c"]) -> Float[np.ndarray, "n c1"]:
-    """A bias is one more row of a matrix whose input has one more column."""
+    """Appends a bias as one more row of a matrix, for inputs with one more column of ones."""
     return np.concatenate([x, np.ones((len(x), 1))], axis=1)
 
 
@@ -37,7 +37,7 @@ def map_scores(
     bottom_up: Float[np.ndarray, "b n k p"],
     a: Float[np.ndarray, "p f1 k"],
 ) -> Float[np.ndarray, "b k"]:
-    """score_k = sum_p mean_n((X a_kp) h_kp), one number at a time, for an h of any origin."""
+    """score_k = sum_p mean_n((X a_kp) h_kp), one number at a time, for any h."""
     b, n, classes, rank = bottom_up.shape
     scores = np.zeros((b, classes))
     for image, position, k, p in np.ndindex(b, n, classes, rank):
@@ -77,13 +77,13 @@ def numeric_gradients(
     gradients = {}
     for name, value in at.items():
         gradient = np.zeros_like(value)
-        for place in np.ndindex(value.shape):
+        for index in np.ndindex(value.shape):
             sides = []
             for sign in (1, -1):
                 moved = value.copy()
-                moved[place] += sign * step
+                moved[index] += sign * step
                 sides.append(scalar({**at, name: moved}))
-            gradient[place] = (sides[0] - sides[1]) / (2 * step)
+            gradient[index] = (sides[0] - sides[1]) / (2 * step)
         gradients[name] = gradient
     return gradients
 
@@ -117,7 +117,7 @@ def convolve(
 def max_pool(
     x: Float[np.ndarray, "b h w c"], before: tuple[int, int], gradient: Array | None = None
 ) -> tuple[Array, Array]:
-    """3x3 maxima at stride 2 from `before` outside on; `gradient` goes to each window's first."""
+    """3x3 maxima at stride 2, padded by `before`; `gradient` goes to the first maximum."""
     b, h, w, c = x.shape
     rows, columns = (h + 1) // 2, (w + 1) // 2
     y, dx = np.zeros((b, rows, columns, c)), np.zeros_like(x)
@@ -173,7 +173,7 @@ def resnet(
 
 
 def same_pool(x: Float[np.ndarray, "b h w c"], reduce: Callable[..., Array], stride: int) -> Array:
-    """What `reduce` makes of the cells on the map that each 3x3 window covers, padded as in TF."""
+    """Applies `reduce` to the cells of the map in each 3x3 window, padded as in TensorFlow."""
     b, h, w, c = x.shape
     starts = []
     for size in (h, w):
@@ -189,7 +189,7 @@ def same_pool(x: Float[np.ndarray, "b h w c"], reduce: Callable[..., Array], str
 
 
 def bn_inception(blobs: Mapping[str, Array], image: Array) -> Array:
-    """inception_5b by "LAYER/VALUE" as it was released, batch norm by running statistics."""
+    """The map inception_5b from blobs "LAYER/VALUE", batch norm by running statistics."""
 
     def conv(x: Array, name: str, stride: int = 1) -> Array:
         y = convolve(x, blobs[f"{name}/weights"], stride) + blobs[f"{name}/biases"]

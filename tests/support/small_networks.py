@@ -1,4 +1,4 @@
-"""Networks small enough for a test, their parameters drawn by numpy: nothing compiles for that."""
+"""Small networks for tests; numpy draws their parameters, so that nothing is compiled for them."""
 
 import zlib
 from collections.abc import Callable
@@ -29,7 +29,7 @@ def by_path(state: Any) -> dict[str, Array]:
 
 
 def drawn(make: Callable[[], Module]) -> Module:
-    """What `make` makes, with values that depend on their names and shapes and are not small."""
+    """Builds a module with values that depend on names and shapes and are not small."""
     graph, shapes = nnx.split(nnx.eval_shape(make))
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
@@ -73,6 +73,6 @@ def small_network(saliency: str = "activation", *, residual: bool = False) -> Ne
 
 
 def pictures(*, rows: int = 4, side_px: int = 40) -> Array:
-    """Normalised pixels that nobody photographed."""
+    """Draws normalised pixels."""
     values = np.random.default_rng(0).normal(size=(rows, side_px, side_px, 3))
     return jnp.asarray(values, jnp.float32)

@@ -1,4 +1,4 @@
-"""A few training steps on drawn batches, on any number of fake devices, and what they led to."""
+"""Runs a few training steps on drawn batches, on any number of simulated devices."""
 
 import functools
 import re
@@ -46,7 +46,7 @@ class Course(NamedTuple):
 
 
 def configure(values: Values = ()) -> Config:
-    """The demo's config, smaller, with these values."""
+    """A smaller config of the demo with these values."""
     fields = {**SMALL, **dict(values)}
     return read_config(
         "configs/gap_pose.py:demo", [f"--config.{name}={value}" for name, value in fields.items()]
@@ -54,7 +54,7 @@ def configure(values: Values = ()) -> Config:
 
 
 def draw_batch(seed: int, cfg: Config) -> list[HostBatch]:
-    """The parts of a batch in which some images have no label and some joints no annotation."""
+    """The micro-batches of a batch with some unlabelled images and unannotated joints."""
     rng = np.random.default_rng(seed)
     images, side = cfg.train.batch_size, cfg.data.image_size_px
     keypoints = np.zeros((images, 2, 16, 3), np.float32)
@@ -73,7 +73,7 @@ def draw_batch(seed: int, cfg: Config) -> list[HostBatch]:
 
 
 def begin(setup: Setup, variables: Variables | None = None) -> TrainState:
-    """The state before the first step, made by numpy: nothing compiles for that."""
+    """The state before the first step, drawn by numpy, so that nothing is compiled for it."""
     target = setup.target
     zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), target)
     variables = jax.device_get(variables or fill_variables(target.variables, 0))
@@ -82,46 +82,48 @@ def begin(setup: Setup, variables: Variables | None = None) -> TrainState:
 
 
 def set_up(devices: int, values: Values = ()) -> tuple[Setup, Batch]:
-    """What a run on the first so many devices calls, and its first batch."""
+    """The setup of a run on that number of devices, and its first batch."""
     cfg = configure(values)
     setup = assemble(cfg, PEOPLE, jax.devices()[:devices])
     return setup, globalise(draw_batch(0, cfg), setup.mesh)
 
 
 def lower_step(devices: int, values: Values = ()) -> tuple[Setup, Any]:
-    """The step on the first so many devices, as XLA gets it."""
+    """Lowers the step for that number of devices."""
     setup, batch = set_up(devices, values)
     return setup, setup.train_step.lower(setup.target, batch)
 
 
 @functools.cache
 def compile_step(devices: int, values: Values = ()) -> tuple[Setup, Any]:
-    """The step, ready to be taken."""
+    """Compiles the step."""
     setup, lowered = lower_step(devices, values)
     return setup, lowered.compile(compiler_options=UNOPTIMISED)
 
 
 @functools.cache
 def take_steps(steps: int, devices: int, values: Values = ()) -> Course:
-    """The first steps of a run."""
-    state, told = walk(begin(compile_step(devices, values)[0]), range(steps), devices, values)
-    return Course(jax.device_get(state), told)
+    """Runs the first steps."""
+    state, metrics_of_steps = walk(
+        begin(compile_step(devices, values)[0]), range(steps), devices, values
+    )
+    return Course(jax.device_get(state), metrics_of_steps)
 
 
 def walk(
     state: TrainState, numbers: Iterable[int], devices: int, values: Values = ()
 ) -> tuple[TrainState, list[Numbers]]:
-    """From a state on with the batches of these numbers."""
+    """Continues from a state with the batches of these numbers."""
     setup, step = compile_step(devices, values)
-    told = []
+    metrics_of_steps = []
     for number in numbers:
         state, metrics = step(state, globalise(draw_batch(number, setup.cfg), setup.mesh))
-        told.append(jax.device_get(metrics).compute())
-    return state, told
+        metrics_of_steps.append(jax.device_get(metrics).compute())
+    return state, metrics_of_steps
 
 
 def distance(a: Any, b: Any) -> float:
-    """Relative L2 distance between two trees."""
+    """Relative L2 distance of two trees."""
     named, others = name_leaves(a), name_leaves(b)
     assert named.keys() == others.keys()
     apart = sum(_square(named[name] - others[name].astype(np.float64)) for name in named)
@@ -133,7 +135,7 @@ def _square(leaf: np.ndarray) -> float:
 
 
 def assert_agree(one: Course, other: Course) -> None:
-    """To 1e-5 in each part of the state and in the metrics, to 1e-4 in every single leaf."""
+    """Checks 1e-5 in each part of the state and in the metrics, 1e-4 in every leaf."""
     mine, theirs = name_parts(one.state), name_parts(other.state)
     for part, tree in mine.items():
         assert distance(tree, theirs[part]) < 1e-5, part
@@ -145,7 +147,7 @@ def assert_agree(one: Course, other: Course) -> None:
 
 
 def name_parts(state: TrainState) -> dict[str, Any]:
-    """What a step moves, in parts whose numbers are of a like size."""
+    """Splits the state into parts of similar magnitude."""
     return {
         "parameters": state.variables.params,
         "statistics": state.variables.stats,

@@ -1,4 +1,4 @@
-"""TensorFlow's bundles that lie about their tables, their data files or their variables."""
+"""TensorFlow's bundles with wrong tables, data files or variables."""
 
 import os
 import struct
@@ -17,11 +17,11 @@ from tests.support import foreign_files as foreign
 
 
 def test_overlapping_blocks_are_refused(tmp_path: Path) -> None:
-    """A table that lists one block again and again."""
+    """Writes a table that lists one block many times."""
     table = foreign.sealed(foreign.block({b"a": foreign.field(9, bytes(2**16))}))
-    place = foreign.varint(0) + foreign.varint(len(table) - 5)
-    index = foreign.sealed(foreign.block({b"%03d" % n: place for n in range(200)}))
-    footer = place + foreign.varint(len(table)) + foreign.varint(len(index) - 5)
+    handle = foreign.varint(0) + foreign.varint(len(table) - 5)
+    index = foreign.sealed(foreign.block({b"%03d" % n: handle for n in range(200)}))
+    footer = handle + foreign.varint(len(table)) + foreign.varint(len(index) - 5)
     (tmp_path / "w.data-00000-of-00001").write_bytes(b"w")
     (tmp_path / "w.index").write_bytes(
         table + index + footer.ljust(40, b"\0") + foreign.TABLE_MAGIC
@@ -33,7 +33,7 @@ def test_overlapping_blocks_are_refused(tmp_path: Path) -> None:
 def test_long_integer_variables_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """They take a byte each in the file, and eight once read."""
+    """A number takes one byte in the file and eight in memory."""
     monkeypatch.setattr(tensorflow_file, "LARGEST_INTEGERS_BYTES", 99)
     (tmp_path / "w").write_bytes(foreign.single({"steps": np.arange(99)}))
     np.testing.assert_array_equal(open_arrays(tmp_path / "w").arrays["steps"], np.arange(99))
@@ -43,7 +43,7 @@ def test_long_integer_variables_are_refused(
 
 
 def entry(**fields: int) -> bytes:
-    """One float of a bundle."""
+    """A bundle's entry with one float."""
     numbers = {"size": 4, "crc": foreign.mask(crc32c(bytes(4))), **fields}
     shape = foreign.field(2, foreign.field(1, 1)) * numbers.get("axes", 1)
     return b"".join(
@@ -55,7 +55,7 @@ def entry(**fields: int) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("entries", "data", "said"),
+    ("entries", "data", "message"),
     [
         ({b"a": entry()}, 4, ""),
         ({b"": foreign.field(1, 2), b"a": entry()}, 4, ""),  # the second file is empty
@@ -67,19 +67,21 @@ def entry(**fields: int) -> bytes:
         ({b"a": entry()}, -1, "w.data-00000-of-00001 is missing or no file"),
     ],
 )
-def test_bundle_limits(tmp_path: Path, entries: dict[bytes, bytes], data: int, said: str) -> None:
+def test_bundle_limits(
+    tmp_path: Path, entries: dict[bytes, bytes], data: int, message: str
+) -> None:
     """`data` is the size of the first file; -1: it is a pipe."""
     count = 2 if b"" in entries else 1
     for number in range(count):
-        place = tmp_path / f"w.data-{number:05d}-of-{count:05d}"
+        path = tmp_path / f"w.data-{number:05d}-of-{count:05d}"
         if data < 0:
-            os.mkfifo(place)
+            os.mkfifo(path)
             continue
-        with place.open("wb") as file:
+        with path.open("wb") as file:
             file.truncate(0 if number else data)
     (tmp_path / "w.index").write_bytes(foreign.tabled(entries))
-    if said:
-        with pytest.raises(CheckpointError, match=said):
+    if message:
+        with pytest.raises(CheckpointError, match=message):
             open_arrays(tmp_path / "w")
     else:
         assert open_arrays(tmp_path / "w").arrays.keys() == {"a"}
@@ -87,14 +89,14 @@ def test_bundle_limits(tmp_path: Path, entries: dict[bytes, bytes], data: int, s
 
 def test_table_without_entries_is_refused(tmp_path: Path) -> None:
     index = foreign.sealed(foreign.block({}))
-    place = foreign.varint(0) + foreign.varint(len(index) - 5)
-    (tmp_path / "w.index").write_bytes(index + (place * 2).ljust(40, b"\0") + foreign.TABLE_MAGIC)
+    handle = foreign.varint(0) + foreign.varint(len(index) - 5)
+    (tmp_path / "w.index").write_bytes(index + (handle * 2).ljust(40, b"\0") + foreign.TABLE_MAGIC)
     with pytest.raises(CheckpointError, match=r"w\.data-00000-of-00001 is missing or no file"):
         open_arrays(tmp_path / "w.index")
 
 
 def test_many_small_variables_are_read_fast(tmp_path: Path) -> None:
-    """Each took hundredths of a second when its checksum was made as a long one's."""
+    """The vectorised checksum took hundredths of a second for each."""
     foreign.bundle(tmp_path / "w", {f"{n:04d}": np.ones(1, np.float32) for n in range(3000)})
     start = time.process_time()
     assert len(open_arrays(tmp_path / "w").arrays) == 3000

@@ -1,4 +1,4 @@
-"""Other people's files become ours: values in their places, conventions kept, misfits refused."""
+"""Conversion of foreign files: values, conventions and refusals."""
 
 import dataclasses
 import hashlib
@@ -34,19 +34,19 @@ BLOCKS = (1, 1, 1, 1)
 
 @pytest.fixture
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ResNet-50 with a unit a block, which all tables take for the real one."""
+    """Makes ResNet-50 one unit per block in all name maps."""
     for table in (backbones.BLOCKS, recognise.BLOCKS):
         monkeypatch.setitem(table, "resnet50", BLOCKS)
 
 
 def at_source(variables: Variables, names: NameMap) -> dict[str, np.ndarray]:
-    """The network's arrays as the source would hold them."""
+    """Converts the network's arrays to the source's names and layouts."""
     ours = {path: np.asarray(leaf) for path, leaf in native.name_arrays(variables).items()}
     return rename(ours, names)
 
 
 def draw(cfg: Config, classes: int) -> Variables:
-    """The variables of a network, no two of them alike."""
+    """Draws different variables for a network."""
     rng = np.random.default_rng(5)
 
     def fill(leaf: jax.ShapeDtypeStruct) -> jax.Array:
@@ -59,7 +59,7 @@ def draw(cfg: Config, classes: int) -> Variables:
 
 
 def zeros(cfg: Config, classes: int) -> Variables:
-    """Variables to be replaced."""
+    """Returns variables of zeros."""
     shapes = describe_model(cfg, classes)[1]
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
@@ -138,7 +138,7 @@ def test_file_is_downloaded_and_converted(
 @pytest.mark.usefixtures("tiny")
 @pytest.mark.parametrize("reads_pose", [False, True])
 def test_released_head_matches_formula(tmp_path: Path, reads_pose: bool) -> None:
-    """logits = mean over cells of (Z b + beta)(X A + alpha), Z being X or relu(X M + mu)."""
+    """logits = mean over cells of (Z b + beta)(X A + alpha), Z is X or relu(X M + mu)."""
     cfg = configure("slim", "attention", saliency_input="pose" if reads_pose else "features")
     made = draw(cfg, 7)
     names = resnet.released_names(BLOCKS, "resnet_v1_50", attention=True)
@@ -182,7 +182,7 @@ def test_unknown_files_leave_no_output(tmp_path: Path, capsys: pytest.CaptureFix
     flat = whole | {"conv1.weight": np.zeros(64, np.float32)}
     lacking = {name: values for name, values in whole.items() if name != "bn1.running_var"}
     nan = whole | {"fc.bias": np.full(10, np.nan, np.float32)}
-    for arrays, said in (
+    for arrays, message in (
         (narrow, "layer2.0.conv2.weight has shape [128, 127, 3, 3] where"),
         (flat, "conv1.weight has 1 axes and must have 4"),
         (lacking, "lacks 1 of its"),
@@ -194,7 +194,7 @@ def test_unknown_files_leave_no_output(tmp_path: Path, capsys: pytest.CaptureFix
         out = tmp_path / "out"
         assert cli.main(["weights", "convert", str(tmp_path / "theirs"), str(out)]) == 66
         error = capsys.readouterr().err
-        assert said in error and error.count("\n") == 1 and not out.exists()
+        assert message in error and error.count("\n") == 1 and not out.exists()
 
 
 METADATA = Metadata("resnet50", "slim", "made", stem_padding="same")

@@ -1,4 +1,4 @@
-"""Files by their address: whole and right under their name, or not there; and what is refused."""
+"""Downloads: complete and verified under their name, or absent; refusals."""
 
 import hashlib
 import io
@@ -28,7 +28,7 @@ def served(monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
 
 
 def refuse(address: str, folder: Path, digest: str = DIGEST, *, code: int = 66) -> str:
-    """The one line with which an address is refused; nothing lies under the file's name."""
+    """Returns the one line of a refusal; checks that there is no file."""
     with pytest.raises(Refusal) as refusal:
         download.fetch(address, digest, folder)
     line = str(refusal.value)
@@ -46,9 +46,9 @@ def test_file_is_downloaded_completely(served: Served, tmp_path: Path, manner: s
     folder = tmp_path / "new"
     path = download.fetch(f"{served.address}/{manner}/w", DIGEST, folder)
     assert path == folder / NAME and path.read_bytes() == CONTENT and held(folder) == [NAME]
-    asked = len(served.asked)
+    before = len(served.requests)
     assert download.fetch(f"{served.address}/{manner}/w", DIGEST, folder) == path
-    assert len(served.asked) == asked  # it was there
+    assert len(served.requests) == before  # the file is kept
 
 
 @pytest.mark.parametrize("manner", ["cut", "reset", "stalled"])
@@ -57,14 +57,14 @@ def test_broken_download_resumes(
     served: Served, tmp_path: Path, manner: str, then: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(download, "TIMEOUT_S", 1.0)
-    said = refuse(f"{served.address}/{manner}/w", tmp_path)
-    assert "of 3.0 MiB" in said and said.endswith("run the same command again to resume")
+    message = refuse(f"{served.address}/{manner}/w", tmp_path)
+    assert "of 3.0 MiB" in message and message.endswith("run the same command again to resume")
     part = (tmp_path / f"{NAME}.part").read_bytes()
     assert 0 < len(part) < len(CONTENT) and CONTENT.startswith(part)
     monkeypatch.setattr(download, "TIMEOUT_S", 60)
     path = download.fetch(f"{served.address}/{then}/w", DIGEST, tmp_path)
     assert path.read_bytes() == CONTENT and held(tmp_path) == [NAME]
-    assert served.asked[-1] == (f"/{then}/w", f"bytes={len(part)}-")
+    assert served.requests[-1] == (f"/{then}/w", f"bytes={len(part)}-")
 
 
 def test_complete_part_file_is_renamed(served: Served, tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_complete_part_file_is_renamed(served: Served, tmp_path: Path) -> None:
 
 def test_wrong_content_is_removed(served: Served, tmp_path: Path) -> None:
     wrong = "0" * 64
-    said = refuse(f"{served.address}/whole/w?token=secret", tmp_path, wrong)
-    assert DIGEST in said and wrong in said and "secret" not in said and not held(tmp_path)
+    message = refuse(f"{served.address}/whole/w?token=secret", tmp_path, wrong)
+    assert DIGEST in message and wrong in message and "secret" not in message and not held(tmp_path)
     (tmp_path / f"{NAME}.part").write_bytes(b"another file's beginning")
     refuse(f"{served.address}/whole/w", tmp_path)
     assert not held(tmp_path)
@@ -86,7 +86,7 @@ def test_wrong_content_is_removed(served: Served, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "said"),
+    ("path", "message"),
     [
         ("absent/w", "answers 404 Not Found"),
         ("to-file/w", "Redirection to url 'file:///etc/hostname' is not allowed"),
@@ -96,9 +96,9 @@ def test_wrong_content_is_removed(served: Served, tmp_path: Path) -> None:
         ("huge/w", "is larger than 4,096 MiB"),
     ],
 )
-def test_bad_responses_are_refused(served: Served, tmp_path: Path, path: str, said: str) -> None:
+def test_bad_responses_are_refused(served: Served, tmp_path: Path, path: str, message: str) -> None:
     line = refuse(f"{served.address}/{path}", tmp_path)
-    assert said in line and "word@" not in line and not held(tmp_path)
+    assert message in line and "word@" not in line and not held(tmp_path)
 
 
 def test_file_without_length_stops_at_limit(
@@ -110,7 +110,7 @@ def test_file_without_length_stops_at_limit(
 
 
 @pytest.mark.parametrize(
-    ("address", "said"),
+    ("address", "message"),
     [
         ("http://weights.invalid/w", "only https:// without a password is"),
         ("http://127.0.0.1.weights.invalid/w", "only https:// without"),
@@ -127,9 +127,9 @@ def test_file_without_length_stops_at_limit(
         ("https://weights.invalid/w.tar.gz?x=1", "is an archive"),
     ],
 )
-def test_unsafe_addresses_are_refused(tmp_path: Path, address: str, said: str) -> None:
+def test_unsafe_addresses_are_refused(tmp_path: Path, address: str, message: str) -> None:
     line = refuse(address, tmp_path)
-    assert said in line and "word@" not in line and not held(tmp_path)
+    assert message in line and "word@" not in line and not held(tmp_path)
 
 
 def test_unreachable_address_is_refused(served: Served, tmp_path: Path) -> None:

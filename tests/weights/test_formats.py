@@ -1,4 +1,4 @@
-"""Files of weights come back to the bit; what lies, is damaged or wants to run is refused."""
+"""Foreign files are read exactly; files that are damaged or hold code are refused."""
 
 import hashlib
 from collections.abc import Callable
@@ -19,7 +19,7 @@ Write = Callable[[Path], Path]
 
 
 def draw() -> dict[str, np.ndarray]:
-    """Arrays of different types, one of them with other strides than numpy gives."""
+    """Draws arrays of different types, one of them with unusual strides."""
     rng = np.random.default_rng(0)
     return {
         "conv.weight": rng.normal(size=(4, 3, 2, 2)).astype(np.float32),
@@ -38,7 +38,7 @@ def write(name: str, content: bytes) -> Write:
 
 
 def write_hdf5(folder: Path) -> Path:
-    """As keras-applications did: a layer's group holds one of its name again."""
+    """Writes like keras-applications: a layer's group holds a group of the same name."""
     with h5py.File(folder / "w.weights", "w") as file:
         for name, values in draw().items():
             layer = name.partition(".")[0]
@@ -158,7 +158,7 @@ def test_checksum_is_crc32c(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def refuse(path: Path) -> str:
-    """The one line with which a file is refused."""
+    """Returns the one line of a refusal."""
     with pytest.raises(CheckpointError) as refusal:
         open_arrays(path)
     line = str(refusal.value)
@@ -174,7 +174,7 @@ def in_zip(pickle: bytes) -> bytes:
 
 
 def touching(canary: Path) -> dict[str, bytes]:
-    """Pickles that would leave a mark if anything of them ran."""
+    """Pickles that would create a file if their code ran."""
     mark = foreign.text(f"touch {canary}")
     system = foreign.called(foreign.named("os", "system"), mark)
     code = foreign.text(f"open({str(canary)!r}, 'w')")

@@ -1,4 +1,4 @@
-"""Files that are small and ask for much, and files that a disk has changed."""
+"""Small files that declare huge contents, and damaged files."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ def in_zip(pickle: bytes) -> bytes:
 
 
 def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
-    """A tensor whose values are the same ones again and again."""
+    """A tensor whose strides repeat the same values."""
     values = np.zeros(2**16, np.float32)
     steps = [stride * values.itemsize for stride in strides]
     view = np.lib.stride_tricks.as_strided(values, shape, steps)
@@ -33,30 +33,30 @@ def strided(shape: tuple[int, ...], strides: tuple[int, ...]) -> bytes:
 
 
 def nested(levels: int) -> bytes:
-    """A dictionary whose key is a pair of the same pair, and so on."""
+    """A dictionary whose key is a nested pair of the same pair."""
     pairs = b"".join(b"2\x86" for _ in range(levels))
     return b"\x80\x02}(K\x01" + pairs + b"K\x02u."
 
 
 def remembered(levels: int) -> bytes:
-    """The same by way of the memo."""
+    """The same with the memo."""
     pairs = b"".join(b"q\x00h\x00\x86" for _ in range(levels))
     return b"\x80\x02}(K\x01" + pairs + b"K\x02u."
 
 
 def prefixed(count: int) -> dict[bytes, bytes]:
-    """Names that are each one byte longer than the one before."""
+    """Names that grow by one byte each."""
     return {b"a" * length: b"" for length in range(1, count)}
 
 
 def test_bombs_are_refused_fast_in_little_memory(tmp_path: Path) -> None:
-    """All in one process, which may have a few gigabytes of addresses and touch one at most."""
+    """Reads all in one process with an address limit of a few GiB; at most 1 GiB is used."""
     zeros = {"0": np.zeros(2**26, np.float32)}
     pickle = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
     bombs = [
         foreign.zipped(pickle, zeros, method=zipfile.ZIP_DEFLATED),
         (2**60).to_bytes(8, "little") + b"{" + bytes(99),
-        in_zip(foreign.pickled(b"Nr\xff\xff\xff\x7f")),  # a memo of that many places
+        in_zip(foreign.pickled(b"Nr\xff\xff\xff\x7f")),  # a memo of that many entries
         strided((2**15, 2**15), (1, 1)),
         strided((21000, 21000, 21000), (1, 1, 1)),
         strided((2, 2**15), (1, 1)),
@@ -97,14 +97,14 @@ def test_bombs_are_refused_fast_in_little_memory(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["zip", "legacy", "single", "bundle", "numpy", "hdf5"])
 def test_changed_byte_is_harmless_or_refused(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path, kind)
-    place = path if path.exists() else path.with_name(path.name + ".index")
-    content, rng = place.read_bytes(), np.random.default_rng(0)
+    target = path if path.exists() else path.with_name(path.name + ".index")
+    content, rng = target.read_bytes(), np.random.default_rng(0)
     refused = 0
     for _ in range(40 if kind in ("single", "bundle") else 150):  # checksums take time
         changed = bytearray(content)
         for spot in rng.integers(0, min(len(content), 4096), rng.integers(1, 5)):
             changed[spot] = rng.integers(256)
-        place.write_bytes(changed)
+        target.write_bytes(changed)
         try:
             open_arrays(path)
         except CheckpointError:
@@ -113,7 +113,7 @@ def test_changed_byte_is_harmless_or_refused(tmp_path: Path, kind: str) -> None:
 
 
 def write(folder: Path, kind: str) -> Path:
-    """A file of that kind; of a bundle its prefix."""
+    """Writes a file of that kind and returns its path, of a bundle its prefix."""
     path = folder / "file"
     match kind:
         case "zip":
@@ -136,7 +136,7 @@ def write(folder: Path, kind: str) -> Path:
 
 
 def test_large_arrays_are_checked_in_pieces(tmp_path: Path) -> None:
-    """One value at a time took a minute for forty megabytes."""
+    """Checks of single values took a minute for 40 MB."""
     values = {"flat": np.ones(2**23, np.float32), "thin": np.ones((2**23, 1), np.float32).T}
     start = time.process_time()
     (tmp_path / "w").write_bytes(foreign.torch_zip(values))
@@ -163,7 +163,7 @@ def test_storage_with_many_names_is_refused(tmp_path: Path) -> None:
 
 
 def test_overlapping_zip_entries_are_refused(tmp_path: Path) -> None:
-    """The second is part of the first, and both together larger than the file."""
+    """The second entry is part of the first; both together are larger than the file."""
     values = np.zeros(2**12, np.float32)
     inner = zipfile.ZipInfo("archive/data/1")
     inner.file_size = inner.compress_size = values.nbytes
@@ -183,7 +183,7 @@ def test_overlapping_zip_entries_are_refused(tmp_path: Path) -> None:
 
 
 class Again:
-    """An array whose bytes its pickle names a second time."""
+    """An array whose bytes are referenced twice in the pickle."""
 
     def __init__(self, content: bytes) -> None:
         self.content = content
@@ -216,9 +216,9 @@ def test_pipe_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["type", "key"])
 def test_invalid_storage_references_are_refused(tmp_path: Path, part: str, named: bytes) -> None:
     tensor = foreign.tensor("0", VALUES["a"])
-    told = {"type": foreign.named("torch", "FloatStorage"), "key": foreign.text("0")}[part]
-    assert tensor.count(told) == 1
-    (tmp_path / "w").write_bytes(in_zip(foreign.mapping(a=tensor.replace(told, named))))
+    reference = {"type": foreign.named("torch", "FloatStorage"), "key": foreign.text("0")}[part]
+    assert tensor.count(reference) == 1
+    (tmp_path / "w").write_bytes(in_zip(foreign.mapping(a=tensor.replace(reference, named))))
     with pytest.raises(CheckpointError, match="is not allowed in weights"):
         open_arrays(tmp_path / "w")
 
@@ -226,9 +226,9 @@ def test_invalid_storage_references_are_refused(tmp_path: Path, part: str, named
 def test_encrypted_entry_is_refused(tmp_path: Path) -> None:
     content = bytearray(foreign.torch_zip(VALUES))
     for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
-        place = -1
-        while (place := content.find(mark, place + 1)) >= 0:
-            content[place + flags] |= 1
+        offset = -1
+        while (offset := content.find(mark, offset + 1)) >= 0:
+            content[offset + flags] |= 1
     (tmp_path / "w").write_bytes(content)
     with pytest.raises(CheckpointError, match="encrypted"):
         open_arrays(tmp_path / "w")

@@ -1,4 +1,4 @@
-"""Keras' HDF5, older and of Keras 3: read by layer; what leads outside or lies is refused."""
+"""Keras' HDF5, older and of Keras 3: names by layer, and refusals."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,12 +19,12 @@ LAYERS = {
 
 
 def write_numbered(path: Path, layers: Mapping[str, Sequence[np.ndarray]]) -> None:
-    """As Keras 3.15's save_weights: classes counted in the order of a model's layers."""
+    """Writes like Keras 3.15's save_weights: layers are numbered within a class."""
     with h5py.File(path, "w") as file:
         file.create_group("vars").attrs["name"] = "resnet50"
         file.create_group("layers/activation/vars").attrs["name"] = "conv1_relu"
-        for place, name in enumerate(reversed(list(layers))):
-            counted = f"conv2d_{place}" if place else "conv2d"
+        for index, name in enumerate(reversed(list(layers))):
+            counted = f"conv2d_{index}" if index else "conv2d"
             variables = file.create_group(f"layers/{counted}/vars")
             variables.attrs["name"] = name
             for number, values in enumerate(layers[name]):
@@ -35,7 +35,7 @@ def write_numbered(path: Path, layers: Mapping[str, Sequence[np.ndarray]]) -> No
 
 
 def refuse(path: Path) -> str:
-    """The one line with which a file is refused."""
+    """Returns the one line of a refusal."""
     with pytest.raises(CheckpointError) as refusal:
         open_arrays(path)
     line = str(refusal.value)
@@ -64,7 +64,7 @@ def test_numbered_variables_are_read_by_layer_name(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         (None, "layers/conv2d/vars has no layer name"),
         (np.array(["conv1_conv"] * 2, h5py.string_dtype()), "has no layer name"),
@@ -75,16 +75,16 @@ def test_numbered_variables_are_read_by_layer_name(tmp_path: Path) -> None:
         ("conv1_bn", "two arrays are called conv1_bn/0"),
     ],
 )
-def test_invalid_layer_names_are_refused(tmp_path: Path, name: object, said: str) -> None:
+def test_invalid_layer_names_are_refused(tmp_path: Path, name: object, message: str) -> None:
     path = tmp_path / "w.weights.h5"
     write_numbered(path, {"conv1_bn": [VALUES], "conv1_conv": [VALUES]})
     with h5py.File(path, "a") as file:
-        told = file["layers/conv2d/vars"].attrs
-        assert told["name"] == "conv1_conv"
-        del told["name"]
+        attributes = file["layers/conv2d/vars"].attrs
+        assert attributes["name"] == "conv1_conv"
+        del attributes["name"]
         if name is not None:
-            told["name"] = name
-    assert said in refuse(path)
+            attributes["name"] = name
+    assert message in refuse(path)
 
 
 @pytest.mark.parametrize("group", ["layers/conv2d/vars", "model_weights/conv1_conv"])
@@ -96,7 +96,7 @@ def test_links_and_external_values_are_refused(tmp_path: Path, group: str) -> No
     virtual = h5py.VirtualLayout(VALUES.shape, "f4")
     virtual[:] = source
     outside = [(str(tmp_path / "raw"), 0, 24)]
-    for said, add in (
+    for message, add in (
         (f"a link at {group}/0", lambda g: g.__setitem__("0", h5py.SoftLink("/layers"))),
         (f"a link at {group}/0",
          lambda g: g.__setitem__("0", h5py.ExternalLink(str(tmp_path / "other.h5"), "/secret"))),
@@ -112,4 +112,4 @@ def test_links_and_external_values_are_refused(tmp_path: Path, group: str) -> No
             made = file.create_group(group)
             made.attrs["name"] = "conv1_conv"
             add(made)
-        assert said in refuse(path)
+        assert message in refuse(path)

@@ -1,4 +1,4 @@
-"""Every array of a network has one name at each source, and every name one array."""
+"""Arrays of a network and names of each source match one to one."""
 
 import hashlib
 from collections import Counter
@@ -51,7 +51,7 @@ def test_names_and_arrays_match_one_to_one(backbone: str) -> None:
 
 
 def test_names_match_published_names() -> None:
-    """A few of each, as the libraries print them."""
+    """Checks a few names of each library."""
     blocks = BLOCKS["resnet101"]
     for names, path, published in (
         (resnet.torch_names(blocks), "stages/2/22/conv3/norm/var", "layer3.22.bn3.running_var"),
@@ -80,7 +80,7 @@ def test_names_match_published_names() -> None:
 
 
 def theirs(shape: tuple[int, ...], form: str) -> tuple[int, ...]:
-    """The shape at the source of an array that has `shape` here."""
+    """The source's shape of an array that has `shape` here."""
     match form:
         case "classifier_pointwise":
             return (1, *shape)
@@ -101,7 +101,7 @@ def described(names: NameMap, ours: dict[str, tuple[int, ...]]) -> dict[str, tup
 
 
 def test_slim_names_and_shapes_match_published_digest() -> None:
-    """Of its lines, sorted; the next test reads the list itself where it is."""
+    """Compares the digest of the sorted lines; the next test reads the list if it is available."""
     file = described(resnet.slim_names(BLOCKS["resnet101"], SCOPE), shapes("resnet101"))
     lines = sorted(f"{name} {'x'.join(map(str, shape))}" for name, shape in file.items())
     assert hashlib.sha256("\n".join(lines).encode()).hexdigest() == (
@@ -144,7 +144,7 @@ def test_released_checkpoints_match_completely(
 
 
 def test_every_network_is_recognised_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where they are among another's, as a ResNet-50's are among a ResNet-101's."""
+    """Includes names that are a subset of another's, as a ResNet-50's of a ResNet-101's."""
     every_network = list(recognise_module.every_known())
     monkeypatch.setattr(recognise_module, "every_known", lambda: every_network)
     for known in every_network:
@@ -168,7 +168,7 @@ def test_unknown_and_incomplete_files_are_refused() -> None:
 
 
 def test_vgg19_is_refused_as_vgg16() -> None:
-    """By torchvision's numbers it lacks layers; by Keras' names it has all and more."""
+    """With torchvision's numbers it lacks layers; with Keras' names it has more."""
     layers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)
     names = {f"features.{layer}.{part}" for layer in layers for part in ("weight", "bias")}
     with pytest.raises(CheckpointError, match="looks like a vgg16 of torch and lacks 6 of its"):

@@ -1,4 +1,4 @@
-"""VGG16 and the Inceptions: every array has one name at each source, and every name one array."""
+"""VGG16 and the Inceptions: arrays and names of each source match one to one."""
 
 from collections import Counter
 
@@ -49,7 +49,7 @@ def test_vgg_without_dense_layers() -> None:
 
 
 def test_names_match_published_names() -> None:
-    """A few of each, as the libraries print them."""
+    """Checks a few names of each library."""
     for names, path, published in (
         (vgg.torch_names(), "stages/0/1/kernel", "features.2.weight"),
         (vgg.torch_names(), "stages/4/2/bias", "features.28.bias"),

@@ -1,4 +1,4 @@
-"""A backbone goes through its file to the bit; a file that does not fit is refused in one line."""
+"""A backbone is saved and loaded exactly; a mismatched file is refused in one line."""
 
 import dataclasses
 import hashlib
@@ -35,13 +35,13 @@ def cfg() -> Config:
 
 @pytest.fixture(scope="module")
 def shapes(cfg: Config) -> Variables:
-    """The forms of a network with 5 classes."""
+    """The shapes of a network with 5 classes."""
     return describe_model(cfg, 5)[1]
 
 
 @pytest.fixture
 def saved(tmp_path: Path, cfg: Config, shapes: Variables) -> Path:
-    """The file of a backbone."""
+    """Saves a backbone and returns its path."""
     metadata = describe_backbone(cfg.model, **METADATA)
     native.save_backbone(tmp_path / "w.safetensors", fill_variables(shapes, 1), metadata)
     return tmp_path / "w.safetensors"
@@ -53,7 +53,7 @@ def backbone_of(variables: Variables) -> dict[str, Any]:
 
 
 def parse(path: Path) -> tuple[dict[str, Any], bytes]:
-    """The header of a safetensors file as JSON, and the data behind it."""
+    """Splits a safetensors file into its header, as JSON, and its data."""
     content = path.read_bytes()
     (size,) = HEADER.unpack_from(content)
     return json.loads(content[HEADER.size : HEADER.size + size]), content[HEADER.size + size :]
@@ -123,7 +123,7 @@ def test_shorter_backbone_loads_its_layers(saved: Path, cfg: Config) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (
             {"backbone": "resnet50", "strides": "slim", "stem_padding": "same"},
@@ -140,17 +140,17 @@ def test_shorter_backbone_loads_its_layers(saved: Path, cfg: Config) -> None:
     ],
 )
 def test_mismatched_metadata_is_refused(
-    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], said: str
+    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], message: str
 ) -> None:
     header, data = parse(saved)
     metadata = json.loads(header["__metadata__"]["gap_jax"])
     header["__metadata__"]["gap_jax"] = json.dumps({**metadata, **change})
     rewrite(saved, header, data)
-    assert said in refuse(saved, cfg, shapes)
+    assert message in refuse(saved, cfg, shapes)
 
 
 def refuse(path: Path, cfg: Config, shapes: Variables) -> str:
-    """The one line with which a file is refused."""
+    """Returns the one line of a refusal."""
     with pytest.raises(CheckpointError) as refusal:
         native.load_backbone(path, fill_variables(shapes, 2), cfg.model)
     assert refusal.value.exit_code == 66 and str(path) in str(refusal.value)
@@ -161,7 +161,7 @@ KERNEL, LAST = "backbone/layers/0/conv/kernel", "backbone/layers/4/norm/var"
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({LAST: None}, f"in 1 of 25 arrays: {LAST} is absent"),
         (
@@ -177,14 +177,14 @@ KERNEL, LAST = "backbone/layers/0/conv/kernel", "backbone/layers/4/norm/var"
     ],
 )
 def test_mismatched_arrays_are_refused(
-    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], said: str
+    saved: Path, cfg: Config, shapes: Variables, change: dict[str, Any], message: str
 ) -> None:
     header, _ = parse(saved)
     arrays = {**safetensors.numpy.load_file(saved), **change}
     kept = {name: values for name, values in arrays.items() if values is not None}
     metadata = {KEY: header["__metadata__"][KEY]}
     saved.write_bytes(safetensors.numpy.save(kept, metadata))
-    assert said in refuse(saved, cfg, shapes)
+    assert message in refuse(saved, cfg, shapes)
 
 
 def test_damaged_files_are_refused(saved: Path, cfg: Config, shapes: Variables) -> None:
@@ -264,9 +264,9 @@ def test_absent_weights_are_refused_or_random(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"is empty .* --config\.init\.weights=FILE"):
         native.resolve_weights(InitConfig(""), refuse_warning)
     assert native.resolve_weights(InitConfig("", allow_random=True), refuse_warning) is None
-    said: list[str] = []
-    assert native.resolve_weights(InitConfig("none", allow_random=True), said.append) is None
-    assert len(said) == 1 and "init.weights=none does not exist" in said[0]
+    message: list[str] = []
+    assert native.resolve_weights(InitConfig("none", allow_random=True), message.append) is None
+    assert len(message) == 1 and "init.weights=none does not exist" in message[0]
     (tmp_path / "x").write_bytes(b"x")
     assert native.resolve_weights(InitConfig(str(tmp_path / "x"))) == tmp_path / "x"
 

@@ -1,4 +1,4 @@
-"""Backbones against what other people's networks said once; `make parity` asks those again."""
+"""Compares backbones with recorded outputs of other networks; `make parity` records them."""
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def test_difference_is_relative_and_checks_shapes() -> None:
     [vgg.keras_names(), CASES["resnet50_caffe"].names, CASES["resnet50_v1_5"].names],
 )
 def test_reference_weights_equal_imported_weights(names: dict) -> None:
-    """With few channels; the running mean takes a bias up to rounding."""
+    """Uses few channels; the bias in the running mean is exact up to rounding."""
     rng = np.random.default_rng(0)
     ranks = {"map_io": (7, 7, 2, 3), "cell_io": (1, 1, 2, 3), "row": (1, 3), "oihw": (3, 3, 2, 3),
              "bgr": (3, 3, 3, 2)}  # fmt: skip

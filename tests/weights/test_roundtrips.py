@@ -1,4 +1,4 @@
-"""The round-trip campaign: a changed bit is seen, and what is absent is never told as equal."""
+"""The round-trip campaign detects changed bits and never reports absent files as equal."""
 
 import sys
 from pathlib import Path
@@ -18,29 +18,29 @@ def test_numpy_roundtrip_detects_damage(tmp_path: Path) -> None:
     assert verdict.result == EQUAL and verdict.versions == {"numpy": np.__version__}
     theirs = tmp_path / DICTIONARY.file
     theirs.write_bytes(theirs.read_bytes()[:-9])
-    said = roundtrips.convert_and_compare(theirs, tmp_path / "cut", {})
-    assert said.startswith("refused: gap_jax: error 66")
+    result = roundtrips.convert_and_compare(theirs, tmp_path / "cut", {})
+    assert result.startswith("refused: gap_jax: error 66")
 
 
 def test_comparison_finds_bit_shape_and_name() -> None:
     expected = {"a": np.ones((2, 3), np.float32), "b": np.zeros(2, np.float32)}
     assert roundtrips.compare(dict(expected), expected) == EQUAL
     for other in (-expected["b"], expected["b"].reshape(2, 1)):
-        said = roundtrips.compare(expected | {"b": other}, expected)
-        assert said == "1 arrays differ, first b"
+        result = roundtrips.compare(expected | {"b": other}, expected)
+        assert result == "1 arrays differ, first b"
     for names in ({"a"}, {"a", "c"}, {"a", "b", "c"}):
         found = {name: expected.get(name, expected["b"]) for name in names}
         assert "names differ" in roundtrips.compare(found, expected)
 
 
 @pytest.mark.parametrize(
-    ("code", "said"), [(roundtrip_writers.ABSENT, NOT_RUN), (1, "not written: x")]
+    ("code", "result"), [(roundtrip_writers.ABSENT, NOT_RUN), (1, "not written: x")]
 )
-def test_failed_writer_is_reported(tmp_path: Path, code: int, said: str) -> None:
+def test_failed_writer_is_reported(tmp_path: Path, code: int, result: str) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\necho x >&2\nexit {code}\n")
     python.chmod(0o755)
-    assert roundtrips.run_case(DICTIONARY, str(python), tmp_path).result == said
+    assert roundtrips.run_case(DICTIONARY, str(python), tmp_path).result == result
 
 
 def test_missing_library_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

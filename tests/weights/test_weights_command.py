@@ -1,4 +1,4 @@
-"""`gap_jax weights`: the backbone of a run as a file for init.weights, and what is shipped."""
+"""`gap_jax weights`: exports the backbone of a run, and lists shipped files."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ Run = tuple[Path, dict[int, TrainState]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Steps 3 and 7, of which 3 is the better one."""
+    """Saves steps 3 and 7; step 3 is the better one."""
     folder = tmp_path_factory.mktemp("weights")
     return prepare_run(folder, steps={3: 0.5, 7: 0.25})
 
@@ -49,7 +49,7 @@ def test_inconvertible_files_are_refused(
     root, _ = run
     taken = tmp_path / "taken"
     taken.touch()
-    for words, code, said in (
+    for words, code, message in (
         ([str(root), str(taken)], 73, "exists already and stays untouched"),
         ([str(tmp_path), str(tmp_path / "x")], 66, "neither a run nor an exported model"),
         ([str(root), str(tmp_path / "x"), "--checkpoint", "4"], 66, "no good checkpoint 4"),
@@ -60,7 +60,7 @@ def test_inconvertible_files_are_refused(
         ([str(taken), str(tmp_path / "x")], 66, "unknown format"),
     ):
         assert cli.main(["weights", "convert", *words]) == code
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert model_of(root) and not (tmp_path / "x").exists()
 
 
@@ -83,7 +83,7 @@ def test_list_shows_shipped_files(capsys: pytest.CaptureFixture[str]) -> None:
 def test_published_name_resolves_to_address(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Known by its whole digest it needs no other, and else it needs one."""
+    """A known SHA-256 needs no option; otherwise --sha256 is required."""
     fetched: list[tuple[str, str, Path]] = []
 
     def fetch(address: str, digest: str, folder: Path) -> Path:
