@@ -129,7 +129,13 @@ def _build_pooling(
         case "max":
             return MaxPooling(features, classes, dropout=model.dropout, rngs=rngs)
         case "second_order":
-            _check_second_order(features, classes)
+            weights = features * features * classes
+            if weights > MOST_WEIGHTS:
+                raise ConfigError(
+                    f"model.pooling=second_order over {features} channels and {classes} classes "
+                    f"has {weights:,} weights, more than {MOST_WEIGHTS:,}; use compact_bilinear, "
+                    "a narrower model.stage or fewer classes"
+                )
             return SecondOrderPooling(features, classes, dropout=model.dropout, rngs=rngs)
         case "compact_bilinear":
             return CompactBilinearPooling(
@@ -179,13 +185,3 @@ def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs)
                 rngs=rngs,
             )
     return ChainedSaliency(saliency, model.rank, rngs=rngs) if chained else saliency
-
-
-def _check_second_order(features: int, classes: int) -> None:
-    weights = features * features * classes
-    if weights > MOST_WEIGHTS:
-        raise ConfigError(
-            f"model.pooling=second_order over {features} channels and {classes} classes has "
-            f"{weights:,} weights, more than {MOST_WEIGHTS:,}; use compact_bilinear, a "
-            "narrower model.stage or fewer classes"
-        )

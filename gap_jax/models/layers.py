@@ -207,23 +207,13 @@ def _differentiate_moments(primals: tuple[Array], tangents: tuple[Array]) -> tup
 
 
 class ConvNorm(nnx.Module):
-    """A convolution and its batch norm; `folding` replaces the pair by one convolution."""
+    """A convolution and its batch norm; `folding` replaces the pair by one convolution.
 
-    def __init__(
-        self,
-        features_in: int,
-        features: int,
-        *,
-        size: int | tuple[int, int] = 1,
-        stride: int = 1,
-        padded: bool = True,
-        bias: bool = False,
-        norm: Norm,
-        rngs: nnx.Rngs,
-    ) -> None:
-        self.conv = Conv(
-            features_in, features, size=size, stride=stride, padded=padded, bias=bias, rngs=rngs
-        )
+    `arguments` are those of `Conv`.
+    """
+
+    def __init__(self, features_in: int, features: int, *, norm: Norm, **arguments: Any) -> None:
+        self.conv = Conv(features_in, features, **arguments)
         self.norm: BatchNorm | None = BatchNorm(features, norm)
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 d"]:

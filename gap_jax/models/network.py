@@ -16,6 +16,7 @@ from gap_jax.models.pose import PoseBranch
 from gap_jax.models.saliency import Saliency
 
 Image = UInt8[Array, "b *frames h w 3"] | Float[Array, "b *frames h w 3"]
+Picture = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
 SaliencySource = Literal["features", "hidden", "heatmaps"]  # the last two: of the pose branch
 
 
@@ -32,9 +33,7 @@ class Backbone(Protocol):
         ...
 
 
-def normalise(
-    image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"], mean: Colours, scale: Colours
-) -> Float[Array, "b h w 3"]:
+def normalise(image: Picture, mean: Colours, scale: Colours) -> Float[Array, "b h w 3"]:
     """(image - mean) / scale per channel."""
     shift, spread = (jnp.array(values)[None, None, None] for values in (mean, scale))
     return (image.astype(jnp.float32) - shift) / spread
@@ -97,11 +96,7 @@ class Network(nnx.Module):
         return _join_frames(frames, self.over_frames(frames.logits))
 
     def _compute(
-        self,
-        image: UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"],
-        train: bool,
-        keys: Key[Array, " b"] | None,
-        want_maps: bool,
+        self, image: Picture, train: bool, keys: Key[Array, " b"] | None, want_maps: bool
     ) -> Outputs:
         if train and keys is None and self.pooling.dropout:
             raise ValueError("training with dropout needs `keys`, one for each row")

@@ -2,7 +2,6 @@
 
 import jax
 from flax import nnx
-from flax.typing import Initializer
 from jaxtyping import Array, Float
 
 from gap_jax.models.arguments import check_counts
@@ -22,7 +21,6 @@ class PoseBranch(nnx.Module):
         *,
         joints: int = 16,
         kernel_size: int = 1,
-        init: Initializer = SMALL,
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, joints=joints, kernel_size=kernel_size)
@@ -33,7 +31,7 @@ class PoseBranch(nnx.Module):
         self.hidden = nnx.List()
         for width in hidden:
             self.hidden.append(
-                Conv(features, width, size=kernel_size, bias=True, init=init, rngs=rngs)
+                Conv(features, width, size=kernel_size, bias=True, init=SMALL, rngs=rngs)
             )
             features = width
         self.joints = Dense(features, joints, rngs=rngs)

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from flax.typing import Initializer
 from jaxtyping import Array, Bool, Float
 
 from gap_jax.batch import AttentionMaps
@@ -78,16 +77,10 @@ class MaxPooling(PositionPooling):
     """
 
     def __init__(
-        self,
-        features: int,
-        classes: int,
-        *,
-        dropout: float = 0.0,
-        init: Initializer = HE,
-        rngs: nnx.Rngs,
+        self, features: int, classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
     ) -> None:
         super().__init__(features, classes, dropout)
-        self.kernel = nnx.Param(init(rngs.params(), (features, classes), jnp.float32))
+        self.kernel = nnx.Param(HE(rngs.params(), (features, classes), jnp.float32))
 
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         # The gradient of jnp.max divides by the number of values equal to the maximum. XLA may
@@ -111,16 +104,10 @@ class SecondOrderPooling(PositionPooling):
     """
 
     def __init__(
-        self,
-        features: int,
-        classes: int,
-        *,
-        dropout: float = 0.0,
-        init: Initializer = SMALL,
-        rngs: nnx.Rngs,
+        self, features: int, classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
     ) -> None:
         super().__init__(features, classes, dropout)
-        self.kernel = nnx.Param(init(rngs.params(), (features, features, classes), jnp.float32))
+        self.kernel = nnx.Param(SMALL(rngs.params(), (features, features, classes), jnp.float32))
 
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         dropped = drop(values, keys, self.dropout)
@@ -152,14 +139,13 @@ class CompactBilinearPooling(PositionPooling):
         sketch_features: int = 0,
         normalised: bool = False,
         dropout: float = 0.0,
-        init: Initializer = SMALL,
         rngs: nnx.Rngs,
     ) -> None:
         super().__init__(features, classes, dropout)
         check_counts(least=0, sketch_features=sketch_features)
         self.length = sketch_features or features
         self.normalised = normalised
-        self.kernel = nnx.Param(init(rngs.params(), (self.length, classes), jnp.float32))
+        self.kernel = nnx.Param(SMALL(rngs.params(), (self.length, classes), jnp.float32))
 
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         y = self._sketch(values).sum(1, keepdims=True)

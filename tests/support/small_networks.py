@@ -45,7 +45,7 @@ def drawn(make: Callable[[], Module]) -> Module:
 
 
 def small_network(saliency: str = "activation", *, residual: bool = False) -> Network:
-    """Three layers of the small trunk, or a width-8 ResNet with one unit a block.
+    """Builds three layers of the small backbone, or a width-8 ResNet with one unit a block.
 
     A 3x3 pose branch is there for the saliency to read; batch norm is over two images.
     """

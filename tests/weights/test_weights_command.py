@@ -27,7 +27,7 @@ def test_backbone_of_run_loads_into_another_network(
     run: Run, tmp_path: Path, words: tuple[str, ...], step: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, states = run
-    out = tmp_path / "trunk.safetensors"
+    out = tmp_path / "backbone.safetensors"
     assert cli.main(["weights", "convert", str(root), str(out), *words]) == 0
     printed = capsys.readouterr().out
     assert f"the small of step {step} of {root}" in printed and files.sha256(out) in printed

@@ -93,20 +93,14 @@ def load(
     `storage` resolves persistent ids, torch's references to data outside the pickle.
     """
     size = scan(content[:longest])
-    return _Tensors(content[:size], allowed, storage, encoding).load(), size
+    unpickler = _Unpickler(io.BytesIO(content[:size]), encoding=encoding)
+    unpickler.allowed, unpickler.storage = allowed, storage
+    return unpickler.load(), size
 
 
-class _Tensors(pickle.Unpickler):
-    def __init__(
-        self,
-        content: bytes,
-        allowed: Mapping[str, Any],
-        storage: Callable[[Any], Any] | None,
-        encoding: str,
-    ) -> None:
-        super().__init__(io.BytesIO(content), encoding=encoding)
-        self.allowed = allowed
-        self.storage = storage
+class _Unpickler(pickle.Unpickler):
+    allowed: Mapping[str, Any]
+    storage: Callable[[Any], Any] | None
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns an allowed global."""

@@ -1,54 +1,48 @@
 """The names of VGG16 in torchvision, Keras and TF-slim; `dense`: with fc6, fc7 and classifier."""
 
+from collections.abc import Sequence
+
 from gap_jax.models.backbones.vgg import BLOCKS
 from gap_jax.weights.names.forms import NameMap, Source, classifier_names
 
 CONVOLUTIONS = [(block, conv) for block, (_, depth) in enumerate(BLOCKS) for conv in range(depth)]
-
-
-def _layer(path: str, kernel: str, bias: str, form: str = "same") -> NameMap:
-    return {f"{path}/kernel": Source((kernel,), form), f"{path}/bias": Source((bias,))}
+DENSE = [(5, 0), (6, 0)]  # fc6 and fc7
 
 
 def torch_names(*, dense: bool = True) -> NameMap:
-    """The names of torchvision's vgg16."""
-    names: NameMap = {}
-    for index, (block, conv) in enumerate(CONVOLUTIONS):
-        stem = f"features.{2 * index + block}"  # a relu follows each, a pool each block
-        path = f"backbone/stages/{block}/{conv}"
-        names |= _layer(path, f"{stem}.weight", f"{stem}.bias", "oihw")
-    if dense:
-        fc6, fc7, fc8 = (f"classifier.{index}" for index in (0, 3, 6))
-        names |= _layer("backbone/stages/5/0", f"{fc6}.weight", f"{fc6}.bias", "map_oi")
-        names |= _layer("backbone/stages/6/0", f"{fc7}.weight", f"{fc7}.bias", "cell_oi")
-        names |= classifier_names(f"{fc8}.weight", f"{fc8}.bias", "classifier_oi")
-    return names
+    """The names of torchvision's vgg16, in which a relu follows each layer, a pool each block."""
+    stems = [f"features.{2 * index + block}" for index, (block, _) in enumerate(CONVOLUTIONS)]
+    stems += ["classifier.0", "classifier.3", "classifier.6"]
+    forms = ["oihw"] * len(CONVOLUTIONS) + ["map_oi", "cell_oi", "classifier_oi"]
+    return _name_layers(stems, (".weight", ".bias"), forms, dense=dense)
 
 
 def keras_names(*, dense: bool = True) -> NameMap:
     """Keras' VGG16 as LAYER/VARIABLE; it reads colours as BGR."""
-    names: NameMap = {}
-    for block, conv in CONVOLUTIONS:
-        stem = f"block{block + 1}_conv{conv + 1}"
-        form = "bgr" if (block, conv) == (0, 0) else "same"
-        names |= _layer(f"backbone/stages/{block}/{conv}", f"{stem}/kernel", f"{stem}/bias", form)
-    if dense:
-        names |= _layer("backbone/stages/5/0", "fc1/kernel", "fc1/bias", "map_io")
-        names |= _layer("backbone/stages/6/0", "fc2/kernel", "fc2/bias", "cell_io")
-        names |= classifier_names("predictions/kernel", "predictions/bias", "classifier_io")
-    return names
+    stems = [f"block{block + 1}_conv{conv + 1}" for block, conv in CONVOLUTIONS]
+    stems += ["fc1", "fc2", "predictions"]
+    forms = ["bgr"] + ["same"] * (len(CONVOLUTIONS) - 1) + ["map_io", "cell_io", "classifier_io"]
+    return _name_layers(stems, ("/kernel", "/bias"), forms, dense=dense)
 
 
 def slim_names(*, dense: bool = True) -> NameMap:
     """TF-slim's names, as in vgg_16.ckpt."""
+    layers = [f"conv{block + 1}/conv{block + 1}_{conv + 1}" for block, conv in CONVOLUTIONS]
+    stems = [f"vgg_16/{layer}" for layer in (*layers, "fc6", "fc7", "fc8")]
+    forms = ["same"] * len(CONVOLUTIONS + DENSE) + ["classifier_pointwise"]
+    return _name_layers(stems, ("/weights", "/biases"), forms, dense=dense)
+
+
+def _name_layers(
+    stems: Sequence[str], variables: tuple[str, str], forms: Sequence[str], *, dense: bool
+) -> NameMap:
+    kernel, bias = variables
     names: NameMap = {}
-    for block, conv in CONVOLUTIONS:
-        stem = f"vgg_16/conv{block + 1}/conv{block + 1}_{conv + 1}"
-        names |= _layer(f"backbone/stages/{block}/{conv}", f"{stem}/weights", f"{stem}/biases")
+    layers = CONVOLUTIONS + DENSE if dense else CONVOLUTIONS
+    for (stage, conv), stem, form in zip(layers, stems, forms, strict=False):
+        path = f"backbone/stages/{stage}/{conv}"
+        names[f"{path}/kernel"] = Source((stem + kernel,), form)
+        names[f"{path}/bias"] = Source((stem + bias,))
     if dense:
-        for stage, layer in ((5, "fc6"), (6, "fc7")):
-            stem = f"vgg_16/{layer}"
-            names |= _layer(f"backbone/stages/{stage}/0", f"{stem}/weights", f"{stem}/biases")
-        fc8 = "vgg_16/fc8"
-        names |= classifier_names(f"{fc8}/weights", f"{fc8}/biases", "classifier_pointwise")
+        names |= classifier_names(stems[-1] + kernel, stems[-1] + bias, forms[-1])
     return names
