@@ -90,7 +90,7 @@ def _convert_array(file: ForeignFile, source: Source, path: str) -> Float[np.nda
 
 
 def _check_biases(file: ForeignFile, arrays: Arrays) -> None:
-    """Refuses a layer whose numbers of biases and outputs differ; any number of both is valid."""
+    """Refuses a layer without exactly one bias for each output."""
     for path, kernel in arrays.items():
         bias = arrays.get(path.removesuffix("kernel") + "bias")
         if path.endswith("/kernel") and bias is not None and bias.size != kernel.shape[-1]:

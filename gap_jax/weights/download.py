@@ -117,7 +117,7 @@ def _receive(address: str, part: Path) -> None:
         part.parent.mkdir(parents=True, exist_ok=True)
         received = part.stat().st_size if part.exists() else 0
     response = _open(address, received)
-    if response is None:  # the file has no more bytes; the digest tells whether they are right
+    if response is None:  # the file has no more bytes; the digest is verified later
         return
     with response:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {received}-"):

@@ -105,18 +105,18 @@ def _other_networks() -> Iterator[Known]:
     yield Known("temporal segment networks", "bn_inception", BN_INCEPTION, names)
 
 
-def recognise(file: str, held: Collection[str]) -> Known:
+def recognise(file: str, names: Collection[str]) -> Known:
     """Finds the network with the most names in the file, among those whose backbone is complete."""
-    held = set(held)
-    whole = [known for known in every_known() if known.backbone_names <= held]
-    if whole:
-        return max(whole, key=lambda known: len(known.every_name & held))
-    nearest = max(every_known(), key=lambda known: _share(known.backbone_names, held))
-    absent = sorted(nearest.backbone_names - held)
+    names = set(names)
+    complete = [known for known in every_known() if known.backbone_names <= names]
+    if complete:
+        return max(complete, key=lambda known: len(known.every_name & names))
+    nearest = max(every_known(), key=lambda known: _share(known.backbone_names, names))
+    absent = sorted(nearest.backbone_names - names)
     if len(absent) == len(nearest.backbone_names):
         raise CheckpointError(
-            f"{file} holds no network that gap_jax knows: none of its {len(held)} names is known, "
-            f"for example {min(held, default='')!r}; see `gap_jax weights list`"
+            f"{file} holds no network that gap_jax knows: none of its {len(names)} names is known, "
+            f"for example {min(names, default='')!r}; see `gap_jax weights list`"
         )
     raise CheckpointError(
         f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "
@@ -124,5 +124,5 @@ def recognise(file: str, held: Collection[str]) -> Known:
     )
 
 
-def _share(names: set[str], held: set[str]) -> float:
-    return len(names & held) / len(names)
+def _share(names: set[str], found: set[str]) -> float:
+    return len(names & found) / len(names)
