@@ -136,7 +136,7 @@ def test_centres_at_published_sizes() -> None:
     assert ours == theirs
 
 
-def test_a_map_has_the_rows_of_the_height_and_the_columns_of_the_width() -> None:
+def test_grid_rows_follow_height_and_columns_follow_width() -> None:
     model, variables = describe_model(get_config("demo").resolved(), classes=3)
     grid = model.locate_cells(variables, 64, 32)
     assert grid.rows.cells == 2 * grid.columns.cells

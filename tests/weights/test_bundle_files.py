@@ -106,7 +106,7 @@ def test_many_small_variables_are_read_fast(tmp_path: Path) -> None:
 def test_entry_that_leaves_its_block_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its value would go on in the numbers behind the entries."""
+    """Its value would extend into the restart offsets after the entries."""
     write_block = foreign.block
 
     def lengthen(entries: Mapping[bytes, bytes]) -> bytes:
@@ -116,5 +116,5 @@ def test_entry_that_leaves_its_block_is_refused(
     monkeypatch.setattr(foreign, "block", lengthen)
     (tmp_path / "w.index").write_bytes(foreign.tabled({b"a": entry()}))
     (tmp_path / "w.data-00000-of-00001").write_bytes(bytes(4))
-    with pytest.raises(CheckpointError, match="an entry ends behind its block"):
+    with pytest.raises(CheckpointError, match="an entry ends after its block"):
         open_arrays(tmp_path / "w")

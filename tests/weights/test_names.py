@@ -205,7 +205,7 @@ def test_forms_convert_to_ours() -> None:
         to_ours([np.zeros(3)], "oihw")
 
 
-def test_known_networks_name_their_backbone_and_all_layers_of_vgg16() -> None:
+def test_known_networks_name_backbone_and_all_layers_of_vgg16() -> None:
     for known in every_known():
         assert known.backbone in BACKBONES, known.source
     dense = (vgg.torch_names(), vgg.keras_names(), vgg.slim_names())
