@@ -12,7 +12,7 @@ from data_pipelines.manifest import Manifest
 from gap_jax.batch import Batch
 from gap_jax.config import Config
 from gap_jax.learning.setup import Setup, assemble
-from gap_jax.learning.sharding import IMAGES
+from gap_jax.learning.sharding import IMAGE_AXES
 
 CALL = re.compile(
     r"= (?P<shapes>.*?) (?P<name>all-reduce|all-gather|reduce-scatter|all-to-all|"
@@ -59,7 +59,7 @@ def compile_step(cfg: Config) -> tuple[Setup, list[Collective]]:
 
 def describe_batch(cfg: Config, setup: Setup) -> Batch:
     """The shapes of a batch and where its rows lie."""
-    place = NamedSharding(setup.mesh, PartitionSpec(None, IMAGES))
+    place = NamedSharding(setup.mesh, PartitionSpec(None, IMAGE_AXES))
     parts, rows, px = cfg.train.accumulate, cfg.train.micro_batch_size, cfg.data.image_size_px
 
     def of(kind: str, *shape: int) -> Any:

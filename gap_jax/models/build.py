@@ -1,7 +1,6 @@
 """Builds a network from a config: the only module that knows every backbone and every pooling."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import Any, cast
 
 import jax
@@ -29,8 +28,7 @@ from gap_jax.models.saliency import (
 )
 from gap_jax.models.second_order import CompactBilinearPooling, MaxPooling, SecondOrderPooling
 
-STAGES: Mapping[str, Any] = {
-    **resnet.BLOCKS,
+STAGES: dict[str, Any] = {  # of the backbones besides ResNets
     "vgg16": (*vgg.BLOCKS, *vgg.CLASSIFIER),
     "bn_inception": bn_inception.STAGES,
     "inception_v3": inception_v3.STAGES,
@@ -87,7 +85,7 @@ def backbone_dtype(model: ModelConfig) -> DTypeLike:
 
 
 def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
-    stages = STAGES[model.backbone]
+    stages = (STAGES | resnet.BLOCKS)[model.backbone]
     if model.stage > len(stages):
         raise ConfigError(
             f"model.stage={model.stage}: {model.backbone} has {len(stages)} stages; "

@@ -56,8 +56,8 @@ def convert(file: ForeignFile, command: str) -> Conversion:
         if arrays[path].shape != shape:
             raise CheckpointError(
                 f"{file.path} has the names of a {known.backbone} of {known.source}, but "
-                f"{source.names[0]} has shape {list(file.arrays[source.names[0]].shape)} and not "
-                f"{list(shape)}; it is another network"
+                f"{source.names[0]} of shape {list(file.arrays[source.names[0]].shape)} gives "
+                f"{list(arrays[path].shape)} and not {list(shape)}; it is another network"
             )
     unused = {
         name: values.size

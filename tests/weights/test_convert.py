@@ -183,7 +183,7 @@ def test_unknown_files_leave_no_output(tmp_path: Path, capsys: pytest.CaptureFix
     lacking = {name: values for name, values in whole.items() if name != "bn1.running_var"}
     nan = whole | {"fc.bias": np.full(10, np.nan, np.float32)}
     for arrays, message in (
-        (narrow, "layer2.0.conv2.weight has shape [128, 127, 3, 3] where"),
+        (narrow, "layer2.0.conv2.weight of shape [128, 127, 3, 3] gives"),
         (flat, "conv1.weight has 1 axes and must have 4"),
         (lacking, "lacks 1 of its"),
         (nan, "fc.bias that are not finite"),
@@ -208,7 +208,7 @@ METADATA = Metadata("resnet50", "slim", "made", stem_padding="same")
         ({}, {"strides": "caffe", "stem_padding": "same"}, "the same network with running"),
         ({"stem_padding": "symmetric"}, {}, "set model.stem_padding=symmetric"),
         ({"norm_eps": 1.001e-5}, {}, "has eps 1.001e-05"),
-        ({"input_mean": (123.68, 116.78, 103.94)}, {}, "model.input=reference takes"),
+        ({"input_mean": (123.68, 116.78, 103.94)}, {}, "model.input=reference subtracts"),
     ],
 )
 def test_harmless_differences_are_reported(
