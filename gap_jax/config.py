@@ -5,11 +5,14 @@ No `from __future__ import annotations` here: the command line reads real types.
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from data_pipelines.config import DataConfig, Settings, setting
 from data_pipelines.errors import ConfigError
 from gap_jax.model_config import InitConfig, ModelConfig, PoseConfig, check_model
+
+Rule = Literal["envelope", "step", "eleven_point", "voc2007"]
+Ranking = Literal["softmax", "logits"]
 
 
 @dataclasses.dataclass
@@ -81,10 +84,10 @@ class EvalConfig(Settings):
         "envelope",
         "area under the envelope of precision (VOC 2010), without it (step), or the mean at eleven "
         "recalls: exact tenths, or floating-point ones as VOC 2007's and HICO's code has them",
-        choices=("envelope", "step", "eleven_point", "voc2007"),
+        choices=get_args(Rule),
     )
     ranking: str = setting(
-        "softmax", "what ranks images within a class", choices=("softmax", "logits")
+        "softmax", "scores that rank images within a class", choices=get_args(Ranking)
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gap_jax.commands.arguments import Parser, local_path, parse
 from gap_jax.errors import ConfigError
-from gap_jax.explain.report.write import place_of, write_report
+from gap_jax.explain.report.write import default_path, write_report
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.bucket.workdir import open_for_reading
 
@@ -37,6 +37,6 @@ def _report(options: argparse.Namespace) -> None:
     with ExitStack() as opened:
         places = [opened.enter_context(open_for_reading(each)) for each in options.runs]
         folders = [each.folder for each in places]
-        out = options.out or place_of(folders)
+        out = options.out or default_path(folders)
         print(write_report(folders, out, options.data))
         print(f"report: {places[0].tell(str(out))}")

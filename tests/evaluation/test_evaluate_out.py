@@ -1,4 +1,4 @@
-"""Where `gap_jax evaluate` writes its scores, and what it prints where it cannot."""
+"""The output folder of `gap_jax evaluate`, and its output if the folder cannot be written."""
 
 import json
 from pathlib import Path
@@ -17,10 +17,10 @@ from tests.support.saved_states import plan_fault
 from tests.support.tiny_data import SIZES, names_in
 
 
-def test_a_run_that_cannot_be_written_is_evaluated(
+def test_read_only_run_is_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its folder of evaluations is a file, as the tests may run as root."""
+    """The folder of evaluations is a file, as root may write to read-only folders."""
     run, _ = prepare_run(tmp_path, steps={2: 0.5})
     (run / "eval").write_text("")
     capsys.readouterr()
@@ -50,7 +50,7 @@ def test_a_run_that_cannot_be_written_is_evaluated(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_two_evaluations_do_not_write_one_folder(
+def test_second_evaluation_into_a_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     run, _ = prepare_run(tmp_path, steps={2: 0.5})

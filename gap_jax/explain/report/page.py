@@ -1,4 +1,4 @@
-"""The page: what its sections hold, and how they become one HTML file without script or network."""
+"""Renders the report as one HTML file without scripts or external resources."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ FRAME = {
 
 @dataclasses.dataclass(frozen=True)
 class Mistake:
-    """A class taken for another, with some of the images."""
+    """A class predicted for another, with example images."""
 
     title: str
     counts: str
@@ -27,7 +27,7 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True)
 class Page:
-    """A report's sections in their order; notes are the small print below their headings."""
+    """The sections of a report in their order; a note stands below the heading of its section."""
 
     title: str
     lead: str
@@ -50,6 +50,6 @@ class Page:
 
 
 def render(page: Page) -> str:
-    """The page as HTML; whatever a class, a run or an image is called shows as text."""
+    """Renders the page as HTML; names of classes, runs and images are escaped."""
     template = resources.files("gap_jax.explain.report").joinpath(TEMPLATE).read_text("utf-8")
     return fill_template(TEMPLATE, {TEMPLATE: template}, page=page, frame=FRAME)
