@@ -1,7 +1,7 @@
-"""`gap_jax demo`: from nothing to a page that shows where models look, by the commands anyone uses.
+"""`gap_jax demo`: prepares data, trains and reports with the commands of gap_jax.
 
-Each stage prints the command that does the same alone. What is done already is not done again, so
-that a demo that was stopped goes on where it was.
+Each stage prints the command that does the same. A demo that was stopped skips the stages and
+steps that are done.
 """
 
 import contextlib
@@ -23,16 +23,16 @@ from gap_jax.explain.report.write import write_report
 from gap_jax.flags import read_config
 from gap_jax.train import train
 
-DESCRIPTION = """Draws people doing eight actions, prepares them as MPII would be, trains mean
-pooling, attentional pooling and GAP + pose on one pre-trained trunk with one budget, and reports
-what they reach and where they look. Nothing is downloaded. Run it again to go on after a stop."""
+DESCRIPTION = """Draws people doing eight actions, prepares them like MPII, trains mean pooling,
+attentional pooling and GAP + pose on one pre-trained backbone with one budget, and reports scores
+and attention maps. Downloads nothing. Run it again to continue after a stop."""
 CONFIG = "gap_pose"
 FULL_SEEDS = (0, 1, 2)
 
 
 @dataclasses.dataclass(frozen=True)
 class Head:
-    """A run of the demo: its folder's name, the config's part, and what differs from that."""
+    """A run of the demo: its name, the part of the config, and overrides."""
 
     name: str
     part: str
@@ -53,7 +53,7 @@ FULL = (
 
 
 class Clock:
-    """Says which stage begins, and at the end how long each took."""
+    """Prints each stage and measures its time."""
 
     def __init__(self, stages: int) -> None:
         self._stages = stages
@@ -61,21 +61,21 @@ class Clock:
 
     @contextlib.contextmanager
     def stage(self, name: str, command: str) -> Iterator[None]:
-        """Announces a stage and the command that does it alone, and times it."""
+        """Prints the name and the command of a stage, and measures it."""
         print(f"\n[{len(self._spent_s) + 1}/{self._stages}] {name}\n      {command}\n", flush=True)
         start = time.monotonic()
         yield
         self._spent_s[name] = time.monotonic() - start
 
     def summary(self) -> str:
-        """Where the time went."""
+        """Returns the time of each stage."""
         parts = [f"{name} {spent:.0f} s" for name, spent in self._spent_s.items()]
         return f"{sum(self._spent_s.values()):.0f} s in all: {', '.join(parts)}"
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax demo` with the words behind it."""
-    parser = Parser(prog="gap_jax demo", description=DESCRIPTION, allow_abbrev=False)
+    """Runs `gap_jax demo` with its arguments."""
+    parser = Parser(prog="gap_jax demo", description=DESCRIPTION)
     parser.set_defaults(takes_config=True)
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="GAP + pose only")
@@ -85,7 +85,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
     parser.add_argument(
         "--data", type=Path, default=DataConfig(name="people").directory, metavar="DIR",
-        help="where the drawn people are, or are to be",
+        help="folder of the drawn people",
     )  # fmt: skip
     options = parse(parser, words)
     logging.set_verbosity(logging.WARNING)
@@ -96,7 +96,7 @@ def run(words: Sequence[str]) -> None:
     else:
         heads, seeds, page = DEFAULT, FULL_SEEDS[:1], "report.html"
     out = options.out / page
-    with files.locked(out):  # so that a place that cannot be written is refused before the work
+    with files.locked(out):  # refuses a path that cannot be written before the work
         _demonstrate(heads, seeds, out, options.data, options.overrides)
 
 
@@ -114,7 +114,7 @@ def _demonstrate(
             data_command.run(preparing)
     checking = ["check", str(data), "--html", str(out / "contact_sheet.html")]
     with clock.stage("check", f"gap_jax data {' '.join(checking)}"):
-        data_command.run(checking)  # writes nothing into data, which may be read-only
+        data_command.run(checking)
     for head, seed, workdir in runs:
         fields = [f"--config.{each}" for each in (*head.overrides, f"train.seed={seed}")]
         words = [*fields, f"--config.data.root={data}", *overrides]
@@ -136,13 +136,13 @@ def _name(head: Head, seed: int) -> str:
 
 
 def _conclude(comparison: Comparison, page: Path, run: Path) -> str:
-    """The comparison, and what to type next."""
+    """Returns the comparison and commands to try next."""
     return "\n".join(
         [
             str(comparison),
             "",
             f"open {page}",
-            "then, for instance:",
+            "next, for example:",
             f"  gap_jax evaluate {run} --checkpoint latest",
             f"  gap_jax export {run} --out {run}-export",
             f"  gap_jax config explain {CONFIG}",

@@ -184,7 +184,7 @@ def _saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Sa
         case _:
             saliency = FactoredSaliency(
                 read,
-                model.chain_widths,
+                model.factored_widths,
                 maps,
                 space=cast(Space, model.space),
                 gate_init=gate_init,

@@ -22,7 +22,7 @@ LEAVES = {name: (field, value) for name, field, value in fields(Config())}
 def test_defaults_are_the_papers_run() -> None:
     cfg = read_config(GAP_POSE)
     assert differences(Config().resolved(), cfg) == {}
-    assert cfg.model.chain_widths == (4096, 2048, 1024)
+    assert cfg.model.factored_widths == (4096, 2048, 1024)
     assert (cfg.train.batch_size, cfg.train.micro_batch_size, cfg.train.steps) == (128, 16, 12_000)
     assert (cfg.data.limit_width_px, cfg.data.short_side_px, cfg.data.image_size_px) == (
         512,
@@ -89,7 +89,7 @@ def test_overrides_reach_the_frozen_config() -> None:
         "--config.optim.learning_rate=1", "--config.data.root=ünï 模型 #%'",
     ]  # fmt: skip
     cfg = read_config(GAP_POSE, words)
-    assert cfg.model.chain_widths == (8, 4)
+    assert cfg.model.factored_widths == (8, 4)
     assert not cfg.data.flip
     assert cfg.optim.learning_rate == 1
     assert cfg.data.directory == Path("ünï 模型 #%'")
@@ -183,7 +183,7 @@ def test_every_choice_names_the_others(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["stray"], "stray word 'stray'"),
+        (["stray"], "unknown argument 'stray'"),
         (["--config.train.steps=5", "--config.train.steps=5"], "config.train.steps is given twice"),
         (["--config.data.flip=true", "--noconfig.data.flip"], "config.data.flip is given twice"),
         (["--config.optim.learnin_rate=1"], "did you mean 'optim.learning_rate'"),
@@ -198,14 +198,14 @@ def test_every_choice_names_the_others(name: str) -> None:
         (["--config.data.area_range=(0.9,0.1)"], "runs backwards"),
         (["--config.data.short_side_px=440"], "smaller than data.image_size_px=450"),
         (["--config.data.cache=ram", "--config.data.workers=2"], "set data.workers=0"),
-        (["--config.train.batch_size=30"], "cannot be cut into train.accumulate=8"),
+        (["--config.train.batch_size=30"], "cannot be divided into train.accumulate=8"),
         (["--config.train.batch_size=160"], "does not divide the 20 images"),
         (["--config.pose.branch=false", "--config.model.saliency_input=pose"], "pose.branch=true"),
         (["--config.model.space=weight", "--config.model.T=0"], "set model.T=1 and model"),
         (["--config.model.space=weight", "--config.model.gate_init=one"], "gate_init=paper, or"),
         (["--config.pose.kernel_size=2"], "kernel_size=2 is even .* set pose.kernel_size=1 or"),
         (["--config.train.early_stop_evals=3", "--config.eval.every_steps=0"], "makes none before"),
-        (["--flagfile=x"], "--flagfile is not taken"),
+        (["--flagfile=x"], "--flagfile is not supported"),
     ],
 )  # fmt: skip
 def test_slips_are_named(words: list[str], line: str) -> None:
@@ -218,7 +218,7 @@ def test_slips_are_named(words: list[str], line: str) -> None:
     ("parts", "line"),
     [
         ("demoo", "variant 'demoo' is unknown; did you mean 'demo'"),
-        ("gap,mean", "names two methods: gap and mean"),
+        ("gap,mean", "names two methods, gap and mean; keep one"),
         ("mpii,people", "names two datas"),
     ],
 )
@@ -233,9 +233,9 @@ def test_broken_config_files_are_named(tmp_path: Path) -> None:
         "def get_config(variant=''): return {}": "returned a dict",
         "x = ": "SyntaxError",
         "y = 1": "get_config",
-        "import sys; sys.exit(3)": "cannot be read: SystemExit: 3",
-        "import sys\ndef get_config(variant=''): sys.exit()": "cannot be read: SystemExit",
-        "raise GeneratorExit('no more')": "cannot be read: GeneratorExit: no more",
+        "import sys; sys.exit(3)": "the config file failed: SystemExit: 3",
+        "import sys\ndef get_config(variant=''): sys.exit()": "the config file failed: SystemExit",
+        "raise GeneratorExit('no more')": "the config file failed: GeneratorExit: no more",
     }
     for place, (text, line) in enumerate(cases.items()):
         path = tmp_path / f"broken_{place}.py"

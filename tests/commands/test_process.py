@@ -107,7 +107,7 @@ def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
 def test_a_signal_that_c_code_swallows_is_sent_again(swallow: str, tmp_path: Path) -> None:
     """As jax's gc callback does, and modules of C++ that print what they cannot raise."""
     program = (
-        "process.SEND_AGAIN_S = 1\n"
+        "process.RESEND_DELAY_S = 1\n"
         "def command():\n"
         f"    {swallow}\n"
         "    os.write(1, b'swallowed\\n'); time.sleep(30)\n"
@@ -135,7 +135,7 @@ def test_a_second_signal_ends_a_process_whose_main_thread_is_stuck_in_c(
     """C code that never returns to Python, as ctypes can hold the main thread there."""
     program = (
         "import ctypes, threading\n"
-        "process.ECHO_S = 0\n"
+        "process.DUPLICATE_SIGNAL_S = 0\n"
         "def command():\n"
         "    threading.Timer(0.3, send).start()\n"
         f"    threading.Timer(0.6, send, [{int(second)}]).start()\n"
@@ -149,7 +149,7 @@ def test_a_second_signal_ends_a_process_whose_main_thread_is_stuck_in_c(
 
 def test_a_command_that_does_not_end_after_a_signal_is_ended(tmp_path: Path) -> None:
     program = (
-        "process.END_WITHIN_S = 0.5\n"
+        "process.END_TIMEOUT_S = 0.5\n"
         "def command():\n"
         "    try: send(); time.sleep(1)\n"
         "    except BaseException: time.sleep(30)\n"
@@ -245,7 +245,7 @@ def test_an_exit_with_a_text_is_a_refusal(capsys: pytest.CaptureFixture[str]) ->
 
 def test_a_reader_that_left_is_an_end_with_0() -> None:
     """Also where another process of the run hears of it."""
-    assert errors.describe(process.ReaderGone()) == (0, "")
+    assert errors.describe(process.StdoutClosed()) == (0, "")
 
 
 def test_a_signal_after_the_command_keeps_its_code(tmp_path: Path) -> None:

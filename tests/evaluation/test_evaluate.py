@@ -270,7 +270,7 @@ def test_evaluate_refuses_in_one_line(
     for words, expected in (
         ((str(tmp_path / "none"),), "66: {}none is neither a run nor an exported model"),
         ((str(run / "config.json"),), f"66: {run}/config.json is a file; add the config"),
-        ((str(run), "--checkpoint", "bets"), "64: argument --checkpoint: 'bets' is neither best"),
+        ((str(run), "--checkpoint", "bets"), "64: argument --checkpoint: 'bets' must be best"),
         ((str(run), "--checkpoint", "4"), "66: no good checkpoint 4 in "),
         ((str(run), "--split", "vall"), "65: "),
         ((str(run), "--data", str(tmp_path)), "65: no prepared data in "),

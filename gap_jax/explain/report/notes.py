@@ -93,9 +93,9 @@ def explain_attention(found: Mapping[str, Attention]) -> str:
         f"The share of |h - median(h)|, summed over the crop, on the actor and on the object that "
         f"the actor holds: the mean of {images:,} images whose masks reach into the crop. Masks "
         "are resized and cropped like the images. The share of a uniform map is the masks\u2019 "
-        "share of the area; the centre prior is the distribution of the joints in the training images. "
-        "Differences are paired by image. The maps are of the latest checkpoint; shares are "
-        "averaged over the seeds."
+        "share of the area; the centre prior is the distribution of the joints in the training "
+        "images. Differences are paired by image. The maps are of the latest checkpoint; shares "
+        "are averaged over the seeds."
     )
 
 
