@@ -56,7 +56,11 @@ def test_what_cannot_be_converted_is_refused(
         ([str(root)], 64, "DST"),
         ([str(root), str(tmp_path / "x"), "--sha256", "0" * 64], 64, "--sha256 applies to files"),
         ([str(root), str(tmp_path / "x"), "--sha256", "0" * 63], 64, "is no SHA-256"),
-        ([str(taken), str(tmp_path / "x"), "--checkpoint", "4"], 64, "--checkpoint applies to runs"),
+        (
+            [str(taken), str(tmp_path / "x"), "--checkpoint", "4"],
+            64,
+            "--checkpoint applies to runs",
+        ),
         ([str(taken), str(tmp_path / "x")], 66, "begins as none of them"),
     ):
         assert cli.main(["weights", "convert", *words]) == code
