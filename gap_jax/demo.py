@@ -5,7 +5,7 @@ steps that are done.
 """
 
 import contextlib
-import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,6 @@ from data_pipelines.config import DataConfig
 from data_pipelines.manifest import is_prepared
 from gap_jax.commands import data as data_command
 from gap_jax.commands.arguments import Parser, parse
-from gap_jax.explain.report.comparison import Comparison
 from gap_jax.explain.report.write import write_report
 from gap_jax.flags import read_config
 from gap_jax.train import train
@@ -30,24 +29,18 @@ CONFIG = "gap_pose"
 FULL_SEEDS = (0, 1, 2)
 
 
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """A run of the demo: its name, the part of the config, and overrides."""
+Head = tuple[str, str, tuple[str, ...]]
+"""The folder of a run, the method in its config, and overrides."""
 
-    name: str
-    part: str
-    overrides: tuple[str, ...] = ()
-
-
-MEAN, ATTENTION, GAP_POSE = (Head(name, name) for name in ("mean", "attention", "gap_pose"))
-QUICK = (GAP_POSE,)
-DEFAULT = (MEAN, ATTENTION, GAP_POSE)
-FULL = (
+MEAN, ATTENTION, GAP_POSE = ((name, name, ()) for name in ("mean", "attention", "gap_pose"))
+QUICK: tuple[Head, ...] = (GAP_POSE,)
+DEFAULT: tuple[Head, ...] = (MEAN, ATTENTION, GAP_POSE)
+FULL: tuple[Head, ...] = (
     MEAN,
     ATTENTION,
-    Head("gap", "gap"),
-    Head("attention_pose_weight0", "attention_pose", ("pose.weight=0.0",)),
-    Head("attention_pose", "attention_pose"),
+    ("gap", "gap", ()),
+    ("attention_pose_weight0", "attention_pose", ("pose.weight=0.0",)),
+    ("attention_pose", "attention_pose", ()),
     GAP_POSE,
 )
 
@@ -104,8 +97,7 @@ def _demonstrate(
     heads: Sequence[Head], seeds: Sequence[int], page: Path, data: Path, overrides: Sequence[str]
 ) -> None:
     out = page.parent
-    runs = [(head, seed, out / _name(head, seed)) for seed in seeds for head in heads]
-    clock = Clock(stages=len(runs) + 3)
+    clock = Clock(stages=len(heads) * len(seeds) + 3)
     preparing = ["prepare", "people", "--out", str(data)]
     with clock.stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
         if is_prepared(data):
@@ -115,37 +107,25 @@ def _demonstrate(
     checking = ["check", str(data), "--html", str(out / "contact_sheet.html")]
     with clock.stage("check", f"gap_jax data {' '.join(checking)}"):
         data_command.run(checking)
-    for head, seed, workdir in runs:
-        fields = [f"--config.{each}" for each in (*head.overrides, f"train.seed={seed}")]
-        words = [*fields, f"--config.data.root={data}", *overrides]
-        command = " ".join(
-            [f"gap_jax train --config={CONFIG}:{head.part},demo", f"--workdir={workdir}"]
-        )
-        with clock.stage(f"train {workdir.name}", " ".join([command, *words])):
-            cfg = read_config(f"{CONFIG}:{head.part},demo", words)
-            print(json.dumps(train(cfg, workdir), allow_nan=False))
-    folders = [folder for _, _, folder in runs]
-    listed = " ".join(map(str, folders))
+    runs: list[Path] = []
+    for seed, (name, method, own) in itertools.product(seeds, heads):
+        runs.append(out / (f"{name}-seed{seed}" if seed else name))
+        fields = [*own, f"train.seed={seed}", f"data.root={data}"]
+        words = [*(f"--config.{field}" for field in fields), *overrides]
+        spec = f"{CONFIG}:{method},demo"
+        command = ["gap_jax train", f"--config={spec}", f"--workdir={runs[-1]}", *words]
+        with clock.stage(f"train {runs[-1].name}", " ".join(command)):
+            print(json.dumps(train(read_config(spec, words), runs[-1]), allow_nan=False))
+    listed = " ".join(map(str, runs))
     with clock.stage("report", f"gap_jax report {listed} --out {page}"):
-        comparison = write_report(folders, page, data)
-    print(_conclude(comparison, page, folders[-1]), clock.summary(), sep="\n\n")
+        comparison = write_report(runs, page, data)
+    print(f"""{comparison}
 
+open {page}
+next, for example:
+  gap_jax evaluate {runs[-1]} --checkpoint latest
+  gap_jax export {runs[-1]} --out {runs[-1]}-export
+  gap_jax config explain {CONFIG}
+  gap_jax data prepare mpii --help        # your own copy of MPII
 
-def _name(head: Head, seed: int) -> str:
-    return f"{head.name}-seed{seed}" if seed else head.name
-
-
-def _conclude(comparison: Comparison, page: Path, run: Path) -> str:
-    """Returns the comparison and commands to try next."""
-    return "\n".join(
-        [
-            str(comparison),
-            "",
-            f"open {page}",
-            "next, for example:",
-            f"  gap_jax evaluate {run} --checkpoint latest",
-            f"  gap_jax export {run} --out {run}-export",
-            f"  gap_jax config explain {CONFIG}",
-            "  gap_jax data prepare mpii --help        # your own copy of MPII",
-        ]
-    )
+{clock.summary()}""")

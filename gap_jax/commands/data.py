@@ -1,10 +1,10 @@
 """`gap_jax data`: parses the command line and calls data_pipelines."""
 
 import argparse
-import contextlib
+import functools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -97,14 +97,7 @@ def _add_output_options(
 def _prepare_people(options: argparse.Namespace) -> None:
     def draw(folder: Path) -> RawData:
         raw = folder / "raw"
-        with _drawing(options) as progress:
-            people.draw(
-                raw,
-                seed=options.seed,
-                difficulty=options.difficulty,
-                sizes=_sizes(options),
-                progress=progress,
-            )
+        _draw(options, functools.partial(people.draw, raw, difficulty=options.difficulty))
         return mpii.read(raw / "annotations.mat", raw / "images", raw / "splits", name="people")
 
     _build(options, draw)
@@ -112,10 +105,8 @@ def _prepare_people(options: argparse.Namespace) -> None:
 
 def _prepare_objects(options: argparse.Namespace) -> None:
     def draw(folder: Path) -> RawData:
-        raw = folder / "raw"
-        with _drawing(options) as progress:
-            objects.draw(raw, seed=options.seed, sizes=_sizes(options), progress=progress)
-        return objects.read(raw)
+        _draw(options, functools.partial(objects.draw, folder / "raw"))
+        return objects.read(folder / "raw")
 
     _build(options, draw)
 
@@ -136,18 +127,18 @@ def _prepare_mpii(options: argparse.Namespace) -> None:
         _build(options, read)
 
 
-@contextlib.contextmanager
-def _drawing(options: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
-    """Shows a progress bar on a terminal, one line elsewhere."""
-    total = sum(_sizes(options).values())
+def _draw(options: argparse.Namespace, draw: Callable[..., object]) -> None:
+    """Draws all splits, with a progress bar on a terminal."""
+    sizes = {name: getattr(options, name) for name in options.split_names}
+    total = sum(sizes.values())
     print(f"drawing {total:,} images from seed {options.seed}", flush=True)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("drawing", total=total)
-        yield lambda done, _: bar.update(task, completed=done)
 
+        def show(done: int, _: int) -> None:
+            bar.update(task, completed=done)
 
-def _sizes(options: argparse.Namespace) -> dict[str, int]:
-    return {name: getattr(options, name) for name in options.split_names}
+        draw(seed=options.seed, sizes=sizes, progress=show)
 
 
 def _build(options: argparse.Namespace, source: Callable[[Path], RawData]) -> None:

@@ -75,26 +75,24 @@ def _digest(text: str) -> str:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    with files.locked(options.out):
-        _convert_alone(options)
-
-
-def _convert_alone(options: argparse.Namespace) -> None:
-    if options.out.exists():
-        raise CannotWrite(f"{options.out} exists already and stays untouched; choose another DST")
     source = Path(options.source)
-    with files.reading(source, CheckpointError):
-        is_run = source.is_dir()
-    if is_run and options.sha256:
-        raise ConfigError(f"--sha256 applies to files and {source} is a run; leave it out")
-    if not is_run and options.checkpoint is not None:
-        raise ConfigError(
-            f"--checkpoint applies to runs and {options.source} is no run; leave it out"
-        )
-    if is_run:
-        _convert_run(source, options)
-    else:
-        _convert_file(options)
+    with files.locked(options.out):
+        if options.out.exists():
+            raise CannotWrite(
+                f"{options.out} exists already and stays untouched; choose another DST"
+            )
+        with files.reading(source, CheckpointError):
+            is_run = source.is_dir()
+        if is_run and options.sha256:
+            raise ConfigError(f"--sha256 applies to files and {source} is a run; leave it out")
+        if not is_run and options.checkpoint is not None:
+            raise ConfigError(
+                f"--checkpoint applies to runs and {options.source} is no run; leave it out"
+            )
+        if is_run:
+            _convert_run(source, options)
+        else:
+            _convert_file(options)
 
 
 def _convert_file(options: argparse.Namespace) -> None:

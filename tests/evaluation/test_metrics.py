@@ -241,9 +241,8 @@ def test_interval_is_seeded_and_widens_with_its_level() -> None:
     scores = metrics.ranking_scores(logits, labels)
 
     def draw(level: float, seed: int = 0) -> metrics.Interval:
-        return metrics.bootstrap_interval(
-            metrics.resampled_map, scores, labels, resamples=300, seed=seed, level=level
-        )
+        rule = functools.partial(metrics.resampled_map, scores, labels)
+        return metrics.resample(rule, len(labels), resamples=300, seed=seed).interval(level=level)
 
     narrow, wide = draw(0.5), draw(0.95)
     assert narrow == draw(0.5)

@@ -59,7 +59,7 @@ def test_difference_is_the_paired_interval() -> None:
         due = metrics.bootstrap_interval(metrics.resampled_map, ranked(run), LABELS)
         assert method.mean_ap.interval == pytest.approx(due, abs=1e-12)
         assert method.accuracy
-        assert method.accuracy.interval.estimate == metrics.accuracy(ranked(run), LABELS)
+        assert method.accuracy.estimate == metrics.accuracy(ranked(run), LABELS)
         precision = metrics.mean_average_precision(ranked(run), LABELS)
         np.testing.assert_allclose(method.per_class, precision.per_class)
     assert found.images == 60

@@ -38,12 +38,10 @@ def paired_interval(
     rule: metrics.Statistic, a: np.ndarray, b: np.ndarray, labels: np.ndarray
 ) -> metrics.Interval:
     """Returns the interval of a's score minus b's on the same resamples."""
-
-    def difference(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
-        first, second = np.split(scores, 2, axis=1)
-        return rule(first, labels, counts) - rule(second, labels, counts)
-
-    return metrics.bootstrap_interval(difference, np.concatenate([a, b], 1), labels, lowest=-1)
+    found = metrics.resample(
+        lambda counts: rule(a, labels, counts) - rule(b, labels, counts), len(labels)
+    )
+    return found.interval(lowest=-1.0)
 
 
 def make_run(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-import hashlib
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +14,7 @@ from data_pipelines.manifest import describe_skipped
 from gap_jax.config import fields
 from gap_jax.errors import ConfigError
 from gap_jax.evaluation import evaluate, metrics
-from gap_jax.evaluation.metrics import Counts, Interval, Labels, Scores, Statistic
+from gap_jax.evaluation.metrics import Interval, Labels, Resampled, Scores, Statistic
 from gap_jax.explain.report.runs import ReportedRun
 from gap_jax.runtime.rundir import HARMLESS
 
@@ -51,7 +51,7 @@ class Method:
     runs: tuple[ReportedRun, ...]
     parameters: int
     mean_ap: Score
-    accuracy: Score | None
+    accuracy: Interval | None
     per_class: Float[np.ndarray, " k"]
 
 
@@ -84,7 +84,7 @@ class Comparison:
         width = max(len(method.name) for method in self.methods)
         lines = [
             f"{method.name:<{width}}  mAP {percent(method.mean_ap.interval)}"
-            + (f"  accuracy {percent(method.accuracy.interval)}" if method.accuracy else "")
+            + (f"  accuracy {percent(method.accuracy)}" if method.accuracy else "")
             for method in self.methods
         ]
         lines += [
@@ -102,24 +102,17 @@ def compare(runs: Sequence[ReportedRun]) -> Comparison:
     groups = _group(runs)
     systems = [[protocol.rank(run.scores)[0] for run in group] for group in groups]
     mean_ap = functools.partial(metrics.resampled_map, rule=protocol.rule)
-    precise = [_mean_of(mean_ap, group) for group in systems]
-    accurate = [_mean_of(metrics.resampled_accuracy, group) for group in systems]
-    single = labels.ndim == 1
-
-    def interval(statistic: Statistic, lowest: float = 0.0) -> Interval:
-        return metrics.bootstrap_interval(statistic, systems[0][0], labels, lowest=lowest)
-
+    precise = [_resample(mean_ap, group, labels) for group in systems]
+    accurate = None
+    if labels.ndim == 1:
+        accurate = [_resample(metrics.resampled_accuracy, group, labels) for group in systems]
     methods = tuple(
         Method(
             name=name,
             runs=group,
             parameters=group[0].count_parameters(),
-            mean_ap=Score(interval(precise[i]), _score_seeds(mean_ap, systems[i], labels)),
-            accuracy=Score(
-                interval(accurate[i]), _score_seeds(metrics.resampled_accuracy, systems[i], labels)
-            )
-            if single
-            else None,
+            mean_ap=Score(precise[i].interval(), _score_seeds(mean_ap, systems[i], labels)),
+            accuracy=accurate[i].interval() if accurate else None,
             per_class=np.mean(
                 [
                     metrics.mean_average_precision(each, labels, protocol.rule).per_class
@@ -134,11 +127,10 @@ def compare(runs: Sequence[ReportedRun]) -> Comparison:
         Difference(
             methods[i].name,
             methods[j].name,
-            interval(_difference(precise[j], precise[i]), -1.0),
-            interval(_difference(accurate[j], accurate[i]), -1.0) if single else None,
+            precise[j].minus(precise[i]).interval(lowest=-1.0),
+            accurate[j].minus(accurate[i]).interval(lowest=-1.0) if accurate else None,
         )
-        for i in range(len(groups))
-        for j in range(i + 1, len(groups))
+        for i, j in itertools.combinations(range(len(groups)), 2)
     )
     return Comparison(methods, differences, len(labels))
 
@@ -214,25 +206,9 @@ def _score_seeds(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> 
     return tuple(float(rule(scores, labels, whole)[0]) for scores in systems)
 
 
-def _mean_of(rule: Statistic, systems: Sequence[Scores]) -> Statistic:
-    """Returns a statistic that averages a rule over the seeds of a method and ignores its argument.
-
-    All pairs of methods use the same resamples, so the values are cached.
-    """
-    known: dict[bytes, Float[np.ndarray, " r"]] = {}
-
-    def statistic(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
-        del scores
-        key = hashlib.sha256(np.ascontiguousarray(counts).data).digest()
-        if key not in known:
-            known[key] = np.mean([rule(each, labels, counts) for each in systems], axis=0)
-        return known[key]
-
-    return statistic
-
-
-def _difference(more: Statistic, less: Statistic) -> Statistic:
-    def statistic(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
-        return more(scores, labels, counts) - less(scores, labels, counts)
-
-    return statistic
+def _resample(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> Resampled:
+    """Resamples the mean of a rule over the seeds of a method."""
+    return metrics.resample(
+        lambda counts: np.mean([rule(each, labels, counts) for each in systems], axis=0),
+        len(labels),
+    )

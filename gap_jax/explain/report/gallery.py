@@ -11,7 +11,7 @@ from data_pipelines.pictures.page import Thumbnail, embed
 from data_pipelines.transforms import View
 from gap_jax.evaluation.metrics import positives_of
 from gap_jax.explain.report.colours import draw_bar, find_scale, overlay
-from gap_jax.explain.report.maps import Map, Predictions, find_joints
+from gap_jax.explain.report.maps import Predictions, find_joints
 from gap_jax.explain.report.measure import NOBODY, deviation
 from gap_jax.explain.report.runs import ReportedRun
 
@@ -68,13 +68,11 @@ def choose(run: ReportedRun, methods: int) -> tuple[list[int], list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Panels:
-    """A method's maps of the chosen images, each kind divided by its scale."""
+    """A method's maps of the chosen images by kind, each kind divided by its scale."""
 
     name: str
     predictions: Predictions
-    bottom_up: Float[np.ndarray, "b h w"] | None
-    top_down: Float[np.ndarray, "b h w"]
-    combined: Float[np.ndarray, "b h w"]
+    maps: dict[str, Float[np.ndarray, "b h w"] | None]
     unit: str
 
 
@@ -112,15 +110,13 @@ def _rescale(name: str, predictions: Predictions) -> _Panels:
     sign = -1.0 if np.mean(h**3) < 0 else 1.0
     is_constant = not deviation(predictions.bottom_up).any()
     scales = [find_scale(each) for each in (h, predictions.top_down, predictions.combined)]
-    kinds = zip(("bottom-up", "top-down", "combined"), scales, strict=True)
-    return _Panels(
-        name=name,
-        predictions=predictions,
-        bottom_up=None if is_constant else sign * h / scales[0],
-        top_down=sign * predictions.top_down / scales[1],
-        combined=predictions.combined / scales[2],
-        unit=f"{name}, " + ", ".join(f"{kind} {value:.3g}" for kind, value in kinds),
-    )
+    maps = {
+        "bottom-up": None if is_constant else sign * h / scales[0],
+        "top-down": sign * predictions.top_down / scales[1],
+        "combined": predictions.combined / scales[2],
+    }
+    units = [f"{kind} {value:.3g}" for kind, value in zip(maps, scales, strict=True)]
+    return _Panels(name, predictions, maps, ", ".join([name, *units]))
 
 
 def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -> Strip:
@@ -129,24 +125,19 @@ def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -
     name = classes[predicted]
     crop = predictions.image[index]
 
-    def draw(kind: str, cells: Map) -> Thumbnail:
-        return _picture(
-            overlay(cells, predictions.grid, crop),
-            f"{kind} of {method.name}, which predicts {name}",
-        )
-
-    panels: list[Thumbnail | str] = [
-        "h is constant"
-        if method.bottom_up is None
-        else draw("bottom-up map h", method.bottom_up[index]),
-        draw("top-down map", method.top_down[index]),
-        draw("combined map", method.combined[index]),
-        "no pose branch",
-    ]
-    if predictions.pose is not None:
+    panels: list[Thumbnail | str] = []
+    for kind, cells in method.maps.items():
+        if cells is None:
+            panels.append("h is constant")
+        else:
+            picture = overlay(cells[index], predictions.grid, crop)
+            panels.append(_picture(picture, f"{kind} map of {method.name}, predicting {name}"))
+    if predictions.pose is None:
+        panels.append("no pose branch")
+    else:
         people = find_joints(predictions.pose[index], *crop.shape[:2])
         found = int((people[..., 2] > 0).sum())
-        panels[3] = _picture(crop, f"{found} joints that {method.name} finds", people)
+        panels.append(_picture(crop, f"{found} joints that {method.name} finds", people))
     positives = positives_of(np.asarray(label)[None], len(classes))[0]
     return Strip(method.name, name, bool(positives[predicted]), panels)
 

@@ -19,7 +19,7 @@ from data_pipelines.errors import DataError
 from data_pipelines.example import NOT_ANNOTATED, Keypoints
 from data_pipelines.transforms import View
 from gap_jax.evaluation import metrics
-from gap_jax.evaluation.metrics import Counts, Interval, Labels, Scores
+from gap_jax.evaluation.metrics import Interval, Resampled
 from gap_jax.explain.report.maps import Map, upsample
 from gap_jax.models.cells import Grid
 
@@ -119,25 +119,25 @@ def measure(bottom_up: Sequence[Maps], grid: Grid, masks: Sequence[Mask], prior:
     reached = [index for index, mask in enumerate(masks) if mask.any()]
     if not reached:
         raise DataError("no mask reaches into its crop; prepare people with a larger crop")
-    uniform = np.array([float(masks[index].mean()) for index in reached])
-    central = np.array([share_inside(prior, grid, masks[index]) for index in reached])
+    uniform = _resample_mean(np.array([float(masks[index].mean()) for index in reached]))
+    central = _resample_mean(
+        np.array([share_inside(prior, grid, masks[index]) for index in reached])
+    )
     own = None
     deviations = [deviation(each) for each in bottom_up]
     if any(each.any() for each in deviations):
-        own = np.mean(
-            [
-                [share_inside(each[index], grid, masks[index]) for index in reached]
-                for each in deviations
-            ],
-            axis=0,
-        )
+        shares = [
+            [share_inside(each[index], grid, masks[index]) for index in reached]
+            for each in deviations
+        ]
+        own = _resample_mean(np.mean(shares, axis=0))
     return Attention(
         images=len(reached),
-        own=None if own is None else _mean(own),
-        uniform=_mean(uniform),
-        prior=_mean(central),
-        over_uniform=None if own is None else _difference(own, uniform),
-        over_prior=None if own is None else _difference(own, central),
+        own=own.interval() if own else None,
+        uniform=uniform.interval(),
+        prior=central.interval(),
+        over_uniform=own.minus(uniform).interval(lowest=-1.0) if own else None,
+        over_prior=own.minus(central).interval(lowest=-1.0) if own else None,
     )
 
 
@@ -149,21 +149,5 @@ def deviation(bottom_up: Maps) -> Float[np.ndarray, "n h w"]:
     return np.where(distances > rounding, distances, 0).sum(axis=-1)
 
 
-def _mean(shares: Shares) -> Interval:
-    return metrics.bootstrap_interval(
-        _resampled_mean, shares[:, None], np.zeros(len(shares), np.int64)
-    )
-
-
-def _difference(a: Shares, b: Shares) -> Interval:
-    def statistic(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
-        first, second = (_resampled_mean(scores[:, k : k + 1], labels, counts) for k in range(2))
-        return first - second
-
-    both = np.stack([a, b]).T
-    return metrics.bootstrap_interval(statistic, both, np.zeros(len(a), np.int64), lowest=-1.0)
-
-
-def _resampled_mean(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
-    del labels
-    return scores[:, 0] @ counts / counts.sum(axis=0)
+def _resample_mean(shares: Shares) -> Resampled:
+    return metrics.resample(lambda counts: shares @ counts / counts.sum(axis=0), len(shares))

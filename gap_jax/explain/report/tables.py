@@ -59,7 +59,7 @@ def _result(method: Method, has_seeds: bool) -> list[Cell]:
         each += f" (deviation {100 * method.mean_ap.deviation:.1f})"
     cells = [
         percent(method.mean_ap.interval),
-        percent(method.accuracy.interval) if method.accuracy else UNKNOWN,
+        percent(method.accuracy) if method.accuracy else UNKNOWN,
         *[each] * has_seeds,
         ", ".join(map(_highest, method.runs)),
         f"{method.parameters:,}",
