@@ -1,4 +1,4 @@
-"""The mishaps of a run: how each is drawn from a seed, and how it is inflicted."""
+"""Draws the cases of the fault campaign from a seed, and runs them."""
 
 import shutil
 import signal
@@ -13,7 +13,7 @@ from gap_jax.runtime import checkpoint_folders
 from gap_jax.runtime.places import RunDir
 from tests.support.tiny_training import End, Proof, begin, finish, interrupt, prove
 
-# The fault points a run passes, and how often one that nobody disturbs does so.
+# The fault points of a run, and how often an undisturbed run passes them.
 PASSAGES = {
     "checkpoint.begin": 4,
     "checkpoint.before_commit": 4,
@@ -27,10 +27,10 @@ DAMAGES = ("flipped bit", "truncation", "deletion")
 MOST_STARTS = 4
 
 
-class Blow(NamedTuple):
-    """What ends a start before its time: a fault point, or a signal after some seconds.
+class Interruption(NamedTuple):
+    """Ends a start early: a fault point, or a signal after some seconds.
 
-    These are counted from the first step that the start reports, or from its very beginning.
+    The seconds are counted from the first reported step, or from the start of the process.
     """
 
     code: int
@@ -41,23 +41,23 @@ class Blow(NamedTuple):
 
 
 class Case(NamedTuple):
-    """One run: a blow for each of its first starts, then perhaps damage to what they saved."""
+    """A run: an interruption of each of its first starts, then optional damage to a checkpoint."""
 
     name: str
     kind: str
-    blows: tuple[Blow, ...]
+    interruptions: tuple[Interruption, ...]
     damage: str = ""
     seed: int = 0
 
 
-Drawn = tuple[str, tuple[Blow, ...], str]
+Drawn = tuple[str, tuple[Interruption, ...], str]
 
 
 class Verdict(NamedTuple):
-    """What came of a case.
+    """The result of a case.
 
-    `hit` says whether a blow fell before the run was over, `divergence` in what the run then
-    differs from an unbroken one or from what was promised, `silent` whether damage went unsaid.
+    `hit`: an interruption came before the end of the run. `divergence`: differences from the
+    undisturbed run, and broken promises. `silent`: damage was not reported.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Verdict(NamedTuple):
 
 
 class Site(NamedTuple):
-    """What all cases share."""
+    """The folders and the undisturbed run that all cases share."""
 
     data: Path
     cache: Path
@@ -79,7 +79,7 @@ class Site(NamedTuple):
 
 
 def draw_cases(kills: int, seed: int, unbroken_s: float) -> list[Case]:
-    """`kills` runs that are killed, half of them at fault points, and a share of other mishaps."""
+    """Draws `kills` runs that are killed, half of them at fault points, and other faults."""
     rng = np.random.default_rng(seed)
     others = max(1, kills // 10)
     drawn = [
@@ -87,14 +87,16 @@ def draw_cases(kills: int, seed: int, unbroken_s: float) -> list[Case]:
         *_draw_kills_at_times(kills - kills // 2, unbroken_s, rng),
     ]
     for number in (signal.SIGTERM, signal.SIGINT):
-        blows = [Blow(75, number=number, delay_s=rng.uniform(0, 1)) for _ in range(others)]
-        drawn += [(number.name, (blow,), "") for blow in blows]
+        interruptions = [
+            Interruption(75, number=number, delay_s=rng.uniform(0, 1)) for _ in range(others)
+        ]
+        drawn += [(number.name, (interruption,), "") for interruption in interruptions]
     for damage in DAMAGES:
         drawn += [(f"{damage} in the newest checkpoint", (_kill_after_save(3),), damage)] * others
     for point, first, last in (("checkpoint.begin", 2, 4), ("files.before_rename", 8, 11)):
         passages = rng.integers(first, last, others, endpoint=True)
-        blows = [Blow(73, f"{point}:enospc@{passage}") for passage in passages]
-        drawn += [("disk full", (blow,), "") for blow in blows]
+        interruptions = [Interruption(73, f"{point}:enospc@{passage}") for passage in passages]
+        drawn += [("disk full", (interruption,), "") for interruption in interruptions]
     return [Case(f"{index:04}", *each, seed=seed + index) for index, each in enumerate(drawn)]
 
 
@@ -102,77 +104,77 @@ def _draw_kills_at_points(count: int, rng: np.random.Generator) -> Iterator[Draw
     for index in range(count):
         point = list(PASSAGES)[index % len(PASSAGES)]
         passage = rng.integers(1, PASSAGES[point], endpoint=True)
-        blow = Blow(-signal.SIGKILL, f"{point}:kill9@{passage}")
+        interruption = Interruption(-signal.SIGKILL, f"{point}:kill9@{passage}")
         saved = (_kill_after_save(int(rng.integers(1, 4))),) if point.startswith("restore") else ()
-        yield f"kill -9 at {point}", (*saved, blow), ""
+        yield f"kill -9 at {point}", (*saved, interruption), ""
 
 
 def _draw_kills_at_times(
     count: int, unbroken_s: float, rng: np.random.Generator
 ) -> Iterator[Drawn]:
-    """Two of three fall while steps are made, one of three anywhere from the first import on."""
+    """Two of three kills come during training steps, the others at any time."""
     for index in range(count):
         anywhere = index % 3 == 2
-        blow = Blow(
+        interruption = Interruption(
             -signal.SIGKILL,
             number=signal.SIGKILL,
             delay_s=rng.uniform(0, unbroken_s if anywhere else 1.5),
             from_beginning=anywhere,
         )
-        yield "kill -9 at a random time", (blow,) * int(rng.integers(1, 3)), ""
+        yield "kill -9 at a random time", (interruption,) * int(rng.integers(1, 3)), ""
 
 
-def _kill_after_save(save: int) -> Blow:
-    return Blow(-signal.SIGKILL, f"checkpoint.after_commit:kill9@{save}")
+def _kill_after_save(save: int) -> Interruption:
+    return Interruption(-signal.SIGKILL, f"checkpoint.after_commit:kill9@{save}")
 
 
-def suffer(case: Case, site: Site) -> Verdict:
-    """Runs the case to the end of its training and compares it with the unbroken run."""
+def run_case(case: Case, site: Site) -> Verdict:
+    """Runs a case to the end of its training and compares it with the undisturbed run."""
     began = time.monotonic()
     workdir = site.runs / case.name
     shutil.rmtree(workdir, ignore_errors=True)
     ends: list[End] = []
-    troubles: list[str] = []
-    for blow in case.blows:
-        ends.append(_strike(blow, workdir, site))
-        troubles += _look_for_trouble(ends[-1], blow, workdir)
+    problems: list[str] = []
+    for interruption in case.interruptions:
+        ends.append(_start_and_interrupt(interruption, workdir, site))
+        problems += _list_problems(ends[-1], interruption, workdir)
     if case.damage:
         _damage_newest(Path(RunDir(workdir).checkpoints), case)
-    while len(ends) - len(case.blows) < MOST_STARTS:
+    while len(ends) - len(case.interruptions) < MOST_STARTS:
         ends.append(finish(begin(site.data, workdir, cache=site.cache)))
         if ends[-1].code == 0:
             break
-        troubles.append(f"undisturbed it ended with {ends[-1].code}")
+        problems.append(f"undisturbed it ended with {ends[-1].code}")
     if ends[-1].code == 0:
-        troubles.append(site.unbroken.differences(prove(workdir)))
+        problems.append(site.unbroken.differences(prove(workdir)))
     shutil.rmtree(workdir)
     codes = tuple(end.code for end in ends)
     return Verdict(
         case.name,
         case.kind,
-        hit=any(codes[: len(case.blows)]),
-        divergence="; ".join(filter(None, troubles)),
+        hit=any(codes[: len(case.interruptions)]),
+        divergence="; ".join(filter(None, problems)),
         silent=bool(case.damage) and not any("is not usable" in end.said for end in ends),
         codes=codes,
         seconds=round(time.monotonic() - began, 1),
     )
 
 
-def _strike(blow: Blow, workdir: Path, site: Site) -> End:
-    """A start that the blow ends, unless it is over before."""
-    process = begin(site.data, workdir, faults=blow.faults, cache=site.cache)
-    if blow.number is None:
+def _start_and_interrupt(interruption: Interruption, workdir: Path, site: Site) -> End:
+    """Starts the run; the interruption ends it, unless it has ended before."""
+    process = begin(site.data, workdir, faults=interruption.faults, cache=site.cache)
+    if interruption.number is None:
         return finish(process)
-    if not blow.from_beginning:
-        return interrupt(process, blow.number, workdir, delay_s=blow.delay_s)
-    time.sleep(blow.delay_s)
-    process.send_signal(blow.number)
+    if not interruption.from_beginning:
+        return interrupt(process, interruption.number, workdir, delay_s=interruption.delay_s)
+    time.sleep(interruption.delay_s)
+    process.send_signal(interruption.number)
     return finish(process)
 
 
-def _look_for_trouble(end: End, blow: Blow, workdir: Path) -> Iterator[str]:
-    if end.code not in (blow.code, 0):
-        yield f"ended with {end.code} and not with {blow.code}"
+def _list_problems(end: End, interruption: Interruption, workdir: Path) -> Iterator[str]:
+    if end.code not in (interruption.code, 0):
+        yield f"ended with {end.code} and not with {interruption.code}"
     if end.code > 0 and end.complained.count("\n") != 1:
         yield f"complained in {end.complained.count(chr(10))} lines"
     if end.code == 73:
@@ -190,18 +192,19 @@ def _damage_newest(checkpoints: Path, case: Case) -> None:
         path
         for item in (checkpoint_folders.STATE, checkpoint_folders.METADATA)
         for path in list_files(checkpoints / str(newest) / item)
-        if item == checkpoint_folders.STATE or path.name == item  # Orbax's notes hold no state
+        if item == checkpoint_folders.STATE
+        or path.name == item  # Orbax's own metadata holds no state
     ]
-    harm(found[rng.integers(len(found))], case.damage, rng)
+    damage_file(found[rng.integers(len(found))], case.damage, rng)
 
 
 def list_files(folder: Path) -> list[Path]:
-    """Every file that holds something."""
+    """Lists every file that is not empty."""
     return sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size)
 
 
-def harm(path: Path, damage: str, rng: np.random.Generator) -> None:
-    """Does one of DAMAGES to a file."""
+def damage_file(path: Path, damage: str, rng: np.random.Generator) -> None:
+    """Applies one of DAMAGES to a file."""
     content = bytearray(path.read_bytes())
     match damage:
         case "flipped bit":

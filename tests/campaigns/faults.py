@@ -1,10 +1,10 @@
-"""Kills, damages and starves small runs, and compares how they end with one that nobody disturbed.
+"""Kills and damages small runs, fills their disk, and compares them with an undisturbed run.
 
     python -m tests.campaigns.faults --kills 28 --seed 0 --out DIR       make faults
 
-Every case trains by the real command, in processes of its own, until it is done. The verdicts are
-kept in DIR/verdicts.jsonl: a campaign that is stopped goes on with the next case. At its end it
-writes its table into docs/reliability.md, and the exit code is 1 if any case diverged.
+Every case trains with the real command in new processes until it is complete. The verdicts are
+stored in DIR/verdicts.jsonl, so that a stopped campaign resumes with the next case. The table is
+written to docs/reliability.md; the exit code is 1 if any case diverged.
 """
 
 import argparse
@@ -26,7 +26,15 @@ from gap_jax.runtime import rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
 from gap_jax.runtime.places import RunDir
-from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
+from tests.campaigns.cases import (
+    DAMAGES,
+    Site,
+    Verdict,
+    damage_file,
+    draw_cases,
+    list_files,
+    run_case,
+)
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import write_table
 from tests.support.tiny_data import prepare_tiny_people
@@ -34,37 +42,37 @@ from tests.support.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, pro
 
 PROGRAM = "tests.campaigns.faults"
 PAGE = ROOT / "docs" / "reliability.md"
-LOADS = 20  # damages of a saved step that are tried in place, for each killed run
+LOADS = 20  # of a damaged checkpoint, for each killed run
 
 
 class Unbroken(NamedTuple):
-    """The run that all others are compared with, and how long it takes once it is compiled."""
+    """The undisturbed run, and its seconds with a warm compilation cache."""
 
     proof: Proof
     seconds: float
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The whole campaign, or what is left of it."""
+    """Runs the cases of the campaign that are left."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--kills", type=int, default=28, help="runs that are killed")
-    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
-    asked = parser.parse_args(arguments)
-    out = asked.out.absolute()
-    head = identify(kills=asked.kills, seed=asked.seed)
+    parser.add_argument("--page", type=Path, default=PAGE, help="page with the table")
+    options = parser.parse_args(arguments)
+    out = options.out.absolute()
+    head = identify(kills=options.kills, seed=options.seed)
     verdicts = [Verdict(**row) for row in read_rows(out, head)]
     unbroken = train_unbroken(out)
     site = Site(out / "data", out / "cache", out / "runs", unbroken.proof)
-    for case in draw_cases(asked.kills, asked.seed, unbroken.seconds):
+    for case in draw_cases(options.kills, options.seed, unbroken.seconds):
         if case.name not in {each.name for each in verdicts}:
-            verdicts.append(suffer(case, site))
+            verdicts.append(run_case(case, site))
             keep_rows(out, head, [each._asdict() for each in verdicts])
             print(json.dumps(verdicts[-1]._asdict()), flush=True)
-    in_place = list(damage_in_place(out, asked.kills * LOADS, asked.seed))
-    command = f"python -m {PROGRAM} --kills {asked.kills} --seed {asked.seed} --out DIR"
-    write_table(asked.page, [*verdicts, *in_place], command)
+    in_place = list(damage_in_place(out, options.kills * LOADS, options.seed))
+    command = f"python -m {PROGRAM} --kills {options.kills} --seed {options.seed} --out DIR"
+    write_table(options.page, [*verdicts, *in_place], command)
     failed = [each for each in (*verdicts, *in_place) if each.divergence or each.silent]
     for each in failed:
         print(f"{each.name}: {each.kind}: {each.divergence or 'silent'}", file=sys.stderr)
@@ -72,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def train_unbroken(out: Path) -> Unbroken:
-    """Twice, the second time with what the first one compiled: that must not change a bit."""
+    """Trains twice, the second time from the compilation cache, which must not change a bit."""
     place = out / "unbroken.json"
     if not place.exists():
         for name in ("data", "cache", "unbroken", "again"):
@@ -94,9 +102,9 @@ def train_unbroken(out: Path) -> Unbroken:
 
 
 def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
-    """Damages file after file of the unbroken run's last step; none may then be loaded as good.
+    """Damages one file after another of the last checkpoint; none may then load as good.
 
-    A load that gives what was saved is no harm: a flipped bit may turn 1e-05 into 1E-05.
+    Loading the saved values is allowed: a flipped bit may turn 1e-05 into 1E-05.
     """
     cfg = read_config(SPEC, overrides(out / "data"))
     target = assemble(cfg, manifest.load(out / "data")).target
@@ -108,7 +116,7 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
         for index in range(count):
             path, damage = found[index % len(found)], DAMAGES[rng.choice(3, p=(0.8, 0.1, 0.1))]
             content = path.read_bytes()
-            harm(path, damage, rng)
+            damage_file(path, damage, rng)
             try:
                 loaded = checkpoints.load(STEPS, target)
                 same = describe(name_leaves(loaded.state)) == describe(name_leaves(good.state))

@@ -1,4 +1,4 @@
-"""What befalls a run of two processes, and how the two of them end."""
+"""Draws and runs the cases of faults in one of two processes."""
 
 import contextlib
 import os
@@ -27,15 +27,15 @@ FAULTS = {
     "coordinator killed": "kill9",
 }
 TERMINATED = "SIGTERM"
-CODES = {"raises": {70}, "stuck": {76}}  # of the survivor
+CODES = {"raises": {70}, "stuck": {76}}  # of the other process
 OTHER_CODES = {76, -signal.SIGABRT}  # the latter is JAX's own
-LIMIT_S = {"stuck": STUCK_AFTER_S + 10}  # for the survivor's end
+LIMIT_S = {"stuck": STUCK_AFTER_S + 10}  # until the end of the other process
 OTHERS_LIMIT_S = 40
 CAUSES = ("gap_jax: error ", "Terminating process because the JAX distributed service")
 
 
 class Case(NamedTuple):
-    """A fault that befalls one process before one of its steps."""
+    """A fault in one process before one of its steps."""
 
     name: str
     kind: str
@@ -44,10 +44,10 @@ class Case(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """How a case ended; `failure` says which promise it broke, or nothing.
+    """The result of a case; `failure` names the broken promise, or is empty.
 
-    `codes` are those of the process that was hit and of the other one; `survived_s` is how long the
-    other one lived on.
+    `codes` are those of the faulty process and of the other one; `survived_s` is the time from the
+    fault to the end of the other one.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Verdict(NamedTuple):
 
 
 class Site(NamedTuple):
-    """What all cases share; `unbroken` is what the run arrives at that nothing befell."""
+    """The folders and the undisturbed run that all cases share."""
 
     data: Path
     cache: Path
@@ -69,7 +69,7 @@ class Site(NamedTuple):
 
 
 def draw_cases(faults: int, terminations: int, seed: int) -> Iterator[Case]:
-    """So many of each fault and of SIGTERM, at steps drawn from the seed."""
+    """Draws the step of each fault and each SIGTERM from the seed."""
     rng = np.random.default_rng(seed)
     kinds = [*FAULTS] * faults + [TERMINATED] * terminations
     for index, kind in enumerate(kinds):
@@ -77,8 +77,8 @@ def draw_cases(faults: int, terminations: int, seed: int) -> Iterator[Case]:
         yield Case(f"{index:04} {kind}", kind, process, int(rng.integers(2, STEPS - 2)))
 
 
-def suffer(case: Case, site: Site) -> Verdict:
-    """Runs a case to its end; the run's folder goes if nothing was wrong."""
+def run_case(case: Case, site: Site) -> Verdict:
+    """Runs a case; deletes the run's folder if there was no failure."""
     start, workdir = time.monotonic(), site.runs / case.name.replace(" ", "_")
     shutil.rmtree(workdir, ignore_errors=True)
     verdict = (
@@ -112,7 +112,7 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
             each.kill()
     ends = finish_gang(gang)
     survivor = ends[1 - case.process]
-    since = _last_words(RunDir(workdir).of_process(case.process))
+    since = _last_output(RunDir(workdir).of_process(case.process))
     survived_s = ended.get(other.pid, time.time()) - since
     cause = _find_cause(survivor)
     failure = ""
@@ -131,7 +131,7 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
 
 
 def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
-    """Both must save the same step and end with 75, and both go on to the unbroken run's end."""
+    """Both must save the same step and end with 75, and then complete the run unchanged."""
     faults = {case.process: f"train.step:term@{case.step}"}
     start = time.monotonic()
     ends = finish_gang(begin_gang(site.data, workdir, cache=site.cache, faults=faults))
@@ -151,14 +151,14 @@ def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
 
 
 def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
-    """Without taking the process's end from whoever reads its output."""
-    with contextlib.suppress(ChildProcessError):  # somebody has seen the end at the same time
+    """Records the end of a process without reaping it, as its output is still read."""
+    with contextlib.suppress(ChildProcessError):  # it was reaped at the same time
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     ended[process.pid] = time.time()
 
 
-def _last_words(run: RunDir) -> float:
-    """When the process that was hit last wrote a row or a line; a moment before it was hit."""
+def _last_output(run: RunDir) -> float:
+    """Returns the time of the last row or line of the faulty process, just before the fault."""
     return max(path.stat().st_mtime for path in (run.ledger, run.log) if path.exists())
 
 

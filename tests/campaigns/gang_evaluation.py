@@ -2,9 +2,9 @@
 
     python -m tests.campaigns.gang_evaluation --out DIR
 
-Each setting must score exactly the images it should, once each, as one device does one by one. The
-counts go into docs/reliability.md, and the exit code is 1 if any setting failed. They are kept in
-DIR: a campaign that is stopped goes on with the next gang.
+Each setting must score every image once, with the same logits as one device image by image. The
+counts are written to docs/reliability.md, and stored in DIR, so that a stopped campaign resumes;
+the exit code is 1 if any setting failed.
 """
 
 import argparse
@@ -116,7 +116,7 @@ def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
 
 
 def be_member(folder: Path, port: str, processes: int, index: int) -> None:
-    """One process: every setting in turn, and at the end the counts."""
+    """Runs every setting in one process, and prints the counts."""
     if processes > 1:
         jax.distributed.initialize(f"localhost:{port}", processes, index)
     cfg = read_config(SPEC, overrides(folder / "data"))
@@ -126,7 +126,7 @@ def be_member(folder: Path, port: str, processes: int, index: int) -> None:
 
 
 def try_all(cfg: Config, data: Manifest, expected: Path) -> Iterator[bool]:
-    """Whether each setting scored what it should; the very first evaluation is one by one."""
+    """Yields whether each setting is right; the first evaluation is image by image."""
     for rows in ROWS:
         setup = assemble(in_batches_of(cfg, rows * jax.device_count()), data)
         variables = setup.fold(setup.initial_variables())
@@ -142,7 +142,7 @@ def try_all(cfg: Config, data: Manifest, expected: Path) -> Iterator[bool]:
 
 
 def in_batches_of(cfg: Config, size: int) -> Config:
-    """The config with so many images in every batch, which all devices share."""
+    """Sets the images in a batch, over all devices."""
     return dataclasses.replace(
         cfg,
         train=dataclasses.replace(cfg.train, batch_size=size, accumulate=1),
@@ -152,7 +152,7 @@ def in_batches_of(cfg: Config, size: int) -> Config:
 
 
 def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> evaluate.Scores:
-    """One evaluation by this process and its peers."""
+    """Evaluates with all processes."""
     scores = evaluate.score_split(
         setup.cfg,
         data,
@@ -162,7 +162,7 @@ def score(setup: Setup, variables: Variables, data: Manifest, images: int) -> ev
         process=(jax.process_index(), jax.process_count()),
         max_examples=images,
     )
-    assert scores is not None, "nothing ends it early"
+    assert scores is not None, "it was stopped"
     return scores
 
 

@@ -2,10 +2,10 @@
 
     python -m tests.campaigns.gang_meshes --out DIR
 
-Each run begins with a gang, is stopped by SIGTERM, goes on with one process, is stopped, and ends
-with the gang. The table goes into docs/reliability.md; the exit code is 1 if any run differs in its
-record ids, its evaluated images or, by more than 1e-5, its parameters. Results are kept in DIR:
-a campaign that is stopped goes on with the next gang.
+Each run begins with a gang, is stopped by SIGTERM, continues with one process, is stopped, and ends
+with the gang. The table is written to docs/reliability.md; the exit code is 1 if any run differs in
+its record ids, its evaluated images or, by more than 1e-5, its parameters. Results are stored in
+DIR, so that a stopped campaign resumes.
 """
 
 import argparse
@@ -39,7 +39,7 @@ CUTS = (15, 20)  # steps of the first two starts
 
 
 class Found(NamedTuple):
-    """How far a gang's run is from one process's in its parameters, and in what else it differs."""
+    """The distance of parameters from the run of one process, and other differences."""
 
     processes: int
     devices: int
@@ -94,7 +94,7 @@ def _row(found: Found) -> str:
 
 
 def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
-    """One start, which must end as expected."""
+    """Starts a run once and checks its exit codes."""
     ends: list[End] = finish_gang(
         begin_gang(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
     )
@@ -103,7 +103,7 @@ def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
 
 
 def compare(alone: Path, moved: Path) -> tuple[float, str]:
-    """How far apart the parameters are, and in what else the runs differ."""
+    """Returns the distance of the parameters, and other differences of the runs."""
     apart = distance(alone, moved, STEPS)
     faults = ["the parameters"] if apart > CLOSE else []
     if read_ids(alone) != read_ids(moved):
@@ -115,7 +115,7 @@ def compare(alone: Path, moved: Path) -> tuple[float, str]:
 
 
 def read_ids(workdir: Path) -> dict[int, str]:
-    """The digest of every step's record ids."""
+    """Reads the digest of the record ids of every step."""
     rows = map(json.loads, RunDir(workdir).ledger.read_text("utf-8").splitlines())
     return {row["step"]: row["ids_sha256"] for row in rows if "ids_sha256" in row}
 

@@ -1,10 +1,10 @@
-"""Kills, stops and starves one of two processes, and looks how and when the other one ends.
+"""Kills, stops or blocks one of two processes, and checks how and when the other one ends.
 
     python -m tests.campaigns.gangs --faults 20 --terminations 20 --seed 0 --out DIR
 
-Every run is started by the real command. The verdicts are kept in DIR/verdicts.jsonl: a campaign
-that is stopped goes on with the next case. At its end it writes its table into docs/reliability.md,
-and the exit code is 1 if any case broke a promise.
+Every run is started with the real command. The verdicts are stored in DIR/verdicts.jsonl, so that a
+stopped campaign resumes with the next case. The table is written to docs/reliability.md; the exit
+code is 1 if any case broke a promise.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.campaigns.gang_cases import Site, Verdict, draw_cases, suffer
+from tests.campaigns.gang_cases import Site, Verdict, draw_cases, run_case
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
 from tests.support.gangs import begin_gang, finish_gang
@@ -23,33 +23,33 @@ from tests.support.tiny_training import ROOT, prove
 
 PROGRAM = "tests.campaigns.gangs"
 PAGE = ROOT / "docs" / "reliability.md"
-AT_ONCE = 2  # most cases wait most of the time
+PARALLEL_CASES = 2  # most cases wait most of the time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The whole campaign, or what is left of it."""
+    """Runs the cases of the campaign that are left."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
-    parser.add_argument("--faults", type=int, default=20, help="of each kind")
+    parser.add_argument("--faults", type=int, default=20, help="cases of each kind")
     parser.add_argument("--terminations", type=int, default=20, help="runs that get a SIGTERM")
-    parser.add_argument("--seed", type=int, default=0, help="of what happens when")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the cases")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
-    asked = parser.parse_args(arguments)
-    out = asked.out.absolute()
-    numbers = {name: getattr(asked, name) for name in ("faults", "terminations", "seed")}
+    parser.add_argument("--page", type=Path, default=PAGE, help="page with the table")
+    options = parser.parse_args(arguments)
+    out = options.out.absolute()
+    numbers = {name: getattr(options, name) for name in ("faults", "terminations", "seed")}
     head = identify(**numbers)
     verdicts = [Verdict(**{**row, "codes": tuple(row["codes"])}) for row in read_rows(out, head)]
     site = prepare_site(out)
     done = {each.name for each in verdicts}
     cases = [each for each in draw_cases(**numbers) if each.name not in done]
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        for verdict in pool.map(lambda case: suffer(case, site), cases):
+    with concurrent.futures.ThreadPoolExecutor(PARALLEL_CASES) as pool:
+        for verdict in pool.map(lambda case: run_case(case, site), cases):
             verdicts.append(verdict)
             keep_rows(out, head, [each._asdict() for each in verdicts])
             print(json.dumps(verdict._asdict()), flush=True)
-    options = " ".join(f"--{name} {number}" for name, number in numbers.items())
+    words = " ".join(f"--{name} {number}" for name, number in numbers.items())
     replace_marked(
-        asked.page, "gangs", render(verdicts, f"python -m {PROGRAM} {options} --out DIR")
+        options.page, "gangs", render(verdicts, f"python -m {PROGRAM} {words} --out DIR")
     )
     failed = [each for each in verdicts if each.failure]
     for each in failed:
@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare_site(out: Path) -> Site:
-    """Data, and an unbroken run of two processes, whose compiled programs all others use."""
+    """Prepares data and an undisturbed run of two processes, which fills the compilation cache."""
     if not (out / "unbroken").exists():
         prepare_tiny_people(out / "data")
         ends = finish_gang(begin_gang(out / "data", out / "unbroken", cache=out / "cache"))
@@ -68,8 +68,8 @@ def prepare_site(out: Path) -> Site:
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:
-    """A row for each kind of fault, and what was run where."""
-    seconds = sum(each.seconds for each in verdicts) / AT_ONCE
+    """Renders a row for each kind of fault, with the command and versions."""
+    seconds = sum(each.seconds for each in verdicts) / PARALLEL_CASES
     rows = [_row(kind, verdicts) for kind in dict.fromkeys(each.kind for each in verdicts)]
     return "\n".join(
         [

@@ -1,4 +1,4 @@
-"""What a campaign has found so far, kept so that a stopped one goes on with the next case."""
+"""Stores the verdicts of a campaign, so that a stopped campaign resumes with the next case."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,22 +13,22 @@ NAME = "verdicts.jsonl"
 
 
 def identify(**options: Any) -> dict[str, Any]:
-    """What tells a campaign from others: its options, and the code it is about."""
+    """Identifies a campaign by its options and the revision of the code."""
     revision = (find_revision(ROOT) or "").removesuffix("-dirty")
     return {**json.loads(json.dumps(options)), "revision": revision}
 
 
 def read_rows(out: Path, head: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Those of an earlier start of the same campaign, which `head` tells from others."""
-    place = out / NAME
-    if not place.exists():
+    """Reads the verdicts of an earlier start of the campaign with the identity `head`."""
+    path = out / NAME
+    if not path.exists():
         return []
-    found, *rows = map(json.loads, place.read_text("utf-8").splitlines())
+    found, *rows = map(json.loads, path.read_text("utf-8").splitlines())
     if found != head:
-        raise SystemExit(f"{place} is of another campaign, {found}; choose another --out")
+        raise SystemExit(f"{path} is of another campaign, {found}; choose another --out")
     return rows
 
 
 def keep_rows(out: Path, head: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes all of them, so that no line is ever torn."""
+    """Writes all verdicts atomically."""
     files.write_atomically(out / NAME, "".join(json.dumps(row) + "\n" for row in (head, *rows)))
