@@ -5,6 +5,7 @@ steps that are done.
 """
 
 import contextlib
+import functools
 import itertools
 import json
 import time
@@ -45,25 +46,13 @@ FULL: tuple[Head, ...] = (
 )
 
 
-class Clock:
-    """Prints each stage and measures its time."""
-
-    def __init__(self, stages: int) -> None:
-        self._stages = stages
-        self._spent_s: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def stage(self, name: str, command: str) -> Iterator[None]:
-        """Prints the name and the command of a stage, and measures it."""
-        print(f"\n[{len(self._spent_s) + 1}/{self._stages}] {name}\n      {command}\n", flush=True)
-        start = time.monotonic()
-        yield
-        self._spent_s[name] = time.monotonic() - start
-
-    def summary(self) -> str:
-        """Returns the time of each stage."""
-        parts = [f"{name} {spent:.0f} s" for name, spent in self._spent_s.items()]
-        return f"{sum(self._spent_s.values()):.0f} s in all: {', '.join(parts)}"
+@contextlib.contextmanager
+def _stage(spent_s: dict[str, float], count: int, name: str, command: str) -> Iterator[None]:
+    """Prints the name and the command of a stage, and adds its seconds to `spent_s`."""
+    print(f"\n[{len(spent_s) + 1}/{count}] {name}\n      {command}\n", flush=True)
+    start = time.monotonic()
+    yield
+    spent_s[name] = time.monotonic() - start
 
 
 def run(words: Sequence[str]) -> None:
@@ -97,15 +86,16 @@ def _demonstrate(
     heads: Sequence[Head], seeds: Sequence[int], page: Path, data: Path, overrides: Sequence[str]
 ) -> None:
     out = page.parent
-    clock = Clock(stages=len(heads) * len(seeds) + 3)
+    spent_s: dict[str, float] = {}
+    stage = functools.partial(_stage, spent_s, len(heads) * len(seeds) + 3)
     preparing = ["prepare", "people", "--out", str(data)]
-    with clock.stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
+    with stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
         if is_prepared(data):
             print(f"{data} holds prepared data already")
         else:
             data_command.run(preparing)
     checking = ["check", str(data), "--html", str(out / "contact_sheet.html")]
-    with clock.stage("check", f"gap_jax data {' '.join(checking)}"):
+    with stage("check", f"gap_jax data {' '.join(checking)}"):
         data_command.run(checking)
     runs: list[Path] = []
     for seed, (name, method, own) in itertools.product(seeds, heads):
@@ -114,11 +104,12 @@ def _demonstrate(
         words = [*(f"--config.{field}" for field in fields), *overrides]
         spec = f"{CONFIG}:{method},demo"
         command = ["gap_jax train", f"--config={spec}", f"--workdir={runs[-1]}", *words]
-        with clock.stage(f"train {runs[-1].name}", " ".join(command)):
+        with stage(f"train {runs[-1].name}", " ".join(command)):
             print(json.dumps(train(read_config(spec, words), runs[-1]), allow_nan=False))
     listed = " ".join(map(str, runs))
-    with clock.stage("report", f"gap_jax report {listed} --out {page}"):
+    with stage("report", f"gap_jax report {listed} --out {page}"):
         comparison = write_report(runs, page, data)
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent_s.items())
     print(f"""{comparison}
 
 open {page}
@@ -128,4 +119,4 @@ next, for example:
   gap_jax config explain {CONFIG}
   gap_jax data prepare mpii --help        # your own copy of MPII
 
-{clock.summary()}""")
+{sum(spent_s.values()):.0f} s in all: {times}""")

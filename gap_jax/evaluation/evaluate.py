@@ -184,7 +184,9 @@ def store(
     protocol: Protocol = PAPER,
 ) -> None:
     """Writes scores.npz, metrics.json and per_class.csv, replacing the folder atomically."""
-    table = _write_table(scores, class_names, protocol)
+    rows = metrics.class_table(*protocol.rank(scores), class_names, protocol.rule)
+    cells = (["" if cell != cell else cell for cell in row] for row in rows)  # empty for nan
+    table = files.csv_table(metrics.ClassRow._fields, cells)
     text = json.dumps({"format_version": FORMAT_VERSION, **summary}, indent=1, allow_nan=False)
     with files.fresh_folder(folder) as partial:
         np.savez(partial / SCORES_FILE, format_version=np.int64(FORMAT_VERSION), **scores._asdict())
@@ -220,15 +222,6 @@ def _read_rows(batch: HostBatch, logits: jax.Array) -> Scores:
     stored = ids != PADDING_ID
     return Scores(
         ids[stored].astype(np.int64), np.asarray(logits)[stored], labels[stored], weights[stored]
-    )
-
-
-def _write_table(scores: Scores, class_names: Sequence[str], protocol: Protocol) -> bytes:
-    """Writes a line for each class; cells without a number are empty."""
-    rows = metrics.class_table(*protocol.rank(scores), class_names, protocol.rule)
-    return files.csv_table(
-        metrics.ClassRow._fields,
-        (["" if cell != cell else cell for cell in row] for row in rows),
     )
 
 

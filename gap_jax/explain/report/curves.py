@@ -11,6 +11,10 @@ from gap_jax.explain.report.runs import Row
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 24, 14, 46  # margins with numbers and labels
+FRAME = {
+    "width": WIDTH, "height": HEIGHT,
+    "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM,
+}  # fmt: skip
 MOST_TICKS = 6
 MOST_MARKED_POINTS = 40  # on a longer line marks would only thicken it
 

@@ -4,23 +4,26 @@ Scores are those of each run's last evaluation and maps those of its latest chec
 step is chosen by its score.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from data_pipelines import files, records
-from data_pipelines.pictures.page import embed
+from data_pipelines.pictures.page import embed, fill_template
 from gap_jax.errors import CannotWrite
+from gap_jax.evaluation import evaluate
 from gap_jax.explain.artefact import open_model
 from gap_jax.explain.report import gallery, maps, measure, notes, tables
 from gap_jax.explain.report.comparison import Comparison, Method, compare
 from gap_jax.explain.report.confusions import Confusion, find_confusions
-from gap_jax.explain.report.curves import draw_chart
+from gap_jax.explain.report.curves import FRAME, draw_chart
 from gap_jax.explain.report.images import EvaluatedImages, open_images
-from gap_jax.explain.report.page import Mistake, Page, render
 from gap_jax.explain.report.runs import ReportedRun, read_runs
 from gap_jax.models.cells import Grid
 
 LOSS = "train/loss_action"
+TEMPLATE = "report.html"
 
 
 def default_path(roots: Sequence[Path]) -> Path:
@@ -39,11 +42,15 @@ def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> 
         raise CannotWrite(f"{out} is a folder; name a file with --out FILE.html")
     images = open_images(runs[0], data)
     comparison = compare(runs)
-    files.write_atomically(out, render(_build_page(comparison, images)))
+    template = resources.files("gap_jax.explain.report").joinpath(TEMPLATE).read_text("utf-8")
+    page = _build_page(comparison, images)
+    html = fill_template(TEMPLATE, {TEMPLATE: template}, page=page, frame=FRAME)
+    files.write_atomically(out, html)
     return comparison
 
 
-def _build_page(comparison: Comparison, images: EvaluatedImages) -> Page:
+def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str, Any]:
+    """Returns the contents of report.html."""
     methods, split = comparison.methods, images.split
     last = methods[-1]
     runs = [run for method in methods for run in method.runs]
@@ -65,34 +72,39 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Page:
         draw_chart(f"mAP on {split}, %", f"{split}/mAP", methods, scale=100.0),
     ]
     pairs = find_confusions(methods)
-    return Page(
-        title="Comparison of runs" if len(methods) > 1 else last.name,
-        lead=notes.describe_data(comparison, images.data, split),
-        warnings=notes.list_warnings(comparison, steps),
-        methods=[method.name for method in methods],
-        results=tables.list_results(comparison),
-        results_note=notes.explain_results(methods),
-        differences=tables.list_differences(comparison) if comparison.differences else None,
-        differences_note=notes.explain_differences(comparison),
-        charts=[chart for chart in charts if chart],
-        classes=tables.list_classes(methods, images.data.splits[split]),
-        mistakes=[_show_mistake(pair, methods, images) for pair in pairs],
-        mistakes_note=notes.explain_confusions(methods, pairs),
-        attention=tables.list_attention(attention) if attention else None,
-        attention_note=absence or notes.explain_attention(attention),
-        gallery=shown,
-        gallery_note=notes.explain_gallery(shown, last),
-        settings=[tables.list_settings(methods, shared=shared) for shared in (False, True)],
-        environments=[tables.list_environments(runs, shared=shared) for shared in (True, False)],
-    )
+    return {
+        "title": "Comparison of runs" if len(methods) > 1 else last.name,
+        "lead": notes.describe_data(comparison, images.data, split),
+        "warnings": notes.list_warnings(comparison, steps),
+        "methods": [method.name for method in methods],
+        "has_seeds": any(len(method.runs) > 1 for method in methods),
+        "protocol": evaluate.Protocol.of(runs[0].cfg),
+        "results": tables.list_results(comparison),
+        "differences": tables.list_differences(comparison),
+        "charts": [chart for chart in charts if chart],
+        "classes": tables.list_classes(methods, images.data.splits[split]),
+        "mistakes": [_show_mistake(pair, methods, images) for pair in pairs],
+        "mistakes_note": notes.explain_confusions(methods, pairs),
+        "not_measured": absence,
+        "measured_images": next(iter(attention.values())).images if attention else 0,
+        "attention": tables.list_attention(attention),
+        "gallery": shown,
+        "gallery_run": last.runs[0].root.absolute().name,
+        "lowest_joint_peak": maps.LOWEST_JOINT_PEAK,
+        "has_pairs": last.runs[0].cfg.model.rank > 1,
+        "settings": [tables.list_settings(methods, shared=shared) for shared in (False, True)],
+        "environments": [tables.list_environments(runs, shared=shared) for shared in (True, False)],
+    }
 
 
-def _show_mistake(pair: Confusion, methods: Sequence[Method], images: EvaluatedImages) -> Mistake:
+def _show_mistake(
+    pair: Confusion, methods: Sequence[Method], images: EvaluatedImages
+) -> Mapping[str, Any]:
     counts = zip(methods, pair.counts, strict=True)
-    return Mistake(
-        f"{pair.truth} taken for {pair.predicted}",
-        ", ".join(f"{method.name}: {count:.3g}" for method, count in counts),
-        [
+    return {
+        "title": f"{pair.truth} taken for {pair.predicted}",
+        "counts": ", ".join(f"{method.name}: {count:.3g}" for method, count in counts),
+        "pictures": [
             embed(
                 images.crop(methods[-1].runs[0], row),
                 alt=f"{pair.truth}, taken for {pair.predicted}",
@@ -100,7 +112,7 @@ def _show_mistake(pair: Confusion, methods: Sequence[Method], images: EvaluatedI
             )
             for row in pair.examples
         ],
-    )
+    }
 
 
 def _explain_missing_masks(images: EvaluatedImages) -> str:
