@@ -44,7 +44,7 @@ RETRY_HINT = "run the same command again"
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal told this process to stop."""
+    """A signal stops this process."""
 
 
 class StdoutClosed(Refusal):

@@ -41,18 +41,18 @@ PAGE = ROOT / "docs" / "reliability.md"
 IMAGES, ROWS = range(1, 41), range(1, 9)
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 CLOSE = 1e-5
-MEMBER = "member"  # how this program starts itself as a process of a gang
+MEMBER = "member"  # starts this program as a process of a gang
 
 
 class Gang(NamedTuple):
-    """So many processes that have so many devices together."""
+    """A number of processes with a number of devices in all."""
 
     processes: int
     devices: int
 
 
 class Found(NamedTuple):
-    """How many settings a gang tried, and how many of them were wrong."""
+    """The number of settings that a gang tried, and of wrong ones."""
 
     processes: int
     devices: int
@@ -62,7 +62,7 @@ class Found(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """All gangs, one after the other."""
+    """Runs all gangs, one after the other."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for data and counts")
     out = parser.parse_args(arguments).out.absolute()
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
-    """How many settings one gang tried, and how many of them were wrong."""
+    """Runs a gang; returns the number of settings, and of wrong ones."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -108,10 +108,10 @@ def run_gang(gang: Gang, folder: Path) -> tuple[int, int]:
         )
         for index in range(gang.processes)
     ]
-    said = [each.communicate()[0] for each in members]
+    outputs = [each.communicate()[0] for each in members]
     if any(each.returncode for each in members):
         raise SystemExit(f"{gang}: {[each.returncode for each in members]}")
-    tried, wrong = json.loads(said[0].splitlines()[-1])
+    tried, wrong = json.loads(outputs[0].splitlines()[-1])
     return tried, wrong
 
 

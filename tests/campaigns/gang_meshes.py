@@ -49,7 +49,7 @@ class Found(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """All gangs, one after the other."""
+    """Runs all gangs, one after the other."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     out = parser.parse_args(arguments).out.absolute()
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def move(out: Path, processes: int, devices: int) -> Found:
-    """A run from a gang to one process and back."""
+    """Moves a run from a gang to one process and back."""
     start, name = time.monotonic(), f"{processes}x{devices}"
     shutil.rmtree(out / name, ignore_errors=True)
     gang = {"processes": processes, "devices": devices}

@@ -229,9 +229,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if fault and not variant.excuse:
             failed.append(f"{variant.name}, {variant.gate}: {fault}")
     if not options.only:
-        said = describe(f"python -m {PROGRAM}", time.monotonic() - start)
+        description = describe(f"python -m {PROGRAM}", time.monotonic() - start)
         head = ("| pooling | `gate_init` | loss | cut | learns |", "|---|---|---|---|---|")
-        replace_marked(PAGE, "learnability", "\n".join([said, "", *head, *rows]))
+        replace_marked(PAGE, "learnability", "\n".join([description, "", *head, *rows]))
     print("\n".join(failed), file=sys.stderr)
     return 1 if failed else 0
 

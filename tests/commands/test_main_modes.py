@@ -37,17 +37,17 @@ def test_training_command_evaluates_its_run(
 
 def test_only_training_joins_with_saves(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """An evaluation has no stop flag, so JAX must not take SIGTERM."""
-    asked: list[bool] = []
+    joined_with_saves: list[bool] = []
 
     def joined(*_: object, saves: bool) -> contextlib.AbstractContextManager[Gang]:
-        asked.append(saves)
+        joined_with_saves.append(saves)
         raise PeerLost("no other process")
 
     monkeypatch.setattr(start, "joined", joined)
     gang = ["--coordinator=localhost:4321", "--processes=2", "--process=0"]
     for mode in ("evaluate", "train"):
         assert cli.main(["train", *words[:-1], f"--mode={mode}", *gang]) == 76
-    assert asked == [False, True]
+    assert joined_with_saves == [False, True]
 
 
 def test_other_arguments_do_not_evaluate_a_run(
@@ -65,7 +65,7 @@ def test_fields_for_single_labels_are_refused_with_several(
     field: tuple[str, object],
 ) -> None:
     several = dataclasses.replace(PEOPLE, label_kind="multi")
-    with pytest.raises(ConfigError, match="are for single labels, and people has several") as said:
+    with pytest.raises(ConfigError, match="are for single labels, and people") as refusal:
         assemble(configure((field,)), several)
-    assert "; set train.label_smoothing=0 and train.class_weights=none" in str(said.value)
+    assert "; set train.label_smoothing=0 and train.class_weights=none" in str(refusal.value)
     assemble(configure(), several)

@@ -284,9 +284,9 @@ def test_evaluate_refuses_in_one_line(
             "'jumping' moved from 0 to 1, 'waiting' moved from 2 to 0;",
         ),
     ):
-        code, _, said = type_evaluate(capsys, *words)
-        assert said.count("\n") == 1 and said.startswith(f"gap_jax: error {code}: ")
-        assert said.removeprefix("gap_jax: error ").startswith(expected.format(f"{tmp_path}/"))
+        code, _, err = type_evaluate(capsys, *words)
+        assert err.count("\n") == 1 and err.startswith(f"gap_jax: error {code}: ")
+        assert err.removeprefix("gap_jax: error ").startswith(expected.format(f"{tmp_path}/"))
 
 
 def test_best_checkpoint_without_evaluations_is_refused(
@@ -295,8 +295,8 @@ def test_best_checkpoint_without_evaluations_is_refused(
     run = shutil.copytree(saved[0], tmp_path / "run")
     for step in (3, 5):
         shutil.rmtree(run / "checkpoints" / str(step))
-    code, _, said = type_evaluate(capsys, str(run))
-    assert code == 66 and "has been evaluated; use --checkpoint latest" in said
+    code, _, err = type_evaluate(capsys, str(run))
+    assert code == 66 and "has been evaluated; use --checkpoint latest" in err
     (run / "checkpoints").rename(run / "elsewhere")
-    code, _, said = type_evaluate(capsys, str(run), "--checkpoint", "latest")
-    assert code == 66 and "train until one is saved" in said
+    code, _, err = type_evaluate(capsys, str(run), "--checkpoint", "latest")
+    assert code == 66 and "train until one is saved" in err

@@ -25,9 +25,9 @@ def test_read_only_run_is_evaluated(
     (run / "eval").write_text("")
     capsys.readouterr()
     assert cli.main(["evaluate", str(run)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("warning: the scores will not be kept (cannot write ")
-    assert json.loads(said[-1])["examples"] == SIZES["val"]
+    printed_lines = capsys.readouterr().out.splitlines()
+    assert printed_lines[0].startswith("warning: the scores will not be kept (cannot write ")
+    assert json.loads(printed_lines[-1])["examples"] == SIZES["val"]
 
     out = tmp_path / "deep" / "out"
     command = ["evaluate", str(run), "--out", str(out)]
@@ -35,11 +35,11 @@ def test_read_only_run_is_evaluated(
         plan_fault(patch, "files.before_rename:enospc")
         assert cli.main(command) == 73
     printed = capsys.readouterr()
-    assert "no room to write" in printed.err and printed.out.splitlines()[-1] == said[-1]
+    assert "no room to write" in printed.err and printed.out.splitlines()[-1] == printed_lines[-1]
 
     assert cli.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == said[-1] and f"are in {out}" in lines[-2]
+    assert lines[-1] == printed_lines[-1] and f"are in {out}" in lines[-2]
     assert names_in(out) == ["metrics.json", "per_class.csv", "scores.npz"]
 
     monkeypatch.setattr(evaluate, "score", pytest.fail)  # what follows is refused before it

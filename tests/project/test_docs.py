@@ -75,7 +75,7 @@ def written_words(page: Path) -> Iterator[str]:
 
 @cache
 def help_of(words: tuple[str, ...]) -> str:
-    """What a command's --help prints; a command that is not there fails."""
+    """Returns the output of a command's --help; an unknown command fails."""
     printed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout.write", printed.append)
