@@ -124,7 +124,7 @@ def exit_code(command: Callable[[], int | None]) -> int:
                 raise ConfigError(code) from end
         if sys.stdout is not None:
             sys.stdout.flush()
-        _command.is_ending = True  # before any call, as Python runs signal handlers after calls
+        _command.is_ending = True  # no call here: signal handlers run after calls
     except (Exception, KeyboardInterrupt) as error:
         _command.is_ending = True
         code, message = describe(_command.stopped or error)  # C code may replace the exception
