@@ -10,26 +10,15 @@ from data_pipelines.errors import nearest
 from gap_jax import __version__, process
 from gap_jax.errors import ConfigError
 
-HELP = """gap_jax COMMAND ...
-
-  demo      draw people, train three heads on them, report scores and attention
-  train     train or evaluate; the same as python -m gap_jax.main
-  data      prepare, check and show data sets
-  config    show, explain and compare configs
-  weights   list and make files for init.weights
-  evaluate  exact metrics of a run on a split
-  report    one page on one or more runs: scores, differences, attention
-  export    write a trained model as a folder without its run
-
-  --version, or --help after any command
-"""
-
 COMMANDS = {
-    "demo": "gap_jax.demo",
-    **{
-        name: f"gap_jax.commands.{name}"
-        for name in ("train", "data", "config", "weights", "evaluate", "report", "export")
-    },
+    "demo": "draw people, train three heads on them, report scores and attention",
+    "train": "train or evaluate; the same as python -m gap_jax.main",
+    "data": "prepare, check and show data sets",
+    "config": "show, explain and compare configs",
+    "weights": "list and make files for init.weights",
+    "evaluate": "exact metrics of a run on a split",
+    "report": "one page on one or more runs: scores, differences, attention",
+    "export": "write a trained model as a folder without its run",
 }
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
@@ -49,9 +38,13 @@ def _dispatch(words: list[str]) -> int | None:
         case ["--version"]:
             print(_versions())
         case ["--help" | "-h"] | ["help"]:
-            print(HELP)
+            print("gap_jax COMMAND ...\n")
+            for name, text in COMMANDS.items():
+                print(f"  {name:<8}  {text}")
+            print("\n  --version, or --help after any command")
         case [word, *rest] if word in COMMANDS:
-            return importlib.import_module(COMMANDS[word]).run(rest)
+            module = "gap_jax.demo" if word == "demo" else f"gap_jax.commands.{word}"
+            return importlib.import_module(module).run(rest)
         case []:
             raise ConfigError(f"no command was given; use one of {', '.join(COMMANDS)}")
         case [word, *_]:

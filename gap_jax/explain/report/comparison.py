@@ -5,7 +5,6 @@ import functools
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -31,28 +30,25 @@ MOST_NAMED_FIELDS = 3  # of those that differ; beyond these the folder names a m
 NOTHING_SHOWN = "interval straddles 0: no difference shown"
 
 
-class Score(NamedTuple):
-    """The mean of a score over a method's seeds; the interval is over resampled images."""
-
-    interval: Interval
-    by_seed: tuple[float, ...]
-
-    @property
-    def deviation(self) -> float:
-        """Returns the standard deviation over seeds; nan for a single one."""
-        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else math.nan
-
-
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Runs that differ in their seed only; accuracy is None if images have several labels."""
+    """Runs that differ in their seed only; scores are means over seeds.
+
+    Intervals are over resampled images. `accuracy` is None if images have several labels.
+    """
 
     name: str
     runs: tuple[ReportedRun, ...]
     parameters: int
-    mean_ap: Score
+    mean_ap: Interval
+    by_seed: tuple[float, ...]
     accuracy: Interval | None
     per_class: Float[np.ndarray, " k"]
+
+    @property
+    def deviation(self) -> float:
+        """Returns the standard deviation of mAP over seeds; nan for a single one."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Comparison:
         """Returns one line for each method and each pair."""
         width = max(len(method.name) for method in self.methods)
         lines = [
-            f"{method.name:<{width}}  mAP {percent(method.mean_ap.interval)}"
+            f"{method.name:<{width}}  mAP {percent(method.mean_ap)}"
             + (f"  accuracy {percent(method.accuracy)}" if method.accuracy else "")
             for method in self.methods
         ]
@@ -99,7 +95,7 @@ def compare(runs: Sequence[ReportedRun]) -> Comparison:
     """Groups the runs into methods and computes 95 % intervals over the counted images."""
     protocol = evaluate.Protocol.of(runs[0].cfg)
     _, labels = protocol.rank(runs[0].scores)
-    groups = _group(runs)
+    groups, whole = _group(runs), np.ones((len(labels), 1))
     systems = [[protocol.rank(run.scores)[0] for run in group] for group in groups]
     mean_ap = functools.partial(metrics.resampled_map, rule=protocol.rule)
     precise = [_resample(mean_ap, group, labels) for group in systems]
@@ -111,7 +107,8 @@ def compare(runs: Sequence[ReportedRun]) -> Comparison:
             name=name,
             runs=group,
             parameters=group[0].count_parameters(),
-            mean_ap=Score(precise[i].interval(), _score_seeds(mean_ap, systems[i], labels)),
+            mean_ap=precise[i].interval(),
+            by_seed=tuple(float(mean_ap(each, labels, whole)[0]) for each in systems[i]),
             accuracy=accurate[i].interval() if accurate else None,
             per_class=np.mean(
                 [
@@ -199,11 +196,6 @@ def _describe(run: ReportedRun) -> str:
     model = run.cfg.model
     name = POOLINGS.get(model.pooling, f"GAP-CNN (T={model.T})")
     return f"{name} + pose" if run.cfg.pose.branch and model.pooling != "pose_parts" else name
-
-
-def _score_seeds(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> tuple[float, ...]:
-    whole = np.ones((len(labels), 1))
-    return tuple(float(rule(scores, labels, whole)[0]) for scores in systems)
 
 
 def _resample(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> Resampled:

@@ -54,11 +54,11 @@ def list_results(comparison: Comparison) -> Table:
 
 def _result(method: Method, has_seeds: bool) -> list[Cell]:
     steps = sorted({run.step for run in method.runs})
-    each = ", ".join(f"{100 * value:.1f}" for value in method.mean_ap.by_seed)
-    if math.isfinite(method.mean_ap.deviation):
-        each += f" (deviation {100 * method.mean_ap.deviation:.1f})"
+    each = ", ".join(f"{100 * value:.1f}" for value in method.by_seed)
+    if math.isfinite(method.deviation):
+        each += f" (deviation {100 * method.deviation:.1f})"
     cells = [
-        percent(method.mean_ap.interval),
+        percent(method.mean_ap),
         percent(method.accuracy) if method.accuracy else UNKNOWN,
         *[each] * has_seeds,
         ", ".join(map(_highest, method.runs)),
