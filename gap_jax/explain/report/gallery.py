@@ -1,7 +1,7 @@
 """Builds the gallery: images that a model gets right or wrong, under its maps on one scale."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -72,7 +72,7 @@ class _Panels:
 
     name: str
     predictions: Predictions
-    maps: dict[str, Float[np.ndarray, "b h w"] | None]
+    maps: Mapping[str, Float[np.ndarray, "b h w"] | None]
     unit: str
 
 
