@@ -2,7 +2,7 @@
 
 python -m tests.campaigns.api_reference
 
-tests/commands/test_api.py runs the examples of the docstrings, and fails if the page is out of date.
+tests/commands/test_api.py runs the examples of the docstrings, and fails if the page is outdated.
 """
 
 import inspect
