@@ -1,1 +1,1 @@
-"""Measurements that a person starts: `python -m benchmarks`; nothing here runs with the tests."""
+"""Benchmarks, started with `python -m benchmarks`; the tests do not run them."""

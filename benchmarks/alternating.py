@@ -1,4 +1,4 @@
-"""Rows of a table, each served by a process of its own and measured in turns with the others."""
+"""Measures the rows of a table in turns, each in a separate process."""
 
 import contextlib
 import importlib.metadata
@@ -10,19 +10,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-Rounds = dict[str, list[float]]  # of each row, one number for each turn
-Ratio = tuple[str, str, str]  # a row, the row it is divided by, what the quotient should be
+Rounds = dict[str, list[float]]  # one number for each row and turn
+Ratio = tuple[str, str, str]  # numerator, denominator, target
 
 
 class RowFailed(Exception):
-    """A row has no number; the message says why, in one line."""
+    """A row could not be measured; the message is one line."""
 
 
 @contextlib.contextmanager
 def serving(serve: Callable[..., None], *arguments: Any) -> Iterator[Any]:
-    """The pipe to a fresh process that runs serve(*arguments, its end of the pipe).
+    """Starts a process that runs serve(*arguments, pipe); yields the other end of the pipe.
 
-    A False through the pipe ends it, so does whatever goes wrong on this side.
+    A False through the pipe ends the process; an exception here kills it.
     """
     spawn = get_context("spawn")
     ours, theirs = spawn.Pipe()
@@ -42,7 +42,7 @@ def serving(serve: Callable[..., None], *arguments: Any) -> Iterator[Any]:
 
 
 def alternate(rows: Sequence[str], turns: int, measure: Callable[[str], float]) -> Rounds:
-    """Every row in every turn, in an order that turns round each time."""
+    """Measures every row in every turn, reversing the order each time."""
     rounds: Rounds = {row: [] for row in rows}
     for turn in range(turns):
         for row in rows if turn % 2 == 0 else reversed(rows):
@@ -51,9 +51,9 @@ def alternate(rows: Sequence[str], turns: int, measure: Callable[[str], float]) 
 
 
 def pin() -> None:
-    """Leaves this process one core and one thread; call it before the frameworks are imported.
+    """Limits this process to one core and one thread; call it before importing frameworks.
 
-    It is the same core for all, so that a row has the caches for itself.
+    All rows use the same core, so that the running row has its caches alone.
     """
     os.environ["OMP_NUM_THREADS"] = "1"
     if hasattr(os, "sched_setaffinity"):
@@ -61,7 +61,7 @@ def pin() -> None:
 
 
 def render(title: str, rounds: Rounds, skipped: dict[str, str], ratios: Sequence[Ratio]) -> str:
-    """A table: medians with their range, and the ratios of rows measured in the same turn."""
+    """Renders medians with their range, and the ratios of rows measured in the same turn."""
     lines = [f"{title}, median (lowest .. highest)"]
     lines += [f"  {row:<28}{spread(values)}" for row, values in rounds.items()]
     lines += [f"  {row:<28}skipped: {reason}" for row, reason in skipped.items()]
@@ -76,17 +76,17 @@ def render(title: str, rounds: Rounds, skipped: dict[str, str], ratios: Sequence
 
 
 def divide(rounds: Rounds, row: str, base: str) -> list[float]:
-    """The quotient of two rows in each turn."""
+    """Returns the quotient of two rows in each turn."""
     return [a / b for a, b in zip(rounds[row], rounds[base], strict=True)]
 
 
 def spread(values: Sequence[float]) -> str:
-    """The median and the range."""
+    """Formats the median and the range."""
     return f"{statistics.median(values):6.3f} ({min(values):.3f} .. {max(values):.3f})"
 
 
 def describe_machine(packages: Sequence[str]) -> str:
-    """The processor, its load, the interpreter and the packages that the numbers depend on."""
+    """Describes the processor, its load, the interpreter and the packages."""
     processor = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():

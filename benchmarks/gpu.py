@@ -1,4 +1,4 @@
-"""Ten minutes on a GPU: its peaks, our step at 448 px beside timm's, and what each choice costs."""
+"""Measures a GPU in ten minutes: its peaks, our step at 448 px, timm's, and single choices."""
 
 import contextlib
 import dataclasses
@@ -20,20 +20,20 @@ from benchmarks import alternating, sides
 from benchmarks.alternating import RowFailed
 from benchmarks.sides import TINY, Answers, Task
 
-TRAFFIC_GB = {  # least memory traffic for an image of ResNet-101 at 448 px in bfloat16
-    ("train", "train"): 2.04,  # batch norm reads once for statistics, once to normalise
+TRAFFIC_GB = {  # minimal memory traffic of an image: ResNet-101, 448 px, bfloat16
+    ("train", "train"): 2.04,  # batch norm reads twice: statistics, normalisation
     ("train", "frozen"): 1.65,
     ("eval", "folded"): 0.336,
     ("eval", "not folded"): 0.595,
 }
 TRAFFIC_PX = 448
-TOLERANCE = {True: 5e-2, False: 1e-3}  # in bfloat16, in float32
+TOLERANCE = {True: 5e-2, False: 1e-3}  # bfloat16, float32
 CHECKS = {"train": "losses", "eval": "logits"}
 TURNS = 3
 NO_TIME = "no time is left"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "timm", "nvidia-cudnn-cu13")
 
-FIELDS = {  # of a printed line
+FORMATS = {  # of the fields of a printed line
     "machine": "{}",
     "flags": "flags '{}'",
     "skipped": "skipped: {}",
@@ -54,9 +54,9 @@ Ask = Callable[..., Any]
 
 
 class Settings(NamedTuple):
-    """What a person can choose; `only` is a part of the groups' names.
+    """The options; `only` is a part of the names of groups.
 
-    `folder` keeps the compilation cache, with which a second start comes further.
+    `folder` holds the compilation cache, which saves time in a second start.
     """
 
     is_tiny: bool = False
@@ -71,7 +71,7 @@ class Settings(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Rows beside ours, which stays while the others come and go."""
+    """A row of ours, and rows that are measured in turns with it."""
 
     name: str
     base: Task
@@ -79,7 +79,7 @@ class Group(NamedTuple):
 
 
 def plan(settings: Settings) -> list[Group]:
-    """The groups, the most wanted first."""
+    """Lists the groups, the most important first."""
     base = Task(backbone=settings.backbone, px=settings.px, half=True, pinned=False)
     batches = settings.batches
     if settings.is_tiny:
@@ -118,7 +118,7 @@ def _theirs(base: Task, settings: Settings) -> dict[str, Task]:
 
 
 class Session:
-    """One run of the script: what is left of its time, and where its lines go."""
+    """The remaining time and the output of a run."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -127,11 +127,11 @@ class Session:
 
     @property
     def left_s(self) -> float:
-        """What is left of the budget."""
+        """Returns the remaining seconds of the budget."""
         return self.end_s - time.monotonic()
 
-    def say(self, **line: Any) -> None:
-        """Prints a line and appends it to the file, so that a killed run leaves what it had."""
+    def report(self, **line: Any) -> None:
+        """Prints a line and appends it to the file, which survives a kill."""
         print(render(line), flush=True)
         if self.settings.json:
             with self.settings.json.open("a") as file:
@@ -139,13 +139,13 @@ class Session:
 
     @contextlib.contextmanager
     def serving(self, title: str, make: Callable[..., Any], *arguments: Any) -> Iterator[Ask]:
-        """A row's process; whatever fails in it is told, and the next row comes."""
+        """Starts the process of a row; reports a failure and continues with the next row."""
         try:
             with alternating.serving(sides.serve, make, *arguments) as row:
                 yield functools.partial(self._ask, row)
         except Exception as error:
             kind = "" if isinstance(error, RowFailed) else f"{type(error).__name__}: "
-            self.say(row=title, failed=f"{kind}{error}")
+            self.report(row=title, failed=f"{kind}{error}")
 
     def _ask(self, row: Connection, name: str, *arguments: Any) -> Any:
         if self.left_s <= 0:
@@ -154,21 +154,21 @@ class Session:
 
 
 def run(settings: Settings) -> None:
-    """Everything that there is time for; a row that fails costs only itself."""
+    """Measures all rows within the budget; a failed row does not affect the others."""
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # rows share the memory
     session = Session(settings)
     machine = alternating.describe_machine(PACKAGES)
-    session.say(row="machine", machine=machine, flags=os.environ.get("XLA_FLAGS", ""))
+    session.report(row="machine", machine=machine, flags=os.environ.get("XLA_FLAGS", ""))
     with session.serving("peaks", Peaks, settings.is_tiny) as ask:
         peaks = ask("measure")
         session.copy_gb_s = peaks["copy_gb_s"]
-        session.say(row="peaks", **peaks)
+        session.report(row="peaks", **peaks)
     with tempfile.TemporaryDirectory() as temporary:
         for group in plan(settings):
             if settings.only not in group.name:
                 continue
             if session.left_s <= 0:
-                session.say(row=group.name, skipped=NO_TIME)
+                session.report(row=group.name, skipped=NO_TIME)
             else:
                 _measure_group(session, group, settings.folder or Path(temporary))
 
@@ -176,28 +176,28 @@ def run(settings: Settings) -> None:
 def _measure_group(session: Session, group: Group, folder: Path) -> None:
     base, title = group.base, f"{group.name}: ours"
     with session.serving(title, sides.build, base, folder) as ask:
-        facts = ask("prepare")
+        measured = ask("prepare")
         ask("save_weights")
         answers: Answers = {CHECKS[base.mode]: ask(CHECKS[base.mode])}
         seconds = [ask("time", session.settings.steps)["wall"] for _ in range(TURNS)]
-        session.say(row=title, **_describe_speed(session, base, seconds), **facts)
+        session.report(row=title, **_describe_speed(session, base, seconds), **measured)
         for name, task in group.others.items():
             title = f"{group.name}: {name}"
             why = sides.reason_to_skip(task) or (NO_TIME if session.left_s <= 0 else "")
             if why:
-                session.say(row=title, skipped=why)
+                session.report(row=title, skipped=why)
                 continue
             with session.serving(title, sides.build, task, folder) as ask_other:
-                facts = ask_other("prepare")
+                measured = ask_other("prepare")
                 if task.is_same_function(base):
                     theirs: Answers = {check: ask_other(check) for check in answers}
-                    facts["differences"] = sides.compare(answers, theirs, TOLERANCE[base.half])
-                facts |= _measure_beside(session, ask, ask_other, task)
-                session.say(row=title, **facts)
+                    measured["differences"] = sides.compare(answers, theirs, TOLERANCE[base.half])
+                measured |= _measure_beside(session, ask, ask_other, task)
+                session.report(row=title, **measured)
 
 
 def _measure_beside(session: Session, ask: Ask, ask_other: Ask, task: Task) -> Line:
-    """A row and ours in turns: its speed, and its time as a multiple of ours."""
+    """Measures a row in turns with ours: its speed, and its time relative to ours."""
     asks = {"ours": ask, "other": ask_other}
     rounds = alternating.alternate(
         list(asks), TURNS, lambda name: asks[name]("time", session.settings.steps)["wall"]
@@ -218,9 +218,9 @@ def _describe_speed(session: Session, task: Task, seconds: list[float]) -> Line:
 
 
 def render(line: Line) -> str:
-    """One line for people: what is known of a row, in a fixed order."""
+    """Formats a line of a row, in a fixed order."""
     shown = [f"{line['row']:<28}"]
-    for name, pattern in FIELDS.items():
+    for name, pattern in FORMATS.items():
         if line.get(name) is not None:
             shown.append(pattern.format(line[name]))
     if "times_ours" in line:
@@ -229,13 +229,13 @@ def render(line: Line) -> str:
 
 
 class Peaks:
-    """What the device can do at best: a matrix product and a copy, on random numbers."""
+    """Measures peak rates of the device: a matrix product and a copy of random numbers."""
 
     def __init__(self, is_tiny: bool) -> None:
         self.side, self.copied = (256, 2**16) if is_tiny else (8192, 2**30)
 
     def measure(self) -> Line:
-        """TFLOP/s in bfloat16, and GB/s that are read and written."""
+        """Returns TFLOP/s in bfloat16, and GB/s read and written."""
         draw = functools.partial(jax.random.normal, dtype=jnp.bfloat16)
         a, b = (draw(jax.random.key(seed), (self.side, self.side)) for seed in range(2))
         product_s = self._time(jax.jit(jnp.matmul), a, b)

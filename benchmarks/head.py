@@ -1,4 +1,4 @@
-"""CPU milliseconds of attentional pooling alone: channels last or positions last."""
+"""Measures the CPU milliseconds of attentional pooling, channels last or positions last."""
 
 import functools
 import itertools
@@ -19,7 +19,7 @@ from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import UniformSaliency
 
 FEATURES, CLASSES = 2048, 393
-LEAST_S = 0.1  # of CPU time in a turn
+LEAST_S = 0.1  # CPU time of a turn
 ORDERS = ("mean", "pooled", "maps")
 PASSES = ("forward", "forward+backward")
 RATIOS: tuple[Ratio, ...] = tuple(
@@ -31,7 +31,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "numpy")
 
 
 class Result(NamedTuple):
-    """The turns of every row."""
+    """The numbers of every row and turn."""
 
     shape: tuple[int, ...]
     machine: str
@@ -39,7 +39,7 @@ class Result(NamedTuple):
 
 
 def measure(batch: int, side: int, turns: int, features: int = FEATURES) -> Result:
-    """Every row in every turn, in one process on one core."""
+    """Measures every row in every turn, in one process on one core."""
     shape = (batch, side, side, features)
     rows = [f"{order} {each}" for order in ORDERS for each in PASSES]
     with alternating.serving(serve, shape) as process:
@@ -55,13 +55,13 @@ def measure(batch: int, side: int, turns: int, features: int = FEATURES) -> Resu
 
 
 def render(result: Result) -> str:
-    """The machine and the table."""
+    """Renders the machine and the table."""
     title = f"pooling of {result.shape} to {CLASSES} classes, float32, one thread: CPU ms"
     return f"{result.machine}\n\n{alternating.render(title, result.rounds, {}, RATIOS)}"
 
 
 def serve(shape: tuple[int, ...], orders: Connection) -> None:
-    """Answers the name of each row with its CPU ms, until a False."""
+    """Answers the name of a row with its CPU ms, until a False."""
     alternating.pin()
     x = jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)
     rows = {f"{order} {each}": _build(order, each, x) for order in ORDERS for each in PASSES}
@@ -93,4 +93,4 @@ def _time(row: Callable[[], Any]) -> float:
         used = time.process_time() - start
         if used >= LEAST_S:
             return used / calls * 1e3
-    raise AssertionError("counting has no end")
+    raise AssertionError("unreachable")

@@ -1,4 +1,4 @@
-"""CPU time per image from stored records to host batches, beside PyTorch's DataLoader."""
+"""Measures CPU time per image from stored records to host batches, ours and PyTorch's."""
 
 import contextlib
 import tempfile
@@ -10,7 +10,7 @@ from benchmarks import alternating, photos, rows
 from benchmarks.alternating import Ratio, Rounds, serving
 
 EVERY = (*rows.PARTS, *rows.LOADERS)
-COPIES = 16  # grain shuffles a few records slower than it does a thousand
+COPIES = 16  # grain shuffles few records more slowly than a thousand
 RATIOS: tuple[Ratio, ...] = (
     ("loader/0", "decode + crop", "<= 1.15"),
     ("loader/2", "decode + crop", "<= 1.35"),
@@ -21,7 +21,7 @@ PACKAGES = ("numpy", "grain", "array_record", "simplejpeg", "opencv-python-headl
 
 
 class Result(NamedTuple):
-    """The rounds of every row for one size of JPEG; a row that was skipped has its reason."""
+    """The numbers of every row for one size of JPEG, and the reasons of skipped rows."""
 
     kilobytes: int
     rounds: Rounds
@@ -31,7 +31,7 @@ class Result(NamedTuple):
 def measure_all(
     sizes: Sequence[int], images: int, pairs: int, wanted: Sequence[str] = EVERY
 ) -> list[Result]:
-    """Every wanted row in every round, in an order that turns round each time."""
+    """Measures every wanted row in every round, for each size."""
     return [_measure_size(size, images, pairs, wanted) for size in sizes]
 
 
@@ -54,7 +54,7 @@ def _measure_size(kilobytes: int, images: int, pairs: int, wanted: Sequence[str]
 
 
 def render(results: list[Result]) -> str:
-    """The tables: medians with their range, and the ratios of rows measured in the same round."""
+    """Renders the tables: medians with their range, and ratios within a round."""
     return "\n\n".join([alternating.describe_machine(PACKAGES), *map(_table, results)])
 
 

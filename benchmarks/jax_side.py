@@ -1,4 +1,4 @@
-"""Our step: the product's own, on one fixed batch, from weights that PyTorch can be given too."""
+"""Our step on one fixed batch, with weights that PyTorch can load too."""
 
 import dataclasses
 import math
@@ -32,7 +32,7 @@ COMPILED = "compiled"  # folder of the compilation cache
 
 
 def build(task: Task, folder: Path) -> "TrainStep | EvalStep":
-    """The step of a task, not yet compiled."""
+    """Builds the step of a task without compiling it."""
     if jax.default_backend() != "cpu":
         jax.config.update("jax_compilation_cache_dir", str(folder / COMPILED))
     setup = _set_up(task)
@@ -41,13 +41,13 @@ def build(task: Task, folder: Path) -> "TrainStep | EvalStep":
 
 
 def configure(task: Task) -> Config:
-    """The product's config of a task: a variant of the paper's, without the pose branch."""
+    """Returns the config of a task: a variant of the paper's, without the pose branch."""
     cfg = get_config(task.head)
     model, train = cfg.model, cfg.train
     cfg.pose.branch, model.saliency_input = False, "features"
     model.backbone, model.stage = task.backbone, task.stage
     if task.backbone in BLOCKS:
-        model.strides = "v1_5"  # PyTorch's
+        model.strides = "v1_5"  # as PyTorch
     model.norm, model.norm_group_size = task.norm, task.norm_group or task.batch
     model.dtype = "bfloat16" if task.half else "float32"
     cfg.data.image_size_px = task.px
@@ -75,7 +75,7 @@ def _set_up(task: Task) -> Setup:
 
 
 def _with_convolutions(model: Model, shapes: Variables) -> Model:
-    """The same network with its 1x1 convolutions as convolutions."""
+    """Computes the 1x1 convolutions as convolutions, not as products."""
     network = nnx.merge(model.graph, shapes.params, shapes.stats)
     for _, module in nnx.iter_modules(network):
         if isinstance(module, Conv):
@@ -84,9 +84,9 @@ def _with_convolutions(model: Model, shapes: Variables) -> Model:
 
 
 def _draw_variables(shapes: Variables) -> Variables:
-    """He's weights, and norms as different from channel to channel as trained ones.
+    """Draws He's weights, and norms that differ between channels like trained ones.
 
-    The last of a unit stays small, or an untrained network's maps would double in every unit.
+    The last norm of a unit is small; otherwise the maps would double in every unit.
     """
     rng = np.random.default_rng(0)
 
@@ -115,23 +115,23 @@ class _OurStep:
         self.batch = _as_batch(task, setup.mesh)
 
     def run(self, steps: int) -> None:
-        """One step after the other."""
+        """Runs steps."""
         raise NotImplementedError
 
     def time(self, steps: int) -> dict[str, float]:
-        """Seconds for each step."""
+        """Returns the seconds of a step."""
         return clock(self.run, steps)
 
     def save_weights(self) -> None:
-        """Leaves the variables, under PyTorch's names, where the other rows find them."""
+        """Writes the variables under PyTorch's names for the other rows."""
         np.savez(self.folder / WEIGHTS, allow_pickle=False, **convert(self.variables))
 
 
 class TrainStep(_OurStep):
-    """The product's training step, its state carried on."""
+    """Our training step, with its state."""
 
     def prepare(self) -> dict[str, Any]:
-        """Compiles."""
+        """Compiles the step."""
         start = time.perf_counter()
         self.initial = self.setup.start(self.variables)
         self.step = self.setup.train_step.lower(self.initial, self.batch).compile()
@@ -140,7 +140,7 @@ class TrainStep(_OurStep):
         return {"compile_s": time.perf_counter() - start, **_describe(self.step)}
 
     def logits(self) -> Float[np.ndarray, "b k"]:
-        """In training, but without dropout."""
+        """Returns the logits of training, without dropout."""
 
         def apply(variables: Variables) -> Float[Array, "b k"]:
             image = self.batch.image[0]
@@ -149,7 +149,7 @@ class TrainStep(_OurStep):
         return np.asarray(jax.jit(apply)(self.variables))
 
     def losses(self) -> list[float]:
-        """From the initial state on."""
+        """Returns the losses from the initial state on."""
         self._start()
         losses = []
         for _ in range(LOSSES):
@@ -158,17 +158,17 @@ class TrainStep(_OurStep):
         return losses
 
     def run(self, steps: int) -> None:
-        """One step after the other; each needs the state of the last."""
+        """Runs steps, each with the state of the previous one."""
         for _ in range(steps):
             self.state, _ = self.step(self.state, self.batch)
         jax.block_until_ready(self.state)
 
     def _start(self) -> None:
-        self.state = jax.tree.map(jnp.copy, self.initial)  # a step takes its state's memory
+        self.state = jax.tree.map(jnp.copy, self.initial)  # a step donates its state
 
 
 class EvalStep(_OurStep):
-    """The product's evaluation step, of the folded network or of the network as trained."""
+    """Our evaluation step, of the folded or the trained network."""
 
     def __init__(self, task: Task, setup: Setup, variables: Variables, folder: Path) -> None:
         super().__init__(task, setup, variables, folder)
@@ -179,18 +179,18 @@ class EvalStep(_OurStep):
             self.eval_step = steps.jit_eval_step(setup.model, setup.mesh)
 
     def prepare(self) -> dict[str, Any]:
-        """Compiles."""
+        """Compiles the step."""
         start = time.perf_counter()
         self.step = self.eval_step.lower(self.evaluated, self.batch).compile()
         self.run(1)
         return {"compile_s": time.perf_counter() - start, **_describe(self.step)}
 
     def logits(self) -> Float[np.ndarray, "b k"]:
-        """The scores of the batch."""
+        """Returns the logits of the batch."""
         return np.asarray(self.step(self.evaluated, self.batch))
 
     def run(self, steps: int) -> None:
-        """One step after the other."""
+        """Runs steps."""
         jax.block_until_ready([self.step(self.evaluated, self.batch) for _ in range(steps)])
 
 
@@ -219,7 +219,7 @@ def _describe(compiled: Any) -> dict[str, Any]:
 
 
 def convert(variables: PyTree) -> dict[str, np.ndarray]:
-    """A mean-pooling ResNet's variables as PyTorch's usual names and layouts."""
+    """Converts a mean-pooling ResNet to PyTorch's names and layouts."""
     converted = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
         _, *names = name_path(path).split("/")
@@ -235,7 +235,7 @@ def convert(variables: PyTree) -> dict[str, np.ndarray]:
 
 
 def _name(names: list[str]) -> str:
-    """stages/0/1/conv2/norm/gamma becomes layer1.1.bn2.weight."""
+    """Converts stages/0/1/conv2/norm/gamma to layer1.1.bn2.weight."""
     *place, pair, part, leaf = names
     is_norm = part == "norm"
     if pair == "shortcut":

@@ -1,4 +1,4 @@
-"""Photo-like JPEGs of a wanted size, drawn from a seed, as a prepared data set."""
+"""Draws photo-like JPEGs of a given file size as a prepared data set."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +11,12 @@ from jaxtyping import UInt8
 from data_pipelines import manifest, records
 from data_pipelines.example import JOINTS
 
-LARGE_KILOBYTES = 350  # files from here on are 1920 x 1080, smaller ones 1280 x 720
+LARGE_KILOBYTES = 350  # larger files are 1920 x 1080, smaller ones 1280 x 720
 CLASSES = ("a", "b", "c")
 
 
 def draw(rng: np.random.Generator, width: int, height: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Noise of every scale, finer being fainter as in photographs, behind filled shapes."""
+    """Draws noise of every scale, weaker at finer scales as in photographs, and filled shapes."""
     image = np.full((height, width, 3), 128, np.float32)
     cells = 4
     while cells <= width:
@@ -33,7 +33,7 @@ def draw(rng: np.random.Generator, width: int, height: int) -> UInt8[np.ndarray,
 
 
 def encode(image: UInt8[np.ndarray, "h w 3"], kilobytes: int) -> bytes:
-    """The JPEG whose quality brings it nearest to the wanted size."""
+    """Encodes a JPEG with the quality that is closest to the wanted size."""
     tried: dict[int, bytes] = {}
     low, high = 20, 98
     while low <= high:
@@ -49,7 +49,7 @@ def encode(image: UInt8[np.ndarray, "h w 3"], kilobytes: int) -> bytes:
 def prepare(
     folder: Path, kilobytes: int, images: int, copies: int = 1, seed: int = 0
 ) -> manifest.Manifest:
-    """A data set with one training split of such photos, one annotated person in each."""
+    """Writes a data set with one training split of photos, one annotated person in each."""
     drawn = list(_photos(kilobytes, images, seed))
     shards = records.write(folder, "single", len(CLASSES), {"train": drawn * copies})["train"]
     tally = manifest.Tally(len(CLASSES))

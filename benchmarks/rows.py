@@ -1,4 +1,4 @@
-"""What is measured of the input pipeline: one row of the table, in a process of its own."""
+"""Measures one row of the input table, in a separate process."""
 
 import contextlib
 import functools
@@ -23,14 +23,14 @@ from data_pipelines.transforms import View, augment, make_view
 
 BATCH = 16
 STORED = 64  # different photos
-STRIDE = 37  # records are visited out of order, as a shuffled epoch would
-IDLE_SECONDS = 0.25  # processes that use less than a tenth of it are waiting for their consumer
+STRIDE = 37  # visits records in another order, like a shuffled epoch
+IDLE_SECONDS = 0.25  # a process that uses less than a tenth of it waits for its consumer
 PARTS = ("read", "decode", "crop", "decode + crop")
 LOADERS = ("loader/0", "loader/2", "torch/0", "torch/2")
 
 
 def reason_to_skip(row: str) -> str:
-    """Why a row cannot be measured here; empty if it can."""
+    """Returns the reason if a row cannot be measured here, else an empty text."""
     if row.startswith("torch") and importlib.util.find_spec("torch") is None:
         return "torch is not installed"
     if row.endswith("/2") and not hasattr(os, "sched_setaffinity"):
@@ -39,7 +39,7 @@ def reason_to_skip(row: str) -> str:
 
 
 def serve(row: str, folder: Path, images: int, orders: Connection) -> None:
-    """Gets the row ready, then answers each True with its CPU ms per image, until a False."""
+    """Prepares the row, then answers each True with its CPU ms per image, until a False."""
     alternating.pin()
     described = manifest.load(folder)
     name, _, workers = row.partition("/")
@@ -59,7 +59,7 @@ def serve(row: str, folder: Path, images: int, orders: Connection) -> None:
 
 
 def part(row: str, source: records.RecordSource, data: DataConfig) -> Callable[[int], object]:
-    """One part of the work on the index-th image; all but `read` have their input in memory."""
+    """Returns a part of the work on an image; all but `read` have their input in memory."""
     stored = [source[index] for index in range(min(len(source), STORED))]
     decoded = [decode(each["image"]) for each in stored[:BATCH]]
     people = stored[0]["keypoints"]
@@ -84,7 +84,7 @@ def loop(part: Callable[[int], object], images: int) -> float:
 
 
 def _take(batches: Iterator[Any], images: int) -> float:
-    """From one idle moment, all buffers full, to the next: exactly the batches taken between."""
+    """Measures the CPU time between two idle moments with full buffers."""
     start = cpu_when_idle()
     for _ in range(images // BATCH):
         next(batches)
@@ -107,7 +107,7 @@ def cpu_seconds() -> float:
 
 
 class Photos:
-    """The same work for PyTorch: an endless map of the same reads, decodes and crops."""
+    """The same reads, decodes and crops as an endless map for PyTorch."""
 
     def __init__(self, source: records.RecordSource, data: DataConfig) -> None:
         self._source = source
@@ -132,7 +132,7 @@ class Photos:
 
 
 def _torch_batches(data: DataConfig, described: manifest.Manifest) -> Iterator[Any]:
-    """PyTorch's own batches: its default collation, into shared memory where it has workers."""
+    """Returns PyTorch's batches, with its default collation."""
     photos = Photos(records.open_split(data.directory, "train", described), data)
     loading: Any = importlib.import_module("torch.utils.data")
     return iter(loading.DataLoader(photos, batch_size=BATCH, num_workers=data.workers))

@@ -1,4 +1,4 @@
-"""One step of one network, as a row of a table: ours or PyTorch's, in a process of its own."""
+"""Tasks and steps of one row, ours or PyTorch's, and the protocol of its process."""
 
 import dataclasses
 import importlib
@@ -14,8 +14,8 @@ from jaxtyping import Float, Int, UInt8
 
 from benchmarks.alternating import RowFailed, pin
 
-CELL_PX = 16  # white noise would make all pictures alike to a mean
-LOSSES = 3  # of steps in a row: the second follows from every gradient of the first
+CELL_PX = 16  # white noise would give all images the same mean
+LOSSES = 3  # of consecutive steps: the second depends on all gradients of the first
 WEIGHTS = "weights.npz"
 TINY: dict[str, Any] = {"backbone": "resnet50", "stage": 1, "px": 32, "classes": 5}
 
@@ -24,7 +24,7 @@ Answers = dict[str, list[float] | np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What a row computes. `plain` is this package's own PyTorch, `timm` that package's."""
+    """The work of a row. `plain` is our PyTorch network, `timm` that of timm."""
 
     side: Literal["ours", "plain", "timm"] = "ours"
     mode: Literal["train", "eval"] = "train"
@@ -43,7 +43,7 @@ class Task:
     pinned: bool = True
 
     def is_same_function(self, other: "Task") -> bool:
-        """Whether both have to give the same numbers."""
+        """Returns whether both must compute the same numbers."""
         return all(
             getattr(self, name) == getattr(other, name)
             for name in ("mode", "head", "backbone", "stage", "px", "batch", "norm", "norm_group")
@@ -51,27 +51,27 @@ class Task:
 
 
 class Step(Protocol):
-    """What a side builds from a task and the folder where the rows share their weights."""
+    """The interface of a step, built from a task and the folder of the shared weights."""
 
     def prepare(self) -> dict[str, Any]:
-        """Compiles, does a step or two, and tells of it; the numbers below start over."""
+        """Compiles, runs a step or two, and returns measurements; then resets the state."""
         ...
 
     def logits(self) -> Float[np.ndarray, "b k"]:
-        """Before the first step, with batch norm as in the step."""
+        """Returns the logits before the first step, with batch norm as in the step."""
         ...
 
     def losses(self) -> list[float]:
-        """What the first LOSSES training steps in a row start with."""
+        """Returns the losses of the first LOSSES training steps."""
         ...
 
     def time(self, steps: int) -> dict[str, float]:
-        """`clock` of so many steps, until the device is idle again."""
+        """Measures steps with `clock`, until the device is idle."""
         ...
 
 
 def reason_to_skip(task: Task) -> str:
-    """Why a task cannot be measured here; empty if it can."""
+    """Returns the reason if a task cannot be measured here, else an empty text."""
     needed = {"ours": (), "plain": ("torch",), "timm": ("torch", "timm")}[task.side]
     for package in needed:
         if importlib.util.find_spec(package) is None:
@@ -80,7 +80,7 @@ def reason_to_skip(task: Task) -> str:
 
 
 def draw_batch(task: Task) -> tuple[UInt8[np.ndarray, "b h w 3"], Int[np.ndarray, " b"]]:
-    """Pictures of coloured squares and their labels, the same on both sides."""
+    """Draws images of coloured squares and their labels, the same on both sides."""
     rng = np.random.default_rng(0)
     cells = -(-task.px // CELL_PX)
     squares = rng.integers(0, 256, (task.batch, cells, cells, 3), np.uint8)
@@ -89,7 +89,7 @@ def draw_batch(task: Task) -> tuple[UInt8[np.ndarray, "b h w 3"], Int[np.ndarray
 
 
 def build(task: Task, folder: Path) -> Step:
-    """The step of a task; the frameworks are imported in its own process alone."""
+    """Builds the step of a task; imports its framework only in the row's process."""
     if task.pinned:
         pin()
     module = "jax_side" if task.side == "ours" else "torch_side"
@@ -97,9 +97,9 @@ def build(task: Task, folder: Path) -> Step:
 
 
 def serve(make: Callable[..., Any], *rest: Any) -> None:
-    """Makes something of the arguments, then answers the orders through the last until a False.
+    """Calls `make` with all arguments but the last, a pipe; then answers its orders until a False.
 
-    An order is a method's name and its arguments. Whatever goes wrong is the last answer.
+    An order is a method's name and arguments. The last answer may be an exception.
     """
     *arguments, orders = rest
     try:
@@ -112,10 +112,10 @@ def serve(make: Callable[..., Any], *rest: Any) -> None:
 
 
 def clock(run: Callable[[int], None], steps: int) -> dict[str, float]:
-    """Seconds for each step, by the clock on the wall and by this process's clock.
+    """Returns the wall and CPU seconds of a step.
 
-    One step before them is not counted: while a row waits for its turn, a virtual machine may take
-    back the memory that a step of ours needs again, which a run of steps never sees.
+    A first step is not counted: while a row waits, a virtual machine may reclaim memory that the
+    next step has to get again.
     """
     run(1)
     wall, cpu = time.perf_counter(), time.process_time()
@@ -127,7 +127,7 @@ def clock(run: Callable[[int], None], steps: int) -> dict[str, float]:
 
 
 def ask(row: Connection, name: str, *arguments: Any, timeout_s: float | None = None) -> Any:
-    """A row's answer to an order."""
+    """Sends an order to a row; returns the answer."""
     try:
         row.send((name, *arguments))
         if not row.poll(timeout_s):
@@ -141,9 +141,9 @@ def ask(row: Connection, name: str, *arguments: Any, timeout_s: float | None = N
 
 
 def compare(ours: Answers, theirs: Answers, most: float) -> dict[str, float]:
-    """The largest difference of each answer as a share of its largest value.
+    """Returns the largest difference of each answer relative to its largest value.
 
-    One above `most`, or one that is no number, is refused.
+    Refuses a difference above `most`, or nan.
     """
     shares = {}
     for name in ours:

@@ -1,4 +1,4 @@
-"""CPU seconds of a whole step on one core: ours beside PyTorch's, and head beside head."""
+"""Measures the CPU seconds of a step on one core: ours, PyTorch's, and different heads."""
 
 import contextlib
 import dataclasses
@@ -11,8 +11,8 @@ from benchmarks import alternating, sides
 from benchmarks.alternating import Ratio, Rounds, serving
 from benchmarks.sides import Task, ask
 
-TOLERANCE = 1e-3  # float32: of the largest value
-STEPS = {"train": 2, "eval": 3}  # in a turn
+TOLERANCE = 1e-3  # in float32, relative to the largest value
+STEPS = {"train": 2, "eval": 3}  # of a turn
 CHECKS = {"train": ("logits", "losses"), "eval": ("logits",)}
 RATIOS: dict[str, tuple[Ratio, ...]] = {
     "train": (
@@ -30,7 +30,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "torch")
 
 
 class Result(NamedTuple):
-    """The turns of every row; `differences` is how far PyTorch's outputs are from ours."""
+    """The numbers of every row; `differences` are those of PyTorch's outputs from ours."""
 
     mode: str
     task: dict[str, Any]
@@ -42,7 +42,7 @@ class Result(NamedTuple):
 
 
 def plan(base: Task, names: list[str] | None = None) -> dict[str, Task]:
-    """The rows by name, `mean` first: it holds the weights of the others."""
+    """Lists the rows, `mean` first, which writes the weights of the others."""
     rows = {
         "mean": base,
         "torch eager": dataclasses.replace(base, side="plain"),
@@ -53,7 +53,7 @@ def plan(base: Task, names: list[str] | None = None) -> dict[str, Task]:
 
 
 def measure(rows: dict[str, Task], turns: int) -> Result:
-    """Every row in every turn, once those that compute the same are seen to give the same."""
+    """Compares rows with equal outputs, then measures every row in every turn."""
     base = rows["mean"]
     skipped = {name: why for name, task in rows.items() if (why := sides.reason_to_skip(task))}
     measured = {name: task for name, task in rows.items() if name not in skipped}
@@ -85,19 +85,19 @@ def _compare(ours: Connection, theirs: Connection, mode: str) -> dict[str, float
 
 
 def render(result: Result) -> str:
-    """The machine, the table, and what the two sides were checked by."""
+    """Renders the machine, the table and the comparison of the two sides."""
     task = result.task
     title = (
         f"{result.mode} step of {task['backbone']}, {task['px']} px, batch {task['batch']}, "
         "float32, one thread: CPU s"
     )
-    apart = [f"{name} {share:.0e}" for name, share in result.differences.items()]
+    differences = [f"{name} {share:.0e}" for name, share in result.differences.items()]
     compiled = [f"{name} {seconds:.0f}" for name, seconds in result.compile_s.items()]
     lines = [
         result.machine,
         "",
         alternating.render(title, result.rounds, result.skipped, RATIOS[result.mode]),
-        f"  largest difference between the two sides: {', '.join(apart) or 'not compared'}",
+        f"  largest difference between the two sides: {', '.join(differences) or 'not compared'}",
         f"  wall s until the first step was done: {', '.join(compiled)}",
     ]
     return "\n".join(lines)

@@ -1,12 +1,12 @@
-"""A plain ResNet in PyTorch, with its usual names: what one writes without any library on top."""
+"""A plain ResNet in PyTorch with the usual names."""
 
 import importlib
 from typing import Any
 
-torch: Any = importlib.import_module("torch")  # which is not among the product's requirements
+torch: Any = importlib.import_module("torch")  # not in the requirements
 nn: Any = torch.nn
 
-MOMENTUM = 0.003  # what batch norm takes from a batch
+MOMENTUM = 0.003  # share of a batch in the running statistics
 
 
 class Bottleneck(nn.Module):
@@ -30,7 +30,7 @@ class Bottleneck(nn.Module):
             )
 
     def forward(self, x: Any) -> Any:
-        """relu(x + f(x))."""
+        """Returns relu(x + f(x))."""
         shortcut = x if self.downsample is None else self.downsample(x)
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
         self.fc = nn.Linear(features, classes)
 
     def forward(self, x: Any) -> Any:
-        """The classes' scores."""
+        """Returns the logits."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for name in self.stages:
             x = getattr(self, name)(x)

@@ -15,11 +15,11 @@ from gap_jax.config import OptimConfig
 from gap_jax.model_config import INPUTS
 from gap_jax.models.backbones.resnet import BLOCKS
 
-WARM_UP = 2  # steps: the first choose algorithms
+WARM_UP_STEPS = 2  # the first choose algorithms
 
 
 def build(task: Task, folder: Path) -> "TorchStep":
-    """The step of a task, with the weights that our row left in the folder."""
+    """Builds the step of a task with the weights that our row wrote to the folder."""
     if task.pinned:
         torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
@@ -41,14 +41,14 @@ def _load(network: Any, file: Path) -> Any:
     with np.load(file) as weights:
         state = {name: torch.from_numpy(weights[name]) for name in weights.files}
     missing, unexpected = network.load_state_dict(state, strict=False)
-    odd = [name for name in missing if not name.endswith("num_batches_tracked")]
-    if odd or unexpected:
-        raise ValueError(f"PyTorch lacks {odd} and does not know {unexpected}")
+    lacking = [name for name in missing if not name.endswith("num_batches_tracked")]
+    if lacking or unexpected:
+        raise ValueError(f"PyTorch lacks {lacking} and does not expect {unexpected}")
     return network
 
 
 class TorchStep:
-    """Training or evaluation in channels-last layout, the faster one, on one fixed batch."""
+    """Training or evaluation in channels-last layout, which is faster, on one fixed batch."""
 
     def __init__(self, task: Task, network: Any) -> None:
         self.task = task
@@ -64,32 +64,33 @@ class TorchStep:
         self._start()
 
     def prepare(self) -> dict[str, Any]:
-        """Compiles, or lets cuDNN choose."""
+        """Compiles, or lets cuDNN choose algorithms."""
         start = time.perf_counter()
-        self.run(WARM_UP)
-        facts = {"compile_s": time.perf_counter() - start, "cudnn": torch.backends.cudnn.version()}
+        self.run(WARM_UP_STEPS)
+        measured = {"compile_s": time.perf_counter() - start}
+        measured["cudnn"] = torch.backends.cudnn.version()
         if self.device == "cuda":
-            facts["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
+            measured["peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
         self._start()
-        return facts
+        return measured
 
     def logits(self) -> Float[np.ndarray, "b k"]:
-        """Of the initial weights, with batch norm as in the step."""
+        """Returns the logits of the initial weights, with batch norm as in the step."""
         self._start()
         with torch.no_grad():
             return self._forward().float().cpu().numpy()
 
     def losses(self) -> list[float]:
-        """From the initial state on."""
+        """Returns the losses from the initial state on."""
         self._start()
         return [float(self._train()) for _ in range(LOSSES)]
 
     def time(self, steps: int) -> dict[str, float]:
-        """Seconds for each step."""
+        """Returns the seconds of a step."""
         return clock(self.run, steps)
 
     def run(self, steps: int) -> None:
-        """One step after the other."""
+        """Runs steps."""
         for _ in range(steps):
             if self.task.mode == "train":
                 self._train()
@@ -100,7 +101,7 @@ class TorchStep:
             torch.cuda.synchronize()
 
     def _start(self) -> None:
-        """The initial weights and an optimiser that remembers nothing."""
+        """Restores the initial weights and makes a new optimiser."""
         self.network.load_state_dict(self.initial)
         cfg = OptimConfig()
         decayed = [value for value in self.network.parameters() if value.ndim > 1]

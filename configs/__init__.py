@@ -1,1 +1,1 @@
-"""Runs as Python files; each has get_config(variant) and imports config modules only."""
+"""Configs of runs; each file has get_config(variant) and imports config modules only."""

@@ -1,17 +1,17 @@
-"""The rows of the two papers on MPII, and the same rows on drawn people.
+"""Defines the rows of the two papers on MPII, and the same rows on drawn people.
 
     python -m gap_jax.main --config=configs/gap_pose.py                   # GAP + pose, MPII
     python -m gap_jax.main --config=configs/gap_pose.py:attention         # another row
     python -m gap_jax.main --config=configs/gap_pose.py:attention,demo    # drawn people, 96 px
-    python -m gap_jax.main --config=configs/gap_pose.py:attention_pose,reference  # AP's code's ways
+    python -m gap_jax.main --config=configs/gap_pose.py:attention_pose,reference  # as AP's code
 
 Published for MPII val (mAP / accuracy); not yet run here:
     mean 26.2 / 33.5 · attention 30.3 / 37.2 · attention_pose 30.6 / 37.8 (the AP release)
     gap 30.6 / 36.0 · gap_pose 31.6 / 36.9 (the GAP paper, which quotes AP at 35.3 and 35.7)
 
-Assumptions where the GAP paper is silent: its recipe is AP's; its widths keep halving, so that
-T = 3 means 4096, 2048, 1024; its pose weight 1e-6 multiplies the squared error summed over joints
-and cells, halved, per image (at 15 x 15 cells that is 0.0036 on the AP release's scale).
+Assumptions where the GAP paper gives no details: its recipe is AP's; its widths are halved, so
+that T = 3 means 4096, 2048, 1024; its pose weight 1e-6 multiplies the squared error summed over
+joints and cells, halved, per image (0.0036 on the AP release's scale at 15 x 15 cells).
 """
 
 from gap_jax.config import Config
@@ -19,7 +19,7 @@ from gap_jax.variants import Variant, parse_variant
 
 
 def get_config(variant: str = "") -> Config:
-    """The config of a variant; without one, GAP + pose on MPII at full size."""
+    """Returns the config of a variant; by default GAP + pose on MPII at full size."""
     chosen = parse_variant(variant, method="gap_pose")
     cfg = Config()
     _set_method(cfg, chosen.method)
@@ -51,26 +51,26 @@ def _set_method(cfg: Config, method: str) -> None:
         case "gap":
             model.pooling, pose.branch = "gap", False
         case _:
-            pass  # gap_pose is what every default says
+            pass  # the defaults are gap_pose
 
 
 def _set_data(cfg: Config, data: str) -> None:
     cfg.data.name = data
     if data == "objects":
-        cfg.pose.branch = False  # nobody annotated joints there
+        cfg.pose.branch = False  # objects have no joints
         cfg.model.saliency_input = "features"
 
 
 def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
-    """96 px, a small trunk, 15 epochs of 1,600 drawn people or 1,920 drawn scenes."""
+    """Sets 96 px, the small backbone, 15 epochs of 1,600 drawn people or 1,920 drawn scenes."""
     data, model, pose, optim = cfg.data, cfg.model, cfg.pose, cfg.optim
     data.image_size_px, data.short_side_px, data.limit_width_px = 96, 104, 0
-    data.brightness, data.cache = 0.2, "ram"  # decoding would take a quarter of the time
+    data.brightness, data.cache = 0.2, "ram"  # decoding takes a quarter of the time
     model.backbone = "small"
-    if model.pooling == "gap":  # others have no chain
+    if model.pooling == "gap":  # others have no factored layers
         model.T, model.widths = 2, (128, 64)
     model.dropout, model.gate_init = 0.0, "one"
-    model.norm_decay = 0.9  # 0.997 would still remember the start after so few steps
+    model.norm_decay = 0.9  # 0.997 would keep the initial statistics after so few steps
     pose.hidden, pose.kernel_size = (96,), 3
     pose.weight, pose.reduction, pose.target = 0.1, "sum_per_image", "gaussian"
     if pose.branch and model.pooling != "pose_parts":
@@ -81,19 +81,19 @@ def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
     cfg.train.steps, cfg.train.batch_size, cfg.train.accumulate = 495, 48, 1
     cfg.eval.every_steps, cfg.eval.batch_size = 99, 48
     cfg.checkpoint.every_steps = 99
-    if chosen.data == "objects":  # this run makes those weights
+    if chosen.data == "objects":  # this run trains those weights
         cfg.init.weights, cfg.init.allow_random = "", True
         optim.learning_rate, cfg.train.steps = 1e-3, 600
 
 
 def _set_reference_recipe(cfg: Config) -> None:
-    """What AP's released code does, its checkpoints' recipe: also where it is the default."""
+    """Sets the recipe of AP's released code and checkpoints, including fields at their defaults."""
     data, model = cfg.data, cfg.model
     data.preprocessing, data.limit_width_px, data.resize = "reference", 512, "legacy"
     data.swap_on_flip, data.eval_crops, data.eval_flip = False, "center", False
     model.strides, model.stem_padding, model.dtype = "slim", "auto", "float32"
     model.input, model.norm_running = "reference", "first"
-    if model.pooling in ("attention", "gap"):  # others have no rank
+    if model.pooling in ("attention", "gap"):  # others ignore the field
         model.rank_form = "chained"
     model.sketch_normalisation = "none"
     cfg.pose.weight, cfg.pose.reduction = 1.0, "reference"

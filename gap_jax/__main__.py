@@ -1,4 +1,4 @@
-"""`python -m gap_jax` is the console script `gap_jax`."""
+"""Runs the console script for `python -m gap_jax`."""
 
 import sys
 

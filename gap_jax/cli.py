@@ -1,4 +1,4 @@
-"""The console script `gap_jax`: it picks the command, and the command alone loads its packages."""
+"""Runs the console script `gap_jax`; imports only the packages of the chosen command."""
 
 import contextlib
 import importlib
@@ -10,38 +10,27 @@ from data_pipelines.errors import nearest
 from gap_jax import __version__, process
 from gap_jax.errors import ConfigError
 
-HELP = """gap_jax COMMAND ...
-
-  demo      draw people, train three heads on them, report what they reach and where they look
-  train     train or evaluate; the same as python -m gap_jax.main
-  data      prepare, check and show data sets
-  config    show, explain and compare configs
-  weights   list and make files for init.weights
-  evaluate  exact numbers of a run on a split
-  report    one page on one run or several: numbers, differences, where they look
-  export    a trained model as a folder of its own
-
-  --version, and --help behind any command
-"""
-
 COMMANDS = {
-    "demo": "gap_jax.demo",
-    **{
-        name: f"gap_jax.commands.{name}"
-        for name in ("train", "data", "config", "weights", "evaluate", "report", "export")
-    },
+    "demo": "draw people, train three heads on them, report scores and attention",
+    "train": "train or evaluate; the same as python -m gap_jax.main",
+    "data": "prepare, check and show data sets",
+    "config": "show, explain and compare configs",
+    "weights": "list and make files for init.weights",
+    "evaluate": "exact metrics of a run on a split",
+    "report": "one page on one or more runs: scores, differences, attention",
+    "export": "write a trained model as a folder without its run",
 }
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The exit code of a command line; of this process's own where `argv` is None."""
+    """Runs a command line, or that of this process; returns the exit code."""
     return run_process() if argv is None else process.exit_code(lambda: _dispatch(list(argv)))
 
 
-def run_process(*before: str) -> int:
-    """Runs the words `before` and the command line of this process."""
-    return process.run(lambda: _dispatch([*before, *sys.argv[1:]]))
+def run_process(*command: str) -> int:
+    """Runs `command` with the arguments of this process."""
+    return process.run(lambda: _dispatch([*command, *sys.argv[1:]]))
 
 
 def _dispatch(words: list[str]) -> int | None:
@@ -49,28 +38,32 @@ def _dispatch(words: list[str]) -> int | None:
         case ["--version"]:
             print(_versions())
         case ["--help" | "-h"] | ["help"]:
-            print(HELP)
+            print("gap_jax COMMAND ...\n")
+            for name, text in COMMANDS.items():
+                print(f"  {name:<8}  {text}")
+            print("\n  --version, or --help after any command")
         case [word, *rest] if word in COMMANDS:
-            return importlib.import_module(COMMANDS[word]).run(rest)
+            module = "gap_jax.demo" if word == "demo" else f"gap_jax.commands.{word}"
+            return importlib.import_module(module).run(rest)
         case []:
-            raise ConfigError(f"no command was given; commands are {', '.join(COMMANDS)}")
+            raise ConfigError(f"no command was given; use one of {', '.join(COMMANDS)}")
         case [word, *_]:
             raise ConfigError(f"unknown command {word!r}{nearest(word, tuple(COMMANDS))}")
     return None
 
 
 def _expand_home(word: str) -> str:
-    """The word with the home folder for ~ in --option=~/x, where shells leave it."""
+    """Expands ~ in --option=~/x, which shells do not expand."""
     option, _, value = word.partition("=")
     if not option.startswith("-") or not value.startswith("~"):
         return word
-    with contextlib.suppress(RuntimeError):  # of a user who is unknown
+    with contextlib.suppress(RuntimeError):  # unknown user
         value = str(Path(value).expanduser())
     return f"{option}={value}"
 
 
 def _versions() -> str:
-    import importlib.metadata  # takes long
+    import importlib.metadata  # slow
 
     found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN_PACKAGES]
     python = ".".join(map(str, sys.version_info[:3]))

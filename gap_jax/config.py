@@ -1,15 +1,18 @@
-"""Every field of a run, with its default, its help and its bounds; the defaults are the paper's.
+"""Defines every field of a run with its default, help and bounds; defaults are the paper's.
 
-No `from __future__ import annotations` here: the command line reads real types.
+Do not use `from __future__ import annotations` here: the command line reads real types.
 """
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, get_args
 
 from data_pipelines.config import DataConfig, Settings, setting
 from data_pipelines.errors import ConfigError
 from gap_jax.model_config import InitConfig, ModelConfig, PoseConfig, check_model
+
+Rule = Literal["envelope", "step", "eleven_point", "voc2007"]
+Ranking = Literal["softmax", "logits"]
 
 
 @dataclasses.dataclass
@@ -21,54 +24,54 @@ class OptimConfig(Settings):
     name: str = setting("sgd", "sgd: coupled weight decay and momentum", choices=("sgd", "adamw"))
     learning_rate: float = setting(1e-3, "peak learning rate", above=0)
     schedule: str = setting(
-        "staircase", "course of the learning rate", choices=("staircase", "cosine", "constant")
+        "staircase", "schedule of the learning rate", choices=("staircase", "cosine", "constant")
     )
-    decay_factor: float = setting(0.33, "staircase: factor at each stair", above=0, high=1)
-    decay_every_steps: int = setting(5000, "staircase: steps between stairs", low=1)
+    decay_factor: float = setting(0.33, "staircase: factor of each decay", above=0, high=1)
+    decay_every_steps: int = setting(5000, "staircase: steps between decays", low=1)
     warmup_steps: int = setting(0, "steps of linear warm-up", low=0)
-    momentum: float = setting(0.9, "sgd: momentum, not Nesterov's", low=0, high=0.9999)
+    momentum: float = setting(0.9, "sgd: momentum, without Nesterov", low=0, high=0.9999)
     weight_decay: float = setting(5e-4, "on convolution-like weights only", low=0)
     clip_norm: float = setting(0.0, "largest gradient norm; 0 is off", low=0)
     multipliers: tuple[str, ...] = setting((), "learning-rate factors by path, as 'backbone=0.1'")
-    frozen: tuple[str, ...] = setting((), "paths whose parameters and statistics never move")
+    frozen: tuple[str, ...] = setting((), "paths whose parameters and statistics do not change")
 
 
 @dataclasses.dataclass
 class TrainConfig(Settings):
-    """How long, how much at once, from which seed."""
+    """Length of training, batch size, seed and loss."""
 
     group: ClassVar[str] = "train"
 
     steps: int = setting(12_000, "optimiser steps", low=1)
     batch_size: int = setting(128, "images per optimiser step, over all devices", low=1)
-    accumulate: int = setting(8, "parts a batch is cut into, to fit in memory", low=1)
+    accumulate: int = setting(8, "micro-batches in a batch, to fit in memory", low=1)
     seed: int = setting(0, "root of every random number of the run", low=0, high=2**31 - 1)
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", low=0, high=0.5
     )
     class_weights: str = setting(
-        "none", "weigh classes by inverse frequency", choices=("none", "balanced")
+        "none", "weight classes by inverse frequency", choices=("none", "balanced")
     )
     unlabelled: str = setting(
         "masked",
-        "images without a label carry no action loss, or (reference) only its gradient",
+        "images without a label add no action loss, or (reference) only its gradient",
         choices=("masked", "reference"),
     )
     ema_decay: float = setting(0.0, "average parameters over steps; 0 is off", low=0, high=0.99999)
     early_stop_evals: int = setting(
-        0, "stop after so many evaluations without gain; 0 is off", low=0
+        0, "stop after this many evaluations without gain; 0 is off", low=0
     )
-    log_every_steps: int = setting(50, "steps between two lines of metrics", low=1)
+    log_every_steps: int = setting(50, "steps between lines of metrics", low=1)
 
     @property
     def micro_batch_size(self) -> int:
-        """Images that pass through the network at once."""
+        """Returns the images of a micro-batch, over all devices."""
         return self.batch_size // self.accumulate
 
 
 @dataclasses.dataclass
 class EvalConfig(Settings):
-    """When and on how much the run is evaluated."""
+    """When the run is evaluated, on which images and by which metric."""
 
     group: ClassVar[str] = "eval"
 
@@ -79,58 +82,58 @@ class EvalConfig(Settings):
     batch_size: int = setting(64, "images per evaluation step, over all devices", low=1)
     average_precision: str = setting(
         "envelope",
-        "area under the envelope of precision (VOC 2010), without it (step), or the mean at eleven "
-        "recalls: exact tenths, or floating-point ones as VOC 2007's and HICO's code has them",
-        choices=("envelope", "step", "eleven_point", "voc2007"),
+        "area under the envelope of precision (VOC 2010), under precision itself (step), or the "
+        "mean at eleven recalls: exact tenths, or floating-point ones (VOC 2007's, HICO's code)",
+        choices=get_args(Rule),
     )
     ranking: str = setting(
-        "softmax", "what ranks images within a class", choices=("softmax", "logits")
+        "softmax", "scores that rank images within a class", choices=get_args(Ranking)
     )
 
 
 @dataclasses.dataclass
 class CheckpointConfig(Settings):
-    """When the state is saved and how many saves are kept."""
+    """When checkpoints are saved and how many are kept."""
 
     group: ClassVar[str] = "checkpoint"
 
-    every_steps: int = setting(1000, "steps between saves", low=1)
-    keep: int = setting(3, "latest saves kept, beside the best", low=1)
+    every_steps: int = setting(1000, "steps between checkpoints", low=1)
+    keep: int = setting(3, "latest checkpoints kept, besides the best", low=1)
 
 
 @dataclasses.dataclass
 class MeshConfig(Settings):
-    """How devices share the work."""
+    """How the devices divide the work."""
 
     group: ClassVar[str] = "mesh"
 
     fsdp: int = setting(
-        1, "devices over which parameters are split; the rest split the data", low=1
+        1, "devices that parameters are sharded over; the others shard the data", low=1
     )
 
 
 @dataclasses.dataclass
 class RuntimeConfig(Settings):
-    """What helps a run along."""
+    """Compilation cache, profiler and time limits."""
 
     group: ClassVar[str] = "runtime"
 
-    compile_cache: str = setting("", "folder of compiled programs for later starts; empty: off")
+    compile_cache: str = setting("", "folder of the compilation cache; empty: off")
     profile_start_step: int = setting(
-        0, "first step recorded for a profiler, under profile/ in the workdir; 0 is off", low=0
+        0, "first step to profile, written to profile/ in the workdir; 0 is off", low=0
     )
-    profile_steps: int = setting(5, "steps that are recorded", low=1)
+    profile_steps: int = setting(5, "steps to profile", low=1)
     start_within_s: int = setting(
-        1800, "seconds from the start to the first step, or all processes end", low=1
+        1800, "seconds to the first step; after them all processes end", low=1
     )
     stuck_after_s: int = setting(
-        300, "of several processes: seconds without a step or save, or all end", low=1
+        300, "seconds without a step or checkpoint; after them all of several processes end", low=1
     )
 
 
 @dataclasses.dataclass
 class Config(Settings):
-    """A whole run. Mutable while flags are parsed; `resolved()` checks it and freezes it."""
+    """All fields of a run; mutable while flags are parsed, then checked and frozen."""
 
     group: ClassVar[str] = "config"
 
@@ -146,12 +149,12 @@ class Config(Settings):
     runtime: RuntimeConfig = dataclasses.field(default_factory=RuntimeConfig)
 
     def __post_init__(self) -> None:
-        """Groups check their own fields; what two groups must agree on is checked here."""
+        """Checks fields that depend on each other; each group checks its own fields."""
         check_model(self.model, self.pose)
         _check_batches(self)
 
     def resolved(self) -> "Config":
-        """A frozen twin of the whole tree, each group rebuilt through its own checks."""
+        """Returns a frozen copy whose groups were checked again."""
         groups = {f.name: getattr(self, f.name).resolved() for f in dataclasses.fields(self)}
         twin = type(self)(**groups)
         object.__setattr__(twin, "_frozen", True)
@@ -161,15 +164,15 @@ class Config(Settings):
 def _check_batches(cfg: Config) -> None:
     if cfg.train.early_stop_evals and not cfg.eval.every_steps:
         raise ConfigError(
-            f"train.early_stop_evals={cfg.train.early_stop_evals} waits for evaluations and "
+            f"train.early_stop_evals={cfg.train.early_stop_evals} counts evaluations, but "
             "eval.every_steps=0 makes none before the end; set "
             f"eval.every_steps={EvalConfig.every_steps} or train.early_stop_evals=0"
         )
     train, group = cfg.train, cfg.model.norm_group_size
     if train.batch_size % train.accumulate:
         raise ConfigError(
-            f"train.batch_size={train.batch_size} cannot be cut into "
-            f"train.accumulate={train.accumulate} equal parts; set "
+            f"train.batch_size={train.batch_size} cannot be divided into "
+            f"train.accumulate={train.accumulate} equal micro-batches; set "
             f"train.accumulate={_divisor(train.batch_size, train.accumulate)}"
         )
     micro = train.micro_batch_size * cfg.model.frames
@@ -182,12 +185,12 @@ def _check_batches(cfg: Config) -> None:
 
 
 def _divisor(number: int, most: int) -> int:
-    """The largest divisor that is no more than `most`."""
+    """Returns the largest divisor of a number up to `most`."""
     return next(each for each in range(most, 0, -1) if number % each == 0)
 
 
 def differences(before: "Config", after: "Config") -> dict[str, str]:
-    """A line with the old value and the new one for each field that changed, by its name."""
+    """Returns 'field: old -> new' for each field that differs, by its name."""
     return {
         name: f"{name}: {old!r} -> {new!r}"
         for (name, _, old), (_, _, new) in zip(fields(before), fields(after), strict=True)
@@ -196,7 +199,7 @@ def differences(before: "Config", after: "Config") -> dict[str, str]:
 
 
 def fields(cfg: Settings, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    """Every leaf as (group.field, field, value), in the order in which the config declares them."""
+    """Yields (group.field, field, value) of every leaf, in the order of their declaration."""
     for field in dataclasses.fields(cfg):
         value = getattr(cfg, field.name)
         if isinstance(value, Settings):

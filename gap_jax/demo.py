@@ -1,11 +1,12 @@
-"""`gap_jax demo`: from nothing to a page that shows where models look, by the commands anyone uses.
+"""`gap_jax demo`: prepares data, trains and reports with the commands of gap_jax.
 
-Each stage prints the command that does the same alone. What is done already is not done again, so
-that a demo that was stopped goes on where it was.
+Each stage prints the command that does the same. A demo that was stopped skips the stages and
+steps that are done.
 """
 
 import contextlib
-import dataclasses
+import functools
+import itertools
 import json
 import time
 from collections.abc import Iterator, Sequence
@@ -18,64 +19,45 @@ from data_pipelines.config import DataConfig
 from data_pipelines.manifest import is_prepared
 from gap_jax.commands import data as data_command
 from gap_jax.commands.arguments import Parser, parse
-from gap_jax.explain.report.comparison import Comparison
 from gap_jax.explain.report.write import write_report
 from gap_jax.flags import read_config
 from gap_jax.train import train
 
-DESCRIPTION = """Draws people doing eight actions, prepares them as MPII would be, trains mean
-pooling, attentional pooling and GAP + pose on one pre-trained trunk with one budget, and reports
-what they reach and where they look. Nothing is downloaded. Run it again to go on after a stop."""
+DESCRIPTION = """Draws people doing eight actions, prepares them like MPII, trains mean pooling,
+attentional pooling and GAP + pose on one pre-trained backbone with one budget, and reports scores
+and attention maps. Downloads nothing. Run it again to continue after a stop."""
 CONFIG = "gap_pose"
 FULL_SEEDS = (0, 1, 2)
 
 
-@dataclasses.dataclass(frozen=True)
-class Head:
-    """A run of the demo: its folder's name, the config's part, and what differs from that."""
+Head = tuple[str, str, tuple[str, ...]]
+"""The folder of a run, the method in its config, and overrides."""
 
-    name: str
-    part: str
-    overrides: tuple[str, ...] = ()
-
-
-MEAN, ATTENTION, GAP_POSE = (Head(name, name) for name in ("mean", "attention", "gap_pose"))
-QUICK = (GAP_POSE,)
-DEFAULT = (MEAN, ATTENTION, GAP_POSE)
-FULL = (
+MEAN, ATTENTION, GAP_POSE = ((name, name, ()) for name in ("mean", "attention", "gap_pose"))
+QUICK: tuple[Head, ...] = (GAP_POSE,)
+DEFAULT: tuple[Head, ...] = (MEAN, ATTENTION, GAP_POSE)
+FULL: tuple[Head, ...] = (
     MEAN,
     ATTENTION,
-    Head("gap", "gap"),
-    Head("attention_pose_weight0", "attention_pose", ("pose.weight=0.0",)),
-    Head("attention_pose", "attention_pose"),
+    ("gap", "gap", ()),
+    ("attention_pose_weight0", "attention_pose", ("pose.weight=0.0",)),
+    ("attention_pose", "attention_pose", ()),
     GAP_POSE,
 )
 
 
-class Clock:
-    """Says which stage begins, and at the end how long each took."""
-
-    def __init__(self, stages: int) -> None:
-        self._stages = stages
-        self._spent_s: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def stage(self, name: str, command: str) -> Iterator[None]:
-        """Announces a stage and the command that does it alone, and times it."""
-        print(f"\n[{len(self._spent_s) + 1}/{self._stages}] {name}\n      {command}\n", flush=True)
-        start = time.monotonic()
-        yield
-        self._spent_s[name] = time.monotonic() - start
-
-    def summary(self) -> str:
-        """Where the time went."""
-        parts = [f"{name} {spent:.0f} s" for name, spent in self._spent_s.items()]
-        return f"{sum(self._spent_s.values()):.0f} s in all: {', '.join(parts)}"
+@contextlib.contextmanager
+def _stage(spent_s: dict[str, float], count: int, name: str, command: str) -> Iterator[None]:
+    """Prints the name and the command of a stage, and adds its seconds to `spent_s`."""
+    print(f"\n[{len(spent_s) + 1}/{count}] {name}\n      {command}\n", flush=True)
+    start = time.monotonic()
+    yield
+    spent_s[name] = time.monotonic() - start
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax demo` with the words behind it."""
-    parser = Parser(prog="gap_jax demo", description=DESCRIPTION, allow_abbrev=False)
+    """Runs `gap_jax demo` with its arguments."""
+    parser = Parser(prog="gap_jax demo", description=DESCRIPTION)
     parser.set_defaults(takes_config=True)
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="GAP + pose only")
@@ -85,7 +67,7 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), metavar="DIR")
     parser.add_argument(
         "--data", type=Path, default=DataConfig(name="people").directory, metavar="DIR",
-        help="where the drawn people are, or are to be",
+        help="folder of the drawn people",
     )  # fmt: skip
     options = parse(parser, words)
     logging.set_verbosity(logging.WARNING)
@@ -96,7 +78,7 @@ def run(words: Sequence[str]) -> None:
     else:
         heads, seeds, page = DEFAULT, FULL_SEEDS[:1], "report.html"
     out = options.out / page
-    with files.locked(out):  # so that a place that cannot be written is refused before the work
+    with files.locked(out):  # refuses a path that cannot be written before the work
         _demonstrate(heads, seeds, out, options.data, options.overrides)
 
 
@@ -104,48 +86,37 @@ def _demonstrate(
     heads: Sequence[Head], seeds: Sequence[int], page: Path, data: Path, overrides: Sequence[str]
 ) -> None:
     out = page.parent
-    runs = [(head, seed, out / _name(head, seed)) for seed in seeds for head in heads]
-    clock = Clock(stages=len(runs) + 3)
+    spent_s: dict[str, float] = {}
+    stage = functools.partial(_stage, spent_s, len(heads) * len(seeds) + 3)
     preparing = ["prepare", "people", "--out", str(data)]
-    with clock.stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
+    with stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
         if is_prepared(data):
             print(f"{data} holds prepared data already")
         else:
             data_command.run(preparing)
     checking = ["check", str(data), "--html", str(out / "contact_sheet.html")]
-    with clock.stage("check", f"gap_jax data {' '.join(checking)}"):
-        data_command.run(checking)  # writes nothing into data, which may be read-only
-    for head, seed, workdir in runs:
-        fields = [f"--config.{each}" for each in (*head.overrides, f"train.seed={seed}")]
-        words = [*fields, f"--config.data.root={data}", *overrides]
-        command = " ".join(
-            [f"gap_jax train --config={CONFIG}:{head.part},demo", f"--workdir={workdir}"]
-        )
-        with clock.stage(f"train {workdir.name}", " ".join([command, *words])):
-            cfg = read_config(f"{CONFIG}:{head.part},demo", words)
-            print(json.dumps(train(cfg, workdir), allow_nan=False))
-    folders = [folder for _, _, folder in runs]
-    listed = " ".join(map(str, folders))
-    with clock.stage("report", f"gap_jax report {listed} --out {page}"):
-        comparison = write_report(folders, page, data)
-    print(_conclude(comparison, page, folders[-1]), clock.summary(), sep="\n\n")
+    with stage("check", f"gap_jax data {' '.join(checking)}"):
+        data_command.run(checking)
+    runs: list[Path] = []
+    for seed, (name, method, own) in itertools.product(seeds, heads):
+        runs.append(out / (f"{name}-seed{seed}" if seed else name))
+        fields = [*own, f"train.seed={seed}", f"data.root={data}"]
+        words = [*(f"--config.{field}" for field in fields), *overrides]
+        spec = f"{CONFIG}:{method},demo"
+        command = ["gap_jax train", f"--config={spec}", f"--workdir={runs[-1]}", *words]
+        with stage(f"train {runs[-1].name}", " ".join(command)):
+            print(json.dumps(train(read_config(spec, words), runs[-1]), allow_nan=False))
+    listed = " ".join(map(str, runs))
+    with stage("report", f"gap_jax report {listed} --out {page}"):
+        comparison = write_report(runs, page, data)
+    times = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in spent_s.items())
+    print(f"""{comparison}
 
+open {page}
+next, for example:
+  gap_jax evaluate {runs[-1]} --checkpoint latest
+  gap_jax export {runs[-1]} --out {runs[-1]}-export
+  gap_jax config explain {CONFIG}
+  gap_jax data prepare mpii --help        # your own copy of MPII
 
-def _name(head: Head, seed: int) -> str:
-    return f"{head.name}-seed{seed}" if seed else head.name
-
-
-def _conclude(comparison: Comparison, page: Path, run: Path) -> str:
-    """The comparison, and what to type next."""
-    return "\n".join(
-        [
-            str(comparison),
-            "",
-            f"open {page}",
-            "then, for instance:",
-            f"  gap_jax evaluate {run} --checkpoint latest",
-            f"  gap_jax export {run} --out {run}-export",
-            f"  gap_jax config explain {CONFIG}",
-            "  gap_jax data prepare mpii --help        # your own copy of MPII",
-        ]
-    )
+{sum(spent_s.values()):.0f} s in all: {times}""")

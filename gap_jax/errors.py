@@ -1,4 +1,4 @@
-"""Exit codes, and the line on stderr that an exception becomes."""
+"""Exit codes and error lines."""
 
 import contextlib
 import sys
@@ -25,31 +25,31 @@ PEER_LOST = 76
 
 
 class CheckpointError(Refusal):
-    """Weights or a checkpoint that are absent, damaged or made for another model."""
+    """Weights or a checkpoint are absent, damaged or made for another model."""
 
     exit_code = 66
 
 
 class Diverged(Refusal):
-    """A run whose loss or gradients stopped being finite."""
+    """The loss or the gradients are no longer finite."""
 
     exit_code = 71
 
 
 class Preempted(Refusal):
-    """A run that was told to stop, and has saved what there was to save."""
+    """A signal stopped the run, which has saved a checkpoint."""
 
     exit_code = PREEMPTED
 
 
 class PeerLost(Refusal):
-    """A process of the run that is gone, stuck or out of reach."""
+    """Another process of the run has ended, hangs or cannot be reached."""
 
     exit_code = PEER_LOST
 
 
 def describe(error: BaseException) -> tuple[int, str]:
-    """The exit code of an error and the line that tells it."""
+    """Returns the exit code and the message of an error."""
     match error:
         case Refusal():
             return error.exit_code, str(error)
@@ -61,8 +61,8 @@ def describe(error: BaseException) -> tuple[int, str]:
 
 
 def print_error(code: int, message: str) -> None:
-    """Prints the line of an exit code."""
-    words = " ".join(message.split())
-    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in words)
+    """Prints the message of an exit code on stderr, in one line."""
+    text = " ".join(message.split())
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
     with contextlib.suppress(OSError, ValueError):  # stderr may be full or closed
         print(f"gap_jax: error {code}: {line}", file=sys.stderr)

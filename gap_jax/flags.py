@@ -1,6 +1,6 @@
-"""From a command line to a resolved config; every slip becomes one line that names the right field.
+"""Parses a command line into a resolved config; refuses mistakes in one line.
 
-`--config=FILE[:part,part]` runs `get_config` of FILE; `--config.group.field=value` fills fields.
+`--config=FILE[:part,part]` runs `get_config` of FILE; `--config.group.field=value` sets fields.
 """
 
 import collections
@@ -22,29 +22,28 @@ OVERRIDE = "config."
 
 
 def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
-    """Adds --config to a command's own flags and parses, refusing what absl would let pass."""
+    """Adds --config to a command's own flags and parses; refuses mistakes that absl accepts."""
     with files.reading(Path(find_spec(argv).partition(":")[0]), ConfigError):
         argv = _locate_config(argv)
         _check_config_file(argv)
     config_flags.DEFINE_config_file(
         "config",
         None,
-        "FILE[:part,part…] whose get_config makes the run's config",
+        "FILE[:part,part…] whose get_config returns the run's config",
         lock_config=True,
         flag_values=own,
         sys_argv=list(argv),
     )
     _check_names(argv, own)
     try:
-        rest = flags.FLAGS(_parse_own(argv, own))  # what is left may be absl's or grain's
+        rest = flags.FLAGS(_parse_own(argv, own))  # other flags may belong to absl or grain
     except flags.IllegalFlagValueError as error:
         raise ConfigError(_value_problem(str(error))) from error
     except flags.Error as error:
         raise ConfigError(str(error)) from error
     if len(rest) > 1:
         raise ConfigError(
-            f"stray word {rest[1]!r} on the command line; "
-            "fields are written --config.group.field=value"
+            f"unknown argument {rest[1]!r}; set fields with --config.group.field=value"
         )
     return rest
 
@@ -62,10 +61,10 @@ def read_config(spec: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def resolve(config: Any) -> Config:
-    """The frozen config, checked with its final values."""
+    """Checks a config with its final values and freezes it."""
     if config is None:
         raise ConfigError(
-            "no --config=FILE was given; the paper's run is --config=configs/gap_pose.py"
+            "no --config=FILE was given; use --config=configs/gap_pose.py for the paper's run"
         )
     if not isinstance(config, Config):
         raise ConfigError(
@@ -75,7 +74,7 @@ def resolve(config: Any) -> Config:
 
 
 def find_spec(argv: Sequence[str]) -> str:
-    """The FILE[:parts] behind --config, empty where there is none."""
+    """Returns the FILE[:parts] of --config; empty if there is none."""
     for word, following in zip(argv, [*argv[1:], ""], strict=True):
         flag, equals, value = word.partition("=")
         if flag in ("--config", "-config"):
@@ -84,7 +83,7 @@ def find_spec(argv: Sequence[str]) -> str:
 
 
 def _locate_config(argv: Sequence[str]) -> list[str]:
-    """The words with the path of the config file in place of a config's name."""
+    """Replaces the name of a config by the path of its file."""
     words = list(argv)
     for i, word in enumerate(words):
         flag, equals, value = word.partition("=")
@@ -102,17 +101,19 @@ def _parse_own(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
         return own(list(argv), known_only=True)
     except (ConfigError, flags.Error, KeyboardInterrupt):
         raise
-    except BaseException as error:  # a config file is a program, and may fail or exit in any way
-        raise ConfigError(f"the config cannot be read: {type(error).__name__}: {error}") from error
+    except BaseException as error:  # a config file may raise anything
+        raise ConfigError(
+            f"the config file failed: {type(error).__name__}: {error}; correct the file"
+        ) from error
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
     names = [word.lstrip("-").partition("=")[0] for word in argv[1:] if word.startswith("-")]
     if "flagfile" in names:
-        raise ConfigError("--flagfile is not taken; write the fields as --config.group.field=value")
+        raise ConfigError("--flagfile is not supported; use --config.group.field=value")
     spec = find_spec(argv)
     if "config" in names and not spec:
-        raise ConfigError("--config names no file; the paper's run is --config=configs/gap_pose.py")
+        raise ConfigError("--config is empty; use --config=configs/gap_pose.py for the paper's run")
     path = Path(spec.split(":")[0])
     if spec and not path.is_file():
         siblings = [*map(str, sorted(path.parent.glob("*.py"))), *list_configs()]
@@ -134,7 +135,7 @@ def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
             if name.removeprefix(OVERRIDE) not in known:
                 raise unknown_field(name.removeprefix(OVERRIDE))
             if not seen["config"]:
-                raise ConfigError(f"--{name} stands before --config=FILE; put --config first")
+                raise ConfigError(f"--{name} comes before --config=FILE; put --config first")
         elif not any(
             each in own or each in flags.FLAGS for each in (name, name.removeprefix("no"))
         ):
@@ -145,7 +146,7 @@ def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
 
 
 def _value_problem(message: str) -> str:
-    """absl says 'flag --config.train.steps=abc: invalid literal…'; the type is what helps."""
+    """Adds the field's type to absl's message 'flag --config.train.steps=abc: invalid literal…'."""
     flag, _, problem = message.removeprefix("flag --").partition(": ")
     name, _, value = flag.removeprefix(OVERRIDE).partition("=")
     kinds = {name: field.type for name, field, _ in fields(Config())}
@@ -155,7 +156,7 @@ def _value_problem(message: str) -> str:
 
 
 def explain(cfg: Settings) -> str:
-    """One line a field: its name and value, then its help and its choices."""
+    """Describes each field in one line: name, value, help and choices."""
     rows = [
         (f"{name}={value!r}", field.metadata["help"] + _choices(field))
         for name, field, value in fields(cfg)

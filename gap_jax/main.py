@@ -1,4 +1,4 @@
-"""`python -m gap_jax.main` is `gap_jax train`."""
+"""Runs `gap_jax train` for `python -m gap_jax.main`."""
 
 import sys
 

@@ -1,6 +1,6 @@
-"""The fields of the network, of its pose branch and of where its first parameters come from.
+"""Defines the fields of the network, its pose branch and its initial parameters.
 
-No `from __future__ import annotations` here: the command line reads real types.
+Do not use `from __future__ import annotations` here: the command line reads real types.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ BACKBONES = (
     "inception_v3_torch", "small",
 )  # fmt: skip
 Colours = tuple[float, float, float]
-INPUTS: dict[str, tuple[Colours, Colours]] = {  # what is subtracted from RGB, and divides it
+INPUTS: dict[str, tuple[Colours, Colours]] = {  # mean and scale of RGB
     "reference": ((128.0, 128.0, 128.0), (1.0, 1.0, 1.0)),
     "vgg": ((123.68, 116.78, 103.94), (1.0, 1.0, 1.0)),
     "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
@@ -36,43 +36,44 @@ class ModelConfig(Settings):
 
     backbone: str = setting(
         "resnet101",
-        "network below the pooling; small is the demo's trunk",
+        "network below the pooling; small is that of the demo",
         choices=BACKBONES,
     )
     strides: str = setting(
         "slim",
-        "where a ResNet's strides sit: slim (AP), caffe (Keras too) or v1_5 (torch)",
+        "position of a ResNet's strides: slim (AP), caffe (Keras too) or v1_5 (torch)",
         choices=get_args(Strides),
     )
     stem_padding: str = setting(
         "auto",
-        "padding of a ResNet's max-pool: same (slim's), symmetric (caffe's and v1_5's); auto: "
-        "what belongs to the strides",
+        "padding of a ResNet's max-pool: same (slim), symmetric (caffe, v1_5) or auto (according "
+        "to the strides)",
         choices=("auto", "same", "symmetric"),
     )
     final_relu: bool = setting(True, "vgg16: relu after the pooled convolution (AP's code: none)")
     input: str = setting(
         "reference",
-        "what is subtracted from RGB 0..255 and divides it; reference: 128 and 1",
+        "mean and scale of RGB 0..255: (RGB - mean) / scale; reference: 128 and 1",
         choices=tuple(INPUTS),
     )
-    stage: int = setting(0, "stage whose map is pooled; 0 is the last convolution's", low=0, high=7)
+    stage: int = setting(0, "stage whose map is pooled; 0 is the last convolution", low=0, high=7)
     norm: str = setting(
-        "train", "batch norm uses the batch or the running statistics", choices=("train", "frozen")
+        "train", "batch norm uses batch or running statistics", choices=("train", "frozen")
     )
     norm_group_size: int = setting(16, "images that share batch-norm statistics", low=1)
     norm_decay: float = setting(
-        0.997, "share of the running statistics a step keeps", low=0, high=1
+        0.997, "share of the running statistics that a step keeps", low=0, high=1
     )
     norm_running: str = setting(
         "mean",
-        "running statistics follow the mean over groups and parts, or the last part's first group",
+        "running statistics follow the mean over groups and micro-batches, or only the first group "
+        "of the last micro-batch",
         choices=("mean", "first"),
     )
     norm_eps: float = setting(1e-5, "added to the variance", above=0)
     dtype: str = setting(
         "auto",
-        "arithmetic of the trunk; auto: bfloat16 on GPU and TPU, float32 on CPU",
+        "arithmetic of the backbone; auto: bfloat16 on GPU and TPU, float32 on CPU",
         choices=("auto", "float32", "bfloat16"),
     )
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
@@ -84,36 +85,36 @@ class ModelConfig(Settings):
             "mean", "max", "attention", "gap", "second_order", "compact_bilinear", "pose_parts",
         ),
     )  # fmt: skip
-    frames: int = setting(1, "frames of a clip, each pooled by itself; 1: pictures", low=1, high=64)
+    frames: int = setting(1, "frames of a clip, pooled separately; 1: images", low=1, high=64)
     temporal: str = setting(
         "mean",
-        "a clip's logits: the mean of its frames', or attention: each weighed by its own logits",
+        "logits of a clip: mean over frames, or attention: frames weighted by their logits",
         choices=("mean", "attention"),
     )
     T: int = setting(3, "layers of the factored saliency; 0 is attentional pooling", low=0, high=8)
     widths: tuple[int, ...] = setting((), "widths r_1..r_T; empty: 4096, halved T - 1 times", low=1)
     space: str = setting(
         "activation",
-        "factored saliency: relu layers on the map, or one vector from relu'd weights",
+        "factored saliency: relu layers on the map, or one vector from weights after relu",
         choices=get_args(Space),
     )
     saliency_input: str = setting(
         "features",
-        "what the bottom-up map reads: the map itself or the pose branch's hidden layer",
+        "input of the bottom-up map: the features or the hidden layer of the pose branch",
         choices=("features", "pose"),
     )
     saliency_activation: str = setting(
-        "none", "applied to the bottom-up maps", choices=get_args(Activation)
+        "none", "activation of the bottom-up maps", choices=get_args(Activation)
     )
     rank: int = setting(1, "number of bottom-up / top-down pairs", low=1, high=64)
     rank_form: str = setting(
         "independent",
-        "each bottom-up map reads the features, or (chained, AP's code) the map before it",
+        "input of each bottom-up map: the features, or (chained, AP's code) the previous map",
         choices=("independent", "chained"),
     )
-    per_class: bool = setting(False, "a bottom-up map for each class")
+    per_class: bool = setting(False, "one bottom-up map for each class")
     sketch_features: int = setting(
-        0, "compact_bilinear: length of the sketch; 0: as many as the map's channels", low=0
+        0, "compact_bilinear: length of the sketch; 0: the number of channels of the map", low=0
     )
     sketch_normalisation: str = setting(
         "none",
@@ -122,54 +123,54 @@ class ModelConfig(Settings):
     )
     gate_init: str = setting(
         "paper",
-        "start of the bottom-up map: small and random, or 1 (for training from little)",
+        "initial bottom-up map: small and random, or 1 (for small data)",
         choices=get_args(GateInit),
     )
     dropout: float = setting(0.8, "share of the top-down input that is dropped", low=0, high=0.99)
     dropout_where: str = setting(
         "map",
-        "drop each position of the map, or channels of the pooled vector",
+        "drop at each position of the map, or channels of the pooled vector",
         choices=get_args(DropoutWhere),
     )
 
     @property
     def input_mean(self) -> Colours:
-        """What is subtracted from red, green and blue."""
+        """Returns the mean of red, green and blue."""
         return INPUTS[self.input][0]
 
     @property
     def input_scale(self) -> Colours:
-        """What divides them then."""
+        """Returns the scale of red, green and blue."""
         return INPUTS[self.input][1]
 
     @property
-    def chain_widths(self) -> tuple[int, ...]:
-        """The widths of the factored saliency's layers, the default rule filled in."""
+    def factored_widths(self) -> tuple[int, ...]:
+        """Returns the widths of the factored layers; by default 4096, halved T - 1 times."""
         return self.widths or tuple(4096 >> t for t in range(self.T))
 
 
 @dataclasses.dataclass
 class PoseConfig(Settings):
-    """The pose branch, its target and the weight of its loss."""
+    """The pose branch, its target and its loss."""
 
     group: ClassVar[str] = "pose"
 
-    branch: bool = setting(True, "predict 16 joint heatmaps beside the classes")
-    weight: float = setting(1e-6, "weight of the pose loss beside cross-entropy", low=0)
+    branch: bool = setting(True, "predict 16 joint heatmaps besides the classes")
+    weight: float = setting(1e-6, "weight of the pose loss added to cross-entropy", low=0)
     reduction: str = setting(
         "sum_per_image",
-        "how squared errors become one number",
+        "reduction of the squared errors",
         choices=("reference", "mean", "sum_per_image"),
     )
     target: str = setting("disc", "shape drawn at a joint", choices=("disc", "gaussian"))
-    sigma_cells: float = setting(0.7, "gaussian target: its width in cells of the map", above=0)
+    sigma_cells: float = setting(0.7, "gaussian target: deviation in cells of the map", above=0)
     hidden: tuple[int, ...] = setting((768,), "widths of the layers before the heatmaps", low=1)
     kernel_size: int = setting(1, "side of the branch's hidden convolutions", low=1, high=7)
 
 
 @dataclasses.dataclass
 class InitConfig(Settings):
-    """Where the first parameters come from."""
+    """The source of the initial parameters."""
 
     group: ClassVar[str] = "init"
 
@@ -178,10 +179,10 @@ class InitConfig(Settings):
     )
     parts: str = setting(
         "backbone",
-        "what is taken from the file: the backbone, or all: its classifier and pose branch too",
+        "parameters read from the file: the backbone, or all: the classifier and pose branch too",
         choices=("backbone", "all"),
     )
-    allow_random: bool = setting(False, "start on a random backbone where the weights are absent")
+    allow_random: bool = setting(False, "use a random backbone if the weights are absent")
 
 
 SALIENT = ("attention", "gap")
@@ -195,7 +196,7 @@ READ_BY: Mapping[str, tuple[str, ...]] = {  # the poolings that read a field
 
 
 def without_ignored(model: ModelConfig) -> ModelConfig:
-    """With defaults where the pooling reads nothing, as runs have set them that are older."""
+    """Resets fields that the pooling ignores to their defaults; older runs may have set them."""
     ignored = [name for name, poolings in READ_BY.items() if model.pooling not in poolings]
     return dataclasses.replace(model, **{name: getattr(ModelConfig, name) for name in ignored})
 
@@ -207,7 +208,7 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     if model.widths and len(model.widths) != model.T:
         raise ConfigError(
             f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
-            "set model.widths=(), or as many widths as layers"
+            "set model.widths=(), or one width for each layer"
         )
     if model.space == "weight" and (model.T == 0 or model.gate_init == "one"):
         raise ConfigError(
@@ -218,12 +219,12 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
     if model.frames > 1 and pose.branch and pose.weight:
         raise ConfigError(
-            f"pose.weight={pose.weight:g} teaches joints, which a clip of model.frames="
-            f"{model.frames} does not have; set pose.weight=0"
+            f"pose.weight={pose.weight:g} needs joints, and clips (model.frames={model.frames}) "
+            "have none; set pose.weight=0"
         )
     if pose.kernel_size % 2 == 0:
         raise ConfigError(
-            f"pose.kernel_size={pose.kernel_size} is even and its window has no centre; set "
+            f"pose.kernel_size={pose.kernel_size} is even and must be odd; set "
             f"pose.kernel_size={pose.kernel_size - 1} or pose.kernel_size={pose.kernel_size + 1}"
         )
     if model.saliency_input == "pose" and not (pose.branch and pose.hidden):
@@ -253,13 +254,13 @@ def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
         )
     if model.rank_form == "chained" and model.rank > 1 and model.per_class:
         raise ConfigError(
-            "model.rank_form=chained makes one map of another and model.per_class=true gives each "
-            "class its own; set model.rank_form=independent or model.per_class=false"
+            "model.rank_form=chained cannot be combined with model.per_class=true; set "
+            "model.rank_form=independent or model.per_class=false"
         )
 
 
 def _refuse_ignored(model: ModelConfig, readers: Mapping[str, bool], owner: str) -> None:
-    """Refuses a field that was set and that its owner would ignore."""
+    """Refuses a field that differs from its default and has no effect."""
     for name, is_read in readers.items():
         value, default = getattr(model, name), getattr(ModelConfig, name)
         if value != default and not is_read:
@@ -270,5 +271,5 @@ def _refuse_ignored(model: ModelConfig, readers: Mapping[str, bool], owner: str)
 
 
 def _spell(value: object) -> str:
-    """As an override has it."""
+    """Formats a value as in an override."""
     return str(value).lower().replace(" ", "")

@@ -1,4 +1,4 @@
-"""The grammar of --config=FILE:part,part: where FILE lies, and what the parts mean."""
+"""Parses --config=FILE:part,part: locates FILE and reads the parts."""
 
 import dataclasses
 from pathlib import Path
@@ -13,13 +13,13 @@ METHODS = (
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
 
-_INSTALLED = Path(__file__).parent / "configs"  # a wheel holds the configs there
+_INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
 
 
 @dataclasses.dataclass(frozen=True)
 class Variant:
-    """What follows the colon in --config=FILE:part,part, one of each kind."""
+    """The parts after the colon in --config=FILE:part,part, one of each kind."""
 
     method: str
     data: str
@@ -28,18 +28,18 @@ class Variant:
 
 
 def parse_variant(text: str, *, method: str) -> Variant:
-    """Reads the parts in any order; `demo` alone means `people,demo`, nothing the paper's run."""
+    """Reads the parts in any order; `demo` implies `people`, no part means the paper's run."""
     kinds = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
     chosen: dict[str, str] = {}
-    for part in (word for word in text.split(",") if word):
-        kind = next((name for name, words in kinds.items() if part in words), None)
+    for part in filter(None, text.split(",")):
+        kind = next((name for name, known in kinds.items() if part in known), None)
         if kind is None:
             raise ConfigError(
                 f"config variant {part!r} is unknown{nearest(part, sum(kinds.values(), ()))}"
             )
         if kind in chosen:
             raise ConfigError(
-                f"config variant {text!r} names two {kind}s: {chosen[kind]} and {part}"
+                f"config variant {text!r} names two {kind}s, {chosen[kind]} and {part}; keep one"
             )
         chosen[kind] = part
     scale = chosen.get("scale", "full")
@@ -54,10 +54,10 @@ def parse_variant(text: str, *, method: str) -> Variant:
 
 
 def locate(spec: str) -> str:
-    """FILE[:parts] with the path of FILE, where that is a config of the package.
+    """Replaces FILE in FILE[:parts] by its path if it names a config of the package.
 
     `gap_pose` always names configs/gap_pose.py of the package; `configs/gap_pose.py` does so unless
-    such a file exists where the command runs.
+    the current folder has such a file.
     """
     file, colon, parts = spec.partition(":")
     name = Path(file).stem
@@ -67,5 +67,5 @@ def locate(spec: str) -> str:
 
 
 def list_configs() -> list[str]:
-    """The names of the package's configs."""
+    """Lists the names of the package's configs."""
     return sorted(path.stem for path in CONFIGS.glob("[!_]*.py"))

@@ -1,9 +1,9 @@
-"""Several processes of one run on this machine: a rehearsal of many hosts, or one for each GPU.
+"""Starts several processes of one run on this machine, to test multi-host runs or one per GPU.
 
     python launch/local.py --processes=2 --config=configs/gap_pose.py:demo --workdir=runs/two
 
-Every line of theirs begins with the process's number. SIGTERM, Ctrl-C and SIGHUP reach all of them.
-When one fails, the others get the time to end by themselves; the command ends with its code.
+Each line of output begins with the index of its process. SIGTERM, Ctrl-C and SIGHUP are sent to all
+processes. If one fails, the others have --patience seconds to end; the exit code is its code.
 """
 
 import argparse
@@ -17,27 +17,26 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from types import FrameType
 from typing import IO, NoReturn
 
-LOOK_EVERY_S = 0.05
-ECHOES = (76, 134)  # what a process ends with because another one has ended
-WRITING = threading.Lock()
+POLL_INTERVAL_S = 0.05
+FOLLOWING_CODES = (76, 134)  # a process ends with them because another one has ended
+OUTPUT_LOCK = threading.Lock()
 STDOUT, STDERR = 1, 2
 
 
-class Processes:
-    """Processes that live and end together."""
+class Gang:
+    """Starts processes, forwards signals to them and waits for all of them."""
 
     def __init__(self, patience_s: float) -> None:
         self._patience_s = patience_s
         self._processes: list[subprocess.Popen[bytes]] = []
         self._readers: list[threading.Thread] = []
         self._signals: list[int] = []
-        self._codes: list[int] = []  # of the processes that failed, in that order
+        self._codes: list[int] = []  # of failed processes, in order of their ends
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and a shell's & set it
-                signal.signal(number, self._take)
+            if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup or a shell's &
+                signal.signal(number, lambda each, _: self._signals.append(each))
 
     def start(self, command: Sequence[str], environment: dict[str, str]) -> None:
         """Starts the next process."""
@@ -47,7 +46,7 @@ class Processes:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            start_new_session=True,  # so that Ctrl-C comes once, from here
+            start_new_session=True,  # else Ctrl-C is sent twice
         )
         index = len(self._processes)
         self._processes.append(process)
@@ -58,72 +57,63 @@ class Processes:
                 self._readers.append(reader)
 
     def wait(self) -> int:
-        """Waits for all processes; returns the code of the first failure that has its own cause."""
+        """Waits for all processes; returns the code of the first failure, preferably its cause."""
         alive = dict(enumerate(self._processes))
         deadline = float("inf")
         while alive:
-            self._hand_on(alive)
+            while self._signals:
+                number = self._signals.pop(0)
+                for process in alive.values():
+                    process.send_signal(number)
             for index, process in list(alive.items()):
                 if process.poll() is not None:
                     del alive[index]
                     if process.returncode:
-                        self._codes.append(shell_code(process.returncode))
+                        code = (
+                            process.returncode
+                        )  # -N after signal N, which a shell reports as 128 + N
+                        self._codes.append(code if code >= 0 else 128 - code)
                         say(f"process {index} ended with {self._codes[-1]}")
             if self._codes and deadline == float("inf"):
                 deadline = time.monotonic() + self._patience_s
             if alive and time.monotonic() > deadline:
                 self._kill(alive)
                 break
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(POLL_INTERVAL_S)
         for reader in self._readers:
-            reader.join(1.0)  # a process that one of them left behind may hold the pipe open
-        causes = [code for code in self._codes if code not in ECHOES]
+            reader.join(1.0)  # an orphaned child may hold the pipe open
+        causes = [code for code in self._codes if code not in FOLLOWING_CODES]
         return next(iter(causes + self._codes), 0)
-
-    def _take(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self._signals.append(number)
-
-    def _hand_on(self, alive: dict[int, subprocess.Popen[bytes]]) -> None:
-        while self._signals:
-            number = self._signals.pop(0)
-            for process in alive.values():
-                process.send_signal(number)
 
     def _kill(self, alive: dict[int, subprocess.Popen[bytes]]) -> None:
         for index, process in alive.items():
-            say(f"process {index} did not end within {self._patience_s:g} s, and is killed")
+            say(f"killing process {index}, which did not end within {self._patience_s:g} s")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
 def relay(index: int, source: IO[bytes], sink: int) -> None:
-    """Copies lines, each with the number of its process before it."""
+    """Copies lines with the index of their process in front."""
     for line in source:
-        with WRITING, contextlib.suppress(BrokenPipeError):  # the run goes on without its reader
+        with OUTPUT_LOCK, contextlib.suppress(BrokenPipeError):  # continue without a reader
             os.write(sink, b"[%d] %s\n" % (index, line.rstrip(b"\r\n")))
 
 
-def say(message: str) -> None:
-    """One line of this launcher's own."""
-    with WRITING, contextlib.suppress(BrokenPipeError):
+def print_error(message: str) -> None:
+    """Prints a line of this launcher on stderr."""
+    with OUTPUT_LOCK, contextlib.suppress(BrokenPipeError):
         os.write(STDERR, f"local.py: {message}\n".encode())
 
 
-def shell_code(returncode: int) -> int:
-    """A process's end as a shell tells it: 128 and the signal that ended it."""
-    return returncode if returncode >= 0 else 128 - returncode
-
-
 def find_port() -> int:
-    """A port that nobody listens at now."""
+    """Returns a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
 class Parser(argparse.ArgumentParser):
-    """A command line whose mistakes end in one line and 64, as the program's own do."""
+    """Refuses mistakes in one line with code 64, like gap_jax."""
 
     def error(self, message: str) -> NoReturn:
         say(f"{message}; see --help")
@@ -131,36 +121,42 @@ class Parser(argparse.ArgumentParser):
 
 
 def parse() -> tuple[argparse.Namespace, list[str]]:
-    """The launcher's own options, and the program's words."""
+    """Parses the launcher's options; returns them and the arguments of gap_jax.main."""
     parser = Parser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
-        epilog="All other words go to python -m gap_jax.main.",
+        epilog="All other arguments go to python -m gap_jax.main.",
     )
     add = parser.add_argument
     add("--processes", type=int, required=True, metavar="N")
-    add("--one-gpu-each", action="store_true", help="process i sees the i-th GPU alone")
-    add("--patience", type=float, default=40.0, metavar="S", help="seconds from a failure to kill")
-    add("--dry-run", action="store_true", help="print the commands, run nothing")
+    add("--one-gpu-each", action="store_true", help="process i uses only GPU i")
+    add(
+        "--patience",
+        type=float,
+        default=40.0,
+        metavar="S",
+        help="seconds from failure to kill",
+    )
+    add("--dry-run", action="store_true", help="print the commands without running them")
     own, words = parser.parse_known_args()
     if own.processes < 1:
-        parser.error(f"--processes={own.processes} starts nothing")
+        parser.error(f"--processes={own.processes} must be 1 or more")
     return own, words
 
 
 def choose_gpus(processes: int) -> list[dict[str, str]]:
-    """For each process what makes it see one GPU: the next of those that this shell sees."""
+    """Returns the environment of each process, with one of the visible GPUs each."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = seen.split(",") if seen else [str(index) for index in range(processes)]
     if len(names) < processes:
-        say(f"CUDA_VISIBLE_DEVICES={seen} has no {processes} GPUs for --one-gpu-each")
+        say(f"CUDA_VISIBLE_DEVICES={seen} has too few GPUs for --processes={processes}; list more")
         sys.exit(64)
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:processes]]
 
 
 def main() -> int:
-    """Starts the processes and waits for it."""
+    """Starts the processes and waits for them."""
     own, words = parse()
     environments = choose_gpus(own.processes) if own.one_gpu_each else [{}] * own.processes
     common = [f"--coordinator=127.0.0.1:{find_port()}", f"--processes={own.processes}"]

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
-# Trains on all workers of a Cloud TPU VM, one host or a pod. From any machine with gcloud:
+# Trains on all workers of a Cloud TPU VM, one host or a pod. Run it on any machine with gcloud:
 #
 #   TPU=NAME ZONE=ZONE launch/tpu_vm.sh --config=configs/gap_pose.py --workdir=/mnt/shared/runs/gap_pose
 #   TPU=NAME ZONE=ZONE launch/tpu_vm.sh --stop      the processes save and end with 75
 #
-# The environment may set CHECKOUT, the folder of gap_jax on the workers (gap_jax in the home), and
-# PYTHON there (.venv/bin/python). With --dry-run as the first word the command is printed, not run.
+# The environment may set CHECKOUT, the folder of gap_jax on the workers (default ~/gap_jax), and
+# PYTHON there (.venv/bin/python). With --dry-run as the first argument the command is printed, not run.
 #
-# A lost connection does not end the run: the processes belong to no terminal and write to
-# gap_jax.log in CHECKOUT, which the connection only follows.
+# A lost connection does not end the run: the processes have no terminal and write to gap_jax.log in
+# CHECKOUT, and the connection prints that file.
 set -euo pipefail
 
 refuse() {
@@ -21,11 +21,11 @@ if [[ "${1:-}" == --dry-run ]]; then
   dry_run=true
   shift
 fi
-[[ -n "${TPU:-}" && -n "${ZONE:-}" ]] || refuse "set TPU and ZONE, as gcloud compute tpus tpu-vm list tells them"
-(($#)) || refuse "give the words of gap_jax.main (--config=... --workdir=...), or --stop"
+[[ -n "${TPU:-}" && -n "${ZONE:-}" ]] || refuse "set TPU and ZONE, as listed by gcloud compute tpus tpu-vm list"
+(($#)) || refuse "add the arguments of gap_jax.main (--config=... --workdir=...), or --stop"
 
-# What a worker runs, with CHECKOUT and the program's words as $1, $2, ... Another process may have
-# got the number of one that is gone.
+# The commands of a worker, with CHECKOUT and the program's arguments as $1, $2, ... The pid file may
+# name another process after an end.
 find="$(
   cat <<'WORKER'
 cd "$1" && shift || exit;
@@ -35,7 +35,7 @@ WORKER
 )"
 start="$(
   cat <<'WORKER'
-if [ "$pid" ]; then echo "tpu_vm.sh: process $pid runs here already: --stop it first" >&2; exit 77; fi;
+if [ "$pid" ]; then echo "tpu_vm.sh: process $pid runs here already: use --stop first" >&2; exit 77; fi;
 : >gap_jax.log;
 setsid "$@" >>gap_jax.log 2>&1 </dev/null &
 echo "$!" >gap_jax.pid;
@@ -59,7 +59,7 @@ else
 fi
 
 script="$find $script"
-script="${script//$'\n'/ }" # on one line, so that any shell reads its quotes
+script="${script//$'\n'/ }" # on one line, as quotes of several lines differ between shells
 command=(
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all
   --command="bash -c ${script@Q} worker ${words[*]@Q}"

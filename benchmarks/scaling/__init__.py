@@ -1,1 +1,1 @@
-"""What devices tell each other in a step, and what more of them would bring."""
+"""Analyses the collectives of a step, and simulates more devices."""

@@ -1,4 +1,4 @@
-"""What the devices of a mesh tell each other in a training step, read in the compiled program."""
+"""Finds the collectives of a training step in the compiled program."""
 
 import math
 import re
@@ -24,9 +24,9 @@ QUICKLY = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pass
 
 
 class Collective(NamedTuple):
-    """One of a program's: what it is, the shapes it makes, where in the source it comes from.
+    """A collective: its name, output shapes and source.
 
-    What XLA has merged comes from several places.
+    A collective that XLA merged has several sources.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Collective(NamedTuple):
 
 
 def find_collectives(hlo: str) -> Iterator[Collective]:
-    """Those of a compiled program, in its order."""
+    """Yields the collectives of a compiled program, in its order."""
     for line in hlo.splitlines():
         if found := CALL.search(line):
             [source] = re.findall(r'op_name="([^"]*)"', line) or [""]
@@ -50,7 +50,7 @@ def find_collectives(hlo: str) -> Iterator[Collective]:
 
 
 def compile_step(cfg: Config) -> tuple[Setup, list[Collective]]:
-    """The real training step for all devices, from shapes alone; nothing is computed."""
+    """Compiles the real training step for all devices from shapes, without running it."""
     data = Manifest("mpii", "single", tuple(map(str, range(CLASSES))), 1, {}, {})
     setup = assemble(cfg, data)
     lowered = setup.train_step.lower(setup.target, describe_batch(cfg, setup))
@@ -58,12 +58,12 @@ def compile_step(cfg: Config) -> tuple[Setup, list[Collective]]:
 
 
 def describe_batch(cfg: Config, setup: Setup) -> Batch:
-    """The shapes of a batch and where its rows lie."""
-    place = NamedSharding(setup.mesh, PartitionSpec(None, IMAGE_AXES))
+    """Describes the shapes and sharding of a batch."""
+    sharding = NamedSharding(setup.mesh, PartitionSpec(None, IMAGE_AXES))
     parts, rows, px = cfg.train.accumulate, cfg.train.micro_batch_size, cfg.data.image_size_px
 
     def of(kind: str, *shape: int) -> Any:
-        return jax.ShapeDtypeStruct((parts, rows, *shape), kind, sharding=place)
+        return jax.ShapeDtypeStruct((parts, rows, *shape), kind, sharding=sharding)
 
     return Batch(
         image=of("uint8", px, px, 3),

@@ -1,8 +1,8 @@
-"""What more devices would bring: collectives that are there, and times worked out from them.
+"""Renders the collectives of a step, and simulated times of more devices.
 
-No time here is measured but the step of one device. A ring of n devices passes 2 (n - 1) / n times
-the gradients' bytes through each link, and waits once for the link. Hosts of eight add up inside
-first; then each device passes its eighth on to its like in the other hosts.
+Only the step of one device is measured. A ring of n devices sends 2 (n - 1) / n times the bytes of
+the gradients through each link, plus one latency. Hosts of eight devices reduce inside first; then
+each device exchanges its eighth with the same device of the other hosts.
 """
 
 import platform
@@ -16,14 +16,14 @@ from configs.gap_pose import get_config
 from gap_jax.config import Config
 
 MOST_ALL_REDUCES = 3  # of a data-parallel step: gradients, statistics and metrics merged
-MERGED_ARRAYS = 256  # XLA's combiner begins another collective beyond these
-EXPOSED = 0.2  # the share of an all-reduce that computing does not hide
+MERGED_ARRAYS = 256  # XLA merges at most these into one collective
+EXPOSED = 0.2  # share of an all-reduce that is not hidden behind computation
 IN_HOST = 8
 IMAGES, RUN_STEPS, BATCH = 8_219, 12_000, 128  # MPII's training split, and the paper's run
 
 
 class Device(NamedTuple):
-    """A device's step of b images takes `fixed_ms` + b `image_ms`."""
+    """A device whose step of b images takes `fixed_ms` + b `image_ms`."""
 
     name: str
     fixed_ms: float
@@ -31,12 +31,12 @@ class Device(NamedTuple):
     source: str
 
     def step_ms(self, images: float) -> float:
-        """A training step without any other device."""
+        """Returns the time of a training step on one device."""
         return self.fixed_ms + images * self.image_ms
 
 
 class Link(NamedTuple):
-    """How fast a device passes bytes on, and what each all-reduce waits for besides."""
+    """The bandwidth of a device's link, and the latency of an all-reduce."""
 
     name: str
     gigabytes_per_s: float
@@ -44,7 +44,7 @@ class Link(NamedTuple):
     source: str
 
     def all_reduce_ms(self, size: int, devices: int) -> float:
-        """Of so many bytes over a ring of so many devices, or of hosts with so many in all."""
+        """Returns the time of an all-reduce in a ring of devices, or across hosts."""
         if devices == 1:
             return 0.0
         if self is INFINIBAND:
@@ -53,7 +53,7 @@ class Link(NamedTuple):
         return self.ring_ms(size, devices)
 
     def ring_ms(self, size: float, members: int) -> float:
-        """Of one ring."""
+        """Returns the time of an all-reduce in one ring."""
         passed = 2 * (members - 1) / members * size
         return passed / (self.gigabytes_per_s * 1e6) + self.latency_ms
 
@@ -69,7 +69,7 @@ TORUS = Link("v5e's torus", 180, 0.05, "assumed")
 
 
 class Row(NamedTuple):
-    """So many devices with so many images each; milliseconds."""
+    """A number of devices with a number of images each."""
 
     device: Device
     link: Link
@@ -77,7 +77,7 @@ class Row(NamedTuple):
     images: float
 
     def times(self, size: int) -> tuple[float, float, float, float]:
-        """Of computing, of the all-reduce, and the efficiency if none or most of it is hidden."""
+        """Returns the ms of the step and the all-reduce, and the efficiency, bare and hidden."""
         alone = self.device.step_ms(self.images)
         reduce = self.link.all_reduce_ms(size, self.devices)
         return alone, reduce, alone / (alone + reduce), alone / (alone + EXPOSED * reduce)
@@ -91,21 +91,21 @@ WEAK = (
 
 
 def measure(*, full: bool) -> tuple[str, list[str]]:
-    """The page, and what is wrong with the data-parallel step."""
+    """Returns the page, and the faults of the data-parallel step."""
     lines, faults, size = [_describe(), ""], list[str](), 0
     for fsdp in (1, 2):
         setup, found = compile_step(configure(fsdp, full=full))
         leaves = jax.tree.leaves(setup.target.variables.params)
         size = sum(leaf.size * leaf.dtype.itemsize for leaf in leaves)
-        lines += tell_collectives(f"data {setup.mesh.shape['data']} x fsdp {fsdp}", found)
+        lines += describe_collectives(f"data {setup.mesh.shape['data']} x fsdp {fsdp}", found)
         if fsdp == 1:
             faults = judge(found)
-    lines += ["", *tell_weak(size), "", *tell_strong(size)]
+    lines += ["", *describe_weak(size), "", *describe_strong(size)]
     return "\n".join(lines), faults
 
 
 def configure(fsdp: int, *, full: bool) -> Config:
-    """The paper's run on eight devices of 16 images, or the demo's small network."""
+    """Returns the paper's run on eight devices of 16 images, or the demo's small network."""
     cfg = get_config("gap_pose" if full else "demo")
     cfg.mesh.fsdp, cfg.train.accumulate = fsdp, 1
     cfg.train.batch_size = BATCH
@@ -113,7 +113,7 @@ def configure(fsdp: int, *, full: bool) -> Config:
 
 
 def judge(found: Sequence[Collective]) -> list[str]:
-    """What data parallelism should not have: anything but few, merged all-reduces."""
+    """Lists unexpected collectives: all but a few merged all-reduces."""
     arrays = sum(len(each.shapes) for each in found)
     allowed = MOST_ALL_REDUCES + (arrays - 1) // MERGED_ARRAYS
     faults = [f"a {each.name} from {each.source}" for each in found if each.name != "all-reduce"]
@@ -122,8 +122,8 @@ def judge(found: Sequence[Collective]) -> list[str]:
     return faults
 
 
-def tell_collectives(mesh: str, found: Sequence[Collective]) -> Iterator[str]:
-    """A line for each kind."""
+def describe_collectives(mesh: str, found: Sequence[Collective]) -> Iterator[str]:
+    """Describes each kind of collective."""
     yield f"mesh of {mesh}:"
     for name in sorted({each.name for each in found}):
         same = [each for each in found if each.name == name]
@@ -132,8 +132,8 @@ def tell_collectives(mesh: str, found: Sequence[Collective]) -> Iterator[str]:
         yield f"  {len(same)} {name} of {arrays} arrays, {megabytes:,.1f} MB"
 
 
-def tell_weak(size: int) -> Iterator[str]:
-    """As many images for each device, however many there are."""
+def describe_weak(size: int) -> Iterator[str]:
+    """Describes weak scaling: a constant number of images for each device."""
     yield f"gradients: {size / 1e6:,.0f} MB of float32. Simulated, no row was measured:"
     for part in (H100, V5E):
         yield f"  {part.name}: {part.source}"
@@ -150,8 +150,8 @@ def tell_weak(size: int) -> Iterator[str]:
         )
 
 
-def tell_strong(size: int) -> Iterator[str]:
-    """The paper's batch of 128, cut finer and finer."""
+def describe_strong(size: int) -> Iterator[str]:
+    """Describes strong scaling: the paper's batch of 128 over more devices."""
     yield (
         f"MPII's {IMAGES:,} images in batches of {BATCH}, {RUN_STEPS:,} steps, simulated with "
         "80 % of the all-reduce hidden:"
@@ -179,7 +179,7 @@ def tell_strong(size: int) -> Iterator[str]:
 
 
 def strong_steps(size: int) -> Iterator[tuple[int, float]]:
-    """Devices, and milliseconds of a step that shares the batch among them."""
+    """Yields numbers of devices, and the milliseconds of a step that divides the batch."""
     devices = 1
     while devices <= BATCH // 2:
         link = NVLINK if devices <= IN_HOST else INFINIBAND

@@ -1,1 +1,1 @@
-"""What the words behind `gap_jax COMMAND` mean; each module holds one command."""
+"""The commands of `gap_jax COMMAND`, one in each module."""

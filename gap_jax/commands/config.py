@@ -1,4 +1,4 @@
-"""`gap_jax config …`: what a config says, field by field, and where it leaves the paper's run."""
+"""`gap_jax config`: shows, explains and compares configs."""
 
 import dataclasses
 import json
@@ -10,11 +10,10 @@ from gap_jax.flags import explain, read_config
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax config` with the words behind it."""
+    """Runs `gap_jax config` with its arguments."""
     parser = Parser(
         prog="gap_jax config",
-        description="Show a config as JSON, explain its fields, or list what differs.",
-        allow_abbrev=False,
+        description="Show a config as JSON, explain its fields, or list differences.",
     )
     parser.set_defaults(takes_config=True)
     parser.add_argument("action", choices=("show", "explain", "diff"))
@@ -22,8 +21,8 @@ def run(words: Sequence[str]) -> None:
     parser.add_argument(
         "--against",
         metavar="FILE[:parts]",
-        help="diff: the other config; default: the config without its overrides, or, where it has "
-        "none, the paper's defaults",
+        help="diff: the other config; default: the config without its overrides, or without "
+        "overrides the paper's defaults",
     )
     parser.epilog = "Fields can be overridden: --config.group.field=value"
     options = parse(parser, words)

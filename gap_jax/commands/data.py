@@ -1,10 +1,10 @@
-"""`gap_jax data …`: what the words of the command line mean; the work is in data_pipelines."""
+"""`gap_jax data`: parses the command line and calls data_pipelines."""
 
 import argparse
-import contextlib
+import functools
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rich.progress import Progress
@@ -16,32 +16,22 @@ from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive
 from gap_jax.flags import read_config
 
-MPII_HELP = """Takes MPII Human Pose as it is published: mpii_human_pose_v1_u12_1.mat from
+MPII_HELP = """Reads MPII Human Pose as published: mpii_human_pose_v1_u12_1.mat from
 mpii_human_pose_v1_u12_2.zip and the folder or archive of images (12.9 GB), both from
 http://human-pose.mpi-inf.mpg.de, and the lists images_mpii_{train,val,test}.txt of the Attentional
 Pooling release (src/data/mpii/lists). The images are for research only, not for commercial use."""
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax data` with the words behind it."""
-    parser = Parser(
-        prog="gap_jax data", description="Prepare, check and show data sets.", allow_abbrev=False
-    )
-    parser.set_defaults(takes_config=False)
+    """Runs `gap_jax data` with its arguments."""
+    parser = Parser(prog="gap_jax data", description="Prepare, check and show data sets.")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    preparing = actions.add_parser(
-        "prepare", help="raw files to records and a manifest", allow_abbrev=False
-    )
-    _add_data_sets(preparing)
-    checking = actions.add_parser(
-        "check", help="verify records and write a contact sheet", allow_abbrev=False
-    )
+    _add_data_sets(actions.add_parser("prepare", help="raw files to records and a manifest"))
+    checking = actions.add_parser("check", help="verify records and write a contact sheet")
     checking.add_argument("directory", metavar="DIR", type=Path, help="a prepared data set")
     checking.add_argument("--html", type=Path, help="contact sheet; default DIR/contact_sheet.html")
     checking.set_defaults(command=_check)
-    showing = actions.add_parser(
-        "show", help="draw the augmented batch a config would see", allow_abbrev=False
-    )
+    showing = actions.add_parser("show", help="draw the first augmented batch of a config")
     showing.add_argument("directory", metavar="DIR", type=Path, help="a prepared data set")
     showing.add_argument("--config", metavar="FILE[:parts]", required=True, help="the config")
     showing.add_argument("--html", type=Path, help="the page; default DIR/batch.html")
@@ -52,32 +42,26 @@ def run(words: Sequence[str]) -> None:
 
 def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
     names = preparing.add_subparsers(metavar="NAME", required=True)
-    drawn = names.add_parser(
-        "people", help="draw people doing 8 actions, as true MPII", allow_abbrev=False
-    )
+    drawn = names.add_parser("people", help="draw people doing 8 actions, in MPII's format")
     _add_drawing_options(drawn, people.SIZES, _prepare_people)
     drawn.add_argument("--difficulty", choices=tuple(people.DIFFICULTIES), default="default")
-    scenes = names.add_parser(
-        "objects", help="draw scenes labelled with the objects in them", allow_abbrev=False
-    )
+    scenes = names.add_parser("objects", help="draw scenes labelled with their objects")
     _add_drawing_options(scenes, objects.SIZES, _prepare_objects)
-    real = names.add_parser(
-        "mpii", help="take the published MPII", description=MPII_HELP, allow_abbrev=False
-    )
+    real = names.add_parser("mpii", help="prepare the published MPII", description=MPII_HELP)
     real.add_argument("--annotations", type=Path, required=True, metavar="FILE.mat")
     real.add_argument("--images", type=Path, required=True, metavar="DIR|TAR")
     real.add_argument(
         "--splits",
         required=True,
         metavar="DIR|derive",
-        help="folder of the official lists; derive makes a split of its own, for no comparison",
+        help="folder of the official lists; derive draws another split, not comparable with them",
     )
     real.add_argument(
         "--max-width",
         type=natural,
         default=0,
         metavar="PX",
-        help="shrink wider images and store them anew; 0 (default) keeps the original bytes",
+        help="shrink and encode wider images again; 0 (default) keeps the original bytes",
     )
     _add_output_options(real, "mpii", _prepare_mpii)
 
@@ -87,7 +71,7 @@ def _add_drawing_options(
     sizes: dict[str, int],
     command: Callable[[argparse.Namespace], None],
 ) -> None:
-    parser.add_argument("--seed", type=natural, default=0, help="root of every random number")
+    parser.add_argument("--seed", type=natural, default=0, help="seed of all random numbers")
     for split, size in sizes.items():
         kind = natural if split == "test" else positive
         parser.add_argument(f"--{split}", type=kind, default=size, help=f"images; {size}")
@@ -104,7 +88,7 @@ def _add_output_options(
         type=natural,
         default=0,
         metavar="N",
-        help="unusable images that are left out with a note in rejects.csv; one more ends in 65",
+        help="number of unusable images to leave out and list in rejects.csv; more end in 65",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set")
     parser.set_defaults(command=command)
@@ -113,14 +97,7 @@ def _add_output_options(
 def _prepare_people(options: argparse.Namespace) -> None:
     def draw(folder: Path) -> RawData:
         raw = folder / "raw"
-        with _drawing(options) as progress:
-            people.draw(
-                raw,
-                seed=options.seed,
-                difficulty=options.difficulty,
-                sizes=_sizes(options),
-                progress=progress,
-            )
+        _draw(options, functools.partial(people.draw, raw, difficulty=options.difficulty))
         return mpii.read(raw / "annotations.mat", raw / "images", raw / "splits", name="people")
 
     _build(options, draw)
@@ -128,9 +105,8 @@ def _prepare_people(options: argparse.Namespace) -> None:
 
 def _prepare_objects(options: argparse.Namespace) -> None:
     def draw(folder: Path) -> RawData:
-        raw = folder / "raw"
-        with _drawing(options) as progress:
-            return objects.draw(raw, seed=options.seed, sizes=_sizes(options), progress=progress)
+        _draw(options, functools.partial(objects.draw, folder / "raw"))
+        return objects.read(folder / "raw")
 
     _build(options, draw)
 
@@ -145,24 +121,24 @@ def _prepare_mpii(options: argparse.Namespace) -> None:
     ):
 
         def read(folder: Path) -> RawData:
-            del folder  # nothing raw is kept of a data set that has its own files
+            del folder  # keep no raw files, as they are the user's
             return mpii.read(options.annotations, options.images, splits, spool=Path(spool))
 
         _build(options, read)
 
 
-@contextlib.contextmanager
-def _drawing(options: argparse.Namespace) -> Iterator[Callable[[int, int], None]]:
-    """A bar on a terminal, one line elsewhere."""
-    total = sum(_sizes(options).values())
+def _draw(options: argparse.Namespace, draw: Callable[..., object]) -> None:
+    """Draws all splits, with a progress bar on a terminal."""
+    sizes = {name: getattr(options, name) for name in options.split_names}
+    total = sum(sizes.values())
     print(f"drawing {total:,} images from seed {options.seed}", flush=True)
     with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
         task = bar.add_task("drawing", total=total)
-        yield lambda done, _: bar.update(task, completed=done)
 
+        def show(done: int, _: int) -> None:
+            bar.update(task, completed=done)
 
-def _sizes(options: argparse.Namespace) -> dict[str, int]:
-    return {name: getattr(options, name) for name in options.split_names}
+        draw(seed=options.seed, sizes=sizes, progress=show)
 
 
 def _build(options: argparse.Namespace, source: Callable[[Path], RawData]) -> None:

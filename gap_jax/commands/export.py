@@ -1,4 +1,4 @@
-"""`gap_jax export RUN --out DIR`: a trained model as a folder that needs its run no more."""
+"""`gap_jax export RUN --out DIR`: writes a trained model as a folder without its run."""
 
 from collections.abc import Sequence
 
@@ -7,14 +7,13 @@ from gap_jax.explain.export import FORMATS, export
 from gap_jax.runtime.bucket.workdir import open_for_reading
 
 DESCRIPTION = """Writes the parameters with batch norm folded into them, the classes, the config and
-the preprocessing, each with its digest, and verifies by loading them again that they give the run's
-logits."""
+the preprocessing, each with its digest. Loads them again and checks that the logits equal the
+run's."""
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax export` with the words behind it."""
-    parser = Parser(prog="gap_jax export", description=DESCRIPTION, allow_abbrev=False)
-    parser.set_defaults(takes_config=False)
+    """Runs `gap_jax export` with its arguments."""
+    parser = Parser(prog="gap_jax export", description=DESCRIPTION)
     parser.add_argument(
         "run", metavar="RUN", help="the folder of a run, or its address in a bucket"
     )
@@ -26,11 +25,11 @@ def run(words: Sequence[str]) -> None:
         "--weights",
         choices=("ema", "raw"),
         default="ema",
-        help="the average of the parameters where the run keeps one (default), or they themselves",
+        help="the average of the parameters if the run keeps one (default), or the parameters",
     )
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
-        help="which step of the run; best (default) is the one of highest mAP",
+        help="checkpoint of the run; best (default) has the highest mAP",
     )  # fmt: skip
     options = parse(parser, words)
     formats = options.format.split(",")
@@ -39,5 +38,5 @@ def run(words: Sequence[str]) -> None:
     origin = exported.origin
     print(
         f"exported step {origin.step:,} of {options.run} ({origin.weights} weights, "
-        f"{len(exported.classes):,} classes) to {options.out}; it gives the run's logits"
+        f"{len(exported.classes):,} classes) to {options.out}; its logits equal the run's"
     )

@@ -1,42 +1,37 @@
-"""`gap_jax report RUN...`: one page on what runs score, how they differ and where they look."""
+"""`gap_jax report RUN...`: writes a page that compares runs."""
 
-import argparse
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from gap_jax.commands.arguments import Parser, local_path, parse
 from gap_jax.errors import ConfigError
-from gap_jax.explain.report.write import place_of, write_report
+from gap_jax.explain.report.write import default_path, write_report
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.bucket.workdir import open_for_reading
 
-DESCRIPTION = """Writes one self-contained HTML page: the numbers of the last evaluation of each run
-with their intervals, paired differences, curves, classes, confusions, and where the models look.
-Runs that differ in train.seed alone count as one method."""
+DESCRIPTION = """Writes one self-contained HTML page: the scores of the last evaluation of each run
+with their intervals, paired differences, curves, classes, confusions, and attention maps. Runs that
+differ in train.seed only count as one method."""
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax report` with the words behind it."""
-    parser = Parser(prog="gap_jax report", description=DESCRIPTION, allow_abbrev=False)
-    parser.set_defaults(takes_config=False)
+    """Runs `gap_jax report` with its arguments."""
+    parser = Parser(prog="gap_jax report", description=DESCRIPTION)
     parser.add_argument(
         "runs", metavar="RUN", nargs="+", help="folders of runs, or their addresses"
     )
     parser.add_argument(
         "--out", type=local_path, metavar="FILE.html",
-        help="default: report.html in the run, of several beside the first one",
+        help="default: report.html in the run, for several runs beside the first one",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where the runs' data lie now")
-    _report(parse(parser, words))
-
-
-def _report(options: argparse.Namespace) -> None:
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data, if it moved")
+    options = parse(parser, words)
     if options.out is None and len(options.runs) > 1 and any(map(is_address, options.runs)):
-        raise ConfigError("a report on several runs in buckets has no place; name --out FILE.html")
+        raise ConfigError("a report on several runs in buckets needs a path; add --out FILE.html")
     with ExitStack() as opened:
-        places = [opened.enter_context(open_for_reading(each)) for each in options.runs]
-        folders = [each.folder for each in places]
-        out = options.out or place_of(folders)
+        workdirs = [opened.enter_context(open_for_reading(each)) for each in options.runs]
+        folders = [each.folder for each in workdirs]
+        out = options.out or default_path(folders)
         print(write_report(folders, out, options.data))
-        print(f"report: {places[0].display(str(out))}")
+        print(f"report: {workdirs[0].display(str(out))}")

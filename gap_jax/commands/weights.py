@@ -1,4 +1,4 @@
-"""`gap_jax weights …`: files of parameters for `init.weights`, listed and made."""
+"""`gap_jax weights`: lists and writes weights files for `init.weights`."""
 
 import argparse
 import re
@@ -17,40 +17,35 @@ from gap_jax.weights.formats.read import open_arrays
 from gap_jax.weights.metadata import describe_backbone
 from gap_jax.weights.sources import PUBLISHED, TERMS
 
-CONVERT = """Writes SRC as a file for init.weights: the backbone of a run, or the network in another
-library's file (safetensors, torch.save's, TensorFlow's checkpoints, Keras' HDF5, numpy's
-dictionaries), told by its content and names. The file holds parameters and running statistics,
-and says what they fit and take for granted; a classifier and a pose branch come along for
-init.parts=all. An https address, or a name of `gap_jax weights list`, is fetched to the folder of
-DST against its SHA-256; where that breaks off, the same command goes on."""
+CONVERT = """Converts SRC to a file for init.weights: the backbone of a run, or the network in a
+file of another library (safetensors, torch.save's, TensorFlow's checkpoints, Keras' HDF5, numpy's
+dictionaries), recognised by content and names. The file holds parameters, running statistics, and
+the model and input that they need; for init.parts=all also a classifier and a pose branch. An https
+address, or a name of `gap_jax weights list`, is downloaded to the folder of DST and verified by its
+SHA-256; the same command continues an interrupted download."""
 
 
 def run(words: Sequence[str]) -> None:
-    """Runs `gap_jax weights` with the words behind it."""
-    parser = Parser(
-        prog="gap_jax weights", description="List and make files of weights.", allow_abbrev=False
-    )
-    parser.set_defaults(takes_config=False)
+    """Runs `gap_jax weights` with its arguments."""
+    parser = Parser(prog="gap_jax weights", description="List and write weights files.")
     actions = parser.add_subparsers(metavar="ACTION", required=True)
-    listing = actions.add_parser(
-        "list", help="weights that come with gap_jax, and where others are", allow_abbrev=False
-    )
+    listing = actions.add_parser("list", help="list shipped weights and addresses of others")
     listing.set_defaults(command=_list)
     converting = actions.add_parser(
-        "convert", help="weights for init.weights", description=CONVERT, allow_abbrev=False
+        "convert", help="write weights for init.weights", description=CONVERT
     )
     converting.add_argument(
-        "source", metavar="SRC", help="a run, a file of weights, or its address or name"
+        "source", metavar="SRC", help="a run, a weights file, its address, or its name"
     )
     converting.add_argument("out", metavar="DST", type=Path, help="a new .safetensors file")
     converting.add_argument(
         "--checkpoint", type=checkpoint, metavar="best|latest|STEP",
-        help="which step of the run; latest by default",
+        help="checkpoint of the run; default: latest",
     )  # fmt: skip
     converting.add_argument(
         "--sha256", type=_digest, metavar="HEX",
-        help="what the SHA-256 of the file (or of a bundle's .index with its data files behind it) "
-        "has to be; an address needs it",
+        help="expected SHA-256 of the file (of a bundle: its .index followed by its data files); "
+        "required for an address",
     )  # fmt: skip
     converting.set_defaults(command=_convert)
     options = parse(parser, words)
@@ -65,39 +60,39 @@ def _list(options: argparse.Namespace) -> None:
         print(f"{name}: {facts.backbone}, {path.stat().st_size / 2**20:.2f} MiB, seed {facts.seed}")
         print(f"  made by   {facts.command}")
         print(f"  SHA-256   {native.SHIPPED[name]}")
-    print(f"\nto be fetched and converted ({TERMS}; addresses as published, not tried here):")
+    print(f"\nto download and convert ({TERMS}; addresses as published, not tested here):")
     for each in PUBLISHED:
         print(f"{each.name}: {each.holds}\n  {each.address}")
         print(f"  SHA-256   {each.sha256 or each.known}")
         if download.is_archive(each.address):
-            print("  an archive; fetch and unpack it yourself")
+            print("  an archive; download and unpack it yourself")
 
 
 def _digest(text: str) -> str:
     if not re.fullmatch("[0-9a-fA-F]{64}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no SHA-256, which has 64 digits of 0-9 a-f")
+        raise argparse.ArgumentTypeError(f"{text!r} is no SHA-256: use 64 digits of 0-9 a-f")
     return text.lower()
 
 
 def _convert(options: argparse.Namespace) -> None:
-    with files.locked(options.out):
-        _convert_alone(options)
-
-
-def _convert_alone(options: argparse.Namespace) -> None:
-    if options.out.exists():
-        raise CannotWrite(f"{options.out} exists already and stays untouched; choose another DST")
     source = Path(options.source)
-    with files.reading(source, CheckpointError):
-        is_run = source.is_dir()
-    if is_run and options.sha256:
-        raise ConfigError(f"--sha256 is a file's and {source} is a run; leave it out")
-    if not is_run and options.checkpoint is not None:
-        raise ConfigError(f"--checkpoint is a run's and {options.source} is none; leave it out")
-    if is_run:
-        _convert_run(source, options)
-    else:
-        _convert_file(options)
+    with files.locked(options.out):
+        if options.out.exists():
+            raise CannotWrite(
+                f"{options.out} exists already and stays untouched; choose another DST"
+            )
+        with files.reading(source, CheckpointError):
+            is_run = source.is_dir()
+        if is_run and options.sha256:
+            raise ConfigError(f"--sha256 applies to files and {source} is a run; leave it out")
+        if not is_run and options.checkpoint is not None:
+            raise ConfigError(
+                f"--checkpoint applies to runs and {options.source} is no run; leave it out"
+            )
+        if is_run:
+            _convert_run(source, options)
+        else:
+            _convert_file(options)
 
 
 def _convert_file(options: argparse.Namespace) -> None:
@@ -105,10 +100,10 @@ def _convert_file(options: argparse.Namespace) -> None:
     file = open_arrays(source)
     if options.sha256 not in (None, file.sha256):
         raise CheckpointError(
-            f"{source} has SHA-256 {file.sha256} and not {options.sha256}; get it again"
+            f"{source} has SHA-256 {file.sha256}, not {options.sha256}; download it again"
         )
-    told = download.without_query(options.source)
-    conversion = convert(file, f"gap_jax weights convert {told} {options.out}")
+    address = download.without_query(options.source)
+    conversion = convert(file, f"gap_jax weights convert {address} {options.out}")
     native.write(options.out, conversion.arrays, conversion.metadata)
     print(f"{source} holds {conversion}")
     facts = conversion.metadata
@@ -121,7 +116,7 @@ def _convert_file(options: argparse.Namespace) -> None:
 
 
 def _locate(options: argparse.Namespace) -> Path:
-    """The file that SRC names, fetched where it is an address or the name of one."""
+    """Returns the path of SRC; downloads it if it is an address or the name of one."""
     published = {each.name: each for each in PUBLISHED}.get(options.source)
     if "://" not in options.source and (published is None or Path(options.source).exists()):
         return Path(options.source)
@@ -131,10 +126,10 @@ def _locate(options: argparse.Namespace) -> Path:
     if not digest:
         known = f" (known: {published.known})" if published else ""
         raise ConfigError(
-            f"{name} is fetched against the whole of its SHA-256 alone{known}; add --sha256=HEX"
+            f"{name} is downloaded only with its whole SHA-256{known}; add --sha256=HEX"
         )
     path = download.fetch(address, digest, options.out.parent)
-    print(f"{path} has SHA-256 {digest} and came from {download.without_query(address)}")
+    print(f"{path} has SHA-256 {digest} and is from {download.without_query(address)}")
     return path
 
 
@@ -142,7 +137,7 @@ def _convert_run(source: Path, options: argparse.Namespace) -> None:
     step = "latest" if options.checkpoint is None else options.checkpoint
     opened = open_model(source, checkpoint=step)
     if opened.is_exported:
-        raise CheckpointError(f"{source} is an exported model, folded; name its run")
+        raise CheckpointError(f"{source} is an exported model with folded weights; name its run")
     facts = describe_backbone(
         opened.cfg.model,
         command=rundir.first_command(RunFolder(source)),

@@ -1,1 +1,1 @@
-"""From stored scores to the numbers that are reported."""
+"""Scores examples and computes metrics from the scores."""

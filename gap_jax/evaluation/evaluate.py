@@ -1,4 +1,4 @@
-"""Every stored example scored exactly once; the scores, kept so that metrics can be recomputed."""
+"""Scores every stored example once; writes and reads scores, from which metrics are computed."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32, Int8, Int32, Int64
 from data_pipelines import files, loader
 from data_pipelines.example import PADDING_ID, UNLABELLED, HostBatch
 from data_pipelines.manifest import Manifest
-from gap_jax.config import Config
+from gap_jax.config import Config, Ranking, Rule
 from gap_jax.errors import DataError
 from gap_jax.evaluation import metrics
 from gap_jax.learning.sharding import globalise
@@ -25,13 +25,13 @@ from gap_jax.learning.state import Variables
 from gap_jax.learning.steps import EvalStep
 
 FORMAT_VERSION = 1
-SCORES, METRICS, PER_CLASS = "scores.npz", "metrics.json", "per_class.csv"
+SCORES_FILE, METRICS_FILE, CLASSES_FILE = "scores.npz", "metrics.json", "per_class.csv"
 
 
 class Scores(NamedTuple):
-    """One row for each stored example, in the order of the records, which `ids` name.
+    """One row for each stored example in the order of the records; `ids` are their positions.
 
-    A row of weight 0 has no label: it is scored and counts in no metric. Its single label is -1.
+    A row of weight 0 has no label: no metric counts it, and its single label is -1.
     """
 
     ids: Int64[np.ndarray, " n"]
@@ -41,33 +41,33 @@ class Scores(NamedTuple):
 
     @property
     def is_labelled(self) -> Bool[np.ndarray, " n"]:
-        """Which rows count."""
+        """Returns whether each row has a label."""
         return self.weights > 0
 
 
 class Protocol(NamedTuple):
-    """What counts: the rule of average precision, what ranks, and images without a label, or not.
+    """The rule of average precision, the ranking scores, and whether unlabelled images count.
 
-    `views` only names what the scores were made of.
+    `views` names the crops behind the scores and changes no metric.
     """
 
-    rule: metrics.Rule = "envelope"
-    ranking: metrics.Ranking = "softmax"
+    rule: Rule = "envelope"
+    ranking: Ranking = "softmax"
     counts_unlabelled: bool = False
     views: str = "center"
 
     @classmethod
     def of(cls, cfg: Config) -> "Protocol":
-        """What a run's config says of its evaluations."""
+        """Reads the protocol from a config."""
         return cls(
-            cast(metrics.Rule, cfg.eval.average_precision),
-            cast(metrics.Ranking, cfg.eval.ranking),
+            cast(Rule, cfg.eval.average_precision),
+            cast(Ranking, cfg.eval.ranking),
             cfg.train.unlabelled == "reference",
             cfg.data.eval_crops + ("+flip" if cfg.data.eval_flip else ""),
         )
 
     def rank(self, scores: Scores) -> tuple[metrics.Scores, metrics.Labels]:
-        """What the rows that count score, and their labels."""
+        """Returns the ranking scores and the labels of the counted rows."""
         counted = scores.is_labelled | self.counts_unlabelled
         labels = scores.labels[counted]
         return metrics.ranking_scores(scores.logits[counted], labels, self.ranking), labels
@@ -108,24 +108,24 @@ def score(
     mesh: Mesh,
     is_stopping: Callable[[], bool],
 ) -> Scores | None:
-    """The scores of every example in the batches, or None when told to stop before the end.
+    """Scores every example in the batches; returns None if `is_stopping` before the last one.
 
-    `batches` are this process's share, as `evaluation_batches` makes them; every process gets all
-    the scores. One batch is computed while the one before it is read.
+    `batches` are this process's part of `evaluation_batches`; every process gets all the scores.
+    The device computes one batch while the host reads the previous one.
     """
-    parts: list[Scores] = []
+    read: list[Scores] = []
     unread: tuple[HostBatch, jax.Array] | None = None
     for batch in batches:
         if is_stopping():
             return None
         logits = eval_step(variables, globalise([batch], mesh))
         if unread:
-            parts.append(_read_rows(*unread))
+            read.append(_read_rows(*unread))
         unread = batch, logits
     if unread is None:
-        raise DataError("there is no image to evaluate; choose another split")
-    parts.append(_read_rows(*unread))
-    scores = Scores(*(np.concatenate(fields) for fields in zip(*parts, strict=True)))
+        raise DataError("the split has no image to evaluate; choose another split")
+    read.append(_read_rows(*unread))
+    scores = Scores(*(np.concatenate(fields) for fields in zip(*read, strict=True)))
     order = np.argsort(scores.ids)
     if (np.diff(scores.ids[order]) == 0).any():
         raise RuntimeError("the loader gave an example twice")
@@ -135,11 +135,11 @@ def score(
 def summarise(
     scores: Scores, protocol: Protocol = PAPER, *, resamples: int = 1000
 ) -> dict[str, Any]:
-    """The numbers of an evaluation by a protocol, which they name, as JSON can hold them.
+    """Computes the metrics of an evaluation as a JSON object, with the protocol.
 
-    `classes` without a positive are in no mean, and `skipped_classes` counts them; `ci95` is the
-    95 % interval of mAP over test sets of this size (docs/method.md); accuracies are None where
-    labels are several, and `top5` where there are not more than five classes.
+    `skipped_classes` counts classes without a positive, which no mean includes. `ci95` is the 95 %
+    interval of mAP over test sets of this size (docs/method.md). Accuracies are None if images have
+    several labels, and `top5` with five classes or fewer.
     """
     ranked, labels = protocol.rank(scores)
     precision = metrics.mean_average_precision(ranked, labels, protocol.rule)
@@ -171,7 +171,7 @@ def summarise(
 
 
 def count_positives(scores: Scores) -> list[int]:
-    """The labelled images of each class."""
+    """Counts the labelled images of each class."""
     labels = scores.labels[scores.is_labelled]
     return metrics.positives_of(labels, scores.logits.shape[1]).sum(0).tolist()
 
@@ -183,27 +183,29 @@ def store(
     class_names: Sequence[str],
     protocol: Protocol = PAPER,
 ) -> None:
-    """Writes scores.npz, metrics.json and per_class.csv; all are there, or what was before."""
-    table = _write_table(scores, class_names, protocol)
+    """Writes scores.npz, metrics.json and per_class.csv, replacing the folder atomically."""
+    rows = metrics.class_table(*protocol.rank(scores), class_names, protocol.rule)
+    cells = (["" if cell != cell else cell for cell in row] for row in rows)  # empty for nan
+    table = files.csv_table(metrics.ClassRow._fields, cells)
     text = json.dumps({"format_version": FORMAT_VERSION, **summary}, indent=1, allow_nan=False)
     with files.fresh_folder(folder) as partial:
-        np.savez(partial / SCORES, format_version=np.int64(FORMAT_VERSION), **scores._asdict())
-        (partial / METRICS).write_text(text + "\n", "utf-8")
-        (partial / PER_CLASS).write_bytes(table)
+        np.savez(partial / SCORES_FILE, format_version=np.int64(FORMAT_VERSION), **scores._asdict())
+        (partial / METRICS_FILE).write_text(text + "\n", "utf-8")
+        (partial / CLASSES_FILE).write_bytes(table)
 
 
 def load_scores(folder: Path) -> Scores:
-    """The scores that `store` wrote."""
-    path = folder / SCORES
+    """Reads scores that `store` wrote."""
+    path = folder / SCORES_FILE
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             version = held["format_version"].item()
             scores = Scores(*(held[name] for name in Scores._fields))
     except FileNotFoundError as error:
-        raise DataError(f"no scores in {folder}: it holds no {SCORES}") from error
+        raise DataError(f"no scores in {folder}: it holds no {SCORES_FILE}") from error
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
-            f"{path} is not whole ({type(error).__name__}: {error}); evaluate again"
+            f"{path} is damaged ({type(error).__name__}: {error}); evaluate again"
         ) from error
     if version != FORMAT_VERSION or not _is_consistent(scores):
         raise DataError(f"{path} does not hold scores of format {FORMAT_VERSION}; evaluate again")
@@ -211,7 +213,7 @@ def load_scores(folder: Path) -> Scores:
 
 
 def _read_rows(batch: HostBatch, logits: jax.Array) -> Scores:
-    """The rows of a batch that are no padding, from all processes in their order."""
+    """Gathers the rows of a batch from all processes, without padding."""
     ids, labels, weights = multihost_utils.process_allgather(
         (batch.id, batch.label, batch.weight), tiled=True
     )
@@ -220,15 +222,6 @@ def _read_rows(batch: HostBatch, logits: jax.Array) -> Scores:
     stored = ids != PADDING_ID
     return Scores(
         ids[stored].astype(np.int64), np.asarray(logits)[stored], labels[stored], weights[stored]
-    )
-
-
-def _write_table(scores: Scores, class_names: Sequence[str], protocol: Protocol) -> bytes:
-    """A line for each class; empty where a class without positives has no number."""
-    rows = metrics.class_table(*protocol.rank(scores), class_names, protocol.rule)
-    return files.csv_table(
-        metrics.ClassRow._fields,
-        (["" if cell != cell else cell for cell in row] for row in rows),
     )
 
 

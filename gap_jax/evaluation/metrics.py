@@ -1,47 +1,70 @@
-"""Numbers from stored scores, on the host in float64: AP, accuracy, tables, intervals.
+"""Computes metrics from stored scores, on the host in float64: AP, accuracy, tables, intervals.
 
-Rows of weight 0 (padding, images without a label) are left out before they come here; a label of
--1 that comes here all the same counts as an error and as a negative of every class, as in AP's
-released code. Nothing depends on the order of rows: equal scores are retrieved together, as one
-threshold.
+Callers leave out rows of weight 0 (padding, images without a label). A label of -1 counts as an
+error and as a negative of every class, as in AP's released code. The order of rows has no effect:
+equal scores are retrieved together, as one threshold.
 
-What the average precision of a class is, a rule says. With P(r) the precision at a recall r:
-`envelope`, the area under max_{s >= r} P(s), VOC 2010's; `step`, that under P itself, summed where
-recall rises (scikit-learn's); `eleven_point`, the mean of the envelope at r = 0, 0.1 .. 1, exact;
-`voc2007`, the same as the code of VOC 2007 and of HICO computes it: a recall is compared with
-floating-point tenths, three of which are above 3 / 10.
+A rule defines average precision. With P(r) the precision at a recall r: `envelope`, the area under
+max_{s >= r} P(s), VOC 2010's; `step`, the area under P itself, summed where recall rises
+(scikit-learn's); `eleven_point`, the mean of the envelope at r = 0, 0.1 .. 1, exact; `voc2007`, the
+same as computed by the code of VOC 2007 and of HICO, which compares recall with floating-point
+tenths: 3 * 0.1 is above 3 / 10.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from gap_jax.config import Ranking, Rule
 from gap_jax.errors import DataError
 
 Scores = Float[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"] | Int[np.ndarray, "n k"]
 Counts = Float[np.ndarray, "n r"]
 Statistic = Callable[[Scores, Labels, Counts], Float[np.ndarray, " r"]]
-"""A number for each of r resamples, in which row i stands counts[i] times."""
+"""Computes a number for each of r resamples, which contain row i counts[i] times."""
 
-Rule = Literal["envelope", "step", "eleven_point", "voc2007"]
-Ranking = Literal["softmax", "logits"]
-
-RESAMPLES_AT_ONCE = 200  # bounds memory: n * 200 counts
+RESAMPLES_AT_ONCE = 200  # limits memory to n * 200 counts
 
 
 class Interval(NamedTuple):
-    """An estimate and the interval around it."""
+    """An estimate and its interval."""
 
     estimate: float
     low: float
     high: float
 
 
+class Resampled(NamedTuple):
+    """A statistic of all images, and its values on r resamples of them."""
+
+    estimate: float
+    values: Float[np.ndarray, " r"]
+
+    def minus(self, other: "Resampled") -> "Resampled":
+        """Subtracts another statistic, resample by resample."""
+        return Resampled(self.estimate - other.estimate, self.values - other.values)
+
+    def interval(self, *, level: float = 0.95, lowest: float = 0.0) -> Interval:
+        """Returns the bootstrap interval of a statistic between `lowest` and 1.
+
+        The quantiles are centred on the mean of the resamples: a positive that is drawn twice
+        raises AP in every resample, so plain percentiles miss the value where classes are rare
+        (simulated, 40 classes in 400 images: they cover the mean over such test sets in 83 % of
+        cases, these in 94 %).
+        """
+        low = high = float("nan")
+        finite = self.values[np.isfinite(self.values)]
+        if finite.size:
+            tail = (1 - level) / 2
+            low, high = self.estimate + (np.quantile(finite, [tail, 1 - tail]) - finite.mean())
+        return Interval(*np.clip([self.estimate, low, high], lowest, 1.0).tolist())
+
+
 class ClassRow(NamedTuple):
-    """One class: AP is nan without positives; `recall` is the share of them with it on top."""
+    """One class; AP is nan without positives, `recall` is the share of positives ranked first."""
 
     name: str
     positives: int
@@ -50,7 +73,7 @@ class ClassRow(NamedTuple):
 
 
 class MeanPrecision(NamedTuple):
-    """mAP over the `counted` classes; `skipped` ones have no positive and nan in `per_class`."""
+    """mAP over the `counted` classes; `skipped` classes have no positive and nan in `per_class`."""
 
     mean: float
     per_class: Float[np.ndarray, " k"]
@@ -61,10 +84,10 @@ class MeanPrecision(NamedTuple):
 def ranking_scores(
     logits: Scores, labels: Labels, ranking: Ranking = "softmax"
 ) -> Float[np.ndarray, "n k"]:
-    """Scores that rank images within a class as the probabilities do, but never saturate.
+    """Returns scores that rank images within a class like the probabilities, without saturation.
 
-    Single labels: log softmax, exact near 0 and near 1 where softmax itself would tie, or the
-    logits where `ranking` says so; many labels: the logits, because a sigmoid keeps their order.
+    Single labels: log softmax, exact near 0 and 1 where softmax would tie, or the logits if
+    `ranking` is logits. Multiple labels: the logits, because a sigmoid keeps their order.
     """
     if not len(logits):
         raise DataError("no labelled image was scored; evaluate a split that has labels")
@@ -89,14 +112,14 @@ def average_precision(
     positives: Bool[np.ndarray, " n"],
     rule: Rule = "envelope",
 ) -> float:
-    """The rule's number for one class; nan without a positive."""
+    """Computes the average precision of one class; nan without a positive."""
     return float(_average(rule, *_retrieve(scores, positives, np.ones((len(scores), 1))))[0])
 
 
 def mean_average_precision(
     scores: Scores, labels: Labels, rule: Rule = "envelope"
 ) -> MeanPrecision:
-    """The mean of the classes' average precisions over those that have a positive."""
+    """Averages the average precision over the classes that have a positive."""
     positives = positives_of(labels, scores.shape[1])
     per_class = np.array(
         [average_precision(scores[:, k], positives[:, k], rule) for k in range(scores.shape[1])]
@@ -107,7 +130,7 @@ def mean_average_precision(
 
 
 def top_k_hits(scores: Scores, labels: Int[np.ndarray, " n"], k: int) -> Bool[np.ndarray, " n"]:
-    """Whether the label is among the k best classes; of equal classes the first is better."""
+    """Returns whether the label is among the k best classes; ties go to the first class."""
     own = np.take_along_axis(scores, np.maximum(labels, 0)[:, None], axis=1)
     earlier = np.arange(scores.shape[1])[None, :] < labels[:, None]
     better = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
@@ -115,14 +138,14 @@ def top_k_hits(scores: Scores, labels: Int[np.ndarray, " n"], k: int) -> Bool[np
 
 
 def accuracy(scores: Scores, labels: Int[np.ndarray, " n"], k: int = 1) -> float:
-    """The share of images whose label is among the k best classes."""
+    """Returns the share of images whose label is among the k best classes."""
     return float(top_k_hits(scores, labels, k).mean())
 
 
 def class_table(
     scores: Scores, labels: Labels, classes: Sequence[str], rule: Rule = "envelope"
 ) -> list[ClassRow]:
-    """One row for each class, in the order of the class list."""
+    """Returns one row for each class, in the order of the class list."""
     positives = positives_of(labels, len(classes))
     precisions = mean_average_precision(scores, labels, rule).per_class
     top = scores.argmax(axis=1)
@@ -137,45 +160,35 @@ def class_table(
     ]
 
 
+def resample(
+    statistic: Callable[[Counts], Float[np.ndarray, " r"]],
+    images: int,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Resampled:
+    """Computes a statistic on all images, and on bootstrap resamples, the same for each call."""
+    rng = np.random.default_rng(seed)
+    blocks = []
+    for start in range(0, resamples, RESAMPLES_AT_ONCE):
+        drawn = rng.integers(images, size=(min(RESAMPLES_AT_ONCE, resamples - start), images))
+        counts = np.stack([np.bincount(row, minlength=images) for row in drawn], axis=1)
+        blocks.append(statistic(counts.astype(np.float32)))
+    return Resampled(float(statistic(np.ones((images, 1)))[0]), np.concatenate(blocks))
+
+
 def bootstrap_interval(
-    statistic: Statistic,
-    scores: Scores,
-    labels: Labels,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    lowest: float = 0.0,
+    statistic: Statistic, scores: Scores, labels: Labels, *, resamples: int = 1000
 ) -> Interval:
-    """How far a statistic from `lowest` to 1 would vary over such test sets, images drawn anew.
-
-    The spread of the resamples is laid around the estimate: a positive that is drawn twice lifts
-    AP in every resample, so plain percentiles miss where classes are rare (simulated, 40 classes in
-    400 images: they cover 83 % of the mean over such test sets, these 94 %).
-    """
-    (estimate,), spread = _resample(statistic, (scores,), labels, resamples, seed)
-    return Interval(*np.clip(_around(float(estimate), spread[0], level), lowest, 1.0).tolist())
-
-
-def paired_bootstrap(
-    statistic: Statistic,
-    scores_a: Scores,
-    scores_b: Scores,
-    labels: Labels,
-    *,
-    resamples: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-) -> Interval:
-    """The interval of a's statistic minus b's on the same images, resampled together."""
-    (a, b), spread = _resample(statistic, (scores_a, scores_b), labels, resamples, seed)
-    return _around(float(a - b), spread[0] - spread[1], level)
+    """Computes the 95 % bootstrap interval over images of a statistic from 0 to 1."""
+    found = resample(lambda each: statistic(scores, labels, each), len(labels), resamples=resamples)
+    return found.interval()
 
 
 def resampled_map(
     scores: Scores, labels: Labels, counts: Counts, rule: Rule = "envelope"
 ) -> Float[np.ndarray, " r"]:
-    """mAP of each resample over the classes of which it drew a positive."""
+    """Computes mAP of each resample over the classes with a positive in it."""
     positives = positives_of(labels, scores.shape[1])
     total, counted = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
     for k in range(scores.shape[1]):
@@ -186,12 +199,12 @@ def resampled_map(
 
 
 def resampled_accuracy(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
-    """Accuracy of each resample."""
+    """Computes the accuracy of each resample."""
     return top_k_hits(scores, labels, 1).astype(np.float64) @ counts / counts.sum(axis=0)
 
 
 def positives_of(labels: Labels, classes: int) -> Bool[np.ndarray, "n k"]:
-    """Which image is a positive of which class."""
+    """Returns whether each image is a positive of each class."""
     if labels.ndim == 2:
         return labels > 0
     return labels[:, None] == np.arange(classes)[None, :]
@@ -200,10 +213,10 @@ def positives_of(labels: Labels, classes: int) -> Bool[np.ndarray, "n k"]:
 def _retrieve(
     scores: Float[np.ndarray, " n"], positives: Bool[np.ndarray, " n"], counts: Counts
 ) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]]:
-    """Positives and images at or above each distinct score of a positive, from the top down.
+    """Counts positives and images at or above each distinct score of a positive, in falling order.
 
-    Between these thresholds only negatives enter: precision falls and recall stands, so they hold
-    all that a rule reads.
+    Only negatives lie between these thresholds: there precision falls at constant recall, so no
+    rule needs them.
     """
     if not positives.any():
         nothing = np.zeros((0, counts.shape[1]))
@@ -223,7 +236,7 @@ def _retrieve(
 def _average(
     rule: Rule, found: Float[np.ndarray, "m r"], retrieved: Float[np.ndarray, "m r"]
 ) -> Float[np.ndarray, " r"]:
-    """The rule's average precision of each resample."""
+    """Computes the average precision of each resample by a rule."""
     if not len(found):
         return np.full(found.shape[1], np.nan)
     precision = np.divide(found, retrieved, out=np.zeros_like(found), where=retrieved > 0)
@@ -231,7 +244,7 @@ def _average(
     if rule in ("eleven_point", "voc2007"):
         if rule == "eleven_point":
             reached = [10 * found >= tenths * found[-1] for tenths in range(11)]
-        else:  # where it is a loop's range, MATLAB's 0:0.1:1 is i * 0.1, as numpy's arange is
+        else:  # as the range of a loop MATLAB's 0:0.1:1 is i * 0.1
             recall = np.divide(found, found[-1], out=np.zeros_like(found), where=has_positive)
             reached = [recall >= i * 0.1 for i in range(11)]
         mean = sum(np.where(each, precision, 0).max(axis=0) / 11 for each in reached)
@@ -240,29 +253,3 @@ def _average(
         precision = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
     area = (np.diff(found, axis=0, prepend=0) * precision).sum(axis=0)
     return np.divide(area, found[-1], out=np.full_like(area, np.nan), where=has_positive)
-
-
-def _resample(
-    statistic: Statistic, systems: Sequence[Scores], labels: Labels, resamples: int, seed: int
-) -> tuple[list[float], Float[np.ndarray, "systems r"]]:
-    """Each system's statistic on the images as they are, and on the same resamples of them."""
-    n = len(labels)
-    whole = np.ones((n, 1))
-    estimates = [float(statistic(scores, labels, whole)[0]) for scores in systems]
-    rng = np.random.default_rng(seed)
-    blocks = []
-    for start in range(0, resamples, RESAMPLES_AT_ONCE):
-        drawn = rng.integers(n, size=(min(RESAMPLES_AT_ONCE, resamples - start), n))
-        counts = np.stack([np.bincount(row, minlength=n) for row in drawn], axis=1)
-        counts = counts.astype(np.float32)
-        blocks.append(np.stack([statistic(scores, labels, counts) for scores in systems]))
-    return estimates, np.concatenate(blocks, axis=1)
-
-
-def _around(estimate: float, spread: Float[np.ndarray, " r"], level: float) -> Interval:
-    known = spread[np.isfinite(spread)]
-    if not known.size:
-        return Interval(estimate, float("nan"), float("nan"))
-    tail = (1 - level) / 2
-    low, high = np.quantile(known, [tail, 1 - tail]) - known.mean()
-    return Interval(estimate, float(estimate + low), float(estimate + high))

@@ -1,1 +1,1 @@
-"""A trained model opened again: for exact evaluation, and to leave the run it came from."""
+"""Opens trained models, exports them and reports on runs."""

@@ -1,7 +1,7 @@
-"""Opens what was trained: a step of a run, or the folder that an export made of one.
+"""Opens a trained model: a checkpoint of a run, or an exported model.
 
-An exported folder holds `arrays` (orbax), config.json, classes.json, preprocess.json and, with the
-digest of each of them, manifest.json.
+An exported model is a folder with `arrays` (orbax), config.json, classes.json, preprocess.json, and
+the digest of each of them in manifest.json.
 """
 
 import dataclasses
@@ -44,7 +44,7 @@ Weights = Literal["ema", "raw"]
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a model's numbers come from: a step of a run, and the data it was trained on."""
+    """The run and step of a model's parameters, and the fingerprint of its training data."""
 
     run: str
     step: int
@@ -54,8 +54,8 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Contents:
-    """The manifest of an exported model; `files` are SHA-256 by name."""
+class ExportManifest:
+    """The export manifest; `files` holds the SHA-256 of each file by name."""
 
     gap_jax: str
     formats: list[str]
@@ -66,7 +66,7 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Opened:
-    """A trained model, ready to be applied to crops that `cfg.data` describes."""
+    """A trained model with its config, which describes the crops that it takes."""
 
     source: Path
     cfg: Config
@@ -77,7 +77,7 @@ class Opened:
     is_exported: bool
 
     def fold(self) -> "Opened":
-        """The same model with what no picture changes multiplied out, as an export has it."""
+        """Folds batch norm and weight-space saliency into the weights, as an export does."""
         if self.is_exported:
             return self
         folded, _ = describe_folded(self.model, self.variables)
@@ -85,7 +85,7 @@ class Opened:
         return dataclasses.replace(self, model=folded, variables=variables)
 
     def check_data(self, data: Manifest) -> None:
-        """Refuses data other than those the model was trained on."""
+        """Refuses data that the model was not trained on."""
         moves = rundir.list_moves(self.classes, data.classes)
         if moves:
             raise CheckpointError(
@@ -93,16 +93,16 @@ class Opened:
             )
         if data.fingerprint != self.origin.fingerprint:
             raise CheckpointError(
-                f"{self.source} was trained on data with fingerprint {self.origin.fingerprint} and "
-                f"these have {data.fingerprint}: the same classes, other images, labels or order; "
+                f"{self.source} was trained on data with fingerprint {self.origin.fingerprint}; "
+                f"this data has {data.fingerprint}: other images, labels or order; "
                 "evaluate it on its own data"
             )
 
 
 def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "ema") -> Opened:
-    """A step of the run in `path`, or the exported model in it, which is of one step only.
+    """Opens a checkpoint of the run in `path`, or the exported model there.
 
-    `ema` takes the average of the parameters where the run keeps one, `raw` what was trained.
+    `ema` takes the average of the parameters if the run keeps one, `raw` the parameters themselves.
     """
     with files.reading(path, CheckpointError):
         is_export = (path / ARRAYS).is_dir() or (path / PREPROCESSING).is_file()
@@ -115,26 +115,23 @@ def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "em
     ):
         raise ConfigError(
             f"{path} is an exported model, of step {opened.origin.step} and its "
-            f"{opened.origin.weights} weights only; name the run for another one"
+            f"{opened.origin.weights} weights only; name the run to open another step"
         )
     return opened
 
 
-def open_weights(path: Path, cfg: Config, data: Manifest, say: Callable[[str], None]) -> Opened:
-    """The network of a config with every array from a weights file, ready for those data.
-
-    What would stay random is refused: such a network has nothing to say.
-    """
+def open_weights(path: Path, cfg: Config, data: Manifest, info: Callable[[str], None]) -> Opened:
+    """Fills the network of a config from a weights file; refuses a file that lacks an array."""
     check_clips(cfg, data)
     model, shapes = describe_model(cfg, len(data.classes))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     variables, report = load_backbone(path, zeros, cfg.model, "all")
-    say(str(report))
+    info(str(report))
     if report.left_random:
         raise CheckpointError(
             f"{path} does not hold {len(report.left_random)} arrays of this network with "
             f"{len(data.classes)} classes, first {next(iter(report.left_random))}; use the config "
-            "and the data that it was made with"
+            "and the data that it was trained with"
         )
     origin = Origin(path.name, 0, "raw", data.fingerprint, {})
     return Opened(path, cfg, data.classes, origin, model, variables, is_exported=False)
@@ -143,11 +140,12 @@ def open_weights(path: Path, cfg: Config, data: Manifest, say: Callable[[str], N
 def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
     if run.root.is_file():
         raise CheckpointError(
-            f"{run.root} is a file; weights take the network's config: --config=FILE[:parts]"
+            f"{run.root} is a file; add the config of its network: --config=FILE[:parts]"
         )
     if not run.config.is_file():
         raise CheckpointError(
-            f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}"
+            f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}; "
+            "name the folder of a run"
         )
     cfg = rundir.load_config(run)
     run_id = rundir.load_record(run)[RUN_ID]
@@ -155,7 +153,9 @@ def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
         step = _choose_step(checkpoints, checkpoint)
         metadata = checkpoints.find(step).run
         if not metadata["classes"]:
-            raise CheckpointError(f"checkpoint {step} in {checkpoints.folder} names no classes")
+            raise CheckpointError(
+                f"checkpoint {step} in {checkpoints.folder} names no classes; use another"
+            )
         model, _, target = describe_state(cfg, len(metadata["classes"]))
         state = checkpoints.load(step, target).state
     is_averaged = weights == "ema" and bool(state.ema)
@@ -198,7 +198,7 @@ def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
 
 
 def digest_files(folder: Path) -> dict[str, str]:
-    """The SHA-256 of every file of an exported model but its manifest."""
+    """Returns the SHA-256 of every file of an exported model except its manifest."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in found}
     return {name: files.sha256(path) for name, path in names.items() if name != MANIFEST}
@@ -209,7 +209,7 @@ def _open_export(folder: Path) -> Opened:
     found = digest_files(folder)
     for name, digest in contents.files.items():
         if found.get(name) != digest:
-            raise _damaged(folder, f"{name} is {'changed' if name in found else 'gone'}")
+            raise _damaged(folder, f"{name} is {'changed' if name in found else 'missing'}")
     cfg, classes = rundir.load_config(RunFolder(folder)), rundir.load_classes(RunFolder(folder))
     model, shapes = describe_model(cfg, len(classes), folded=True)
     target = name_arrays(shapes)
@@ -231,7 +231,7 @@ def _open_export(folder: Path) -> Opened:
     )
 
 
-def _read_manifest(folder: Path) -> Contents:
+def _read_manifest(folder: Path) -> ExportManifest:
     try:
         content = json.loads((folder / MANIFEST).read_text("utf-8"))
         version = content.pop("format_version")
@@ -244,10 +244,10 @@ def _read_manifest(folder: Path) -> Contents:
             name: LeafDigest(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
             for name, leaf in content.pop("leaves").items()
         }
-        return Contents(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
+        return ExportManifest(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, f"{MANIFEST} is not readable") from error
 
 
 def _damaged(folder: Path, reason: str) -> CheckpointError:
-    return CheckpointError(f"{folder} is not what was exported ({reason}); export the run again")
+    return CheckpointError(f"{folder} is damaged ({reason}); export the run again")

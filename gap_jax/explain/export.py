@@ -1,4 +1,4 @@
-"""Takes a model out of its run: folded parameters and all that is needed to apply them."""
+"""Exports a model: folded parameters, config, classes and preprocessing in one folder."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from gap_jax.explain.artefact import (
     FORMAT_VERSION,
     MANIFEST,
     PREPROCESSING,
-    Contents,
+    ExportManifest,
     Opened,
     Weights,
     Which,
@@ -36,8 +36,8 @@ from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights.native import name_arrays
 
 FORMATS = ("orbax",)
-TOLERANCE = 1e-5  # of the largest logit
-IMAGES = 2
+TOLERANCE = 1e-5  # as a share of the largest logit
+VERIFIED_IMAGES = 2
 
 
 def export(
@@ -47,10 +47,10 @@ def export(
     weights: Weights = "ema",
     checkpoint: Which = "best",
 ) -> Opened:
-    """Writes the folder `out`, and opens it again: it must give the logits that the run gives."""
+    """Writes the folder `out`, opens it and checks that its logits equal those of the run."""
     unknown = [name for name in formats if name not in FORMATS]
     if unknown or not formats:
-        raise ConfigError(f"export formats {list(formats)} are not all among {', '.join(FORMATS)}")
+        raise ConfigError(f"--format={','.join(formats)} must be some of {', '.join(FORMATS)}")
     with files.locked(out):
         if os.path.lexists(out):
             raise CannotWrite(f"{out} exists already and stays untouched; choose another --out")
@@ -65,7 +65,7 @@ def export(
 
 
 def describe_preprocessing(cfg: Config) -> dict[str, Any]:
-    """How any program makes the network's input of a picture, in the order of its steps."""
+    """Describes the steps from an image to the network's input, in their order."""
     data = cfg.data
     is_reference = data.preprocessing == "reference"
     return {
@@ -98,23 +98,25 @@ def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
     _save(place.config, rundir.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
     _save(place.classes, rundir.FORMAT_VERSION, {"classes": names})
     _save(folder / PREPROCESSING, FORMAT_VERSION, describe_preprocessing(opened.cfg))
-    contents = Contents(
+    manifest = ExportManifest(
         gap_jax=gap_jax.__version__,
         formats=list(formats),
         origin=opened.origin,
         leaves=describe(leaves),
         files=digest_files(folder),
     )
-    _save(folder / MANIFEST, FORMAT_VERSION, dataclasses.asdict(contents))
+    _save(folder / MANIFEST, FORMAT_VERSION, dataclasses.asdict(manifest))
 
 
 def _verify(exported: Opened, original: Opened) -> None:
-    """In float32 on any device: a trunk in bfloat16 would hide what folding did."""
+    """Compares logits in float32, as rounding in bfloat16 would hide errors of folding."""
     exactly = dataclasses.replace(
         original.cfg, model=dataclasses.replace(original.cfg.model, dtype="float32")
     )
     side = original.cfg.data.image_size_px
-    image = np.random.default_rng(0).integers(0, 256, (IMAGES, side, side, 3), dtype=np.uint8)
+    image = np.random.default_rng(0).integers(
+        0, 256, (VERIFIED_IMAGES, side, side, 3), dtype=np.uint8
+    )
     after, before = (
         _logits(
             describe_model(exactly, len(each.classes), folded=each.is_exported)[0],
@@ -126,7 +128,7 @@ def _verify(exported: Opened, original: Opened) -> None:
     error, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
     if not error <= TOLERANCE * largest:
         raise CheckpointError(
-            f"the export of {original.source} at step {original.origin.step} was not kept: its "
+            f"the export of {original.source} at step {original.origin.step} was discarded: its "
             f"logits differ from the run's by {error:.2g} where the largest is {largest:.2g}; "
             "try another --checkpoint"
         )

@@ -176,7 +176,7 @@ def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs)
         case _:
             saliency = FactoredSaliency(
                 read,
-                model.chain_widths,
+                model.factored_widths,
                 maps,
                 space=cast(Space, model.space),
                 gate_init=gate_init,

@@ -2,8 +2,7 @@
 
 python -m tests.campaigns.api_reference
 
-The docstrings' examples are run by tests/commands/test_api.py, which also fails where the page is
-not what this writes.
+tests/commands/test_api.py runs the examples of the docstrings, and fails if the page is outdated.
 """
 
 import inspect
@@ -24,7 +23,7 @@ The docstrings below are the code's own: `python -m tests.campaigns.api_referenc
 
 
 def render() -> str:
-    """The page: each public name with its signature, docstring and documented methods."""
+    """Renders each public name with its signature, docstring and documented methods."""
     return "\n\n".join(
         [HEAD, *(part for name in sorted(gap_jax.MODULES) for part in _section(name))]
     )
@@ -44,7 +43,7 @@ def _section(name: str) -> Iterator[str]:
 
 
 def _signature(name: str, function: Any) -> str:
-    """The call with its defaults and without types, wrapped."""
+    """Formats the call with its defaults and without types, wrapped."""
     arguments: list[str] = []
     for each in inspect.signature(function).parameters.values():
         if each.kind is each.KEYWORD_ONLY and "*" not in arguments:
@@ -58,7 +57,7 @@ def _signature(name: str, function: Any) -> str:
 
 
 def _prose(found: Any) -> str:
-    """The docstring, its examples in blocks."""
+    """Formats the docstring, with examples in blocks."""
     text = inspect.getdoc(found) or ""
     paragraphs = text.split("\n\n")
     return "\n\n".join(_block(each) if each.startswith(">>>") else each for each in paragraphs)

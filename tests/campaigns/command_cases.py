@@ -1,4 +1,4 @@
-"""Runs one command where it cannot read or write, or ends it by a signal, and judges its end."""
+"""Runs a command that cannot read or write, or stops it by a signal, and checks its end."""
 
 import contextlib
 import dataclasses
@@ -22,11 +22,11 @@ from tests.support.tiny_training import ROOT, SPEC, overrides
 
 DOCUMENTED = (0, 64, 65, 66, 73, 75, 76, 77)
 LONGEST_S = 600
-FILE_LIMIT = 1000  # bytes of the largest file, which stands for a full disk
+FILE_LIMIT_BYTES = 1000  # of a file, to simulate a full disk
 LONG_NAME = "x" * 300
 TRACES = ("Traceback", "Exception ignored", "Fatal Python error")
 
-# {work} is an empty folder, {run} a trained run, {data} what it was trained on
+# {work} is an empty folder, {run} a trained run, {data} its training data
 COMMANDS: Mapping[str, str] = {
     "--version": "--version",
     "--help": "--help",
@@ -55,7 +55,7 @@ PLACES = (
 
 
 class Case(NamedTuple):
-    """A command in a situation; a signal is sent at this share of its undisturbed time."""
+    """A command in a situation; a signal is sent after the share `instant` of its usual time."""
 
     command: str
     situation: str
@@ -63,12 +63,12 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Tells the case from all others."""
+        """Returns a unique name."""
         return f"{self.command}, {self.situation}, {self.instant:.4f}"
 
 
 class Verdict(NamedTuple):
-    """How a case ended; `fault` is empty where it kept its promise."""
+    """The result of a case; `fault` is empty if the command kept its promise."""
 
     name: str
     command: str
@@ -80,13 +80,13 @@ class Verdict(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """What all cases read; `seconds` is how long each command takes undisturbed."""
+    """The inputs of all cases; `seconds` is the usual time of each command."""
 
     root: Path
     seconds: Mapping[str, float]
 
     def words(self, command: str, work: Path, inputs: Path) -> list[str]:
-        """A command's words, with its own copy of what it reads."""
+        """Returns the arguments of a command with its own copy of the inputs."""
         data = inputs / "data"
         fields = overrides(data)
         small = [each for each in fields if "data.root=" not in each]
@@ -103,16 +103,16 @@ class Site:
 
 
 def draw_cases(instants: int, seed: int) -> list[Case]:
-    """Every command in every situation, and under each signal at random instants."""
+    """Draws every command in every situation, and with each signal at random instants."""
     rng = np.random.default_rng(seed)
     cases = [Case(command, place) for place in PLACES for command in COMMANDS]
-    for _ in range(instants):  # the first cases of more instants are those of fewer
+    for _ in range(instants):  # fewer instants are a prefix of more
         cases += [Case(each, name, float(rng.random())) for name in SIGNALS for each in COMMANDS]
     return cases
 
 
 def try_case(case: Case, site: Site) -> Verdict:
-    """Runs a command in its situation and judges how it ended."""
+    """Runs a command in its situation and checks its end."""
     with tempfile.TemporaryDirectory(prefix="gap_jax-commands-") as made:
         home = Path(made)
         work, inputs = home / "work", home / "inputs"
@@ -142,7 +142,7 @@ def _place(situation: str, work: Path, inputs: Path) -> tuple[Path, Path]:
 def _arrange(
     situation: str, work: Path, inputs: Path, opened: contextlib.ExitStack
 ) -> dict[str, object]:
-    """What `subprocess.Popen` takes for a situation, whose folders are made so."""
+    """Prepares the folders of a situation; returns options of `subprocess.Popen`."""
     match situation:
         case "reads another user's folder":
             return _forbid([inputs], 0, opened)
@@ -152,7 +152,7 @@ def _arrange(
             folders = [path for path in inputs.rglob("*") if path.is_dir()]
             return _forbid([work, *folders], 0o555, opened)
         case "full disk":
-            limits = (FILE_LIMIT, FILE_LIMIT)
+            limits = (FILE_LIMIT_BYTES, FILE_LIMIT_BYTES)
             return {"preexec_fn": lambda: resource.setrlimit(resource.RLIMIT_FSIZE, limits)}
         case "full stdout":
             return {"stdout": opened.enter_context(Path("/dev/full").open("w"))}
@@ -167,7 +167,7 @@ def _arrange(
 
 
 def _forbid(folders: Sequence[Path], mode: int, opened: contextlib.ExitStack) -> dict[str, object]:
-    """As another user's folders are, until `opened` closes."""
+    """Denies access to folders until `opened` closes."""
     for folder in reversed(folders):
         folder.chmod(mode)
     for folder in reversed(folders):
@@ -202,7 +202,7 @@ def _run(
 
 
 def _wait_for_handler(process: subprocess.Popen[Any]) -> bool:
-    """Until the program catches SIGTERM: before, Python itself starts."""
+    """Waits until the program handles SIGTERM; returns whether it still runs."""
     status = Path(f"/proc/{process.pid}/status")
     while process.poll() is None:
         caught = re.search(r"SigCgt:\s*(\w+)", status.read_text("ascii"))
@@ -213,7 +213,7 @@ def _wait_for_handler(process: subprocess.Popen[Any]) -> bool:
 
 
 def judge(code: int, err: str) -> str:
-    """What is wrong with an end; empty for a documented code with its one line."""
+    """Describes a wrong end; empty for a documented code with its one line."""
     if code not in DOCUMENTED:
         return f"its code is not documented: {err.strip()[-300:]}"
     if any(each in err for each in TRACES):

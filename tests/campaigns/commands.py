@@ -1,10 +1,10 @@
-"""Runs every command where it cannot read or write, and ends it by signals at random instants.
+"""Runs every command without access to files, and stops it by signals at random instants.
 
     python -m tests.campaigns.commands --instants 10 --seed 0 --out DIR       make commands
 
-Verdicts are kept in DIR/verdicts.jsonl: a campaign that is stopped goes on with the next case. At
-its end it writes its table into docs/reliability.md; the exit code is 1 if any case ended with a
-code that is not documented, with a traceback, or without its one line.
+Verdicts are stored in DIR/verdicts.jsonl, so that a stopped campaign resumes with the next case.
+The table is written to docs/reliability.md; the exit code is 1 if any case ended with an
+undocumented code, with a traceback, or without its one line.
 """
 
 import argparse
@@ -37,27 +37,27 @@ PAGE = ROOT / "docs" / "reliability.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The whole campaign, or what is left of it."""
+    """Runs the cases of the campaign that are left."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
-    parser.add_argument("--instants", type=int, default=10, help="of each signal to a command")
-    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--instants", type=int, default=10, help="random instants of each signal")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time")
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
-    asked = parser.parse_args(arguments)
-    out = asked.out.absolute()
-    head = identify(seed=asked.seed)
+    parser.add_argument("--page", type=Path, default=PAGE, help="page with the table")
+    options = parser.parse_args(arguments)
+    out = options.out.absolute()
+    head = identify(seed=options.seed)
     verdicts = [Verdict(**row) for row in read_rows(out, head)]
-    site = prepare_site(out / "site", asked.jobs)
+    site = prepare_site(out / "site", options.jobs)
     known = {each.name for each in verdicts}
-    left = [case for case in draw_cases(asked.instants, asked.seed) if case.name not in known]
-    with ThreadPoolExecutor(asked.jobs) as pool:
+    left = [case for case in draw_cases(options.instants, options.seed) if case.name not in known]
+    with ThreadPoolExecutor(options.jobs) as pool:
         for verdict in pool.map(functools.partial(try_case, site=site), left):
             verdicts.append(verdict)
             keep_rows(out, head, [each._asdict() for each in verdicts])
             print(json.dumps(verdict._asdict()), flush=True)
-    command = f"python -m {PROGRAM} --instants {asked.instants} --seed {asked.seed} --out DIR"
-    replace_marked(asked.page, "commands", render(verdicts, command))
+    command = f"python -m {PROGRAM} --instants {options.instants} --seed {options.seed} --out DIR"
+    replace_marked(options.page, "commands", render(verdicts, command))
     failed = [each for each in verdicts if each.fault]
     for each in failed:
         print(f"{each.name}: {each.code}: {each.fault}", file=sys.stderr)
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare_site(root: Path, jobs: int) -> Site:
-    """Tiny people and a run on them; every command once undisturbed, which fills the cache."""
+    """Prepares people and a run, and runs every command once, which fills the cache."""
     times = root / "seconds.json"
     if not times.exists():
         shutil.rmtree(root, ignore_errors=True)
@@ -84,7 +84,7 @@ def prepare_site(root: Path, jobs: int) -> Site:
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:
-    """A row for each command and a column for each situation, with the codes that came."""
+    """Renders the exit codes: a row for each command, a column for each situation."""
     situations = [*PLACES, *SIGNALS]
     rows = [
         f"| `{name}` | {' | '.join(_codes(verdicts, name, each) for each in situations)} |"

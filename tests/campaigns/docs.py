@@ -1,12 +1,12 @@
-"""Executes every block of README.md and docs/, as tests/support/doc_blocks.py says they are marked.
+"""Executes every block of README.md and docs/ by its mark (see tests/support/doc_blocks.py).
 
     python -m tests.campaigns.docs [PAGE ...]                    make docs-test: all pages
     python -m tests.campaigns.docs --installed DIR [PAGE ...]    make wheel-test: README
 
-Each page has a copy of the checkout of its own, with data/ and runs/ inside it, in which its blocks
-run in order; with --installed it has an empty folder, and the environment in DIR, where the package
-is installed. A line tells of each block; the exit code is 1 if one of them failed. Commands of
-ELSEWHERE are looked at and not run, and the report says so.
+The blocks of a page run in order in a new copy of the checkout, with data/ and runs/ inside it;
+with --installed they run in an empty folder with the environment DIR, in which the package is
+installed. One line is printed for each block; the exit code is 1 if a block failed. Commands in
+ELSEWHERE are not run but listed.
 """
 
 import argparse
@@ -42,21 +42,21 @@ NOT_COPIED = (
     ".hypothesis",
 )  # fmt: skip
 ENVIRONMENT = ("bin", "lib", "lib64", "pyvenv.cfg")
-STAMPS = ("run-time", "dev")  # with which make knows that an environment is complete
+STAMPS = ("run-time", "dev")  # files that mark an environment as complete for make
 
-# What a block may hold and nobody runs from here: the command's start, and why.
+# Commands that are not run: their beginning, and the reason.
 ELSEWHERE = {
-    "git clone": "the copy of the checkout stands for the clone",
+    "git clone": "the copy of the checkout replaces the clone",
     "cd gap_jax": "the blocks run in the checkout already",
     "pip install": "the environment is left as it is",
     "uv pip": "the environment is left as it is",
     "sbatch": "there is no cluster here",
 }
-MADE_HERE = ("demo", "help")  # any other target is a check of its own, or would call this one
+MADE_HERE = ("demo", "help")  # other targets are separate checks, or run this one
 
 
 class Stage(NamedTuple):
-    """Where the blocks of a page run: `folder`, with the Python environment in `environment`."""
+    """The folder and the Python environment in which the blocks of a page run."""
 
     folder: Path
     environment: Path
@@ -64,25 +64,25 @@ class Stage(NamedTuple):
 
     @property
     def python(self) -> str:
-        """The environment's interpreter."""
+        """Returns the environment's interpreter."""
         return str(self.environment / "bin" / "python")
 
     def variables(self) -> Mapping[str, str]:
-        """Puts the environment's commands first, and the copy's packages before installed ones."""
+        """Returns variables that put the environment's commands and the copy's packages first."""
         path = os.pathsep.join([str(self.environment / "bin"), os.environ["PATH"]])
         variables = {**os.environ, "PATH": path}
         return {**variables, "PYTHONPATH": str(self.folder)} if self.is_checkout else variables
 
 
 class Verdict(NamedTuple):
-    """What came of a block: `problem` is empty if it did what the page says."""
+    """The result of a block; `problem` is empty on success."""
 
     problem: str
     notes: tuple[str, ...] = ()
 
 
 def main(words: Sequence[str]) -> int:
-    """Checks the pages named, or all of them."""
+    """Checks the given pages, or all pages."""
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns.docs")
     parser.add_argument("pages", nargs="*", type=Path, metavar="PAGE")
     parser.add_argument("--installed", type=Path, metavar="DIR")
@@ -96,12 +96,12 @@ def main(words: Sequence[str]) -> int:
                 stage = Stage(Path(scratch) / "gap_jax", Path(sys.prefix), is_checkout=True)
                 copy_checkout(stage.folder)
             failed += sum(bool(verdict.problem) for verdict in check_page(page, stage))
-    print(f"{failed} blocks failed" if failed else "every block does what its page says")
+    print(f"{failed} blocks failed" if failed else "every block succeeded")
     return min(failed, 1)
 
 
 def copy_checkout(folder: Path) -> None:
-    """A copy of the tree without data and runs, and with this environment as its .venv."""
+    """Copies the checkout without data and runs, with this environment as its .venv."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*NOT_COPIED))
     environment = folder / ".venv"
     environment.mkdir()
@@ -112,7 +112,7 @@ def copy_checkout(folder: Path) -> None:
 
 
 def check_page(page: Path, stage: Stage) -> Iterator[Verdict]:
-    """Executes the blocks of a page in order, and prints a line about each."""
+    """Executes the blocks of a page in order, and prints a line for each."""
     for block in read_blocks(page):
         if not block.is_executable:
             continue
@@ -179,11 +179,11 @@ def _prints_the_same(block: Block, stage: Stage) -> Verdict:
 
 
 def _misses_data(block: Block, stage: Stage) -> Verdict:
-    """Each command is understood, and refused because a file that it names is not there."""
+    """Checks that each command is refused because a named file does not exist."""
     for command in read_commands(block):
         done = _run(["bash", "-c", command], stage)
-        said = done.stdout.strip().rpartition("\n")[2]
-        named = [each for each in _absent_files(command, stage.folder) if each in said]
+        last = done.stdout.strip().rpartition("\n")[2]
+        named = [each for each in _absent_files(command, stage.folder) if each in last]
         if done.returncode != 65 or not named:
             return Verdict(
                 f"{command}\nends in {done.returncode} and not in 65 with the name of a missing "
@@ -193,7 +193,7 @@ def _misses_data(block: Block, stage: Stage) -> Verdict:
 
 
 def _absent_files(command: str, folder: Path) -> list[str]:
-    """What a command could miss: its own words that look like a file, and the data of a config."""
+    """Lists files that a command may lack: arguments that look like files, and a config's data."""
     words = {part for word in split_words(command) for part in word.split("=", 1)}
     named = {word for word in words if "/" in word or "." in word}
     return [

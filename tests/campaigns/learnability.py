@@ -1,12 +1,11 @@
-"""Can every pooling learn at all? Twenty training steps of each on one batch.
+"""Trains every pooling for twenty steps on one batch, and checks that it learns.
 
     python -m tests.campaigns.learnability [--only NAME]      make learnability
 
-A variant learns if the loss of the classes falls by 30 % and no group of parameters is without a
-gradient: from the first step on, or from the second with model.gate_init=one, where the chain below
-a gate of zeros has to wait for it. The start, the optimiser and the step are those of a run. The
-table goes into docs/learnability.md; the exit code is 1 if a variant does not learn of which the
-page does not say so.
+A variant learns if the loss of the classes falls by 30 % and every parameter has a gradient: in the
+first step, or in the second with model.gate_init=one, as the layers below a zero kernel get no
+gradient in the first. Initialisation, optimiser and step are those of a run. The table is written
+to docs/learnability.md; the exit code is 1 if a variant does not learn and has no excuse.
 """
 
 import argparse
@@ -48,9 +47,9 @@ BOTH = ("paper", "one")
 
 
 class Variant(NamedTuple):
-    """A pooling by its config: the method part and the fields that make it what it is.
+    """A pooling: the method in the config, and its fields.
 
-    `excuse` says why it need not learn in so few steps, where it is known not to.
+    `excuse` gives the reason if it is known not to learn in so few steps.
     """
 
     name: str
@@ -61,7 +60,7 @@ class Variant(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What the steps did: the loss before each and after the last, the gradients' norms of each."""
+    """The losses before each step and after the last, and the gradients' norms of each step."""
 
     losses: Sequence[float]
     skipped: int
@@ -69,21 +68,21 @@ class Course(NamedTuple):
 
     @property
     def cut(self) -> float:
-        """The share of the loss that is gone."""
+        """Returns the relative decrease of the loss."""
         return 1 - self.losses[-1] / self.losses[0]
 
     @property
     def learned_by(self) -> int:
-        """The first step after which enough of the loss is gone; 0 if it never is."""
+        """Returns the first step after which the loss has fallen enough; 0 if there is none."""
         enough = (1 - CUT) * self.losses[0]
         return next((step for step, loss in enumerate(self.losses) if loss <= enough), 0)
 
     def without_gradient(self, step: int) -> list[str]:
-        """The parameters whose gradient is zero at a step, counted from 1."""
+        """Lists the parameters whose gradient is zero at a step, counted from 1."""
         return [name for name, norm in self.norms[step - 1].items() if norm == 0]
 
     def fault(self, gate: str) -> str:
-        """In what it did not learn; empty if it did."""
+        """Describes a failure to learn; empty if the variant learns."""
         if self.skipped:
             return f"{self.skipped} steps had no finite gradient"
         if idle := self.without_gradient(2 if gate == "one" else 1):
@@ -92,7 +91,7 @@ class Course(NamedTuple):
 
 
 def list_variants() -> Iterator[Variant]:
-    """Every pooling with every start it has."""
+    """Yields every pooling with each of its initialisations."""
     few = "twenty steps move a weight by 0.02 at most, and "
     dead = "a map that becomes negative everywhere stays so; take `gate_init=one`"
     small = few + "three factors of N(0, 1e-3) multiply"
@@ -148,14 +147,14 @@ def list_variants() -> Iterator[Variant]:
 
 
 def configure(variant: Variant) -> Config:
-    """The demo's recipe at test sizes, without dropout or schedule."""
+    """Returns the demo's recipe at test sizes, without dropout or schedule."""
     values = {**FIELDS, "model.gate_init": variant.gate, **variant.fields}
     words = [f"--config.{name}={value}" for name, value in values.items()]
     return read_config(f"configs/gap_pose.py:{variant.method},demo", words)
 
 
 def train(cfg: Config, count: int = STEPS) -> Course:
-    """So many updates on one batch, and the loss before the first and after the last."""
+    """Trains for `count` steps on one batch."""
     model, optimizer, _ = describe_state(cfg, CLASSES)
     noting = note_gradients(optimizer)
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])
@@ -176,7 +175,7 @@ def train(cfg: Config, count: int = STEPS) -> Course:
 def note_gradients(
     optimizer: optax.GradientTransformationExtraArgs,
 ) -> optax.GradientTransformationExtraArgs:
-    """The same optimiser, whose state also holds the last gradients."""
+    """Adds the last gradients to the state of an optimiser."""
 
     def init(params: PyTree) -> PyTree:
         return optimizer.init(params), optax.tree.zeros_like(params)
@@ -191,9 +190,7 @@ def note_gradients(
 
 
 def draw_batch(frames: int = 1) -> HostBatch:
-    """Noisy pictures of each class's own coarse pattern, with a person somewhere in each; or clips
-    that become darker.
-    """
+    """Draws a noisy coarse pattern for each class, with one person; clips become darker."""
     rng = np.random.default_rng(0)
     labels = np.arange(IMAGES) % CLASSES
     patterns = rng.uniform(0, 255, (CLASSES, CELLS, CELLS, 3))
@@ -215,13 +212,15 @@ def draw_batch(frames: int = 1) -> HostBatch:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Every variant, a line each, and the table."""
+    """Trains every variant and writes the table."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
-    parser.add_argument("--only", default="", help="variants whose name begins so; no table")
-    asked = parser.parse_args(arguments)
+    parser.add_argument(
+        "--only", default="", help="prefix of the names of variants; writes no table"
+    )
+    options = parser.parse_args(arguments)
     start, rows, failed = time.monotonic(), list[str](), list[str]()
     for variant in list_variants():
-        if not variant.name.startswith(asked.only):
+        if not variant.name.startswith(options.only):
             continue
         course = train(configure(variant))
         fault = course.fault(variant.gate)
@@ -229,10 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(rows[-1], flush=True)
         if fault and not variant.excuse:
             failed.append(f"{variant.name}, {variant.gate}: {fault}")
-    if not asked.only:
-        said = describe(f"python -m {PROGRAM}", time.monotonic() - start)
+    if not options.only:
+        description = describe(f"python -m {PROGRAM}", time.monotonic() - start)
         head = ("| pooling | `gate_init` | loss | cut | learns |", "|---|---|---|---|---|")
-        replace_marked(PAGE, "learnability", "\n".join([said, "", *head, *rows]))
+        replace_marked(PAGE, "learnability", "\n".join([description, "", *head, *rows]))
     print("\n".join(failed), file=sys.stderr)
     return 1 if failed else 0
 

@@ -1,4 +1,4 @@
-"""JPEG and PNG files of every kind, and what a seed changes in them."""
+"""Makes JPEG and PNG files of every kind, and mutates them by a seed."""
 
 import functools
 import io
@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 
 PNG_START = b"\x89PNG\r\n\x1a\n"
 WIDTH_PX, HEIGHT_PX = 97, 71
-SIDES = (0, 1, 7, 255, 4096, 7071, 65535)  # that a header may claim
+SIDES = (0, 1, 7, 255, 4096, 7071, 65535)  # written to headers
 
 Parts = Sequence[bytes]  # the start of a file, then its chunks or segments
 
@@ -28,7 +28,7 @@ class Mutated(NamedTuple):
 
 
 def picture() -> Image.Image:
-    """Smooth colours with some noise."""
+    """Draws smooth colours with some noise."""
     rng = np.random.default_rng(0)
     small = Image.fromarray(rng.integers(0, 256, (5, 6, 3), dtype=np.uint8))
     smooth = np.asarray(small.resize((WIDTH_PX, HEIGHT_PX), Image.Resampling.BICUBIC))
@@ -36,21 +36,21 @@ def picture() -> Image.Image:
 
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    """The image as a file."""
+    """Encodes an image as a file."""
     file = io.BytesIO()
     image.save(file, kind, **options)
     return file.getvalue()
 
 
 def deep_png(*, colour: bool) -> bytes:
-    """A PNG of 16 bits."""
+    """Makes a PNG of 16 bits."""
     pixels = np.asarray(picture()).astype(np.uint16) * 257
     _, content = cv2.imencode(".png", pixels if colour else pixels[..., 0])
     return content.tobytes()
 
 
 def described_png() -> bytes:
-    """A PNG with text, a resolution and a profile."""
+    """Makes a PNG with text, a resolution and a profile."""
     text = PngImagePlugin.PngInfo()
     text.add_text("Comment", "some text")
     text.add_text("Long", "some text" * 99, zip=True)
@@ -58,7 +58,7 @@ def described_png() -> bytes:
 
 
 def ycck(subsampling: str) -> bytes:
-    """A JPEG of inks that are stored as brightness and colours."""
+    """Makes a JPEG in YCCK colours."""
     inks = np.asarray(picture().convert("CMYK"))
     return simplejpeg.encode_jpeg(inks, colorspace="CMYK", colorsubsampling=subsampling)
 
@@ -87,12 +87,12 @@ ORIGINALS: dict[str, Callable[[], bytes]] = {
 
 @functools.cache
 def original(kind: str) -> bytes:
-    """The unchanged file."""
+    """Returns the unchanged file of a kind."""
     return ORIGINALS[kind]()
 
 
 def mutate(seed: int, case: int) -> Mutated:
-    """The file of a case: the kinds take turns, and seed and case draw the mutation."""
+    """Makes the file of a case: kinds alternate, seed and case determine the mutation."""
     rng = np.random.default_rng([seed, case])
     kind = list(ORIGINALS)[case % len(ORIGINALS)]
     name = str(rng.choice(list(MUTATIONS)))
@@ -108,19 +108,19 @@ def flip_bits(data: bytes, rng: np.random.Generator, most: int = 1) -> bytes:
 
 
 def truncate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Cuts the end off."""
+    """Cuts off the end."""
     return data[: rng.integers(len(data))]
 
 
 def overwrite(data: bytes, rng: np.random.Generator) -> bytes:
-    """Writes random bytes, zeros or the end of a JPEG over some."""
+    """Overwrites bytes with random bytes, zeros or the end marker of a JPEG."""
     start, count = int(rng.integers(len(data))), int(rng.integers(1, 40))
     new = (rng.bytes(count), bytes(count), b"\xff\xd9")[rng.integers(3)]
     return data[:start] + new + data[start + len(new) :]
 
 
 def drop_or_insert(data: bytes, rng: np.random.Generator) -> bytes:
-    """Takes some bytes out, or puts others in."""
+    """Deletes or inserts bytes."""
     start, count = int(rng.integers(len(data))), int(rng.integers(1, 40))
     if rng.random() < 0.5:
         return data[:start] + data[start + count :]
@@ -128,7 +128,7 @@ def drop_or_insert(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def splice(data: bytes, rng: np.random.Generator) -> bytes:
-    """Leaves out, repeats, moves or takes from another file a whole chunk or segment."""
+    """Deletes, repeats or moves a chunk or segment, or takes one from another file."""
     start, *parts = split(data)
     others = [kind for kind in ORIGINALS if original(kind)[:4] == data[:4]]
     foreign = split(original(others[rng.integers(len(others))]))[1:]
@@ -146,7 +146,7 @@ def splice(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
-    """Changes the sides or another field in the header; a PNG's CRC is then right again."""
+    """Changes a field in the header; corrects the CRC of a PNG."""
     start, *parts = split(data)
     at = next(i for i, part in enumerate(parts) if part[4:8] == b"IHDR" or _is_frame(part))
     header = bytearray(parts[at])
@@ -163,7 +163,7 @@ def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
 
 
 def recheck(data: bytes, rng: np.random.Generator) -> bytes:
-    """Changes bytes inside a chunk or segment; a PNG's CRC is then right again."""
+    """Changes bytes inside a chunk or segment; corrects the CRC of a PNG."""
     start, *parts = split(data)
     at = int(rng.integers(len(parts)))
     if not data.startswith(PNG_START):
@@ -187,7 +187,7 @@ MUTATIONS: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
 
 
 def png_chunk(name: bytes, content: bytes) -> bytes:
-    """A chunk with its length and CRC."""
+    """Returns a chunk with its length and CRC."""
     return (
         struct.pack(">I", len(content))
         + name
@@ -197,7 +197,7 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def split(data: bytes) -> list[bytes]:
-    """The start of a whole file, then its chunks (PNG) or segments (JPEG)."""
+    """Splits a valid file into its signature and its chunks (PNG) or segments (JPEG)."""
     if data.startswith(PNG_START):
         parts, rest = [PNG_START], data[len(PNG_START) :]
         while rest:
@@ -215,7 +215,7 @@ def split(data: bytes) -> list[bytes]:
 
 
 def _scan_end(rest: bytes) -> int:
-    """Where the entropy-coded bytes behind a start of scan end: at a marker that is no restart."""
+    """Returns the end of the entropy-coded bytes after a start of scan, ignoring restarts."""
     at = 2 + int.from_bytes(rest[2:4], "big")
     while rest[at] != 0xFF or rest[at + 1] == 0 or 0xD0 <= rest[at + 1] <= 0xD7:
         at += 1

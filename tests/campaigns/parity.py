@@ -1,9 +1,9 @@
-"""Our backbones beside other people's: the same random weights, the same picture, equal numbers.
+"""Compares our backbones with other libraries' on the same random weights and the same image.
 
-Run as `make parity`. Every reference that can be imported is run (transformers and torchvision with
-torch, Keras; a literal numpy network always can) with weights and statistics that are drawn by name
-and go their way through our name maps; features and logits must agree within 1e-4 of the largest.
-What it said is kept in tests/goldens, and docs/parity.md is written from all of them.
+Run as `make parity`. It runs every reference that can be imported (transformers and torchvision
+with torch, Keras, and always a literal numpy network) with weights and statistics that are drawn by
+name and renamed by our name maps; features and logits must agree within 1e-4 of the largest value.
+The answers are stored in tests/goldens, from which docs/parity.md is written.
 """
 
 import argparse
@@ -38,22 +38,22 @@ PAGE = ROOT / "docs/parity.md"
 BEGIN, END = "<!-- parity: begin -->", "<!-- parity: end -->"
 TOLERANCE = 1e-4
 KEPT = 120  # values of each array
-SEED = 0  # of the picture; arrays are drawn by their names
+SEED = 0  # of the image; arrays are drawn by their names
 FULL = (224, 450)
 
 
 class Case(NamedTuple):
-    """A network of ours, what it should equal, and the sides of the pictures both see."""
+    """A network of ours, its reference, and the sides of the images."""
 
     name: str
     reference: str
     fields: dict[str, Any]
-    names: NameMap | None = None  # as we name them
+    names: NameMap | None = None  # None: our names
     sides: tuple[int, ...] = FULL
 
 
 def cases() -> Iterator[Case]:
-    """Every pair; sides beyond 224 and 450 px are those that the suite can afford."""
+    """Yields every pair; the sides besides 224 and 450 px are small enough for the tests."""
     keras = functools.partial(Case, reference="keras")
     vgg16 = {"backbone": "vgg16"}
     yield keras("vgg16", fields=vgg16, names=vgg.keras_names(dense=False), sides=(64, *FULL))
@@ -76,7 +76,7 @@ def cases() -> Iterator[Case]:
 
 
 def draw_network(case: Case) -> Network:
-    """Ours, mean pooling on top, with values that depend on their paths alone."""
+    """Builds our network with mean pooling, and draws its values by their paths."""
     cfg = Config()
     cfg.pose.branch, cfg.model.pooling = False, "mean"
     for name, value in case.fields.items():
@@ -85,13 +85,13 @@ def draw_network(case: Case) -> Network:
 
 
 def draw_image(side: int) -> Float[np.ndarray, "1 h w 3"]:
-    """What a backbone sees, normalised."""
+    """Draws a normalised image."""
     values = np.random.default_rng(SEED).normal(size=(1, side, side, 3))
     return values.astype(np.float32)
 
 
 def ask_ours(network: Network, image: Float[np.ndarray, "1 h w 3"]) -> Answer:
-    """Our last map and scores, in float32."""
+    """Computes our last map and logits, in float32."""
     graph, state = nnx.split(network)
 
     def apply(state: nnx.State, image: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -104,20 +104,20 @@ def ask_ours(network: Network, image: Float[np.ndarray, "1 h w 3"]) -> Answer:
 
 
 def thin_out(values: np.ndarray) -> np.ndarray:
-    """Values from all over an array, at a distance that fits no axis."""
+    """Selects values from the whole array with an odd stride."""
     flat = values.ravel()
     return flat[:: max(flat.size // KEPT, 1) | 1]
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The largest, relative to the largest value."""
+    """Returns the largest difference, relative to the largest value."""
     if ours.shape != theirs.shape:
         raise SystemExit(f"ours has shape {ours.shape}, the reference {theirs.shape}")
     return float(np.abs(ours - theirs).max() / np.abs(theirs).max())
 
 
 def compare(case: Case) -> Iterator[dict[str, Any]]:
-    """What to keep for each side."""
+    """Yields the golden of each side."""
     network = draw_network(case)
     ours = {path: np.asarray(x) for path, x in by_path(nnx.state(network)).items()}
     names = case.names or {name: Source((name,)) for name in ours}
@@ -146,12 +146,12 @@ def compare(case: Case) -> Iterator[dict[str, Any]]:
 
 
 def read_golden(name: str, side: int) -> dict[str, Any]:
-    """What a reference once said."""
+    """Reads the stored answer of a reference."""
     return json.loads((GOLDENS / f"{name}_{side}.json").read_text("utf-8"))
 
 
 def render() -> str:
-    """A row for each golden."""
+    """Renders a row for each golden."""
     rows = [
         "| network | pixels | reference | features | logits |",
         "|---|---|---|---|---|",
@@ -172,16 +172,16 @@ def render() -> str:
 
 
 def write_page() -> None:
-    """Puts the table between its marks."""
+    """Writes the table between its marks."""
     head, _, rest = PAGE.read_text("utf-8").partition(BEGIN)
     tail = rest.partition(END)[2]
     files.write_atomically(PAGE, f"{head}{BEGIN}\n{render()}\n{END}{tail}")
 
 
 def main() -> int:
-    """Runs what can be run; 1 where something differs by more than the tolerance."""
+    """Runs all available references; returns 1 if a difference exceeds the tolerance."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="cases whose names begin so")
+    parser.add_argument("--only", default="", help="prefix of the names of cases")
     only, wrong = parser.parse_args().only, 0
     for case in cases():
         if not case.name.startswith(only):

@@ -1,4 +1,4 @@
-"""Other libraries' networks with given weights, and literal numpy ones."""
+"""Runs networks of other libraries, and literal numpy networks, with given weights."""
 
 import importlib
 import os
@@ -21,14 +21,14 @@ PACKAGES = {
 
 
 class Answer(NamedTuple):
-    """The last map and ImageNet's scores, where that network ends in them."""
+    """The last map, and the ImageNet logits of networks with a classifier."""
 
     features: Array
     logits: Array | None
 
 
 def ask_transformers(backbone: str, theirs: Arrays, image: Array) -> Answer:
-    """ResNetForImageClassification, whose strides are torchvision's."""
+    """Runs ResNetForImageClassification, whose strides are torchvision's."""
     torch, transformers = (importlib.import_module(name) for name in ("torch", "transformers"))
     depths = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
     config = transformers.ResNetConfig(depths=list(depths[backbone]), num_labels=1000)
@@ -45,10 +45,10 @@ def ask_transformers(backbone: str, theirs: Arrays, image: Array) -> Answer:
 
 
 def ask_torchvision(backbone: str, theirs: Arrays, image: Array) -> Answer:
-    """torchvision's Inception-v3 without its auxiliary head."""
+    """Runs torchvision's Inception-v3 without its auxiliary head."""
     torch, torchvision = (importlib.import_module(name) for name in ("torch", "torchvision"))
     if backbone != "inception_v3_torch":
-        raise ValueError(f"torchvision is not asked for {backbone}")
+        raise ValueError(f"torchvision is no reference for {backbone}")
     with torch.no_grad():
         model = torchvision.models.inception_v3(weights=None, aux_logits=False, init_weights=False)
         absent = model.load_state_dict(
@@ -65,7 +65,7 @@ def ask_torchvision(backbone: str, theirs: Arrays, image: Array) -> Answer:
 
 
 def ask_keras(backbone: str, theirs: Arrays, image: Array) -> Answer:
-    """keras.applications' networks; those from Caffe read colours as BGR."""
+    """Runs networks of keras.applications; those from Caffe read BGR."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras = importlib.import_module("keras")
     keras.utils.clear_session()
@@ -98,7 +98,7 @@ def ask_keras(backbone: str, theirs: Arrays, image: Array) -> Answer:
 
 
 def ask_numpy(backbone: str, theirs: Arrays, image: Array) -> Answer:
-    """The suite's literal networks, in float64; a ResNet's arrays keep our names."""
+    """Runs the literal networks of the tests in float64; a ResNet's arrays keep our names."""
     exact = {name: np.asarray(x, np.float64) for name, x in theirs.items()}
     pixels = np.asarray(image, np.float64)
     if backbone == "bn_inception":

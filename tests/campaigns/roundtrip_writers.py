@@ -1,8 +1,8 @@
-"""Writes a file of weights with the library of the interpreter that runs this; needs numpy only.
+"""Writes a weights file with a library of the current interpreter; itself needs only numpy.
 
     PYTHON roundtrip_writers.py FORM BACKBONE ARRAYS.npz OUT
 
-It prints the versions of the libraries that wrote, as JSON, or ends in ABSENT without one of them.
+It prints the versions of the libraries as JSON, or ends with ABSENT if one of them is missing.
 """
 
 import importlib
@@ -27,7 +27,7 @@ APPLICATIONS = {
 
 
 def torch_state(arrays: Arrays) -> dict[str, Any]:
-    """A state dict, with the counter that each batch norm has there."""
+    """Returns a state dict, with the counter of each batch norm."""
     torch: Any = importlib.import_module("torch")
     state = {}
     for name, values in arrays.items():
@@ -38,14 +38,14 @@ def torch_state(arrays: Arrays) -> dict[str, Any]:
 
 
 def write_torch(arrays: Arrays, out: Path, **options: Any) -> tuple[str, ...]:
-    """torch.save of the state dict alone."""
+    """Writes only the state dict with torch.save."""
     torch: Any = importlib.import_module("torch")
     torch.save(torch_state(arrays), out, **options)
     return ("torch",)
 
 
 def write_wrapped(arrays: Arrays, out: Path) -> tuple[str, ...]:
-    """As a training on several devices saves it, its kernels with the channels last in memory."""
+    """Writes a checkpoint of a training on several devices, with channels-last kernels."""
     torch: Any = importlib.import_module("torch")
     state = {
         f"module.{name}": x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
@@ -58,7 +58,7 @@ def write_wrapped(arrays: Arrays, out: Path) -> tuple[str, ...]:
 
 
 def write_safetensors(arrays: Arrays, out: Path, kind: str) -> tuple[str, ...]:
-    """safetensors' file of torch's tensors."""
+    """Writes torch's tensors with safetensors."""
     torch, safe = (importlib.import_module(name) for name in ("torch", "safetensors.torch"))
     state = {name: x.to(getattr(torch, kind)) for name, x in torch_state(arrays).items()}
     safe.save_file(state, out)
@@ -66,7 +66,7 @@ def write_safetensors(arrays: Arrays, out: Path, kind: str) -> tuple[str, ...]:
 
 
 def write_keras(arrays: Arrays, out: Path, backbone: str) -> tuple[str, ...]:
-    """keras.applications' network: its weights alone, or the whole of it in the older form."""
+    """Writes a network of keras.applications: only its weights, or the model in the old format."""
     os.environ.setdefault("KERAS_BACKEND", "jax")
     keras: Any = importlib.import_module("keras")
     model = getattr(keras.applications, APPLICATIONS[backbone])(weights=None)
@@ -83,7 +83,7 @@ def write_keras(arrays: Arrays, out: Path, backbone: str) -> tuple[str, ...]:
 
 
 def write_saver(arrays: Arrays, out: Path, version: str) -> tuple[str, ...]:
-    """TensorFlow's Saver of variables of these names, beside the step's counter."""
+    """Writes variables of these names and the step counter with TensorFlow's Saver."""
     v1: Any = importlib.import_module("tensorflow").compat.v1
     with v1.Graph().as_default(), v1.Session() as session:
         counter = v1.get_variable("global_step", (), v1.int64, v1.zeros_initializer())
@@ -100,7 +100,7 @@ def write_saver(arrays: Arrays, out: Path, version: str) -> tuple[str, ...]:
 
 
 def write_numpy(arrays: Arrays, out: Path) -> tuple[str, ...]:
-    """A dictionary of layers, in an array of one object around it."""
+    """Writes a dictionary of layers, in an array of one object."""
     layers: dict[str, dict[str, np.ndarray]] = {}
     for name, values in arrays.items():
         layer, _, variable = name.rpartition("/")

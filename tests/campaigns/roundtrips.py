@@ -1,11 +1,11 @@
-"""Files that other libraries write, through `gap_jax weights convert`: equal to the bit, or not.
+"""Converts files of other libraries with `gap_jax weights convert` and compares them bit for bit.
 
     python -m tests.campaigns.roundtrips [torch=PYTHON] [keras=PYTHON] [tensorflow=PYTHON]
     make roundtrips PYTHONS="torch=PYTHON ..."
 
-Each library writes whole networks of random values in an interpreter of its own, by default this
-one; a library that it lacks is told as "not run". The table goes into docs/weights.md; the exit
-code is 1 where a file was refused or came back otherwise.
+Each library writes whole networks of random values in a separate interpreter, by default this one;
+a missing library is listed as "not run". The table is written to docs/weights.md; the exit code is
+1 if a file was refused or differs.
 """
 
 import contextlib
@@ -45,7 +45,7 @@ Arrays = Mapping[str, Float[np.ndarray, "..."]]
 
 
 class Case(NamedTuple):
-    """What `library` writes: a form of roundtrip_writers, of a backbone under these names."""
+    """A file to write: the library, a form of roundtrip_writers, a backbone and its names."""
 
     library: str
     form: str
@@ -56,7 +56,7 @@ class Case(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """What came of a case; `result` is EQUAL, NOT_RUN or what is wrong."""
+    """The result of a case: EQUAL, NOT_RUN or a description of the error."""
 
     case: Case
     versions: Mapping[str, str]
@@ -66,7 +66,7 @@ class Verdict(NamedTuple):
 
 
 def cases() -> list[Case]:
-    """Every form by every library that has it."""
+    """Lists every form of every library."""
     torch = resnet.torch_names(BLOCKS["resnet50"])
     found = [
         Case("torch", "zip", "torch.save", "resnet50", torch),
@@ -93,7 +93,7 @@ def cases() -> list[Case]:
 
 
 def draw(case: Case) -> dict[str, Float[np.ndarray, "..."]]:
-    """Random values for every array; of what bfloat16 keeps where the file is to hold that."""
+    """Draws random values for every array; rounded to bfloat16 for files of that type."""
     stage = 7 if case.backbone == "vgg16" else 0
     cfg = Config(
         model=ModelConfig(backbone=case.backbone, pooling="mean", stage=stage),
@@ -110,11 +110,11 @@ def draw(case: Case) -> dict[str, Float[np.ndarray, "..."]]:
 
 
 def run_case(case: Case, python: str, folder: Path) -> Verdict:
-    """Has the file written, converts it, and compares."""
+    """Writes the file, converts it, and compares."""
     ours = {path: values for path, values in draw(case).items() if path in case.names}
     theirs = rename(ours, case.names)
     for path, source in case.names.items():
-        if source.form == "difference":  # what the mean less the bias is, in float32
+        if source.form == "difference":  # the mean minus the bias, in float32
             ours[path] = theirs[source.names[0]] - theirs[source.names[1]]
     np.savez(folder / "arrays.npz", allow_pickle=False, **theirs)
     writer = [python, roundtrip_writers.__file__, case.form, case.backbone]
@@ -133,17 +133,17 @@ def run_case(case: Case, python: str, folder: Path) -> Verdict:
 
 
 def convert_and_compare(theirs: Path, out: Path, expected: Arrays) -> str:
-    """What is wrong with the converted file, or EQUAL."""
-    said = io.StringIO()
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+    """Converts a file; returns EQUAL or a description of the error."""
+    stderr = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(stderr):
         code = cli.main(["weights", "convert", str(theirs), str(out)])
     if code:
-        return f"refused: {_last_line(said.getvalue())}"
+        return f"refused: {_last_line(stderr.getvalue())}"
     return compare(safetensors.numpy.load_file(out), expected)
 
 
 def compare(found: Arrays, expected: Arrays) -> str:
-    """EQUAL where both hold the same names and the same bits."""
+    """Returns EQUAL if both have the same names and the same bits."""
     if found.keys() != expected.keys():
         return f"{len(found.keys() ^ expected.keys())} names differ"
     wrong = [
@@ -159,7 +159,7 @@ def _last_line(text: str) -> str:
 
 
 def render(verdicts: Sequence[Verdict]) -> str:
-    """A row for each case."""
+    """Renders a row for each case."""
     rows = [
         "| written by | as | network | arrays | values | came back |",
         "|---|---|---|---|---|---|",
@@ -172,7 +172,7 @@ def render(verdicts: Sequence[Verdict]) -> str:
 
 
 def write_page(verdicts: Sequence[Verdict], page: Path = PAGE) -> None:
-    """Puts the table between its marks."""
+    """Writes the table between its marks."""
     head, begin, rest = page.read_text("utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
@@ -181,7 +181,7 @@ def write_page(verdicts: Sequence[Verdict], page: Path = PAGE) -> None:
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs what can be run, and writes the table."""
+    """Runs all available libraries, and writes the table."""
     pythons = dict(word.split("=", 1) for word in words)
     verdicts = []
     for case in cases():

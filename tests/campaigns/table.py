@@ -1,4 +1,4 @@
-"""The table of the fault campaign, between the two marks of its page."""
+"""Writes the table of a campaign between the two marks of its page."""
 
 import datetime
 import platform
@@ -14,12 +14,12 @@ VERSIONS = ("jax", "orbax-checkpoint", "grain")
 
 
 def write_table(page: Path, verdicts: Sequence[Verdict], command: str) -> None:
-    """Replaces what stands between the marks of the faults."""
+    """Replaces the table of the fault campaign."""
     replace_marked(page, "faults", render(verdicts, command))
 
 
 def replace_marked(page: Path, mark: str, content: str) -> None:
-    """Puts `content` between <!-- mark: begin --> and <!-- mark: end -->."""
+    """Replaces the text between <!-- mark: begin --> and <!-- mark: end -->."""
     begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
     text = page.read_text("utf-8")
     if not re.search(f"{begin}.*{end}", text, re.DOTALL):
@@ -30,7 +30,7 @@ def replace_marked(page: Path, mark: str, content: str) -> None:
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:
-    """A row for each kind of mishap, and what was run where."""
+    """Renders a row for each kind of fault, with the command and versions."""
     kinds = list(dict.fromkeys(each.kind for each in verdicts))
     rows = [(kind, [each for each in verdicts if each.kind == kind]) for kind in kinds]
     return "\n".join(
@@ -46,14 +46,14 @@ def render(verdicts: Sequence[Verdict], command: str) -> str:
 
 
 def describe(command: str, seconds: float) -> str:
-    """One sentence on date, command, code and versions."""
-    facts = describe_environment()
-    versions = [f"{name} {facts['packages'][name]}" for name in VERSIONS]
+    """Describes the command, date, code and versions in one sentence."""
+    environment = describe_environment()
+    versions = [f"{name} {environment['packages'][name]}" for name in VERSIONS]
     minutes = seconds / 60
-    code = f"gap_jax {facts['gap_jax']} ({facts['revision'] or 'no revision'})"
+    code = f"gap_jax {environment['gap_jax']} ({environment['revision'] or 'no revision'})"
     return (
         f"`{command}`, {datetime.date.today().isoformat()}, {minutes:.0f} minutes: {code}, "
-        f"Python {facts['python']}, {', '.join(versions)}, {platform.system()} on "
+        f"Python {environment['python']}, {', '.join(versions)}, {platform.system()} on "
         f"{platform.machine()}."
     )
 

@@ -1,4 +1,4 @@
-"""The public face: its names, its docstrings, and training from a notebook and from a thread."""
+"""The public API: names, docstrings, and training in a notebook and in a thread."""
 
 import asyncio
 import doctest
@@ -28,7 +28,7 @@ from tests.support.tiny_data import prepare_tiny_people
 CLASSES = ("AttentionalPooling", "FactoredSaliency", "GeneralizedAttentionalPooling")
 
 
-def test_names_are_loaded_when_used_and_collide_with_no_module() -> None:
+def test_names_are_loaded_on_use_and_differ_from_modules() -> None:
     modules = {module.name for module in pkgutil.iter_modules(gap_jax.__path__)}
     assert modules.isdisjoint(gap_jax.__all__) and dir(gap_jax) == sorted(gap_jax.__all__)
     for name, home in gap_jax.MODULES.items():
@@ -44,14 +44,14 @@ def test_names_are_loaded_when_used_and_collide_with_no_module() -> None:
 
 
 class ShownOutput(doctest.OutputChecker):
-    """Checks the output that a docstring shows, and lets a training log what it likes."""
+    """Checks output only where a docstring shows it, as training logs."""
 
     def check_output(self, want: str, got: str, optionflags: int) -> bool:
         return not want or super().check_output(want, got, optionflags)
 
 
 def run_docstrings(*names: str) -> None:
-    """Runs their examples, one after the other, with the same variables."""
+    """Runs the examples of docstrings in order, with shared variables."""
     variables: dict[str, Any] = {"jax": jax}
     for name in names:
         [found] = doctest.DocTestFinder(recurse=False).find(getattr(gap_jax, name), name)
@@ -90,7 +90,7 @@ def test_trains_in_a_thread_and_evaluates(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_trains_in_a_notebook(tmp_path: Path) -> None:
-    """Whose event loop runs while its cells do."""
+    """A notebook's event loop runs during its cells."""
     prepare_tiny_people(tmp_path / "people")
     cfg = tiny_config(tmp_path / "people", "train.steps=2", "model.stage=1")
 
@@ -114,7 +114,7 @@ def attentional(**arguments: Any) -> AttentionalPooling:
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 3, 3, 8)), jnp.float32)
 
 
-def test_widths_alone_decide_the_layers() -> None:
+def test_widths_determine_the_layers() -> None:
     for widths in ((), (4,), (6, 4, 2)):
         saliency = generalized(widths).saliency
         assert isinstance(saliency, FactoredSaliency) and len(saliency.chain) == len(widths)
@@ -122,7 +122,7 @@ def test_widths_alone_decide_the_layers() -> None:
 
 
 @pytest.mark.parametrize("make", [attentional, lambda **each: generalized((4,), **each)])
-def test_the_constructor_takes_gate_init_and_dtypes(
+def test_constructor_takes_gate_init_and_dtypes(
     make: Callable[..., AttentionalPooling],
 ) -> None:
     gated = make(gate_init="one", rank=2)
@@ -136,7 +136,7 @@ def test_the_constructor_takes_gate_init_and_dtypes(
     assert (rounded != exact).any()
 
 
-def test_a_gate_beside_a_saliency_is_refused() -> None:
+def test_gate_init_with_a_saliency_is_refused() -> None:
     saliency = gap_jax.FactoredSaliency(8, (4,), rngs=nnx.Rngs(0))
     with pytest.raises(ValueError, match="gate_init='one' has no effect with a saliency"):
         attentional(saliency=saliency, gate_init="one")

@@ -1,4 +1,4 @@
-"""The commands as a user types them: exit codes, one line on stderr, help that tells the truth."""
+"""Command lines: exit codes, one line on stderr, help."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ GAP_POSE = f"--config={ROOT / 'configs/gap_pose.py'}"
 
 
 def type_command(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """Runs python -m in a fresh process, as a user would."""
+    """Runs python -m in a new process."""
     return subprocess.run(
         [sys.executable, "-m", *words],
         cwd=cwd,
@@ -30,7 +30,7 @@ def type_command(*words: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[s
 
 
 def refusal(capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line on stderr, without its head."""
+    """Returns the one line on stderr, from its exit code on."""
     printed = capsys.readouterr()
     lines = printed.err.splitlines()
     assert len(lines) == 1, printed.err
@@ -47,10 +47,10 @@ def refusal(capsys: pytest.CaptureFixture[str]) -> str:
         ([GAP_POSE, "--config.optim.learning_rate=nan"], "64: optim.learning_rate=nan is not"),
         ([GAP_POSE, "--config.optim.learnin_rate=1"],
          "64: config has no field 'optim.learnin_rate'; did you mean 'optim.learning_rate'?"),
-        ([GAP_POSE, "stray"], "64: stray word 'stray'"),
+        ([GAP_POSE, "stray"], "64: unknown argument 'stray'"),
         ([GAP_POSE, "--config.train.steps=1", "--config.train.steps=2"],
          "64: --config.train.steps is given twice"),
-        (["--config.train.steps=1", GAP_POSE], "64: --config.train.steps stands before --config"),
+        (["--config.train.steps=1", GAP_POSE], "64: --config.train.steps comes before --config"),
         ([GAP_POSE, "--mode=trian"], "64: --mode=trian"),
         ([GAP_POSE, "--wrkdir=x"], "64: unknown flag --wrkdir; did you mean 'workdir'?"),
         ([GAP_POSE, "--workdir=gs://bucket/run"],
@@ -71,7 +71,7 @@ def test_main_refuses_in_one_line(
     assert refusal(capsys).startswith(line)
 
 
-def test_main_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_main_in_a_new_process(tmp_path: Path) -> None:
     done = type_command(
         "gap_jax.main", GAP_POSE, "--config.data.area_range=(0.1,0.2,0.3)", cwd=tmp_path
     )
@@ -81,7 +81,7 @@ def test_main_in_a_process_of_its_own(tmp_path: Path) -> None:
     )
 
 
-def test_without_data_main_says_how_to_prepare_it(tmp_path: Path) -> None:
+def test_main_without_data_prints_the_command_to_prepare_it(tmp_path: Path) -> None:
     done = type_command("gap_jax.main", GAP_POSE, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (65, "", 1)
     for hint in (PREPARE["mpii"], PREPARE["people"], "--config=configs/gap_pose.py:demo"):
@@ -89,7 +89,7 @@ def test_without_data_main_says_how_to_prepare_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DATASETS)
-def test_the_hints_are_commands_that_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proposed_commands_exist(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = PREPARE[name].split()
     assert words[0] == "gap_jax"
     assert cli.main([*words[1:4], "--help"]) == 0
@@ -97,7 +97,7 @@ def test_the_hints_are_commands_that_exist(name: str, capsys: pytest.CaptureFixt
     assert all(word in printed for word in words if word.startswith("--"))
 
 
-def test_data_that_cannot_be_meant_are_named(
+def test_wrong_or_missing_data_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     prepare_tiny_people(tmp_path / "people")
@@ -119,7 +119,7 @@ def test_data_that_cannot_be_meant_are_named(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_has_a_folder_of_its_name() -> None:
+def test_default_workdir_is_named_after_the_config() -> None:
     assert name_workdir("configs/gap_pose.py") == "runs/gap_pose"
     assert name_workdir("a/gap_pose.py:attention,demo") == "runs/gap_pose-attention-demo"
 
@@ -131,8 +131,8 @@ def test_a_run_has_a_folder_of_its_name() -> None:
         (["dta"], "64: unknown command 'dta'; did you mean 'data'?"),
         (["data"], "64: the following arguments are required: ACTION"),
         (["data", "prepare", "peopel"], "64: argument NAME: invalid choice: 'peopel'"),
-        (["data", "prepare", "people", "--seed=-1"], "64: argument --seed: -1 is negative"),
-        (["data", "prepare", "people", "--val=0"], "64: argument --val: 0 is too few"),
+        (["data", "prepare", "people", "--seed=-1"], "64: argument --seed: -1 must be 0 or more"),
+        (["data", "prepare", "people", "--val=0"], "64: argument --val: 0 must be 1 or more"),
         (["data", "prepare", "people", "--seed=x"], "64: argument --seed: invalid"),
         (["data", "prepare", "people", "--sed=1"], "64: unknown argument '--sed=1'"),
         (["data", "prepare", "people", "--config.data.name=x"], "64: unknown argument '--config"),
@@ -150,9 +150,9 @@ def test_commands_refuse_in_one_line(
     words: list[str], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code = cli.main(words)
-    said = refusal(capsys)
-    assert said.startswith(line)
-    assert said.startswith(f"{code}:")
+    message = refusal(capsys)
+    assert message.startswith(line)
+    assert message.startswith(f"{code}:")
 
 
 def test_missing_mpii_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,10 +187,10 @@ def test_config_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert "model.T=3" in capsys.readouterr().out
 
 
-def test_a_tilde_behind_an_option_is_the_home_folder(
+def test_tilde_in_an_option_is_the_home_folder(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shells expand it at the beginning of a word only."""
+    """Shells expand it only at the beginning of an argument."""
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     assert cli.main(["config", "show", "gap_pose", "--config.data.root=~/people"]) == 0
@@ -216,7 +216,7 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "model.T=3" in capsys.readouterr().out
 
 
-def test_the_package_is_a_command() -> None:
+def test_package_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "gap_jax", "--version"]
-    said = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert said.startswith(f"gap_jax {__version__} ")
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert printed.startswith(f"gap_jax {__version__} ")

@@ -1,4 +1,4 @@
-"""Configs: what resolves, what is refused, and with which line."""
+"""Configs: defaults, variants, overrides and refusals."""
 
 import ast
 import dataclasses
@@ -22,7 +22,7 @@ LEAVES = {name: (field, value) for name, field, value in fields(Config())}
 def test_defaults_are_the_papers_run() -> None:
     cfg = read_config(GAP_POSE)
     assert differences(Config().resolved(), cfg) == {}
-    assert cfg.model.chain_widths == (4096, 2048, 1024)
+    assert cfg.model.factored_widths == (4096, 2048, 1024)
     assert (cfg.train.batch_size, cfg.train.micro_batch_size, cfg.train.steps) == (128, 16, 12_000)
     assert (cfg.data.limit_width_px, cfg.data.short_side_px, cfg.data.image_size_px) == (
         512,
@@ -31,7 +31,7 @@ def test_defaults_are_the_papers_run() -> None:
     )
 
 
-def test_a_packaged_config_may_be_a_word_of_its_own() -> None:
+def test_config_may_follow_its_flag_as_a_separate_argument() -> None:
     own = flags.FlagValues()
     parse(["gap_jax", "--config", "gap_pose:demo", "--config.train.steps=7"], own)
     cfg = resolve(own["config"].value)
@@ -43,7 +43,7 @@ def test_a_packaged_config_may_be_a_word_of_its_own() -> None:
 @pytest.mark.parametrize("method", METHODS)
 def test_every_variant_resolves(method: str, data: str, scale: str) -> None:
     words = f"{GAP_POSE}:{scale},{data},{method}"
-    if (method, data) == ("pose_parts", "objects"):  # nobody annotated joints there
+    if (method, data) == ("pose_parts", "objects"):  # objects have no joints
         with pytest.raises(ConfigError, match=r"model.pooling=pose_parts pools by the pose"):
             read_config(words)
         return
@@ -62,7 +62,7 @@ def test_demo_alone_means_drawn_people() -> None:
 
 
 @pytest.mark.parametrize("file", ["gap_pose", "configs/gap_pose.py"])
-def test_configs_of_the_package_are_found_by_name_in_any_folder(
+def test_package_configs_are_found_by_name_in_any_folder(
     file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -71,10 +71,10 @@ def test_configs_of_the_package_are_found_by_name_in_any_folder(
     own.parent.mkdir(exist_ok=True)
     own.write_text("raise SystemExit")
     is_path = file.endswith(".py")
-    assert (locate(f"{file}:mean") == f"{file}:mean") == is_path, "a bare name runs no file here"
+    assert (locate(f"{file}:mean") == f"{file}:mean") == is_path, "a name is no path"
 
 
-def test_a_config_of_no_name_is_refused_with_the_names_there_are(
+def test_unknown_config_is_refused_with_the_nearest_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -89,7 +89,7 @@ def test_overrides_reach_the_frozen_config() -> None:
         "--config.optim.learning_rate=1", "--config.data.root=ünï 模型 #%'",
     ]  # fmt: skip
     cfg = read_config(GAP_POSE, words)
-    assert cfg.model.chain_widths == (8, 4)
+    assert cfg.model.factored_widths == (8, 4)
     assert not cfg.data.flip
     assert cfg.optim.learning_rate == 1
     assert cfg.data.directory == Path("ünï 模型 #%'")
@@ -121,9 +121,7 @@ def test_every_field_refuses_a_typo_and_a_wrong_type(name: str) -> None:
         "model.group",
     ],
 )
-def test_config_file_refuses_the_names_that_the_command_line_refuses(
-    name: str, tmp_path: Path
-) -> None:
+def test_config_file_and_command_line_refuse_the_same_names(name: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as on_command_line:
         read_config(GAP_POSE, [f"--config.{name}=3"])
     path = tmp_path / "misspelt.py"
@@ -145,7 +143,7 @@ def test_config_file_refuses_the_names_that_the_command_line_refuses(
         ("model.widths", [8, 4, 2], r"model.widths=\[8, 4, 2\] is not a tuple"),
     ],
 )
-def test_settings_refuse_another_group_and_a_wrong_type(
+def test_settings_refuse_a_wrong_group_and_a_wrong_type(
     name: str, value: object, line: str
 ) -> None:
     cfg = Config()
@@ -155,7 +153,7 @@ def test_settings_refuse_another_group_and_a_wrong_type(
         cfg.resolved()
 
 
-def test_group_takes_another_of_its_kind() -> None:
+def test_group_accepts_another_of_its_type() -> None:
     cfg = Config()
     cfg.optim = OptimConfig(learning_rate=0.5)
     assert cfg.resolved().optim.learning_rate == 0.5
@@ -163,7 +161,7 @@ def test_group_takes_another_of_its_kind() -> None:
 
 @pytest.mark.parametrize("name", [n for n, (_, v) in LEAVES.items() if isinstance(v, float)])
 @pytest.mark.parametrize("value", ["nan", "inf", "-1"])
-def test_every_float_refuses_what_is_no_quantity(name: str, value: str) -> None:
+def test_every_float_refuses_nan_infinity_and_negatives(name: str, value: str) -> None:
     with pytest.raises(ConfigError, match=rf"{name}=.* (is not a finite number|is out of range)"):
         read_config(GAP_POSE, [f"--config.{name}={value}"])
 
@@ -175,7 +173,7 @@ def test_every_int_refuses_a_negative(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n, (f, _) in LEAVES.items() if f.metadata["choices"]])
-def test_every_choice_names_the_others(name: str) -> None:
+def test_refused_choice_lists_the_choices(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}='bogus' is not one of .*{LEAVES[name][1]}"):
         read_config(GAP_POSE, [f"--config.{name}=bogus"])
 
@@ -183,7 +181,7 @@ def test_every_choice_names_the_others(name: str) -> None:
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        (["stray"], "stray word 'stray'"),
+        (["stray"], "unknown argument 'stray'"),
         (["--config.train.steps=5", "--config.train.steps=5"], "config.train.steps is given twice"),
         (["--config.data.flip=true", "--noconfig.data.flip"], "config.data.flip is given twice"),
         (["--config.optim.learnin_rate=1"], "did you mean 'optim.learning_rate'"),
@@ -198,17 +196,17 @@ def test_every_choice_names_the_others(name: str) -> None:
         (["--config.data.area_range=(0.9,0.1)"], "is reversed"),
         (["--config.data.short_side_px=440"], "smaller than data.image_size_px=450"),
         (["--config.data.cache=ram", "--config.data.workers=2"], "set data.workers=0"),
-        (["--config.train.batch_size=30"], "cannot be cut into train.accumulate=8"),
+        (["--config.train.batch_size=30"], "cannot be divided into train.accumulate=8"),
         (["--config.train.batch_size=160"], "does not divide the 20 images"),
         (["--config.pose.branch=false", "--config.model.saliency_input=pose"], "pose.branch=true"),
         (["--config.model.space=weight", "--config.model.T=0"], "set model.T=1 and model"),
         (["--config.model.space=weight", "--config.model.gate_init=one"], "gate_init=paper, or"),
         (["--config.pose.kernel_size=2"], "kernel_size=2 is even .* set pose.kernel_size=1 or"),
         (["--config.train.early_stop_evals=3", "--config.eval.every_steps=0"], "makes none before"),
-        (["--flagfile=x"], "--flagfile is not taken"),
+        (["--flagfile=x"], "--flagfile is not supported"),
     ],
 )  # fmt: skip
-def test_slips_are_named(words: list[str], line: str) -> None:
+def test_mistakes_are_named(words: list[str], line: str) -> None:
     with pytest.raises(ConfigError, match=line) as refusal:
         read_config(GAP_POSE, words)
     assert "\n" not in str(refusal.value)
@@ -218,11 +216,11 @@ def test_slips_are_named(words: list[str], line: str) -> None:
     ("parts", "line"),
     [
         ("demoo", "variant 'demoo' is unknown; did you mean 'demo'"),
-        ("gap,mean", "names two methods: gap and mean"),
+        ("gap,mean", "names two methods, gap and mean; keep one"),
         ("mpii,people", "names two datas"),
     ],
 )
-def test_variants_are_named(parts: str, line: str) -> None:
+def test_wrong_variants_are_named(parts: str, line: str) -> None:
     with pytest.raises(ConfigError, match=line):
         read_config(f"{GAP_POSE}:{parts}")
 
@@ -233,12 +231,12 @@ def test_broken_config_files_are_named(tmp_path: Path) -> None:
         "def get_config(variant=''): return {}": "returned a dict",
         "x = ": "SyntaxError",
         "y = 1": "get_config",
-        "import sys; sys.exit(3)": "cannot be read: SystemExit: 3",
-        "import sys\ndef get_config(variant=''): sys.exit()": "cannot be read: SystemExit",
-        "raise GeneratorExit('no more')": "cannot be read: GeneratorExit: no more",
+        "import sys; sys.exit(3)": "the config file failed: SystemExit: 3",
+        "import sys\ndef get_config(variant=''): sys.exit()": "the config file failed: SystemExit",
+        "raise GeneratorExit('no more')": "the config file failed: GeneratorExit: no more",
     }
-    for place, (text, line) in enumerate(cases.items()):
-        path = tmp_path / f"broken_{place}.py"
+    for index, (text, line) in enumerate(cases.items()):
+        path = tmp_path / f"broken_{index}.py"
         path.write_text(text)
         with pytest.raises(ConfigError, match=line):
             read_config(str(path))
@@ -248,7 +246,7 @@ def test_broken_config_files_are_named(tmp_path: Path) -> None:
         read_config(str(tmp_path / "ü n"))
 
 
-def test_every_field_has_help_and_every_file_its_command() -> None:
+def test_every_field_has_help_and_every_config_names_its_command() -> None:
     for name, (field, _) in LEAVES.items():
         assert len(field.metadata["help"]) > 10, name
     for path in (ROOT / "configs").glob("[a-z]*.py"):

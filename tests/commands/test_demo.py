@@ -1,4 +1,4 @@
-"""The demo on tiny people: it trains, reports, goes on where it was, and names real commands."""
+"""The demo on tiny people: training, report, resumption, and the commands that it prints."""
 
 import functools
 from pathlib import Path
@@ -20,22 +20,22 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the demo finds people and leaves its runs."""
+    """Prepares people in the folder of the demo."""
     folder = tmp_path_factory.mktemp("demo")
     prepare_tiny_people(folder / "people")
     return folder
 
 
 def run_demo(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    places = ["--out", str(folder / "runs"), "--data", str(folder / "people")]
-    assert cli.main(["demo", "--quick", *places, *words, *TINY]) == 0
+    paths = ["--out", str(folder / "runs"), "--data", str(folder / "people")]
+    assert cli.main(["demo", "--quick", *paths, *words, *TINY]) == 0
     return capsys.readouterr().out
 
 
-def test_a_demo_trains_and_reports_and_repeats_nothing(
+def test_demo_trains_and_reports_and_repeats_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_once = functools.cache(demo.write_report)  # a second page would say the same
+    write_once = functools.cache(demo.write_report)  # a second page is the same
     monkeypatch.setattr(demo, "write_report", lambda roots, *rest: write_once(tuple(roots), *rest))
     before = names_in(folder / "people")
     printed = run_demo(folder, capsys)
@@ -45,27 +45,25 @@ def test_a_demo_trains_and_reports_and_repeats_nothing(
     assert (folder / "runs" / "report-quick.html").stat().st_size > 0
     for stage in ("[1/4] draw and", "[2/4] check", "[3/4] train gap_pose", "[4/4] report"):
         assert stage in printed
-    told = printed.rpartition("[4/4]")[2]
-    assert "mAP" in told and "s in all: draw and" in told
-    commands = [line.split() for line in told.splitlines() if line.startswith("  gap_jax")]
+    end = printed.rpartition("[4/4]")[2]
+    assert "mAP" in end and "s in all: draw and" in end
+    commands = [line.split() for line in end.splitlines() if line.startswith("  gap_jax")]
     assert len(commands) > 2 and all(words[1] in cli.COMMANDS for words in commands)
     step_log = run.step_log.read_bytes()
     assert "is complete at step 2" in run_demo(folder, capsys)
     assert run.step_log.read_bytes() == step_log
 
 
-def test_every_head_is_a_config_of_its_own() -> None:
+def test_every_head_has_its_own_config() -> None:
     for heads in (demo.QUICK, demo.DEFAULT, demo.FULL):
         configs = [
-            read_config(
-                f"{demo.CONFIG}:{head.part},demo", [f"--config.{each}" for each in head.overrides]
-            )
-            for head in heads
+            read_config(f"{demo.CONFIG}:{method},demo", [f"--config.{each}" for each in overrides])
+            for _, method, overrides in heads
         ]
         assert all(cfg.train.steps == configs[0].train.steps for cfg in configs)
         assert all(cfg.init.weights == "drawn_objects" for cfg in configs)
         assert len({repr(cfg) for cfg in configs}) == len(heads)
-        assert len({head.name for head in heads}) == len(heads)
+        assert len({name for name, _, _ in heads}) == len(heads)
 
 
 def test_two_scales_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""The training command with a run that is there already, and with data it cannot use as asked."""
+"""The training command with an existing run, and with several labels per image."""
 
 import contextlib
 import dataclasses
@@ -17,7 +17,7 @@ from tests.support.step_courses import PEOPLE, configure
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What evaluates a run that has a checkpoint and no evaluation."""
+    """Returns the arguments that evaluate a run with a checkpoint and no evaluation."""
     folder = tmp_path_factory.mktemp("modes")
     run, _ = prepare_run(folder, steps={3: 0.5})
     fields = (*SMALL, f"data.root={folder / 'data'}", "model.stage=2")
@@ -27,7 +27,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
-def test_a_run_is_evaluated_by_the_words_that_train_it(
+def test_training_command_evaluates_its_run(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", *words]) == 0
@@ -35,39 +35,37 @@ def test_a_run_is_evaluated_by_the_words_that_train_it(
     assert {"mAP", "accuracy", "top5", "classes", "examples", "ci95"} <= numbers.keys()
 
 
-def test_what_trains_alone_hears_sigterm_in_its_steps(
-    words: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An evaluation asks nobody whether to stop, so it may not leave SIGTERM to JAX."""
-    asked: list[bool] = []
+def test_only_training_joins_with_saves(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation has no stop flag, so JAX must not take SIGTERM."""
+    joined_with_saves: list[bool] = []
 
-    def initialised(*_: object, saves: bool) -> contextlib.AbstractContextManager[Processes]:
-        asked.append(saves)
-        raise PeerLost("nobody came")
+    def joined(*_: object, saves: bool) -> contextlib.AbstractContextManager[Gang]:
+        joined_with_saves.append(saves)
+        raise PeerLost("no other process")
 
     monkeypatch.setattr(initialise, "initialised", initialised)
     processes = ["--coordinator=localhost:4321", "--processes=2", "--process=0"]
     for mode in ("evaluate", "train"):
-        assert cli.main(["train", *words[:-1], f"--mode={mode}", *processes]) == 76
-    assert asked == [False, True]
+        assert cli.main(["train", *words[:-1], f"--mode={mode}", *gang]) == 76
+    assert joined_with_saves == [False, True]
 
 
-def test_other_words_do_not_evaluate_it(
+def test_other_arguments_do_not_evaluate_a_run(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(["train", *words, "--config.train.seed=5"]) == 64
-    said = capsys.readouterr().err
-    assert "holds a run of another config, train.seed: 0 -> 5" in said and said.count("\n") == 1
+    err = capsys.readouterr().err
+    assert "holds a run of another config, train.seed: 0 -> 5" in err and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(
     "field", [("train.label_smoothing", 0.1), ("train.class_weights", "balanced")], ids=str
 )
-def test_what_is_for_single_labels_is_refused_where_there_are_several(
+def test_fields_for_single_labels_are_refused_with_several(
     field: tuple[str, object],
 ) -> None:
     several = dataclasses.replace(PEOPLE, label_kind="multi")
-    with pytest.raises(ConfigError, match="are for single labels, and people has several") as said:
+    with pytest.raises(ConfigError, match="are for single labels, and people") as refusal:
         assemble(configure((field,)), several)
-    assert "; set train.label_smoothing=0 and train.class_weights=none" in str(said.value)
+    assert "; set train.label_smoothing=0 and train.class_weights=none" in str(refusal.value)
     assemble(configure(), several)

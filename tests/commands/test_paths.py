@@ -1,4 +1,4 @@
-"""A path that cannot be used ends every command with one line and the code of the path's role."""
+"""Unusable paths end every command with one line and the exit code of the path's role."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from tests.support.tiny_data import prepare_tiny_people
 WRITE, DATA, WEIGHTS, CONFIG_FILE = 73, 65, 66, 64
 KINDS = ("permission", "long", "loop", "file above", "no utf-8")
 MPII = "data prepare mpii --splits derive "
-# {path} is the path that cannot be used; {run}, {data} and {config} are good
+# {path} is unusable; {run}, {data} and {config} are good
 COMMANDS = {
     "train --config={config}:demo {fields} --workdir={path}": WRITE,
     "train --config={config}:demo {fields} --workdir={path}/run": WRITE,
@@ -55,7 +55,7 @@ COMMANDS = {
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, object]]:
-    """Good paths, and `unusable` ones by kind."""
+    """Makes good paths, and `unusable` ones by kind."""
     folder = tmp_path_factory.mktemp("paths")
     data = prepare_tiny_people(folder / "data")
     run = evaluate_run(folder / "run", tiny_config(folder / "data", "model.stage=2"), data, {3: 1})
@@ -78,7 +78,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("command", "kind"), CASES)
-def test_a_path_that_cannot_be_used_is_named(
+def test_unusable_path_ends_in_one_line(
     command: str, kind: str, places: dict, capsys: pytest.CaptureFixture[str],
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
@@ -87,6 +87,6 @@ def test_a_path_that_cannot_be_used_is_named(
     words = command.format(path=path, **places).split()
     with unprivileged():
         code = cli.main(words)
-    said = capsys.readouterr().err
-    assert (code, said.count("\n")) == (COMMANDS[command], 1), said
+    err = capsys.readouterr().err
+    assert (code, err.count("\n")) == (COMMANDS[command], 1), err
     assert not places["out"].exists()

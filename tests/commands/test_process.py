@@ -1,4 +1,4 @@
-"""A signal ends a command with one line and 75, from its first instant on and wherever it is."""
+"""Signals end a command with one line and 75, at any time."""
 
 import contextlib
 import os
@@ -16,9 +16,9 @@ from gap_jax import cli, errors, process
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 LINE = "gap_jax: error 75: stopped by {}; run the same command again\n"
-HELD = """
+PRELUDE = """
 import ctypes, gc, os, signal, subprocess, sys, time
 from pathlib import Path
 from gap_jax import process
@@ -28,7 +28,7 @@ def send(number=signal.SIGTERM): signal.raise_signal(number)
 
 @contextlib.contextmanager
 def begin(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Starts Python, and waits until its program has set a handler for SIGTERM."""
+    """Starts Python and waits until its program handles SIGTERM."""
     started = subprocess.Popen(
         [sys.executable, *command],
         cwd=folder,
@@ -55,9 +55,9 @@ def _catches(pid: int, number: signal.Signals) -> bool:
 
 
 def run(program: str, folder: Path) -> tuple[int, str, str]:
-    """The code, output and errors of a program around `process.run`."""
+    """Runs a program with `process.run`; returns its exit code, stdout and stderr."""
     done = subprocess.run(
-        [sys.executable, "-c", HELD + program], cwd=folder, capture_output=True, text=True,
+        [sys.executable, "-c", PRELUDE + program], cwd=folder, capture_output=True, text=True,
         timeout=60, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)},
     )  # fmt: skip
     return done.returncode, done.stdout, done.stderr
@@ -73,7 +73,7 @@ def run(program: str, folder: Path) -> tuple[int, str, str]:
     ],
     ids=str,
 )
-def test_a_signal_while_a_command_imports_ends_it_with_one_line(
+def test_signal_during_imports_ends_a_command_with_one_line(
     number: signal.Signals, command: list[str], tmp_path: Path
 ) -> None:
     with begin(command, tmp_path) as started:
@@ -82,8 +82,8 @@ def test_a_signal_while_a_command_imports_ends_it_with_one_line(
     assert (started.returncode, out, err) == (75, "", LINE.format(number.name))
 
 
-def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
-    """Of the real command, in the middle of its work, with a child process."""
+def test_signal_removes_partial_output(tmp_path: Path) -> None:
+    """The real command is stopped during its work, with a child process."""
     words = ["data", "prepare", "people", "--out", "new/people", "--train=4000"]
     with begin(["-m", "gap_jax", *words], tmp_path) as started:
         until = time.monotonic() + 120
@@ -104,10 +104,10 @@ def test_a_signal_removes_partial_output(tmp_path: Path) -> None:
     ],
     ids=["ignored", "printed"],
 )
-def test_a_signal_that_c_code_swallows_is_sent_again(swallow: str, tmp_path: Path) -> None:
-    """As jax's gc callback does, and modules of C++ that print what they cannot raise."""
+def test_signal_whose_exception_c_code_drops_is_sent_again(swallow: str, tmp_path: Path) -> None:
+    """jax's gc callback drops exceptions; some C++ modules print them."""
     program = (
-        "process.SEND_AGAIN_S, process.ECHO_S = 1, 0\n"
+        "process.RESEND_DELAY_S = 1\n"
         "def command():\n"
         f"    {swallow}\n"
         "    os.write(1, b'swallowed\\n')\n"
@@ -118,7 +118,7 @@ def test_a_signal_that_c_code_swallows_is_sent_again(swallow: str, tmp_path: Pat
     assert run(program, tmp_path) == (75, "swallowed\n", LINE.format("SIGTERM"))
 
 
-def test_code_that_replaces_the_exception_of_a_signal_does_not_make_it_a_bug(
+def test_replaced_exception_of_a_signal_is_no_bug(
     tmp_path: Path,
 ) -> None:
     program = (
@@ -131,13 +131,13 @@ def test_code_that_replaces_the_exception_of_a_signal_does_not_make_it_a_bug(
 
 
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT], ids=lambda each: each.name)
-def test_a_second_signal_ends_a_process_whose_main_thread_is_stuck_in_c(
+def test_second_signal_ends_a_process_that_hangs_in_c_code(
     second: signal.Signals, tmp_path: Path
 ) -> None:
-    """C code that never returns to Python, as ctypes can hold the main thread there."""
+    """The main thread waits in C code that never returns to Python."""
     program = (
         "import ctypes, threading\n"
-        "process.ECHO_S = 0\n"
+        "process.DUPLICATE_SIGNAL_S = 0\n"
         "def command():\n"
         "    threading.Timer(0.3, send).start()\n"
         f"    threading.Timer(0.6, send, [{int(second)}]).start()\n"
@@ -149,9 +149,9 @@ def test_a_second_signal_ends_a_process_whose_main_thread_is_stuck_in_c(
     assert code == 75 and err.count("\n") == 1 and "at once by a second signal" in err
 
 
-def test_a_command_that_does_not_end_after_a_signal_is_ended(tmp_path: Path) -> None:
+def test_command_that_ignores_a_signal_is_ended(tmp_path: Path) -> None:
     program = (
-        "process.END_WITHIN_S = 0.5\n"
+        "process.END_TIMEOUT_S = 0.5\n"
         "def command():\n"
         "    process.limit_start(60, lambda: False)\n"
         "    try: send(); time.sleep(1)\n"
@@ -162,8 +162,8 @@ def test_a_command_that_does_not_end_after_a_signal_is_ended(tmp_path: Path) -> 
     assert code == 75 and err.count("\n") == 1 and "still running 0.5 s after a signal" in err
 
 
-def test_a_start_that_makes_no_progress_ends_with_its_stacks(tmp_path: Path) -> None:
-    """As where a thread cannot start under ulimit -v, and C code waits for it for ever."""
+def test_start_without_progress_ends_with_its_stacks(tmp_path: Path) -> None:
+    """Under ulimit -v a thread may fail to start, and C code waits for it forever."""
     program = (
         "import ctypes\n"
         "def wait_for_ever(): ctypes.CDLL(None).sem_wait(ctypes.create_string_buffer(64))\n"
@@ -177,7 +177,7 @@ def test_a_start_that_makes_no_progress_ends_with_its_stacks(tmp_path: Path) -> 
     assert "in wait_for_ever" in err.partition("gap_jax: error")[0]
 
 
-def test_a_start_that_has_begun_in_time_goes_on(tmp_path: Path) -> None:
+def test_start_in_time_continues(tmp_path: Path) -> None:
     program = (
         "def command():\n"
         "    process.limit_start(0.2, lambda: True)\n"
@@ -187,7 +187,7 @@ def test_a_start_that_has_begun_in_time_goes_on(tmp_path: Path) -> None:
     assert run(program, tmp_path) == (0, "", "")
 
 
-def test_training_alone_limits_its_start(
+def test_training_limits_its_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     limits: list[float] = []
@@ -199,9 +199,9 @@ def test_training_alone_limits_its_start(
     assert limits == [7], "an evaluation may take longer"
 
 
-@pytest.mark.parametrize("number", STOPS, ids=lambda each: each.name)
-def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
-    """As SIGHUP under nohup, and SIGINT in what a script starts with `&`."""
+@pytest.mark.parametrize("number", STOP_SIGNALS, ids=lambda each: each.name)
+def test_ignored_signal_stays_ignored(number: signal.Signals, tmp_path: Path) -> None:
+    """nohup ignores SIGHUP, and a script's `&` ignores SIGINT."""
     program = (
         f"signal.signal({int(number)}, signal.SIG_IGN)\n"
         f"sys.exit(process.run(lambda: send({int(number)}) or print('went on')))"
@@ -209,7 +209,7 @@ def test_a_signal_that_was_ignored_stays_ignored(number: signal.Signals, tmp_pat
     assert run(program, tmp_path) == (0, "went on\n", "")
 
 
-def test_a_swallowed_signal_is_sent_again_where_sigint_is_ignored(tmp_path: Path) -> None:
+def test_dropped_signal_is_sent_again_if_sigint_is_ignored(tmp_path: Path) -> None:
     program = (
         "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
         "def command():\n"
@@ -220,7 +220,7 @@ def test_a_swallowed_signal_is_sent_again_where_sigint_is_ignored(tmp_path: Path
     assert run(program, tmp_path) == (75, "", LINE.format("SIGTERM"))
 
 
-def test_a_signal_while_the_line_of_a_refusal_is_written_keeps_it(tmp_path: Path) -> None:
+def test_signal_while_a_refusal_is_printed_keeps_its_line(tmp_path: Path) -> None:
     program = (
         "print_error = process.print_error\n"
         "process.print_error = lambda *line: (send(), print_error(*line))\n"
@@ -230,7 +230,7 @@ def test_a_signal_while_the_line_of_a_refusal_is_written_keeps_it(tmp_path: Path
     assert run(program, tmp_path) == (73, "", "gap_jax: error 73: full\n")
 
 
-def test_a_signal_between_the_command_and_its_end_keeps_its_code(tmp_path: Path) -> None:
+def test_signal_at_the_return_of_a_command_keeps_its_code(tmp_path: Path) -> None:
     program = (
         "def profile(frame, event, _):\n"
         "    if event == 'return' and frame.f_code is process.exit_code.__code__: send()\n"
@@ -240,24 +240,24 @@ def test_a_signal_between_the_command_and_its_end_keeps_its_code(tmp_path: Path)
     assert run(program, tmp_path) == (3, "", "")
 
 
-def test_an_exit_with_a_text_is_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
-    """As of sys.exit('...') in a config."""
+def test_exit_with_a_text_is_a_refusal(capsys: pytest.CaptureFixture[str]) -> None:
+    """A config may call sys.exit('...')."""
     assert process.exit_code(lambda: sys.exit("no GPU here")) == 64
     assert capsys.readouterr().err == "gap_jax: error 64: no GPU here\n"
 
 
-def test_a_reader_that_left_is_an_end_with_0() -> None:
-    """Also where another process of the run hears of it."""
-    assert errors.describe(process.ReaderGone()) == (0, "")
+def test_closed_stdout_has_code_0() -> None:
+    """The same holds if another process of the run gets the exception."""
+    assert errors.describe(process.StdoutClosed()) == (0, "")
 
 
-def test_a_signal_after_the_command_keeps_its_code(tmp_path: Path) -> None:
+def test_signal_after_the_command_keeps_its_code(tmp_path: Path) -> None:
     program = "import atexit; atexit.register(send); sys.exit(process.run(lambda: 3))"
     assert run(program, tmp_path) == (3, "", "")
 
 
-def test_a_signal_while_python_ends_keeps_the_code_too(tmp_path: Path) -> None:
-    """Python gives signals their usual effect again before it deletes what is left."""
+def test_signal_while_python_ends_keeps_the_code(tmp_path: Path) -> None:
+    """Python resets signal handlers before it deletes remaining objects."""
     program = (
         "class Late:\n"
         "    def __del__(self, kill=os.kill, pid=os.getpid()): kill(pid, 15)\n"
@@ -268,7 +268,7 @@ def test_a_signal_while_python_ends_keeps_the_code_too(tmp_path: Path) -> None:
     assert run(program, tmp_path) == (3, "", "")
 
 
-def test_a_child_process_gets_the_usual_handlers(tmp_path: Path) -> None:
+def test_child_process_has_default_handlers(tmp_path: Path) -> None:
     child = "import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
     program = f"sys.exit(process.run(lambda: -subprocess.call([sys.executable, '-c', {child!r}])))"
     assert run(program, tmp_path) == (15, "", "")

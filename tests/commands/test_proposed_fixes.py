@@ -1,4 +1,4 @@
-"""Every fix that a refusal of a config proposes is applied, and is then accepted."""
+"""Applies every fix that a refusal of a config proposes, and checks that it is accepted."""
 
 import ast
 import re
@@ -22,7 +22,7 @@ GAP_POSE = str(ROOT / "configs/gap_pose.py")
 CHECKS = [ROOT / "gap_jax/config.py", ROOT / "gap_jax/model_config.py"]
 ASSIGNMENT = re.compile(r"\b([a-z]+\.[A-Za-z_]+=(?:\([^)]*\)|[^\s,;]+))")
 
-SLIPS = [
+MISTAKES = [
     "train.early_stop_evals=3 eval.every_steps=0",
     "train.batch_size=30",
     "train.batch_size=7 train.accumulate=8",
@@ -60,13 +60,13 @@ SLIPS = [
 
 
 def read(assignments: list[str]) -> Config:
-    """The paper's config with the last value of each field."""
+    """Reads the paper's config with the last value of each field."""
     fields = dict(each.split("=", 1) for each in assignments)
     return read_config(GAP_POSE, [f"--config.{name}={value}" for name, value in fields.items()])
 
 
 def proposals(message: str) -> list[list[str]]:
-    """The assignments of each alternative behind a refusal's last `set`."""
+    """Returns the assignments of each alternative after a refusal's last `set`."""
     _, found, advice = message.rpartition("; set ")
     assert found, message
     advice = advice.partition(" or another init")[0]
@@ -74,21 +74,21 @@ def proposals(message: str) -> list[list[str]]:
     return [each for each in alternatives if each]
 
 
-@pytest.mark.parametrize("slip", SLIPS)
-def test_proposed_values_are_accepted(slip: str) -> None:
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_proposed_values_are_accepted(mistake: str) -> None:
     with pytest.raises(ConfigError) as refusal:
-        read(slip.split())
+        read(mistake.split())
     fixes = proposals(str(refusal.value))
     assert fixes, refusal.value
     for fix in fixes:
-        read([*slip.split(), *fix])
+        read([*mistake.split(), *fix])
 
 
-def test_every_check_of_two_fields_is_among_the_slips() -> None:
+def test_every_check_of_two_fields_is_among_the_mistakes() -> None:
     raised = set()
-    for slip in SLIPS:
+    for mistake in MISTAKES:
         with pytest.raises(ConfigError) as refusal:
-            read(slip.split())
+            read(mistake.split())
         last = refusal.traceback[-1]
         raised.add((Path(last.path).name, last.lineno + 1))
     for path in CHECKS:
@@ -110,9 +110,9 @@ def test_every_check_of_two_fields_is_among_the_slips() -> None:
     ],
     ids=lambda facts: facts.backbone,
 )
-@pytest.mark.parametrize("slip", ["", "model.strides=caffe", "model.backbone=vgg16"])
-def test_proposed_model_takes_the_weights(facts: Metadata, slip: str) -> None:
-    words = slip.split()
+@pytest.mark.parametrize("mistake", ["", "model.strides=caffe", "model.backbone=vgg16"])
+def test_proposed_model_takes_the_weights(facts: Facts, mistake: str) -> None:
+    words = mistake.split()
     for _ in range(5):
         try:
             compare(Path("file"), facts, read(words).model)

@@ -1,6 +1,6 @@
-"""Every setting's default, bounds and choices, as they were agreed on.
+"""Compares every setting's default, bounds and choices with a golden file.
 
-`python -m tests.commands.test_settings` writes them anew; CHANGELOG.md names what users notice.
+`python -m tests.commands.test_settings` writes the file; list changes for users in CHANGELOG.md.
 """
 
 import json
@@ -14,7 +14,7 @@ GOLDEN = Path(__file__).parents[1] / "goldens" / "settings.json"
 
 
 def describe_settings() -> dict[str, dict[str, Any]]:
-    """What the config accepts, without the bounds that bound nothing."""
+    """Describes the accepted values of the config, without infinite bounds."""
     found = {}
     for name, field, default in fields(Config()):
         rules = {key: field.metadata[key] for key in ("low", "high", "above", "choices")}
@@ -23,7 +23,7 @@ def describe_settings() -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_settings_are_the_agreed_ones() -> None:
+def test_settings_equal_the_golden_file() -> None:
     assert describe_settings() == json.loads(GOLDEN.read_text("utf-8"))
 
 

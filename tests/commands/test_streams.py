@@ -1,4 +1,4 @@
-"""What becomes of a command whose stdout or stderr is full, closed, or read no further."""
+"""Commands whose stdout or stderr is full or closed."""
 
 import os
 import subprocess
@@ -19,7 +19,7 @@ needs_full = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 def run(
     *words: str, program: str = "", close: tuple[int, ...] = (), **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """A command, or a program, in a process of its own with some of its files closed."""
+    """Runs a command or a program in a new process with some standard files closed."""
     settings = options.pop("settings", {})
     closing = " ".join(f"{number}>&-" for number in close)
     shell = ["bash", "-c", f'exec "$@" {closing}', "bash"] if close else []
@@ -36,7 +36,7 @@ def run(
 @pytest.mark.parametrize(
     "words", [["--version"], ["config", "show", "gap_pose"], ["data", "prepare", "--help"]], ids=str
 )
-def test_a_full_stdout_ends_a_command_with_73(words: list[str]) -> None:
+def test_full_stdout_ends_a_command_with_73(words: list[str]) -> None:
     with FULL.open("w") as full:
         done = run(*words, stdout=full)
     assert (done.returncode, done.stderr.count("\n")) == (73, 1)
@@ -44,7 +44,7 @@ def test_a_full_stdout_ends_a_command_with_73(words: list[str]) -> None:
 
 
 @needs_full
-def test_a_full_stdout_is_not_taken_for_a_file_that_is_written() -> None:
+def test_full_stdout_is_not_reported_as_an_output_file() -> None:
     program = (
         "from pathlib import Path; from data_pipelines import files; from gap_jax import process\n"
         "def command():\n"
@@ -58,7 +58,7 @@ def test_a_full_stdout_is_not_taken_for_a_file_that_is_written() -> None:
 
 
 @needs_full
-def test_a_stderr_that_is_full_or_closed_leaves_the_code() -> None:
+def test_full_or_closed_stderr_keeps_the_code() -> None:
     with FULL.open("w") as full:
         assert run("config", "shw", stderr=full).returncode == 64
     assert run("config", "shw", close=(2,)).returncode == 64
@@ -66,8 +66,8 @@ def test_a_stderr_that_is_full_or_closed_leaves_the_code() -> None:
     assert run(program=bug, close=(1, 2)).returncode == 70
 
 
-def test_a_closed_stdout_is_no_output(tmp_path: Path) -> None:
-    """And no file of the command gets its number, where other code might write."""
+def test_output_to_a_closed_stdout_is_dropped(tmp_path: Path) -> None:
+    """No file of the command gets the descriptor, which other code may write to."""
     program = (
         "import os, sys; from gap_jax import process\n"
         "def command():\n"
@@ -80,8 +80,8 @@ def test_a_closed_stdout_is_no_output(tmp_path: Path) -> None:
     assert run("--version", close=(1,)).returncode == 0
 
 
-def test_an_unbuffered_stdout_stays_unbuffered() -> None:
-    """As in a container, whose log would lack the lines before an end that flushes nothing."""
+def test_unbuffered_stdout_stays_unbuffered() -> None:
+    """Else the log of a container lacks the lines before an end without a flush."""
     program = (
         "import os; from gap_jax import process\n"
         "process.run(lambda: print('before the end') or os._exit(0))"
@@ -90,7 +90,7 @@ def test_an_unbuffered_stdout_stays_unbuffered() -> None:
         assert run(program=program, settings={"PYTHONUNBUFFERED": setting}).stdout == expected
 
 
-def test_a_closed_pipe_ends_a_command_with_0_and_without_a_line() -> None:
+def test_closed_pipe_ends_a_command_with_0_and_no_line() -> None:
     reader, writer = os.pipe()
     os.close(reader)
     done = run("--version", stdout=writer)
@@ -98,12 +98,12 @@ def test_a_closed_pipe_ends_a_command_with_0_and_without_a_line() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_an_encoding_without_a_character_shows_its_escape() -> None:
+def test_missing_character_of_an_encoding_is_escaped() -> None:
     done = run("--version", settings={"PYTHONIOENCODING": "ascii"})
     assert done.returncode == 0 and r" \xb7 python" in done.stdout
 
 
-def test_a_broken_pipe_of_another_kind_is_a_bug() -> None:
+def test_other_broken_pipe_is_a_bug() -> None:
     program = (
         "from gap_jax import process\n"
         "def command(): raise BrokenPipeError(32, 'Broken pipe')\n"

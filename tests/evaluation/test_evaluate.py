@@ -1,4 +1,4 @@
-"""Every stored example is scored once, stored scores give the numbers back, runs are evaluated."""
+"""Scoring examples, storing scores, and `gap_jax evaluate`."""
 
 import csv
 import json
@@ -33,14 +33,14 @@ RATED = {3: 0.2, 5: 0.9, 7: None}
 
 
 def read_colours(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
-    """A stand-in for a network: the mean of each colour."""
+    """Replaces a network by the mean of each colour."""
     del variables
     return batch.image[0].astype(jnp.float32).mean((1, 2))
 
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[HostBatch], Mesh]:
-    """Two batches of eight with nine pictures, the last of which nobody labelled."""
+    """Makes two batches of eight with nine images, the last one without a label."""
     folder = tmp_path_factory.mktemp("scored")
     raw = tiny_data(folder, sizes={"train": 1, "val": 8})
     labelled = raw.splits["val"].entries[5]
@@ -73,7 +73,7 @@ def test_every_stored_example_is_scored_once(batches: tuple[list[HostBatch], Mes
     assert backwards and all(map(np.array_equal, backwards, scores))
 
 
-def test_an_example_that_comes_twice_is_a_bug(batches: tuple[list[HostBatch], Mesh]) -> None:
+def test_example_that_comes_twice_raises(batches: tuple[list[HostBatch], Mesh]) -> None:
     made, mesh = batches
     with pytest.raises(RuntimeError, match="twice"):
         evaluate.score(read_colours, NOTHING, [*made, made[0]], mesh, lambda: False)
@@ -81,7 +81,9 @@ def test_an_example_that_comes_twice_is_a_bug(batches: tuple[list[HostBatch], Me
         evaluate.score(read_colours, NOTHING, [], mesh, lambda: False)
 
 
-def test_a_stop_ends_it_before_the_next_batch(batches: tuple[list[HostBatch], Mesh]) -> None:
+def test_stop_flag_ends_scoring_before_a_batch(
+    batches: tuple[list[HostBatch], Mesh],
+) -> None:
     made, mesh = batches
     taken: list[int] = []
 
@@ -96,7 +98,7 @@ def test_a_stop_ends_it_before_the_next_batch(batches: tuple[list[HostBatch], Me
 
 
 def make_scores(n: int = 40, k: int = 7, *, multi: bool = False) -> Scores:
-    """Logits that know something of the labels; the last five images have none."""
+    """Draws logits that are better than chance; the last five images have no label."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, k, n).astype(np.int32)
     logits = rng.normal(size=(n, k)).astype(np.float32)
@@ -107,7 +109,7 @@ def make_scores(n: int = 40, k: int = 7, *, multi: bool = False) -> Scores:
     return Scores(np.arange(n), logits, hot if multi else labels, weights)
 
 
-def test_a_summary_counts_what_is_labelled() -> None:
+def test_summary_counts_labelled_images() -> None:
     scores = make_scores()
     summary = evaluate.summarise(scores)
     labels = scores.labels[:-5]
@@ -139,7 +141,7 @@ def test_top5_needs_more_than_five_classes(classes: int, expected: bool) -> None
     assert summary["accuracy"] is not None
 
 
-def test_without_labels_there_is_no_summary() -> None:
+def test_summary_without_labels_is_refused() -> None:
     scores = make_scores()
     with pytest.raises(DataError, match="no labelled image"):
         evaluate.summarise(scores._replace(weights=np.zeros(40, np.float32)))
@@ -148,7 +150,7 @@ def test_without_labels_there_is_no_summary() -> None:
 
 
 @pytest.mark.parametrize("multi", [False, True])
-def test_the_numbers_come_back_from_what_was_stored(tmp_path: Path, multi: bool) -> None:
+def test_stored_scores_give_the_same_numbers(tmp_path: Path, multi: bool) -> None:
     scores, names = (
         make_scores(multi=multi),
         ["=1+1", *(f"class, {k}" for k in range(5)), "\x1b[31m"],
@@ -171,7 +173,7 @@ def test_the_numbers_come_back_from_what_was_stored(tmp_path: Path, multi: bool)
     assert np.array_equal(evaluate.load_scores(folder).logits, -scores.logits)
 
 
-def test_a_store_that_fails_leaves_what_was_there(
+def test_failed_store_keeps_the_previous_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scores = make_scores()
@@ -193,7 +195,7 @@ def test_damaged_scores_are_refused(tmp_path: Path) -> None:
     flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
     for content in (b"", whole[:100], whole[:-30], flipped, b"PK\x03\x04 is no archive"):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=r"is not whole .*evaluate again"):
+        with pytest.raises(DataError, match=r"is damaged .*evaluate again"):
             evaluate.load_scores(tmp_path / "x")
     fields: dict[str, Any] = scores._asdict()
     for wrong in ({"labels": scores.labels[:-1]}, {"ids": scores.ids.astype(np.int32)},
@@ -202,7 +204,7 @@ def test_damaged_scores_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match="does not hold scores of format 1"):
             evaluate.load_scores(tmp_path / "x")
     np.savez(path, **{name: field for name, field in fields.items() if name != "weights"})
-    with pytest.raises(DataError, match="is not whole"):
+    with pytest.raises(DataError, match="is damaged"):
         evaluate.load_scores(tmp_path / "x")
     path.unlink()
     with pytest.raises(DataError, match=r"holds no scores\.npz"):
@@ -211,13 +213,13 @@ def test_damaged_scores_are_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, TrainState]]:
-    """A run with averages, of which the middle step is the best and the last was not evaluated."""
+    """Saves a run with averages; the middle step is the best, the last was not evaluated."""
     folder = tmp_path_factory.mktemp("evaluated")
     return prepare_run(folder, "train.ema_decay=0.9", "eval.max_examples=2", steps=RATED)
 
 
 def type_evaluate(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
-    """The exit code, the last line printed and the refusal."""
+    """Returns the exit code, the last printed line and stderr."""
     capsys.readouterr()
     code = cli.main(["evaluate", *words])
     printed = capsys.readouterr()
@@ -244,7 +246,7 @@ def test_evaluate_scores_the_whole_split_with_the_chosen_average(
     np.testing.assert_allclose(scores.logits, outputs.logits, rtol=1e-4, atol=1e-6)
 
 
-def test_a_run_is_opened_at_any_step(saved: tuple[Path, dict[int, TrainState]]) -> None:
+def test_run_is_opened_at_any_step(saved: tuple[Path, dict[int, TrainState]]) -> None:
     run, states = saved
     chosen: dict[Which, int] = {"best": 5, "latest": 7, 3: 3}
     both: tuple[Weights, ...] = ("ema", "raw")
@@ -267,8 +269,8 @@ def test_evaluate_refuses_in_one_line(
     build(tmp_path / "moved", type(raw)(**{**vars(raw), "classes": moved}))
     for words, expected in (
         ((str(tmp_path / "none"),), "66: {}none is neither a run nor an exported model"),
-        ((str(run / "config.json"),), f"66: {run}/config.json is a file; weights take the"),
-        ((str(run), "--checkpoint", "bets"), "64: argument --checkpoint: 'bets' is neither best"),
+        ((str(run / "config.json"),), f"66: {run}/config.json is a file; add the config"),
+        ((str(run), "--checkpoint", "bets"), "64: argument --checkpoint: 'bets' must be best"),
         ((str(run), "--checkpoint", "4"), "66: no good checkpoint 4 in "),
         ((str(run), "--split", "vall"), "65: "),
         ((str(run), "--data", str(tmp_path)), "65: no prepared data in "),
@@ -282,19 +284,19 @@ def test_evaluate_refuses_in_one_line(
             "'jumping' moved from 0 to 1, 'waiting' moved from 2 to 0;",
         ),
     ):
-        code, _, said = type_evaluate(capsys, *words)
-        assert said.count("\n") == 1 and said.startswith(f"gap_jax: error {code}: ")
-        assert said.removeprefix("gap_jax: error ").startswith(expected.format(f"{tmp_path}/"))
+        code, _, err = type_evaluate(capsys, *words)
+        assert err.count("\n") == 1 and err.startswith(f"gap_jax: error {code}: ")
+        assert err.removeprefix("gap_jax: error ").startswith(expected.format(f"{tmp_path}/"))
 
 
-def test_the_best_of_nothing_evaluated_is_refused(
+def test_best_checkpoint_without_evaluations_is_refused(
     saved: tuple[Path, dict[int, TrainState]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(saved[0], tmp_path / "run")
     for step in (3, 5):
         shutil.rmtree(run / "checkpoints" / str(step))
-    code, _, said = type_evaluate(capsys, str(run))
-    assert code == 66 and "has been evaluated; use --checkpoint latest" in said
+    code, _, err = type_evaluate(capsys, str(run))
+    assert code == 66 and "has been evaluated; use --checkpoint latest" in err
     (run / "checkpoints").rename(run / "elsewhere")
-    code, _, said = type_evaluate(capsys, str(run), "--checkpoint", "latest")
-    assert code == 66 and "train until one is saved" in said
+    code, _, err = type_evaluate(capsys, str(run), "--checkpoint", "latest")
+    assert code == 66 and "train until one is saved" in err

@@ -1,4 +1,4 @@
-"""Where `gap_jax evaluate` writes its scores, and what it prints where it cannot."""
+"""The output folder of `gap_jax evaluate`, and its output if the folder cannot be written."""
 
 import json
 from pathlib import Path
@@ -17,17 +17,17 @@ from tests.support.saved_states import plan_fault
 from tests.support.tiny_data import SIZES, names_in
 
 
-def test_a_run_that_cannot_be_written_is_evaluated(
+def test_read_only_run_is_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its folder of evaluations is a file, as the tests may run as root."""
+    """The folder of evaluations is a file, as root may write to read-only folders."""
     run, _ = prepare_run(tmp_path, steps={2: 0.5})
     (run / "eval").write_text("")
     capsys.readouterr()
     assert cli.main(["evaluate", str(run)]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("warning: the scores will not be kept (cannot write ")
-    assert json.loads(said[-1])["examples"] == SIZES["val"]
+    printed_lines = capsys.readouterr().out.splitlines()
+    assert printed_lines[0].startswith("warning: the scores will not be kept (cannot write ")
+    assert json.loads(printed_lines[-1])["examples"] == SIZES["val"]
 
     out = tmp_path / "deep" / "out"
     command = ["evaluate", str(run), "--out", str(out)]
@@ -35,11 +35,11 @@ def test_a_run_that_cannot_be_written_is_evaluated(
         plan_fault(patch, "files.before_rename:enospc")
         assert cli.main(command) == 73
     printed = capsys.readouterr()
-    assert "no room to write" in printed.err and printed.out.splitlines()[-1] == said[-1]
+    assert "no room to write" in printed.err and printed.out.splitlines()[-1] == printed_lines[-1]
 
     assert cli.main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-1] == said[-1] and f"are in {out}" in lines[-2]
+    assert lines[-1] == printed_lines[-1] and f"are in {out}" in lines[-2]
     assert names_in(out) == ["metrics.json", "per_class.csv", "scores.npz"]
 
     monkeypatch.setattr(evaluate, "score", pytest.fail)  # what follows is refused before it
@@ -50,7 +50,7 @@ def test_a_run_that_cannot_be_written_is_evaluated(
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_two_evaluations_do_not_write_one_folder(
+def test_second_evaluation_into_a_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, named: bool
 ) -> None:
     run, _ = prepare_run(tmp_path, steps={2: 0.5})

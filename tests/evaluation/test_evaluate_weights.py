@@ -1,4 +1,4 @@
-"""A file of weights is evaluated under a config, whole or not at all."""
+"""`gap_jax evaluate` of a weights file with a config."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, Train
     return prepare_run(tmp_path_factory.mktemp("released"), steps={3: 0.5})
 
 
-def test_a_file_scores_as_the_run_it_came_from(
+def test_weights_file_scores_like_its_run(
     run: tuple[Path, dict[int, TrainState]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, states = run

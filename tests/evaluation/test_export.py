@@ -1,4 +1,4 @@
-"""An exported model gives its run's logits, needs the run no more, and is whole or refused."""
+"""Exported models: logits, independence of the run, refusal of damage."""
 
 import dataclasses
 import json
@@ -31,20 +31,20 @@ IMAGE = np.random.default_rng(3).integers(0, 256, (3, 32, 32, 3), dtype=np.uint8
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, TrainState]]:
-    """A run with averages whose first step is the best."""
+    """Saves a run with averages whose first step is the best."""
     return prepare_run(tmp_path_factory.mktemp("run"), "train.ema_decay=0.9", steps=RATED)
 
 
 @pytest.fixture(scope="module")
 def exported(run: tuple[Path, dict[int, TrainState]]) -> Path:
-    """The export of that run."""
+    """Exports that run."""
     export(run[0], run[0].parent / "exported")
     return run[0].parent / "exported"
 
 
 @pytest.fixture
 def copy(exported: Path, tmp_path: Path) -> Path:
-    """The export, to be damaged."""
+    """Copies the export, to be damaged."""
     return shutil.copytree(exported, tmp_path / "copy")
 
 
@@ -57,7 +57,7 @@ def assert_close(found: Float[np.ndarray, "b k"], expected: Float[np.ndarray, "b
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
-def test_an_export_gives_the_logits_of_the_average(
+def test_export_gives_the_logits_of_the_average(
     run: tuple[Path, dict[int, TrainState]], copy: Path
 ) -> None:
     folder, states = run
@@ -76,7 +76,7 @@ def test_an_export_gives_the_logits_of_the_average(
     assert not [name for name in name_arrays(opened.variables) if "/norm/" in name]
 
 
-def test_a_command_exports_raw_weights_of_a_chosen_step_and_folds_weight_space(
+def test_command_exports_raw_weights_of_a_chosen_step_and_folds_weight_space(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("model.space=weight", "model.gate_init=paper", "train.ema_decay=0.5")
@@ -98,14 +98,14 @@ def test_a_command_exports_raw_weights_of_a_chosen_step_and_folds_weight_space(
     assert "exists already and stays untouched" in capsys.readouterr().err
 
 
-def test_an_export_is_of_one_step_and_one_kind_of_weights(exported: Path) -> None:
+def test_export_holds_one_step_and_one_kind_of_weights(exported: Path) -> None:
     with pytest.raises(ConfigError, match="of step 2 and its ema weights only"):
         open_model(exported, checkpoint=4)
     with pytest.raises(ConfigError, match="of step 2 and its ema weights only"):
         open_model(exported, weights="raw")
 
 
-def test_what_lies_in_the_folder(exported: Path) -> None:
+def test_files_of_an_export(exported: Path) -> None:
     assert names_in(exported) == [
         "arrays", "classes.json", "config.json", "manifest.json", "preprocess.json",
     ]  # fmt: skip
@@ -120,7 +120,7 @@ def test_what_lies_in_the_folder(exported: Path) -> None:
     assert preprocess["mean"] == [128.0] * 3 and preprocess["limit_width_px"] == 0
     classes = json.loads((exported / "classes.json").read_text("utf-8"))["classes"]
     assert [each["name"] for each in classes] == list(CLASSES)
-    with ocp.StandardCheckpointer() as orbax:  # as a stranger would
+    with ocp.StandardCheckpointer() as orbax:  # without gap_jax
         arrays = orbax.restore(exported / "arrays")
     opened = open_model(exported)
     assert arrays.keys() == held["leaves"].keys() == name_arrays(opened.variables).keys()
@@ -128,7 +128,7 @@ def test_what_lies_in_the_folder(exported: Path) -> None:
 
 
 def rewrite(exported: Path, name: str, text: str) -> None:
-    """Changes a file and its digest, as someone might who means harm."""
+    """Changes a file and its digest, as an attacker could."""
     (exported / name).write_text(text, "utf-8")
     held = json.loads((exported / "manifest.json").read_text("utf-8"))
     held["files"] = artefact.digest_files(exported)
@@ -143,16 +143,14 @@ def rewrite(exported: Path, name: str, text: str) -> None:
         ("classes.json", '{"format_version": 1, "classes": []}', "it lists no classes"),
     ],
 )
-def test_an_export_that_does_not_parse_is_refused(
-    copy: Path, name: str, text: str, line: str
-) -> None:
+def test_export_that_does_not_parse_is_refused(copy: Path, name: str, text: str, line: str) -> None:
     assert (copy / name).is_file()
     rewrite(copy, name, text)
     with pytest.raises(CheckpointError, match=line):
         open_model(copy)
 
 
-def test_a_checkpoint_that_does_not_parse_or_names_no_classes_is_refused(
+def test_checkpoint_that_does_not_parse_or_names_no_classes_is_refused(
     run: tuple[Path, dict[int, TrainState]], tmp_path: Path
 ) -> None:
     broken = shutil.copytree(run[0], tmp_path / "run")
@@ -166,7 +164,7 @@ def test_a_checkpoint_that_does_not_parse_or_names_no_classes_is_refused(
 
 
 def _read(run: Path, step: int, **changes: Any) -> folders.Metadata:
-    """A step's metadata with changes, and the digests that its files have now."""
+    """Reads a step's metadata and applies changes and the current digests."""
     folder = run / "checkpoints" / str(step)
     metadata = folders.read_metadata(folder)
     return dataclasses.replace(

@@ -1,4 +1,4 @@
-"""Metrics against literal definitions, scikit-learn where it agrees, and their own symmetries."""
+"""Compares metrics with literal definitions and scikit-learn, and checks their symmetries."""
 
 import functools
 from typing import get_args
@@ -10,16 +10,18 @@ from hypothesis import strategies as st
 from jaxtyping import Bool, Float, Int
 from sklearn import metrics as sklearn_metrics
 
+from gap_jax.config import Rule
 from gap_jax.errors import DataError
 from gap_jax.evaluation import metrics
+from tests.support.reported_runs import paired_interval
 
 Column = Float[np.ndarray, " n"]
 Positives = Bool[np.ndarray, " n"]
-RULES: tuple[metrics.Rule, ...] = get_args(metrics.Rule)
+RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 def _voc_area(scores: Column, positives: Positives) -> float:
-    """VOC 2010's devkit, as the released code has it: sentinels, envelope, area of the steps."""
+    """Copies VOC 2010's devkit as in the released code: sentinels, envelope, area of the steps."""
     order = np.argsort(-scores, kind="stable")
     hits = np.cumsum(positives[order])
     recall = np.concatenate([[0], hits / positives.sum(), [1]])
@@ -31,7 +33,7 @@ def _voc_area(scores: Column, positives: Positives) -> float:
 
 
 def _voc_eleven_points(scores: Column, positives: Positives, *, exact: bool = True) -> float:
-    """VOC 2007's VOCevalcls.m and HICO's eval_pr_score_label.m, or with exact tenths."""
+    """Copies VOC 2007's VOCevalcls.m and HICO's eval_pr_score_label.m, or uses exact tenths."""
     hits = np.cumsum(positives[np.argsort(-scores, kind="stable")])
     precision = hits / np.arange(1, len(scores) + 1)
     total = 0.0
@@ -49,7 +51,7 @@ def _ranking(seed: int, n: int, positives: int) -> tuple[Column, Positives]:
 
 
 @pytest.mark.parametrize(("n", "positives"), [(1, 1), (30, 1), (30, 7), (200, 11), (200, 200)])
-def test_precisions_without_ties_are_vocs(n: int, positives: int) -> None:
+def test_precisions_without_ties_equal_the_devkits(n: int, positives: int) -> None:
     for seed in range(5):
         scores, is_positive = _ranking(seed, n, positives)
         area = metrics.average_precision(scores, is_positive)
@@ -73,8 +75,8 @@ def test_precisions_by_hand() -> None:
     assert np.isnan(metrics.average_precision(scores, np.zeros(5, bool), "eleven_point"))
 
 
-def test_the_released_test_of_ten_positives_reaches_each_tenth_of_recall() -> None:
-    """At 3 of 10 found, recall 0.3 counts as reached; in floats 3 * 0.1 lies above 3 / 10."""
+def test_ten_positives_reach_each_tenth_of_recall() -> None:
+    """3 of 10 reach recall 0.3; as a float 3 * 0.1 is above 3 / 10."""
     is_positive = np.array([True] * 3 + [False] * 30 + [True] * 7)
     scores = -np.arange(40.0)
     expected = (4 * 1 + 7 * 10 / 40) / 11
@@ -94,7 +96,7 @@ def test_voc2007_equals_the_devkits_code_bit_for_bit(positives: int) -> None:
 
 @given(st.data())
 @settings(max_examples=60, deadline=None)
-def test_neither_the_order_of_rows_nor_a_monotone_change_of_scores_matters(
+def test_row_order_and_monotone_score_changes_have_no_effect(
     data: st.DataObject,
 ) -> None:
     n = data.draw(st.integers(1, 30))
@@ -129,7 +131,7 @@ def test_equal_scores_are_one_threshold_as_in_scikit_learns_curve(seed: int, lev
 def _case(
     n: int = 60, k: int = 7, seed: int = 0
 ) -> tuple[Float[np.ndarray, "n k"], Int[np.ndarray, " n"]]:
-    """Logits that know something; the last class has no example."""
+    """Draws logits that are better than chance; the last class has no example."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, k - 1, n)
     logits = rng.normal(size=(n, k)).astype(np.float32)
@@ -157,7 +159,7 @@ def test_map_skips_and_counts_classes_without_a_positive() -> None:
     assert nobody.skipped == 7
 
 
-def test_many_labels_rank_by_their_own_logit() -> None:
+def test_multiple_labels_rank_by_logit() -> None:
     logits, _ = _case()
     labels = np.random.default_rng(3).integers(0, 2, (60, 7)).astype(np.int8)
     labels[:, 2] = 0
@@ -188,7 +190,7 @@ def test_scores_that_are_not_finite_or_absent_are_refused() -> None:
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 7, 9])
-def test_accuracy_is_scikit_learns(k: int) -> None:
+def test_accuracy_equals_scikit_learns(k: int) -> None:
     logits, labels = _case()
     scores = metrics.ranking_scores(logits, labels)
     if k < 7:
@@ -198,7 +200,7 @@ def test_accuracy_is_scikit_learns(k: int) -> None:
     assert metrics.accuracy(scores, labels, k) == pytest.approx(expected)
 
 
-def test_of_equal_classes_the_first_is_the_answer_and_no_label_is_an_error() -> None:
+def test_ties_go_to_the_first_class_and_missing_labels_are_errors() -> None:
     scores = np.zeros((4, 6))
     labels = np.array([0, 1, 5, -1])
     assert metrics.top_k_hits(scores, labels, 1).tolist() == [True, False, False, False]
@@ -207,7 +209,7 @@ def test_of_equal_classes_the_first_is_the_answer_and_no_label_is_an_error() -> 
     assert (scores.argmax(axis=1) == labels).mean() == 0.25
 
 
-def test_the_table_has_a_row_for_each_class() -> None:
+def test_table_has_a_row_for_each_class() -> None:
     logits, labels = _case()
     scores = metrics.ranking_scores(logits, labels)
     rows = metrics.class_table(scores, labels, [f"class {k}" for k in range(7)])
@@ -221,7 +223,7 @@ def test_the_table_has_a_row_for_each_class() -> None:
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_a_resample_is_the_metric_of_the_rows_it_repeats(rule: metrics.Rule) -> None:
+def test_resampled_metric_equals_the_metric_of_repeated_rows(rule: Rule) -> None:
     logits, labels = _case()
     logits = np.round(logits * 2)  # ties
     drawn = np.random.default_rng(5).integers(60, size=(4, 60))
@@ -234,14 +236,13 @@ def test_a_resample_is_the_metric_of_the_rows_it_repeats(rule: metrics.Rule) -> 
         assert hits[each] == pytest.approx(metrics.accuracy(logits[rows], labels[rows]))
 
 
-def test_an_interval_is_seeded_and_widens_with_its_level() -> None:
+def test_interval_is_seeded_and_widens_with_its_level() -> None:
     logits, labels = _case()
     scores = metrics.ranking_scores(logits, labels)
 
     def draw(level: float, seed: int = 0) -> metrics.Interval:
-        return metrics.bootstrap_interval(
-            metrics.resampled_map, scores, labels, resamples=300, seed=seed, level=level
-        )
+        rule = functools.partial(metrics.resampled_map, scores, labels)
+        return metrics.resample(rule, len(labels), resamples=300, seed=seed).interval(level=level)
 
     narrow, wide = draw(0.5), draw(0.95)
     assert narrow == draw(0.5)
@@ -250,8 +251,8 @@ def test_an_interval_is_seeded_and_widens_with_its_level() -> None:
     assert narrow.estimate == metrics.mean_average_precision(scores, labels).mean
 
 
-def test_intervals_cover_the_value_that_test_sets_of_this_size_have() -> None:
-    """Few images for many classes: repeated positives must not push the interval up."""
+def test_intervals_cover_the_mean_over_test_sets_of_this_size() -> None:
+    """With few images for many classes repeated positives do not bias the interval upwards."""
     sets = [_case(n=80, k=21, seed=seed) for seed in range(240)]
     scored = [(metrics.ranking_scores(logits, labels), labels) for logits, labels in sets]
     truth = np.mean([metrics.mean_average_precision(*each).mean for each in scored])
@@ -265,23 +266,20 @@ def test_intervals_cover_the_value_that_test_sets_of_this_size_have() -> None:
     assert above <= 0.08
 
 
-def test_a_pair_on_the_same_images_is_told_apart_more_sharply() -> None:
+def test_paired_interval_on_the_same_images_is_narrower() -> None:
     logits, labels = _case(n=200)
     rng = np.random.default_rng(1)
     worse = logits + 0.2 * rng.normal(size=logits.shape).astype(np.float32)
     a, b = (metrics.ranking_scores(each, labels) for each in (logits, worse))
-    for statistic in (metrics.resampled_map, metrics.resampled_accuracy):
-        pair = metrics.paired_bootstrap(statistic, a, b, labels, resamples=300)
-        alone = [
-            metrics.bootstrap_interval(statistic, each, labels, resamples=300) for each in (a, b)
-        ]
+    for rule in (metrics.resampled_map, metrics.resampled_accuracy):
+        pair = paired_interval(rule, a, b, labels)
+        alone = [metrics.bootstrap_interval(rule, each, labels) for each in (a, b)]
         assert pair.estimate == pytest.approx(alone[0].estimate - alone[1].estimate)
         assert pair.high - pair.low < 0.7 * (alone[0].high - alone[0].low)
-    same = metrics.paired_bootstrap(metrics.resampled_map, a, a, labels, resamples=50)
-    assert same == (0, 0, 0)
+    assert paired_interval(metrics.resampled_map, a, a, labels) == (0, 0, 0)
 
 
-def test_an_interval_of_nothing_is_nothing() -> None:
+def test_interval_without_positives_is_nan() -> None:
     labels = np.zeros((10, 3), np.int8)
     interval = metrics.bootstrap_interval(
         metrics.resampled_map, np.zeros((10, 3)), labels, resamples=5
@@ -290,7 +288,7 @@ def test_an_interval_of_nothing_is_nothing() -> None:
 
 
 @pytest.mark.parametrize("right", [1, 9])
-def test_an_interval_stays_between_0_and_1(right: int) -> None:
+def test_interval_stays_between_0_and_1(right: int) -> None:
     labels = np.arange(10, dtype=np.int8) % 2
     scores = np.eye(2)[np.where(np.arange(10) < right, labels, 1 - labels)]
     interval = metrics.bootstrap_interval(metrics.resampled_accuracy, scores, labels)

@@ -1,4 +1,4 @@
-"""What counts in an evaluation: rules, rankings, unlabelled images and views, as a config says."""
+"""Evaluation protocols of a config: rules, rankings, unlabelled images and views."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.support.tiny_data import SIZES
 
 
 def draw_scores() -> Scores:
-    """30 images of 4 classes, the last five of which have no label."""
+    """Draws 30 images of 4 classes; the last five have no label."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 30).astype(np.int32)
     labels[-5:] = -1
@@ -31,7 +31,7 @@ def of(**values: Any) -> Protocol:
     return Protocol.of(cfg.resolved())
 
 
-def test_a_summary_follows_the_config_and_names_its_rule() -> None:
+def test_summary_follows_the_config_and_names_its_rule() -> None:
     scores = draw_scores()
     softmax = np.exp(scores.logits.astype(np.float64))
     softmax /= softmax.sum(1, keepdims=True)
@@ -53,7 +53,7 @@ def test_a_summary_follows_the_config_and_names_its_rule() -> None:
     assert len({each["ci95"][0] for each in (seen["softmax"], *others)}) == 3
 
 
-def test_the_table_of_classes_follows_the_rule(tmp_path: Path) -> None:
+def test_class_table_follows_the_rule(tmp_path: Path) -> None:
     scores = draw_scores()
     for rule in ("envelope", "step"):
         protocol = of(average_precision=rule)
@@ -65,8 +65,8 @@ def test_the_table_of_classes_follows_the_rule(tmp_path: Path) -> None:
         )
 
 
-def test_the_reference_counts_images_without_a_label_as_errors() -> None:
-    """And as negatives of every class: as if theirs were a class that no score is of."""
+def test_reference_counts_unlabelled_images_as_errors() -> None:
+    """They are also negatives of every class."""
     scores = draw_scores()
     masked = evaluate.summarise(scores)
     cfg = Config(train=TrainConfig(unlabelled="reference")).resolved()
@@ -85,23 +85,23 @@ def test_views_are_named() -> None:
     assert Protocol.of(Config().resolved()) == evaluate.PAPER
 
 
-def test_an_export_tells_how_images_are_resized() -> None:
-    told = set()
+def test_export_describes_the_resize() -> None:
+    described = set()
     for rule in ("opencv", "legacy", "antialias"):
         cfg = Config()
         cfg.data.resize = rule
-        told.add(describe_preprocessing(cfg.resolved())["interpolation"])
-    assert len(told) == 3 and "bilinear" in told
+        described.add(describe_preprocessing(cfg.resolved())["interpolation"])
+    assert len(described) == 3 and "bilinear" in described
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    """The lines that `gap_jax evaluate` prints."""
+    """Returns the lines that `gap_jax evaluate` prints."""
     capsys.readouterr()
     assert cli.main(["evaluate", *words]) == 0
     return capsys.readouterr().out.splitlines()
 
 
-def test_evaluate_averages_other_views_beside_the_runs_own(
+def test_evaluate_stores_other_views_beside_the_runs_own(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, _ = prepare_run(tmp_path, steps={5: 0.5}, sizes={**SIZES, "val": 2})

@@ -1,4 +1,4 @@
-"""The page is whole in itself and shows names as text; what cannot be reported ends in one line."""
+"""The report page: self-contained, escaped names, refusals in one line."""
 
 import dataclasses
 import json
@@ -13,8 +13,8 @@ from data_pipelines import manifest
 from gap_jax import cli
 from gap_jax.explain.report.comparison import Comparison
 from gap_jax.explain.report.measure import mask_file
-from gap_jax.explain.report.write import place_of, write_report
-from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.explain.report.write import default_path, write_report
+from gap_jax.runtime.places import RunFolder
 from tests.data.test_pages import EVIL, Reader
 from tests.support.reported_runs import evaluate_run, write_rows
 from tests.support.saved_runs import tiny_config
@@ -27,7 +27,7 @@ STAGE = "model.stage=1"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data with hostile names and masks, and three runs on them: two seeds of one, and another."""
+    """Makes data with hostile names and masks, and three runs of two methods."""
     folder = tmp_path_factory.mktemp("reported")
     raw = tiny_data(folder, sizes={"train": 3, "val": 6})
     entries = raw.splits["val"].entries
@@ -51,7 +51,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def page(made: Path) -> tuple[Reader, Comparison, str]:
-    """The page of all three runs."""
+    """Writes the page of all three runs."""
     roots = [made / name for name in ("mean", "seed 1", "pose")]
     compared = write_report(roots, made / "page.html")
     text = (made / "page.html").read_text("utf-8")
@@ -59,12 +59,12 @@ def page(made: Path) -> tuple[Reader, Comparison, str]:
 
 
 def copied(made: Path, folder: Path, name: str = "mean") -> Path:
-    """A run of one's own to spoil."""
+    """Copies a run, to be damaged."""
     return shutil.copytree(made / name, folder / "copy")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
-    """The one line of a command that fails."""
+    """Returns the one line of a command that fails."""
     capsys.readouterr()
     code = cli.main(["report", *map(str, words)])
     (line,) = capsys.readouterr().err.splitlines()
@@ -73,7 +73,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     return f"{code}: {rest}"
 
 
-def test_the_page_is_whole_in_itself(page: tuple[Reader, Comparison, str]) -> None:
+def test_page_is_self_contained(page: tuple[Reader, Comparison, str]) -> None:
     found, _, text = page
     assert not found.tags & {"script", "link", "iframe", "object", "foreignobject"}
     for address in found.addresses:
@@ -83,26 +83,26 @@ def test_the_page_is_whole_in_itself(page: tuple[Reader, Comparison, str]) -> No
     assert all(image["alt"] for image in found.images)
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in text
     assert "http://" not in text.replace("http-equiv", "") and "url(" not in text
-    assert "no-repeat local" in text  # the shade that shows where a table goes on
+    assert "no-repeat local" in text  # the shade at the edge of a scrolled table
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     assert text.count("<svg viewBox") == 2 + 2 and text.count("<desc ") == 2
     assert len(text) < 2**20
 
 
-def test_axes_stand_at_the_edges_of_their_charts(page: tuple[Reader, Comparison, str]) -> None:
-    """58 px and 24 px beside the curves, 46 px below them, of 640 x 300."""
+def test_axes_lie_at_the_edges_of_the_charts(page: tuple[Reader, Comparison, str]) -> None:
+    """The margins are 58 px left, 24 px right and 46 px below, of 640 x 300 px."""
     _, _, text = page
     assert 'viewBox="0 0 640 300"' in text
     assert re.search(r'd="M58 [\d.]+ L616 ', text)
     assert re.search(r'd="M([\d.]+) 254 L\1 259"', text)
 
 
-def test_a_mistake_is_told_with_its_counts_and_pictures(
+def test_mistake_shows_counts_and_pictures(
     page: tuple[Reader, Comparison, str],
 ) -> None:
     _, _, text = page
-    told = r"<h3>[^<]+ taken for [^<]+</h3>\s*<p class=\"counts\">mean pooling: \d[^<]*, GAP-CNN"
-    mistakes = re.split(told, text.split('<ul class="mistakes">')[1].split("</ul>")[0])[1:]
+    heading = r"<h3>[^<]+ taken for [^<]+</h3>\s*<p class=\"counts\">mean pooling: \d[^<]*, GAP-CNN"
+    mistakes = re.split(heading, text.split('<ul class="mistakes">')[1].split("</ul>")[0])[1:]
     assert mistakes and all("<img " in pictures for pictures in mistakes)
 
 
@@ -114,26 +114,26 @@ def test_names_show_as_text(page: tuple[Reader, Comparison, str]) -> None:
     assert any(EVIL in (image["alt"] or "") for image in found.images)
 
 
-def test_the_page_tells_what_was_found(page: tuple[Reader, Comparison, str]) -> None:
+def test_page_shows_scores_differences_and_warnings(page: tuple[Reader, Comparison, str]) -> None:
     found, compared, _ = page
     assert [method.name for method in compared.methods] == [
         "mean pooling", "GAP-CNN (T=2) + pose",
     ]  # fmt: skip
     assert [run.step for method in compared.methods for run in method.runs] == [20, 20, 20]
-    told = found.text()
-    assert "split val: 6 labelled images of 3 classes" in told
-    assert "not to be compared with the papers\u2019 MPII figures" in told
-    assert "GAP-CNN (T=2) + pose minus mean pooling" in told
-    assert "h is constant: no number" in told and "6 images whose masks reach" in told
-    assert "model.pooling gap mean gap" in told
-    assert "highest mAP %" in told and "10.0 at 10, 10.0 at 10" in told
-    assert "a small test set overstates" in told
-    assert "has not ended: its numbers are of step 20 of 495" in told
-    assert "no pose branch" in told and "what 1 stands for: mean pooling, bottom-up" in told
-    assert told.count("mean pooling says") == 6
+    shown = found.text()
+    assert "split val: 6 labelled images of 3 classes" in shown
+    assert "not to be compared with the papers\u2019 MPII figures" in shown
+    assert "GAP-CNN (T=2) + pose minus mean pooling" in shown
+    assert "h is constant: not defined" in shown and "6 images whose masks reach" in shown
+    assert "model.pooling gap mean gap" in shown
+    assert "highest mAP %" in shown and "10.0 at 10, 10.0 at 10" in shown
+    assert "a small test set overestimates" in shown
+    assert "has not ended: its scores are of step 20 of 495" in shown
+    assert "no pose branch" in shown and "1 equals: mean pooling, bottom-up" in shown
+    assert shown.count("mean pooling predicts") == 6
 
 
-def test_one_run_of_data_without_masks(
+def test_report_of_one_run_without_masks(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = copied(made, tmp_path, "pose")
@@ -152,19 +152,19 @@ def test_one_run_of_data_without_masks(
     assert cli.main(["report", str(run), "--data", str(tmp_path / "moved")]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"report: {run / 'report.html'}"
-    told = Reader((run / "report.html").read_text("utf-8")).text()
-    assert "Not measured: people in " in told and "has no masks" in told
-    assert "No run left a metrics.jsonl with numbers to draw" in told
-    assert "Differences" not in told and "Warnings" not in told
-    assert f"run {EVIL}" in told and "devices: count 8" in told and "jax 0.0.7" in told
+    shown = Reader((run / "report.html").read_text("utf-8")).text()
+    assert "Not measured: people in " in shown and "has no masks" in shown
+    assert "No run has a metrics.jsonl with numbers to draw" in shown
+    assert "Differences" not in shown and "Worth a look" not in shown
+    assert f"run {EVIL}" in shown and "devices: count 8" in shown and "jax 0.0.7" in shown
 
 
-def test_where_a_report_goes(made: Path) -> None:
-    assert place_of([made / "mean"]) == made / "mean" / "report.html"
-    assert place_of([made / "mean", made / "pose"]) == made / "report.html"
+def test_default_path_of_a_report(made: Path) -> None:
+    assert default_path([made / "mean"]) == made / "mean" / "report.html"
+    assert default_path([made / "mean", made / "pose"]) == made / "report.html"
 
 
-def test_what_is_no_run_or_has_no_scores(
+def test_folders_without_run_or_scores_are_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert refused(capsys).startswith("64: the following arguments are required: RUN")
@@ -174,7 +174,7 @@ def test_what_is_no_run_or_has_no_scores(
     for name in ("config.json", "preprocess.json"):
         (tmp_path / "export").mkdir(exist_ok=True)
         (tmp_path / "export" / name).touch()
-    assert "export is an exported model, which" in refused(capsys, tmp_path / "export")
+    assert "export is an exported model and holds no scores" in refused(capsys, tmp_path / "export")
     mean = made / "mean"
     assert refused(capsys, mean, mean / ".." / "mean").endswith(
         "is given twice; name each run once"
@@ -182,7 +182,7 @@ def test_what_is_no_run_or_has_no_scores(
     run = copied(made, tmp_path)
     scores = RunFolder(run).scores("val", 20) / "scores.npz"
     scores.write_bytes(scores.read_bytes()[:-40])
-    assert refused(capsys, run).startswith(f"65: {scores} is not whole")
+    assert refused(capsys, run).startswith(f"65: {scores} is damaged")
     scores.unlink()
     assert refused(capsys, run).startswith("65: no scores in ")
     RunFolder(run).record.write_text("{}")
@@ -196,14 +196,14 @@ def test_what_is_no_run_or_has_no_scores(
     assert not (tmp_path / "x.html").exists()
 
 
-def test_runs_on_other_images_are_refused_together(
+def test_runs_on_different_images_are_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = prepare_tiny_people(tmp_path / "data")
     cfg = tiny_config(tmp_path / "data", STAGE, parts="mean,demo")
     evaluate_run(tmp_path / "other", cfg, other, {20: 1.0})
     line = refused(capsys, made / "mean", tmp_path / "other")
-    assert line.startswith("66: ") and f"{other.fingerprint}; report them apart" in line
+    assert line.startswith("66: ") and f"{other.fingerprint}; report them separately" in line
     assert str(made / "mean") in line and str(tmp_path / "other") in line
     data = manifest.load(made / "data")
     cfg = tiny_config(made / "data", STAGE, "data.eval_split=train", parts="mean,demo")
@@ -222,12 +222,12 @@ def test_runs_on_other_images_are_refused_together(
     assert "are of 2 classes and the run has 3; evaluate again" in refused(capsys, run)
 
 
-def test_data_that_are_gone_and_places_that_cannot_be_written(
+def test_missing_data_and_unwritable_paths_are_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = made / "mean"
     assert refused(capsys, run, "--data", tmp_path).startswith(
-        f"65: no prepared data in {tmp_path}"
+        f"65: no prepared data of {run} in {tmp_path}"
     )
     prepare_tiny_people(tmp_path / "other")
     line = refused(capsys, run, "--data", tmp_path / "other")

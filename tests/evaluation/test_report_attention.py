@@ -1,4 +1,4 @@
-"""Maps lie where their cells look, and a map that finds what acts beats those that do not look."""
+"""Positions of maps in the crop, and the share of maps inside masks."""
 
 from pathlib import Path
 
@@ -17,8 +17,8 @@ from data_pipelines.loader import Rows
 from data_pipelines.manifest import Manifest
 from data_pipelines.records import open_split
 from gap_jax.explain.report import measure
-from gap_jax.explain.report.colours import lay_over
-from gap_jax.explain.report.looking import look, spread
+from gap_jax.explain.report.colours import overlay
+from gap_jax.explain.report.maps import predict, upsample
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network
@@ -33,7 +33,7 @@ SPREAD = nnx.initializers.normal(1.0)
 
 
 class Brightness(nnx.Module):
-    """The brightness above black at each cell's point."""
+    """Returns the brightness above black at each cell's point."""
 
     features = 1
 
@@ -49,7 +49,7 @@ class Brightness(nnx.Module):
 
 
 def bright_head(cell_px: int = CELL_PX) -> tuple[Model, Variables]:
-    """A network whose bottom-up map is the brightness of its crop."""
+    """Makes a network whose bottom-up map is the brightness of its crop."""
     reads = LinearSaliency(1, init=nnx.initializers.ones, rngs=nnx.Rngs(0))
     pooling = AttentionalPooling(1, len(CLASSES), saliency=reads, rngs=nnx.Rngs(0))
     network = Network(Brightness(cell_px), pooling, mean=(128.0, 128.0, 128.0))
@@ -58,7 +58,7 @@ def bright_head(cell_px: int = CELL_PX) -> tuple[Model, Variables]:
 
 
 def plant(folder: Path, centres: list[tuple[int, int]], size: tuple[int, int]) -> Manifest:
-    """Black photographs with a white square each, in whose middle somebody's head is."""
+    """Prepares black photographs with a white square each, which has a head in its centre."""
     width, height = size
     entries = []
     for index, (x, y) in enumerate(centres):
@@ -77,14 +77,14 @@ def plant(folder: Path, centres: list[tuple[int, int]], size: tuple[int, int]) -
 
 
 def centre_of(mass: np.ndarray) -> tuple[float, float]:
-    """x and y of the centre of mass."""
+    """Returns x and y of the centre of mass."""
     y, x = np.indices(mass.shape)
     return float((mass * x).sum() / mass.sum()), float((mass * y).sum() / mass.sum())
 
 
 @pytest.mark.parametrize("preprocessing", ["reference", "modern"])
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (200, 150)])
-def test_a_planted_square_is_found_where_it_is(
+def test_map_of_a_square_lies_on_the_square(
     tmp_path: Path, size: tuple[int, int], preprocessing: str
 ) -> None:
     width, height = size
@@ -95,16 +95,16 @@ def test_a_planted_square_is_found_where_it_is(
         limit_width_px=180, preprocessing=preprocessing,
     ).resolved()  # fmt: skip
     rows = Rows(data, made, "train")
-    seen = look(*bright_head(), rows, [2, 0, 1])
+    seen = predict(*bright_head(), rows, [2, 0, 1])
     assert seen.bottom_up.shape == (3, 12, 12, 1)
     scale = 56 / min(size)
     for row, index in enumerate([2, 0, 1]):
         whole = np.round(np.array(size) * scale)
         due = (np.array(near[index]) + 0.5) * whole / size - 0.5 - (whole - 48) // 2
         cells = seen.bottom_up[row, ..., 0]
-        found = centre_of(spread(cells, seen.grid, 48, 48))
+        found = centre_of(upsample(cells, seen.grid, 48, 48))
         assert np.abs(found - due).max() < CELL_PX / 2, (found, due)
-        painted = lay_over(cells / 255, seen.grid, seen.image[row]).astype(int)
+        painted = overlay(cells / 255, seen.grid, seen.image[row]).astype(int)
         red = painted[..., 0] - painted[..., 2]
         shown = centre_of(np.where(red > red.max() / 2, 1, 0))
         assert np.abs(shown - due).max() < CELL_PX / 2
@@ -116,17 +116,17 @@ def test_a_planted_square_is_found_where_it_is(
         assert measure.share_inside(cells, seen.grid, cropped) > 5 * cropped.mean()
 
 
-def test_a_square_is_found_where_the_stride_does_not_divide_the_crop(tmp_path: Path) -> None:
-    """15 cells of stride 32 share 450 px: a cell stands at 32 i and not at 30 i."""
+def test_map_lies_on_the_square_if_the_stride_does_not_divide_the_crop(tmp_path: Path) -> None:
+    """15 cells of stride 32 cover 450 px: a cell stands at 32 i and not at 30 i."""
     made = plant(tmp_path, [(384, 64), (160, 416)], (450, 450))
     data = DataConfig(
         name="people", root=str(tmp_path / "data"), image_size_px=450, short_side_px=450
     ).resolved()
-    seen = look(*bright_head(32), Rows(data, made, "train"), [0, 1])
+    seen = predict(*bright_head(32), Rows(data, made, "train"), [0, 1])
     assert seen.bottom_up.shape == (2, 15, 15, 1)
     for row, due in enumerate(((384, 64), (160, 416))):
         cells = seen.bottom_up[row, ..., 0]
-        painted = lay_over(cells / 255, seen.grid, seen.image[row]).astype(int)
+        painted = overlay(cells / 255, seen.grid, seen.image[row]).astype(int)
         red = painted[..., 0] - painted[..., 2]
         shown = centre_of(np.where(red > red.max() / 2, 1, 0))
         assert np.abs(np.subtract(shown, due)).max() < 2
@@ -135,18 +135,20 @@ def test_a_square_is_found_where_the_stride_does_not_divide_the_crop(tmp_path: P
     assert prior[2, 12] == prior[13, 5] == 0.5
 
 
-def test_a_map_is_laid_with_its_cells_at_their_points() -> None:
+def test_upsampled_map_has_its_cells_at_their_points() -> None:
     points = np.arange(6) * 8 / 6 * 4.0
-    across = spread(np.tile(points, (3, 1)), Grid(Axis(3, 0.0, 4.0), Axis(6, 0.0, 32 / 6)), 12, 32)
+    across = upsample(
+        np.tile(points, (3, 1)), Grid(Axis(3, 0.0, 4.0), Axis(6, 0.0, 32 / 6)), 12, 32
+    )
     assert across.shape == (12, 32)
     np.testing.assert_allclose(across, np.tile(np.minimum(np.arange(32), points[-1]), (12, 1)))
     cells = np.random.default_rng(0).normal(size=(3, 5))
-    np.testing.assert_allclose(spread(cells, grid_of(3, 5, 4.0), 12, 20)[::4, ::4], cells)
-    np.testing.assert_allclose(spread(cells, grid_of(3, 5, 1.0), 3, 5), cells)
-    np.testing.assert_allclose(spread(np.ones((3, 5)), grid_of(3, 5, 2.0), 7, 11), 1)
+    np.testing.assert_allclose(upsample(cells, grid_of(3, 5, 4.0), 12, 20)[::4, ::4], cells)
+    np.testing.assert_allclose(upsample(cells, grid_of(3, 5, 1.0), 3, 5), cells)
+    np.testing.assert_allclose(upsample(np.ones((3, 5)), grid_of(3, 5, 2.0), 7, 11), 1)
 
 
-def test_a_share_by_hand() -> None:
+def test_share_inside_a_mask_by_hand() -> None:
     """A corner cell of 4 in a 2 x 2 map weighs 0, 1/2, 1, 1 along each side of a 4 x 4 crop."""
     mask = np.zeros((4, 4))
     mask[2:, 2:] = 1
@@ -169,7 +171,7 @@ def test_a_share_by_hand() -> None:
     assert soft.over_uniform.estimate == pytest.approx(soft.own.estimate - soft.uniform.estimate)
 
 
-def test_a_map_that_finds_what_acts_beats_those_that_do_not_look() -> None:
+def test_map_on_the_actor_has_a_larger_share_than_the_baselines() -> None:
     rng = np.random.default_rng(1)
     masks, maps = [], []
     for _ in range(40):
@@ -197,7 +199,7 @@ def test_a_map_that_finds_what_acts_beats_those_that_do_not_look() -> None:
         measure.measure([np.stack(maps)], grid, [np.zeros((24, 24))] * 40, prior)
 
 
-def test_a_prior_is_where_training_joints_are(tmp_path: Path) -> None:
+def test_prior_is_the_distribution_of_training_joints(tmp_path: Path) -> None:
     made = plant(tmp_path, [(30, 30), (60, 30), (60, 30), (7, 30)], (90, 60))
     data = DataConfig(
         name="people", root=str(tmp_path / "data"), image_size_px=60, short_side_px=60
@@ -228,9 +230,9 @@ def test_masks_of_other_records_are_refused(tmp_path: Path) -> None:
         transforms.make_view(np.stack([inside] * 3, -1), measure.NOBODY, data), data
     )
     np.testing.assert_array_equal(mask > 0.5, due.image[..., 0] > 0)
-    for places, reason in (([1], "a mask of another size"), ([0, 1], "another size")):
+    for positions, reason in (([1], "a mask of another size"), ([0, 1], "another size")):
         with pytest.raises(DataError, match=reason):
-            measure.load_masks(data, source, places)
+            measure.load_masks(data, source, positions)
     np.savez_compressed(path, other=inside)
     with pytest.raises(DataError, match="does not hold the masks of these records"):
         measure.load_masks(data, source, [0])
@@ -252,12 +254,12 @@ def test_maps_are_those_of_the_predicted_class(tmp_path: Path, per_class: bool) 
     network = Network(Brightness(), pooling, mean=(128.0, 128.0, 128.0))
     graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     rows = Rows(data, made, "train")
-    seen = look(Model(graph), Variables(params, stats), rows, range(18))
+    seen = predict(Model(graph), Variables(params, stats), rows, range(18))
     assert seen.pose is None and seen.image.shape == (18, 48, 48, 3)
     maps = network(jnp.asarray(seen.image), want_maps=True).maps
     assert maps
     bottom_up, top_down, combined = maps
-    k = int(seen.predicted[17])
+    k = int(seen.classes[17])
     np.testing.assert_allclose(seen.top_down[17], top_down[17, ..., k, 0], rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(seen.combined[17], combined[17, ..., k], rtol=1e-5, atol=1e-3)
     due = bottom_up[17, ..., k, :] if per_class else bottom_up[17]

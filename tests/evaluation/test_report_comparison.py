@@ -1,4 +1,4 @@
-"""Methods are compared as metrics.py would, seeds are pooled, and words follow the interval."""
+"""Comparisons of methods: paired intervals, pooled seeds, tables, charts and notes."""
 
 import dataclasses
 import math
@@ -11,49 +11,55 @@ from gap_jax.errors import ConfigError
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval
 from gap_jax.explain.report import notes, tables
-from gap_jax.explain.report.comparison import NOTHING_SHOWN, Comparison, compare, judge, percent
+from gap_jax.explain.report.comparison import (
+    NOTHING_SHOWN,
+    Comparison,
+    compare,
+    describe_difference,
+    percent,
+)
 from gap_jax.explain.report.confusions import find_confusions
 from gap_jax.explain.report.curves import draw_chart, round_ticks
-from gap_jax.explain.report.runs import Run
-from tests.support.reported_runs import guess, make_run
+from gap_jax.explain.report.runs import ReportedRun
+from tests.support.reported_runs import draw_scores, make_run, paired_interval
 from tests.support.tiny_data import CLASSES
 
 LABELS = np.random.default_rng(3).integers(0, 3, 60).astype(np.int32)
 
 
-def run_of(skill: float, *overrides: str, parts: str = "mean,demo", seed: int = 0) -> Run:
-    scores = guess(LABELS, 3, skill=skill, seed=round(100 * skill) + seed)
+def run_of(skill: float, *overrides: str, parts: str = "mean,demo", seed: int = 0) -> ReportedRun:
+    scores = draw_scores(LABELS, 3, skill=skill, seed=round(100 * skill) + seed)
     words = (f"train.seed={seed}", *overrides)
     return make_run(scores, *words, parts=parts, root=f"{parts} {seed} {skill}")
 
 
-def ranked(run: Run) -> np.ndarray:
+def ranked(run: ReportedRun) -> np.ndarray:
     return metrics.ranking_scores(run.scores.logits, LABELS)
 
 
 @pytest.fixture(scope="module")
-def three() -> tuple[list[Run], Comparison]:
+def three() -> tuple[list[ReportedRun], Comparison]:
     """Two methods, the second with three seeds."""
     runs = [run_of(0.2), *(run_of(2.0, parts="gap_pose,demo", seed=seed) for seed in (2, 0, 1))]
     return runs, compare(runs)
 
 
-def test_a_pair_is_what_paired_bootstrap_says() -> None:
+def test_difference_is_the_paired_interval() -> None:
     first, second = run_of(0.2), run_of(1.0, parts="attention,demo")
     found = compare([first, second])
     (pair,) = found.differences
     assert (pair.first, pair.second) == ("mean pooling", "attentional pooling")
-    for rule, told in (
+    for rule, interval in (
         (metrics.resampled_map, pair.mean_ap),
         (metrics.resampled_accuracy, pair.accuracy),
     ):
-        due = metrics.paired_bootstrap(rule, ranked(second), ranked(first), LABELS)
-        assert told == pytest.approx(due, abs=1e-12)
+        due = paired_interval(rule, ranked(second), ranked(first), LABELS)
+        assert interval == pytest.approx(due, abs=1e-12)
     for run, method in zip((first, second), found.methods, strict=True):
         due = metrics.bootstrap_interval(metrics.resampled_map, ranked(run), LABELS)
-        assert method.mean_ap.interval == pytest.approx(due, abs=1e-12)
+        assert method.mean_ap == pytest.approx(due, abs=1e-12)
         assert method.accuracy
-        assert method.accuracy.interval.estimate == metrics.accuracy(ranked(run), LABELS)
+        assert method.accuracy.estimate == metrics.accuracy(ranked(run), LABELS)
         precision = metrics.mean_average_precision(ranked(run), LABELS)
         np.testing.assert_allclose(method.per_class, precision.per_class)
     assert found.images == 60
@@ -63,26 +69,26 @@ def test_a_pair_is_what_paired_bootstrap_says() -> None:
     assert str(found).count("\n") == 2
 
 
-def test_classes_that_no_image_shows_are_named() -> None:
+def test_classes_without_images_are_named() -> None:
     labels = np.minimum(LABELS, 1)
-    found = compare([make_run(guess(labels, 3, skill=1.0))])
+    found = compare([make_run(draw_scores(labels, 3, skill=1.0))])
     line = f"mAP over 2 of 3 classes; no image of val is of {CLASSES[2]!r}"
     assert str(found).splitlines()[-1] == line
     blank = Manifest("people", "single", CLASSES, 0, {}, {})
-    assert notes.lead(found, blank, "val").endswith(f"papers\u2019 MPII figures. {line}.")
+    assert notes.describe_data(found, blank, "val").endswith(f"papers\u2019 MPII figures. {line}.")
     assert "of 3 classes" not in str(compare([run_of(0.2)]))
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_method(
-    three: tuple[list[Run], Comparison],
+def test_runs_that_differ_in_seed_only_are_one_method(
+    three: tuple[list[ReportedRun], Comparison],
 ) -> None:
     runs, found = three
     first, second = found.methods
     assert [run.seed for run in second.runs] == [0, 1, 2]
     each = [metrics.mean_average_precision(ranked(run), LABELS).mean for run in second.runs]
-    assert second.mean_ap.by_seed == pytest.approx(each)
-    assert second.mean_ap.deviation == pytest.approx(np.std(each, ddof=1))
-    assert math.isnan(first.mean_ap.deviation)
+    assert second.by_seed == pytest.approx(each)
+    assert second.deviation == pytest.approx(np.std(each, ddof=1))
+    assert math.isnan(first.deviation)
 
     def mean_of_seeds(scores: np.ndarray, labels: np.ndarray, counts: np.ndarray) -> np.ndarray:
         parts = np.split(scores, 3, axis=1)
@@ -90,17 +96,17 @@ def test_runs_that_differ_in_their_seed_alone_are_one_method(
 
     stacked = np.concatenate([ranked(run) for run in second.runs], axis=1)
     due = metrics.bootstrap_interval(mean_of_seeds, stacked, LABELS)
-    assert second.mean_ap.interval == pytest.approx(due, abs=1e-12)
+    assert second.mean_ap == pytest.approx(due, abs=1e-12)
     thrice = np.concatenate([ranked(runs[0])] * 3, axis=1)
-    due = metrics.paired_bootstrap(mean_of_seeds, stacked, thrice, LABELS)
+    due = paired_interval(mean_of_seeds, stacked, thrice, LABELS)
     assert found.differences[0].mean_ap == pytest.approx(due, abs=1e-12)
-    assert judge(found.differences[0].mean_ap) == "higher"
+    assert describe_difference(found.differences[0].mean_ap) == "higher"
     ((_, cells),) = tables.list_results(dataclasses.replace(found, methods=(second,))).rows
     assert cells[2].text.endswith(f"(deviation {100 * np.std(each, ddof=1):.1f})")
     assert [cell.text for cell in cells[4:]] == [f"{second.parameters:,}", "7", "0, 1, 2"]
 
 
-def test_the_same_run_twice_is_refused() -> None:
+def test_same_run_twice_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"are the same run: one config, train.seed=0; name one"):
         compare([run_of(0.2), run_of(0.4)])
 
@@ -116,21 +122,21 @@ def test_the_same_run_twice_is_refused() -> None:
         ("gap_pose,demo", "GAP-CNN (T=2) + pose"),
     ],
 )
-def test_every_pooling_has_its_name(parts: str, name: str) -> None:
+def test_every_pooling_has_a_name(parts: str, name: str) -> None:
     assert name in [each.name for each in compare([run_of(0.2, parts=parts), run_of(0.3)]).methods]
 
 
-def test_the_highest_map_stands_beside_the_last() -> None:
+def test_results_show_the_highest_map_of_a_run() -> None:
     course = [(5, 0.25), (10, 0.75), (15, 0.75), (20, None)]
     rows = [{"step": step, "val/mAP": score} for step, score in course]
-    run = make_run(guess(LABELS, 3, skill=1.0), rows=(*rows, {"step": 20}))
+    run = make_run(draw_scores(LABELS, 3, skill=1.0), rows=(*rows, {"step": 20}))
     ((_, cells),) = tables.list_results(compare([run])).rows
     assert cells[2].text == "75.0 at 10"
     ((_, cells),) = tables.list_results(compare([run_of(1.0)])).rows
     assert cells[2].text == tables.UNKNOWN
 
 
-def test_methods_that_are_called_alike_are_told_apart() -> None:
+def test_methods_of_the_same_name_get_their_differing_fields() -> None:
     first = run_of(0.2, parts="gap,demo")
     other = run_of(0.3, "model.rank=2", parts="gap,demo")
     named = [method.name for method in compare([first, other, run_of(0.4)]).methods]
@@ -146,7 +152,7 @@ def test_methods_that_are_called_alike_are_told_apart() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "words"),
+    ("low", "high", "text"),
     [
         (0.01, 0.2, "higher"),
         (-0.2, -0.01, "lower"),
@@ -156,18 +162,18 @@ def test_methods_that_are_called_alike_are_told_apart() -> None:
         (math.nan, math.nan, "too few images for an interval"),
     ],
 )
-def test_words_follow_the_interval(low: float, high: float, words: str) -> None:
-    assert judge(Interval(0.05, low, high)) == words
+def test_difference_is_described_by_its_interval(low: float, high: float, text: str) -> None:
+    assert describe_difference(Interval(0.05, low, high)) == text
 
 
-def test_percents() -> None:
+def test_intervals_are_formatted_in_percent() -> None:
     assert percent(Interval(0.5, 0.25, 0.75)) == "50.0 (25.0 to 75.0)"
     assert percent(Interval(-0.0001, -0.01, 0.02), signed=True) == "+0.0 (-1.0 to +2.0)"
     assert percent(Interval(0.5, math.nan, math.nan)) == "50.0"
 
 
-def test_several_labels_have_no_accuracy_and_no_confusions() -> None:
-    one = guess(LABELS, 3, skill=1)
+def test_several_labels_per_image_give_no_accuracy_and_no_confusions() -> None:
+    one = draw_scores(LABELS, 3, skill=1)
     hot = np.eye(3, dtype=np.int8)[LABELS]
     runs = [
         make_run(one._replace(labels=hot)),
@@ -180,12 +186,12 @@ def test_several_labels_have_no_accuracy_and_no_confusions() -> None:
     assert tables.list_differences(found).rows[0][1][2].text == "\u2013"
 
 
-def test_confusions_are_counted_by_method() -> None:
+def test_confusions_are_counted_for_each_method() -> None:
     labels = np.array([0, 0, 0, 1, 1, 2, 0, -1], np.int32)
     answers = {0: [2, 2, 0, 0, 1, 2, 2, 1], 1: [2, 0, 0, 0, 0, 2, 2, 1]}
     runs = []
     for seed, predicted in answers.items():
-        scores = guess(np.array(predicted), 3, skill=50)
+        scores = draw_scores(np.array(predicted), 3, skill=50)
         weights = (labels >= 0).astype(np.float32)
         scores = scores._replace(labels=labels, weights=weights)
         runs.append(make_run(scores, f"train.seed={seed}", root=str(seed)))
@@ -194,8 +200,8 @@ def test_confusions_are_counted_by_method() -> None:
     assert second == (CLASSES[1], CLASSES[0], (1.5,), (3, 4))
 
 
-def test_classes_are_ordered_by_what_the_last_method_gained(
-    three: tuple[list[Run], Comparison],
+def test_classes_are_ordered_by_the_gain_of_the_last_method(
+    three: tuple[list[ReportedRun], Comparison],
 ) -> None:
     _, found = three
     shown = tables.list_classes(found.methods, Split(60, 60, 0, (10, 20, 30), "", ()))
@@ -210,8 +216,8 @@ def test_classes_are_ordered_by_what_the_last_method_gained(
     assert shown.rows[0][1][2].bar == round(100 * found.methods[1].per_class[best], 1)
 
 
-def test_settings_against_the_paper_and_between_the_runs(
-    three: tuple[list[Run], Comparison],
+def test_settings_list_differences_from_the_paper_and_between_runs(
+    three: tuple[list[ReportedRun], Comparison],
 ) -> None:
     _, found = three
     apart = dict(tables.list_settings(found.methods, shared=False).rows)
@@ -222,9 +228,9 @@ def test_settings_against_the_paper_and_between_the_runs(
     assert not {"train.seed", "data.root", "optim.momentum"} & (apart.keys() | shared.keys())
 
 
-def test_a_curve_runs_between_round_ticks_and_breaks_where_a_number_is_missing() -> None:
+def test_curve_lies_between_round_ticks_and_breaks_at_missing_numbers() -> None:
     rows = tuple({"step": step, "loss": loss} for step, loss in ((5, 3.0), (10, None), (20, 1.0)))
-    scores = guess(LABELS, 3, skill=1)
+    scores = draw_scores(LABELS, 3, skill=1)
     methods = compare([make_run(scores, rows=({"step": 1, "else": 2}, *rows))]).methods
     chart = draw_chart("Loss", "loss", methods)
     assert chart
@@ -242,26 +248,30 @@ def test_a_curve_runs_between_round_ticks_and_breaks_where_a_number_is_missing()
     [(0.0, 1.0), (0.0, 495.0), (1.93, 2.17), (-3.0, 7.0), (5.0, 5.0), (0.0, 0.0), (0.1699, 0.17),
      (0.0, 30.0), (0.0, 49.0)],
 )  # fmt: skip
-def test_ticks_are_few_and_enclose(low: float, high: float) -> None:
+def test_ticks_are_few_and_enclose_the_range(low: float, high: float) -> None:
     ticks = round_ticks(low, high)
     assert 2 <= len(ticks) <= 8
     assert ticks[0] <= low + 1e-9 and ticks[-1] >= high - 1e-9 and ticks[-1] > ticks[0]
     assert f"{ticks[1] - ticks[0]:.2e}".partition("e")[0] in ("1.00", "2.00", "5.00")
 
 
-def test_readers_are_warned_of_images_left_out() -> None:
+def test_report_warns_of_omitted_images() -> None:
     part = compare([run_of(0.2, "eval.max_examples=8")])
-    assert "leave images of the split out (eval.max_examples)" in " ".join(notes.warn(part, {}))
-    assert not notes.warn(compare([run_of(0.2)]), {})
+    assert "leave images of the split out (eval.max_examples)" in " ".join(
+        notes.list_warnings(part, {})
+    )
+    assert not notes.list_warnings(compare([run_of(0.2)]), {})
 
 
-def test_a_page_says_which_confusions_it_shows_or_that_there_are_none() -> None:
+def test_note_on_confusions() -> None:
     methods = compare([run_of(0.2)]).methods
-    assert notes.on_confusions(methods, find_confusions(methods)).startswith("The pairs that")
-    assert notes.on_confusions(methods, []).startswith("There is none to show")
+    assert notes.explain_confusions(methods, find_confusions(methods)).startswith(
+        "The most frequent"
+    )
+    assert notes.explain_confusions(methods, []).startswith("None: ")
 
 
-def test_environments_are_told_once_where_they_are_the_same() -> None:
+def test_shared_environment_values_are_listed_once() -> None:
     machine = {"python": "3.11", "device": "cpu", "packages": {"jax": "1", "numpy": "2"}}
     other = {**machine, "packages": {"jax": "1", "numpy": "3"}}
     runs = [dataclasses.replace(run_of(0.2), environment=each) for each in (machine, other)]

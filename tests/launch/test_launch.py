@@ -1,4 +1,4 @@
-"""What all launchers have in common, and the one for TPU VMs, with a stand-in for gcloud."""
+"""All launchers, and launch/tpu_vm.sh with a fake gcloud."""
 
 import os
 import re
@@ -29,7 +29,7 @@ SCRIPTS = sorted([*LAUNCH.glob("*.sh"), *LAUNCH.glob("*.sbatch")])
 TPU_VM = [str(LAUNCH / "tpu_vm.sh")]
 POD = {"TPU": "pod", "ZONE": "zone", "CHECKOUT": "my checkout"}
 
-# Two workers, each with a home of its own, whose login shell is not bash.
+# Two workers with separate homes and a login shell other than bash.
 GCLOUD = """
 printf '%s\\n' "$@" >gcloud.txt
 for word in "$@"; do
@@ -54,7 +54,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
-def test_shell_scripts_are_sound(script: Path) -> None:
+def test_shell_scripts_pass_shellcheck(script: Path) -> None:
     checker = Path(sys.executable).with_name("shellcheck")
     for command in (["bash", "-n"], [str(checker), "--enable=all", "--exclude=SC2250,SC2312"]):
         done = subprocess.run([*command, str(script)], capture_output=True, text=True, check=False)
@@ -64,19 +64,19 @@ def test_shell_scripts_are_sound(script: Path) -> None:
     assert "shellcheck disable" not in text
 
 
-def test_launchers_sort_every_code_of_ours() -> None:
+def test_launchers_cover_every_exit_code() -> None:
     named = [getattr(errors, name) for name in errors.__all__]
     codes = {code for each in named if (code := getattr(each, "exit_code", None))}
     ours = {code for code in codes if isinstance(code, int)} | {errors.BUG}
     assert ours == {*FINAL, 75, 76}
 
 
-def test_the_readme_tells_every_code() -> None:
-    told = re.findall(r"^\| (\d+)", (LAUNCH / "README.md").read_text("utf-8"), re.MULTILINE)
-    assert {int(code) for code in told} >= {0, *FINAL, *AGAIN, 137}
+def test_readme_lists_every_exit_code() -> None:
+    listed = re.findall(r"^\| (\d+)", (LAUNCH / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert {int(code) for code in listed} >= {0, *FINAL, *AGAIN, 137}
 
 
-def test_nothing_in_launch_names_a_place_of_ours() -> None:
+def test_launchers_name_no_private_paths() -> None:
     for path in LAUNCH.glob("*.*"):
         ours = r"\w+\.(io|dev|com)/[\w-]+/|gs://(?!BUCKET)\w|/home/\w"
         found = re.search(ours, path.read_text("utf-8"))
@@ -84,11 +84,11 @@ def test_nothing_in_launch_names_a_place_of_ours() -> None:
         assert not found or allowed, f"{path.name} names {found[0] if found else ''}"
 
 
-def test_scripts_that_are_run_by_name_may_be() -> None:
+def test_scripts_are_executable() -> None:
     assert (LAUNCH / "tpu_vm.sh").stat().st_mode & stat.S_IXUSR
 
 
-def test_every_worker_runs_the_program_with_the_words_as_they_are(folder: Path) -> None:
+def test_every_worker_runs_the_program_with_unchanged_arguments(folder: Path) -> None:
     words = ["--config=a:b", "--workdir=it's $HOME", "--codes=0,0"]
     code, out, err = run(folder, [*TPU_VM, *words], **POD)
     assert code == 0, err
@@ -103,12 +103,12 @@ def test_every_worker_runs_the_program_with_the_words_as_they_are(folder: Path) 
     ]  # fmt: skip
 
 
-def test_the_code_of_a_worker_is_the_code_of_the_command(folder: Path) -> None:
+def test_exit_code_is_that_of_a_worker(folder: Path) -> None:
     code, _, _ = run(folder, [*TPU_VM, "--codes=0,65"], **POD)
     assert code == 65
 
 
-def test_a_lost_connection_does_not_end_the_run_and_stop_does(folder: Path) -> None:
+def test_lost_connection_does_not_end_the_run_and_stop_does(folder: Path) -> None:
     place_command(folder, "gcloud", GCLOUD.replace("0 1", "0"))
     checkout = folder / "worker0" / POD["CHECKOUT"]
     with start(folder, ["setsid", *TPU_VM, "--codes=0@50"], **POD) as connection:
@@ -117,8 +117,8 @@ def test_a_lost_connection_does_not_end_the_run_and_stop_does(folder: Path) -> N
         os.killpg(connection.pid, signal.SIGKILL)
         connection.communicate()
     os.kill(pid, 0)
-    second, _, told = run(folder, [*TPU_VM, "--codes=0,0"], **POD)
-    assert (second, "runs here already" in told) == (77, True)
+    second, _, err = run(folder, [*TPU_VM, "--codes=0,0"], **POD)
+    assert (second, "runs here already" in err) == (77, True)
     code, _, err = run(folder, [*TPU_VM, "--stop"], **POD)
     assert code == 0, err
     until_gone = subprocess.run(
@@ -127,8 +127,8 @@ def test_a_lost_connection_does_not_end_the_run_and_stop_does(folder: Path) -> N
     assert until_gone.returncode == 0
 
 
-def test_a_process_that_is_not_ours_is_left_alone(folder: Path) -> None:
-    """After a restart of the machine another one may have the number that the file holds."""
+def test_another_process_with_the_stored_pid_is_not_stopped(folder: Path) -> None:
+    """After a reboot the pid file may name another process."""
     place_command(folder, "gcloud", GCLOUD.replace("0 1", "0"))
     with subprocess.Popen(["sleep", "60"]) as other:
         number = folder / "worker0" / POD["CHECKOUT"] / "gap_jax.pid"
@@ -140,7 +140,7 @@ def test_a_process_that_is_not_ours_is_left_alone(folder: Path) -> None:
         other.kill()
 
 
-def test_a_dry_run_prints_a_command_that_a_shell_reads(folder: Path) -> None:
+def test_dry_run_prints_a_shell_command(folder: Path) -> None:
     code, out, _ = run(folder, [*TPU_VM, "--dry-run", "--workdir=it's here"], **POD)
     assert code == 0
     assert shlex.split(out)[:6] == ["gcloud", "compute", "tpus", "tpu-vm", "ssh", "pod"]
@@ -148,14 +148,14 @@ def test_a_dry_run_prints_a_command_that_a_shell_reads(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "settings", "told"),
+    ("words", "settings", "message"),
     [(["--config=a"], {"TPU": "pod"}, "ZONE"), ([], POD, "--config")],
     ids=["no zone", "no words"],
 )
-def test_slips_end_in_one_line_and_64(
-    folder: Path, words: list[str], settings: dict[str, str], told: str
+def test_mistakes_end_in_one_line_and_64(
+    folder: Path, words: list[str], settings: dict[str, str], message: str
 ) -> None:
     code, out, err = run(folder, [*TPU_VM, *words], **settings)
     assert (code, out) == (64, "")
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) == 1

@@ -1,4 +1,4 @@
-"""The JobSets for GKE: what is in them, whether they are JobSets, and what their pods would run."""
+"""The JobSets for GKE: their content, their schema, and the commands of their pods."""
 
 import json
 import re
@@ -47,7 +47,7 @@ def pod_of(jobset: dict[str, Any]) -> dict[str, Any]:
 
 
 @KINDS
-def test_jobsets_keep_to_the_definition(tmp_path: Path, kind: str) -> None:
+def test_jobsets_follow_the_schema(tmp_path: Path, kind: str) -> None:
     jobset, policy = render(tmp_path, kind)
     assert (jobset["apiVersion"], jobset["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     assert list(complain(jobset, SCHEMA)) == []
@@ -58,7 +58,7 @@ def test_jobsets_keep_to_the_definition(tmp_path: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("broken", "message"),
     [
         (("spec.replicatedJobs", "name: workers", "nam: workers"), "has no field nam"),
         (("restartPolicy", "restartPolicy: Never", "restartPolicy: 3"), "is 3 and no string"),
@@ -69,16 +69,16 @@ def test_jobsets_keep_to_the_definition(tmp_path: Path, kind: str) -> None:
     ],
     ids=lambda value: value[0] if isinstance(value, tuple) else "",
 )
-def test_the_definition_refuses(tmp_path: Path, broken: tuple[str, str, str], told: str) -> None:
+def test_schema_refuses(tmp_path: Path, broken: tuple[str, str, str], message: str) -> None:
     _, out, _ = run(tmp_path, [*GKE, "--dry-run", "gpu", *WORDS], **SETTINGS["gpu"])
     _, right, wrong = broken
     assert right in out
     jobset = next(yaml.safe_load_all(out.replace(right, wrong)))
-    assert any(told in line for line in complain(jobset, SCHEMA))
+    assert any(message in line for line in complain(jobset, SCHEMA))
 
 
 @KINDS
-def test_codes_that_a_restart_does_not_mend_end_the_jobset(tmp_path: Path, kind: str) -> None:
+def test_codes_that_a_restart_does_not_fix_end_the_jobset(tmp_path: Path, kind: str) -> None:
     jobset, _ = render(tmp_path, kind)
     job, policy = job_of(jobset), jobset["spec"]["failurePolicy"]
     (rule,) = job["podFailurePolicy"]["rules"]
@@ -87,12 +87,12 @@ def test_codes_that_a_restart_does_not_mend_end_the_jobset(tmp_path: Path, kind:
         "action": "FailJob",
         "onExitCodes": {"containerName": container, "operator": "In", "values": [*FINAL]},
     }
-    (final,) = policy["rules"]  # without it JobSet would restart what the Job has given up
+    (final,) = policy["rules"]  # else JobSet would restart a failed Job
     assert (final["action"], final["onJobFailureReasons"]) == ("FailJobSet", ["PodFailurePolicy"])
     assert re.fullmatch(r"[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", final["name"])
-    assert job["backoffLimit"] == 0  # every other end of a pod restarts them all
+    assert job["backoffLimit"] == 0  # every other exit code restarts all pods
     assert policy["maxRestarts"] > 0
-    assert pod_of(jobset)["restartPolicy"] == "Never"  # what podFailurePolicy asks for
+    assert pod_of(jobset)["restartPolicy"] == "Never"  # required by podFailurePolicy
 
 
 @KINDS
@@ -117,7 +117,7 @@ def test_pods_have_time_to_save_and_few_rights(tmp_path: Path, kind: str) -> Non
 
 
 def expand(text: str, environment: dict[str, str]) -> str:
-    """As Kubernetes does, from the left: $$ for $, $(NAME) from the container's environment."""
+    """Expands like Kubernetes: $$ to $, $(NAME) from the container's environment."""
 
     def fill(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else environment.get(found[1], found[0])
@@ -127,7 +127,7 @@ def expand(text: str, environment: dict[str, str]) -> str:
 
 @KINDS
 @pytest.mark.parametrize("index", [0, 1])
-def test_pods_run_the_program_with_the_words_as_they_are(
+def test_pods_run_the_program_with_unchanged_arguments(
     tmp_path: Path, kind: str, index: int
 ) -> None:
     (container,) = pod_of(render(tmp_path, kind)[0])["containers"]
@@ -151,7 +151,7 @@ def test_pods_run_the_program_with_the_words_as_they_are(
 
 
 @KINDS
-def test_the_pods_are_as_many_as_the_processes(tmp_path: Path, kind: str) -> None:
+def test_there_is_one_pod_for_each_process(tmp_path: Path, kind: str) -> None:
     jobset, _ = render(tmp_path, kind)
     job, container = job_of(jobset), pod_of(jobset)["containers"][0]
     assert job["completionMode"] == "Indexed"
@@ -159,7 +159,7 @@ def test_the_pods_are_as_many_as_the_processes(tmp_path: Path, kind: str) -> Non
     chips = {"tpu": {"google.com/tpu": "4"}, "gpu": {"nvidia.com/gpu": "8"}}[kind]
     assert container["resources"]["limits"] == chips
     assert container["resources"]["requests"] == {"cpu": "60", "memory": "200Gi"}
-    # the name that the coordinator's address is made of
+    # parts of the coordinator's address
     assert jobset["spec"]["network"] == {"enableDNSHostnames": True, "subdomain": "gap-1"}
     assert (jobset["metadata"]["name"], jobset["spec"]["replicatedJobs"][0]["name"]) == (
         "gap-1",
@@ -167,7 +167,7 @@ def test_the_pods_are_as_many_as_the_processes(tmp_path: Path, kind: str) -> Non
     )
 
 
-def test_a_start_hands_the_jobset_to_kubectl(tmp_path: Path) -> None:
+def test_start_passes_the_jobset_to_kubectl(tmp_path: Path) -> None:
     place_command(tmp_path, "kubectl", 'echo "$@"; cat\nexit 3\n')
     code, out, _ = run(tmp_path, [*GKE, "tpu", *WORDS], **SETTINGS["tpu"])
     called, _, manifest = out.partition("\n")
@@ -176,33 +176,36 @@ def test_a_start_hands_the_jobset_to_kubectl(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "changed", "told"),
+    ("words", "changed", "message"),
     [
         (["gpu", *WORDS], {"IMAGE": "", "CLAIM": ""}, "CLAIM, IMAGE not set"),
         (["gpu", *WORDS], {"IMAGE": "a b"}, "IMAGE='a b'"),
         (["gpu", *WORDS], {"NAME": 'x"\nkind: Pod'}, "NAME="),
-        (["gpu", *WORDS], {"NAME": "Gap_2"}, "NAME=Gap_2 is not up to 40 small letters"),
+        (["gpu", *WORDS], {"NAME": "Gap_2"}, "NAME=Gap_2 must be up to 40 of a-z"),
         (["gpu", *WORDS], {"NAME": "gap-"}, "NAME=gap-"),
         (["gpu", *WORDS], {"NAME": "g" * 41}, "NAME=ggg"),
-        (["gpu", *WORDS], {"HOSTS": "two"}, "HOSTS=two is no whole number"),
+        (["gpu", *WORDS], {"HOSTS": "two"}, "HOSTS=two must be an integer"),
         (["cpu", *WORDS], {}, "usage"),
         (["gpu"], {}, "usage"),
         ([], {}, "usage"),
         (["gpu", *WORDS], {"PATH": ""}, "kubectl is not on the PATH"),
     ],
 )
-def test_slips_end_in_one_line_and_64(
-    tmp_path: Path, words: list[str], changed: dict[str, str], told: str
+def test_mistakes_end_in_one_line_and_64(
+    tmp_path: Path, words: list[str], changed: dict[str, str], message: str
 ) -> None:
     code, out, err = run(tmp_path, [*GKE, *words], **{**SETTINGS["gpu"], **changed})
     assert (code, out) == (64, "")
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) == 1
 
 
 @KINDS
-def test_the_readme_explains_every_name(kind: str) -> None:
-    names = set(re.findall(r"\$\{(\w+)\}", (LAUNCH / f"gke_{kind}.yaml").read_text("utf-8")))
+def test_readme_explains_every_name(kind: str) -> None:
+    other = {"tpu": "gpu", "gpu": "tpu"}[kind]
+    lines = (LAUNCH / "gke.yaml").read_text("utf-8").splitlines()
+    kept = "\n".join(line for line in lines if not line.endswith(f"{other} only"))
+    names = set(re.findall(r"\$\{(\w+)\}", kept))
     readme = (ROOT / "launch" / "README.md").read_text("utf-8")
     assert names - {"WORDS"} == set(SETTINGS[kind])
     assert all(f"`{name}`" in readme for name in names - {"WORDS"})

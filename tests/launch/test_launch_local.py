@@ -1,4 +1,4 @@
-"""Several processes on one machine: their numbers, their lines, their signals and their ends."""
+"""launch/local.py: arguments, output, signals and exit codes of several processes."""
 
 import os
 import shlex
@@ -22,15 +22,15 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_each_process_gets_the_words_its_number_and_one_meeting_place(folder: Path) -> None:
+def test_each_process_gets_the_arguments_its_index_and_one_coordinator(folder: Path) -> None:
     words = ["--config=a:b", "--workdir=my runs/it's", "--codes=0,0"]
     code, out, _ = run(folder, [*LOCAL, "--processes=2", *words])
     assert code == 0
     lines = sorted(line for line in out.splitlines() if " words " in line)
-    (place,) = {word for line in lines for word in line.split() if "coordinator" in word}
-    assert place.startswith("--coordinator=127.0.0.1:")
+    (coordinator,) = {word for line in lines for word in line.split() if "coordinator" in word}
+    assert coordinator.startswith("--coordinator=127.0.0.1:")
     assert lines == [
-        f"[{index}] words {' '.join(words)} {place} --processes=2 --process={index}"
+        f"[{index}] words {' '.join(words)} {coordinator} --processes=2 --process={index}"
         for index in range(2)
     ]
 
@@ -48,7 +48,7 @@ def test_each_process_gets_the_words_its_number_and_one_meeting_place(folder: Pa
     ],
     ids=["as it is", "one each", "one each of some"],
 )
-def test_gpus_are_given_out_only_when_asked_for(
+def test_gpus_are_assigned_only_with_one_gpu_each(
     folder: Path, setting: dict[str, str], option: list[str], seen: set[str]
 ) -> None:
     _, _, err = run(folder, [*LOCAL, "--processes=2", *option, "--codes=0,0"], **setting)
@@ -60,34 +60,32 @@ def test_gpus_are_given_out_only_when_asked_for(
     [
         ("0,0@.2", 0),
         ("65@.2,0", 65),
-        ("76,65@.3", 65),  # the one that says why ends last
+        ("76,65@.3", 65),  # the cause ends last
         ("134,76@.2", 134),
         ("71,65@.3", 71),
     ],
 )
-def test_the_code_is_that_of_the_first_failure_that_is_no_echo(
-    folder: Path, codes: str, expected: int
-) -> None:
+def test_exit_code_is_that_of_the_first_cause(folder: Path, codes: str, expected: int) -> None:
     code, _, _ = run(folder, [*LOCAL, "--processes=2", f"--codes={codes}"])
     assert code == expected
 
 
-def test_a_failure_ends_those_that_do_not_end_by_themselves(folder: Path) -> None:
+def test_processes_that_do_not_end_after_a_failure_are_killed(folder: Path) -> None:
     began = time.monotonic()
     command = [*LOCAL, "--processes=2", "--patience=.3", "--codes=76,0@50", "--deaf=1"]
     code, _, err = run(folder, command)
     assert code == 76
-    assert "process 1 did not end within 0.3 s" in err
+    assert "killing process 1, which did not end within 0.3 s" in err
     assert time.monotonic() - began < 10
     with pytest.raises(ProcessLookupError):
         os.kill(read_pids(folder, 2)[1], 0)
 
 
-def test_a_failure_leaves_the_others_their_time(folder: Path) -> None:
+def test_other_processes_have_time_to_end_after_a_failure(folder: Path) -> None:
     command = [*LOCAL, "--processes=2", "--patience=20", "--codes=76,66@.5"]
     code, _, err = run(folder, command)
     assert code == 66
-    assert "killed" not in err
+    assert "killing" not in err
 
 
 @pytest.mark.parametrize(
@@ -102,15 +100,15 @@ def test_signals_reach_every_process(folder: Path, number: signal.Signals, code:
     assert all(f"process {index} ended" in err for index in range(2))
 
 
-def test_a_reader_that_leaves_does_not_stop_the_run(folder: Path) -> None:
-    more_than_a_pipe_holds = "--lines=10000"
-    with start(folder, [*LOCAL, "--processes=1", more_than_a_pipe_holds]) as process:
+def test_closed_stdout_does_not_stop_the_run(folder: Path) -> None:
+    command = [*LOCAL, "--processes=1", "--lines=10000"]  # more than a pipe holds
+    with start(folder, command) as process:
         assert process.stdout
         process.stdout.close()
         assert process.wait(20) == 0
 
 
-def test_a_dry_run_prints_commands_that_a_shell_reads(folder: Path) -> None:
+def test_dry_run_prints_shell_commands(folder: Path) -> None:
     command = [*LOCAL, "--processes=2", "--one-gpu-each", "--dry-run", "--workdir=it's here"]
     code, out, _ = run(folder, command)
     assert code == 0
@@ -123,7 +121,7 @@ def test_a_dry_run_prints_commands_that_a_shell_reads(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "setting", "told"),
+    ("words", "setting", "message"),
     [
         ([], {}, "required: --processes"),
         (["--processes=0"], {}, "--processes=0"),
@@ -135,10 +133,10 @@ def test_a_dry_run_prints_commands_that_a_shell_reads(folder: Path) -> None:
         ),
     ],
 )
-def test_slips_end_in_one_line_and_64(
-    folder: Path, words: list[str], setting: dict[str, str], told: str
+def test_mistakes_end_in_one_line_and_64(
+    folder: Path, words: list[str], setting: dict[str, str], message: str
 ) -> None:
     code, out, err = run(folder, [*LOCAL, *words], **setting)
     assert (code, out) == (64, "")
-    assert told in err
+    assert message in err
     assert len(err.splitlines()) == 1

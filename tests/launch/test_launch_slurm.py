@@ -1,4 +1,4 @@
-"""The SLURM script, with stand-ins for srun and scontrol: what it starts and what it requeues."""
+"""launch/slurm.sbatch with fake srun and scontrol: the command, and when it requeues."""
 
 import os
 import re
@@ -25,7 +25,7 @@ SCRIPT = LAUNCH / "slurm.sbatch"
 SUBMITTED = ["bash", str(SCRIPT)]
 JOB = {"SLURM_JOB_ID": "17", "SLURM_CPUS_PER_TASK": "6"}
 
-# Two tasks, and the highest of their codes, as srun has it.
+# Runs two tasks and returns the highest code, like srun.
 SRUN = """
 printf '%s\\n' "$@" >srun.txt
 while [[ "$1" == -* ]]; do shift; done
@@ -56,7 +56,7 @@ def read_requeues(folder: Path) -> str:
     return path.read_text("utf-8") if path.exists() else ""
 
 
-def test_every_task_runs_the_program_with_the_words_as_they_are(folder: Path) -> None:
+def test_every_task_runs_the_program_with_unchanged_arguments(folder: Path) -> None:
     words = ["--config=a:b", "--workdir=my runs/it's", "--codes=0,0"]
     code, out, _ = run(folder, [*SUBMITTED, *words], **JOB)
     assert code == 0
@@ -64,14 +64,14 @@ def test_every_task_runs_the_program_with_the_words_as_they_are(folder: Path) ->
     given = (folder / "srun.txt").read_text("utf-8").splitlines()
     program = [sys.executable, "-m", "gap_jax.main", *words]
     assert given[-len(program) :] == program
-    # else the first end would kill the others, and the code would be the kill's
+    # else srun kills the others at the first end and returns the code of the kill
     assert {"--kill-on-bad-exit=0", "--wait=60"} < set(given)
-    assert "--cpus-per-task=6" in given  # srun does not take it over from sbatch by itself
+    assert "--cpus-per-task=6" in given  # srun does not inherit it from sbatch
     assert not read_requeues(folder)
 
 
 @pytest.mark.parametrize("code", [0, 1, 137, 143, *FINAL, *AGAIN])
-def test_a_job_goes_back_into_the_queue_where_running_again_helps(folder: Path, code: int) -> None:
+def test_job_is_requeued_if_a_restart_helps(folder: Path, code: int) -> None:
     ended, _, err = run(folder, [*SUBMITTED, f"--codes={code},{code}"], **JOB)
     assert ended == code
     assert read_requeues(folder) == ("requeue 17\n" if code in AGAIN else "")
@@ -92,7 +92,7 @@ def test_restarts_are_counted(
     assert ("MAX_RESTARTS" in err) != is_again
 
 
-def test_processes_that_slurm_warns_save_and_the_job_goes_back(folder: Path) -> None:
+def test_job_is_requeued_after_the_time_limit(folder: Path) -> None:
     with start(folder, [*SUBMITTED, "--codes=0@50,0@50"], **JOB) as process:
         for pid in read_pids(folder, 2):
             os.kill(pid, signal.SIGTERM)
@@ -100,7 +100,7 @@ def test_processes_that_slurm_warns_save_and_the_job_goes_back(folder: Path) -> 
     assert read_requeues(folder) == "requeue 17\n"
 
 
-def test_a_job_that_slurm_ends_is_left_alone(folder: Path) -> None:
+def test_job_that_slurm_ends_is_not_requeued(folder: Path) -> None:
     with start(folder, [*SUBMITTED, "--codes=0@50,0@50"], **JOB) as process:
         pids = read_pids(folder, 2)
         process.send_signal(signal.SIGTERM)
@@ -114,14 +114,14 @@ def test_a_job_that_slurm_ends_is_left_alone(folder: Path) -> None:
     assert "SLURM ends the job" in err
 
 
-def test_a_queue_that_refuses_leaves_the_code(folder: Path) -> None:
+def test_failed_requeue_keeps_the_code(folder: Path) -> None:
     place_command(folder, "scontrol", "exit 1\n")
     code, _, err = run(folder, [*SUBMITTED, "--codes=76,76"], **JOB)
     assert code == 76
     assert "submit the same command again" in err
 
 
-def test_a_dry_run_prints_a_command_that_a_shell_reads(folder: Path) -> None:
+def test_dry_run_prints_a_shell_command(folder: Path) -> None:
     code, out, _ = run(folder, [*SUBMITTED, "--dry-run", "--workdir=it's here"])
     assert code == 0
     words = shlex.split(out)
@@ -130,7 +130,7 @@ def test_a_dry_run_prints_a_command_that_a_shell_reads(folder: Path) -> None:
     assert not (folder / "srun.txt").exists()
 
 
-def test_outside_a_job_nothing_starts(folder: Path) -> None:
+def test_nothing_starts_outside_a_job(folder: Path) -> None:
     code, _, err = run(folder, [*SUBMITTED, "--config=a"])
     assert code == 64
     assert "sbatch" in err
@@ -138,12 +138,12 @@ def test_outside_a_job_nothing_starts(folder: Path) -> None:
     assert not (folder / "srun.txt").exists()
 
 
-def test_what_sbatch_reads_stands_before_the_first_command() -> None:
+def test_sbatch_options_precede_the_first_command() -> None:
     head, _, body = SCRIPT.read_text("utf-8").partition("\nset -euo pipefail\n")
     options = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", head, re.MULTILINE))
     assert "#SBATCH" not in body
     assert all(line.startswith("#") for line in head.splitlines())
-    assert options["signal"] == "TERM@120"  # to the processes: with B: to this script alone
+    assert options["signal"] == "TERM@120"  # to the processes; with B: only to this script
     assert "requeue" in options
-    assert options["open-mode"] == "append"  # a restart must not wipe out the log
+    assert options["open-mode"] == "append"  # a restart must not overwrite the log
     assert options["ntasks-per-node"] == options["gpus-per-node"]

@@ -72,7 +72,7 @@ def test_recipe_accepts_any_method_and_data_but_not_demo() -> None:
         assert not differences(*(read_config(f"{GAP_POSE}:{method}{x}") for x in ("", ",ours")))
     for parts, line in (
         ("reference,demo", "the released code has no demo scale"),
-        ("reference,ours", "names two recipes: reference and ours"),
+        ("reference,ours", "names two recipes, reference and ours"),
         ("refrence", "did you mean 'reference'"),
     ):
         with pytest.raises(ConfigError, match=line) as refusal:

@@ -1,4 +1,4 @@
-"""The layers, and the limits that keep files, functions and folders small."""
+"""Checks the layers and the limits of files, functions and folders."""
 
 import ast
 import importlib.util
@@ -23,7 +23,7 @@ MAX_FILES_IN_FOLDER = 13
 MAX_SUPPRESSIONS = 10
 FORBIDDEN_NAMES = {"utils", "common", "helpers", "lib", "base", "misc"}
 
-# A module imports only what stands above it here; modules of one line may import each other.
+# A module imports only from layers above its own; modules of one layer may import each other.
 LAYERS = (
     ("data_pipelines",),
     (
@@ -46,7 +46,7 @@ LAYERS = (
     ("gap_jax.cli",),
     ("gap_jax.main", "gap_jax.__main__"),
 )
-NOUNS = {"config", "errors", "files", "faults", "example"}
+SHARED_MODULES = {"config", "errors", "files", "faults", "example"}
 
 
 def module_name(path: Path) -> str:
@@ -75,7 +75,7 @@ def layer_of(module: str) -> int:
     for rank, prefixes in enumerate(LAYERS):
         if any(module == prefix or module.startswith(prefix + ".") for prefix in prefixes):
             return rank
-    raise AssertionError(f"{module} stands in no layer; put it into LAYERS")
+    raise AssertionError(f"{module} is in no layer; add it to LAYERS")
 
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -86,7 +86,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
 
 LAYERED = [
     path for path in PRODUCT if module_name(path) != "gap_jax"
-]  # that one is lazy, see below
+]  # gap_jax itself imports lazily, see below
 
 
 @pytest.mark.parametrize("path", LAYERED, ids=module_name)
@@ -96,20 +96,20 @@ def test_imports_point_upwards(path: Path) -> None:
         assert layer_of(name) <= layer_of(module), f"{module} imports {name} from a lower layer"
 
 
-def test_data_pipelines_names_neither_jax_nor_gap_jax() -> None:
+def test_data_pipelines_imports_neither_jax_nor_gap_jax() -> None:
     for path in PRODUCT:
         if module_name(path).startswith("data_pipelines"):
             roots = {name.partition(".")[0] for name in imported(path)}
             assert not roots & {"jax", "jaxlib", "flax", "gap_jax", "tensorflow", "torch"}, path
 
 
-def test_data_sets_know_only_the_nouns() -> None:
+def test_data_sets_import_only_shared_modules() -> None:
     for path in PRODUCT:
         module = module_name(path)
         if module.startswith("data_pipelines.datasets"):
             for name in project_imports(path):
                 inside = name.startswith("data_pipelines.datasets")
-                assert inside or name.split(".")[1] in NOUNS, f"{module} imports {name}"
+                assert inside or name.split(".")[1] in SHARED_MODULES, f"{module} imports {name}"
 
 
 def test_configs_import_config_modules_only() -> None:
@@ -117,7 +117,7 @@ def test_configs_import_config_modules_only() -> None:
         assert project_imports(path) <= {"gap_jax.config", "gap_jax.variants"}, path
 
 
-def test_the_product_imports_neither_tests_nor_benchmarks_nor_configs() -> None:
+def test_product_imports_neither_tests_nor_benchmarks_nor_configs() -> None:
     for path in PRODUCT:
         roots = {name.partition(".")[0] for name in imported(path)}
         assert not roots & {"tests", "benchmarks", "configs", "launch"}, path
@@ -135,7 +135,7 @@ def test_files_and_functions_stay_small_and_typed(path: Path) -> None:
     text = path.read_text("utf-8")
     assert len(text.splitlines()) <= MAX_FILE_LINES
     assert path.stem not in FORBIDDEN_NAMES
-    assert not text or ast.get_docstring(ast.parse(text)), "no sentence on what the module is for"
+    assert not text or ast.get_docstring(ast.parse(text)), "the module has no docstring"
     for function in functions(path):
         lines = (function.end_lineno or function.lineno) - function.lineno + 1
         assert lines <= MAX_FUNCTION_LINES, f"{function.name} has {lines} lines"
@@ -165,7 +165,7 @@ def test_suppressions_are_few_and_give_reasons() -> None:
     assert len(found) <= MAX_SUPPRESSIONS
     for name, match in found:
         assert re.search(r"\]?\s+#?\s*\w+ \w+", match.group(2)), (
-            f"{name}: {match.group(0)} says not why"
+            f"{name}: {match.group(0)} has no reason"
         )
 
 
@@ -178,7 +178,7 @@ def test_configs_are_read_by_field() -> None:
                 assert not (of_config and node.func.attr == "get"), f"{path}:{node.lineno}"
 
 
-def test_flax_orbax_and_clu_stay_in_their_places() -> None:
+def test_flax_orbax_and_clu_are_imported_only_in_their_modules() -> None:
     homes = {
         "flax": (
             "gap_jax.models",
@@ -198,7 +198,7 @@ def test_flax_orbax_and_clu_stay_in_their_places() -> None:
 
 
 @pytest.mark.skipif(not (ROOT / ".git").exists(), reason="not a git checkout")
-def test_nothing_else_stands_at_the_top() -> None:
+def test_top_folder_holds_nothing_else() -> None:
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout

@@ -1,4 +1,4 @@
-"""The input benchmark measures what it says, skips aloud, and its photos have their size."""
+"""The input benchmark: rows, skipped rows, and the size of its photos."""
 
 import json
 import multiprocessing
@@ -26,34 +26,34 @@ def test_photos_have_the_wanted_size(kilobytes: int, size: tuple[int, int]) -> N
     assert decode(data).shape == (*size, 3)
 
 
-def test_the_same_seed_prepares_the_same_photos(tmp_path: Path) -> None:
-    kept = []
+def test_same_seed_prepares_the_same_photos(tmp_path: Path) -> None:
+    images = []
     for name in ("first", "second"):
         stated = photos.prepare(tmp_path / name, 100, 2, copies=3)
         assert stated == manifest.load(tmp_path / name)
         source = records.open_split(tmp_path / name, "train", stated)
-        kept.append([source[index]["image"] for index in range(6)])
-    assert kept[0] == kept[1]
-    assert kept[0][:2] == kept[0][2:4]
-    assert kept[0][0] != kept[0][1]
+        images.append([source[index]["image"] for index in range(6)])
+    assert images[0] == images[1]
+    assert images[0][:2] == images[0][2:4]
+    assert images[0][0] != images[0][1]
 
 
-def test_torch_is_skipped_aloud_where_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_torch_is_listed_as_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows.importlib.util, "find_spec", lambda _: None)
     skipped = {row: rows.reason_to_skip(row) for row in input_pipeline.EVERY}
     assert skipped["torch/0"] == skipped["torch/2"] == "torch is not installed"
     assert not skipped["decode"]
-    told = {row: reason for row, reason in skipped.items() if reason}
+    reasons = {row: reason for row, reason in skipped.items() if reason}
     rounds = {"decode + crop": [4.0, 5.0, 3.0], "loader/0": [4.4, 5.0, 3.6]}
-    table = input_pipeline.render([input_pipeline.Result(200, rounds, told)]).splitlines()
+    table = input_pipeline.render([input_pipeline.Result(200, rounds, reasons)]).splitlines()
     assert "  torch/0                     skipped: torch is not installed" in table
     assert "  loader/0 : torch/0          skipped" in table
     assert "  loader/0                     4.400 (3.600 .. 5.000)" in table
     assert "  loader/0 : decode + crop     1.100 (1.000 .. 1.200) <= 1.15" in table
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux: others' CPU clocks")
-def test_the_work_of_children_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux's CPU clocks")
+def test_cpu_time_includes_child_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "IDLE_SECONDS", 0.05)
     before = rows.cpu_when_idle()
     child = multiprocessing.get_context("spawn").Process(target=sum, args=(range(10**12),))
@@ -68,11 +68,11 @@ def test_the_work_of_children_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rows.cpu_when_idle() - before < 0.2
 
 
-def test_a_row_is_measured_in_every_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_row_is_measured_in_every_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "STORED", 2)
     file = tmp_path / "numbers.json"
-    asked = "input --images 16 --pairs 2 --kilobytes 100 --rows loader/0 --json"
-    command = parse([*asked.split(), str(file)])
+    words = "input --images 16 --pairs 2 --kilobytes 100 --rows loader/0 --json"
+    command = parse([*words.split(), str(file)])
     command.run(command)
     [numbers] = json.loads(file.read_text())
     assert numbers["kilobytes"] == 100
@@ -80,7 +80,7 @@ def test_a_row_is_measured_in_every_turn(tmp_path: Path, monkeypatch: pytest.Mon
     assert all(0.1 < value < 1000 for value in numbers["rounds"]["loader/0"])
 
 
-def test_the_parts_do_their_work(tmp_path: Path) -> None:
+def test_parts_read_decode_and_crop(tmp_path: Path) -> None:
     source = records.open_split(tmp_path, "train", photos.prepare(tmp_path, 100, 2, copies=2))
     crop = rows.part("crop", source, DataConfig())(0)
     assert isinstance(crop, View)

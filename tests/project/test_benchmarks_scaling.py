@@ -1,4 +1,4 @@
-"""The scaling page: its arithmetic by hand, and what it finds in compiled steps."""
+"""The scaling page: arithmetic by hand, and collectives of compiled steps."""
 
 import functools
 import os
@@ -20,8 +20,8 @@ from gap_jax.learning.setup import Setup
 from tests.support.tiny_training import ROOT
 
 
-def test_an_all_reduce_by_hand() -> None:
-    """1 GB over eight devices passes 1.75 GB; over two hosts of eight an eighth of it once more."""
+def test_all_reduce_time_by_hand() -> None:
+    """Eight devices send 1.75 GB for 1 GB; two hosts of eight also send an eighth of it."""
     gigabyte = 10**9
     inside = 1750 / 350 + 0.05
     assert NVLINK.all_reduce_ms(gigabyte, 8) == pytest.approx(inside)
@@ -41,7 +41,7 @@ def test_efficiencies_by_hand() -> None:
 def test_collectives_of_a_real_step_are_found_counted_and_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A sum over devices that somebody adds is one more; with fsdp parameters are gathered."""
+    """With fsdp parameters are gathered; an additional sum over devices is found too."""
     compiled: list[tuple[Setup, list[Collective]]] = []
 
     def keep(cfg: Config) -> tuple[Setup, list[Collective]]:
@@ -71,7 +71,7 @@ def test_collectives_of_a_real_step_are_found_counted_and_printed(
     assert (found.name, found.shapes, found.bytes) == ("all-reduce", ((3,),), 12)
 
 
-def test_more_than_merging_explains_is_a_fault() -> None:
+def test_unmerged_collectives_are_a_fault() -> None:
     one = Collective("all-reduce", ((2,),), 8, "loss")
     assert not judge([one] * 3)
     assert judge([one] * 4) == ["4 collectives where 3 would do"]
@@ -79,10 +79,10 @@ def test_more_than_merging_explains_is_a_fault() -> None:
     assert not judge([one, many, many, one])
 
 
-def test_the_command_measures_on_eight_devices_and_fails_with_a_fault(
+def test_command_measures_on_eight_devices_and_fails_with_a_fault(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nothing is compiled here: XLA would read its flags anew, for all tests that follow."""
+    """Nothing is compiled, as XLA would read its flags again for all later tests."""
     monkeypatch.setenv("JAX_PLATFORMS", "")
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setattr(sys, "argv", ["benchmarks", "scaling"])
@@ -94,6 +94,6 @@ def test_the_command_measures_on_eight_devices_and_fails_with_a_fault(
     assert capsys.readouterr().out == "full: False\n"
 
 
-def test_the_command_line_chooses_devices_before_jax_starts() -> None:
+def test_command_line_sets_devices_before_jax_starts() -> None:
     program = "import sys, benchmarks.__main__; sys.exit('jax' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True)

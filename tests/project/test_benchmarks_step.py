@@ -1,4 +1,4 @@
-"""The step, head and GPU measurements on tiny networks, and what they refuse to compare."""
+"""The step, head and GPU benchmarks on tiny networks, and refused comparisons."""
 
 import contextlib
 import dataclasses
@@ -54,12 +54,12 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: str) -> None:
-    asked = command.parse(list(arguments))
-    asked.run(asked)
+    options = command.parse(list(arguments))
+    options.run(options)
 
 
 @pytest.mark.usefixtures("in_threads", "without_torch")
-def test_a_step_without_torch_has_a_skipped_row_and_no_ratio(
+def test_step_without_torch_has_a_skipped_row_and_no_ratio(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "step.json"
@@ -100,12 +100,12 @@ def test_unequal_answers_are_refused(theirs: list[float]) -> None:
         sides.compare({"losses": [1.0, 2.0]}, {"losses": theirs}, 1e-3)
 
 
-def test_answers_within_the_tolerance_tell_their_difference() -> None:
+def test_answers_within_the_tolerance_return_their_difference() -> None:
     shares = sides.compare({"losses": [1.0, 2.0]}, {"losses": [1.001, 2.0]}, 1e-3)
     assert shares == {"losses": pytest.approx(5e-4)}
 
 
-def test_losses_start_over_and_follow_the_steps(tmp_path: Path) -> None:
+def test_losses_restart_and_equal_those_of_the_steps(tmp_path: Path) -> None:
     made: Any = jax_side.build(Task(**{**TINY, "backbone": "small"}), tmp_path)
     made.prepare()
     first = made.losses()
@@ -116,7 +116,7 @@ def test_losses_start_over_and_follow_the_steps(tmp_path: Path) -> None:
     assert first[0] == pytest.approx(float(loss), rel=1e-5)
 
 
-def test_weights_travel_under_torch_names(tmp_path: Path) -> None:
+def test_weights_are_saved_under_torch_names(tmp_path: Path) -> None:
     made: Any = jax_side.build(EVALUATED, tmp_path)
     made.save_weights()
     with np.load(tmp_path / sides.WEIGHTS) as weights:
@@ -134,7 +134,7 @@ def test_weights_travel_under_torch_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("in_threads", "without_torch")
-def test_the_gpu_script_tells_each_row_and_goes_on(
+def test_gpu_benchmark_prints_each_row_and_continues_after_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = dataclasses.replace(EVALUATED, backbone="resnet99")
@@ -159,7 +159,7 @@ def test_the_gpu_script_tells_each_row_and_goes_on(
     assert [line.split("  ")[0] for line in printed] == list(lines)
 
 
-def test_the_gpu_script_stops_where_its_time_ends(capsys: pytest.CaptureFixture[str]) -> None:
+def test_gpu_benchmark_stops_at_its_time_limit(capsys: pytest.CaptureFixture[str]) -> None:
     gpu.run(gpu.Settings(is_tiny=True, budget_s=0))
     _, peaks, *groups = capsys.readouterr().out.splitlines()
     assert "failed: the budget of 0 s is spent" in peaks
@@ -167,7 +167,7 @@ def test_the_gpu_script_stops_where_its_time_ends(capsys: pytest.CaptureFixture[
     assert all(line.endswith("skipped: no time is left") for line in groups)
 
 
-def test_the_plan_covers_every_choice_and_each_can_be_built() -> None:
+def test_plan_covers_every_choice_and_each_can_be_built() -> None:
     groups = gpu.plan(gpu.Settings())
     assert [group.name for group in groups] == [
         "train b64", "train b16", "choices b64", "eval b64", "train b128",
@@ -190,7 +190,7 @@ def test_1x1_convolutions_are_products_or_convolutions(
 
 
 @pytest.mark.usefixtures("in_threads")
-def test_the_head_is_measured_in_both_orders(
+def test_head_is_measured_in_both_orders(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(head, "LEAST_S", 1e-9)
@@ -201,7 +201,7 @@ def test_the_head_is_measured_in_both_orders(
     assert "maps forward : pooled forward" in printed
 
 
-def test_a_row_that_hangs_or_dies_is_told_and_ended() -> None:
+def test_row_that_hangs_or_dies_is_reported_and_ended() -> None:
     start = time.monotonic()
     with (
         pytest.raises(RowFailed, match=r"sleep: no answer within 0 s"),

@@ -1,6 +1,6 @@
-"""What README.md and docs/ say is there: commands, flags, fields, files, links, switches.
+"""Checks that commands, flags, fields, files and links named in README.md and docs/ exist.
 
-`make docs-test` executes the blocks; here they are only read.
+`make docs-test` executes the code blocks; these tests only read them.
 """
 
 import ast
@@ -48,17 +48,17 @@ def by_page(page: Path) -> str:
 
 
 def prose(page: Path) -> str:
-    """A page without its fenced blocks."""
+    """Returns a page without its fenced blocks."""
     return FENCE.sub("", page.read_text("utf-8"))
 
 
 def spans(page: Path) -> list[str]:
-    """Its inline code."""
+    """Returns the inline code of a page."""
     return [" ".join(found.split()) for found in re.findall(r"`([^`]+)`", prose(page))]
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Every command that a page names, in a block or in its prose."""
+    """Yields every command of a page, from its blocks and prose."""
     for block in read_blocks(page):
         if block.language in ("bash", "console"):
             yield from read_commands(block)
@@ -66,7 +66,7 @@ def commands(page: Path) -> Iterator[str]:
 
 
 def written_words(page: Path) -> Iterator[str]:
-    """The words of its commands, but for transcripts, which may show a slip and its refusal."""
+    """Yields the words of a page's commands, without transcripts, which may show mistakes."""
     for block in read_blocks(page):
         if block.language == "bash":
             yield from " ".join(read_commands(block)).split()
@@ -75,7 +75,7 @@ def written_words(page: Path) -> Iterator[str]:
 
 @cache
 def help_of(words: tuple[str, ...]) -> str:
-    """What a command's --help prints; a command that is not there fails."""
+    """Returns the output of a command's --help; an unknown command fails."""
     printed: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sys.stdout.write", printed.append)
@@ -93,7 +93,7 @@ def heading_anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_page)
-def test_every_block_says_how_it_is_executed(page: Path) -> None:
+def test_every_block_has_a_mark(page: Path) -> None:
     for block in read_blocks(page):
         assert objection(block) is None, f"{block.place}: {objection(block)}"
         if block.mark == "shrink":
@@ -120,7 +120,7 @@ def test_every_command_and_flag_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_page)
-def test_every_name_imported_is_there(page: Path) -> None:
+def test_every_imported_name_exists(page: Path) -> None:
     for block in read_blocks(page):
         tree = ast.parse(block.text) if block.language == "python" else ast.Module([], [])
         for each in ast.walk(tree):
@@ -130,7 +130,7 @@ def test_every_name_imported_is_there(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_page)
-def test_every_refusal_shown_is_ours(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_shown_refusal_is_printed(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
     consoles = [block for block in read_blocks(page) if block.language == "console"]
     for command, shown in (each for block in consoles for each in read_exchanges(block)):
         if shown.startswith("gap_jax: error 64"):
@@ -149,7 +149,7 @@ def test_every_target_exists(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_page)
-def test_every_field_exists_and_takes_its_value(page: Path) -> None:
+def test_every_field_exists_and_accepts_its_value(page: Path) -> None:
     for word in written_words(page):
         found = FIELD.fullmatch(word.strip("(),;:"))
         if not found or found[2] in FILE_SUFFIXES:
@@ -172,29 +172,29 @@ def test_every_link_resolves(page: Path) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=by_page)
-def test_every_source_file_named_is_there(page: Path) -> None:
+def test_every_named_source_file_exists(page: Path) -> None:
     for name in re.findall(r"[\w./]*\w\.py\b", page.read_text("utf-8")):
         stem = name.lstrip("./")
-        if stem.endswith("NAME.py"):  # a file that the reader is told to write
+        if stem.endswith("NAME.py"):  # a file that the reader writes
             continue
         assert any(f"/{path}".endswith(f"/{stem}") for path in SOURCES), f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("group", [ModelConfig, PoseConfig], ids=lambda group: group.group)
-def test_the_method_page_names_every_switch(group: type[ModelConfig | PoseConfig]) -> None:
+def test_method_page_names_every_field(group: type[ModelConfig | PoseConfig]) -> None:
     named = set(re.findall(r"`(\w+\.\w+)`", (ROOT / "docs/method.md").read_text("utf-8")))
     switches = {f"{group.group}.{field.name}" for field in dataclasses.fields(group)}
-    assert switches <= named, f"docs/method.md is silent on {sorted(switches - named)}"
+    assert switches <= named, f"docs/method.md does not name {sorted(switches - named)}"
 
 
-def test_the_questions_name_what_a_resumed_run_may_change() -> None:
+def test_faq_names_the_fields_that_a_resumed_run_may_change() -> None:
     text = (ROOT / "docs/faq.md").read_text("utf-8")
     answer = text.partition("## My run does not resume")[2].partition("\n## ")[0]
     named = {name for name in re.findall(r"`(\w+\.\w+)`", answer) if name in FIELDS}
     assert named == HARMLESS | {"train.steps"}
 
 
-def test_marks_are_read_and_their_absence_is_seen(tmp_path: Path) -> None:
+def test_marks_are_read_and_missing_marks_are_reported(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     blocks = {
         "bash\n# shrink\ntrue\n": None,
@@ -214,7 +214,7 @@ def test_marks_are_read_and_their_absence_is_seen(tmp_path: Path) -> None:
         assert expected is not None or objection(block) is None
 
 
-def test_shrinking_leaves_what_a_command_sets() -> None:
+def test_shrinking_keeps_the_options_of_a_command() -> None:
     assert shrink("gap_jax evaluate runs/people") == "gap_jax evaluate runs/people"
     assert shrink("gap_jax data prepare people --train=9").endswith("--train=9 --val=32 --test=8")
     shrunk = shrink("gap_jax train --config=x.py:demo --config.train.steps=7").split()
@@ -227,7 +227,7 @@ def test_shrinking_leaves_what_a_command_sets() -> None:
         shrink("true && gap_jax train --config=x.py")
 
 
-def test_transcripts_agree_but_for_dots() -> None:
+def test_dots_in_transcripts_match_any_text() -> None:
     assert agrees("step 7 of 9\nend\n", "step ... of 9\nend\n")
     assert agrees("a\nb\nc\n", "a\n...\nc")
     assert not agrees("a\nc\nd", "a\n...\nc")
@@ -261,7 +261,7 @@ def page_of(folder: Path, *blocks: str) -> Path:
         ("bash\n# needs-data\n./refuse 65 refuse.md", "ends in 65 and not in 65 with the name"),
     ],
 )
-def test_blocks_are_executed_as_they_are_marked(text: str, problem: str, tmp_path: Path) -> None:
+def test_blocks_are_executed_by_their_marks(text: str, problem: str, tmp_path: Path) -> None:
     refuse = tmp_path / "refuse"
     refuse.write_text("#!/bin/sh\necho cannot read a.mat >&2\nexit $1\n")
     refuse.chmod(0o755)
@@ -270,12 +270,12 @@ def test_blocks_are_executed_as_they_are_marked(text: str, problem: str, tmp_pat
     assert bool(problem) == bool(verdict.problem)
 
 
-def test_the_blocks_of_a_page_run_in_order_in_one_folder(tmp_path: Path) -> None:
+def test_blocks_of_a_page_run_in_order_in_one_folder(tmp_path: Path) -> None:
     page = page_of(tmp_path, "bash\n# run\necho 1 > a", "python\n# run\nassert open('a').read()")
     assert [verdict.problem for verdict in docs.check_page(page, stage_in(tmp_path))] == ["", ""]
 
 
-def test_an_installed_package_needs_no_make_and_no_checkout(
+def test_installed_package_needs_no_make_and_no_checkout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("PYTHONPATH", raising=False)
@@ -284,7 +284,7 @@ def test_an_installed_package_needs_no_make_and_no_checkout(
     assert verdict == docs.Verdict("", ("not run: make demo (it needs the checkout)",))
 
 
-def test_the_copy_holds_the_checkout_and_an_environment(tmp_path: Path) -> None:
+def test_copy_holds_the_checkout_and_an_environment(tmp_path: Path) -> None:
     docs.copy_checkout(tmp_path / "copy")
     assert (tmp_path / "copy/.venv/bin/python").exists()
     assert (tmp_path / "copy/gap_jax/cli.py").exists()

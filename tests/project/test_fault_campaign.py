@@ -1,4 +1,4 @@
-"""The campaign's own promises: it goes on where it was stopped, and a divergence fails it."""
+"""The fault campaign: it resumes after a stop, and a divergence makes it fail."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 
 
 class Campaign:
-    """A campaign whose cases cost nothing; it stops before some case, and some case diverges."""
+    """A campaign with fake cases; it can stop before a case, and a case can diverge."""
 
     def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
         self.folder, self.page = folder, folder / "page.md"
@@ -23,12 +23,12 @@ class Campaign:
         self.stop_before = self.diverging = ""
         patch.setattr(faults, "train_unbroken", lambda *_: UNBROKEN)
         patch.setattr(faults, "damage_in_place", lambda *_: iter(()))
-        patch.setattr(faults, "suffer", self._suffer)
+        patch.setattr(faults, "run_case", self._run_case)
 
     def run(self, *words: str) -> int:
         return faults.main([f"--out={self.folder}", f"--page={self.page}", *words])
 
-    def _suffer(self, case: Case, site: Site) -> Verdict:
+    def _run_case(self, case: Case, site: Site) -> Verdict:
         del site
         if case.name == self.stop_before:
             raise KeyboardInterrupt
@@ -42,7 +42,7 @@ def campaign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Campaign:
     return Campaign(tmp_path, monkeypatch)
 
 
-def test_a_stopped_campaign_goes_on_and_writes_its_table(campaign: Campaign) -> None:
+def test_stopped_campaign_resumes_and_writes_its_table(campaign: Campaign) -> None:
     names = [case.name for case in draw_cases(28, 0, 1.0)]
     campaign.stop_before = names[5]
     with pytest.raises(KeyboardInterrupt):
@@ -62,7 +62,7 @@ def test_a_stopped_campaign_goes_on_and_writes_its_table(campaign: Campaign) -> 
         campaign.run("--seed=1")
 
 
-def test_a_divergence_fails_the_campaign(
+def test_divergence_fails_the_campaign(
     campaign: Campaign, capsys: pytest.CaptureFixture[str]
 ) -> None:
     campaign.diverging = "0003"

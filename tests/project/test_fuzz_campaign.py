@@ -1,4 +1,4 @@
-"""The fuzz campaign's own promises: its judges see damage, it goes on, and a failure fails it."""
+"""The fuzz campaign: its checks find damage, it resumes, and a failure makes it fail."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ FINE = fuzz.Verdict(0, "PNG RGB", "one bit", "refused", "wrong checksum", "", 0.
 
 
 @pytest.mark.parametrize("kind", mutations.ORIGINALS)
-def test_every_original_is_whole_and_decodes(kind: str) -> None:
+def test_every_original_is_valid_and_decodes(kind: str) -> None:
     content = mutations.original(kind)
     assert b"".join(mutations.split(content)) == content
     assert decode(content).shape == (mutations.HEIGHT_PX, mutations.WIDTH_PX, 3)
@@ -23,30 +23,30 @@ def test_every_original_is_whole_and_decodes(kind: str) -> None:
         assert fuzz.chunk_damage(content[:-12]) == "no IEND"
 
 
-def test_the_warnings_of_opencvs_libjpeg_are_heard(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings_of_opencvs_libjpeg_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fuzz.shutil, "which", lambda _: None)
     content = mutations.original("JPEG CMYK")
     middle = len(content) * 3 // 4
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as heard:
-        os.dup2(heard.fileno(), 2)
+    with tempfile.TemporaryFile() as stderr:
+        os.dup2(stderr.fileno(), 2)
         try:
-            whole = fuzz.libjpeg_warning(content, heard)
-            cut = fuzz.libjpeg_warning(content[:middle] + b"\xff\xd9" + content[middle:], heard)
+            whole = fuzz.libjpeg_warning(content, stderr)
+            cut = fuzz.libjpeg_warning(content[:middle] + b"\xff\xd9" + content[middle:], stderr)
         finally:
             os.dup2(kept, 2)
             os.close(kept)
     assert (whole, cut) == ("", "Corrupt JPEG data: premature end of data segment")
 
 
-def test_the_same_seed_gives_the_same_files() -> None:
+def test_same_seed_gives_the_same_files() -> None:
     files = [mutations.mutate(3, case) for case in range(40)]
     assert files == [mutations.mutate(3, case) for case in range(40)]
     assert files != [mutations.mutate(4, case) for case in range(40)]
 
 
 @pytest.mark.parametrize("change", [{}, {"outcome": "crash"}, {"damage": "no IEND"}])
-def test_a_stopped_campaign_goes_on_and_a_failure_fails_it(
+def test_stopped_campaign_resumes_and_a_failure_fails_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str]
 ) -> None:
     page = tmp_path / "page.md"

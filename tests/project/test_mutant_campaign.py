@@ -1,4 +1,4 @@
-"""The mutant campaign's own promises: what it changes, what it runs, and when it fails."""
+"""The mutant campaign: its changes, the tests that it runs, and when it fails."""
 
 import ast
 import json
@@ -39,7 +39,7 @@ EXPECTED = {
 }
 
 
-def test_statements_are_changed_in_one_place_and_texts_and_types_are_left() -> None:
+def test_mutants_change_one_statement_and_neither_texts_nor_types() -> None:
     found = list(changed_statements.list_mutants("m.py", MODULE))
     assert {each.name.split(": ", 2)[2] for each in found} == EXPECTED
     plain = ast.unparse(ast.parse(MODULE)).splitlines()
@@ -48,7 +48,7 @@ def test_statements_are_changed_in_one_place_and_texts_and_types_are_left() -> N
         assert sum(a != b for a, b in zip(plain, lines, strict=True)) == 1, each.name
 
 
-def test_a_draw_follows_its_seed_and_stays_where_lines_move() -> None:
+def test_draw_depends_on_its_seed_and_not_on_line_numbers() -> None:
     first, other = (changed_statements.draw("m.py", MODULE, 4, seed) for seed in (0, 1))
     moved = changed_statements.draw("m.py", MODULE.replace("LIMIT = 3", "\n\nLIMIT = 3"), 4, 0)
     assert [each.name for each in first] == [each.name for each in moved]
@@ -58,7 +58,7 @@ def test_a_draw_follows_its_seed_and_stays_where_lines_move() -> None:
     assert {each.file for each in drawn} > {"gap_jax/train.py", "data_pipelines/loader.py"}
 
 
-def test_the_callers_of_a_function_run_first_and_then_their_neighbours() -> None:
+def test_tests_that_call_a_function_run_first_and_then_their_files() -> None:
     seconds = {"tests/test_m.py::a": 2.0, "tests/test_m.py::b": 1.0, "tests/test_x.py::c": 0.1}
     callers = {("m.py", "bound"): {"tests/test_m.py::a", "tests/test_x.py::c", "failed"}}
     [mutant] = changed_statements.draw("m.py", MODULE, 100, 0)[:1]
@@ -66,7 +66,7 @@ def test_the_callers_of_a_function_run_first_and_then_their_neighbours() -> None
     assert chosen == ["tests/test_m.py::a", "tests/test_x.py::c", "tests/test_m.py::b"]
 
 
-def test_survivors_without_a_reason_fail_the_campaign_and_it_goes_on(
+def test_unexplained_survivors_fail_the_campaign_and_it_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn = changed_statements.draw("gap_jax/errors.py", MODULE, 4, 0)

@@ -1,4 +1,4 @@
-"""The files around the code: dependencies with their reasons, CI, the commit hook."""
+"""Project files: reasons of dependencies, CI, the commit hook."""
 
 import re
 import tomllib
@@ -8,16 +8,16 @@ import yaml
 from tests.support.doc_blocks import ROOT
 
 
-def test_every_dependency_has_its_reason() -> None:
+def test_every_dependency_has_a_reason() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     wanted = [*project["project"]["dependencies"], *project["dependency-groups"]["dev"]]
     reasons = (ROOT / "docs/dependencies.md").read_text("utf-8")
     for requirement in wanted:
         name = re.match(r"[\w-]+", requirement)
-        assert name and name[0].removeprefix("pytest-") in reasons, f"{requirement}: why?"
+        assert name and name[0].removeprefix("pytest-") in reasons, f"no reason for {requirement}"
 
 
-def test_ci_runs_the_gate_and_the_commit_hook_takes_the_pinned_ruff() -> None:
+def test_ci_runs_all_checks_and_the_commit_hook_uses_the_pinned_ruff() -> None:
     ci = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
     steps = ci["jobs"]["check-and-test"]["steps"]
     assert [step["run"] for step in steps if "run" in step] == [".ci/run"]

@@ -124,7 +124,7 @@ def test_file_is_downloaded_and_converted(
         assert cli.main(words) == 0
     source = out.with_name(f"{digest[:8]}-w")
     printed = capsys.readouterr().out
-    assert printed.startswith(f"{source} has SHA-256 {digest} and came from {served.address}/whole")
+    assert printed.startswith(f"{source} has SHA-256 {digest} and is from {served.address}/whole")
     assert "unused 2 arrays with 4 values (Aux)" in printed
     metadata = native.read_metadata(out)
     assert metadata.command == f"gap_jax weights convert {served.address}/whole/w {out}"

@@ -54,10 +54,14 @@ def test_inconvertible_files_are_refused(
         ([str(tmp_path), str(tmp_path / "x")], 66, "neither a run nor an exported model"),
         ([str(root), str(tmp_path / "x"), "--checkpoint", "4"], 66, "no good checkpoint 4"),
         ([str(root)], 64, "DST"),
-        ([str(root), str(tmp_path / "x"), "--sha256", "0" * 64], 64, "--sha256 is a file's"),
+        ([str(root), str(tmp_path / "x"), "--sha256", "0" * 64], 64, "--sha256 applies to files"),
         ([str(root), str(tmp_path / "x"), "--sha256", "0" * 63], 64, "is no SHA-256"),
-        ([str(taken), str(tmp_path / "x"), "--checkpoint", "4"], 64, "--checkpoint is a run's"),
-        ([str(taken), str(tmp_path / "x")], 66, "unknown format"),
+        (
+            [str(taken), str(tmp_path / "x"), "--checkpoint", "4"],
+            64,
+            "--checkpoint applies to runs",
+        ),
+        ([str(taken), str(tmp_path / "x")], 66, "begins as none of them"),
     ):
         assert cli.main(["weights", "convert", *words]) == code
         assert message in capsys.readouterr().err
@@ -104,7 +108,7 @@ def test_published_name_resolves_to_address(
     assert cli.main(["weights", "convert", "slim-vgg16", out]) == 66
     assert "is an archive; fetch and unpack it yourself" in capsys.readouterr().err
     assert cli.main(["weights", "convert", "https://weights.invalid/w", out]) == 64
-    assert "w is fetched against the whole of its SHA-256 alone;" in capsys.readouterr().err
+    assert "w is downloaded only with its whole SHA-256;" in capsys.readouterr().err
     assert len(fetched) == 2
 
 

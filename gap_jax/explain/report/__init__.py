@@ -1,1 +1,1 @@
-"""One page on one run or several: what they score, how they differ, where they look."""
+"""Writes a page on one or more runs: scores, differences and attention."""

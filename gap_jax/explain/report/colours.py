@@ -1,4 +1,4 @@
-"""Colours for the values of a map, one scale for all: blue at -1, white at 0, red at 1."""
+"""Colours the values of maps: blue at -1, white at 0, red at 1."""
 
 import cv2
 import numpy as np
@@ -6,40 +6,40 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.pictures.drawing import Picture
 from data_pipelines.pictures.page import Thumbnail, embed
-from gap_jax.explain.report.looking import Map, spread
+from gap_jax.explain.report.maps import Map, upsample
 from gap_jax.models.cells import Grid
 
-ENDS = (-1.0, 0.0, 1.0)
+VALUES = (-1.0, 0.0, 1.0)
 COLOURS = ((24, 72, 168), (245, 245, 242), (176, 24, 40))
-OPACITY = 0.72  # of a map's colours over the grey crop
-CLIPPED = 0.5  # percent of a method's cells that may lie beyond the ends
-GREY = 128
+OPACITY = 0.72  # of a map over the grey crop
+CLIPPED_PERCENT = 0.5  # of a method's cells, beyond -1 or 1
+GREY_LEVEL = 128
 BAR_PX = (10, 240)  # height and width
 
 
-def find_reach(values: Float[np.ndarray, "b h w"]) -> float:
-    """The size that nearly all of these values stay below: what 1 stands for among them."""
-    return float(np.percentile(np.abs(values), 100 - CLIPPED)) or 1.0
+def find_scale(values: Float[np.ndarray, "b h w"]) -> float:
+    """Returns the absolute value that maps to 1: 99.5 % of the values stay below it."""
+    return float(np.percentile(np.abs(values), 100 - CLIPPED_PERCENT)) or 1.0
 
 
 def paint(values: Float[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x 3"]:
-    """The colours of values; those beyond the ends have the ends' colours."""
-    channels = [np.interp(values, ENDS, channel) for channel in zip(*COLOURS, strict=True)]
+    """Converts values to colours; values beyond -1 and 1 are clipped."""
+    channels = [np.interp(values, VALUES, channel) for channel in zip(*COLOURS, strict=True)]
     return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
 
 
-def lay_over(cells: Map, grid: Grid, crop: Picture) -> Picture:
-    """The crop in grey under the colours of a map."""
+def overlay(cells: Map, grid: Grid, crop: Picture) -> Picture:
+    """Lays the colours of a map over the crop in grey."""
     height, width, _ = crop.shape
     grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
-    return _blend(paint(spread(cells, grid, height, width)), grey)
+    return _blend(paint(upsample(cells, grid, height, width)), grey)
 
 
 def draw_bar() -> Thumbnail:
-    """The scale from end to end, over a medium grey."""
+    """Draws the colour scale from -1 to 1 over a medium grey."""
     height, width = BAR_PX
-    values = np.tile(np.linspace(ENDS[0], ENDS[-1], width), (height, 1))
-    bar = _blend(paint(values), np.full((height, width, 3), GREY, np.uint8))
+    values = np.tile(np.linspace(VALUES[0], VALUES[-1], width), (height, 1))
+    bar = _blend(paint(values), np.full((height, width, 3), GREY_LEVEL, np.uint8))
     return embed(bar, alt="colours from -1, blue, over 0, white, to 1, red")
 
 

@@ -1,11 +1,10 @@
-"""Methods beside each other: their numbers, and whether the same images tell them apart."""
+"""Compares methods: their scores, and paired differences on the same images."""
 
 import dataclasses
 import functools
-import hashlib
+import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -14,8 +13,8 @@ from data_pipelines.manifest import describe_skipped
 from gap_jax.config import fields
 from gap_jax.errors import ConfigError
 from gap_jax.evaluation import evaluate, metrics
-from gap_jax.evaluation.metrics import Counts, Interval, Labels, Scores, Statistic
-from gap_jax.explain.report.runs import Run
+from gap_jax.evaluation.metrics import Interval, Labels, Resampled, Scores, Statistic
+from gap_jax.explain.report.runs import ReportedRun
 from gap_jax.runtime.rundir import HARMLESS
 
 SEED = "train.seed"
@@ -27,37 +26,34 @@ POOLINGS = {
     "compact_bilinear": "compact bilinear pooling",
     "pose_parts": "pooling by pose parts",
 }
-MOST_NAMED = 3  # fields that tell two methods apart; beyond these the folder names them
+MOST_NAMED_FIELDS = 3  # of those that differ; beyond these the folder names a method
 NOTHING_SHOWN = "interval straddles 0: no difference shown"
-
-
-class Score(NamedTuple):
-    """The mean of a number over a method's seeds; the interval is over images drawn anew."""
-
-    interval: Interval
-    by_seed: tuple[float, ...]
-
-    @property
-    def deviation(self) -> float:
-        """The standard deviation over seeds; nan for a single one."""
-        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """Runs that differ in nothing but their seed; accuracy is None where labels are several."""
+    """Runs that differ in their seed only; scores are means over seeds.
+
+    Intervals are over resampled images. `accuracy` is None if images have several labels.
+    """
 
     name: str
-    runs: tuple[Run, ...]
+    runs: tuple[ReportedRun, ...]
     parameters: int
-    mean_ap: Score
-    accuracy: Score | None
+    mean_ap: Interval
+    by_seed: tuple[float, ...]
+    accuracy: Interval | None
     per_class: Float[np.ndarray, " k"]
+
+    @property
+    def deviation(self) -> float:
+        """Returns the standard deviation of mAP over seeds; nan for a single one."""
+        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else math.nan
 
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """What `second` has over `first` on the same images."""
+    """The scores of `second` minus those of `first` on the same images."""
 
     first: str
     second: str
@@ -67,7 +63,7 @@ class Difference:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Every method, in the order in which its first run was named, and every pair of them."""
+    """All methods in the order of their first runs, and all pairs of methods."""
 
     methods: tuple[Method, ...]
     differences: tuple[Difference, ...]
@@ -75,51 +71,45 @@ class Comparison:
 
     @property
     def skipped(self) -> str:
-        """The classes that are in no mean; empty if there is none."""
+        """Describes the classes that no mean includes; empty if there is none."""
         run = self.methods[0].runs[0]
         return describe_skipped(run.classes, evaluate.count_positives(run.scores), run.split)
 
     def __str__(self) -> str:
-        """One line for each method and each pair."""
+        """Returns one line for each method and each pair."""
         width = max(len(method.name) for method in self.methods)
         lines = [
-            f"{method.name:<{width}}  mAP {percent(method.mean_ap.interval)}"
-            + (f"  accuracy {percent(method.accuracy.interval)}" if method.accuracy else "")
+            f"{method.name:<{width}}  mAP {percent(method.mean_ap)}"
+            + (f"  accuracy {percent(method.accuracy)}" if method.accuracy else "")
             for method in self.methods
         ]
         lines += [
             f"{each.second} - {each.first}: mAP {percent(each.mean_ap, signed=True)}: "
-            f"{judge(each.mean_ap)}"
+            f"{describe_difference(each.mean_ap)}"
             for each in self.differences
         ]
         return "\n".join([*lines, *filter(None, [self.skipped])])
 
 
-def compare(runs: Sequence[Run]) -> Comparison:
-    """The methods among the runs, with 95 % intervals over the images that count."""
+def compare(runs: Sequence[ReportedRun]) -> Comparison:
+    """Groups the runs into methods and computes 95 % intervals over the counted images."""
     protocol = evaluate.Protocol.of(runs[0].cfg)
     _, labels = protocol.rank(runs[0].scores)
-    groups = _group(runs)
+    groups, whole = _group(runs), np.ones((len(labels), 1))
     systems = [[protocol.rank(run.scores)[0] for run in group] for group in groups]
     mean_ap = functools.partial(metrics.resampled_map, rule=protocol.rule)
-    precise = [_mean_of(mean_ap, group) for group in systems]
-    accurate = [_mean_of(metrics.resampled_accuracy, group) for group in systems]
-    single = labels.ndim == 1
-
-    def interval(statistic: Statistic, lowest: float = 0.0) -> Interval:
-        return metrics.bootstrap_interval(statistic, systems[0][0], labels, lowest=lowest)
-
+    precise = [_resample(mean_ap, group, labels) for group in systems]
+    accurate = None
+    if labels.ndim == 1:
+        accurate = [_resample(metrics.resampled_accuracy, group, labels) for group in systems]
     methods = tuple(
         Method(
             name=name,
             runs=group,
             parameters=group[0].count_parameters(),
-            mean_ap=Score(interval(precise[i]), _alone(mean_ap, systems[i], labels)),
-            accuracy=Score(
-                interval(accurate[i]), _alone(metrics.resampled_accuracy, systems[i], labels)
-            )
-            if single
-            else None,
+            mean_ap=precise[i].interval(),
+            by_seed=tuple(float(mean_ap(each, labels, whole)[0]) for each in systems[i]),
+            accuracy=accurate[i].interval() if accurate else None,
             per_class=np.mean(
                 [
                     metrics.mean_average_precision(each, labels, protocol.rule).per_class
@@ -134,17 +124,16 @@ def compare(runs: Sequence[Run]) -> Comparison:
         Difference(
             methods[i].name,
             methods[j].name,
-            interval(_difference(precise[j], precise[i]), -1.0),
-            interval(_difference(accurate[j], accurate[i]), -1.0) if single else None,
+            precise[j].minus(precise[i]).interval(lowest=-1.0),
+            accurate[j].minus(accurate[i]).interval(lowest=-1.0) if accurate else None,
         )
-        for i in range(len(groups))
-        for j in range(i + 1, len(groups))
+        for i, j in itertools.combinations(range(len(groups)), 2)
     )
     return Comparison(methods, differences, len(labels))
 
 
-def judge(difference: Interval) -> str:
-    """What the interval of a difference allows to say."""
+def describe_difference(difference: Interval) -> str:
+    """Describes the sign of a difference if its interval excludes 0."""
     if not math.isfinite(difference.low):
         return "too few images for an interval"
     if difference.low > 0:
@@ -153,14 +142,14 @@ def judge(difference: Interval) -> str:
 
 
 def percent(interval: Interval, *, signed: bool = False) -> str:
-    """An estimate and its interval in percent (of a difference: in points)."""
+    """Formats an estimate and its interval in percent (a difference: in points)."""
     form = "{:+z.1f}" if signed else "{:z.1f}"
     estimate, low, high = (form.format(100 * value) for value in interval)
     return f"{estimate} ({low} to {high})" if math.isfinite(interval.low) else estimate
 
 
-def _group(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
-    groups: dict[tuple[str, ...], list[Run]] = {}
+def _group(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, ...]]:
+    groups: dict[tuple[str, ...], list[ReportedRun]] = {}
     for run in runs:
         groups.setdefault(tuple(_identify(run).values()), []).append(run)
     for group in groups.values():
@@ -174,8 +163,8 @@ def _group(runs: Sequence[Run]) -> list[tuple[Run, ...]]:
     return [tuple(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
 
 
-def _identify(run: Run) -> dict[str, str]:
-    """The fields that make a method, as text."""
+def _identify(run: ReportedRun) -> dict[str, str]:
+    """Returns the fields that define a method, as text."""
     return {
         name: f"{name}={value}"
         for name, _, value in fields(run.cfg)
@@ -183,52 +172,35 @@ def _identify(run: Run) -> dict[str, str]:
     }
 
 
-def _name(groups: Sequence[tuple[Run, ...]]) -> list[str]:
-    """What each method is; those that are called alike are told apart by their fields."""
+def _name(groups: Sequence[tuple[ReportedRun, ...]]) -> list[str]:
+    """Names each method; methods of the same name get the fields that differ."""
     names = [_describe(group[0]) for group in groups]
-    told: list[str] = []
+    unique: list[str] = []
     for name, group in zip(names, groups, strict=True):
         alike = [
-            _identify(other[0]) for other, its in zip(groups, names, strict=True) if its == name
+            _identify(other[0])
+            for other, own_name in zip(groups, names, strict=True)
+            if own_name == name
         ]
         own = _identify(group[0])
-        apart = [text for field, text in own.items() if len({each[field] for each in alike}) > 1]
-        if len(apart) > MOST_NAMED:
-            apart = [group[0].root.absolute().name]
-        told.append(", ".join([name, *apart]))
-    return told
+        differing = [
+            text for field, text in own.items() if len({each[field] for each in alike}) > 1
+        ]
+        if len(differing) > MOST_NAMED_FIELDS:
+            differing = [group[0].root.absolute().name]
+        unique.append(", ".join([name, *differing]))
+    return unique
 
 
-def _describe(run: Run) -> str:
+def _describe(run: ReportedRun) -> str:
     model = run.cfg.model
     name = POOLINGS.get(model.pooling, f"GAP-CNN (T={model.T})")
     return f"{name} + pose" if run.cfg.pose.branch and model.pooling != "pose_parts" else name
 
 
-def _alone(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> tuple[float, ...]:
-    whole = np.ones((len(labels), 1))
-    return tuple(float(rule(scores, labels, whole)[0]) for scores in systems)
-
-
-def _mean_of(rule: Statistic, systems: Sequence[Scores]) -> Statistic:
-    """The mean of a rule over the seeds of a method, whatever scores it is handed.
-
-    Every pair of methods is asked about the same resamples, so each answer is kept.
-    """
-    known: dict[bytes, Float[np.ndarray, " r"]] = {}
-
-    def statistic(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
-        del scores
-        key = hashlib.sha256(np.ascontiguousarray(counts).data).digest()
-        if key not in known:
-            known[key] = np.mean([rule(each, labels, counts) for each in systems], axis=0)
-        return known[key]
-
-    return statistic
-
-
-def _difference(more: Statistic, less: Statistic) -> Statistic:
-    def statistic(scores: Scores, labels: Labels, counts: Counts) -> Float[np.ndarray, " r"]:
-        return more(scores, labels, counts) - less(scores, labels, counts)
-
-    return statistic
+def _resample(rule: Statistic, systems: Sequence[Scores], labels: Labels) -> Resampled:
+    """Resamples the mean of a rule over the seeds of a method."""
+    return metrics.resample(
+        lambda counts: np.mean([rule(each, labels, counts) for each in systems], axis=0),
+        len(labels),
+    )

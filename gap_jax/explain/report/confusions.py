@@ -1,4 +1,4 @@
-"""The classes that are taken for each other most often, with the images that were."""
+"""Finds the classes that are confused most often, with example images."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -11,40 +11,40 @@ MOST_PAIRS, MOST_EXAMPLES = 6, 6
 
 
 class Confusion(NamedTuple):
-    """A class taken for another: how often by each method, on the mean of its seeds.
+    """A class predicted for another; `counts` holds each method's images, averaged over its seeds.
 
-    `examples` are rows of the scores, those that the most methods confuse first.
+    `examples` are rows of the scores, ordered by the number of runs that confuse them.
     """
 
     truth: str
-    taken_for: str
+    predicted: str
     counts: tuple[float, ...]
     examples: tuple[int, ...]
 
 
 def find_confusions(methods: Sequence[Method]) -> list[Confusion]:
-    """The pairs of highest count over all methods; none where an image has several labels."""
+    """Returns the most frequent pairs over all methods; none if images have several labels."""
     first = methods[0].runs[0]
     labels = first.scores.labels
     if labels.ndim > 1:
         return []
     classes, counted = len(first.classes), first.scores.is_labelled
-    tables, taken = [], []
+    tables, predictions = [], []
     for method in methods:
-        predicted = np.stack([run.scores.logits.argmax(axis=1) for run in method.runs])
+        answers = np.stack([run.scores.logits.argmax(axis=1) for run in method.runs])
         table = np.zeros((classes, classes))
-        for each in predicted[:, counted]:
-            np.add.at(table, (labels[counted], each), 1 / len(predicted))
+        for each in answers[:, counted]:
+            np.add.at(table, (labels[counted], each), 1 / len(answers))
         np.fill_diagonal(table, 0)
         tables.append(table)
-        taken.extend(predicted)
+        predictions.extend(answers)
     total = np.sum(tables, axis=0)
     order = np.argsort(-total, axis=None, kind="stable")[:MOST_PAIRS]
     found = []
     for truth, other in zip(*np.unravel_index(order, total.shape), strict=True):
         if not total[truth, other]:
             break
-        votes = (np.stack(taken) == other).sum(axis=0) * (counted & (labels == truth))
+        votes = (np.stack(predictions) == other).sum(axis=0) * (counted & (labels == truth))
         ranked = np.argsort(-votes, kind="stable")[:MOST_EXAMPLES]
         found.append(
             Confusion(

@@ -1,4 +1,4 @@
-"""Numbers over steps as lines in a plane: axes, round ticks and paths, for the page to draw."""
+"""Computes charts of numbers over steps: round ticks and the SVG paths of the lines."""
 
 import dataclasses
 import itertools
@@ -10,23 +10,27 @@ from gap_jax.explain.report.comparison import Method
 from gap_jax.explain.report.runs import Row
 
 WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 24, 14, 46  # margins, room for numbers and labels
+LEFT, RIGHT, TOP, BOTTOM = 58, 24, 14, 46  # margins with numbers and labels
+FRAME = {
+    "width": WIDTH, "height": HEIGHT,
+    "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM,
+}  # fmt: skip
 MOST_TICKS = 6
-MOST_MARKED = 40  # points; on a longer line marks would only thicken it
+MOST_MARKED_POINTS = 40  # on a longer line marks would only thicken it
 
 Point = tuple[float, float]
 
 
 class Tick(NamedTuple):
-    """A round number and where it stands on its axis."""
+    """A round number and its position on the axis."""
 
-    place: float
+    position: float
     text: str
 
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One run's course; runs of one method share the `style`, the method's number."""
+    """The curve of one run; `style` is the number of its method."""
 
     style: int
     path: str
@@ -35,7 +39,7 @@ class Line:
 
 @dataclasses.dataclass(frozen=True)
 class Chart:
-    """Lines over steps; `summary` says in words what a reader who cannot see them misses."""
+    """Lines over steps; `summary` describes them for screen readers."""
 
     title: str
     summary: str
@@ -47,7 +51,7 @@ class Chart:
 def draw_chart(
     title: str, name: str, methods: Sequence[Method], *, scale: float = 1.0
 ) -> Chart | None:
-    """A number of metrics.jsonl over steps, for every run; None where no run wrote it."""
+    """Draws a number of metrics.jsonl for every run; None if no run wrote it."""
     courses = [
         (style, method.name, _read(run.rows, name, scale))
         for style, method in enumerate(methods)
@@ -60,7 +64,7 @@ def draw_chart(
     x_ticks = round_ticks(0.0, max(step for step, _ in known))
     y_ticks = round_ticks(min(values), max(values))
 
-    def place(step: float, value: float) -> Point:
+    def locate(step: float, value: float) -> Point:
         across = step / x_ticks[-1]
         up = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
         x = LEFT + across * (WIDTH - LEFT - RIGHT)
@@ -74,17 +78,17 @@ def draw_chart(
     return Chart(
         title=title,
         summary="; ".join(ends),
-        x_ticks=[Tick(place(tick, y_ticks[0])[0], number(tick)) for tick in x_ticks],
-        y_ticks=[Tick(place(0.0, tick)[1], number(tick)) for tick in y_ticks],
+        x_ticks=[Tick(locate(tick, y_ticks[0])[0], number(tick)) for tick in x_ticks],
+        y_ticks=[Tick(locate(0.0, tick)[1], number(tick)) for tick in y_ticks],
         lines=[
-            _line(style, [place(*point) if point[1] == point[1] else None for point in course])
+            _line(style, [locate(*point) if point[1] == point[1] else None for point in course])
             for style, _, course in courses
         ],
     )
 
 
 def round_ticks(low: float, high: float) -> list[float]:
-    """A few multiples of 1, 2 or 5 times a power of ten that enclose a range."""
+    """Returns multiples of 1, 2 or 5 times a power of ten that enclose a range."""
     span = high - low or abs(high) or 1.0
     rough = span / (MOST_TICKS - 1)
     power = 10.0 ** math.floor(math.log10(rough))
@@ -94,12 +98,12 @@ def round_ticks(low: float, high: float) -> list[float]:
 
 
 def number(value: float) -> str:
-    """A number as an axis shows it."""
+    """Formats a number for an axis."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _read(rows: Sequence[Row], name: str, scale: float) -> list[Point]:
-    """The course of a number; what was not finite is nan, and breaks the line."""
+    """Returns (step, value) pairs; a value that was not finite is nan and breaks the line."""
     return [
         (float(row["step"]), math.nan if row[name] is None else scale * row[name])
         for row in rows
@@ -114,4 +118,4 @@ def _line(style: int, points: Sequence[Point | None]) -> Line:
     ]
     path = " ".join("M" + " L".join(piece) for piece in pieces)
     marks = [point for point in points if point]
-    return Line(style, path, marks if len(marks) <= MOST_MARKED else ())
+    return Line(style, path, marks if len(marks) <= MOST_MARKED_POINTS else ())

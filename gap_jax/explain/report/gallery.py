@@ -1,7 +1,7 @@
-"""Images that a model gets right and wrong, with its maps over them, all on one colour scale."""
+"""Builds the gallery: images that a model gets right or wrong, under its maps on one scale."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -10,10 +10,10 @@ from data_pipelines.pictures.drawing import Picture, draw_skeletons, fit, label_
 from data_pipelines.pictures.page import Thumbnail, embed
 from data_pipelines.transforms import View
 from gap_jax.evaluation.metrics import positives_of
-from gap_jax.explain.report.colours import draw_bar, find_reach, lay_over
-from gap_jax.explain.report.looking import Look, Map, find_joints
+from gap_jax.explain.report.colours import draw_bar, find_scale, overlay
+from gap_jax.explain.report.maps import Predictions, find_joints
 from gap_jax.explain.report.measure import NOBODY, deviation
-from gap_jax.explain.report.runs import Run
+from gap_jax.explain.report.runs import ReportedRun
 
 SEED = 0
 MOST_IMAGES, FEWEST_IMAGES, MOST_PANELS = 12, 4, 160
@@ -22,17 +22,17 @@ SIDE_PX = 144
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """What one method makes of one image; a panel that is a word says why there is no picture."""
+    """The maps and prediction of a method for one image; a text replaces a missing panel."""
 
     method: str
-    answer: str
+    predicted: str
     is_hit: bool
     panels: Sequence[Thumbnail | str]
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """One image and every method's strip."""
+    """An image and the strip of each method."""
 
     label: str
     name: str
@@ -42,7 +42,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Gallery:
-    """The cases, the scale that all maps share, and what its 1 is in each method's own numbers."""
+    """The cases, the colour bar of all maps, and the values that each method's 1 stands for."""
 
     hits: int
     misses: int
@@ -51,8 +51,8 @@ class Gallery:
     cases: Sequence[Case]
 
 
-def choose(run: Run, methods: int) -> tuple[list[int], list[int]]:
-    """Rows of the scores: some of the run's hits and as many misses, each drawn blindly."""
+def choose(run: ReportedRun, methods: int) -> tuple[list[int], list[int]]:
+    """Draws rows of the scores at random: some of the run's hits and as many misses."""
     scores = run.scores
     best = scores.logits.argmax(axis=1)
     positives = positives_of(scores.labels, scores.logits.shape[1])
@@ -68,27 +68,25 @@ def choose(run: Run, methods: int) -> tuple[list[int], list[int]]:
 
 @dataclasses.dataclass(frozen=True)
 class _Panels:
-    """A method's maps of the chosen images, each kind as shares of its largest values."""
+    """A method's maps of the chosen images by kind, each kind divided by its scale."""
 
     name: str
-    look: Look
-    bottom_up: Float[np.ndarray, "b h w"] | None
-    top_down: Float[np.ndarray, "b h w"]
-    combined: Float[np.ndarray, "b h w"]
+    predictions: Predictions
+    maps: Mapping[str, Float[np.ndarray, "b h w"] | None]
     unit: str
 
 
 def build_gallery(
     names: Sequence[str],
-    looks: Sequence[Look],
+    predictions: Sequence[Predictions],
     labels: Sequence[object],
     ids: Sequence[str],
     classes: Sequence[str],
     *,
     hits: int,
 ) -> Gallery:
-    """The gallery of images that all methods looked at, `hits` of them first."""
-    methods = [_rescale(name, look) for name, look in zip(names, looks, strict=True)]
+    """Builds the gallery of the chosen images, of which the first `hits` are hits."""
+    methods = [_rescale(name, each) for name, each in zip(names, predictions, strict=True)]
     cases = []
     for index, (label, name) in enumerate(zip(labels, ids, strict=True)):
         truth = label_text(label, classes)
@@ -96,55 +94,52 @@ def build_gallery(
             Case(
                 label=truth,
                 name=name,
-                photo=_picture(looks[0].image[index], f"{truth}: the crop that is evaluated"),
+                photo=_picture(predictions[0].image[index], f"{truth}: the evaluated crop"),
                 strips=[_strip(each, index, label, classes) for each in methods],
             )
         )
     return Gallery(hits, len(cases) - hits, draw_bar(), [each.unit for each in methods], cases)
 
 
-def _rescale(name: str, look: Look) -> _Panels:
-    """Only the product of h and top-down is given, so h takes the sign of positive peaks."""
-    h = look.bottom_up[..., 0].astype(np.float64)
+def _rescale(name: str, predictions: Predictions) -> _Panels:
+    """Divides the maps by their scales; h gets the sign that makes its peaks positive.
+
+    Only the product of h and the top-down map is determined, so both change sign together.
+    """
+    h = predictions.bottom_up[..., 0].astype(np.float64)
     sign = -1.0 if np.mean(h**3) < 0 else 1.0
-    is_constant = not deviation(look.bottom_up).any()
-    reach = [find_reach(each) for each in (h, look.top_down, look.combined)]
-    parts = zip(("bottom-up", "top-down", "combined"), reach, strict=True)
-    return _Panels(
-        name=name,
-        look=look,
-        bottom_up=None if is_constant else sign * h / reach[0],
-        top_down=sign * look.top_down / reach[1],
-        combined=look.combined / reach[2],
-        unit=f"{name}, " + ", ".join(f"{kind} {value:.3g}" for kind, value in parts),
-    )
+    is_constant = not deviation(predictions.bottom_up).any()
+    scales = [find_scale(each) for each in (h, predictions.top_down, predictions.combined)]
+    maps = {
+        "bottom-up": None if is_constant else sign * h / scales[0],
+        "top-down": sign * predictions.top_down / scales[1],
+        "combined": predictions.combined / scales[2],
+    }
+    units = [f"{kind} {value:.3g}" for kind, value in zip(maps, scales, strict=True)]
+    return _Panels(name, predictions, maps, ", ".join([name, *units]))
 
 
 def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -> Strip:
-    look = method.look
-    predicted = int(look.predicted[index])
-    answer = classes[predicted]
-    crop = look.image[index]
+    predictions = method.predictions
+    predicted = int(predictions.classes[index])
+    name = classes[predicted]
+    crop = predictions.image[index]
 
-    def lay(kind: str, cells: Map) -> Thumbnail:
-        return _picture(
-            lay_over(cells, look.grid, crop), f"{kind} of {method.name}, which says {answer}"
-        )
-
-    panels: list[Thumbnail | str] = [
-        "h is constant"
-        if method.bottom_up is None
-        else lay("bottom-up map h", method.bottom_up[index]),
-        lay("top-down map", method.top_down[index]),
-        lay("combined map", method.combined[index]),
-        "no pose branch",
-    ]
-    if look.pose is not None:
-        people = find_joints(look.pose[index], *crop.shape[:2])
-        seen = int((people[..., 2] > 0).sum())
-        panels[3] = _picture(crop, f"{seen} joints that {method.name} finds", people)
+    panels: list[Thumbnail | str] = []
+    for kind, cells in method.maps.items():
+        if cells is None:
+            panels.append("h is constant")
+        else:
+            picture = overlay(cells[index], predictions.grid, crop)
+            panels.append(_picture(picture, f"{kind} map of {method.name}, predicting {name}"))
+    if predictions.pose is None:
+        panels.append("no pose branch")
+    else:
+        people = find_joints(predictions.pose[index], *crop.shape[:2])
+        found = int((people[..., 2] > 0).sum())
+        panels.append(_picture(crop, f"{found} joints that {method.name} finds", people))
     positives = positives_of(np.asarray(label)[None], len(classes))[0]
-    return Strip(method.name, answer, bool(positives[predicted]), panels)
+    return Strip(method.name, name, bool(positives[predicted]), panels)
 
 
 def _picture(picture: Picture, alt: str, people: Float[np.ndarray, "p j 3"] = NOBODY) -> Thumbnail:

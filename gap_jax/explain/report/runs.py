@@ -1,4 +1,4 @@
-"""What runs left behind, as a report reads it; runs that cannot be compared are refused."""
+"""Reads runs for a report; refuses runs that cannot be compared."""
 
 import dataclasses
 import json
@@ -27,12 +27,11 @@ Row = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
-    """A run as its folder tells it: `scores` are those of its last evaluation, at `step`.
+class ReportedRun:
+    """A run as read from its folder; `scores` are those of its last evaluation, at `step`.
 
-    `has_ended` is noted in its run.json; scores stay those of its end if checkpoints are lost.
-    `classes` are the names of its classes, shortened for the page.
-    `environment` is what its latest attempt stood on, `rows` are those of metrics.jsonl.
+    `classes` are shortened for the page, `environment` is that of the latest attempt, and `rows`
+    are those of metrics.jsonl.
     """
 
     root: Path
@@ -47,42 +46,42 @@ class Run:
 
     @property
     def split(self) -> str:
-        """The split it was evaluated on."""
+        """Returns the evaluated split."""
         return self.cfg.data.eval_split
 
     @property
     def seed(self) -> int:
-        """The root of its random numbers."""
+        """Returns the seed of the run."""
         return self.cfg.train.seed
 
     def count_parameters(self) -> int:
-        """How many numbers it trains, batch-norm scales and shifts included."""
+        """Counts the trained parameters, including scales and shifts of batch norm."""
         _, shapes = describe_model(self.cfg, len(self.classes))
         return sum(leaf.size for leaf in jax.tree.leaves(shapes.params))
 
 
-def read_runs(roots: Sequence[Path]) -> tuple[Run, ...]:
-    """The runs in the order given, all of them scored on the same images."""
-    found: dict[Path, Path] = {}
+def read_runs(roots: Sequence[Path]) -> tuple[ReportedRun, ...]:
+    """Reads runs that were scored on the same images, in the given order."""
+    found: set[Path] = set()
     for root in roots:
         with files.reading(root, CheckpointError):
-            place = Path(os.path.realpath(root))
-        if place in found:
+            path = Path(os.path.realpath(root))
+        if path in found:
             raise ConfigError(f"{root} is given twice; name each run once")
-        found[place] = root
+        found.add(path)
     runs = tuple(_read_run(RunFolder(root)) for root in roots)
     for run in runs[1:]:
-        _refuse_other_images(runs[0], run)
+        _check_same_images(runs[0], run)
     return runs
 
 
-def _read_run(run: RunFolder) -> Run:
+def _read_run(run: RunFolder) -> ReportedRun:
     if not files.is_file(run.config, CheckpointError):
-        raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}")
-    if files.is_file(run.root / PREPROCESSING, CheckpointError):
         raise CheckpointError(
-            f"{run.root} is an exported model, which keeps no scores; name the run that it is of"
+            f"{run.root} is no run: it holds no {run.config.name}; name the folder of a run"
         )
+    if files.is_file(run.root / PREPROCESSING, CheckpointError):
+        raise CheckpointError(f"{run.root} is an exported model and holds no scores; name its run")
     cfg, classes = rundir.load_config(run), rundir.load_classes(run)
     step, scores = _read_last_evaluation(run, cfg.data.eval_split)
     if scores.logits.shape[1] != len(classes):
@@ -92,8 +91,8 @@ def _read_run(run: RunFolder) -> Run:
         )
     record = rundir.load_record(run)
     if not record["attempts"]:
-        raise CheckpointError(f"{run.record} names no attempt at the run; restore it")
-    return Run(
+        raise CheckpointError(f"{run.record} lists no attempt of the run; restore it")
+    return ReportedRun(
         root=run.root,
         cfg=cfg,
         classes=tuple(map(shorten, classes)),
@@ -107,7 +106,7 @@ def _read_run(run: RunFolder) -> Run:
 
 
 def _read_last_evaluation(run: RunFolder, split: str) -> tuple[int, Scores]:
-    """The last one whatever it scored: to choose it by its score would flatter the run."""
+    """Reads the last evaluation, as choosing the best would bias the score upwards."""
     names = [path.name.removeprefix(STEP) for path in (run.evaluation / split).glob(f"{STEP}*")]
     steps = [int(name) for name in names if name.isdecimal()]
     if not steps:
@@ -119,7 +118,7 @@ def _read_last_evaluation(run: RunFolder, split: str) -> tuple[int, Scores]:
 
 
 def _read_rows(path: Path) -> list[Row]:
-    """The whole lines of metrics.jsonl; a killed run may have left half a one."""
+    """Reads the valid lines of metrics.jsonl; a killed run may leave an incomplete one."""
     rows = []
     if path.exists():
         for line in path.read_text("utf-8", "replace").splitlines():
@@ -132,7 +131,7 @@ def _read_rows(path: Path) -> list[Row]:
     return rows
 
 
-def _refuse_other_images(first: Run, other: Run) -> None:
+def _check_same_images(first: ReportedRun, other: ReportedRun) -> None:
     clash = None
     if first.fingerprint != other.fingerprint:
         clash = f"data with fingerprints {first.fingerprint} and {other.fingerprint}"
@@ -147,5 +146,5 @@ def _refuse_other_images(first: Run, other: Run) -> None:
     if clash:
         raise CheckpointError(
             f"{first.root} and {other.root} were evaluated on {clash}; "
-            "report them apart, or evaluate both on the same images"
+            "report them separately, or evaluate both on the same images"
         )

@@ -1,4 +1,4 @@
-"""What a report says in rows: results, differences, classes, settings, what the runs stood on."""
+"""Builds the tables of a report: results, differences, classes, settings, environments."""
 
 import dataclasses
 import math
@@ -8,24 +8,24 @@ from typing import Any, NamedTuple
 from data_pipelines.manifest import Split
 from gap_jax.config import Config, fields
 from gap_jax.evaluation.metrics import Interval
-from gap_jax.explain.report.comparison import SEED, Comparison, Method, judge, percent
+from gap_jax.explain.report.comparison import SEED, Comparison, Method, describe_difference, percent
 from gap_jax.explain.report.measure import Attention
-from gap_jax.explain.report.runs import Run
+from gap_jax.explain.report.runs import ReportedRun
 from gap_jax.runtime.rundir import HARMLESS
 
 UNKNOWN, EMPTY = "\u2013", "(empty)"
-STOOD_ON = ("started", "command", "revision", "gap_jax", "python", "devices", "packages")
+ENVIRONMENT_FIELDS = ("started", "command", "revision", "gap_jax", "python", "devices", "packages")
 
 
 class Cell(NamedTuple):
-    """A text, and the percent of a bar drawn below it."""
+    """A text, and the length in percent of the bar below it."""
 
     text: str
     bar: float | None = None
 
 
 class Column(NamedTuple):
-    """A column's name; words may wrap and begin at the left, numbers end at the right."""
+    """A column; words wrap and are left-aligned, numbers are right-aligned."""
 
     name: str
     is_words: bool = False
@@ -33,7 +33,7 @@ class Column(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Rows, each named by its first cell."""
+    """A caption, the columns, and (name, cells) for each row."""
 
     caption: str
     columns: Sequence[Column]
@@ -41,7 +41,7 @@ class Table:
 
 
 def list_results(comparison: Comparison) -> Table:
-    """What each method scores."""
+    """Lists the scores of each method."""
     has_seeds = any(len(method.runs) > 1 for method in comparison.methods)
     names = ["mAP %", "accuracy %", *["mAP by seed"] * has_seeds]
     names += ["highest mAP %", "parameters", "steps", "seed"]
@@ -54,12 +54,12 @@ def list_results(comparison: Comparison) -> Table:
 
 def _result(method: Method, has_seeds: bool) -> list[Cell]:
     steps = sorted({run.step for run in method.runs})
-    each = ", ".join(f"{100 * value:.1f}" for value in method.mean_ap.by_seed)
-    if math.isfinite(method.mean_ap.deviation):
-        each += f" (deviation {100 * method.mean_ap.deviation:.1f})"
+    each = ", ".join(f"{100 * value:.1f}" for value in method.by_seed)
+    if math.isfinite(method.deviation):
+        each += f" (deviation {100 * method.deviation:.1f})"
     cells = [
-        percent(method.mean_ap.interval),
-        percent(method.accuracy.interval) if method.accuracy else UNKNOWN,
+        percent(method.mean_ap),
+        percent(method.accuracy) if method.accuracy else UNKNOWN,
         *[each] * has_seeds,
         ", ".join(map(_highest, method.runs)),
         f"{method.parameters:,}",
@@ -69,8 +69,8 @@ def _result(method: Method, has_seeds: bool) -> list[Cell]:
     return [Cell(text) for text in cells]
 
 
-def _highest(run: Run) -> str:
-    """The highest mAP of all evaluations of a run, and its step."""
+def _highest(run: ReportedRun) -> str:
+    """Returns the highest mAP of all evaluations of a run, and its step."""
     name = f"{run.split}/mAP"
     scores = [(row[name], -row["step"]) for row in run.rows if row.get(name) is not None]
     if not scores:
@@ -80,10 +80,10 @@ def _highest(run: Run) -> str:
 
 
 def list_differences(comparison: Comparison) -> Table:
-    """Every pair of methods on the same images."""
+    """Lists the paired difference of every two methods."""
     columns = [
-        Column("difference"), Column("mAP points"), Column("says", is_words=True),
-        Column("accuracy points"), Column("says", is_words=True),
+        Column("difference"), Column("mAP points"), Column("result", is_words=True),
+        Column("accuracy points"), Column("result", is_words=True),
     ]  # fmt: skip
     rows = [
         (
@@ -98,11 +98,11 @@ def list_differences(comparison: Comparison) -> Table:
 def _difference(interval: Interval | None) -> list[Cell]:
     if interval is None:
         return [Cell(UNKNOWN), Cell("")]
-    return [Cell(percent(interval, signed=True)), Cell(judge(interval))]
+    return [Cell(percent(interval, signed=True)), Cell(describe_difference(interval))]
 
 
 def list_classes(methods: Sequence[Method], split: Split) -> Table:
-    """AP of every class, the largest gain of the last method over the first on top."""
+    """Lists the AP of every class by the gain of the last method over the first."""
     classes = methods[0].runs[0].classes
     gaps = [
         last - first
@@ -129,18 +129,18 @@ def _precision(value: float) -> Cell:
 
 
 def list_attention(found: Mapping[str, Attention]) -> Table:
-    """How much of each method's bottom-up map lies inside the masks."""
+    """Lists the share of each method's bottom-up map inside the masks."""
     columns = ["method", "bottom-up map %", "uniform %", "centre prior %"]
     rows = []
     for name, each in found.items():
-        cells = [Cell("h is constant: no number" if each.own is None else percent(each.own))]
+        cells = [Cell("h is constant: not defined" if each.own is None else percent(each.own))]
         cells += [Cell(f"{100 * other.estimate:.1f}") for other in (each.uniform, each.prior)]
         for interval in (each.over_uniform, each.over_prior):
             cells += _difference(interval)
         rows.append((name, cells))
     pairs = [
-        Column("minus uniform"), Column("says", is_words=True),
-        Column("minus prior"), Column("says", is_words=True),
+        Column("minus uniform"), Column("result", is_words=True),
+        Column("minus prior"), Column("result", is_words=True),
     ]  # fmt: skip
     return Table(
         "Share of |h - median(h)| inside the masks, in percent with 95 % intervals",
@@ -150,7 +150,7 @@ def list_attention(found: Mapping[str, Attention]) -> Table:
 
 
 def list_settings(methods: Sequence[Method], *, shared: bool) -> Table:
-    """Fields that differ from the paper's run: the same in all methods, or what differs."""
+    """Lists fields that differ from the paper's run, either shared by all methods or not."""
     paper = _settings(Config().resolved())
     own = [_settings(method.runs[0].cfg) for method in methods]
     rows = []
@@ -173,24 +173,24 @@ def _settings(cfg: Config) -> dict[str, str]:
     return {name: str(value) or EMPTY for name, _, value in fields(cfg) if name not in hidden}
 
 
-def list_environments(runs: Sequence[Run], *, shared: bool) -> Table:
-    """What the latest attempts stood on: the same in all runs, or what differs."""
-    facts = [dict(_flatten(run.environment)) for run in runs]
+def list_environments(runs: Sequence[ReportedRun], *, shared: bool) -> Table:
+    """Lists the environments of the latest attempts, either shared by all runs or not."""
+    environments = [dict(_flatten(run.environment)) for run in runs]
     rows = []
-    for name in dict.fromkeys(name for each in facts for name in each):
-        values = [each.get(name, UNKNOWN) for each in facts]
+    for name in dict.fromkeys(name for each in environments for name in each):
+        values = [each.get(name, UNKNOWN) for each in environments]
         if (len(set(values)) == 1) == shared:
             rows.append((name, [Cell(text) for text in (values[:1] if shared else values)]))
     titles = ["here"] if shared else [run.root.absolute().name for run in runs]
     return Table(
         "The same for every run" if shared else "Different for each run",
-        [Column("fact"), *(Column(title, is_words=True) for title in titles)],
+        [Column("field"), *(Column(title, is_words=True) for title in titles)],
         rows,
     )
 
 
 def _flatten(environment: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name in STOOD_ON:
+    for name in ENVIRONMENT_FIELDS:
         value = environment.get(name)
         if isinstance(value, dict):
             for inner, each in value.items():

@@ -1,7 +1,7 @@
-"""Notes which test calls which function of the product, in every process that starts with it.
+"""Records which test calls which function of the product, in every process that imports it.
 
-Python imports it at start where its folder is on PYTHONPATH. CALLS_FOLDER is where notes go, a file
-for each process; pytest names the running test in PYTEST_CURRENT_TEST, which children inherit.
+Python imports it at start if its folder is on PYTHONPATH. It writes a file for each process to
+CALLS_FOLDER; pytest names the running test in PYTEST_CURRENT_TEST, which children inherit.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ _seen: set[tuple[str, str, str]] = set()
 
 
 def note(frame: FrameType, event: str, argument: object) -> None:
-    """A trace function that follows calls only, not lines."""
+    """Traces calls, but not lines."""
     del event, argument
     code = frame.f_code
     if not code.co_filename.startswith(PRODUCT):
@@ -26,7 +26,7 @@ def note(frame: FrameType, event: str, argument: object) -> None:
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     call = (test, code.co_filename[len(ROOT) :], code.co_qualname.replace(".<locals>", ""))
     if test and call not in _seen:
-        # Python stops following calls when this raises, as under a test's limit on files
+        # Python stops tracing if this raises, as under a test's file limit
         with contextlib.suppress(OSError), NOTES.open("a", encoding="utf-8") as file:
             file.write("\t".join(call) + "\n")
             _seen.add(call)

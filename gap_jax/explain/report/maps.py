@@ -1,7 +1,7 @@
-"""Where a model looks: its maps on stored images, and each map laid over the crop it was made of.
+"""Computes a model's maps on stored images, and resizes maps to the crop.
 
-A map's cells lie where the backbone's windows are centred. The cells of a heatmap are what the pose
-branch learns them to be: cell (i, j) of an h x w one is the point (i*H/h, j*W/w) of an H x W crop.
+A map's cell stands at the centre of the backbone's window. Cell (i, j) of an h x w heatmap stands
+at the point (i*H/h, j*W/w) of an H x W crop, as in the targets of the pose branch.
 """
 
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from data_pipelines.loader import Rows, RowSpec
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.cells import Axis, Grid
 
-BATCH = 16  # images that pass through a network at once
-JOINT_SHOWN = 0.25  # a lower peak of a heatmap is no joint: the target's is 1
+BATCH_IMAGES = 16
+LOWEST_JOINT_PEAK = 0.25  # of a heatmap; the peak of the target is 1
 
 Map = Float[np.ndarray, "rows columns"]
 
 
-class Look(NamedTuple):
-    """A model's answer to crops, and its maps for the class that it predicts.
+class Predictions(NamedTuple):
+    """A model's logits for b crops, and its maps for the class that it predicts.
 
-    `bottom_up` has a map for each of the p pairs, `top_down` is of the first of them; `grid` is
-    where their cells stand in the crop.
+    `bottom_up` has a map for each of the p pairs, `top_down` is of the first pair; `grid` locates
+    their cells in the crop.
     """
 
     grid: Grid
@@ -39,42 +39,43 @@ class Look(NamedTuple):
     pose: Float[np.ndarray, "b h w j"] | None
 
     @property
-    def predicted(self) -> Int[np.ndarray, " b"]:
-        """The class of the highest score."""
+    def classes(self) -> Int[np.ndarray, " b"]:
+        """Returns the class with the highest logit."""
         return self.logits.argmax(axis=1)
 
-    def take(self, rows: Sequence[int]) -> "Look":
-        """The look at some of the images."""
+    def take(self, rows: Sequence[int]) -> "Predictions":
+        """Selects some of the images."""
         return jax.tree.map(lambda field: field[list(rows)], self)
 
 
-def look(model: Model, variables: Variables, rows: Rows, positions: Sequence[int]) -> Look:
-    """What the model makes of the centre crops of records, the very ones that are evaluated."""
-    answer = jax.jit(lambda variables, image: _answer(model, variables, image))
+def predict(
+    model: Model, variables: Variables, rows: Rows, positions: Sequence[int]
+) -> Predictions:
+    """Applies the model to the evaluated centre crops of records."""
+    compute = jax.jit(lambda variables, image: _compute_maps(model, variables, image))
     grid = model.locate_cells(variables, *rows.image_shape(1)[1:3])
-    parts: list[Look] = []
-    for start in range(0, len(positions), BATCH):
-        chosen = positions[start : start + BATCH]
+    parts: list[Predictions] = []
+    for start in range(0, len(positions), BATCH_IMAGES):
+        chosen = positions[start : start + BATCH_IMAGES]
         places = [RowSpec(position) for position in chosen]
-        places += [RowSpec(PADDING_ID)] * (BATCH - len(chosen))
-        batch = rows.batch(places, np.empty(rows.image_shape(BATCH), np.uint8))
-        maps = jax.device_get(answer(variables, batch.image))
-        parts.append(Look(grid, batch.image, *maps).take(range(len(chosen))))
+        places += [RowSpec(PADDING_ID)] * (BATCH_IMAGES - len(chosen))
+        batch = rows.batch(places, np.empty(rows.image_shape(BATCH_IMAGES), np.uint8))
+        maps = jax.device_get(compute(variables, batch.image))
+        parts.append(Predictions(grid, batch.image, *maps).take(range(len(chosen))))
     return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)
 
 
-def _answer(
+def _compute_maps(
     model: Model, variables: Variables, image: UInt8[Array, "b y x 3"]
 ) -> tuple[Array, Array, Array, Array, Array | None]:
-    """The fields of a Look after the image."""
+    """Returns the fields of Predictions after the image."""
     outputs, _ = model.apply(variables, image, want_maps=True)
     if outputs.maps is None:
-        raise AssertionError("maps were asked for")
+        raise AssertionError("the network returned no maps")
     bottom_up, top_down, combined = outputs.maps
     predicted = outputs.logits.argmax(axis=1)
 
-    def of_predicted(maps: Array) -> Array:
-        """The class axis stands fourth."""
+    def of_predicted(maps: Array) -> Array:  # the class axis is the fourth
         index = predicted.reshape(-1, *[1] * (maps.ndim - 1))
         return jnp.take_along_axis(maps, index, axis=3).squeeze(3)
 
@@ -89,16 +90,16 @@ def _answer(
     )
 
 
-def spread(
+def upsample(
     cells: Map, grid: Grid, height: int, width: int
 ) -> Float[np.ndarray, "{height} {width}"]:
-    """A map at every pixel of the crop: bilinear between its cells' centres, constant beyond."""
-    rows, columns = _between(grid.rows, height), _between(grid.columns, width)
+    """Resizes a map to the crop: bilinear between the cells' centres, constant beyond them."""
+    rows, columns = _cell_weights(grid.rows, height), _cell_weights(grid.columns, width)
     return rows @ cells.astype(np.float64) @ columns.T
 
 
-def _between(axis: Axis, pixels: int) -> Float[np.ndarray, "{pixels} {axis.cells}"]:
-    """How much each cell of an axis counts at each pixel."""
+def _cell_weights(axis: Axis, pixels: int) -> Float[np.ndarray, "{pixels} {axis.cells}"]:
+    """Returns the weight of each cell of an axis at each pixel."""
     places = axis.place(np.arange(pixels, dtype=np.float64))
     first = np.floor(places).astype(int)
     share = places - first
@@ -111,9 +112,9 @@ def _between(axis: Axis, pixels: int) -> Float[np.ndarray, "{pixels} {axis.cells
 def find_joints(
     heatmaps: Float[np.ndarray, "h w j"], height: int, width: int
 ) -> Float[np.ndarray, "1 j 3"]:
-    """One person: each joint where its heatmap peaks, absent where the peak is low."""
+    """Returns one person: each joint at the peak of its heatmap, absent if the peak is low."""
     rows, columns, joints = heatmaps.shape
     flat = heatmaps.reshape(-1, joints)
     i, j = np.unravel_index(flat.argmax(axis=0), (rows, columns))
-    seen = np.where(flat.max(axis=0) >= JOINT_SHOWN, VISIBLE, NOT_ANNOTATED)
+    seen = np.where(flat.max(axis=0) >= LOWEST_JOINT_PEAK, VISIBLE, NOT_ANNOTATED)
     return np.stack([j * width / columns, i * height / rows, seen], axis=-1)[None]

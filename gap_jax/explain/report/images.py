@@ -1,0 +1,66 @@
+"""The evaluated images of a run: as stored, and as the run's model receives them."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from data_pipelines import manifest, records
+from data_pipelines.config import DataConfig
+from data_pipelines.loader import Place, Rows
+from data_pipelines.manifest import Manifest
+from data_pipelines.pictures.drawing import Picture
+from gap_jax.errors import CheckpointError, DataError
+from gap_jax.explain.report.runs import ReportedRun
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluatedImages:
+    """The images of a run's last evaluation; `positions` are their positions in the split."""
+
+    folder: Path
+    data: Manifest
+    split: str
+    source: records.RecordSource
+    positions: tuple[int, ...]
+
+    def config_of(self, run: ReportedRun) -> DataConfig:
+        """Returns a run's data config with the folder that holds the data now."""
+        return dataclasses.replace(run.cfg.data, root=str(self.folder), workers=0).resolved()
+
+    def rows_of(self, run: ReportedRun) -> Rows:
+        """Returns the images with the preprocessing of a run."""
+        return Rows(self.config_of(run), self.data, self.split)
+
+    def record(self, row: int) -> records.Record:
+        """Returns the stored record of a row of the scores."""
+        return self.source[self.positions[row]]
+
+    def crop(self, run: ReportedRun, row: int) -> Picture:
+        """Returns the crop of an image that a run evaluates."""
+        rows = self.rows_of(run)
+        images = np.empty(rows.image_shape(1), np.uint8)
+        return rows.batch([Place(self.positions[row])], images).image[0]
+
+
+def open_images(run: ReportedRun, folder: Path | None) -> EvaluatedImages:
+    """Opens the evaluated images of a run, in `folder` or where the run read them."""
+    folder = folder or run.cfg.data.directory
+    if not manifest.is_prepared(folder):
+        raise DataError(
+            f"no prepared data of {run.root} in {folder}; name the folder with --data DIR"
+        )
+    data = manifest.load(folder)
+    if data.fingerprint != run.fingerprint:
+        raise CheckpointError(
+            f"{run.root} was trained on data with fingerprint {run.fingerprint}; the data in "
+            f"{folder} has {data.fingerprint}; name the run's own data with --data DIR"
+        )
+    source = records.open_split(folder, run.split, data)
+    positions = tuple(run.scores.ids.tolist())
+    if positions[-1] >= len(source):
+        raise DataError(
+            f"the scores of {run.root} name image {positions[-1]:,} of {len(source):,}; "
+            "evaluate again"
+        )
+    return EvaluatedImages(folder, data, run.split, source, positions)
