@@ -25,7 +25,7 @@ OUTPUT_LOCK = threading.Lock()
 STDOUT, STDERR = 1, 2
 
 
-class Gang:
+class Processes:
     """Starts processes, forwards signals to them and waits for all of them."""
 
     def __init__(self, patience_s: float) -> None:
@@ -73,7 +73,7 @@ class Gang:
                             process.returncode
                         )  # -N after signal N, which a shell reports as 128 + N
                         self._codes.append(code if code >= 0 else 128 - code)
-                        say(f"process {index} ended with {self._codes[-1]}")
+                        print_error(f"process {index} ended with {self._codes[-1]}")
             if self._codes and deadline == float("inf"):
                 deadline = time.monotonic() + self._patience_s
             if alive and time.monotonic() > deadline:
@@ -87,7 +87,7 @@ class Gang:
 
     def _kill(self, alive: dict[int, subprocess.Popen[bytes]]) -> None:
         for index, process in alive.items():
-            say(f"killing process {index}, which did not end within {self._patience_s:g} s")
+            print_error(f"killing process {index}, which did not end within {self._patience_s:g} s")
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
@@ -116,7 +116,7 @@ class Parser(argparse.ArgumentParser):
     """Refuses mistakes in one line with code 64, like gap_jax."""
 
     def error(self, message: str) -> NoReturn:
-        say(f"{message}; see --help")
+        print_error(f"{message}; see --help")
         sys.exit(64)
 
 
@@ -150,7 +150,9 @@ def choose_gpus(processes: int) -> list[dict[str, str]]:
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = seen.split(",") if seen else [str(index) for index in range(processes)]
     if len(names) < processes:
-        say(f"CUDA_VISIBLE_DEVICES={seen} has too few GPUs for --processes={processes}; list more")
+        print_error(
+            f"CUDA_VISIBLE_DEVICES={seen} has too few GPUs for --processes={processes}; list more"
+        )
         sys.exit(64)
     return [{"CUDA_VISIBLE_DEVICES": name} for name in names[:processes]]
 

@@ -6,6 +6,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from rich.progress import Progress
 
@@ -15,6 +16,8 @@ from data_pipelines.example import RawData
 from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive
 from gap_jax.flags import read_config
+
+T = TypeVar("T")
 
 MPII_HELP = """Reads MPII Human Pose as published: mpii_human_pose_v1_u12_1.mat from
 mpii_human_pose_v1_u12_2.zip and the folder or archive of images (12.9 GB), both from
@@ -105,8 +108,7 @@ def _prepare_people(options: argparse.Namespace) -> None:
 
 def _prepare_objects(options: argparse.Namespace) -> None:
     def draw(folder: Path) -> RawData:
-        _draw(options, functools.partial(objects.draw, folder / "raw"))
-        return objects.read(folder / "raw")
+        return _draw(options, functools.partial(objects.draw, folder / "raw"))
 
     _build(options, draw)
 
@@ -127,7 +129,7 @@ def _prepare_mpii(options: argparse.Namespace) -> None:
         _build(options, read)
 
 
-def _draw(options: argparse.Namespace, draw: Callable[..., object]) -> None:
+def _draw(options: argparse.Namespace, draw: Callable[..., T]) -> T:
     """Draws all splits, with a progress bar on a terminal."""
     sizes = {name: getattr(options, name) for name in options.split_names}
     total = sum(sizes.values())
@@ -138,7 +140,7 @@ def _draw(options: argparse.Namespace, draw: Callable[..., object]) -> None:
         def show(done: int, _: int) -> None:
             bar.update(task, completed=done)
 
-        draw(seed=options.seed, sizes=sizes, progress=show)
+        return draw(seed=options.seed, sizes=sizes, progress=show)
 
 
 def _build(options: argparse.Namespace, source: Callable[[Path], RawData]) -> None:

@@ -85,7 +85,7 @@ def backbone_dtype(model: ModelConfig) -> DTypeLike:
 
 
 def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
-    stages = (STAGES | resnet.BLOCKS)[model.backbone]
+    stages: Any = (STAGES | resnet.BLOCKS)[model.backbone]
     if model.stage > len(stages):
         raise ConfigError(
             f"model.stage={model.stage}: {model.backbone} has {len(stages)} stages; "

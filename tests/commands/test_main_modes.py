@@ -39,14 +39,14 @@ def test_only_training_joins_with_saves(words: list[str], monkeypatch: pytest.Mo
     """An evaluation has no stop flag, so JAX must not take SIGTERM."""
     joined_with_saves: list[bool] = []
 
-    def joined(*_: object, saves: bool) -> contextlib.AbstractContextManager[Gang]:
+    def initialised(*_: object, saves: bool) -> contextlib.AbstractContextManager[Processes]:
         joined_with_saves.append(saves)
         raise PeerLost("no other process")
 
     monkeypatch.setattr(initialise, "initialised", initialised)
     processes = ["--coordinator=localhost:4321", "--processes=2", "--process=0"]
     for mode in ("evaluate", "train"):
-        assert cli.main(["train", *words[:-1], f"--mode={mode}", *gang]) == 76
+        assert cli.main(["train", *words[:-1], f"--mode={mode}", *processes]) == 76
     assert joined_with_saves == [False, True]
 
 

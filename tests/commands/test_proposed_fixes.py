@@ -111,7 +111,7 @@ def test_every_check_of_two_fields_is_among_the_mistakes() -> None:
     ids=lambda facts: facts.backbone,
 )
 @pytest.mark.parametrize("mistake", ["", "model.strides=caffe", "model.backbone=vgg16"])
-def test_proposed_model_takes_the_weights(facts: Facts, mistake: str) -> None:
+def test_proposed_model_takes_the_weights(facts: Metadata, mistake: str) -> None:
     words = mistake.split()
     for _ in range(5):
         try:

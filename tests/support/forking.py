@@ -36,7 +36,19 @@ class Forked:
         """The exit code, -n of a program that signal n ended, None of one that runs."""
         return self._process.exitcode
 
-    poll = returncode.fget
+    @property
+    def pid(self) -> int:
+        """The process id."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The same, as a call."""
+        return self.returncode
+
+    def kill(self) -> None:
+        """Ends the program at once."""
+        self._process.kill()
 
     def communicate(self, timeout: float) -> tuple[str, str]:
         """Waits for the end; stdout and stderr."""
@@ -49,8 +61,8 @@ class Forked:
 
     def send_signal(self, number: signal.Signals) -> None:
         """Sends a signal, if the program still runs."""
-        if self._process.pid and self._process.is_alive():
-            os.kill(self._process.pid, number)
+        if self._process.is_alive():
+            os.kill(self.pid, number)
 
 
 def run(command: list[str], environment: dict[str, str], streams: list[str]) -> None:

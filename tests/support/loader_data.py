@@ -101,7 +101,7 @@ def digest(batches: Sequence[HostBatch]) -> str:
 class WatchedRows(Rows):
     """Raises an error in a process that has initialised a backend of JAX."""
 
-    def batch(self, places: Sequence[RowSpec], images: np.ndarray) -> HostBatch:
+    def batch(self, specs: Sequence[RowSpec], images: np.ndarray) -> HostBatch:
         if xla_bridge.backends_are_initialized():
             raise RuntimeError("a decoding process has initialised a backend")
-        return super().batch(places, images)
+        return super().batch(specs, images)

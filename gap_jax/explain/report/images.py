@@ -7,7 +7,7 @@ import numpy as np
 
 from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
-from data_pipelines.loader import Place, Rows
+from data_pipelines.loader import Rows, RowSpec
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.drawing import Picture
 from gap_jax.errors import CheckpointError, DataError
@@ -40,7 +40,7 @@ class EvaluatedImages:
         """Returns the crop of an image that a run evaluates."""
         rows = self.rows_of(run)
         images = np.empty(rows.image_shape(1), np.uint8)
-        return rows.batch([Place(self.positions[row])], images).image[0]
+        return rows.batch([RowSpec(self.positions[row])], images).image[0]
 
 
 def open_images(run: ReportedRun, folder: Path | None) -> EvaluatedImages:
