@@ -86,8 +86,10 @@ class _Command:
         self.wake = -1  # pipe: a byte makes the thread read `start_by`
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Handles a signal: raises once, and once more if Python dropped the exception."""
-        del frame
+        """Handles a signal: raises once, and once more if Python dropped the exception.
+
+        It waits for the end of an import: C++ modules abort if their initialisation raises.
+        """
         if self.code is not None:
             os._exit(self.code)
         if self.is_ending:
@@ -98,16 +100,27 @@ class _Command:
         elif not self._raises_again:
             return
         self._raises_again = False
-        raise self.stopped
+        if not _is_importing(frame):
+            raise self.stopped
+        self._resend_later()
 
     def resend(self, error: BaseException | None) -> bool:
         """Sends the signal again if C code dropped its exception; returns whether it did."""
         if self.stopped is None or error is not self.stopped:
             return False
+        self._resend_later()
+        return True
+
+    def _resend_later(self) -> None:
         self._raises_again = True
         self.resent += 1
         threading.Timer(RESEND_DELAY_S, os.kill, (os.getpid(), self._number)).start()
-        return True
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 _command = _Command()

@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
     parser.add_argument("--page", type=Path, default=PAGE, help="page with the table")
     options = parser.parse_args(arguments)
+    for number in SIGNALS.values():  # as background jobs of a shell ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     out = options.out.absolute()
     head = identify(seed=options.seed)
     verdicts = [Verdict(**row) for row in read_rows(out, head)]

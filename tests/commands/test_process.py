@@ -82,6 +82,20 @@ def test_signal_during_imports_ends_a_command_with_one_line(
     assert (started.returncode, out, err) == (75, "", LINE.format(number.name))
 
 
+def test_signal_waits_for_the_end_of_an_import(tmp_path: Path) -> None:
+    """Modules in C++ abort the process if an exception is raised while they are initialised."""
+    body = "import signal\nsignal.raise_signal(signal.SIGTERM)\nprint('imported', flush=True)\n"
+    (tmp_path / "slow.py").write_text(body)
+    program = (
+        "sys.path.insert(0, '')\n"
+        "def command():\n"
+        "    import slow\n"
+        "    time.sleep(30)\n"
+        "sys.exit(process.run(command))"
+    )
+    assert run(program, tmp_path) == (75, "imported\n", LINE.format("SIGTERM"))
+
+
 def test_signal_removes_partial_output(tmp_path: Path) -> None:
     """The real command is stopped during its work, with a child process."""
     words = ["data", "prepare", "people", "--out", "new/people", "--train=4000"]
