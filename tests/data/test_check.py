@@ -212,7 +212,7 @@ def test_damaged_records_are_collected_and_counted(tmp_path: Path) -> None:
         assert fault in refusal
 
 
-def test_oddities_give_warnings(tmp_path: Path) -> None:
+def test_oddities_are_reported(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in", sizes={"train": 9, "val": 4})
     train = raw.splits["train"].entries
     train[0] = dataclasses.replace(train[0], label=-1)

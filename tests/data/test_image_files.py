@@ -121,7 +121,7 @@ def test_unsafe_members_are_refused(
 def test_as_many_members_as_allowed_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(image_files, "MEMBER_LIMIT", 8)
+    monkeypatch.setattr(image_files, "MAX_MEMBERS", 8)
     archive = tmp_path / "images.tar"
     with tarfile.open(archive, "w") as tar:
         for n in range(8):
