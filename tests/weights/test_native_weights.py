@@ -172,7 +172,7 @@ KERNEL, LAST = "backbone/layers/0/conv/kernel", "backbone/layers/4/norm/var"
             {KERNEL: np.zeros((3, 3, 3, 24), np.float16)},
             "is F16[3, 3, 3, 24] in the file and F32[3",
         ),
-        ({KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)}, f"in 1 arrays, first {KERNEL}"),
+        ({KERNEL: np.full((3, 3, 3, 24), np.nan, np.float32)}, f"not finite, first {KERNEL}"),
         ({LAST: np.full(96, np.inf, np.float32)}, f"that are not finite, first {LAST}"),
     ],
 )
