@@ -151,10 +151,8 @@ def test_summary_without_labels_is_refused() -> None:
 
 @pytest.mark.parametrize("multi", [False, True])
 def test_stored_scores_give_the_same_numbers(tmp_path: Path, multi: bool) -> None:
-    scores, names = (
-        make_scores(multi=multi),
-        ["=1+1", *(f"class, {k}" for k in range(5)), "\x1b[31m"],
-    )
+    scores = make_scores(multi=multi)
+    names = ["=1+1", *(f"class, {k}" for k in range(5)), "\x1b[31m"]
     summary = evaluate.summarise(scores)
     folder = tmp_path / "eval" / "val" / "step_00000005"
     evaluate.store(folder, scores, summary, names)

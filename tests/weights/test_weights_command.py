@@ -104,7 +104,7 @@ def test_published_name_resolves_to_address(
     assert fetched == [(timm.address, timm.sha256, folder), (torch.address, given.lower(), folder)]
     capsys.readouterr()
     assert cli.main(["weights", "convert", torch.name, out]) == 64
-    assert "SHA-256 alone (known: begins 63fe2227); add --sha256" in capsys.readouterr().err
+    assert "whole SHA-256 (known: begins 63fe2227); add --sha256" in capsys.readouterr().err
     assert cli.main(["weights", "convert", "slim-vgg16", out]) == 66
     assert "is an archive; fetch and unpack it yourself" in capsys.readouterr().err
     assert cli.main(["weights", "convert", "https://weights.invalid/w", out]) == 64
