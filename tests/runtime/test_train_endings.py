@@ -73,7 +73,7 @@ def test_stopped_run_makes_no_more_steps(
     stopped: RunFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     proved: list[Path] = []
-    monkeypatch.setattr(agreement, "prove_shared", lambda _, folder: proved.append(folder))
+    monkeypatch.setattr(agreement, "check_shared_folder", lambda _, folder: proved.append(folder))
     cfg, before = rundir.load_config(stopped), stopped.step_log.read_bytes()
     summary = train(cfg, stopped.root)
     assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
