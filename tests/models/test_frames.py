@@ -167,7 +167,7 @@ def test_network_refuses_pictures_for_clips_and_clips_for_pictures() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pooling": "pose_parts", "pose__weight": 0.1}, "pose.weight=0.1 teaches joints"),
+        ({"pooling": "pose_parts", "pose__weight": 0.1}, "pose.weight=0.1 needs joints"),
         ({"model__frames": 1, "model__temporal": "attention"}, "has no effect with model.frames=1"),
         ({"model__norm_group_size": 4}, "does not divide the 6 images"),
     ],

@@ -22,7 +22,7 @@ from tests.support.saved_runs import fill_variables
 from tests.support.small_networks import UNOPTIMISED
 from tests.support.step_courses import begin
 
-CLASSES, IMAGES, SIDE_PX = 393, 2, 450
+CLASSES, IMAGES, SIDE_PX = 393, 1, 450
 SMALL = 1e-3  # initial scale of the pooling
 # the saliency's and the top-down parameters, as docs/method.md counts them
 SALIENCY, TOP_DOWN, BACKBONE = 18_882_561, 805_257, 42_500_160
@@ -37,7 +37,7 @@ def draw_batch() -> HostBatch:
         image=small.repeat(SIDE_PX // 15, axis=1).repeat(SIDE_PX // 15, axis=2),
         keypoints=keypoints,
         disc_radius=np.full(IMAGES, 22, np.float32),
-        label=np.array([0, CLASSES - 1], np.int32),
+        label=np.array([CLASSES - 1], np.int32),
         weight=np.ones(IMAGES, np.float32),
         id=np.arange(IMAGES, dtype=np.int64),
     )

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gap_jax.errors import Diverged
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
 from gap_jax.runtime.reporting.jsonl import cut_after, encode_row
 from gap_jax.runtime.reporting.progress import Pace, Progress, duration, number
@@ -155,15 +154,6 @@ def test_nonfinite_numbers_are_valid_json_and_warned_of(tmp_path: Path) -> None:
     )
     progress = [each for each in console.items if isinstance(each, Progress) and each.is_due]
     assert "loss=nan" in progress[1].line()
-
-
-@pytest.mark.parametrize(("in_row", "in_all"), [(3, 3), (1, 10)])
-def test_run_that_only_skips_steps_ends(tmp_path: Path, in_row: int, in_all: int) -> None:
-    skipping = {"finite": 0.0, "skipped": in_all - 1, "skipped_in_row": in_row - 1}
-    train(tmp_path / "goes on", changes={7: skipping})
-    skipping = {"finite": 0.0, "skipped": in_all, "skipped_in_row": in_row}
-    with pytest.raises(Diverged, match=f"{in_row} steps in a row and {in_all} in all .* step 7;"):
-        train(tmp_path / "ends", changes={7: skipping})
 
 
 def test_progress_is_one_machine_readable_line(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import jax
 import pytest
 
 from gap_jax.config import RuntimeConfig
+from gap_jax.errors import Diverged
 from gap_jax.runtime import checkpoint_folders, rundir
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import find_best
@@ -21,6 +22,7 @@ from tests.campaigns.cases import list_files
 from tests.runtime.test_reporting import without_rates
 from tests.support.saved_runs import tiny_config
 from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_run import train as report
 
 STANDING_STILL = (
     "model.stage=1", "init.weights=", "init.allow_random=True", "optim.learning_rate=1e-30",
@@ -165,3 +167,12 @@ def test_failing_profiler_warns_once_and_stops_nothing(
                     profile.before(step, ())
                     profile.after(step, ())
         assert told == ["nothing is profiled (no such folder); training goes on without it"]
+
+
+@pytest.mark.parametrize(("in_row", "in_all"), [(3, 3), (1, 10)])
+def test_run_that_only_skips_steps_ends(tmp_path: Path, in_row: int, in_all: int) -> None:
+    skipping = {"finite": 0.0, "skipped": in_all - 1, "skipped_in_row": in_row - 1}
+    report(tmp_path / "goes on", changes={7: skipping})
+    skipping = {"finite": 0.0, "skipped": in_all, "skipped_in_row": in_row}
+    with pytest.raises(Diverged, match=f"{in_row} steps in a row and {in_all} in all .* step 7;"):
+        report(tmp_path / "ends", changes={7: skipping})

@@ -132,7 +132,7 @@ def test_file_is_downloaded_and_converted(
     words = ["weights", "convert", str(source), str(tmp_path / "x"), "--sha256"]
     assert cli.main([*words, digest]) == 0
     assert cli.main(["weights", "convert", str(source), str(tmp_path / "y"), "--sha256", "0" * 64])
-    assert f"has SHA-256 {digest} and not 000" in capsys.readouterr().err
+    assert f"has SHA-256 {digest}, not 000" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny")

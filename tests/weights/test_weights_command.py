@@ -61,7 +61,7 @@ def test_inconvertible_files_are_refused(
             64,
             "--checkpoint applies to runs",
         ),
-        ([str(taken), str(tmp_path / "x")], 66, "begins as none of them"),
+        ([str(taken), str(tmp_path / "x")], 66, "(unknown format)"),
     ):
         assert cli.main(["weights", "convert", *words]) == code
         assert message in capsys.readouterr().err
