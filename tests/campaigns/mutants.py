@@ -128,8 +128,11 @@ def find_broken(tests: Iterable[str], out: Path) -> set[str]:
     """Those of the tests that fail without a mutant too, and so kill none."""
     place = out / "unchanged"
     copy_checkout(place)
-    os.waitpid(start_tests(place, sorted(tests), place / "log"), 0)
-    return set(list_failures((place / "log").read_text("utf-8", "replace")))
+    _, status = os.waitpid(start_tests(place, sorted(tests), place / "log"), 0)
+    text = (place / "log").read_text("utf-8", "replace")
+    if os.waitstatus_to_exitcode(status) not in (0, 1):  # 1: some failed
+        raise SystemExit(f"the tests that killed mutants did not run: {text[-2000:]}")
+    return set(list_failures(text))
 
 
 def _end_group(child: int, *, is_over: bool) -> None:
