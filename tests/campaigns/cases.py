@@ -70,7 +70,7 @@ class Verdict(NamedTuple):
 
 
 class Site(NamedTuple):
-    """What all cases share."""
+    """The folders of all cases; `unbroken` is the result of a run without a fault."""
 
     data: Path
     cache: Path

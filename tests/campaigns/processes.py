@@ -14,8 +14,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.campaigns.cases import Site
 from tests.campaigns.kept import identify, keep_rows, read_rows
-from tests.campaigns.processes_cases import Site, Verdict, draw_cases, suffer
+from tests.campaigns.processes_cases import Verdict, draw_cases, suffer
 from tests.campaigns.table import describe, replace_marked
 from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_data import prepare_tiny_people

@@ -14,8 +14,9 @@ from typing import NamedTuple
 import numpy as np
 
 from gap_jax.runtime.run_folder import RunFolder
+from tests.campaigns.cases import Site
 from tests.support.processes import begin_processes, finish_processes
-from tests.support.tiny_training import STEPS, End, Proof, prove
+from tests.support.tiny_training import STEPS, End, prove
 
 STUCK_AFTER_S = 20
 FAULTS = {
@@ -57,15 +58,6 @@ class Verdict(NamedTuple):
     cause: str
     failure: str
     seconds: float
-
-
-class Site(NamedTuple):
-    """The folders of all cases; `unbroken` is the result of a run without a fault."""
-
-    data: Path
-    cache: Path
-    runs: Path
-    unbroken: Proof
 
 
 def draw_cases(faults: int, terminations: int, seed: int) -> Iterator[Case]:

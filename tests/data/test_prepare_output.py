@@ -2,11 +2,8 @@
 
 import dataclasses
 import os
-import resource
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ import pytest
 from data_pipelines import files, manifest, prepare
 from data_pipelines.errors import CannotWrite, DataError
 from data_pipelines.example import Entry, RawData
+from tests.support.file_limit import files_no_larger_than
 from tests.support.tiny_data import (
     SIZES,
     build,
@@ -104,16 +102,6 @@ def test_an_unreadable_source_ends_with_65_and_a_failed_write_with_73(
     with pytest.raises(CannotWrite, match="cannot write"):
         prepare.build(tmp_path / "out", write_nowhere)
     assert names_in(tmp_path) == []
-
-
-@contextmanager
-def files_no_larger_than(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("room", [1, 70_000, 200_000])

@@ -7,7 +7,6 @@ import itertools
 import math
 import os
 import re
-import resource
 import struct
 import subprocess
 import sys
@@ -34,6 +33,7 @@ from gap_jax.runtime.reporting.writers import (
     open_console,
 )
 from gap_jax.runtime.run_folder import RunFolder
+from tests.support.file_limit import files_no_larger_than
 from tests.support.tiny_run import (
     METRICS,
     Clock,
@@ -102,22 +102,12 @@ def test_writer_that_cannot_open_warns_once(tmp_path: Path) -> None:
     assert run.log.read_text("utf-8").count("TensorBoard writer failed (FileExistsError") == 1
 
 
-@contextmanager
-def largest_file(size: int) -> Iterator[None]:
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_full_disk_delays_rows_and_tears_none(tmp_path: Path) -> None:
     troubles: list[str] = []
     path = tmp_path / "rows.jsonl"
     lines = LineWriter(path, troubles.append)
     expected = "".join(f"row {i} é\n" for i in range(60))
-    with largest_file(101):
+    with files_no_larger_than(101):
         for i in range(50):
             lines.write(f"row {i} é")
             assert path.read_text("utf-8").endswith("\n")
@@ -127,7 +117,7 @@ def test_full_disk_delays_rows_and_tears_none(tmp_path: Path) -> None:
     for i in range(50, 60):
         lines.write(f"row {i} é")
     assert path.read_text("utf-8") == expected
-    with largest_file(101):
+    with files_no_larger_than(101):
         lines.write("too late")
         lines.close()
         lines.close()
