@@ -6,7 +6,7 @@ An error that ends a command with an exit code is raised here as a `Refusal` of 
 from pathlib import Path
 from typing import Any
 
-from gap_jax.commands.evaluate import score_split
+from gap_jax.commands.evaluate import score_model
 from gap_jax.config import Config
 from gap_jax.explain.artefact import Which, open_model
 from gap_jax.runtime.bucket.workdir import open_for_reading
@@ -42,4 +42,4 @@ def evaluate_run(
     """
     with open_for_reading(str(workdir)) as opened_workdir:
         opened = open_model(opened_workdir.folder, checkpoint=checkpoint)
-        return score_split(opened, split or opened.cfg.data.eval_split)[1]
+        return score_model(opened, split or opened.cfg.data.eval_split)[1]

@@ -104,7 +104,7 @@ def _evaluate(
         is_kept = processes.broadcast(
             "out", lambda: _lock(folder, held, display, is_new=bool(options.out))
         )
-        scores, summary = score_split(opened, split, options.data, processes)
+        scores, summary = score_model(opened, split, options.data, processes)
         if not processes.is_first:
             return
         skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
@@ -164,7 +164,7 @@ def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:
     return data_manifest.load(directory)
 
 
-def score_split(
+def score_model(
     opened: Opened, split: str, directory: Path | None = None, processes: Processes = ALONE
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
     """Returns the scores of a split of the model's data, and their summary."""
