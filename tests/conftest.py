@@ -1,7 +1,8 @@
 """Every test runs with shape-checked arrays, parsed flags and eight fake devices.
 
-On the CPU XLA generates code without optimisation: a test compiles more than it computes. No
-operation gets its lines of Python, and what was imported is kept out of garbage collection.
+On the CPU XLA generates code without optimisation: a test compiles more than it computes. Compiled
+programs are shared by all processes of this call of pytest. No operation gets its lines of Python,
+and what was imported is kept out of garbage collection.
 
 With JAX_PLATFORMS=cuda those marked `gpu` run, and only they.
 """
@@ -10,19 +11,30 @@ import fcntl
 import gc
 import os
 import signal
+import tempfile
 from pathlib import Path
 
-from tests.support.compiling import FAST_COMPILING
+from tests.support.compiling import FAST_COMPILING, keep_compiled
 
 os.environ["JAX_PLATFORMS"] = os.environ.get("JAX_PLATFORMS", "cpu")
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] += f" {FAST_COMPILING} --xla_cpu_parallel_codegen_split_count=1"
 os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    COMPILED = tempfile.TemporaryDirectory(prefix="gap_jax-tests-")
+    keep_compiled(COMPILED.name)
 
 from jaxtyping import install_import_hook
 
-install_import_hook(("data_pipelines", "gap_jax"), "beartype.beartype")
+ROOT = Path(__file__).parents[1]
+CHECKED = [
+    ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    for package in ("data_pipelines", "gap_jax")
+    for path in (ROOT / package).rglob("*.py")
+    if path.stem != "__init__" and path.parent.name != "drawn"  # would draw ten times slower
+]
+install_import_hook(CHECKED, "beartype.beartype")
 
 import pytest
 from absl import flags
@@ -64,10 +76,7 @@ def reference_data() -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny people in `data`, an unbroken run on them, and what it compiled in `cache`.
-
-    Made once for all of pytest's workers.
-    """
+    """Tiny people in `data` and an unbroken run on them, made once for all of pytest's workers."""
     from tests.support.tiny_data import prepare_tiny_people
     from tests.support.tiny_training import train
 
@@ -78,10 +87,5 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (folder / "data").exists():
             prepare_tiny_people(folder / "data")
-            assert (
-                train(
-                    folder / "data", folder / "unbroken", cache=folder / "cache", forked=True
-                ).code
-                == 0
-            )
+            assert train(folder / "data", folder / "unbroken", forked=True).code == 0
     return folder

@@ -73,7 +73,6 @@ class Site(NamedTuple):
     """The folders of all cases; `unbroken` is the result of a run without a fault."""
 
     data: Path
-    cache: Path
     runs: Path
     unbroken: Proof
 
@@ -139,7 +138,7 @@ def suffer(case: Case, site: Site) -> Verdict:
     if case.damage:
         _damage_newest(Path(RunFolder(workdir).checkpoints), case)
     while len(ends) - len(case.blows) < MOST_STARTS:
-        ends.append(finish(begin(site.data, workdir, cache=site.cache)))
+        ends.append(finish(begin(site.data, workdir)))
         if ends[-1].code == 0:
             break
         troubles.append(f"undisturbed it ended with {ends[-1].code}")
@@ -160,7 +159,7 @@ def suffer(case: Case, site: Site) -> Verdict:
 
 def _strike(blow: Blow, workdir: Path, site: Site) -> End:
     """A start that the blow ends, unless it is over before."""
-    process = begin(site.data, workdir, faults=blow.faults, cache=site.cache)
+    process = begin(site.data, workdir, faults=blow.faults)
     if blow.number is None:
         return finish(process)
     if not blow.from_beginning:

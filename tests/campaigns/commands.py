@@ -30,6 +30,7 @@ from tests.campaigns.command_cases import (
 )
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
+from tests.support.compiling import keep_compiled
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, train
 
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in SIGNALS.values():  # as background jobs of a shell ignore SIGINT
         signal.signal(number, signal.default_int_handler)
     out = options.out.absolute()
+    keep_compiled(out / "compiled")
     head = identify(seed=options.seed)
     verdicts = [Verdict(**row) for row in read_rows(out, head)]
     site = prepare_site(out / "site", options.jobs)
@@ -73,7 +75,7 @@ def prepare_site(root: Path, jobs: int) -> Site:
     if not times.exists():
         shutil.rmtree(root, ignore_errors=True)
         prepare_tiny_people(root / "data")
-        end = train(root / "data", root / "run", cache=root / "cache")
+        end = train(root / "data", root / "run")
         if end.code:
             raise SystemExit(f"undisturbed training ended with {end.code}: {end.complained}")
         cases = [Case(command, "undisturbed") for command in COMMANDS]

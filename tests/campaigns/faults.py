@@ -29,6 +29,7 @@ from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import write_table
+from tests.support.compiling import keep_compiled
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, prove, train
 
@@ -53,10 +54,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
+    keep_compiled(out / "compiled")
     head = identify(kills=asked.kills, seed=asked.seed)
     verdicts = [Verdict(**row) for row in read_rows(out, head)]
     unbroken = train_unbroken(out)
-    site = Site(out / "data", out / "cache", out / "runs", unbroken.proof)
+    site = Site(out / "data", out / "runs", unbroken.proof)
     for case in draw_cases(asked.kills, asked.seed, unbroken.seconds):
         if case.name not in {each.name for each in verdicts}:
             verdicts.append(suffer(case, site))
@@ -75,12 +77,12 @@ def train_unbroken(out: Path) -> Unbroken:
     """Trains twice, the second time with cached programs, which must not change a bit."""
     path = out / "unbroken.json"
     if not path.exists():
-        for name in ("data", "cache", "unbroken", "again"):
+        for name in ("data", "compiled", "unbroken", "again"):
             shutil.rmtree(out / name, ignore_errors=True)
         prepare_tiny_people(out / "data")
         for name in ("unbroken", "again"):
             start = time.monotonic()
-            end = train(out / "data", out / name, cache=out / "cache")
+            end = train(out / "data", out / name)
             seconds = time.monotonic() - start
             if end.code:
                 raise SystemExit(f"the unbroken run ended with {end.code}: {end.complained}")

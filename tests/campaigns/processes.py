@@ -18,6 +18,7 @@ from tests.campaigns.cases import Site
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.processes_cases import Verdict, draw_cases, suffer
 from tests.campaigns.table import describe, replace_marked
+from tests.support.compiling import keep_compiled
 from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, prove
@@ -38,6 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
     numbers = {name: getattr(asked, name) for name in ("faults", "terminations", "seed")}
+    keep_compiled(out / "compiled")
     head = identify(**numbers)
     verdicts = [Verdict(**{**row, "codes": tuple(row["codes"])}) for row in read_rows(out, head)]
     site = prepare_site(out)
@@ -62,12 +64,10 @@ def prepare_site(out: Path) -> Site:
     """Prepares data and an unbroken run of two processes, whose compiled programs all cases use."""
     if not (out / "unbroken").exists():
         prepare_tiny_people(out / "data")
-        ends = finish_processes(
-            begin_processes(out / "data", out / "unbroken", cache=out / "cache")
-        )
+        ends = finish_processes(begin_processes(out / "data", out / "unbroken"))
         if any(end.code for end in ends):
             raise SystemExit(f"the unbroken run ended with {ends}")
-    return Site(out / "data", out / "cache", out / "runs", prove(out / "unbroken"))
+    return Site(out / "data", out / "runs", prove(out / "unbroken"))
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:

@@ -87,7 +87,6 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
         site.data,
         workdir,
         *stuck,
-        cache=site.cache,
         faults={case.process: f"train.step:{FAULTS[case.kind]}@{case.step}"},
     )
     other = processes[1 - case.process]
@@ -126,14 +125,14 @@ def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
     """Both must save the same step and end with 75, then resume to the unbroken run's result."""
     faults = {case.process: f"train.step:term@{case.step}"}
     start = time.monotonic()
-    ends = finish_processes(begin_processes(site.data, workdir, cache=site.cache, faults=faults))
+    ends = finish_processes(begin_processes(site.data, workdir, faults=faults))
     took_s = time.monotonic() - start
     stops = {end.complained.splitlines()[-1] if end.complained else "" for end in ends}
     failure = ""
     if [end.code for end in ends] != [75, 75] or len(stops) > 1:
         failure = f"they end with {[end.code for end in ends]}: {stops}"
     else:
-        resumed = finish_processes(begin_processes(site.data, workdir, cache=site.cache))
+        resumed = finish_processes(begin_processes(site.data, workdir))
         if [end.code for end in resumed] != [0, 0]:
             failure = f"resumed, they end with {[end.code for end in resumed]}"
         else:

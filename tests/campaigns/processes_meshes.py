@@ -23,6 +23,7 @@ from gap_jax.evaluation.evaluate import load_scores
 from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
+from tests.support.compiling import keep_compiled
 from tests.support.processes import begin_processes, distance, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, End
@@ -53,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder for the runs")
     out = parser.parse_args(arguments).out.absolute()
+    keep_compiled(out / "compiled")
     head = identify(settings=SETTINGS)
     found = [Found(**row) for row in read_rows(out, head)]
     if not found:
@@ -96,7 +98,7 @@ def _row(found: Found) -> str:
 def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
     """Starts all processes once; they must end with `codes`."""
     ends: list[End] = finish_processes(
-        begin_processes(out / "data", out / name, *FIELDS, cache=out / "cache", **options)
+        begin_processes(out / "data", out / name, *FIELDS, **options)
     )
     if [end.code for end in ends] != codes:
         raise SystemExit(f"{name} ended with {ends}")

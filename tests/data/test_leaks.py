@@ -22,7 +22,6 @@ from data_pipelines.datasets import people
 from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.datasets.drawn.scene import PERSON, Scene
 from data_pipelines.datasets.drawn.things import KINDS
-from tests.support.bulk_drawing import draw_pictures
 
 SEED = 0
 BOUND = 1 / len(ACTIONS) + 0.06
@@ -47,8 +46,8 @@ def val() -> Drawn:
 
 def draw(split: str) -> Drawn:
     numbers = range(people.SIZES[split])
-    names = [people.choose_action(SEED, split, number) for number in numbers]
-    return Drawn(draw_pictures(SEED, split, numbers), names)
+    scenes = [people.draw_scene(SEED, split, number) for number in numbers]
+    return Drawn(scenes, [people.choose_action(SEED, split, number) for number in numbers])
 
 
 def thumbnail(side: int) -> Callable[[Scene], Features]:

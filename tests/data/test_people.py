@@ -15,14 +15,13 @@ from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.datasets.drawn.scene import ACTOR, OBJECT, Scene
 from data_pipelines.errors import CannotWrite, ConfigError
 from data_pipelines.example import MIRRORED_JOINTS
-from tests.support.bulk_drawing import draw_pictures
 
 RIGHT, LEFT = [0, 1, 2, 10, 11, 12], [5, 4, 3, 15, 14, 13]
 
 
 @pytest.fixture(scope="module")
 def scenes() -> list[Scene]:
-    return draw_pictures(3, "train", range(96))
+    return [people.draw_scene(3, "train", number) for number in range(96)]
 
 
 def actions(seed: int, count: int) -> list[str]:
@@ -118,7 +117,8 @@ def test_a_mirrored_scene_is_the_flipped_picture_with_swapped_joints(scenes: lis
 def test_half_of_the_throwers_are_left_handed() -> None:
     numbers = [n for n, name in enumerate(actions(0, 320)) if name == "throwing ball"]
     right_handed = 0
-    for scene in draw_pictures(0, "train", numbers):
+    for number in numbers:
+        scene = people.draw_scene(0, "train", number)
         ball = np.argwhere(scene.mask == OBJECT)[:, ::-1].mean(0)
         right, left = scene.people[0].joints[[10, 15]]
         right_handed += np.linalg.norm(ball - right) < np.linalg.norm(ball - left)
@@ -128,7 +128,8 @@ def test_half_of_the_throwers_are_left_handed() -> None:
 @pytest.mark.parametrize("difficulty", people.DIFFICULTIES)
 def test_joints_sit_on_the_body(difficulty: str) -> None:
     near = inside = 0
-    for scene in draw_pictures(4, "val", range(48), difficulty):
+    for number in range(48):
+        scene = people.draw_scene(4, "val", number, difficulty)
         height, width = scene.mask.shape
         figure = (scene.mask == ACTOR).astype(np.uint8)
         reached = cv2.dilate(figure, np.ones((5, 5), np.uint8))

@@ -11,7 +11,6 @@ from data_pipelines.datasets import mpii, people
 from data_pipelines.datasets.drawn import image_store
 from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.example import HIDDEN, UNLABELLED, VISIBLE
-from tests.support.bulk_drawing import draw_pictures
 
 SIZES = {"train": 32, "val": 12, "test": 4}
 
@@ -105,7 +104,7 @@ def test_the_reader_of_mpii_reads_the_drawn_people(folder: Path) -> None:
     assert data.provenance["videos_in_train_and_val"] == 0
     for split, size in SIZES.items():
         assert len(data.splits[split].entries) == size
-    scenes = draw_pictures(0, "train", range(SIZES["train"]))
+    scenes = [people.draw_scene(0, "train", number) for number in range(SIZES["train"])]
     names = [people.choose_action(0, "train", number) for number in range(SIZES["train"])]
     for entry, scene, name in zip(data.splits["train"].entries, scenes, names, strict=True):
         assert entry.label == data.classes.index(name)

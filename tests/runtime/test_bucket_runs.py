@@ -19,8 +19,8 @@ PROGRAM = ("-m", "tests.support.quick_lock")
 
 
 def in_bucket(folder: Path, bucket: Path, faults: str = "") -> End:
-    options: dict[str, Any] = {"faults": faults, "cache": folder / "cache", "program": PROGRAM}
-    return finish(begin(folder / "data", f"file://{bucket}", **options, forked=True))
+    options: dict[str, Any] = {"faults": faults, "program": PROGRAM, "forked": True}
+    return finish(begin(folder / "data", f"file://{bucket}", **options))
 
 
 def names_below(folder: Path, keep: Callable[[str], bool] = lambda _: True) -> set[str]:
@@ -58,10 +58,7 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
 
 def test_two_processes_save_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
     bucket, address = tmp_path / "bucket" / "run", f"file://{tmp_path / 'bucket' / 'run'}"
-    cache = tiny_runs / "cache"
-    begun = begin_processes(
-        tiny_runs / "data", address, cache=cache, program=PROGRAM, devices=1, forked=True
-    )
+    begun = begin_processes(tiny_runs / "data", address, program=PROGRAM, devices=1, forked=True)
     processes = finish_processes(begun)
     assert [end.code for end in processes] == [0, 0], processes
     assert len(prove(bucket).step_log) == STEPS + 2 and not (bucket / LOCK).exists()

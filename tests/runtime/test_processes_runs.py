@@ -17,8 +17,8 @@ pytestmark = pytest.mark.processes
 
 
 def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End]:
-    options |= {"cache": folder / "cache", "forked": True}
-    return finish_processes(begin_processes(folder / "data", workdir, *fields, **options))
+    data = folder / "data"
+    return finish_processes(begin_processes(data, workdir, *fields, **options, forked=True))
 
 
 def test_run_moves_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:

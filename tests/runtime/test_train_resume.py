@@ -13,8 +13,7 @@ pytestmark = pytest.mark.processes
 
 
 def start(folder: Path, workdir: Path, *fields: str, faults: str = "") -> End:
-    cache = folder / "cache"
-    return train(folder / "data", workdir, *fields, faults=faults, cache=cache, forked=True)
+    return train(folder / "data", workdir, *fields, faults=faults, forked=True)
 
 
 def flip_a_bit(step: Path) -> None:
@@ -37,7 +36,7 @@ def test_run_killed_damaged_and_stopped_ends_as_an_unbroken_one(
     assert {path.name for path in checkpoints.iterdir()} == {"3", "6", "9.orbax-checkpoint-tmp"}
 
     flip_a_bit(checkpoints / "6")
-    process = begin(tiny_runs / "data", broken, cache=tiny_runs / "cache", forked=True)
+    process = begin(tiny_runs / "data", broken, forked=True)
     stopped = interrupt(process, signal.SIGTERM, broken, delay_s=0)
     assert "checkpoint 6 is not usable" in stopped.said
     assert stopped.code == 75

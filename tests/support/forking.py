@@ -12,12 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from subprocess import TimeoutExpired
 
-import jax
-
 ROOT = Path(__file__).parents[2]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["gap_jax.commands.train", "gap_jax.commands.api"])
-CACHE = "jax_compilation_cache_dir"
 
 
 class Forked:
@@ -70,8 +67,6 @@ def run(command: list[str], environment: dict[str, str], streams: list[str]) -> 
     os.chdir(ROOT)
     os.environ.clear()
     os.environ.update(environment)
-    jax.config.update(CACHE, environment[CACHE.upper()])
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     for number, path in enumerate(streams, 1):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
     _, _, name, *words = sys.orig_argv = command

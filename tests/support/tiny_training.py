@@ -66,22 +66,16 @@ def begin(
     workdir: Path | str,
     *fields: str,
     faults: str = "",
-    cache: Path,
     words: Sequence[str] = (),
     devices: int = 1,
     program: Sequence[str] = ("-m", "gap_jax.main"),
     forked: bool = False,
 ) -> Program:
-    """Starts the command; compiled programs are kept in `cache`, which halves every restart.
-
-    Code is generated without optimisation: compiling would take longer than everything else.
-    """
+    """Starts the command, which generates code without optimisation, as compiling takes longest."""
     environment = {
         **os.environ,
         "GAP_JAX_FAULTS": faults,
         "JAX_PLATFORMS": "cpu",
-        "JAX_COMPILATION_CACHE_DIR": str(cache),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XLA_FLAGS": f"{FAST_COMPILING} --xla_force_host_platform_device_count={devices}",
     }
     command = [sys.executable, *program, f"--config={SPEC}", f"--workdir={workdir}"]
@@ -105,9 +99,9 @@ def finish(process: Program) -> End:
     return End(process.returncode, said, complained)
 
 
-def train(data: Path, workdir: Path, *fields: str, cache: Path, **options: Any) -> End:
+def train(data: Path, workdir: Path, *fields: str, **options: Any) -> End:
     """Runs the command to its end."""
-    return finish(begin(data, workdir, *fields, cache=cache, **options))
+    return finish(begin(data, workdir, *fields, **options))
 
 
 def interrupt(
