@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from data_pipelines import decode, files, manifest, records
-from data_pipelines.errors import DataError
+from data_pipelines import decode, manifest, records
+from data_pipelines.core import files
+from data_pipelines.core.errors import DataError
 from data_pipelines.example import NOT_ANNOTATED
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.pictures.sheet import contact_sheet

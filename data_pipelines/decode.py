@@ -10,7 +10,7 @@ import simplejpeg
 from jaxtyping import UInt8
 from PIL import Image, PngImagePlugin
 
-from data_pipelines.errors import DataError, first_line
+from data_pipelines.core.errors import DataError, first_line
 
 LARGEST_PX = 50_000_000
 

@@ -10,8 +10,8 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float, Int8, Int32, Int64, UInt8
 
-from data_pipelines.errors import DataError
-from data_pipelines.files import escape_control, quote
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.files import escape_control, quote
 
 FORMAT_VERSION = 1
 

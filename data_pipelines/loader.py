@@ -18,10 +18,11 @@ import numpy as np
 from absl import flags
 from jaxtyping import UInt8
 
-from data_pipelines import faults, records
+from data_pipelines import records
 from data_pipelines.config import DataConfig
+from data_pipelines.core import faults
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.decode import decode
-from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, evaluation_views, make_view

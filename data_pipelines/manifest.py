@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from data_pipelines.errors import DataError, first_line
+from data_pipelines.core.errors import DataError, first_line, name_some
+from data_pipelines.core.files import is_file, quote, write_atomically
 from data_pipelines.example import (
     FORMAT_VERSION,
     NOT_ANNOTATED,
@@ -18,7 +19,6 @@ from data_pipelines.example import (
     LabelKind,
     find_class_fault,
 )
-from data_pipelines.files import is_file, quote, write_atomically
 
 MANIFEST = "manifest.json"
 MAX_NAMED_CLASSES = 3  # in a message
@@ -206,3 +206,18 @@ def _check_sums(manifest: Manifest) -> None:
             file = PurePosixPath(shard.file)
             if file.is_absolute() or ".." in file.parts:
                 raise ValueError(f"shard {shard.file!r} lies outside the folder")
+
+
+def list_moves(before: Sequence[str], after: Sequence[str]) -> str:
+    """Lists the classes that are gone, new or moved; empty if there are none."""
+    new = {name: index for index, name in enumerate(after)}
+    moves = [
+        *(f"{name!r} is gone" for name in before if name not in new),
+        *(f"{name!r} is new" for name in after if name not in before),
+        *(
+            f"{name!r} moved from {index} to {new[name]}"
+            for index, name in enumerate(before)
+            if new.get(name, index) != index
+        ),
+    ]
+    return name_some(moves, 5)

@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import simplejpeg
 
-from data_pipelines import decode, faults, files, records
-from data_pipelines.errors import CannotWrite, DataError
+from data_pipelines import decode, records
+from data_pipelines.core import faults, files
+from data_pipelines.core.errors import CannotWrite, DataError
 from data_pipelines.example import Entry, RawData, RawSplit, Reject
 from data_pipelines.manifest import MANIFEST, Manifest, Shard, Tally, list_skipped, load, save
 from data_pipelines.transforms import View, resize

@@ -15,7 +15,8 @@ import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
-from data_pipelines.errors import DataError, first_line
+from data_pipelines.core.errors import DataError, first_line
+from data_pipelines.core.files import sha256
 from data_pipelines.example import (
     HIDDEN,
     JOINTS,
@@ -25,7 +26,6 @@ from data_pipelines.example import (
     LabelKind,
     record_features,
 )
-from data_pipelines.files import sha256
 from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]

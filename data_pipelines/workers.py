@@ -14,7 +14,7 @@ from typing import cast
 import numpy as np
 from jaxtyping import UInt8
 
-from data_pipelines.errors import ConfigError, WorkerLost
+from data_pipelines.core.errors import ConfigError, WorkerLost
 
 BUFFERED_BATCHES = 1  # finished batches that wait in each worker, at most
 SHARED_MEMORY = Path("/dev") / "shm"

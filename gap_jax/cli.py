@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines.errors import nearest
+from data_pipelines.core.errors import ConfigError, nearest
 from gap_jax import __version__, process
-from gap_jax.errors import ConfigError
 
 COMMANDS = {
     "demo": "draw people, train three heads on them, report scores and attention",

@@ -5,10 +5,11 @@ Do not use `from __future__ import annotations` here: the command line reads rea
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
-from data_pipelines.config import DataConfig, Settings, setting
-from data_pipelines.errors import ConfigError
+from data_pipelines.config import DataConfig
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.settings import Settings, setting
 from gap_jax.model_config import InitConfig, ModelConfig, PoseConfig, check_model
 
 Rule = Literal["envelope", "step", "eleven_point", "voc2007"]
@@ -21,10 +22,10 @@ class OptimConfig(Settings):
 
     group: ClassVar[str] = "optim"
 
-    name: str = setting("sgd", "sgd: coupled weight decay and momentum", choices=("sgd", "adamw"))
+    name: Literal["sgd", "adamw"] = setting("sgd", "sgd: coupled weight decay and momentum")
     learning_rate: float = setting(1e-3, "peak learning rate", above=0)
-    schedule: str = setting(
-        "staircase", "schedule of the learning rate", choices=("staircase", "cosine", "constant")
+    schedule: Literal["staircase", "cosine", "constant"] = setting(
+        "staircase", "schedule of the learning rate"
     )
     decay_factor: float = setting(0.33, "staircase: factor of each decay", above=0, high=1)
     decay_every_steps: int = setting(5000, "staircase: steps between decays", low=1)
@@ -49,13 +50,11 @@ class TrainConfig(Settings):
     label_smoothing: float = setting(
         0.0, "share of the target spread over all classes", low=0, high=0.5
     )
-    class_weights: str = setting(
-        "none", "weight classes by inverse frequency", choices=("none", "balanced")
+    class_weights: Literal["none", "balanced"] = setting(
+        "none", "weight classes by inverse frequency"
     )
-    unlabelled: str = setting(
-        "masked",
-        "images without a label add no action loss, or (reference) only its gradient",
-        choices=("masked", "reference"),
+    unlabelled: Literal["masked", "reference"] = setting(
+        "masked", "images without a label add no action loss, or (reference) only its gradient"
     )
     ema_decay: float = setting(0.0, "average parameters over steps; 0 is off", low=0, high=0.99999)
     early_stop_evals: int = setting(
@@ -80,15 +79,12 @@ class EvalConfig(Settings):
     )
     max_examples: int = setting(0, "examples to use, spread evenly over the split; 0 is all", low=0)
     batch_size: int = setting(64, "images per evaluation step, over all devices", low=1)
-    average_precision: str = setting(
+    average_precision: Rule = setting(
         "envelope",
         "area under the envelope of precision (VOC 2010), under precision itself (step), or the "
         "mean at eleven recalls: exact tenths, or floating-point ones (VOC 2007's, HICO's code)",
-        choices=get_args(Rule),
     )
-    ranking: str = setting(
-        "softmax", "scores that rank images within a class", choices=get_args(Ranking)
-    )
+    ranking: Ranking = setting("softmax", "scores that rank images within a class")
 
 
 @dataclasses.dataclass

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from absl import logging
 
-from data_pipelines import files
 from data_pipelines.config import DataConfig
+from data_pipelines.core import files
 from data_pipelines.manifest import is_prepared
 from gap_jax.commands import data as data_command
 from gap_jax.commands.arguments import Parser, parse
-from gap_jax.explain.report.write import write_report
 from gap_jax.flags import read_config
+from gap_jax.report.write import write_report
 from gap_jax.train import train
 
 DESCRIPTION = """Draws people doing eight actions, prepares them like MPII, trains mean pooling,

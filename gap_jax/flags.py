@@ -12,13 +12,16 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from data_pipelines import files
-from data_pipelines.config import unknown_field
-from data_pipelines.errors import ConfigError, nearest
-from gap_jax.config import Config, Settings, fields
+from data_pipelines.core import files
+from data_pipelines.core.errors import ConfigError, nearest
+from data_pipelines.core.settings import Settings, list_choices, unknown_field
+from gap_jax.config import Config, fields
 from gap_jax.variants import list_configs, locate
 
 OVERRIDE = "config."
+for _, _field, _ in fields(Config()):
+    if list_choices(_field):  # of a Literal, which ml_collections does not know
+        config_flags.register_flag_parser_for_type(_field.type, flags.ArgumentParser())
 
 
 def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
@@ -165,5 +168,5 @@ def explain(cfg: Settings) -> str:
 
 
 def _choices(field: dataclasses.Field[Any]) -> str:
-    choices = field.metadata["choices"]
+    choices = list_choices(field)
     return f" [{' | '.join(choices)}]" if choices else ""

@@ -5,16 +5,19 @@ Do not use `from __future__ import annotations` here: the command line reads rea
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
-from data_pipelines.config import Settings, setting
-from data_pipelines.errors import ConfigError
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.settings import Settings, setting
 
 Activation = Literal["none", "relu", "softmax"]
 DropoutWhere = Literal["map", "pooled"]
 GateInit = Literal["paper", "one"]
 Space = Literal["activation", "weight"]
 Strides = Literal["slim", "caffe", "v1_5"]
+PoolingName = Literal[
+    "mean", "max", "attention", "gap", "second_order", "compact_bilinear", "pose_parts"
+]
 BACKBONES = (
     "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3",
     "inception_v3_torch", "small",
@@ -39,16 +42,13 @@ class ModelConfig(Settings):
         "network below the pooling; small is that of the demo",
         choices=BACKBONES,
     )
-    strides: str = setting(
-        "slim",
-        "position of a ResNet's strides: slim (AP), caffe (Keras too) or v1_5 (torch)",
-        choices=get_args(Strides),
+    strides: Strides = setting(
+        "slim", "position of a ResNet's strides: slim (AP), caffe (Keras too) or v1_5 (torch)"
     )
-    stem_padding: str = setting(
+    stem_padding: Literal["auto", "same", "symmetric"] = setting(
         "auto",
         "padding of a ResNet's max-pool: same (slim), symmetric (caffe, v1_5) or auto (according "
         "to the strides)",
-        choices=("auto", "same", "symmetric"),
     )
     final_relu: bool = setting(True, "vgg16: relu after the pooled convolution (AP's code: none)")
     input: str = setting(
@@ -57,80 +57,61 @@ class ModelConfig(Settings):
         choices=tuple(INPUTS),
     )
     stage: int = setting(0, "stage whose map is pooled; 0 is the last convolution", low=0, high=7)
-    norm: str = setting(
-        "train", "batch norm uses batch or running statistics", choices=("train", "frozen")
+    norm: Literal["train", "frozen"] = setting(
+        "train", "batch norm uses batch or running statistics"
     )
     norm_group_size: int = setting(16, "images that share batch-norm statistics", low=1)
     norm_decay: float = setting(
         0.997, "share of the running statistics that a step keeps", low=0, high=1
     )
-    norm_running: str = setting(
+    norm_running: Literal["mean", "first"] = setting(
         "mean",
         "running statistics follow the mean over groups and micro-batches, or only the first group "
         "of the last micro-batch",
-        choices=("mean", "first"),
     )
     norm_eps: float = setting(1e-5, "added to the variance", above=0)
-    dtype: str = setting(
-        "auto",
-        "arithmetic of the backbone; auto: bfloat16 on GPU and TPU, float32 on CPU",
-        choices=("auto", "float32", "bfloat16"),
+    dtype: Literal["auto", "float32", "bfloat16"] = setting(
+        "auto", "arithmetic of the backbone; auto: bfloat16 on GPU and TPU, float32 on CPU"
     )
     remat: bool = setting(False, "recompute activations in the backward pass to save memory")
-    pooling: str = setting(
+    pooling: PoolingName = setting(
         "gap",
         "mean; max; attention: linear saliency; gap: factored saliency; second_order: all of "
         "X^T X; compact_bilinear: a sketch of it; pose_parts: joint heatmaps as attention",
-        choices=(
-            "mean", "max", "attention", "gap", "second_order", "compact_bilinear", "pose_parts",
-        ),
-    )  # fmt: skip
+    )
     frames: int = setting(1, "frames of a clip, pooled separately; 1: images", low=1, high=64)
-    temporal: str = setting(
-        "mean",
-        "logits of a clip: mean over frames, or attention: frames weighted by their logits",
-        choices=("mean", "attention"),
+    temporal: Literal["mean", "attention"] = setting(
+        "mean", "logits of a clip: mean over frames, or attention: frames weighted by their logits"
     )
     T: int = setting(3, "layers of the factored saliency; 0 is attentional pooling", low=0, high=8)
     widths: tuple[int, ...] = setting((), "widths r_1..r_T; empty: 4096, halved T - 1 times", low=1)
-    space: str = setting(
+    space: Space = setting(
         "activation",
         "factored saliency: relu layers on the map, or one vector from weights after relu",
-        choices=get_args(Space),
     )
-    saliency_input: str = setting(
+    saliency_input: Literal["features", "pose"] = setting(
         "features",
         "input of the bottom-up map: the features or the hidden layer of the pose branch",
-        choices=("features", "pose"),
     )
-    saliency_activation: str = setting(
-        "none", "activation of the bottom-up maps", choices=get_args(Activation)
-    )
+    saliency_activation: Activation = setting("none", "activation of the bottom-up maps")
     rank: int = setting(1, "number of bottom-up / top-down pairs", low=1, high=64)
-    rank_form: str = setting(
+    rank_form: Literal["independent", "chained"] = setting(
         "independent",
         "input of each bottom-up map: the features, or (chained, AP's code) the previous map",
-        choices=("independent", "chained"),
     )
     per_class: bool = setting(False, "one bottom-up map for each class")
     sketch_features: int = setting(
         0, "compact_bilinear: length of the sketch; 0: the number of channels of the map", low=0
     )
-    sketch_normalisation: str = setting(
-        "none",
-        "compact_bilinear: none, or signed square root and unit length",
-        choices=("none", "signed_sqrt"),
+    sketch_normalisation: Literal["none", "signed_sqrt"] = setting(
+        "none", "compact_bilinear: none, or signed square root and unit length"
     )
-    gate_init: str = setting(
-        "paper",
-        "initial bottom-up map: small and random, or 1 (for small data)",
-        choices=get_args(GateInit),
+    gate_init: GateInit = setting(
+        "paper", "initial bottom-up map: small and random, or 1 (for small data)"
     )
     dropout: float = setting(0.8, "share of the top-down input that is dropped", low=0, high=0.99)
-    dropout_where: str = setting(
-        "map",
-        "drop at each position of the map, or channels of the pooled vector",
-        choices=get_args(DropoutWhere),
+    dropout_where: DropoutWhere = setting(
+        "map", "drop at each position of the map, or channels of the pooled vector"
     )
 
     @property
@@ -157,12 +138,10 @@ class PoseConfig(Settings):
 
     branch: bool = setting(True, "predict 16 joint heatmaps besides the classes")
     weight: float = setting(1e-6, "weight of the pose loss added to cross-entropy", low=0)
-    reduction: str = setting(
-        "sum_per_image",
-        "reduction of the squared errors",
-        choices=("reference", "mean", "sum_per_image"),
+    reduction: Literal["reference", "mean", "sum_per_image"] = setting(
+        "sum_per_image", "reduction of the squared errors"
     )
-    target: str = setting("disc", "shape drawn at a joint", choices=("disc", "gaussian"))
+    target: Literal["disc", "gaussian"] = setting("disc", "shape drawn at a joint")
     sigma_cells: float = setting(0.7, "gaussian target: deviation in cells of the map", above=0)
     hidden: tuple[int, ...] = setting((768,), "widths of the layers before the heatmaps", low=1)
     kernel_size: int = setting(1, "side of the branch's hidden convolutions", low=1, high=7)
@@ -177,10 +156,9 @@ class InitConfig(Settings):
     weights: str = setting(
         "weights/resnet101.safetensors", "file of converted weights, or the name of a shipped one"
     )
-    parts: str = setting(
+    parts: Literal["backbone", "all"] = setting(
         "backbone",
         "parameters read from the file: the backbone, or all: the classifier and pose branch too",
-        choices=("backbone", "all"),
     )
     allow_random: bool = setting(False, "use a random backbone if the weights are absent")
 

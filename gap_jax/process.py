@@ -21,7 +21,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn, TextIO
 
-from gap_jax.errors import (
+from data_pipelines.core.errors import (
     BUG,
     PEER_LOST,
     PREEMPTED,

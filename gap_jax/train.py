@@ -13,15 +13,16 @@ from typing import Any
 
 import jax
 
-from data_pipelines import faults, files, loader, manifest
+from data_pipelines import loader, manifest
+from data_pipelines.core import faults, files
+from data_pipelines.core.errors import Preempted
 from data_pipelines.pictures.drawing import draw_batch
 from gap_jax.config import Config
-from gap_jax.errors import Preempted
 from gap_jax.evaluation import evaluate
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import TrainState
-from gap_jax.runtime import environment, lock, preemption, rundir
+from gap_jax.runtime import environment, lock, preemption, run_folder
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
@@ -64,22 +65,22 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
 
 def _open_folder(
     setup: Setup, folder: RunFolder, processes: Processes, lock_held: ExitStack, *, is_bucket: bool
-) -> rundir.Opening:
+) -> run_folder.Opening:
     """Locks the run's folder and writes the run's description, unless the run is complete."""
 
-    def examine() -> rundir.Opening:
-        return rundir.examine(folder.root, setup.cfg, setup.data)
+    def examine() -> run_folder.Opening:
+        return run_folder.examine(folder.root, setup.cfg, setup.data)
 
-    def enter() -> rundir.Opening:
+    def enter() -> run_folder.Opening:
         lock_held.enter_context(lock.acquire(folder.root, print))
         machine = environment.describe_environment()
-        return rundir.enter(folder.root, setup.cfg, setup.data, machine)
+        return run_folder.enter(folder.root, setup.cfg, setup.data, machine)
 
-    if rundir.Opening(*processes.broadcast("examined", examine)).is_new:
+    if run_folder.Opening(*processes.broadcast("examined", examine)).is_new:
         native.resolve_weights(setup.cfg.init)  # refuses absent weights before anything is written
     if not is_bucket:
         agreement.check_shared_folder(processes, folder.root)
-    return rundir.Opening(*processes.broadcast("entered", enter))
+    return run_folder.Opening(*processes.broadcast("entered", enter))
 
 
 def _train_on(
@@ -88,7 +89,7 @@ def _train_on(
     workdir: workdirs.Workdir,
     processes: Processes,
     stop_flag: StopFlag,
-    opening: rundir.Opening,
+    opening: run_folder.Opening,
 ) -> dict[str, Any]:
     """Trains from the newest checkpoint, or the start, to the end; returns the last evaluation."""
     cfg, own = setup.cfg, folder.of_process(processes.index)
@@ -137,7 +138,7 @@ def _train_on(
                 "a row gained nothing (train.early_stop_evals)"
             )
     if processes.is_first:
-        rundir.complete(folder, last)
+        run_folder.complete(folder, last)
     return history[last]
 
 

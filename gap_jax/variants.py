@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from data_pipelines.config import DATASETS
-from data_pipelines.errors import ConfigError, nearest
+from data_pipelines.core.errors import ConfigError, nearest
 
 METHODS = (
     "mean", "attention", "attention_pose", "gap", "gap_pose",

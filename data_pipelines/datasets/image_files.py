@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, cast
 
-from data_pipelines.errors import ConfigError, DataError
-from data_pipelines.files import writing
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.files import writing
 
 MAX_MEMBERS = 200_000
 MAX_MEMBER_BYTES = 64 * 2**20

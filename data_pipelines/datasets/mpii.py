@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.files import sha256
 from data_pipelines.datasets import mpii_mat
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
@@ -16,7 +18,6 @@ from data_pipelines.datasets.mpii_splits import (
     read_lists,
     strip_suffix,
 )
-from data_pipelines.errors import DataError
 from data_pipelines.example import (
     HIDDEN,
     JOINTS,
@@ -29,7 +30,6 @@ from data_pipelines.example import (
     RawSplit,
     Reject,
 )
-from data_pipelines.files import sha256
 
 DOWNLOAD = "https://datasets.d2.mpi-inf.mpg.de/andriluka14cvpr"
 GET_ANNOTATIONS = (

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 import scipy.io
 
-from data_pipelines.errors import DataError
+from data_pipelines.core.errors import DataError
 
 JOINT_COUNT = 16
 MAX_POSITION_PX = 2**24  # above it float32 cannot represent every pixel

@@ -4,8 +4,8 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.datasets.mpii_mat import Annotation
-from data_pipelines.errors import DataError
 
 SPLITS = ("train", "val", "test")
 TRAIN_SHARE = 8219 / (8219 + 6988)

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.core.files import sha256
 from data_pipelines.datasets.drawn import image_store
 from data_pipelines.datasets.drawn.compositor import SceneSettings, compose_scene
 from data_pipelines.datasets.drawn.scene import PERSON, Scene
 from data_pipelines.datasets.drawn.things import KINDS
 from data_pipelines.example import Entry, RawData, RawSplit
-from data_pipelines.files import sha256
 
 LABELS = "labels.json"
 CLASSES = (*KINDS, PERSON)

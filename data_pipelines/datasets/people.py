@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.datasets.drawn import image_store, release
 from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.datasets.drawn.compositor import SceneSettings, compose_scene
 from data_pipelines.datasets.drawn.scene import Scene
-from data_pipelines.errors import ConfigError
 
 ANNOTATIONS, SPLITS, MASKS = "annotations.mat", "splits", "masks.npz"
 SIZES = {"train": 1600, "val": 480, "test": 160}

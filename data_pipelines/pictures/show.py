@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from data_pipelines import decode, files, loader, manifest, records
+from data_pipelines import decode, loader, manifest, records
 from data_pipelines.config import DataConfig
+from data_pipelines.core import files
 from data_pipelines.example import PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.drawing import label_text

@@ -1,6 +1,7 @@
 """Trains and evaluates from Python: in a script, a notebook or a thread.
 
-An error that ends a command with an exit code is raised here as a `Refusal` of `gap_jax.errors`.
+An error that ends a command with an exit code is raised as a `Refusal` of
+`data_pipelines.core.errors`.
 """
 
 from pathlib import Path
@@ -8,8 +9,8 @@ from typing import Any
 
 from gap_jax.commands.evaluate import score_model
 from gap_jax.config import Config
-from gap_jax.explain.artefact import Which, open_model
 from gap_jax.runtime.bucket.workdir import open_for_reading
+from gap_jax.saved.model import Which, open_model
 from gap_jax.train import train
 
 

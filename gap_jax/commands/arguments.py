@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from gap_jax.errors import ConfigError
+from data_pipelines.core.errors import ConfigError
 
 OVERRIDES = ("--config.", "--noconfig.")
 

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from rich.progress import Progress
 
-from data_pipelines import check, files, prepare
+from data_pipelines import check, prepare
+from data_pipelines.core import files
 from data_pipelines.datasets import mpii, objects, people
 from data_pipelines.example import RawData
 from data_pipelines.pictures.show import show

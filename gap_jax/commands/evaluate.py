@@ -13,21 +13,21 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from data_pipelines import files
 from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
 from data_pipelines.manifest import describe_skipped
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
-from gap_jax.errors import CannotWrite, ConfigError, DataError
 from gap_jax.evaluation import evaluate
-from gap_jax.explain.artefact import Opened, open_model, open_weights
 from gap_jax.flags import read_config
 from gap_jax.learning.sharding import make_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.runtime.bucket.workdir import open_for_reading
 from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.saved.model import Opened, open_model, open_weights
 
 DESCRIPTION = """Scores every image of a split, without the limit eval.max_examples, with averaged
 parameters if the run keeps an average. The last line printed is one JSON object. The scores and a

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from gap_jax.commands.arguments import Parser, checkpoint, local_path, parse
-from gap_jax.explain.export import FORMATS, export
 from gap_jax.runtime.bucket.workdir import open_for_reading
+from gap_jax.saved.export import FORMATS, export
 
 DESCRIPTION = """Writes the parameters with batch norm folded into them, the classes, the config and
 the preprocessing, each with its digest. Loads them again and checks that the logits equal the

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from data_pipelines.core.errors import ConfigError
 from gap_jax.commands.arguments import Parser, local_path, parse
-from gap_jax.errors import ConfigError
-from gap_jax.explain.report.write import default_path, write_report
+from gap_jax.report.write import default_path, write_report
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.bucket.workdir import open_for_reading
 

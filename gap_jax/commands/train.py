@@ -12,7 +12,7 @@ from absl import app, flags, logging
 
 from data_pipelines import manifest, records
 from data_pipelines.config import DATASETS, DataConfig
-from data_pipelines.errors import ConfigError, DataError
+from data_pipelines.core.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
 from gap_jax.flags import explain, find_spec, parse, resolve
@@ -109,15 +109,18 @@ def _join(
 
 def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     from gap_jax.commands import evaluate
-    from gap_jax.runtime import rundir
+    from gap_jax.runtime import run_folder
     from gap_jax.runtime.bucket.store import is_address
     from gap_jax.runtime.processes import agreement
 
     known = manifest.load(cfg.data.directory)
     agreement.check_same_settings(processes, cfg, known, workdir if is_address(workdir) else "")
     data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
-    # refuses the run of another config
-    evaluate.run([workdir, *data], processes, lambda folder: rundir.examine(folder, cfg, known))
+
+    def refuse_other_runs(folder: Path) -> None:
+        run_folder.examine(folder, cfg, known)
+
+    evaluate.run([workdir, *data], processes, refuse_other_runs)
 
 
 def name_workdir(spec: str) -> str:

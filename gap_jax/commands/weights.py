@@ -1,16 +1,18 @@
 """`gap_jax weights`: lists and writes weights files for `init.weights`."""
 
 import argparse
+import itertools
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines import files
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError
 from gap_jax.commands.arguments import Parser, checkpoint, parse
-from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
-from gap_jax.explain.artefact import open_model
-from gap_jax.runtime import rundir
+from gap_jax.runtime import run_folder
 from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.saved.model import open_model
 from gap_jax.weights import download, native
 from gap_jax.weights.convert import convert
 from gap_jax.weights.formats.read import open_arrays
@@ -140,7 +142,7 @@ def _convert_run(source: Path, options: argparse.Namespace) -> None:
         raise CheckpointError(f"{source} is an exported model with folded weights; name its run")
     facts = describe_backbone(
         opened.cfg.model,
-        command=rundir.first_command(RunFolder(source)),
+        command=_first_command(RunFolder(source)),
         seed=opened.cfg.train.seed,
         fingerprint=opened.origin.fingerprint,
     )
@@ -149,3 +151,11 @@ def _convert_run(source: Path, options: argparse.Namespace) -> None:
         f"wrote the {facts.backbone} of step {opened.origin.step:,} of {source} to "
         f"{options.out}, SHA-256 {files.sha256(options.out)}"
     )
+
+
+def _first_command(run: RunFolder) -> str:
+    """Returns the command that started the run, with programs named without their folders."""
+    attempts = run_folder.load_record(run)["attempts"]
+    words = shlex.split(attempts[0]["command"]) if attempts else []
+    programs = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    return shlex.join([*(Path(word).name for word in programs), *words[len(programs) :]])

@@ -6,7 +6,7 @@ import math
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -14,11 +14,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int8, Int32, Int64
 
-from data_pipelines import files, loader
+from data_pipelines import loader
+from data_pipelines.core import files
+from data_pipelines.core.errors import DataError
 from data_pipelines.example import PADDING_ID, UNLABELLED, HostBatch
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, Ranking, Rule
-from gap_jax.errors import DataError
 from gap_jax.evaluation import metrics
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import Variables
@@ -60,8 +61,8 @@ class Protocol(NamedTuple):
     def of(cls, cfg: Config) -> "Protocol":
         """Reads the protocol from a config."""
         return cls(
-            cast(Rule, cfg.eval.average_precision),
-            cast(Ranking, cfg.eval.ranking),
+            cfg.eval.average_precision,
+            cfg.eval.ranking,
             cfg.train.unlabelled == "reference",
             cfg.data.eval_crops + ("+flip" if cfg.data.eval_flip else ""),
         )

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from data_pipelines.core.errors import DataError
 from gap_jax.config import Ranking, Rule
-from gap_jax.errors import DataError
 
 Scores = Float[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"] | Int[np.ndarray, "n k"]

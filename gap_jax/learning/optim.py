@@ -13,9 +13,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
-from data_pipelines.errors import nearest
+from data_pipelines.core.errors import ConfigError, nearest
 from gap_jax.config import OptimConfig
-from gap_jax.errors import ConfigError
 
 Step = Int[Array, ""] | int
 

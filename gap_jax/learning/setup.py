@@ -10,9 +10,9 @@ import optax
 from jax.sharding import Mesh
 from jaxtyping import PyTree
 
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
-from gap_jax.errors import ConfigError
 from gap_jax.learning import losses, optim, sharding, state, steps
 from gap_jax.learning.state import Model, TrainState, Variables
 

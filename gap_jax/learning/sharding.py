@@ -10,10 +10,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.example import HostBatch
 from gap_jax.batch import Batch
 from gap_jax.config import Config
-from gap_jax.errors import ConfigError
 
 SMALLEST_SHARDED = 2**12  # values; gathering a smaller array costs more than replicating it
 IMAGE_AXES = ("data", "fsdp")

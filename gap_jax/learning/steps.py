@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from clu.metrics import Average, Collection, LastValue
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 
+from gap_jax import hardware
 from gap_jax.batch import Batch
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim
@@ -25,8 +25,6 @@ from gap_jax.learning.sharding import replicated
 from gap_jax.learning.state import Model, TrainState, Variables
 from gap_jax.learning.targets import draw_heatmaps
 
-WITHOUT_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
-AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name
 MOST_UNROLLED = 8  # micro-batches; on CPU a convolution in a loop is almost six times slower
 
 
@@ -97,11 +95,7 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
     """Builds (variables, batch of one micro-batch) -> logits, replicated; not yet compiled.
 
     With several `views` along axis 1 of the images, logits are averaged over views.
-
-    On CPU XLA uses YNNPACK for products, which makes a training step a fifth faster. It makes this
-    step a tenth faster with AVX2, but a tenth slower with AVX-512, where it is switched off.
     """
-    on_cpu = jax.default_backend() == "cpu"
 
     def score(variables: Variables, image: UInt8[Array, "b *frames h w 3"]) -> Float[Array, "b k"]:
         return model.apply(variables, image)[0].logits
@@ -110,23 +104,14 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
         whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
         if views == 1:
             logits = score(whole, batch.image[0])
-        elif on_cpu:
+        elif hardware.is_cpu():
             logits = sum(score(whole, batch.image[0, :, i]) for i in range(views)) / views
         else:
             each = jnp.moveaxis(batch.image[0], 1, 0)
             logits = jax.lax.map(functools.partial(score, whole), each).mean(0)
         return jax.lax.with_sharding_constraint(logits, replicated(mesh))
 
-    options = WITHOUT_YNN if on_cpu and has_avx512() else None
-    return jax.jit(eval_step, compiler_options=options)
-
-
-def has_avx512() -> bool:
-    """Whether numpy finds AVX-512 on this CPU."""
-    config: Any = np.show_config(mode="dicts")
-    extensions = config["SIMD Extensions"]
-    names = {*extensions.get("baseline", ()), *extensions.get("found", ())}
-    return not names.isdisjoint(AVX512)
+    return jax.jit(eval_step, compiler_options=hardware.list_eval_options())
 
 
 def _build_micro_loss(
@@ -193,7 +178,7 @@ def _accumulate(
         return grads, means, jax.tree.map(lambda leaf: leaf / micro_batches, stats)
 
     last = micro_batches - 1
-    if micro_batches <= MOST_UNROLLED and jax.default_backend() == "cpu":
+    if micro_batches <= MOST_UNROLLED and hardware.is_cpu():
         results = [
             differentiate(Batch(*fields), keys[i], i == last)
             for i, fields in enumerate(zip(*batch, strict=True))

@@ -1,20 +1,20 @@
 """Builds a network from a config: the only module that knows every backbone and every pooling."""
 
 import dataclasses
-from typing import Any, cast
+from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from data_pipelines.errors import ConfigError
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.example import JOINTS
+from gap_jax import hardware
 from gap_jax.config import Config
-from gap_jax.model_config import Activation, DropoutWhere, GateInit, ModelConfig, Space, Strides
+from gap_jax.model_config import ModelConfig
 from gap_jax.models.backbones import bn_inception, inception_v3, resnet, small, vgg
 from gap_jax.models.backbones.inception import Inception
-from gap_jax.models.layers import HE, SMALL, Norm, PoolPadding
+from gap_jax.models.layers import HE, SMALL, Norm
 from gap_jax.models.network import Backbone, Network, SaliencySource
 from gap_jax.models.pooling import AttentionalPooling, Pooling
 from gap_jax.models.pose import PoseBranch
@@ -71,7 +71,7 @@ def _build_over_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Sali
         return None
     if model.temporal == "mean":
         return UniformSaliency()
-    saliency = LinearSaliency(classes, gate_init=cast(GateInit, model.gate_init), rngs=rngs)
+    saliency = LinearSaliency(classes, gate_init=model.gate_init, rngs=rngs)
     if saliency.bias is not None:
         saliency.bias[...] = jnp.full(1, 1 / model.frames)
     return saliency
@@ -80,7 +80,7 @@ def _build_over_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Sali
 def backbone_dtype(model: ModelConfig) -> DTypeLike:
     """Resolves `model.dtype`; on CPU bfloat16 costs precision and saves no time."""
     if model.dtype == "auto":
-        return jnp.float32 if jax.default_backend() == "cpu" else jnp.bfloat16
+        return jnp.float32 if hardware.is_cpu() else jnp.bfloat16
     return jnp.dtype(model.dtype)
 
 
@@ -111,8 +111,8 @@ def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
             padding = None if model.stem_padding == "auto" else model.stem_padding
             return resnet.ResNet(
                 stages,
-                strides=cast(Strides, model.strides),
-                stem_padding=cast(PoolPadding | None, padding),
+                strides=model.strides,
+                stem_padding=padding,
                 stage=model.stage,
                 norm=norm,
                 rngs=rngs,
@@ -154,9 +154,9 @@ def _build_pooling(
         saliency=saliency,
         rank=saliency.maps if by_parts else model.rank,
         per_class=model.per_class,
-        activation=cast(Activation, model.saliency_activation),
+        activation=model.saliency_activation,
         dropout=model.dropout,
-        dropout_where=cast(DropoutWhere, model.dropout_where),
+        dropout_where=model.dropout_where,
         one_bias=by_parts,
         init=HE if model.pooling in ("mean", "pose_parts") else SMALL,
         rngs=rngs,
@@ -166,20 +166,19 @@ def _build_pooling(
 def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
     chained = model.rank_form == "chained" and model.rank > 1
     maps = 1 if chained else model.rank * (classes if model.per_class else 1)
-    gate_init = cast(GateInit, model.gate_init)
     saliency: Saliency
     match model.pooling:
         case "mean":
             saliency = UniformSaliency(maps)
         case "attention":
-            saliency = LinearSaliency(read, maps, gate_init=gate_init, rngs=rngs)
+            saliency = LinearSaliency(read, maps, gate_init=model.gate_init, rngs=rngs)
         case _:
             saliency = FactoredSaliency(
                 read,
                 model.factored_widths,
                 maps,
-                space=cast(Space, model.space),
-                gate_init=gate_init,
+                space=model.space,
+                gate_init=model.gate_init,
                 rngs=rngs,
             )
     return ChainedSaliency(saliency, model.rank, rngs=rngs) if chained else saliency

@@ -1,8 +1,8 @@
 """Multiplies constants of a network into its weights, for evaluation only."""
 
-import jax
 from flax import nnx
 
+from gap_jax import hardware
 from gap_jax.models.layers import ConvNorm
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
@@ -40,7 +40,7 @@ def _fold_norm(pair: ConvNorm) -> None:
     if pair.conv.bias is not None:
         shift = shift + pair.conv.bias[...] * scale
     pair.conv.bias = nnx.data(nnx.Param(shift))
-    pair.conv.as_product &= jax.default_backend() == "cpu"  # cuDNN fuses bias and relu
+    pair.conv.as_product &= hardware.is_cpu()  # cuDNN fuses bias and relu
     pair.norm = nnx.data(None)
 
 

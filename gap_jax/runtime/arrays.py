@@ -12,10 +12,10 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError, name_some
 from gap_jax.runtime import checkpoint_folders as folders
 from gap_jax.runtime.checkpoint_folders import AnyPath, DamageError
-from gap_jax.runtime.digests import LeafDigest, Leaves, find_damaged, name_some
+from gap_jax.runtime.digests import LeafDigest, Leaves, find_damaged
 
 MAX_MESSAGE = 200  # characters of a library's message
 _IN_PLACE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, cast
 
 import orbax.checkpoint as ocp
 
-from data_pipelines import faults, files
-from gap_jax.errors import CannotWrite, CheckpointError
+from data_pipelines.core import faults, files
+from data_pipelines.core.errors import CannotWrite, CheckpointError, name_some
 from gap_jax.runtime import arrays
 from gap_jax.runtime import checkpoint_folders as folders
 from gap_jax.runtime.checkpoint_folders import (
@@ -32,7 +32,6 @@ from gap_jax.runtime.digests import (
     describe,
     find_misfits,
     name_leaves,
-    name_some,
     place,
 )
 from gap_jax.runtime.processes.group import ALONE, Processes

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from etils import epath
 
-from data_pipelines import faults, files
-from gap_jax.errors import CheckpointError
+from data_pipelines.core import faults, files
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.runtime.digests import LeafDigest
 
 FORMAT_VERSION = 2

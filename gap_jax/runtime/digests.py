@@ -2,7 +2,7 @@
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -83,9 +83,3 @@ def find_misfits(written: Mapping[str, LeafDigest], target: Any) -> list[str]:
 
 def _name_forms(leaves: Mapping[str, Any]) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
-
-
-def name_some(names: Sequence[str], most: int = 3) -> str:
-    """Lists the first few of many names, and the number of others."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from data_pipelines import files
+from data_pipelines.core import files
 
 LOCK = ".lock"
 

@@ -8,7 +8,7 @@ import jax
 from rich.console import Console
 from rich.text import Text
 
-from data_pipelines.files import quote
+from data_pipelines.core.files import quote
 from data_pipelines.manifest import Manifest, describe_skipped
 from gap_jax.config import Config, OptimConfig
 from gap_jax.learning.losses import pose_weight_in_all_units

@@ -1,11 +1,35 @@
-"""The paths in a run's folder."""
+"""The folder of a run: its paths, its description, and which later start may continue it."""
 
+import contextlib
+import dataclasses
+import json
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 from etils import epath
 
+from data_pipelines import manifest
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config, differences
+from gap_jax.model_config import without_ignored
+from gap_jax.runtime import checkpoint_folders as checkpoints
+
 CHECKPOINTS = "checkpoints"
 ADDRESS = ".address"
+FORMAT_VERSION = 1
+
+# These may change between two starts: they decide when a run reports, saves or evaluates, where
+# the records are, and how the same arithmetic is spread over devices.
+HARMLESS = {
+    "data.root", "data.cache", "data.workers", "train.log_every_steps", "eval.every_steps",
+    "eval.batch_size", "checkpoint.every_steps", "checkpoint.keep", "mesh.fsdp", "model.remat",
+    "runtime.compile_cache", "runtime.profile_start_step", "runtime.profile_steps",
+    "train.early_stop_evals", "runtime.start_within_s", "runtime.stuck_after_s",
+}  # fmt: skip
 
 
 class RunFolder:
@@ -38,3 +62,239 @@ class RunFolder:
     def scores(self, split: str, step: int) -> Path:
         """Returns the folder of one evaluation."""
         return self.evaluation / split / f"step_{step:08}"
+
+
+class Opening(NamedTuple):
+    """The state of a run's folder at a start: `changes` are harmless changes of the config.
+
+    Only `enter` sets the others: `completed_step` if nothing is left to do, with the `metrics` of
+    the evaluation there; `lost_step` if the run was complete and its last checkpoint is lost.
+    """
+
+    is_new: bool
+    changes: list[str]
+    completed_step: int | None = None
+    metrics: dict[str, Any] | None = None
+    lost_step: int | None = None
+    run_id: str | None = None
+
+
+def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
+    """Refuses a folder that this config and data cannot continue; writes nothing."""
+    return _examine(RunFolder(workdir.absolute()), cfg, data)[0]
+
+
+def _examine(
+    run: RunFolder, cfg: Config, data: Manifest
+) -> tuple[Opening, dict[str, Any], Config | None]:
+    """Returns the folder's state, its record, and the config of a run that took a step."""
+    with files.writing(run.root):
+        is_run = run.config.is_file()
+        if not is_run and run.root.exists() and any(map(_is_content, run.root.iterdir())):
+            raise CannotWrite(
+                f"{run.root} holds files that are no run and stays untouched; "
+                "choose another --workdir"
+            )
+    record = load_record(run) if is_run else {}
+    has_begun = run.checkpoints.exists() or (
+        run.step_log.exists() and run.step_log.stat().st_size > 0
+    )
+    if not (is_run and has_begun):  # for example, the first step did not compile
+        return Opening(is_new=True, changes=[]), {"attempts": []}, None
+    before = load_config(run)
+    changes = _compare_configs(run, before, cfg)
+    _compare_data(run, record, data)
+    opening = Opening(is_new=False, changes=changes, run_id=record[checkpoints.RUN_ID])
+    return opening, record, before
+
+
+def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
+    """Starts a run in the folder, or records another attempt, unless the run is complete.
+
+    The order allows a start after a kill at any point: config.json makes the folder a run, and a
+    changed config is written after the run is no longer recorded as complete.
+    """
+    run = RunFolder(workdir.absolute())
+    opening, record, before = _examine(run, cfg, data)
+    if before is None:
+        for stale in (run.record, run.first_batch):
+            stale.unlink(missing_ok=True)
+        _save(run.config, dataclasses.asdict(cfg))
+    elif record["completed_step"] is not None:
+        opening = _find_completed(run, record["completed_step"], before, cfg, opening)
+        if opening.completed_step is not None:
+            return opening
+    opening = opening._replace(run_id=opening.run_id or uuid.uuid4().hex)
+    _save(run.classes, {"classes": _count_classes(data)})
+    folder, changes = str(cfg.data.directory.absolute()), opening.changes
+    attempt = {**environment, "data": folder, "config_changes": changes}
+    content = {
+        checkpoints.RUN_ID: opening.run_id,
+        "fingerprint": data.fingerprint,
+        "completed_step": None,
+        "attempts": [*record["attempts"], attempt],
+    }
+    _save(run.record, content)
+    if opening.changes:
+        _save(run.config, dataclasses.asdict(cfg))
+    return opening
+
+
+def complete(run: RunFolder, step: int) -> None:
+    """Records that the run is complete after `step` steps."""
+    _save(run.record, {**load_record(run), "completed_step": step})
+
+
+def load_config(run: RunFolder) -> Config:
+    """Reads the run's config; a field that is absent there has its default."""
+    content = _load(run.config)
+    groups = {field.name: cast(Any, field.type) for field in dataclasses.fields(Config)}
+    try:
+        filled = {
+            name: group(**{key: _as_field(value) for key, value in content.pop(name, {}).items()})
+            for name, group in groups.items()
+        }
+        filled["model"] = without_ignored(filled["model"])
+        return Config(**filled, **content).resolved()
+    except (ConfigError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{run.config} is not a config of this gap_jax: {error}; choose another --workdir"
+        ) from error
+
+
+def load_classes(run: RunFolder) -> tuple[str, ...]:
+    """Reads the names of the run's classes, in order."""
+    with contextlib.suppress(KeyError, TypeError):
+        if names := tuple(each["name"] for each in _load(run.classes)["classes"]):
+            return names
+    raise _damaged(run.classes, "it lists no classes")
+
+
+def load_record(run: RunFolder) -> dict[str, Any]:
+    """Reads the run's id, its data's fingerprint, its attempts and its completed step.
+
+    If run.json is lost, the checkpoints give the run's id.
+    """
+    empty: dict[str, Any] = {
+        checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
+    }  # fmt: skip
+    if not run.record.exists():
+        return {**empty, checkpoints.RUN_ID: _recover_id(run)}
+    content = _load(run.record)
+    if content.keys() != empty.keys():
+        raise _damaged(run.record, f"it must hold exactly {', '.join(empty)}")
+    return content
+
+
+def _find_completed(
+    run: RunFolder, done: int, before: Config, after: Config, opening: Opening
+) -> Opening:
+    """Adds whether the run is still complete, which only its whole last checkpoint proves.
+
+    Refuses a run without any whole checkpoint: it would start again at step 0.
+    """
+    newest = checkpoints.find_newest_whole(run.checkpoints, opening.run_id)
+    if newest is None:
+        raise CheckpointError(
+            f"{run.root} was complete at step {done:,} and holds no usable checkpoint of its own; "
+            "restore a copy of one, or choose another --workdir"
+        )
+    if newest.step != done:
+        return opening._replace(lost_step=done)
+    ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, after)]
+    if ends[0] != ends[1]:
+        return opening
+    return opening._replace(completed_step=done, metrics=newest.run["metrics"])
+
+
+def _recover_id(run: RunFolder) -> str | None:
+    """Returns the id in the run's checkpoints; None if there is no checkpoint yet."""
+    found = checkpoints.survey(run.checkpoints)
+    ids = {metadata.run_id for metadata in found.good.values()}
+    is_lost = found.unusable or checkpoints.list_set_aside(run.checkpoints)
+    if len(ids) > 1 or (not ids and is_lost):
+        raise CheckpointError(
+            f"{run.record} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
+            "one; restore it or a copy of a checkpoint, or move the checkpoints of other runs away"
+        )
+    return next(iter(ids), None)
+
+
+def _is_content(path: Path) -> bool:
+    """Whether the file is more than a lock or a partial file, whose names begin with a dot."""
+    return path.is_dir() or not path.name.startswith(".")
+
+
+def _as_field(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _compare_configs(run: RunFolder, before: Config, after: Config) -> list[str]:
+    """Returns one line for each harmless change; refuses any other."""
+    changes = differences(before, after)
+    refused = [
+        line + why
+        for name, line in changes.items()
+        if (why := _objection(name, before, after)) is not None
+    ]
+    if refused:
+        raise ConfigError(
+            f"{run.root} holds a run of another config, {'; '.join(refused)}; "
+            "use its values or another --workdir"
+        )
+    return list(changes.values())
+
+
+def _objection(name: str, before: Config, after: Config) -> str | None:
+    """Returns why the field may not change, maybe without a reason; None if it may."""
+    if name == "eval.every_steps" and before.train.early_stop_evals:
+        return " (train.early_stop_evals counts evaluations)"
+    if name != "train.steps":
+        return None if name in HARMLESS else ""
+    if after.train.steps < before.train.steps:
+        return " (it may only grow)"
+    return " (the cosine depends on it)" if before.optim.schedule == "cosine" else None
+
+
+def _compare_data(run: RunFolder, record: Mapping[str, Any], data: Manifest) -> None:
+    moves = manifest.list_moves(load_classes(run), data.classes) if run.classes.exists() else ""
+    if moves:
+        raise CheckpointError(
+            f"{run.root} was trained on other classes: {moves}; use its data or another --workdir"
+        )
+    fingerprint = record["fingerprint"]
+    if fingerprint not in (None, data.fingerprint):
+        raise CheckpointError(
+            f"{run.root} was trained on data with fingerprint {fingerprint} and these have "
+            f"{data.fingerprint}: the same classes, other images, labels or order; "
+            "use its data or another --workdir"
+        )
+
+
+def _count_classes(data: Manifest) -> list[dict[str, Any]]:
+    return [
+        {"name": name, **{split: each.class_counts[k] for split, each in data.splits.items()}}
+        for k, name in enumerate(data.classes)
+    ]
+
+
+def _save(path: Path, content: Mapping[str, Any]) -> None:
+    content = {"format_version": FORMAT_VERSION, **content}
+    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+    files.write_atomically(path, text + "\n")
+
+
+def _load(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, str(error)) from error
+    if not isinstance(content, dict) or content.pop("format_version", None) != FORMAT_VERSION:
+        raise _damaged(path, f"it is not of format {FORMAT_VERSION}")
+    return content
+
+
+def _damaged(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} cannot be used: {reason}; restore it or choose another --workdir"
+    )

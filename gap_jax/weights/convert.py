@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.config import Config
-from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import describe_model
 from gap_jax.model_config import INPUTS, InitConfig, ModelConfig, PoseConfig
 from gap_jax.weights import native

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
-from data_pipelines import faults, files
+from data_pipelines.core import faults, files
+from data_pipelines.core.errors import CheckpointError
 from gap_jax import __version__
-from gap_jax.errors import CheckpointError
 from gap_jax.weights.formats import LARGEST
 
 MIB = 2**20

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.model_config import BACKBONES, INPUTS, ModelConfig, Strides
 from gap_jax.models.backbones.resnet import BLOCKS, own_stem_padding
 from gap_jax.models.layers import PoolPadding

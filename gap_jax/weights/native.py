@@ -15,9 +15,8 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from data_pipelines import files
-from data_pipelines.errors import nearest
-from gap_jax.errors import CheckpointError
+from data_pipelines.core import files
+from data_pipelines.core.errors import CheckpointError, nearest
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
 from gap_jax.model_config import InitConfig, ModelConfig

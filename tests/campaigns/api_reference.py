@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import gap_jax
-from data_pipelines import files
+from data_pipelines.core import files
 
 PAGE = Path(__file__).parents[2] / "docs" / "api.md"
 WIDTH = 96

@@ -18,11 +18,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from data_pipelines import files, manifest
-from gap_jax.errors import CheckpointError
+from data_pipelines import manifest
+from data_pipelines.core import files
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.flags import read_config
 from gap_jax.learning.setup import assemble
-from gap_jax.runtime import rundir
+from gap_jax.runtime import run_folder
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
 from gap_jax.runtime.run_folder import RunFolder
@@ -103,7 +104,7 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
     cfg = read_config(SPEC, overrides(out / "data"))
     target = assemble(cfg, manifest.load(out / "data")).target
     run = RunFolder(out / "unbroken")
-    folder, run_id = Path(run.checkpoints), rundir.load_record(run)["run_id"]
+    folder, run_id = Path(run.checkpoints), run_folder.load_record(run)["run_id"]
     found, rng = list_files(folder / str(STEPS)), np.random.default_rng(seed)
     with Checkpoints(folder, warn=print, run_id=run_id) as checkpoints:
         good = checkpoints.load(STEPS, target)

@@ -25,8 +25,8 @@ from typing import IO, NamedTuple
 import cv2
 import numpy as np
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.decode import decode
-from data_pipelines.errors import DataError
 from tests.campaigns.kept import identify, keep_rows, read_rows
 from tests.campaigns.mutations import ORIGINALS, PNG_START, mutate
 from tests.campaigns.table import describe, replace_marked

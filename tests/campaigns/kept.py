@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import files
+from data_pipelines.core import files
 from gap_jax.runtime.environment import find_revision
 from tests.support.tiny_training import ROOT
 

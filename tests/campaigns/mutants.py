@@ -30,7 +30,7 @@ from typing import Any
 import jax
 import pytest
 
-from data_pipelines import files
+from data_pipelines.core import files
 from tests.campaigns import changed_statements
 from tests.campaigns.calls import ROOT, Trace, choose_tests, copy_checkout, trace
 from tests.campaigns.changed_statements import Mutant

@@ -21,7 +21,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Float
 
-from data_pipelines import files
+from data_pipelines.core import files
 from gap_jax.config import Config
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.build import build

@@ -23,7 +23,7 @@ import numpy as np
 import safetensors.numpy
 from jaxtyping import Float
 
-from data_pipelines import files
+from data_pipelines.core import files
 from gap_jax import cli
 from gap_jax.config import Config
 from gap_jax.learning.state import describe_model

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_pipelines import files
+from data_pipelines.core import files
 from gap_jax.runtime.environment import describe_environment
 from tests.campaigns.cases import Verdict
 

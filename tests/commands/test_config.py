@@ -9,7 +9,8 @@ import pytest
 from absl import flags
 
 from data_pipelines.config import DATASETS, DataConfig
-from data_pipelines.errors import ConfigError
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.settings import list_choices
 from gap_jax.config import Config, OptimConfig, TrainConfig, differences, fields
 from gap_jax.flags import parse, read_config, resolve
 from gap_jax.variants import METHODS, SCALES, locate, parse_variant
@@ -172,7 +173,7 @@ def test_every_int_refuses_a_negative(name: str) -> None:
         read_config(GAP_POSE, [f"--config.{name}=-5"])
 
 
-@pytest.mark.parametrize("name", [n for n, (f, _) in LEAVES.items() if f.metadata["choices"]])
+@pytest.mark.parametrize("name", [n for n, (f, _) in LEAVES.items() if list_choices(f)])
 def test_refused_choice_lists_the_choices(name: str) -> None:
     with pytest.raises(ConfigError, match=f"{name}='bogus' is not one of .*{LEAVES[name][1]}"):
         read_config(GAP_POSE, [f"--config.{name}=bogus"])

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from data_pipelines.core.errors import ConfigError, PeerLost
 from gap_jax import cli
-from gap_jax.errors import ConfigError, PeerLost
 from gap_jax.learning.setup import assemble
 from gap_jax.runtime.processes import initialise
 from gap_jax.runtime.processes.group import Processes

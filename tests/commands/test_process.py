@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from gap_jax import cli, errors, process
+from data_pipelines.core import errors
+from gap_jax import cli, process
 
 pytestmark = pytest.mark.processes
 

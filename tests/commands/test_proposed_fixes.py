@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from data_pipelines.config import DATASETS
-from data_pipelines.errors import ConfigError, DataError, Refusal
+from data_pipelines.core.errors import ConfigError, DataError, Refusal
 from gap_jax import cli
 from gap_jax.commands.train import check_data
 from gap_jax.config import Config

@@ -8,6 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from data_pipelines.core.settings import list_choices
 from gap_jax.config import Config, fields
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "settings.json"
@@ -17,7 +18,8 @@ def describe_settings() -> dict[str, dict[str, Any]]:
     """Describes the accepted values of the config, without infinite bounds."""
     found = {}
     for name, field, default in fields(Config()):
-        rules = {key: field.metadata[key] for key in ("low", "high", "above", "choices")}
+        rules = {key: field.metadata[key] for key in ("low", "high", "above")}
+        rules["choices"] = list_choices(field)
         kept = {key: rule for key, rule in rules.items() if rule not in (math.inf, -math.inf, ())}
         found[name] = json.loads(json.dumps({"default": default, **kept}))
     return found

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from data_pipelines import check, manifest, records
-from data_pipelines.errors import CannotWrite, DataError
+from data_pipelines.core.errors import CannotWrite, DataError
 from data_pipelines.example import Entry
 from data_pipelines.manifest import Manifest, Split
 from tests.support.tiny_data import (

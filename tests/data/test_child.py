@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.datasets import child
 from data_pipelines.datasets.child import parse_in_child
-from data_pipelines.errors import DataError
 
 Write = Callable[[str], str]
 
@@ -20,8 +20,8 @@ def write_parser(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(body: str) -> str:
-        text = f"import os, signal, time\nfrom data_pipelines.errors import DataError\n{body}\n"
-        (tmp_path / "some_parser.py").write_text(text, "utf-8")
+        lines = "import os, signal, time", "from data_pipelines.core.errors import DataError", body
+        (tmp_path / "some_parser.py").write_text("\n".join(lines), "utf-8")
         return "some_parser"
 
     return write

@@ -12,8 +12,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.decode import DECISIONS, LARGEST_PX, decode
-from data_pipelines.errors import DataError
 
 
 def saved(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -198,7 +198,7 @@ def test_bombs_take_no_memory() -> None:
     script = """
 import resource, sys
 from data_pipelines.decode import decode
-from data_pipelines.errors import DataError
+from data_pipelines.core.errors import DataError
 from tests.data.test_decode import BOMBS
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 for data in BOMBS.values():

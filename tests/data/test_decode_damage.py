@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.decode import decode
-from data_pipelines.errors import DataError
 from tests.data.test_decode import GREY, JPEG, TRUE_COLOUR, chunk, png, saved, smooth
 
 

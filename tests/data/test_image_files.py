@@ -10,9 +10,9 @@ from typing import Literal
 
 import pytest
 
+from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
 from data_pipelines.datasets import image_files
 from data_pipelines.datasets.image_files import find_images
-from data_pipelines.errors import CannotWrite, ConfigError, DataError
 
 Mode = Literal["w", "w:gz"]
 

@@ -10,8 +10,8 @@ import pytest
 from absl import flags
 
 from data_pipelines import loader, manifest, records
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.decode import decode
-from data_pipelines.errors import ConfigError, DataError
 from data_pipelines.example import HostBatch
 from data_pipelines.loader import evaluation_batches, training_batches
 from data_pipelines.manifest import Manifest

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from data_pipelines import manifest
-from data_pipelines.errors import DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.manifest import Manifest, Shard, Split
 
 

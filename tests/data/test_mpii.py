@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_pipelines.core.errors import DataError
+from data_pipelines.core.files import sha256
 from data_pipelines.datasets import mpii, mpii_mat
-from data_pipelines.errors import DataError
 from data_pipelines.example import HIDDEN, UNLABELLED, VISIBLE, RawData, Reject
-from data_pipelines.files import sha256
 from tests.support.mat_fixtures import EMPTY, Image, point, rect, write_mat
 
 LISTS = {"train": ["f", "c", "a"], "val": ["e", "b"], "test": ["d"]}

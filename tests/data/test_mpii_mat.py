@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.datasets import mpii, mpii_mat
 from data_pipelines.datasets.mpii_mat import Annotation, Joint, parse
-from data_pipelines.errors import DataError
 from data_pipelines.example import HIDDEN
 from tests.support.mat_fixtures import (
     EMPTY,

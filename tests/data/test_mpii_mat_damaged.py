@@ -12,10 +12,10 @@ import scipy.io
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_pipelines.core.errors import DataError
 from data_pipelines.datasets import mpii, mpii_mat
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.mpii_mat import parse
-from data_pipelines.errors import DataError
 from data_pipelines.example import HIDDEN, NOT_ANNOTATED, VISIBLE
 from tests.support.mat_fixtures import (
     EMPTY,

@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from data_pipelines.core.errors import CannotWrite, ConfigError
 from data_pipelines.datasets import objects
 from data_pipelines.datasets.drawn import image_store
 from data_pipelines.datasets.drawn.scene import ACTOR, OBJECT
 from data_pipelines.datasets.drawn.things import THINGS
-from data_pipelines.errors import CannotWrite, ConfigError
 from data_pipelines.example import RawData
 
 SIZES = {"train": 24, "val": 8}

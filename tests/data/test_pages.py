@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_pipelines import check, loader
 from data_pipelines.config import DataConfig
-from data_pipelines.errors import CannotWrite, DataError
+from data_pipelines.core.errors import CannotWrite, DataError
 from data_pipelines.pictures import drawing, page, sheet
 from data_pipelines.pictures.show import show
 from data_pipelines.transforms import View

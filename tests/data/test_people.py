@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 import pytest
 
+from data_pipelines.core.errors import CannotWrite, ConfigError
 from data_pipelines.datasets import people
 from data_pipelines.datasets.drawn import body, image_store
 from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.datasets.drawn.scene import ACTOR, OBJECT, Scene
-from data_pipelines.errors import CannotWrite, ConfigError
 from data_pipelines.example import MIRRORED_JOINTS
 
 RIGHT, LEFT = [0, 1, 2, 10, 11, 12], [5, 4, 3, 15, 14, 13]

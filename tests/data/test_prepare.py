@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import check, decode, files, manifest, prepare, records
-from data_pipelines.errors import DataError
+from data_pipelines import check, decode, manifest, prepare, records
+from data_pipelines.core import files
+from data_pipelines.core.errors import DataError
 from data_pipelines.example import Entry, Reject
 from tests.support.tiny_data import (
     SIZES,
@@ -23,8 +24,6 @@ from tests.support.tiny_data import (
     with_rejects,
     write_photo,
 )
-
-ROOT = Path(__file__).parents[2]
 
 
 def test_records_hold_the_entries_and_the_bytes_of_their_files(tmp_path: Path) -> None:

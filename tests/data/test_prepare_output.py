@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import files, manifest, prepare
-from data_pipelines.errors import CannotWrite, DataError
+from data_pipelines import manifest, prepare
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, DataError
 from data_pipelines.example import Entry, RawData
 from tests.support.file_limit import files_no_larger_than
 from tests.support.tiny_data import (
@@ -124,7 +125,7 @@ def test_a_full_disk_leaves_nothing(tmp_path: Path, room: int) -> None:
 def test_a_disk_that_fills_up_at_any_point_leaves_nothing(
     tmp_path: Path, plan: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from data_pipelines import faults
+    from data_pipelines.core import faults
 
     raw = tiny_data(tmp_path / "in")
     monkeypatch.setenv("GAP_JAX_FAULTS", plan)
@@ -173,7 +174,7 @@ def test_a_folder_that_was_moved_aside_before_a_kill_is_restored(tmp_path: Path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").touch()
     script = (
-        "import sys, pathlib, data_pipelines.files as f\n"
+        "import sys, pathlib, data_pipelines.core.files as f\n"
         "with f.fresh_folder(pathlib.Path(sys.argv[1])) as p: (p / 'new').touch()"
     )
     killed = subprocess.run(

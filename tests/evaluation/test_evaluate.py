@@ -15,15 +15,15 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from data_pipelines import loader, manifest
+from data_pipelines.core.errors import DataError
 from data_pipelines.example import Entry, HostBatch
 from gap_jax import cli
 from gap_jax.batch import Batch
-from gap_jax.errors import DataError
 from gap_jax.evaluation import evaluate, metrics
 from gap_jax.evaluation.evaluate import Scores
-from gap_jax.explain.artefact import Weights, Which, open_model
 from gap_jax.learning.sharding import make_mesh
 from gap_jax.learning.state import TrainState, Variables
+from gap_jax.saved.model import Weights, Which, open_model
 from tests.support.saved_runs import model_of, prepare_run, tiny_config
 from tests.support.saved_states import assert_same, plan_fault
 from tests.support.tiny_data import SIZES, build, prepare_tiny_people, tiny_data, with_entries

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from data_pipelines.core.errors import ConfigError
 from gap_jax import cli
 from gap_jax.commands.evaluate import evaluation_mesh
-from gap_jax.errors import ConfigError
 from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
 from gap_jax.runtime.processes.group import ALONE, Processes

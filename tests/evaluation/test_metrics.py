@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jaxtyping import Bool, Float, Int
 from sklearn import metrics as sklearn_metrics
 
+from data_pipelines.core.errors import DataError
 from gap_jax.config import Rule
-from gap_jax.errors import DataError
 from gap_jax.evaluation import metrics
 from tests.support.reported_runs import paired_interval
 

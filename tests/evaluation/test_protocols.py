@@ -12,7 +12,7 @@ from gap_jax import cli
 from gap_jax.config import Config, EvalConfig, TrainConfig
 from gap_jax.evaluation import evaluate
 from gap_jax.evaluation.evaluate import Protocol, Scores
-from gap_jax.explain.export import describe_preprocessing
+from gap_jax.saved.export import describe_preprocessing
 from tests.support.saved_runs import prepare_run
 from tests.support.tiny_data import SIZES
 

@@ -11,9 +11,9 @@ import pytest
 
 from data_pipelines import manifest
 from gap_jax import cli
-from gap_jax.explain.report.comparison import Comparison
-from gap_jax.explain.report.measure import mask_file
-from gap_jax.explain.report.write import default_path, write_report
+from gap_jax.report.comparison import Comparison
+from gap_jax.report.measure import mask_file
+from gap_jax.report.write import default_path, write_report
 from gap_jax.runtime.run_folder import RunFolder
 from tests.data.test_pages import EVIL, Reader
 from tests.support.reported_runs import evaluate_run, write_rows

@@ -1,6 +1,7 @@
 """Positions of maps in the crop, and the share of maps inside masks."""
 
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -11,19 +12,19 @@ from PIL import Image
 
 from data_pipelines import transforms
 from data_pipelines.config import DataConfig
-from data_pipelines.errors import DataError
+from data_pipelines.core.errors import DataError
 from data_pipelines.example import Entry, RawData, RawSplit
 from data_pipelines.loader import Rows
 from data_pipelines.manifest import Manifest
 from data_pipelines.records import open_split
-from gap_jax.explain.report import measure
-from gap_jax.explain.report.colours import overlay
-from gap_jax.explain.report.maps import predict, upsample
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import LinearSaliency
+from gap_jax.report import measure
+from gap_jax.report.colours import overlay
+from gap_jax.report.maps import predict, upsample
 from tests.support.reported_runs import grid_of
 from tests.support.tiny_data import CLASSES, build
 
@@ -85,7 +86,7 @@ def centre_of(mass: np.ndarray) -> tuple[float, float]:
 @pytest.mark.parametrize("preprocessing", ["reference", "modern"])
 @pytest.mark.parametrize("size", [(90, 60), (60, 90), (200, 150)])
 def test_map_of_a_square_lies_on_the_square(
-    tmp_path: Path, size: tuple[int, int], preprocessing: str
+    tmp_path: Path, size: tuple[int, int], preprocessing: Any
 ) -> None:
     width, height = size
     near = [(width // 2 + dx, height // 2 + dy) for dx, dy in ((0, 0), (-13, 7), (11, -9))]

@@ -6,21 +6,21 @@ import math
 import numpy as np
 import pytest
 
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest, Split
-from gap_jax.errors import ConfigError
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval
-from gap_jax.explain.report import notes, tables
-from gap_jax.explain.report.comparison import (
+from gap_jax.report import notes, tables
+from gap_jax.report.comparison import (
     NOTHING_SHOWN,
     Comparison,
     compare,
     describe_difference,
     percent,
 )
-from gap_jax.explain.report.confusions import find_confusions
-from gap_jax.explain.report.curves import draw_chart, round_ticks
-from gap_jax.explain.report.runs import ReportedRun
+from gap_jax.report.confusions import find_confusions
+from gap_jax.report.curves import draw_chart, round_ticks
+from gap_jax.report.runs import ReportedRun
 from tests.support.reported_runs import draw_scores, make_run, paired_interval
 from tests.support.tiny_data import CLASSES
 

@@ -6,9 +6,9 @@ import io
 import numpy as np
 from PIL import Image
 
-from gap_jax.explain.report import colours
-from gap_jax.explain.report.gallery import build_gallery, choose
-from gap_jax.explain.report.maps import Predictions, find_joints
+from gap_jax.report import colours
+from gap_jax.report.gallery import build_gallery, choose
+from gap_jax.report.maps import Predictions, find_joints
 from tests.support.reported_runs import draw_scores, grid_of, make_run
 from tests.support.tiny_data import CLASSES
 

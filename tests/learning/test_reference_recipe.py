@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.core.errors import ConfigError
 from gap_jax import cli
 from gap_jax.config import differences, fields
-from gap_jax.errors import ConfigError
 from gap_jax.flags import read_config
 from gap_jax.variants import METHODS
 

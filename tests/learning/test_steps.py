@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gap_jax.errors import ConfigError
+from data_pipelines.core.errors import ConfigError
+from gap_jax import hardware
 from gap_jax.learning import steps
 from gap_jax.learning.sharding import make_mesh
 from tests.support.step_courses import (
@@ -56,7 +57,7 @@ def test_indivisible_batches_are_refused() -> None:
 def test_evaluation_step_uses_ynnpack_without_avx512(
     slows_down: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steps, "has_avx512", lambda: slows_down)
+    monkeypatch.setattr(hardware, "has_avx512", lambda: slows_down)
     setup, batch = set_up(1, (("train.batch_size", 16), ("eval.batch_size", 16)))
     step = steps.jit_eval_step(setup.model, setup.mesh)
     compiled = step.lower(setup.target.variables, batch).compile().as_text()
@@ -66,7 +67,7 @@ def test_evaluation_step_uses_ynnpack_without_avx512(
 @pytest.mark.skipif(not CPU.exists(), reason="needs Linux: /proc/cpuinfo")
 def test_avx512_names_are_known_to_numpy() -> None:
     flags = re.search(r"^flags\s*:(.*)$", CPU.read_text("utf-8"), re.MULTILINE)
-    assert steps.has_avx512() == bool(flags and "avx512vl" in flags[1].split())
+    assert hardware.has_avx512() == bool(flags and "avx512vl" in flags[1].split())
 
 
 @pytest.mark.parametrize(
@@ -82,4 +83,4 @@ def test_avx512_detection(
     names: dict[str, list[str]], expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(np, "show_config", lambda **_: {"SIMD Extensions": names})
-    assert steps.has_avx512() == expected
+    assert hardware.has_avx512() == expected

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from data_pipelines.core.errors import ConfigError
 from gap_jax.config import Config
-from gap_jax.errors import ConfigError
 from gap_jax.models.backbones import bn_inception, inception_v3
 from gap_jax.models.backbones.inception import Block, Inception, Pool, Stages
 from gap_jax.models.backbones.vgg import VGG16

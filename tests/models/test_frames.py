@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.example import HostBatch
 from gap_jax.config import Config
-from gap_jax.errors import ConfigError
 from gap_jax.flags import read_config
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import assemble, describe_state

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array
 
 from configs.gap_pose import get_config
-from data_pipelines.errors import ConfigError
+from data_pipelines.core.errors import ConfigError
 from gap_jax.batch import Outputs
 from gap_jax.config import Config
 from gap_jax.model_config import INPUTS, ModelConfig, PoseConfig

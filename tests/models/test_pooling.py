@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from gap_jax.config import Config
-from gap_jax.model_config import DropoutWhere, ModelConfig
+from gap_jax.model_config import DropoutWhere, ModelConfig, PoolingName
 from gap_jax.models.build import build
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import FactoredSaliency, LinearSaliency, UniformSaliency
 from tests.support.small_networks import UNOPTIMISED, by_path, drawn
 
-POOLINGS = ModelConfig.__dataclass_fields__["pooling"].metadata["choices"]
+POOLINGS = get_args(PoolingName)
 
 
 def random_map(*shape: int, seed: int = 0) -> Array:
@@ -79,7 +79,7 @@ def test_weight_space_starts_at_scale_of_linear_saliency(widths: tuple[int, ...]
 
 
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_initial_scales_of_classifiers_and_products(pooling: str) -> None:
+def test_initial_scales_of_classifiers_and_products(pooling: PoolingName) -> None:
     """Weights of 1e-3 would be far too small for a linear classifier."""
     widths = (8, 4, 2) if pooling == "gap" else ()
     model = ModelConfig(backbone="small", pooling=pooling, widths=widths)

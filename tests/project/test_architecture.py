@@ -30,7 +30,7 @@ LAYERS = (
         "gap_jax.model_config",
         "gap_jax.config",
         "gap_jax.batch",
-        "gap_jax.errors",
+        "gap_jax.hardware",
         "gap_jax.process",
         "gap_jax.variants",
         "gap_jax.flags",
@@ -40,13 +40,14 @@ LAYERS = (
     ("gap_jax.weights",),
     ("gap_jax.evaluation",),
     ("gap_jax.runtime",),
-    ("gap_jax.explain",),
+    ("gap_jax.saved",),
+    ("gap_jax.report",),
     ("gap_jax.train",),
     ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),
     ("gap_jax.cli",),
     ("gap_jax.main", "gap_jax.__main__"),
 )
-SHARED_MODULES = {"config", "errors", "files", "faults", "example"}
+SHARED_MODULES = {"core", "example"}
 
 
 def module_name(path: Path) -> str:
@@ -183,6 +184,7 @@ def test_flax_orbax_and_clu_are_imported_only_in_their_modules() -> None:
         "flax": (
             "gap_jax.models",
             "gap_jax.batch",
+            "gap_jax.hardware",
             "gap_jax.learning.state",
             "gap_jax.evaluation.metrics",
         ),

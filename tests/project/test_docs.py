@@ -14,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.core.settings import list_choices
 from gap_jax import cli
 from gap_jax.config import Config, fields
 from gap_jax.model_config import ModelConfig, PoseConfig
-from gap_jax.runtime.rundir import HARMLESS
+from gap_jax.runtime.run_folder import HARMLESS
 from tests.campaigns import docs
 from tests.support.doc_blocks import (
     FENCE,
@@ -156,7 +157,7 @@ def test_every_field_exists_and_accepts_its_value(page: Path) -> None:
             continue
         name, _, value = found.groups()
         assert name in FIELDS, f"{page.name} names {name}, which is no field"
-        choices = FIELDS[name].metadata["choices"]
+        choices = list_choices(FIELDS[name])
         assert not (choices and value) or value in choices, f"{page.name}: {word}"
 
 

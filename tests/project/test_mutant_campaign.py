@@ -69,7 +69,7 @@ def test_tests_that_call_a_function_run_first_and_then_their_files() -> None:
 def test_unexplained_survivors_fail_the_campaign_and_it_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn = changed_statements.draw("gap_jax/errors.py", MODULE, 4, 0)
+    drawn = changed_statements.draw("data_pipelines/core/errors.py", MODULE, 4, 0)
     done: list[str] = []
     broken = {"tests/test_m.py::1"}
 

@@ -11,7 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 
-from gap_jax.errors import CannotWrite, InUse
+from data_pipelines.core.errors import CannotWrite, InUse
 from gap_jax.runtime.bucket import heartbeat_lock as locks
 from gap_jax.runtime.bucket import store as stores
 from gap_jax.runtime.bucket import workdir as workdirs

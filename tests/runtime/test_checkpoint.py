@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from gap_jax.errors import CannotWrite, CheckpointError
+from data_pipelines.core.errors import CannotWrite, CheckpointError
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import find_best, survey
 from gap_jax.runtime.digests import copy_to_host, name_leaves

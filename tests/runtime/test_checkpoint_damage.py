@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 
-from gap_jax.errors import CannotWrite, CheckpointError
+from data_pipelines.core.errors import CannotWrite, CheckpointError
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import name_leaves
 from tests.support.saved_states import (

@@ -15,9 +15,9 @@ from typing import IO
 
 import pytest
 
-from data_pipelines import files
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, InUse
 from gap_jax import cli
-from gap_jax.errors import CannotWrite, InUse
 from gap_jax.runtime import lock
 
 HOLDER = """

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import jax
 import pytest
 
+from data_pipelines.core.errors import ConfigError, DataError, PeerLost, Refusal
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, RuntimeConfig
-from gap_jax.errors import ConfigError, DataError, PeerLost, Refusal
 from gap_jax.runtime.bucket.workdir import open_for_writing
 from gap_jax.runtime.processes import agreement, group, initialise
 from gap_jax.runtime.processes.group import ALONE, Exit, Processes

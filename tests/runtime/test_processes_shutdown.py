@@ -11,7 +11,7 @@ pytestmark = pytest.mark.processes
 
 PROGRAM = """
 import contextlib, os, sys, time
-from gap_jax.errors import Preempted
+from data_pipelines.core.errors import Preempted
 from gap_jax.runtime.processes import shutdown
 from gap_jax.runtime.processes.group import Exit
 

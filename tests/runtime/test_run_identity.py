@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.config import Config
-from gap_jax.errors import CheckpointError
-from gap_jax.explain.artefact import open_model
 from gap_jax.runtime import checkpoint_folders as folders
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import (
@@ -20,8 +19,9 @@ from gap_jax.runtime.checkpoint_folders import (
     read_metadata,
     write_metadata,
 )
-from gap_jax.runtime.rundir import RunFolder, complete, enter, examine
-from tests.runtime.test_rundir import config, contents, people, start
+from gap_jax.runtime.run_folder import RunFolder, complete, enter, examine
+from gap_jax.saved.model import open_model
+from tests.runtime.test_run_folder import config, contents, people, start
 from tests.support.saved_runs import prepare_run
 from tests.support.saved_states import abstract, finish, make_state, save_steps
 

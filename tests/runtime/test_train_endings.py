@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import pytest
 
+from data_pipelines.core.errors import Diverged
 from gap_jax.config import RuntimeConfig
-from gap_jax.errors import Diverged
-from gap_jax.runtime import checkpoint_folders, rundir
+from gap_jax.runtime import checkpoint_folders, run_folder
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import find_best
 from gap_jax.runtime.processes import agreement
@@ -56,7 +56,7 @@ def test_run_stops_after_evaluations_without_gain(stopped: RunFolder) -> None:
 
 
 def _read_history(run: RunFolder) -> list[tuple[int, dict[str, Any]]]:
-    run_id = rundir.load_record(run)["run_id"]
+    run_id = run_folder.load_record(run)["run_id"]
     with Checkpoints(run.checkpoints, warn=pytest.fail, run_id=run_id) as checkpoints:
         assert find_best(checkpoints.survey().good) == 2
         return checkpoints.find(6).run["history"]
@@ -76,7 +76,7 @@ def test_stopped_run_makes_no_more_steps(
 ) -> None:
     proved: list[Path] = []
     monkeypatch.setattr(agreement, "check_shared_folder", lambda _, folder: proved.append(folder))
-    cfg, before = rundir.load_config(stopped), stopped.step_log.read_bytes()
+    cfg, before = run_folder.load_config(stopped), stopped.step_log.read_bytes()
     summary = train(cfg, stopped.root)
     assert capsys.readouterr().out == f"{stopped.root} is complete at step 6\n"
     record = json.loads(stopped.record.read_text("utf-8"))
@@ -97,7 +97,7 @@ def test_complete_run_without_its_last_checkpoint_continues(
         key=lambda each: each.stat().st_size,
     )
     largest.write_bytes(largest.read_bytes()[:-1] + b"\0")
-    train(rundir.load_config(broken), broken.root)
+    train(run_folder.load_config(broken), broken.root)
     said = broken.log.read_text("utf-8")
     assert "the run was complete at step 6, but that checkpoint is no longer usable" in said
     assert "training goes on from step 5" in said
@@ -115,7 +115,7 @@ def test_lower_patience_stops_at_the_resumed_step(stopped: RunFolder, tmp_path: 
     """Its checkpoint of step 5 was not evaluated; the end of a run needs an evaluation."""
     earlier = RunFolder(shutil.copytree(stopped.root, tmp_path / "run"))
     shutil.rmtree(earlier.checkpoints / "6")
-    cfg = rundir.load_config(earlier)
+    cfg = run_folder.load_config(earlier)
     impatient = dataclasses.replace(cfg.train, early_stop_evals=1)
     summary = train(dataclasses.replace(cfg, train=impatient), earlier.root)
     assert json.loads(earlier.record.read_text("utf-8"))["completed_step"] == 5

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gap_jax.errors import CannotWrite
+from data_pipelines.core.errors import CannotWrite
 from gap_jax.runtime.reporting import writers
 from gap_jax.runtime.reporting.jsonl import LineWriter
 from gap_jax.runtime.reporting.logger import RunLogger

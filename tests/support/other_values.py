@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+from data_pipelines.core.settings import list_choices
 from gap_jax.config import Config, fields
 
 OTHER_VALUES: dict[str, Any] = {
@@ -26,8 +27,8 @@ def other_value(name: str, field: dataclasses.Field[Any], value: Any) -> Any:
         return OTHER_VALUES[name]
     if isinstance(value, bool):
         return not value
-    if field.metadata["choices"]:
-        return next(each for each in field.metadata["choices"] if each != value)
+    if choices := list_choices(field):
+        return next(each for each in choices if each != value)
     if isinstance(value, str):
         return value + "other"
     return value + 1 if value + 1 <= field.metadata["high"] else value / 2 + 0.01

@@ -11,8 +11,8 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.evaluation import evaluate, metrics
 from gap_jax.evaluation.evaluate import Scores
-from gap_jax.explain.report.runs import ReportedRun
 from gap_jax.models.cells import Axis, Grid
+from gap_jax.report.runs import ReportedRun
 from gap_jax.runtime.run_folder import RunFolder
 from tests.support.saved_runs import save_run, tiny_config
 from tests.support.tiny_data import CLASSES

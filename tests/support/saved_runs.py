@@ -14,7 +14,7 @@ from gap_jax.config import Config
 from gap_jax.flags import read_config
 from gap_jax.learning.setup import describe_state
 from gap_jax.learning.state import Model, TrainState, Variables, describe_model
-from gap_jax.runtime import rundir
+from gap_jax.runtime import run_folder
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights.native import name_arrays, replace_arrays
@@ -69,7 +69,7 @@ def save_run(
     root: Path, cfg: Config, data: Manifest, steps: Mapping[int, float | None]
 ) -> dict[int, TrainState]:
     """A run with a checkpoint at each step, evaluated where a step has an mAP."""
-    opening = rundir.enter(root, cfg, data, {"command": "/bin/python -m gap_jax.main --x=1"})
+    opening = run_folder.enter(root, cfg, data, {"command": "/bin/python -m gap_jax.main --x=1"})
     run = RunFolder(root)
     states = {step: make_state(cfg, len(data.classes), step) for step in steps}
     saving = Checkpoints(run.checkpoints, warn=print, keep=len(steps), run_id=opening.run_id)
@@ -100,4 +100,4 @@ def prepare_run(
 
 def model_of(run: Path) -> Model:
     """The network of a run on tiny people, as it trains."""
-    return describe_model(rundir.load_config(RunFolder(run)), len(CLASSES))[0]
+    return describe_model(run_folder.load_config(RunFolder(run)), len(CLASSES))[0]

@@ -12,8 +12,8 @@ import optax
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
-from data_pipelines import faults
-from gap_jax.runtime import checkpoint_folders, rundir
+from data_pipelines.core import faults
+from gap_jax.runtime import checkpoint_folders, run_folder
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import AnyPath
 from gap_jax.runtime.run_folder import RunFolder
@@ -101,8 +101,8 @@ def save_steps(folder: AnyPath, *numbers: int, **options: Any) -> None:
 
 def finish(run: RunFolder, step: int) -> None:
     """Leaves in the run's folder what a run does that ends after `step` steps."""
-    save_steps(run.checkpoints, step, run_id=rundir.load_record(run)["run_id"])
-    rundir.complete(run, step)
+    save_steps(run.checkpoints, step, run_id=run_folder.load_record(run)["run_id"])
+    run_folder.complete(run, step)
 
 
 def fail_to_save(folder: AnyPath, step: int, monkeypatch: pytest.MonkeyPatch) -> None:

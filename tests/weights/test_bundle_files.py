@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.weights.formats import tensorflow_file
 from gap_jax.weights.formats.crc32c import crc32c
 from gap_jax.weights.formats.read import open_arrays

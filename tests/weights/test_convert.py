@@ -14,9 +14,9 @@ import pytest
 import safetensors.numpy
 from flax import nnx
 
+from data_pipelines.core.errors import CheckpointError
 from gap_jax import cli
 from gap_jax.config import Config
-from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones import resnet as backbones
@@ -64,7 +64,7 @@ def zeros(cfg: Config, classes: int) -> Variables:
     return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
-def configure(strides: str = "slim", pooling: str = "mean", **model: Any) -> Config:
+def configure(strides: Any = "slim", pooling: Any = "mean", **model: Any) -> Config:
     made = ModelConfig(backbone="resnet50", strides=strides, pooling=pooling, dropout=0.0)
     pose = PoseConfig(branch=model.get("saliency_input") == "pose")
     return Config(model=dataclasses.replace(made, **model), pose=pose)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from data_pipelines import faults
-from gap_jax.errors import CheckpointError, Refusal
+from data_pipelines.core import faults
+from data_pipelines.core.errors import CheckpointError, Refusal
 from gap_jax.weights import download
 from tests.support.file_server import Served, serve
 

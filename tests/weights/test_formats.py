@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.weights.formats import crc32c as crc32c_module
 from gap_jax.weights.formats.crc32c import crc32c
 from gap_jax.weights.formats.read import open_arrays

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.weights.formats.read import open_arrays
 from tests.support import foreign_files as foreign
 
@@ -73,7 +73,7 @@ def test_bombs_are_refused_fast_in_little_memory(tmp_path: Path) -> None:
     script = (
         "import resource, sys\n"
         "from pathlib import Path\n"
-        "from gap_jax.errors import CheckpointError\n"
+        "from data_pipelines.core.errors import CheckpointError\n"
         "from gap_jax.weights.formats.read import open_arrays\n"
         "resource.setrlimit(resource.RLIMIT_AS, (6 * 2**30,) * 2)\n"
         "for path in sys.argv[1:]:\n"

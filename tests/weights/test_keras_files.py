@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.weights.formats.read import open_arrays
 
 VALUES = np.ones((2, 3), np.float32)

@@ -3,12 +3,13 @@
 import hashlib
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.config import Config
-from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import describe_model
 from gap_jax.model_config import BACKBONES, ModelConfig, PoseConfig
 from gap_jax.models.backbones.resnet import BLOCKS
@@ -24,8 +25,8 @@ from tests.support.foreign_names import rename
 SCOPE = "resnet_v1_101"
 
 
-def shapes(backbone: str, pooling: str = "mean", *, pose: bool = False, classes: int = 1000,
-           reads: str = "features") -> dict[str, tuple[int, ...]]:  # fmt: skip
+def shapes(backbone: str, pooling: Any = "mean", *, pose: bool = False, classes: int = 1000,
+           reads: Any = "features") -> dict[str, tuple[int, ...]]:  # fmt: skip
     """The network's arrays, by path."""
     model = ModelConfig(backbone=backbone, pooling=pooling, saliency_input=reads)
     cfg = Config(model=model, pose=PoseConfig(branch=pose))

@@ -14,9 +14,9 @@ import pytest
 import safetensors.numpy
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from data_pipelines import files
+from data_pipelines.core import files
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.config import Config
-from gap_jax.errors import CheckpointError
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import InitConfig, ModelConfig
 from gap_jax.weights import native

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from data_pipelines import files
+from data_pipelines.core import files
 from gap_jax import cli
 from gap_jax.learning.state import TrainState
 from gap_jax.weights import download, native

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import simplejpeg
 
+from data_pipelines.core.errors import CannotWrite, ConfigError
+from data_pipelines.core.files import fresh_folder, writing
 from data_pipelines.datasets.drawn.scene import Scene
-from data_pipelines.errors import CannotWrite, ConfigError
-from data_pipelines.files import fresh_folder, writing
 
 Progress = Callable[[int, int], None]
 

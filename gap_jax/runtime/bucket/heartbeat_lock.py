@@ -10,8 +10,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from data_pipelines.files import describe_owner, name_owner
-from gap_jax.errors import CannotWrite, InUse
+from data_pipelines.core.errors import CannotWrite, InUse
+from data_pipelines.core.files import describe_owner, name_owner
 from gap_jax.runtime.bucket.store import Store
 from gap_jax.runtime.lock import LOCK
 

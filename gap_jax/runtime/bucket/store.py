@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import fsspec
 
-from gap_jax.errors import CannotWrite, ConfigError
+from data_pipelines.core.errors import CannotWrite, ConfigError
 
 PAUSES_S = (1.0, 5.0)  # between the tries
 FINAL = (FileNotFoundError, PermissionError)  # another try would fail, too

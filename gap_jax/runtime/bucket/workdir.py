@@ -14,8 +14,8 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from data_pipelines import faults, files
-from gap_jax.errors import CannotWrite, Refusal
+from data_pipelines.core import faults, files
+from data_pipelines.core.errors import CannotWrite, Refusal
 from gap_jax.runtime.bucket.heartbeat_lock import HeartbeatLock, read_owner_id, refuse_unless_held
 from gap_jax.runtime.bucket.store import LOCAL, Store, is_address
 from gap_jax.runtime.processes import agreement

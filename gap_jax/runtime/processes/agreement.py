@@ -12,10 +12,10 @@ import jax
 
 import data_pipelines
 import gap_jax
-from data_pipelines import files
+from data_pipelines.core import files
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, fields
-from gap_jax.errors import ConfigError
 from gap_jax.runtime.environment import PACKAGES
 from gap_jax.runtime.processes.group import Processes
 

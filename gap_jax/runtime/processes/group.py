@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from gap_jax.errors import PeerLost, Refusal
+from data_pipelines.core.errors import PeerLost, Refusal
 
 ROOT_KEY = "gap_jax"
 TIMEOUT_S = 600  # a process may read or write much before it answers

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 from jax._src import distributed
 
+from data_pipelines.core.errors import PEER_LOST, ConfigError, PeerLost, print_error
 from gap_jax.config import RuntimeConfig
-from gap_jax.errors import PEER_LOST, ConfigError, PeerLost, print_error
 from gap_jax.runtime.processes.group import Processes
 from gap_jax.runtime.processes.rendezvous import Rendezvous
 from gap_jax.runtime.processes.shutdown import shutting_down_together

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from gap_jax.errors import ConfigError
+from data_pipelines.core.errors import ConfigError
 
 AUTO = "auto"
 

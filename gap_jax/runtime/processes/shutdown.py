@@ -19,7 +19,7 @@ from typing import NoReturn
 
 import jax
 
-from gap_jax.errors import (
+from data_pipelines.core.errors import (
     BUG,
     PEER_LOST,
     Diverged,

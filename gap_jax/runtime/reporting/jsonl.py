@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from data_pipelines import files
+from data_pipelines.core import files
 
 Item = TypeVar("Item", contravariant=True)
 

@@ -17,9 +17,9 @@ import numpy as np
 from clu.metrics import Collection
 from jaxtyping import Int
 
+from data_pipelines.core.errors import Diverged
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
-from gap_jax.errors import Diverged
 from gap_jax.learning.steps import TrainMetrics
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
 from gap_jax.runtime.reporting.jsonl import JsonlWriter, cut_after

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.weights.formats import Arrays
 from gap_jax.weights.formats.tensors_only import ForbiddenError
 

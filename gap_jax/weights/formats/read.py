@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors
 
-from data_pipelines import files
-from gap_jax.errors import CheckpointError
+from data_pipelines.core import files
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.weights.formats import (
     LARGEST,
     Array,

@@ -5,7 +5,7 @@ import re
 from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
-from gap_jax.errors import CheckpointError
+from data_pipelines.core.errors import CheckpointError
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.weights.names import inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap, number_variables

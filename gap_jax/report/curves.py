@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gap_jax.explain.report.comparison import Method
-from gap_jax.explain.report.runs import Row
+from gap_jax.report.comparison import Method
+from gap_jax.report.runs import Row
 
 WIDTH, HEIGHT = 640, 300
 LEFT, RIGHT, TOP, BOTTOM = 58, 24, 14, 46  # margins with numbers and labels

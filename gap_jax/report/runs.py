@@ -10,16 +10,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from data_pipelines import files
+from data_pipelines.core import files
+from data_pipelines.core.errors import CheckpointError, ConfigError, DataError
 from data_pipelines.pictures.drawing import shorten
 from gap_jax.config import Config
-from gap_jax.errors import CheckpointError, ConfigError, DataError
 from gap_jax.evaluation import evaluate
 from gap_jax.evaluation.evaluate import Scores
-from gap_jax.explain.artefact import PREPROCESSING
 from gap_jax.learning.state import describe_model
-from gap_jax.runtime import rundir
+from gap_jax.runtime import run_folder
 from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.saved.model import PREPROCESSING
 
 STEP = "step_"
 
@@ -82,14 +82,14 @@ def _read_run(run: RunFolder) -> ReportedRun:
         )
     if files.is_file(run.root / PREPROCESSING, CheckpointError):
         raise CheckpointError(f"{run.root} is an exported model and holds no scores; name its run")
-    cfg, classes = rundir.load_config(run), rundir.load_classes(run)
+    cfg, classes = run_folder.load_config(run), run_folder.load_classes(run)
     step, scores = _read_last_evaluation(run, cfg.data.eval_split)
     if scores.logits.shape[1] != len(classes):
         raise DataError(
             f"the scores of {run.root} at step {step} are of {scores.logits.shape[1]} classes and "
             f"the run has {len(classes)}; evaluate again"
         )
-    record = rundir.load_record(run)
+    record = run_folder.load_record(run)
     if not record["attempts"]:
         raise CheckpointError(f"{run.record} lists no attempt of the run; restore it")
     return ReportedRun(

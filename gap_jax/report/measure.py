@@ -14,14 +14,14 @@ from jaxtyping import Float
 
 from data_pipelines import records, transforms
 from data_pipelines.config import DataConfig
+from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.datasets.people import MASKS
-from data_pipelines.errors import DataError, first_line
 from data_pipelines.example import NOT_ANNOTATED, Keypoints
 from data_pipelines.transforms import View
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval, Resampled
-from gap_jax.explain.report.maps import Map, upsample
 from gap_jax.models.cells import Grid
+from gap_jax.report.maps import Map, upsample
 
 Shares = Float[np.ndarray, " n"]
 Maps = Float[np.ndarray, "n h w p"]

@@ -9,18 +9,19 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import files, records
+from data_pipelines import records
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite
 from data_pipelines.pictures.page import embed, fill_template
-from gap_jax.errors import CannotWrite
 from gap_jax.evaluation import evaluate
-from gap_jax.explain.artefact import open_model
-from gap_jax.explain.report import gallery, maps, measure, notes, tables
-from gap_jax.explain.report.comparison import Comparison, Method, compare
-from gap_jax.explain.report.confusions import Confusion, find_confusions
-from gap_jax.explain.report.curves import FRAME, draw_chart
-from gap_jax.explain.report.images import EvaluatedImages, open_images
-from gap_jax.explain.report.runs import ReportedRun, read_runs
 from gap_jax.models.cells import Grid
+from gap_jax.report import gallery, maps, measure, notes, tables
+from gap_jax.report.comparison import Comparison, Method, compare
+from gap_jax.report.confusions import Confusion, find_confusions
+from gap_jax.report.curves import FRAME, draw_chart
+from gap_jax.report.images import EvaluatedImages, open_images
+from gap_jax.report.runs import ReportedRun, read_runs
+from gap_jax.saved.model import open_model
 
 LOSS = "train/loss_action"
 TEMPLATE = "report.html"
@@ -42,7 +43,7 @@ def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> 
         raise CannotWrite(f"{out} is a folder; name a file with --out FILE.html")
     images = open_images(runs[0], data)
     comparison = compare(runs)
-    template = resources.files("gap_jax.explain.report").joinpath(TEMPLATE).read_text("utf-8")
+    template = resources.files("gap_jax.report").joinpath(TEMPLATE).read_text("utf-8")
     page = _build_page(comparison, images)
     html = fill_template(TEMPLATE, {TEMPLATE: template}, page=page, frame=FRAME)
     files.write_atomically(out, html)

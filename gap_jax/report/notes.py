@@ -5,8 +5,8 @@ from pathlib import Path
 
 from data_pipelines.manifest import Manifest
 from gap_jax.evaluation.evaluate import Protocol
-from gap_jax.explain.report.comparison import Comparison, Method
-from gap_jax.explain.report.confusions import Confusion
+from gap_jax.report.comparison import Comparison, Method
+from gap_jax.report.confusions import Confusion
 
 SYNTHETIC_DATA = ("people", "objects")
 

@@ -6,8 +6,8 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.pictures.drawing import Picture
 from data_pipelines.pictures.page import Thumbnail, embed
-from gap_jax.explain.report.maps import Map, upsample
 from gap_jax.models.cells import Grid
+from gap_jax.report.maps import Map, upsample
 
 VALUES = (-1.0, 0.0, 1.0)
 COLOURS = ((24, 72, 168), (245, 245, 242), (176, 24, 40))

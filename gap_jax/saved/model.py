@@ -1,7 +1,7 @@
 """Opens a trained model: a checkpoint of a run, or an exported model.
 
 An exported model is a folder with `arrays` (orbax), config.json, classes.json, preprocess.json, and
-the digest of each of them in manifest.json.
+the digest of each of them in export.json.
 """
 
 import dataclasses
@@ -13,10 +13,10 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from data_pipelines import files
-from data_pipelines.manifest import Manifest
+from data_pipelines.core import files
+from data_pipelines.core.errors import CheckpointError, ConfigError, name_some
+from data_pipelines.manifest import Manifest, list_moves
 from gap_jax.config import Config
-from gap_jax.errors import CheckpointError, ConfigError
 from gap_jax.learning.setup import check_clips, describe_state
 from gap_jax.learning.state import (
     Model,
@@ -25,16 +25,16 @@ from gap_jax.learning.state import (
     describe_model,
     fold_network,
 )
-from gap_jax.runtime import rundir
+from gap_jax.runtime import run_folder
 from gap_jax.runtime.arrays import load_arrays
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.checkpoint_folders import RUN_ID, DamageError, find_best
-from gap_jax.runtime.digests import LeafDigest, find_misfits, name_some, place
+from gap_jax.runtime.digests import LeafDigest, find_misfits, place
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
-MANIFEST = "manifest.json"
+RECORD = "export.json"
 PREPROCESSING = "preprocess.json"
 ARRAYS = "arrays"
 
@@ -54,8 +54,8 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportManifest:
-    """The export manifest; `files` holds the SHA-256 of each file by name."""
+class ExportRecord:
+    """What export.json says; `files` holds the SHA-256 of each file by name."""
 
     gap_jax: str
     formats: list[str]
@@ -86,7 +86,7 @@ class Opened:
 
     def check_data(self, data: Manifest) -> None:
         """Refuses data that the model was not trained on."""
-        moves = rundir.list_moves(self.classes, data.classes)
+        moves = list_moves(self.classes, data.classes)
         if moves:
             raise CheckpointError(
                 f"{self.source} was trained on other classes: {moves}; evaluate it on its own data"
@@ -147,8 +147,8 @@ def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
             f"{run.root} is neither a run nor an exported model: it holds no {run.config.name}; "
             "name the folder of a run"
         )
-    cfg = rundir.load_config(run)
-    run_id = rundir.load_record(run)[RUN_ID]
+    cfg = run_folder.load_config(run)
+    run_id = run_folder.load_record(run)[RUN_ID]
     with Checkpoints(run.checkpoints, warn=print, run_id=run_id) as checkpoints:
         step = _choose_step(checkpoints, checkpoint)
         metadata = checkpoints.find(step).run
@@ -198,19 +198,20 @@ def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
 
 
 def digest_files(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file of an exported model except its manifest."""
+    """Returns the SHA-256 of every file of an exported model except export.json."""
     found = sorted(path for path in folder.rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in found}
-    return {name: files.sha256(path) for name, path in names.items() if name != MANIFEST}
+    return {name: files.sha256(path) for name, path in names.items() if name != RECORD}
 
 
 def _open_export(folder: Path) -> Opened:
-    contents = _read_manifest(folder)
+    contents = _read_record(folder)
     found = digest_files(folder)
     for name, digest in contents.files.items():
         if found.get(name) != digest:
             raise _damaged(folder, f"{name} is {'changed' if name in found else 'missing'}")
-    cfg, classes = rundir.load_config(RunFolder(folder)), rundir.load_classes(RunFolder(folder))
+    described = RunFolder(folder)
+    cfg, classes = run_folder.load_config(described), run_folder.load_classes(described)
     model, shapes = describe_model(cfg, len(classes), folded=True)
     target = name_arrays(shapes)
     misfits = find_misfits(contents.leaves, target)
@@ -231,9 +232,9 @@ def _open_export(folder: Path) -> Opened:
     )
 
 
-def _read_manifest(folder: Path) -> ExportManifest:
+def _read_record(folder: Path) -> ExportRecord:
     try:
-        content = json.loads((folder / MANIFEST).read_text("utf-8"))
+        content = json.loads((folder / RECORD).read_text("utf-8"))
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(
@@ -244,9 +245,9 @@ def _read_manifest(folder: Path) -> ExportManifest:
             name: LeafDigest(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
             for name, leaf in content.pop("leaves").items()
         }
-        return ExportManifest(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
+        return ExportRecord(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(folder, f"{MANIFEST} is not readable") from error
+        raise _damaged(folder, f"{RECORD} is not readable") from error
 
 
 def _damaged(folder: Path, reason: str) -> CheckpointError:

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import describe_skipped
 from gap_jax.config import fields
-from gap_jax.errors import ConfigError
 from gap_jax.evaluation import evaluate, metrics
 from gap_jax.evaluation.metrics import Interval, Labels, Resampled, Scores, Statistic
-from gap_jax.explain.report.runs import ReportedRun
-from gap_jax.runtime.rundir import HARMLESS
+from gap_jax.report.runs import ReportedRun
+from gap_jax.runtime.run_folder import HARMLESS
 
 SEED = "train.seed"
 POOLINGS = {

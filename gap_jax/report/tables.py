@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from data_pipelines.manifest import Split
 from gap_jax.config import Config, fields
 from gap_jax.evaluation.metrics import Interval
-from gap_jax.explain.report.comparison import SEED, Comparison, Method, describe_difference, percent
-from gap_jax.explain.report.measure import Attention
-from gap_jax.explain.report.runs import ReportedRun
-from gap_jax.runtime.rundir import HARMLESS
+from gap_jax.report.comparison import SEED, Comparison, Method, describe_difference, percent
+from gap_jax.report.measure import Attention
+from gap_jax.report.runs import ReportedRun
+from gap_jax.runtime.run_folder import HARMLESS
 
 UNKNOWN, EMPTY = "\u2013", "(empty)"
 ENVIRONMENT_FIELDS = ("started", "command", "revision", "gap_jax", "python", "devices", "packages")

@@ -10,10 +10,10 @@ from data_pipelines.pictures.drawing import Picture, draw_skeletons, fit, label_
 from data_pipelines.pictures.page import Thumbnail, embed
 from data_pipelines.transforms import View
 from gap_jax.evaluation.metrics import positives_of
-from gap_jax.explain.report.colours import draw_bar, find_scale, overlay
-from gap_jax.explain.report.maps import Predictions, find_joints
-from gap_jax.explain.report.measure import NOBODY, deviation
-from gap_jax.explain.report.runs import ReportedRun
+from gap_jax.report.colours import draw_bar, find_scale, overlay
+from gap_jax.report.maps import Predictions, find_joints
+from gap_jax.report.measure import NOBODY, deviation
+from gap_jax.report.runs import ReportedRun
 
 SEED = 0
 MOST_IMAGES, FEWEST_IMAGES, MOST_PANELS = 12, 4, 160

@@ -18,8 +18,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
 
-from data_pipelines import faults
-from data_pipelines.errors import CannotWrite, InUse, Refusal
+from data_pipelines.core import faults
+from data_pipelines.core.errors import CannotWrite, InUse, Refusal
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _GONE = {errno.ENOENT, errno.ESTALE}

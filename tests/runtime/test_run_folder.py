@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from data_pipelines import files
 from data_pipelines.config import DATASETS
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError, Refusal
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
-from gap_jax.errors import CannotWrite, CheckpointError, ConfigError, Refusal
-from gap_jax.runtime.rundir import (
+from gap_jax.runtime.run_folder import (
     Opening,
     RunFolder,
     enter,

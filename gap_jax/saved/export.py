@@ -12,27 +12,27 @@ import numpy as np
 from jaxtyping import Float
 
 import gap_jax
-from data_pipelines import files
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError
 from data_pipelines.transforms import LONGEST_ASPECT
 from gap_jax.config import Config
-from gap_jax.errors import CannotWrite, CheckpointError, ConfigError
-from gap_jax.explain.artefact import (
+from gap_jax.learning.state import Model, Variables, describe_model
+from gap_jax.runtime import run_folder
+from gap_jax.runtime.arrays import store_arrays
+from gap_jax.runtime.digests import copy_to_host, describe
+from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.saved.model import (
     ARRAYS,
     FORMAT_VERSION,
-    MANIFEST,
     PREPROCESSING,
-    ExportManifest,
+    RECORD,
+    ExportRecord,
     Opened,
     Weights,
     Which,
     digest_files,
     open_model,
 )
-from gap_jax.learning.state import Model, Variables, describe_model
-from gap_jax.runtime import rundir
-from gap_jax.runtime.arrays import store_arrays
-from gap_jax.runtime.digests import copy_to_host, describe
-from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights.native import name_arrays
 
 FORMATS = ("orbax",)
@@ -95,17 +95,17 @@ def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
     store_arrays(folder.absolute() / ARRAYS, leaves)
     place = RunFolder(folder)
     names = [{"name": name} for name in opened.classes]
-    _save(place.config, rundir.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
-    _save(place.classes, rundir.FORMAT_VERSION, {"classes": names})
+    _save(place.config, run_folder.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
+    _save(place.classes, run_folder.FORMAT_VERSION, {"classes": names})
     _save(folder / PREPROCESSING, FORMAT_VERSION, describe_preprocessing(opened.cfg))
-    manifest = ExportManifest(
+    record = ExportRecord(
         gap_jax=gap_jax.__version__,
         formats=list(formats),
         origin=opened.origin,
         leaves=describe(leaves),
         files=digest_files(folder),
     )
-    _save(folder / MANIFEST, FORMAT_VERSION, dataclasses.asdict(manifest))
+    _save(folder / RECORD, FORMAT_VERSION, dataclasses.asdict(record))
 
 
 def _verify(exported: Opened, original: Opened) -> None:

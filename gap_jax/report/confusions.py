@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gap_jax.explain.report.comparison import Method
+from gap_jax.report.comparison import Method
 
 MOST_PAIRS, MOST_EXAMPLES = 6, 6
 

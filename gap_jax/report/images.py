@@ -7,11 +7,11 @@ import numpy as np
 
 from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
+from data_pipelines.core.errors import CheckpointError, DataError
 from data_pipelines.loader import Rows, RowSpec
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.drawing import Picture
-from gap_jax.errors import CheckpointError, DataError
-from gap_jax.explain.report.runs import ReportedRun
+from gap_jax.report.runs import ReportedRun
 
 
 @dataclasses.dataclass(frozen=True)

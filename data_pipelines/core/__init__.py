@@ -1,0 +1,1 @@
+"""What every other module stands on: errors, files, settings, fault points."""

@@ -1,0 +1,109 @@
+"""Errors that a user can fix: one line with the thing, its value and the fix, and an exit code."""
+
+import contextlib
+import difflib
+import sys
+from collections.abc import Sequence
+
+BUG = 70
+PREEMPTED = 75
+PEER_LOST = 76
+
+
+class Refusal(Exception):
+    """Ends the command for a reason that the user can fix; `str(error)` is the whole line."""
+
+    exit_code: int
+
+
+class ConfigError(Refusal):
+    """A flag, config field or command line is invalid."""
+
+    exit_code = 64
+
+
+class DataError(Refusal):
+    """Data are missing, damaged, of another format, or differ from their manifest."""
+
+    exit_code = 65
+
+
+class WorkerLost(Refusal):
+    """A worker process that decodes images was killed; the same command resumes."""
+
+    exit_code = PEER_LOST
+
+
+class InUse(Refusal):
+    """Another running process is writing the folder or file."""
+
+    exit_code = 77
+
+
+class CannotWrite(Refusal):
+    """The disk is full or read-only, or the path already exists."""
+
+    exit_code = 73
+
+
+class CheckpointError(Refusal):
+    """Weights or a checkpoint are absent, damaged or made for another model."""
+
+    exit_code = 66
+
+
+class Diverged(Refusal):
+    """The loss or the gradients are no longer finite."""
+
+    exit_code = 71
+
+
+class Preempted(Refusal):
+    """A signal stopped the run, which has saved a checkpoint."""
+
+    exit_code = PREEMPTED
+
+
+class PeerLost(Refusal):
+    """Another process of the run has ended, hangs or cannot be reached."""
+
+    exit_code = PEER_LOST
+
+
+def nearest(word: str, words: Sequence[str]) -> str:
+    """Returns the end of an error message: the nearest known word, or all of at most 20 words."""
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
+    if close:
+        return f"; did you mean {close[0]!r}?"
+    return f"; known are {', '.join(words)}" if 0 < len(words) <= 20 else ""
+
+
+def name_some(names: Sequence[str], most: int = 3) -> str:
+    """Lists the first few of many names, and the number of others."""
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + rest
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or its type if the message is empty."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def describe(error: BaseException) -> tuple[int, str]:
+    """Returns the exit code and the message of an error."""
+    match error:
+        case Refusal():
+            return error.exit_code, str(error)
+        case KeyboardInterrupt():
+            return PREEMPTED, str(error) or "interrupted; run the same command again"
+        case _:
+            kind = type(error).__name__
+            return BUG, f"unforeseen {kind}: {error}; please report the lines above"
+
+
+def print_error(code: int, message: str) -> None:
+    """Prints the message of an exit code on stderr, in one line."""
+    text = " ".join(message.split())
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    with contextlib.suppress(OSError, ValueError):  # stderr may be full or closed
+        print(f"gap_jax: error {code}: {line}", file=sys.stderr)

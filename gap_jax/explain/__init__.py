@@ -1,1 +1,0 @@
-"""Opens trained models, exports them and reports on runs."""

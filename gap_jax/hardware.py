@@ -1,0 +1,31 @@
+"""What differs between processors: asked here, so that layers and steps do not look."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+WITHOUT_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
+AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name
+
+
+def is_cpu() -> bool:
+    """Whether JAX computes on the CPU."""
+    return jax.default_backend() == "cpu"
+
+
+def has_avx512() -> bool:
+    """Whether numpy finds AVX-512 on this CPU."""
+    config: Any = np.show_config(mode="dicts")
+    extensions = config["SIMD Extensions"]
+    names = {*extensions.get("baseline", ()), *extensions.get("found", ())}
+    return not names.isdisjoint(AVX512)
+
+
+def list_eval_options() -> dict[str, str]:
+    """Lists the options with which an evaluation step is compiled.
+
+    On CPU XLA uses YNNPACK for products, which makes a training step a fifth faster. It makes the
+    evaluation step a tenth faster with AVX2, but a tenth slower with AVX-512, where it is off.
+    """
+    return WITHOUT_YNN if is_cpu() and has_avx512() else {}

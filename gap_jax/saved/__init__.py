@@ -1,0 +1,1 @@
+"""Trained models: opens the checkpoints of a run and exports."""
