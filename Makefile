@@ -6,6 +6,10 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 
 MAKEFLAGS += --jobs=2 # the type checker has one thread: `make check test` runs it beside the tests
 
+# without bytecode every start of Python compiles jax anew, for nine seconds; it stays out of the tree
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
+
 .PHONY: help demo test check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
 
 help:

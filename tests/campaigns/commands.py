@@ -28,7 +28,7 @@ from tests.campaigns.command_cases import (
     draw_cases,
     try_case,
 )
-from tests.campaigns.kept import identify, keep_rows, read_rows
+from tests.campaigns.kept import identify, judge
 from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
 from tests.support.tiny_data import prepare_tiny_people
@@ -52,15 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = options.out.absolute()
     keep_compiled(out / "compiled")
     head = identify(seed=options.seed)
-    verdicts = [Verdict(**row) for row in read_rows(out, head)]
     site = prepare_site(out / "site", options.jobs)
-    known = {each.name for each in verdicts}
-    left = [case for case in draw_cases(options.instants, options.seed) if case.name not in known]
-    with ThreadPoolExecutor(options.jobs) as pool:
-        for verdict in pool.map(functools.partial(try_case, site=site), left):
-            verdicts.append(verdict)
-            keep_rows(out, head, [each._asdict() for each in verdicts])
-            print(json.dumps(verdict._asdict()), flush=True)
+    cases = draw_cases(options.instants, options.seed)
+    try_one = functools.partial(try_case, site=site)
+    verdicts = judge(out, head, cases, Verdict, try_one, options.jobs)
     command = f"python -m {PROGRAM} --instants {options.instants} --seed {options.seed} --out DIR"
     replace_marked(options.page, "commands", render(verdicts, command))
     failed = [each for each in verdicts if each.fault]

@@ -27,8 +27,16 @@ from gap_jax.runtime import run_folder
 from gap_jax.runtime.checkpoint import Checkpoints
 from gap_jax.runtime.digests import describe, name_leaves
 from gap_jax.runtime.run_folder import RunFolder
-from tests.campaigns.cases import DAMAGES, Site, Verdict, draw_cases, harm, list_files, suffer
-from tests.campaigns.kept import identify, keep_rows, read_rows
+from tests.campaigns.cases import (
+    DAMAGES,
+    Site,
+    Verdict,
+    damage_file,
+    draw_cases,
+    list_files,
+    run_case,
+)
+from tests.campaigns.kept import identify, judge
 from tests.campaigns.table import write_table
 from tests.support.compiling import keep_compiled
 from tests.support.tiny_data import prepare_tiny_people
@@ -57,14 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     out = asked.out.absolute()
     keep_compiled(out / "compiled")
     head = identify(kills=asked.kills, seed=asked.seed)
-    verdicts = [Verdict(**row) for row in read_rows(out, head)]
     unbroken = train_unbroken(out)
     site = Site(out / "data", out / "runs", unbroken.proof)
-    for case in draw_cases(asked.kills, asked.seed, unbroken.seconds):
-        if case.name not in {each.name for each in verdicts}:
-            verdicts.append(suffer(case, site))
-            keep_rows(out, head, [each._asdict() for each in verdicts])
-            print(json.dumps(verdicts[-1]._asdict()), flush=True)
+    cases = draw_cases(asked.kills, asked.seed, unbroken.seconds)
+    verdicts = judge(out, head, cases, Verdict, lambda case: run_case(case, site))
     in_place = list(damage_in_place(out, asked.kills * LOADS, asked.seed))
     command = f"python -m {PROGRAM} --kills {asked.kills} --seed {asked.seed} --out DIR"
     write_table(asked.page, [*verdicts, *in_place], command)
@@ -111,7 +115,7 @@ def damage_in_place(out: Path, count: int, seed: int) -> Iterator[Verdict]:
         for index in range(count):
             path, damage = found[index % len(found)], DAMAGES[rng.choice(3, p=(0.8, 0.1, 0.1))]
             content = path.read_bytes()
-            harm(path, damage, rng)
+            damage_file(path, damage, rng)
             try:
                 loaded = checkpoints.load(STEPS, target)
                 same = describe(name_leaves(loaded.state)) == describe(name_leaves(good.state))

@@ -4,7 +4,7 @@ import functools
 import io
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -15,8 +15,6 @@ from PIL import Image, PngImagePlugin
 PNG_START = b"\x89PNG\r\n\x1a\n"
 WIDTH_PX, HEIGHT_PX = 97, 71
 SIDES = (0, 1, 7, 255, 4096, 7071, 65535)  # written to headers
-
-Parts = Sequence[bytes]  # the start of a file, then its chunks or segments
 
 
 class Mutated(NamedTuple):

@@ -8,15 +8,13 @@ exit code is 1 if any case broke a promise.
 """
 
 import argparse
-import concurrent.futures
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.campaigns.cases import Site
-from tests.campaigns.kept import identify, keep_rows, read_rows
-from tests.campaigns.processes_cases import Verdict, draw_cases, suffer
+from tests.campaigns.kept import identify, judge
+from tests.campaigns.processes_cases import Verdict, draw_cases, run_case
 from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
 from tests.support.processes import begin_processes, finish_processes
@@ -41,15 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     numbers = {name: getattr(asked, name) for name in ("faults", "terminations", "seed")}
     keep_compiled(out / "compiled")
     head = identify(**numbers)
-    verdicts = [Verdict(**{**row, "codes": tuple(row["codes"])}) for row in read_rows(out, head)]
     site = prepare_site(out)
-    done = {each.name for each in verdicts}
-    cases = [each for each in draw_cases(**numbers) if each.name not in done]
-    with concurrent.futures.ThreadPoolExecutor(AT_ONCE) as pool:
-        for verdict in pool.map(lambda case: suffer(case, site), cases):
-            verdicts.append(verdict)
-            keep_rows(out, head, [each._asdict() for each in verdicts])
-            print(json.dumps(verdict._asdict()), flush=True)
+    cases = draw_cases(**numbers)
+    verdicts = judge(out, head, cases, Verdict, lambda case: run_case(case, site), AT_ONCE)
     options = " ".join(f"--{name} {number}" for name, number in numbers.items())
     replace_marked(
         asked.page, "processes", render(verdicts, f"python -m {PROGRAM} {options} --out DIR")

@@ -69,7 +69,7 @@ def draw_cases(faults: int, terminations: int, seed: int) -> Iterator[Case]:
         yield Case(f"{index:04} {kind}", kind, process, int(rng.integers(2, STEPS - 2)))
 
 
-def suffer(case: Case, site: Site) -> Verdict:
+def run_case(case: Case, site: Site) -> Verdict:
     """Runs a case to its end; deletes the run's folder unless it failed."""
     start, workdir = time.monotonic(), site.runs / case.name.replace(" ", "_")
     shutil.rmtree(workdir, ignore_errors=True)

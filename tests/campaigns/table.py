@@ -37,7 +37,7 @@ def render(verdicts: Sequence[Verdict], command: str) -> str:
         [
             describe(command, sum(each.seconds for each in verdicts)),
             "",
-            "| mishap | cases | fell in time | divergences | silent |",
+            "| fault | cases | before the end | divergences | silent |",
             "|---|---|---|---|---|",
             *(f"| {kind} | {_count(found)} |" for kind, found in rows),
             f"| all | {_count(verdicts)} |",

@@ -23,7 +23,7 @@ class Campaign:
         self.stop_before = self.diverging = ""
         patch.setattr(faults, "train_unbroken", lambda *_: UNBROKEN)
         patch.setattr(faults, "damage_in_place", lambda *_: iter(()))
-        patch.setattr(faults, "suffer", self._run_case)
+        patch.setattr(faults, "run_case", self._run_case)
 
     def run(self, *words: str) -> int:
         return faults.main([f"--out={self.folder}", f"--page={self.page}", *words])
