@@ -10,11 +10,12 @@ MAKEFLAGS += --jobs=2 # the type checker has one thread: `make check test` runs 
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
 
-.PHONY: help demo test check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
+.PHONY: help demo test test-fast check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report where they look"
 	@echo "make test       the test suite"
+	@echo "make test-fast  its tests that take under a second and start no processes"
 	@echo "make check      format, lint, types, security gate"
 	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
 	@echo "make commands   run every command where it cannot read or write, and end it by signals"
@@ -44,8 +45,12 @@ $(VENV)/dev: $(VENV)/run-time
 demo: $(VENV)/run-time
 	$(BIN)/gap_jax demo
 
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 test: $(VENV)/dev
-	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
+	$(PYTEST)
+
+test-fast: $(VENV)/dev
+	$(PYTEST) -m "not processes and not slow"
 
 check: $(VENV)/dev
 	$(BIN)/ruff format --check .
