@@ -6,12 +6,7 @@ from gap_jax import hardware
 from gap_jax.models.layers import ConvNorm
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
-from gap_jax.models.saliency import (
-    ChainedSaliency,
-    FactoredSaliency,
-    LinearSaliency,
-    Saliency,
-)
+from gap_jax.models.saliency import ChainedSaliency, FactoredSaliency, LinearSaliency, Saliency
 
 
 def fold(network: Network) -> Network:
@@ -23,12 +18,8 @@ def fold(network: Network) -> Network:
     for _, module in nnx.iter_modules(folded):
         if isinstance(module, ConvNorm):
             _fold_norm(module)
-    pooling = folded.pooling
-    if isinstance(pooling, AttentionalPooling):
-        if isinstance(pooling.saliency, ChainedSaliency):
-            pooling.saliency.first = _fold_saliency(pooling.saliency.first)
-        else:
-            pooling.saliency = _fold_saliency(pooling.saliency)
+    if isinstance(folded.pooling, AttentionalPooling):
+        folded.pooling.saliency = _fold_saliency(folded.pooling.saliency)
     return folded
 
 
@@ -45,6 +36,8 @@ def _fold_norm(pair: ConvNorm) -> None:
 
 
 def _fold_saliency(saliency: Saliency) -> Saliency:
+    if isinstance(saliency, ChainedSaliency):
+        saliency.first = _fold_saliency(saliency.first)
     if not (isinstance(saliency, FactoredSaliency) and saliency.space == "weight"):
         return saliency
     vector = saliency.vector()

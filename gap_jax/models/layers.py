@@ -151,7 +151,10 @@ class BatchNorm(nnx.Module):
         if not train or self.norm.frozen:
             scale, shift = self.affine()
             return (x * along_channels(scale, x) + along_channels(shift, x)).astype(x.dtype)
-        grouped = _split_groups(x, self.norm.group_size)
+        size = min(self.norm.group_size, len(x))
+        if len(x) % size:
+            raise ValueError(f"{len(x)} images do not divide into batch-norm groups of {size}")
+        grouped = x.reshape(-1, size, *x.shape[1:])
         mean, var = _moments(grouped)
         self._update(mean, var)
         scale = self._scale(var)
@@ -173,13 +176,6 @@ class BatchNorm(nnx.Module):
         mean, var = (lax.stop_gradient(each[groups]).mean(0) for each in (mean, var))
         self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
         self.var[...] = keep * self.var[...] + (1 - keep) * var
-
-
-def _split_groups(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups g h w c"]:
-    size = min(group_size, x.shape[0])
-    if x.shape[0] % size:
-        raise ValueError(f"{x.shape[0]} images do not divide into batch-norm groups of {size}")
-    return x.reshape(-1, size, *x.shape[1:])
 
 
 @jax.custom_jvp
@@ -283,8 +279,3 @@ def _differentiate_max_pool(
 
 
 _max_pool.defvjp(_max_and_index, _differentiate_max_pool)
-
-
-def mean_pool(x: Float[Array, "b h w c"], *, of_nine: bool = False) -> Float[Array, "b h w c"]:
-    """Means of 3x3 windows at stride 1, over cells of the map; `of_nine` also counts padding."""
-    return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=of_nine)
