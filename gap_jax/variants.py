@@ -29,14 +29,13 @@ class Variant:
 
 def parse_variant(text: str, *, method: str) -> Variant:
     """Reads the parts in any order; `demo` implies `people`, no part means the paper's run."""
-    kinds = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+    known = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+    kinds = {part: kind for kind, parts in known.items() for part in parts}
     chosen: dict[str, str] = {}
     for part in filter(None, text.split(",")):
-        kind = next((name for name, known in kinds.items() if part in known), None)
-        if kind is None:
-            raise ConfigError(
-                f"config variant {part!r} is unknown{nearest(part, sum(kinds.values(), ()))}"
-            )
+        if part not in kinds:
+            raise ConfigError(f"config variant {part!r} is unknown{nearest(part, list(kinds))}")
+        kind = kinds[part]
         if kind in chosen:
             raise ConfigError(
                 f"config variant {text!r} names two {kind}s, {chosen[kind]} and {part}; keep one"
@@ -67,5 +66,4 @@ def locate(spec: str) -> str:
 
 
 def list_configs() -> list[str]:
-    """Lists the names of the package's configs."""
     return sorted(path.stem for path in CONFIGS.glob("[!_]*.py"))
