@@ -3,7 +3,6 @@
 `--config=FILE[:part,part]` runs `get_config` of FILE; `--config.group.field=value` sets fields.
 """
 
-import collections
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -112,7 +111,7 @@ def _check_config_file(argv: Sequence[str], spec: str) -> None:
 
 def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
     known = [name for name, _, _ in fields(Config())]
-    seen: collections.Counter[str] = collections.Counter()
+    seen: set[str] = set()
     for word in argv[1:]:
         if word == "--":
             break
@@ -124,15 +123,15 @@ def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
         if name.startswith(OVERRIDE):
             if name.removeprefix(OVERRIDE) not in known:
                 raise unknown_field(name.removeprefix(OVERRIDE))
-            if not seen["config"]:
+            if "config" not in seen:
                 raise ConfigError(f"--{name} comes before --config=FILE; put --config first")
         elif not any(
             each in own or each in flags.FLAGS for each in (name, name.removeprefix("no"))
         ):
             raise ConfigError(f"unknown flag --{name}{nearest(name, list(own))}")
-        seen[name] += 1
-        if seen[name] > 1:
+        if name in seen:
             raise ConfigError(f"--{name} is given twice; keep one of them")
+        seen.add(name)
 
 
 def _value_problem(message: str) -> str:

@@ -1,7 +1,7 @@
 """Parses --config=FILE:part,part: locates FILE and reads the parts."""
 
-import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 from data_pipelines.config import DATASETS
 from data_pipelines.core.errors import ConfigError, nearest
@@ -17,8 +17,7 @@ _INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """The parts after the colon in --config=FILE:part,part, one of each kind."""
 
     method: str

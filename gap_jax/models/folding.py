@@ -10,10 +10,7 @@ from gap_jax.models.saliency import ChainedSaliency, FactoredSaliency, LinearSal
 
 
 def fold(network: Network) -> Network:
-    """Copies a network: batch norms become part of their convolutions, V c becomes one vector.
-
-    The outputs are equal up to rounding.
-    """
+    """Copies a network with norms in their convolutions, V c as a vector: equal up to rounding."""
     folded = nnx.clone(network)
     for _, module in nnx.iter_modules(folded):
         if isinstance(module, ConvNorm):

@@ -94,10 +94,7 @@ class MaxPooling(PositionPooling):
 
 
 class SecondOrderPooling(PositionPooling):
-    """logit_k = Tr(X^T X W_k^T) / n + alpha_k, with f^2 weights for each class.
-
-    Attentional pooling is its rank-1 case.
-    """
+    """logit_k = Tr(X^T X W_k^T) / n + alpha_k; with W_k of rank 1 it is attentional pooling."""
 
     def __init__(
         self, features: int, classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs

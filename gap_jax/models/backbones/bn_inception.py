@@ -1,8 +1,7 @@
-"""BN-Inception of temporal segment networks (Caffe), which attentional pooling also uses.
+"""BN-Inception of temporal segment networks (Caffe): convolutions have a bias before the norm.
 
-Its convolutions have a bias before the batch norm. Pools are padded as in TensorFlow: on sizes
-that are even at every pool (224 px) the maps are as large as Caffe's. A mean pool does not count
-padding, where Caffe always divides by nine.
+Pools are padded as in TensorFlow: on sizes even at every pool (224 px) maps are as large as
+Caffe's. A mean pool does not count padding, where Caffe always divides by nine.
 """
 
 from typing import Literal
