@@ -31,6 +31,7 @@ class Backbone(Protocol):
 
     def locate(self, axis: Axis) -> Axis:
         """Computes the map's axis from the image's."""
+        ...
 
 
 def normalise(image: Picture, mean: Colours, scale: Colours) -> Float[Array, "b h w 3"]:
