@@ -23,7 +23,9 @@ def get_config(variant: str = "") -> Config:
     chosen = parse_variant(variant, method="gap_pose")
     cfg = Config()
     _set_method(cfg, chosen.method)
-    _set_data(cfg, chosen.data)
+    cfg.data.name = chosen.data
+    if chosen.data == "objects":  # they have no joints
+        cfg.pose.branch, cfg.model.saliency_input = False, "features"
     if chosen.scale == "demo":
         _set_demo_scale(cfg, chosen)
     if chosen.recipe == "reference":
@@ -34,31 +36,18 @@ def get_config(variant: str = "") -> Config:
 def _set_method(cfg: Config, method: str) -> None:
     model, pose = cfg.model, cfg.pose
     match method:
-        case "mean":
-            model.pooling, model.dropout, pose.branch = "mean", 0.0, False
-        case "attention":
-            model.pooling, pose.branch = "attention", False
+        case "mean" | "max":
+            model.pooling, model.dropout, pose.branch = method, 0.0, False
+        case "attention" | "gap" | "second_order" | "compact_bilinear":
+            model.pooling, pose.branch = method, False
         case "attention_pose":
             model.pooling, model.saliency_input = "attention", "pose"
             pose.weight, pose.reduction = 1.0, "reference"
-        case "max":
-            model.pooling, model.dropout, pose.branch = "max", 0.0, False
-        case "second_order" | "compact_bilinear":
-            model.pooling, pose.branch = method, False
         case "pose_parts":
             model.pooling, model.dropout_where = "pose_parts", "pooled"
             pose.weight, pose.reduction = 1.0, "reference"
-        case "gap":
-            model.pooling, pose.branch = "gap", False
         case _:
             pass  # the defaults are gap_pose
-
-
-def _set_data(cfg: Config, data: str) -> None:
-    cfg.data.name = data
-    if data == "objects":
-        cfg.pose.branch = False  # objects have no joints
-        cfg.model.saliency_input = "features"
 
 
 def _set_demo_scale(cfg: Config, chosen: Variant) -> None:

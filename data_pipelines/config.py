@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Literal
 
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
@@ -12,10 +12,8 @@ CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in 
 
 
 @dataclasses.dataclass
-class DataConfig(Settings):
+class DataConfig(Settings, group="data"):
     """Selects the records and the preprocessing of images on the host."""
-
-    group: ClassVar[str] = "data"
 
     name: str = setting("mpii", "data set that was prepared", choices=DATASETS)
     root: str = setting("", "folder of the prepared records; empty means data/NAME")

@@ -5,7 +5,7 @@ Do not use `from __future__ import annotations` here: the command line reads rea
 
 import dataclasses
 from collections.abc import Iterator
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import ConfigError
@@ -17,10 +17,8 @@ Ranking = Literal["softmax", "logits"]
 
 
 @dataclasses.dataclass
-class OptimConfig(Settings):
+class OptimConfig(Settings, group="optim"):
     """The optimiser and its schedule."""
-
-    group: ClassVar[str] = "optim"
 
     name: Literal["sgd", "adamw"] = setting("sgd", "sgd: coupled weight decay and momentum")
     learning_rate: float = setting(1e-3, "peak learning rate", above=0)
@@ -38,28 +36,20 @@ class OptimConfig(Settings):
 
 
 @dataclasses.dataclass
-class TrainConfig(Settings):
+class TrainConfig(Settings, group="train"):
     """Length of training, batch size, seed and loss."""
-
-    group: ClassVar[str] = "train"
 
     steps: int = setting(12_000, "optimiser steps", low=1)
     batch_size: int = setting(128, "images per optimiser step, over all devices", low=1)
     accumulate: int = setting(8, "micro-batches in a batch, to fit in memory", low=1)
     seed: int = setting(0, "root of every random number of the run", low=0, high=2**31 - 1)
-    label_smoothing: float = setting(
-        0.0, "share of the target spread over all classes", low=0, high=0.5
-    )
-    class_weights: Literal["none", "balanced"] = setting(
-        "none", "weight classes by inverse frequency"
-    )
+    label_smoothing: float = setting(0.0, "target's share spread over all classes", low=0, high=0.5)
+    class_weights: Literal["none", "balanced"] = setting("none", "weights by inverse frequency")
     unlabelled: Literal["masked", "reference"] = setting(
         "masked", "images without a label add no action loss, or (reference) only its gradient"
     )
     ema_decay: float = setting(0.0, "average parameters over steps; 0 is off", low=0, high=0.99999)
-    early_stop_evals: int = setting(
-        0, "stop after this many evaluations without gain; 0 is off", low=0
-    )
+    early_stop_evals: int = setting(0, "evaluations without gain before a stop; 0 is off", low=0)
     log_every_steps: int = setting(50, "steps between lines of metrics", low=1)
 
     @property
@@ -69,14 +59,10 @@ class TrainConfig(Settings):
 
 
 @dataclasses.dataclass
-class EvalConfig(Settings):
+class EvalConfig(Settings, group="eval"):
     """When the run is evaluated, on which images and by which metric."""
 
-    group: ClassVar[str] = "eval"
-
-    every_steps: int = setting(
-        1000, "steps between evaluations; 0 evaluates at the end only", low=0
-    )
+    every_steps: int = setting(1000, "steps between evaluations; 0 makes one at the end", low=0)
     max_examples: int = setting(0, "examples to use, spread evenly over the split; 0 is all", low=0)
     batch_size: int = setting(64, "images per evaluation step, over all devices", low=1)
     average_precision: Rule = setting(
@@ -88,50 +74,36 @@ class EvalConfig(Settings):
 
 
 @dataclasses.dataclass
-class CheckpointConfig(Settings):
+class CheckpointConfig(Settings, group="checkpoint"):
     """When checkpoints are saved and how many are kept."""
-
-    group: ClassVar[str] = "checkpoint"
 
     every_steps: int = setting(1000, "steps between checkpoints", low=1)
     keep: int = setting(3, "latest checkpoints kept, besides the best", low=1)
 
 
 @dataclasses.dataclass
-class MeshConfig(Settings):
+class MeshConfig(Settings, group="mesh"):
     """How the devices divide the work."""
 
-    group: ClassVar[str] = "mesh"
-
-    fsdp: int = setting(
-        1, "devices that parameters are sharded over; the others shard the data", low=1
-    )
+    fsdp: int = setting(1, "devices that shard the parameters; the others shard the data", low=1)
 
 
 @dataclasses.dataclass
-class RuntimeConfig(Settings):
+class RuntimeConfig(Settings, group="runtime"):
     """Compilation cache, profiler and time limits."""
 
-    group: ClassVar[str] = "runtime"
-
     compile_cache: str = setting("", "folder of the compilation cache; empty: off")
-    profile_start_step: int = setting(
-        0, "first step to profile, written to profile/ in the workdir; 0 is off", low=0
-    )
+    profile_start_step: int = setting(0, "first step to profile, to WORKDIR/profile; 0: off", low=0)
     profile_steps: int = setting(5, "steps to profile", low=1)
-    start_within_s: int = setting(
-        1800, "seconds to the first step; after them all processes end", low=1
-    )
+    start_within_s: int = setting(1800, "seconds to the first step, or all processes end", low=1)
     stuck_after_s: int = setting(
         300, "seconds without a step or checkpoint; after them all of several processes end", low=1
     )
 
 
 @dataclasses.dataclass
-class Config(Settings):
+class Config(Settings, group="config"):
     """All fields of a run; mutable while flags are parsed, then checked and frozen."""
-
-    group: ClassVar[str] = "config"
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

@@ -3,8 +3,6 @@
 `--config=FILE[:part,part]` runs `get_config` of FILE; `--config.group.field=value` sets fields.
 """
 
-import collections
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,16 +24,18 @@ for _, _field, _ in fields(Config()):
 
 def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
     """Adds --config to a command's own flags and parses; refuses mistakes that absl accepts."""
-    with files.reading(Path(find_spec(argv).partition(":")[0]), ConfigError):
-        argv = _locate_config(argv)
-        _check_config_file(argv)
+    argv, (place, spec) = list(argv), find_spec(argv)
+    with files.reading(Path(spec.partition(":")[0]), ConfigError):
+        if spec:
+            argv[place] = argv[place].removesuffix(spec) + locate(spec)
+        _check_config_file(argv, locate(spec))
     config_flags.DEFINE_config_file(
         "config",
         None,
         "FILE[:part,part…] whose get_config returns the run's config",
         lock_config=True,
         flag_values=own,
-        sys_argv=list(argv),
+        sys_argv=argv,
     )
     _check_names(argv, own)
     try:
@@ -76,32 +76,19 @@ def resolve(config: Any) -> Config:
     return config.resolved()
 
 
-def find_spec(argv: Sequence[str]) -> str:
-    """Returns the FILE[:parts] of --config; empty if there is none."""
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+def find_spec(argv: Sequence[str]) -> tuple[int, str]:
+    """Returns which word ends in the FILE[:parts] of --config, and this; empty if there is none."""
+    for i, word in enumerate(argv):
         flag, equals, value = word.partition("=")
         if flag in ("--config", "-config"):
-            return value if equals else following
-    return ""
+            return (i, value) if equals else (i + 1, "".join(argv[i + 1 : i + 2]))
+    return 0, ""
 
 
-def _locate_config(argv: Sequence[str]) -> list[str]:
-    """Replaces the name of a config by the path of its file."""
-    words = list(argv)
-    for i, word in enumerate(words):
-        flag, equals, value = word.partition("=")
-        if flag in ("--config", "-config"):
-            if equals:
-                words[i] = f"{flag}={locate(value)}"
-            elif i + 1 < len(words):
-                words[i + 1] = locate(words[i + 1])
-    return words
-
-
-def _parse_own(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
+def _parse_own(argv: list[str], own: flags.FlagValues) -> list[str]:
     """Parses a command's own flags, which runs the config file; returns the other words."""
     try:
-        return own(list(argv), known_only=True)
+        return own(argv, known_only=True)
     except (ConfigError, flags.Error, KeyboardInterrupt):
         raise
     except BaseException as error:  # a config file may raise anything
@@ -110,14 +97,13 @@ def _parse_own(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
         ) from error
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
+def _check_config_file(argv: Sequence[str], spec: str) -> None:
     names = [word.lstrip("-").partition("=")[0] for word in argv[1:] if word.startswith("-")]
     if "flagfile" in names:
         raise ConfigError("--flagfile is not supported; use --config.group.field=value")
-    spec = find_spec(argv)
     if "config" in names and not spec:
         raise ConfigError("--config is empty; use --config=configs/gap_pose.py for the paper's run")
-    path = Path(spec.split(":")[0])
+    path = Path(spec.partition(":")[0])
     if spec and not path.is_file():
         siblings = [*map(str, sorted(path.parent.glob("*.py"))), *list_configs()]
         raise ConfigError(f"config file {path} does not exist{nearest(str(path), siblings)}")
@@ -125,7 +111,7 @@ def _check_config_file(argv: Sequence[str]) -> None:
 
 def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
     known = [name for name, _, _ in fields(Config())]
-    seen: collections.Counter[str] = collections.Counter()
+    seen: set[str] = set()
     for word in argv[1:]:
         if word == "--":
             break
@@ -137,15 +123,15 @@ def _check_names(argv: Sequence[str], own: flags.FlagValues) -> None:
         if name.startswith(OVERRIDE):
             if name.removeprefix(OVERRIDE) not in known:
                 raise unknown_field(name.removeprefix(OVERRIDE))
-            if not seen["config"]:
+            if "config" not in seen:
                 raise ConfigError(f"--{name} comes before --config=FILE; put --config first")
         elif not any(
             each in own or each in flags.FLAGS for each in (name, name.removeprefix("no"))
         ):
             raise ConfigError(f"unknown flag --{name}{nearest(name, list(own))}")
-        seen[name] += 1
-        if seen[name] > 1:
+        if name in seen:
             raise ConfigError(f"--{name} is given twice; keep one of them")
+        seen.add(name)
 
 
 def _value_problem(message: str) -> str:
@@ -160,13 +146,9 @@ def _value_problem(message: str) -> str:
 
 def explain(cfg: Settings) -> str:
     """Describes each field in one line: name, value, help and choices."""
-    rows = [
-        (f"{name}={value!r}", field.metadata["help"] + _choices(field))
-        for name, field, value in fields(cfg)
-    ]
-    return "\n".join(f"  {left:<44} {right}" for left, right in rows)
-
-
-def _choices(field: dataclasses.Field[Any]) -> str:
-    choices = list_choices(field)
-    return f" [{' | '.join(choices)}]" if choices else ""
+    lines = []
+    for name, field, value in fields(cfg):
+        choices = " | ".join(list_choices(field))
+        text = field.metadata["help"] + (f" [{choices}]" if choices else "")
+        lines.append(f"  {f'{name}={value!r}':<44} {text}")
+    return "\n".join(lines)

@@ -5,12 +5,10 @@ from typing import Any
 import jax
 import numpy as np
 
-WITHOUT_YNN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name
 
 
 def is_cpu() -> bool:
-    """Whether JAX computes on the CPU."""
     return jax.default_backend() == "cpu"
 
 
@@ -28,4 +26,4 @@ def list_eval_options() -> dict[str, str]:
     On CPU XLA uses YNNPACK for products, which makes a training step a fifth faster. It makes the
     evaluation step a tenth faster with AVX2, but a tenth slower with AVX-512, where it is off.
     """
-    return WITHOUT_YNN if is_cpu() and has_avx512() else {}
+    return {"xla_cpu_experimental_ynn_fusion_type": ""} if is_cpu() and has_avx512() else {}

@@ -5,7 +5,7 @@ Do not use `from __future__ import annotations` here: the command line reads rea
 
 import dataclasses
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Literal
 
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
@@ -32,42 +32,26 @@ INPUTS: dict[str, tuple[Colours, Colours]] = {  # mean and scale of RGB
 
 
 @dataclasses.dataclass
-class ModelConfig(Settings):
+class ModelConfig(Settings, group="model"):
     """The backbone and the pooling on top of it."""
 
-    group: ClassVar[str] = "model"
-
     backbone: str = setting(
-        "resnet101",
-        "network below the pooling; small is that of the demo",
-        choices=BACKBONES,
+        "resnet101", "network below the pooling; small is that of the demo", choices=BACKBONES
     )
-    strides: Strides = setting(
-        "slim", "position of a ResNet's strides: slim (AP), caffe (Keras too) or v1_5 (torch)"
-    )
+    strides: Strides = setting("slim", "of a ResNet: slim (AP), caffe (Keras too) or v1_5 (torch)")
     stem_padding: Literal["auto", "same", "symmetric"] = setting(
-        "auto",
-        "padding of a ResNet's max-pool: same (slim), symmetric (caffe, v1_5) or auto (according "
-        "to the strides)",
+        "auto", "a ResNet's max-pool: same (slim), symmetric (caffe, v1_5) or auto (by strides)"
     )
     final_relu: bool = setting(True, "vgg16: relu after the pooled convolution (AP's code: none)")
     input: str = setting(
-        "reference",
-        "mean and scale of RGB 0..255: (RGB - mean) / scale; reference: 128 and 1",
-        choices=tuple(INPUTS),
+        "reference", "(RGB 0..255 - mean) / scale; reference: 128 and 1", choices=tuple(INPUTS)
     )
     stage: int = setting(0, "stage whose map is pooled; 0 is the last convolution", low=0, high=7)
-    norm: Literal["train", "frozen"] = setting(
-        "train", "batch norm uses batch or running statistics"
-    )
+    norm: Literal["train", "frozen"] = setting("train", "batch norm by batch or running statistics")
     norm_group_size: int = setting(16, "images that share batch-norm statistics", low=1)
-    norm_decay: float = setting(
-        0.997, "share of the running statistics that a step keeps", low=0, high=1
-    )
+    norm_decay: float = setting(0.997, "share of running statistics a step keeps", low=0, high=1)
     norm_running: Literal["mean", "first"] = setting(
-        "mean",
-        "running statistics follow the mean over groups and micro-batches, or only the first group "
-        "of the last micro-batch",
+        "mean", "running statistics follow all groups' mean, or the last micro-batch's first group"
     )
     norm_eps: float = setting(1e-5, "added to the variance", above=0)
     dtype: Literal["auto", "float32", "bfloat16"] = setting(
@@ -86,42 +70,31 @@ class ModelConfig(Settings):
     T: int = setting(3, "layers of the factored saliency; 0 is attentional pooling", low=0, high=8)
     widths: tuple[int, ...] = setting((), "widths r_1..r_T; empty: 4096, halved T - 1 times", low=1)
     space: Space = setting(
-        "activation",
-        "factored saliency: relu layers on the map, or one vector from weights after relu",
+        "activation", "gap: relu layers on the map, or one vector from weights after relu"
     )
     saliency_input: Literal["features", "pose"] = setting(
-        "features",
-        "input of the bottom-up map: the features or the hidden layer of the pose branch",
+        "features", "input of the bottom-up map: the features or the pose branch's hidden layer"
     )
     saliency_activation: Activation = setting("none", "activation of the bottom-up maps")
     rank: int = setting(1, "number of bottom-up / top-down pairs", low=1, high=64)
     rank_form: Literal["independent", "chained"] = setting(
-        "independent",
-        "input of each bottom-up map: the features, or (chained, AP's code) the previous map",
+        "independent", "bottom-up maps read the features, or (chained, AP's code) the previous map"
     )
     per_class: bool = setting(False, "one bottom-up map for each class")
-    sketch_features: int = setting(
-        0, "compact_bilinear: length of the sketch; 0: the number of channels of the map", low=0
-    )
+    sketch_features: int = setting(0, "compact_bilinear's length; 0: the map's channels", low=0)
     sketch_normalisation: Literal["none", "signed_sqrt"] = setting(
         "none", "compact_bilinear: none, or signed square root and unit length"
     )
-    gate_init: GateInit = setting(
-        "paper", "initial bottom-up map: small and random, or 1 (for small data)"
-    )
+    gate_init: GateInit = setting("paper", "initial bottom-up map: small noise, or 1 (small data)")
     dropout: float = setting(0.8, "share of the top-down input that is dropped", low=0, high=0.99)
-    dropout_where: DropoutWhere = setting(
-        "map", "drop at each position of the map, or channels of the pooled vector"
-    )
+    dropout_where: DropoutWhere = setting("map", "drop map values or channels of the pooled vector")
 
     @property
     def input_mean(self) -> Colours:
-        """Returns the mean of red, green and blue."""
         return INPUTS[self.input][0]
 
     @property
     def input_scale(self) -> Colours:
-        """Returns the scale of red, green and blue."""
         return INPUTS[self.input][1]
 
     @property
@@ -131,10 +104,8 @@ class ModelConfig(Settings):
 
 
 @dataclasses.dataclass
-class PoseConfig(Settings):
+class PoseConfig(Settings, group="pose"):
     """The pose branch, its target and its loss."""
-
-    group: ClassVar[str] = "pose"
 
     branch: bool = setting(True, "predict 16 joint heatmaps besides the classes")
     weight: float = setting(1e-6, "weight of the pose loss added to cross-entropy", low=0)
@@ -148,17 +119,14 @@ class PoseConfig(Settings):
 
 
 @dataclasses.dataclass
-class InitConfig(Settings):
+class InitConfig(Settings, group="init"):
     """The source of the initial parameters."""
-
-    group: ClassVar[str] = "init"
 
     weights: str = setting(
         "weights/resnet101.safetensors", "file of converted weights, or the name of a shipped one"
     )
     parts: Literal["backbone", "all"] = setting(
-        "backbone",
-        "parameters read from the file: the backbone, or all: the classifier and pose branch too",
+        "backbone", "parameters to read: the backbone, or all: the classifier and pose branch too"
     )
     allow_random: bool = setting(False, "use a random backbone if the weights are absent")
 
@@ -181,8 +149,25 @@ def without_ignored(model: ModelConfig) -> ModelConfig:
 
 def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     """Refuses fields that contradict each other."""
-    _check_backbone(model)
-    _check_pooling(model, pose)
+    is_resnet = model.backbone.startswith("resnet")
+    readers = {
+        "strides": is_resnet,
+        "stem_padding": is_resnet,
+        "final_relu": model.backbone == "vgg16",
+    }
+    _refuse_ignored(model, readers, f"model.backbone={model.backbone}")
+    readers = {name: model.pooling in poolings for name, poolings in READ_BY.items()}
+    _refuse_ignored(model, readers, f"model.pooling={model.pooling}")
+    _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
+    if model.pooling == "pose_parts" and not pose.branch:
+        raise ConfigError(
+            "model.pooling=pose_parts pools by the pose branch's heatmaps; set pose.branch=true"
+        )
+    if model.rank_form == "chained" and model.rank > 1 and model.per_class:
+        raise ConfigError(
+            "model.rank_form=chained cannot be combined with model.per_class=true; set "
+            "model.rank_form=independent or model.per_class=false"
+        )
     if model.widths and len(model.widths) != model.T:
         raise ConfigError(
             f"model.widths={model.widths} has {len(model.widths)} widths and model.T={model.T}; "
@@ -194,7 +179,6 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
             f"the weights of one layer or more, without a gate; set model.T={max(model.T, 1)} and "
             "model.gate_init=paper, or model.space=activation"
         )
-    _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
     if model.frames > 1 and pose.branch and pose.weight:
         raise ConfigError(
             f"pose.weight={pose.weight:g} needs joints, and clips (model.frames={model.frames}) "
@@ -210,30 +194,6 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
             "model.saliency_input=pose reads the pose branch's hidden layer; set "
             "model.saliency_input=features, or pose.branch=true and "
             f"pose.hidden={_spell(pose.hidden or PoseConfig.hidden)}"
-        )
-
-
-def _check_backbone(model: ModelConfig) -> None:
-    is_resnet = model.backbone.startswith("resnet")
-    readers = {
-        "strides": is_resnet,
-        "stem_padding": is_resnet,
-        "final_relu": model.backbone == "vgg16",
-    }
-    _refuse_ignored(model, readers, f"model.backbone={model.backbone}")
-
-
-def _check_pooling(model: ModelConfig, pose: PoseConfig) -> None:
-    readers = {name: model.pooling in poolings for name, poolings in READ_BY.items()}
-    _refuse_ignored(model, readers, f"model.pooling={model.pooling}")
-    if model.pooling == "pose_parts" and not pose.branch:
-        raise ConfigError(
-            "model.pooling=pose_parts pools by the pose branch's heatmaps; set pose.branch=true"
-        )
-    if model.rank_form == "chained" and model.rank > 1 and model.per_class:
-        raise ConfigError(
-            "model.rank_form=chained cannot be combined with model.per_class=true; set "
-            "model.rank_form=independent or model.per_class=false"
         )
 
 

@@ -1,7 +1,7 @@
 """Parses --config=FILE:part,part: locates FILE and reads the parts."""
 
-import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 from data_pipelines.config import DATASETS
 from data_pipelines.core.errors import ConfigError, nearest
@@ -17,8 +17,7 @@ _INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
 
 
-@dataclasses.dataclass(frozen=True)
-class Variant:
+class Variant(NamedTuple):
     """The parts after the colon in --config=FILE:part,part, one of each kind."""
 
     method: str
@@ -29,14 +28,13 @@ class Variant:
 
 def parse_variant(text: str, *, method: str) -> Variant:
     """Reads the parts in any order; `demo` implies `people`, no part means the paper's run."""
-    kinds = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+    known = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+    kinds = {part: kind for kind, parts in known.items() for part in parts}
     chosen: dict[str, str] = {}
     for part in filter(None, text.split(",")):
-        kind = next((name for name, known in kinds.items() if part in known), None)
-        if kind is None:
-            raise ConfigError(
-                f"config variant {part!r} is unknown{nearest(part, sum(kinds.values(), ()))}"
-            )
+        if part not in kinds:
+            raise ConfigError(f"config variant {part!r} is unknown{nearest(part, list(kinds))}")
+        kind = kinds[part]
         if kind in chosen:
             raise ConfigError(
                 f"config variant {text!r} names two {kind}s, {chosen[kind]} and {part}; keep one"
@@ -67,5 +65,4 @@ def locate(spec: str) -> str:
 
 
 def list_configs() -> list[str]:
-    """Lists the names of the package's configs."""
     return sorted(path.stem for path in CONFIGS.glob("[!_]*.py"))

@@ -38,6 +38,9 @@ class Settings:
 
     group: typing.ClassVar[str]
 
+    def __init_subclass__(cls, group: str) -> None:
+        cls.group = group
+
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
             check_field(f"{self.group}.{field.name}", field, getattr(self, field.name))

@@ -61,7 +61,7 @@ def run(words: Sequence[str]) -> int:
         flags.DEFINE_string(name, "", meaning, flag_values=own)
     flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=own)
     app.run(
-        partial(_start, own, spec=find_spec(argv)),
+        partial(_start, own, spec=find_spec(argv)[1]),
         argv=argv,
         flags_parser=partial(parse, own=own),
     )

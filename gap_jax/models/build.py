@@ -1,6 +1,5 @@
 """Builds a network from a config: the only module that knows every backbone and every pooling."""
 
-import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -29,7 +28,7 @@ from gap_jax.models.saliency import (
 from gap_jax.models.second_order import CompactBilinearPooling, MaxPooling, SecondOrderPooling
 
 STAGES: dict[str, Any] = {  # of the backbones besides ResNets
-    "vgg16": (*vgg.BLOCKS, *vgg.CLASSIFIER),
+    "vgg16": vgg.STAGES,
     "bn_inception": bn_inception.STAGES,
     "inception_v3": inception_v3.STAGES,
     "inception_v3_torch": inception_v3.TORCH_STAGES,
@@ -41,31 +40,26 @@ MOST_WEIGHTS = 2**29  # of second order: 2 GiB of float32, and as much again for
 def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
     """Builds the network of a config with random initial parameters."""
     backbone = _build_backbone(cfg.model, rngs)
+    read, side = backbone.features, cfg.pose.kernel_size
+    source: SaliencySource = "heatmaps" if cfg.model.pooling == "pose_parts" else "features"
     pose = None
     if cfg.pose.branch:
-        pose = PoseBranch(
-            backbone.features,
-            cfg.pose.hidden,
-            joints=len(JOINTS),
-            kernel_size=cfg.pose.kernel_size,
-            rngs=rngs,
-        )
-    reads_pose = cfg.model.saliency_input == "pose"
-    read = pose.features if pose and reads_pose else backbone.features
-    source: SaliencySource = "hidden" if reads_pose else "features"
+        pose = PoseBranch(read, cfg.pose.hidden, joints=len(JOINTS), kernel_size=side, rngs=rngs)
+        if cfg.model.saliency_input == "pose":
+            read, source = pose.features, "hidden"
     return Network(
         backbone,
         _build_pooling(cfg.model, backbone.features, read, classes, rngs),
         pose,
-        saliency_source="heatmaps" if cfg.model.pooling == "pose_parts" else source,
-        over_frames=_build_over_frames(cfg.model, classes, rngs),
+        saliency_source=source,
+        over_frames=_weight_frames(cfg.model, classes, rngs),
         mean=cfg.model.input_mean,
         scale=cfg.model.input_scale,
         dtype=backbone_dtype(cfg.model),
     )
 
 
-def _build_over_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Saliency | None:
+def _weight_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Saliency | None:
     """Builds the weights of frames, None for pictures; in AP the bias starts at 1 / frames."""
     if model.frames == 1:
         return None
@@ -96,6 +90,7 @@ def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
         model.norm_decay,
         model.norm_eps,
         frozen=model.norm == "frozen",
+        scaled=model.backbone != "inception_v3",
         follows_first=model.norm_running == "first",
     )
     match model.backbone:
@@ -104,7 +99,6 @@ def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
         case "vgg16":
             return vgg.VGG16(stage=model.stage, final_relu=model.final_relu, rngs=rngs)
         case "bn_inception" | "inception_v3" | "inception_v3_torch" as name:
-            norm = dataclasses.replace(norm, scaled=name != "inception_v3")
             bias = name == "bn_inception"
             return Inception(stages, stage=model.stage, bias=bias, norm=norm, rngs=rngs)
         case _:
@@ -145,14 +139,11 @@ def _build_pooling(
                 rngs=rngs,
             )
     by_parts = model.pooling == "pose_parts"
-    saliency = (
-        PartSaliency(len(JOINTS)) if by_parts else _build_saliency(model, read, classes, rngs)
-    )
     return AttentionalPooling(
         features,
         classes,
-        saliency=saliency,
-        rank=saliency.maps if by_parts else model.rank,
+        saliency=_build_saliency(model, read, classes, rngs),
+        rank=len(JOINTS) + 1 if by_parts else model.rank,
         per_class=model.per_class,
         activation=model.saliency_activation,
         dropout=model.dropout,
@@ -166,19 +157,17 @@ def _build_pooling(
 def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
     chained = model.rank_form == "chained" and model.rank > 1
     maps = 1 if chained else model.rank * (classes if model.per_class else 1)
+    gate, widths = model.gate_init, model.factored_widths
     saliency: Saliency
     match model.pooling:
+        case "pose_parts":
+            return PartSaliency(len(JOINTS))
         case "mean":
             saliency = UniformSaliency(maps)
         case "attention":
-            saliency = LinearSaliency(read, maps, gate_init=model.gate_init, rngs=rngs)
+            saliency = LinearSaliency(read, maps, gate_init=gate, rngs=rngs)
         case _:
             saliency = FactoredSaliency(
-                read,
-                model.factored_widths,
-                maps,
-                space=model.space,
-                gate_init=model.gate_init,
-                rngs=rngs,
+                read, widths, maps, space=model.space, gate_init=gate, rngs=rngs
             )
     return ChainedSaliency(saliency, model.rank, rngs=rngs) if chained else saliency

@@ -13,10 +13,7 @@ from gap_jax.models.layers import Conv, PoolPadding, pool_edges
 @jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Axis:
-    """One axis of a map: cell i is centred on pixel `first + i * stride` of the image.
-
-    The cells of the image's own axis are its pixels.
-    """
+    """One axis of a map: cell i is centred on pixel `first + i * stride`; by default on pixel i."""
 
     cells: int
     first: float = 0.0

@@ -6,29 +6,17 @@ from gap_jax import hardware
 from gap_jax.models.layers import ConvNorm
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
-from gap_jax.models.saliency import (
-    ChainedSaliency,
-    FactoredSaliency,
-    LinearSaliency,
-    Saliency,
-)
+from gap_jax.models.saliency import ChainedSaliency, FactoredSaliency, LinearSaliency, Saliency
 
 
 def fold(network: Network) -> Network:
-    """Copies a network: batch norms become part of their convolutions, V c becomes one vector.
-
-    The outputs are equal up to rounding.
-    """
+    """Copies a network with norms in their convolutions, V c as a vector: equal up to rounding."""
     folded = nnx.clone(network)
     for _, module in nnx.iter_modules(folded):
         if isinstance(module, ConvNorm):
             _fold_norm(module)
-    pooling = folded.pooling
-    if isinstance(pooling, AttentionalPooling):
-        if isinstance(pooling.saliency, ChainedSaliency):
-            pooling.saliency.first = _fold_saliency(pooling.saliency.first)
-        else:
-            pooling.saliency = _fold_saliency(pooling.saliency)
+    if isinstance(folded.pooling, AttentionalPooling):
+        folded.pooling.saliency = _fold_saliency(folded.pooling.saliency)
     return folded
 
 
@@ -45,6 +33,8 @@ def _fold_norm(pair: ConvNorm) -> None:
 
 
 def _fold_saliency(saliency: Saliency) -> Saliency:
+    if isinstance(saliency, ChainedSaliency):
+        saliency.first = _fold_saliency(saliency.first)
     if not (isinstance(saliency, FactoredSaliency) and saliency.space == "weight"):
         return saliency
     vector = saliency.vector()

@@ -25,10 +25,7 @@ def along_channels(vector: Float[Array, " c"], x: Float[Array, "*any c"]) -> Flo
 def project(
     x: Float[Array, "*any c"], kernel: Float[Array, "c d"], *, exactly: bool = False
 ) -> Float[Array, "*any d"]:
-    """`x @ kernel` over the channels of any map, in the type of `x`.
-
-    `exactly`: summed and returned in float32 for any type of `x`.
-    """
+    """`x @ kernel` over channels, in the type of `x` or, `exactly`, summed and given in float32."""
     check_channels(x, kernel.shape[0])
     return lax.dot_general(
         x,
@@ -116,19 +113,14 @@ def subsample(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 
 
 @dataclasses.dataclass(frozen=True)
 class Norm:
-    """The settings of all batch norms of a network.
+    """The settings of all batch norms of a network."""
 
-    `group_size` images share statistics in training; `decay` is the share of the running
-    statistics that a step keeps; `frozen` uses the running statistics in training too, unchanged;
-    `scaled` adds gamma; with `follows_first` running statistics follow the first group alone.
-    """
-
-    group_size: int = 16
-    decay: float = 0.997
+    group_size: int = 16  # images that share statistics in training
+    decay: float = 0.997  # share of the running statistics that a step keeps
     eps: float = 1e-5
-    frozen: bool = False
-    scaled: bool = True
-    follows_first: bool = False
+    frozen: bool = False  # the running statistics are used in training too, unchanged
+    scaled: bool = True  # with gamma
+    follows_first: bool = False  # the running statistics follow the first group alone
 
 
 class BatchNorm(nnx.Module):
@@ -151,7 +143,10 @@ class BatchNorm(nnx.Module):
         if not train or self.norm.frozen:
             scale, shift = self.affine()
             return (x * along_channels(scale, x) + along_channels(shift, x)).astype(x.dtype)
-        grouped = _split_groups(x, self.norm.group_size)
+        size = min(self.norm.group_size, len(x))
+        if len(x) % size:
+            raise ValueError(f"{len(x)} images do not divide into batch-norm groups of {size}")
+        grouped = x.reshape(-1, size, *x.shape[1:])
         mean, var = _moments(grouped)
         self._update(mean, var)
         scale = self._scale(var)
@@ -173,13 +168,6 @@ class BatchNorm(nnx.Module):
         mean, var = (lax.stop_gradient(each[groups]).mean(0) for each in (mean, var))
         self.mean[...] = keep * self.mean[...] + (1 - keep) * mean
         self.var[...] = keep * self.var[...] + (1 - keep) * var
-
-
-def _split_groups(x: Float[Array, "b h w c"], group_size: int) -> Float[Array, "groups g h w c"]:
-    size = min(group_size, x.shape[0])
-    if x.shape[0] % size:
-        raise ValueError(f"{x.shape[0]} images do not divide into batch-norm groups of {size}")
-    return x.reshape(-1, size, *x.shape[1:])
 
 
 @jax.custom_jvp
@@ -207,10 +195,7 @@ def _differentiate_moments(primals: tuple[Array], tangents: tuple[Array]) -> tup
 
 
 class ConvNorm(nnx.Module):
-    """A convolution and its batch norm; `folding` replaces the pair by one convolution.
-
-    `arguments` are those of `Conv`.
-    """
+    """A `Conv` with `arguments` and its batch norm; `folding` replaces the pair by a `Conv`."""
 
     def __init__(self, features_in: int, features: int, *, norm: Norm, **arguments: Any) -> None:
         self.conv = Conv(features_in, features, **arguments)
@@ -283,8 +268,3 @@ def _differentiate_max_pool(
 
 
 _max_pool.defvjp(_max_and_index, _differentiate_max_pool)
-
-
-def mean_pool(x: Float[Array, "b h w c"], *, of_nine: bool = False) -> Float[Array, "b h w c"]:
-    """Means of 3x3 windows at stride 1, over cells of the map; `of_nine` also counts padding."""
-    return nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=of_nine)

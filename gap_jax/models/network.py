@@ -1,5 +1,6 @@
 """The whole network: input scaling, a backbone, the pose branch, a pooling."""
 
+import dataclasses
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
@@ -39,6 +40,7 @@ def normalise(image: Picture, mean: Colours, scale: Colours) -> Float[Array, "b 
     return (image.astype(jnp.float32) - shift) / spread
 
 
+@nnx.dataclass(eq=False)
 class Network(nnx.Module):
     """Backbone, pooling and an optional pose branch.
 
@@ -47,28 +49,22 @@ class Network(nnx.Module):
     and logits are float32.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        pooling: Pooling,
-        pose: PoseBranch | None = None,
-        *,
-        saliency_source: SaliencySource = "features",
-        over_frames: Saliency | None = None,
-        mean: Colours = (0.0, 0.0, 0.0),
-        scale: Colours = (1.0, 1.0, 1.0),
-        dtype: DTypeLike = jnp.float32,
-    ) -> None:
-        if saliency_source != "features" and pose is None:
-            raise ValueError(f"{saliency_source=} is of the pose branch, and pose=None; pass one")
-        self.backbone = backbone
-        self.pooling = pooling
-        self.pose = pose
-        self.saliency_source: SaliencySource = saliency_source
-        self.over_frames = over_frames
-        self.mean = mean
-        self.scale = scale
-        self.dtype = dtype
+    backbone: Backbone
+    pooling: Pooling
+    pose: PoseBranch | None = None
+    _: dataclasses.KW_ONLY
+    saliency_source: SaliencySource = "features"
+    over_frames: Saliency | None = None
+    mean: Colours = (0.0, 0.0, 0.0)
+    scale: Colours = (1.0, 1.0, 1.0)
+    dtype: DTypeLike = jnp.float32
+
+    def __post_init__(self) -> None:
+        source = self.saliency_source
+        if source != "features" and self.pose is None:
+            raise ValueError(
+                f"saliency_source={source!r} is of the pose branch, and pose=None; pass one"
+            )
 
     def __call__(
         self,
@@ -102,12 +98,11 @@ class Network(nnx.Module):
             raise ValueError("training with dropout needs `keys`, one for each row")
         x = self.backbone(normalise(image, self.mean, self.scale).astype(self.dtype), train=train)
         heatmaps, hidden = (None, None) if self.pose is None else self.pose(x)
-        sources = {"features": None, "hidden": hidden, "heatmaps": heatmaps}
-        saliency_input = sources[self.saliency_source]
+        read = {"features": None, "hidden": hidden, "heatmaps": heatmaps}[self.saliency_source]
         if want_maps:
-            maps = self.pooling.maps(x, saliency_input, keys=keys)
+            maps = self.pooling.maps(x, read, keys=keys)
             return Outputs(maps.logits, heatmaps, maps)
-        return Outputs(self.pooling(x, saliency_input, keys=keys), heatmaps, None)
+        return Outputs(self.pooling(x, read, keys=keys), heatmaps, None)
 
 
 def _join_frames(frames: Any, g: Float[Array, "b t 1"]) -> Outputs:

@@ -23,6 +23,8 @@ from gap_jax.models.arguments import check_channels, check_choice, check_counts,
 from gap_jax.models.layers import SMALL
 from gap_jax.models.saliency import EXACT, FactoredSaliency, LinearSaliency, Saliency
 
+Features = Float[Array, "b *spatial f"]
+SaliencyInput = Float[Array, "b *spatial s"] | None  # None: the features
 Keys = Key[Array, " b"] | EllipsisType | None  # None in evaluation; ...: argument not given
 
 
@@ -33,19 +35,11 @@ class Pooling(Protocol):
     dropout: float
 
     def __call__(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Keys = ...,
+        self, x: Features, saliency_input: SaliencyInput = None, *, keys: Keys = ...
     ) -> Float[Array, "b k"]: ...
 
     def maps(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Keys = ...,
+        self, x: Features, saliency_input: SaliencyInput = None, *, keys: Keys = ...
     ) -> AttentionMaps: ...
 
 
@@ -124,15 +118,11 @@ class AttentionalPooling(nnx.Module):
         self.dropout_where: DropoutWhere = dropout_where
 
     def __call__(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Keys = ...,
+        self, x: Features, saliency_input: SaliencyInput = None, *, keys: Keys = ...
     ) -> Float[Array, "b k"]:
         if self.per_class:
             return self.maps(x, saliency_input, keys=keys).logits
-        h = self._bottom_up(x if saliency_input is None else saliency_input)
+        h = self._bottom_up(x, saliency_input)
         values = self._values(x)
         if self.dropout_where == "map":
             values = self._drop(values, keys)
@@ -144,14 +134,10 @@ class AttentionalPooling(nnx.Module):
         )
 
     def maps(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Keys = ...,
+        self, x: Features, saliency_input: SaliencyInput = None, *, keys: Keys = ...
     ) -> AttentionMaps:
         """Computes the contribution of each position to each class."""
-        h = self._bottom_up(x if saliency_input is None else saliency_input)
+        h = self._bottom_up(x, saliency_input)
         values = self._drop(self._values(x), keys)
         t = self._contract("bnf,pfk->bnkp", values, self.kernel[...])
         t = t + self._alpha().T[None, None]
@@ -159,7 +145,7 @@ class AttentionalPooling(nnx.Module):
         maps = (h_kp if self.per_class else h, t, (t * h_kp).sum(-1))
         return AttentionMaps(*(v.reshape(*x.shape[:-1], *v.shape[2:]) for v in maps))
 
-    def _values(self, x: Float[Array, "b *spatial f"]) -> Float[Array, "b n f"]:
+    def _values(self, x: Features) -> Float[Array, "b n f"]:
         check_channels(x, self.kernel.shape[1])
         return by_position(x).astype(jnp.float32 if self.dtype is None else self.dtype)
 
@@ -171,8 +157,9 @@ class AttentionalPooling(nnx.Module):
         pair = values.astype(dtype), other.astype(dtype)
         return jnp.einsum(indices, *pair, precision=EXACT, preferred_element_type=jnp.float32)
 
-    def _bottom_up(self, x: Float[Array, "b *spatial s"]) -> Float[Array, "b n p"]:
-        h = by_position(self.saliency(x if self.dtype is None else x.astype(self.dtype)))
+    def _bottom_up(self, x: Features, saliency_input: SaliencyInput) -> Float[Array, "b n p"]:
+        read = x if saliency_input is None else saliency_input
+        h = by_position(self.saliency(read if self.dtype is None else read.astype(self.dtype)))
         match self.activation:
             case "relu":
                 return jax.nn.relu(h)
@@ -218,33 +205,17 @@ class GeneralizedAttentionalPooling(AttentionalPooling):
         **arguments: Any,
     ) -> None:
         check_counts(classes=classes, rank=rank)
+        maps = rank * classes if per_class else rank
+        stored: Any = {"param_dtype": param_dtype, "rngs": rngs}
         saliency = FactoredSaliency(
-            features,
-            widths,
-            rank * classes if per_class else rank,
-            space=space,
-            gate_init=gate_init,
-            param_dtype=param_dtype,
-            rngs=rngs,
+            features, widths, maps, space=space, gate_init=gate_init, **stored
         )
-        super().__init__(
-            features,
-            classes,
-            saliency=saliency,
-            rank=rank,
-            per_class=per_class,
-            param_dtype=param_dtype,
-            rngs=rngs,
-            **arguments,
-        )
+        pairs: Any = {"saliency": saliency, "rank": rank, "per_class": per_class}
+        super().__init__(features, classes, **pairs, **stored, **arguments)
 
 
 def drop(
-    values: Float[Array, "b m f"],
-    keys: Keys,
-    share: float,
-    *,
-    channels: bool = True,
+    values: Float[Array, "b m f"], keys: Keys, share: float, *, channels: bool = True
 ) -> Float[Array, "b m f"]:
     """Drops that share of the values and scales up the rest; `channels`: whole channels."""
     if keys is None or not share:

@@ -1,5 +1,7 @@
 """The pose branch: hidden convolutions on the backbone's map, then a heatmap for each joint."""
 
+import functools
+
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -24,15 +26,13 @@ class PoseBranch(nnx.Module):
         rngs: nnx.Rngs,
     ) -> None:
         check_counts(features=features, joints=joints, kernel_size=kernel_size)
-        for width in hidden:
-            check_counts(hidden=width)
         if kernel_size % 2 == 0:
             raise ValueError(f"kernel_size={kernel_size} must be odd")
         self.hidden = nnx.List()
+        conv = functools.partial(Conv, size=kernel_size, bias=True, init=SMALL, rngs=rngs)
         for width in hidden:
-            self.hidden.append(
-                Conv(features, width, size=kernel_size, bias=True, init=SMALL, rngs=rngs)
-            )
+            check_counts(hidden=width)
+            self.hidden.append(conv(features, width))
             features = width
         self.joints = Dense(features, joints, rngs=rngs)
         self.features = features

@@ -1,6 +1,6 @@
 """Saliency: the bottom-up maps h of a pooling, one or several values for each position."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -57,8 +57,7 @@ class LinearSaliency(nnx.Module):
         check_choice("gate_init", gate_init, GateInit)
         self.maps = maps
         self.gated = gate_init == "one"
-        biased = bias and not self.gated
-        self.bias = nnx.Param(jnp.zeros(maps, param_dtype)) if biased else None
+        self.bias = nnx.Param(jnp.zeros(maps, param_dtype)) if bias and not self.gated else None
         if self.gated:
             self.gate = nnx.Param(jnp.zeros((features, maps), param_dtype))
         else:
@@ -111,28 +110,13 @@ class FactoredSaliency(nnx.Module):
         self.maps = maps
         self.space: Space = space
         self.chain = nnx.List()
+        stored: Any = {"bias": not literal, "param_dtype": param_dtype, "rngs": rngs}
         for width in widths:
-            init = _positive(1 / width) if literal else HE
-            self.chain.append(
-                Dense(
-                    features,
-                    width,
-                    bias=not literal,
-                    init=init,
-                    param_dtype=param_dtype,
-                    rngs=rngs,
-                )
-            )
+            init = nnx.initializers.uniform(2 / width) if literal else HE
+            self.chain.append(Dense(features, width, init=init, **stored))
             features = width
-        self.last = LinearSaliency(
-            features,
-            maps,
-            bias=not literal,
-            gate_init=gate_init,
-            init=_positive(1e-3) if literal else SMALL,
-            param_dtype=param_dtype,
-            rngs=rngs,
-        )
+        init = nnx.initializers.uniform(2e-3) if literal else SMALL
+        self.last = LinearSaliency(features, maps, gate_init=gate_init, init=init, **stored)
 
     def __call__(self, x: Float[Array, "b *spatial s"], /) -> Float[Array, "b *spatial p"]:
         if self.space == "weight":
@@ -149,10 +133,6 @@ class FactoredSaliency(nnx.Module):
         for layer in reversed(self.chain):
             product = jnp.matmul(jax.nn.relu(layer.kernel[...]), product, precision=EXACT)
         return jax.nn.relu(product)
-
-
-def _positive(mean: float) -> Initializer:
-    return nnx.initializers.uniform(2 * mean)
 
 
 class ChainedSaliency(nnx.Module):

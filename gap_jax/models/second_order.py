@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float
 from gap_jax.batch import AttentionMaps
 from gap_jax.models.arguments import check_channels, check_counts, check_dropout
 from gap_jax.models.layers import HE, SMALL, along_channels, project
-from gap_jax.models.pooling import Keys, by_position, drop
+from gap_jax.models.pooling import Features, Keys, SaliencyInput, by_position, drop
 from gap_jax.models.saliency import EXACT
 
 HASH_SEED = 2016  # every network has the same sketch
@@ -28,41 +28,37 @@ class PositionPooling(nnx.Module):
         self.dropout = dropout
 
     def __call__(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Keys = ...,
+        self, x: Features, saliency_input: SaliencyInput = None, *, keys: Keys = ...
     ) -> Float[Array, "b k"]:
         del saliency_input
-        return self._score(self._values(x), keys)
+        return self._add_bias(self._score(self._values(x), keys))
 
     def maps(
-        self,
-        x: Float[Array, "b *spatial f"],
-        saliency_input: Float[Array, "b *spatial s"] | None = None,
-        *,
-        keys: Keys = ...,
+        self, x: Features, saliency_input: SaliencyInput = None, *, keys: Keys = ...
     ) -> AttentionMaps:
         """Computes each position's contribution to each score, times n, and a bottom-up map."""
         del saliency_input
         values, spatial = self._values(x), x.shape[:-1]
-        combined = self._contributions(values, keys)
+        combined = self._add_bias(self._contributions(values, keys))
         return AttentionMaps(
             self._bottom_up(values).reshape(*spatial, 1),
             combined.reshape(*spatial, -1, 1),
             combined.reshape(*spatial, -1),
         )
 
-    def _values(self, x: Float[Array, "b *spatial f"]) -> Float[Array, "b n f"]:
+    def _values(self, x: Features) -> Float[Array, "b n f"]:
         check_channels(x, self.features)
         return by_position(x).astype(jnp.float32)
 
+    def _add_bias(self, scores: Float[Array, "*any k"]) -> Float[Array, "*any k"]:
+        return scores + along_channels(self.bias[...], scores)
+
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
+        """The scores without their bias."""
         raise NotImplementedError
 
     def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
-        """The maps whose mean over positions is the score."""
+        """The maps whose mean over positions is `_score`."""
         raise NotImplementedError
 
     def _bottom_up(self, values: Float[Array, "b n f"]) -> Float[Array, "b n 1"]:
@@ -87,21 +83,18 @@ class MaxPooling(PositionPooling):
         # recompute the values with other rounding, find none that is equal, and divide by 0.
         largest = jnp.where(_is_first_maximum(values), values, 0).sum(1, keepdims=True)
         g = drop(largest, keys, self.dropout)
-        return _classify(g, self.kernel[...], self.bias[...])[:, 0]
+        return project(g, self.kernel[...], exactly=True)[:, 0]
 
     def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         shares = jnp.where(_is_first_maximum(values), values * values.shape[1], 0)
-        return _classify(drop(shares, keys, self.dropout), self.kernel[...], self.bias[...])
+        return project(drop(shares, keys, self.dropout), self.kernel[...], exactly=True)
 
     def _bottom_up(self, values: Float[Array, "b n f"]) -> Float[Array, "b n 1"]:
         return _is_first_maximum(values).mean(-1, keepdims=True) * values.shape[1]
 
 
 class SecondOrderPooling(PositionPooling):
-    """logit_k = Tr(X^T X W_k^T) / n + alpha_k, with f^2 weights for each class.
-
-    Attentional pooling is its rank-1 case.
-    """
+    """logit_k = Tr(X^T X W_k^T) / n + alpha_k; with W_k of rank 1 it is attentional pooling."""
 
     def __init__(
         self, features: int, classes: int, *, dropout: float = 0.0, rngs: nnx.Rngs
@@ -112,14 +105,12 @@ class SecondOrderPooling(PositionPooling):
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         dropped = drop(values, keys, self.dropout)
         pairs = jnp.einsum("bnf,bng->bfg", dropped, values, precision=EXACT) / values.shape[1]
-        scores = jnp.einsum("bfg,fgk->bk", pairs, self.kernel[...], precision=EXACT)
-        return scores + along_channels(self.bias[...], scores)
+        return jnp.einsum("bfg,fgk->bk", pairs, self.kernel[...], precision=EXACT)
 
     def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         dropped = drop(values, keys, self.dropout)
         weighted = jnp.einsum("bnf,fgk->bngk", dropped, self.kernel[...], precision=EXACT)
-        combined = jnp.einsum("bngk,bng->bnk", weighted, values, precision=EXACT)
-        return combined + along_channels(self.bias[...], combined)
+        return jnp.einsum("bngk,bng->bnk", weighted, values, precision=EXACT)
 
 
 class CompactBilinearPooling(PositionPooling):
@@ -150,13 +141,13 @@ class CompactBilinearPooling(PositionPooling):
     def _score(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b k"]:
         y = self._sketch(values).sum(1, keepdims=True)
         y = drop(y * self._factors(y), keys, self.dropout)
-        return _classify(y, self.kernel[...], self.bias[...])[:, 0]
+        return project(y, self.kernel[...], exactly=True)[:, 0]
 
     def _contributions(self, values: Float[Array, "b n f"], keys: Keys) -> Float[Array, "b n k"]:
         sketches = self._sketch(values)
         factors = self._factors(sketches.sum(1, keepdims=True))
         shares = drop(sketches * factors * values.shape[1], keys, self.dropout)
-        return _classify(shares, self.kernel[...], self.bias[...])
+        return project(shares, self.kernel[...], exactly=True)
 
     def _sketch(self, values: Float[Array, "b n f"]) -> Float[Array, "b n d"]:
         zeros = jnp.zeros((*values.shape[:2], self.length))
@@ -186,10 +177,3 @@ def draw_hashes(features: int, length: int) -> list[tuple[np.ndarray, np.ndarray
 
 def _is_first_maximum(values: Float[Array, "b n f"]) -> Bool[Array, "b n f"]:
     return jnp.arange(values.shape[1])[None, :, None] == values.argmax(1)[:, None, :]
-
-
-def _classify(
-    values: Float[Array, "b n f"], kernel: Float[Array, "f k"], bias: Float[Array, " k"]
-) -> Float[Array, "b n k"]:
-    scores = project(values, kernel, exactly=True)
-    return scores + along_channels(bias, scores)

@@ -3,7 +3,7 @@
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,8 @@ from jax import export, lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
-from gap_jax.models.layers import BatchNorm, Conv, Norm, PoolPadding, max_pool, mean_pool
+from gap_jax.models.backbones.inception import Block, Pool
+from gap_jax.models.layers import BatchNorm, Conv, Norm, PoolPadding, max_pool
 from tests.support import oracles
 
 RNG = np.random.default_rng(0)
@@ -67,7 +68,7 @@ def test_symbolic_sizes_export() -> None:
     one, three = convolution(1, 2), convolution(3, 2)
 
     def both(x: Array) -> Array:
-        x = mean_pool(max_pool(x, "same") + max_pool(x, "symmetric"))
+        x = mean_pool("mean")(max_pool(x, "same") + max_pool(x, "symmetric"), train=False)
         return one(x) + three(x) + max_pool(x, "valid").mean()
 
     shape = export.symbolic_shape("b, h, w, 5", constraints=("h >= 8", "w >= 8"))
@@ -77,15 +78,19 @@ def test_symbolic_sizes_export() -> None:
         np.testing.assert_allclose(exported.call(x), both(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("of_nine", [False, True])
-def test_mean_pool_excludes_or_counts_padding(of_nine: bool) -> None:
+def mean_pool(of: Literal["mean", "mean of nine"]) -> Block:
+    return Block(3, (Pool(of),), bias=False, norm=Norm(), rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize("of", ["mean", "mean of nine"])
+def test_mean_pool_excludes_or_counts_padding(of: Literal["mean", "mean of nine"]) -> None:
     x = random_map(2, 5, 4, 3)
     expected = np.empty(x.shape)
     for row, column in np.ndindex(5, 4):
         window = f64(x)[:, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-        cells = 9 if of_nine else window.shape[1] * window.shape[2]
+        cells = 9 if of == "mean of nine" else window.shape[1] * window.shape[2]
         expected[:, row, column] = window.sum((1, 2)) / cells
-    np.testing.assert_allclose(mean_pool(jnp.asarray(x), of_nine=of_nine), expected, atol=1e-6)
+    np.testing.assert_allclose(mean_pool(of)(jnp.asarray(x), train=False), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("group_size", "group"), [(2, 2), (3, 3), (16, 6)])

@@ -1,13 +1,12 @@
-"""BN-Inception of temporal segment networks (Caffe), which attentional pooling also uses.
+"""BN-Inception of temporal segment networks (Caffe): convolutions have a bias before the norm.
 
-Its convolutions have a bias before the batch norm. Pools are padded as in TensorFlow: on sizes
-that are even at every pool (224 px) the maps are as large as Caffe's. A mean pool does not count
-padding, where Caffe always divides by nine.
+Pools are padded as in TensorFlow: on sizes even at every pool (224 px) maps are as large as
+Caffe's. A mean pool does not count padding, where Caffe always divides by nine.
 """
 
 from typing import Literal
 
-from gap_jax.models.backbones.inception import Conv, Fork, Pool, Stages, Steps
+from gap_jax.models.backbones.inception import Conv, Pool, Stages, Steps, fork
 
 
 def _mixed(
@@ -18,23 +17,21 @@ def _mixed(
     pool: Literal["mean", "max"] = "mean",
 ) -> Steps:
     """Branches 1x1, 3x3, twice 3x3 and a pool; a pair begins with the 1x1 convolution before."""
-    branches = (
+    return fork(
         (Conv(one),),
         (Conv(three[0]), Conv(three[1], 3)),
         (Conv(double[0]), Conv(double[1], 3), Conv(double[1], 3)),
         (Pool(pool), Conv(projected)),
     )
-    return (Fork(branches),)
 
 
 def _halved(three: tuple[int, int], double: tuple[int, int]) -> Steps:
     """The same at stride 2, without the 1x1 branch and the projection."""
-    branches = (
+    return fork(
         (Conv(three[0]), Conv(three[1], 3, 2)),
         (Conv(double[0]), Conv(double[1], 3), Conv(double[1], 3, 2)),
         (Pool("max", 2),),
     )
-    return (Fork(branches),)
 
 
 STAGES: Stages = (  # conv1, conv2, inception_3a-3c, 4a-4e, 5a-5b

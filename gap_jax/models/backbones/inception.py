@@ -1,6 +1,7 @@
 """The parts of Inception networks: rectified convolutions, pools, and branches of both."""
 
 import dataclasses
+import itertools
 from typing import Literal, TypeAlias
 
 import jax
@@ -10,12 +11,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from gap_jax.models.cells import Axis
-from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool, mean_pool
+from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool
 
 
 @dataclasses.dataclass(frozen=True)
 class Conv:
-    """relu(norm(convolution))."""
+    """relu(norm(convolution)), with arguments of `ConvNorm`."""
 
     features: int
     size: int | tuple[int, int] = 1
@@ -44,6 +45,11 @@ Steps: TypeAlias = tuple[Step, ...]
 Stages: TypeAlias = tuple[tuple[Steps, ...], ...]  # stages of blocks
 
 
+def fork(*branches: Steps) -> Steps:
+    """Makes a fork the only step of a block."""
+    return (Fork(branches),)
+
+
 class Block(nnx.Module):
     """A sequence of steps."""
 
@@ -54,31 +60,16 @@ class Block(nnx.Module):
         self.layers = nnx.List()  # of the steps with parameters; a fork is a list of blocks
         for step in steps:
             match step:
-                case Conv(width, size, stride, padded):
-                    self.layers.append(
-                        ConvNorm(
-                            features,
-                            width,
-                            size=size,
-                            stride=stride,
-                            padded=padded,
-                            bias=bias,
-                            norm=norm,
-                            rngs=rngs,
-                        )
-                    )
-                    features = width
+                case Conv():
+                    arguments = vars(step) | {"bias": bias, "norm": norm, "rngs": rngs}
+                    self.layers.append(ConvNorm(features, **arguments))
+                    features = step.features
                 case Fork(branches):
                     built = nnx.List(
-                        [
-                            Block(features, each, bias=bias, norm=norm, rngs=rngs)
-                            for each in branches
-                        ]
+                        Block(features, each, bias=bias, norm=norm, rngs=rngs) for each in branches
                     )
                     self.layers.append(built)
                     features = sum(block.features for block in built)
-                case Pool():
-                    pass
         self.features = features
 
     def __call__(self, x: Float[Array, "b h w c"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
@@ -92,15 +83,12 @@ class Block(nnx.Module):
                 case Pool("max", stride, padding):
                     x = max_pool(x, padding, stride=stride)
                 case Pool(of):
-                    x = mean_pool(x, of_nine=of == "mean of nine")
+                    counts_padding = of == "mean of nine"
+                    x = nnx.avg_pool(x, (3, 3), (1, 1), "SAME", count_include_pad=counts_padding)
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Computes the map's axis from the image's.
-
-        The branches of a fork may have different centres. The centre is then their mean, weighted
-        by numbers of channels.
-        """
+        """If a fork's branches differ in their centres, their mean counts, weighted by channels."""
         layers = iter(self.layers)
         for step in self.steps:
             match step:
@@ -114,8 +102,6 @@ class Block(nnx.Module):
                     axis = dataclasses.replace(found[0][0], first=first / total)
                 case Pool("max", stride, padding):
                     axis = axis.pool(padding, stride=stride)
-                case Pool():
-                    pass
         return axis
 
 
@@ -127,13 +113,7 @@ class Inception(nnx.Module):
     """
 
     def __init__(
-        self,
-        stages: Stages,
-        *,
-        stage: int = 0,
-        bias: bool,
-        norm: Norm,
-        rngs: nnx.Rngs,
+        self, stages: Stages, *, stage: int = 0, bias: bool, norm: Norm, rngs: nnx.Rngs
     ) -> None:
         self.stages = nnx.List()
         self.features = 3
@@ -145,14 +125,11 @@ class Inception(nnx.Module):
             self.stages.append(built)
 
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
-        for blocks in self.stages:
-            for block in blocks:
-                x = checkpoint_name(block(x, train=train), "unit")
+        for block in itertools.chain(*self.stages):
+            x = checkpoint_name(block(x, train=train), "unit")
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Computes the map's axis from the image's."""
-        for blocks in self.stages:
-            for block in blocks:
-                axis = block.locate(axis)
+        for block in itertools.chain(*self.stages):
+            axis = block.locate(axis)
         return axis

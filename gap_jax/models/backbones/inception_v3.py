@@ -5,60 +5,55 @@ the last convolution of the stem. torchvision's network, `TORCH_STAGES`, has gam
 pools always divide by nine.
 """
 
-from gap_jax.models.backbones.inception import Conv, Fork, Pool, Stages, Steps
+from gap_jax.models.backbones.inception import Conv, Pool, Stages, Steps, fork
 
 HALF = Pool("max", 2, "valid")
 ROW, COLUMN = (1, 7), (7, 1)
 
 
 def _mixed_35(projected: int, mean: Pool) -> Steps:
-    branches = (
+    return fork(
         (Conv(64),),
         (Conv(48), Conv(64, 5)),
         (Conv(64), Conv(96, 3), Conv(96, 3)),
         (mean, Conv(projected)),
     )
-    return (Fork(branches),)
 
 
 def _mixed_17(width: int, mean: Pool) -> Steps:
     double = (Conv(width, COLUMN), Conv(width, ROW), Conv(width, COLUMN), Conv(192, ROW))
-    branches = (
+    return fork(
         (Conv(192),),
         (Conv(width), Conv(width, ROW), Conv(192, COLUMN)),
         (Conv(width), *double),
         (mean, Conv(192)),
     )
-    return (Fork(branches),)
 
 
 def _mixed_8(mean: Pool) -> Steps:
-    split = Fork(((Conv(384, (1, 3)),), (Conv(384, (3, 1)),)))
-    branches = (
+    split = fork((Conv(384, (1, 3)),), (Conv(384, (3, 1)),))
+    return fork(
         (Conv(320),),
-        (Conv(384), split),
-        (Conv(448), Conv(384, 3), split),
+        (Conv(384), *split),
+        (Conv(448), Conv(384, 3), *split),
         (mean, Conv(192)),
     )
-    return (Fork(branches),)
 
 
 def _halved_35() -> Steps:
-    branches = (
+    return fork(
         (Conv(384, 3, 2, False),),
         (Conv(64), Conv(96, 3), Conv(96, 3, 2, False)),
         (HALF,),
     )
-    return (Fork(branches),)
 
 
 def _halved_17() -> Steps:
-    branches = (
+    return fork(
         (Conv(192), Conv(320, 3, 2, False)),
         (Conv(192), Conv(192, ROW), Conv(192, COLUMN), Conv(192, 3, 2, False)),
         (HALF,),
     )
-    return (Fork(branches),)
 
 
 def _stages(mean: Pool) -> Stages:

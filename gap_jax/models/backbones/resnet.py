@@ -1,5 +1,8 @@
 """ResNet-50/101/152 with bottleneck units and the strides of TF-slim, Caffe or torchvision."""
 
+import functools
+import itertools
+
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -20,14 +23,7 @@ class Bottleneck(nnx.Module):
     """
 
     def __init__(
-        self,
-        features_in: int,
-        width: int,
-        stride: int,
-        *,
-        early: bool = False,
-        norm: Norm,
-        rngs: nnx.Rngs,
+        self, features_in: int, width: int, stride: int, *, early: bool, norm: Norm, rngs: nnx.Rngs
     ) -> None:
         features = 4 * width
         self.stride = stride
@@ -78,48 +74,32 @@ class ResNet(nnx.Module):
         self.conv1 = ConvNorm(3, width, size=7, stride=2, norm=norm, rngs=rngs)
         self.stages = nnx.List()
         channels = width
+        build = functools.partial(Bottleneck, early=strides == "caffe", norm=norm, rngs=rngs)
         for index, units in enumerate(blocks[: stage or None]):
-            strided = _strided_unit(strides, index, units, blocks=len(blocks))
+            if strides == "slim":
+                strided = units - 1 if index < len(blocks) - 1 else None
+            else:
+                strided = 0 if index > 0 else None
             built = nnx.List()
             for unit in range(units):
-                stride = 2 if unit == strided else 1
-                built.append(
-                    Bottleneck(
-                        channels,
-                        width << index,
-                        stride,
-                        early=strides == "caffe",
-                        norm=norm,
-                        rngs=rngs,
-                    )
-                )
+                built.append(build(channels, width << index, 2 if unit == strided else 1))
                 channels = 4 * (width << index)
             self.stages.append(built)
         self.features = channels
 
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
         x = max_pool(jax.nn.relu(self.conv1(x, train=train)), self.stem_padding)
-        for units in self.stages:
-            for unit in units:
-                x = checkpoint_name(unit(x, train=train), "unit")
+        for unit in itertools.chain(*self.stages):
+            x = checkpoint_name(unit(x, train=train), "unit")
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Computes the map's axis from the image's."""
         axis = axis.convolve(self.conv1.conv).pool(self.stem_padding)
-        for units in self.stages:
-            for unit in units:
-                axis = axis.convolve(unit.conv1.conv).convolve(unit.conv2.conv)
+        for unit in itertools.chain(*self.stages):
+            axis = axis.convolve(unit.conv1.conv).convolve(unit.conv2.conv)
         return axis
 
 
 def own_stem_padding(strides: str) -> PoolPadding:
     """The max-pool's padding in the library that the strides come from."""
     return "same" if strides == "slim" else "symmetric"
-
-
-def _strided_unit(strides: Strides, index: int, units: int, *, blocks: int) -> int | None:
-    """The index of the unit of a block that halves the map, if any."""
-    if strides == "slim":
-        return units - 1 if index < blocks - 1 else None
-    return 0 if index > 0 else None

@@ -1,5 +1,7 @@
 """VGG16: five blocks of 3x3 convolutions, and its two hidden dense layers as convolutions."""
 
+import functools
+
 import jax
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
@@ -8,8 +10,10 @@ from jaxtyping import Array, Float
 from gap_jax.models.cells import Axis
 from gap_jax.models.layers import Conv, max_pool
 
-BLOCKS = ((1, 2), (2, 2), (4, 3), (8, 3), (8, 3))  # channels divided by `width`, convolutions
-CLASSIFIER = (7, 1)  # windows of fc6 and fc7
+STAGES = (  # side of the windows, channels divided by `width`, convolutions; the last are fc6, fc7
+    (3, 1, 2), (3, 2, 2), (3, 4, 3), (3, 8, 3), (3, 8, 3), (7, 64, 1), (1, 64, 1),
+)  # fmt: skip
+POOLED = range(1, 6)  # stages that begin with a pool
 
 
 class VGG16(nnx.Module):
@@ -27,23 +31,19 @@ class VGG16(nnx.Module):
         self.final_relu = final_relu
         self.stages = nnx.List()
         self.features = 3
-        stage = stage or len(BLOCKS)
-        for factor, depth in BLOCKS[:stage]:
+        for side, factor, depth in STAGES[: stage or 5]:
+            conv = functools.partial(Conv, size=side, padded=side == 3, bias=True, rngs=rngs)
             block = nnx.List()
             for _ in range(depth):
-                block.append(Conv(self.features, factor * width, size=3, bias=True, rngs=rngs))
+                block.append(conv(self.features, factor * width))
                 self.features = factor * width
             self.stages.append(block)
-        for side in CLASSIFIER[: max(stage - len(BLOCKS), 0)]:
-            dense = Conv(self.features, 64 * width, size=side, padded=False, bias=True, rngs=rngs)
-            self.stages.append(nnx.List([dense]))
-            self.features = 64 * width
 
     def __call__(self, x: Float[Array, "b h w 3"], *, train: bool) -> Float[Array, "b h2 w2 f"]:
         del train  # there is no batch norm
         last = self.stages[-1][-1]
         for index, stage in enumerate(self.stages):
-            if 0 < index <= len(BLOCKS):
+            if index in POOLED:
                 x = max_pool(x, "valid", side=2)
             for conv in stage:
                 x = conv(x)
@@ -53,9 +53,8 @@ class VGG16(nnx.Module):
         return x
 
     def locate(self, axis: Axis) -> Axis:
-        """Computes the map's axis from the image's."""
         for index, stage in enumerate(self.stages):
-            if 0 < index <= len(BLOCKS):
+            if index in POOLED:
                 axis = axis.pool("valid", side=2)
             for conv in stage:
                 axis = axis.convolve(conv)

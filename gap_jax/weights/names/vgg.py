@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from gap_jax.models.backbones.vgg import BLOCKS
+from gap_jax.models.backbones.vgg import STAGES
 from gap_jax.weights.names.forms import NameMap, Source, classifier_names
 
-CONVOLUTIONS = [(block, conv) for block, (_, depth) in enumerate(BLOCKS) for conv in range(depth)]
+CONVOLUTIONS = [(block, conv) for block, (*_, n) in enumerate(STAGES[:5]) for conv in range(n)]
 DENSE = [(5, 0), (6, 0)]  # fc6 and fc7
 
 
