@@ -1,10 +1,11 @@
 """Reads TensorFlow's checkpoints without TensorFlow: a table of names with raw values.
 
-The table is LevelDB's. It has blocks of entries whose keys share a prefix with the previous key, an
-index block with the offsets of these, and a footer with the offset of the index block. Its values
-are protocol buffers. The raw values are in the table (V1) or in data files (V2).
+The table is LevelDB's: blocks of entries whose keys share a prefix with the previous key, an index
+block with the offsets of these, and a footer with the offset of the index block. Its values are
+protocol buffers. The raw values are in the table (V1) or in data files (V2).
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,16 +140,11 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields the entries of all blocks in order; refuses blocks that overlap."""
     if len(content) < FOOTER_BYTES:
         raise ValueError("too short for a table")
-    footer = content[-FOOTER_BYTES:]
-    position = 0
-    for _ in range(2):  # offset and size of the metaindex
-        _, position = _varint(footer, position)
-    start, position = _varint(footer, position)
-    size, _ = _varint(footer, position)
+    # the footer: offset and size of the metaindex, and of the index
+    _, _, start, size = itertools.islice(_varints(content[-FOOTER_BYTES:]), 4)
     names_left, bytes_left = ALL_NAMES_BYTES, len(content)
     for _, handle in _block(content, start, size):
-        block_start, after = _varint(handle, 0)
-        block_size, _ = _varint(handle, after)
+        block_start, block_size = itertools.islice(_varints(handle), 2)
         bytes_left -= block_size
         if bytes_left < 0:
             raise ValueError("its blocks are larger than the file")
