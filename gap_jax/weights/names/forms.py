@@ -1,6 +1,6 @@
 """The array layouts of other libraries, and their conversion to ours."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,12 +40,23 @@ NameMap = dict[str, Source]
 
 
 def conv_norm_names(
-    path: str, kernel: str, norm: str, variables: dict[str, str], form: str = "same"
+    layers: Iterable[tuple[str, ...]],
+    kernel: str,
+    norm: str,
+    variables: dict[str, str],
+    form: str = "same",
 ) -> NameMap:
-    """Names a convolution and its norm: `variables` maps our names to those that follow `norm`."""
-    return {f"{path}/conv/kernel": Source((kernel,), form)} | {
-        f"{path}/norm/{ours}": Source((norm + name,)) for ours, name in variables.items()
-    }
+    """Names convolutions and their norms.
+
+    A layer is our path and its names, which fill the formats `kernel` and `norm`. `variables` maps
+    our names to those that follow `norm`.
+    """
+    names: NameMap = {}
+    for path, *stems in layers:
+        names[f"{path}/conv/kernel"] = Source((kernel.format(*stems),), form)
+        for ours, theirs in variables.items():
+            names[f"{path}/norm/{ours}"] = Source((norm.format(*stems) + theirs,))
+    return names
 
 
 def classifier_names(kernel: str, bias: str, form: str) -> NameMap:
