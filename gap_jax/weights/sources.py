@@ -26,13 +26,11 @@ SLIM = "http://download.tensorflow.org/models"
 PUBLISHED = (
     Published(
         "torchvision-resnet101-v1", "torchvision's ResNet-101, V1",
-        f"{TORCH}/resnet101-63fe2227.pth",
-        "begins 63fe2227",
+        f"{TORCH}/resnet101-63fe2227.pth", "begins 63fe2227",
     ),
     Published(
         "torchvision-resnet101-v2", "torchvision's ResNet-101, V2",
-        f"{TORCH}/resnet101-cd907fc2.pth",
-        "begins cd907fc2",
+        f"{TORCH}/resnet101-cd907fc2.pth", "begins cd907fc2",
     ),
     Published(
         "torchvision-vgg16", "torchvision's VGG16", f"{TORCH}/vgg16-397923af.pth", "begins 397923af"

@@ -35,9 +35,9 @@ SAFETENSORS = {
     "BOOL": np.bool_,
 }  # fmt: skip
 DAMAGES = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
-    MemoryError, RecursionError, NotImplementedError, struct.error, zipfile.BadZipFile,
-    pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, tokenize.TokenError,
+    OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError,
+    MemoryError, RuntimeError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError,
+    safetensors.SafetensorError, tokenize.TokenError,
 )  # fmt: skip
 
 

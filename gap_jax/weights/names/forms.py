@@ -1,5 +1,6 @@
 """The array layouts of other libraries, and their conversion to ours."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
@@ -66,19 +67,16 @@ def classifier_names(kernel: str, bias: str, form: str) -> NameMap:
 
 def number_variables(names: NameMap) -> NameMap:
     """Renames Keras' LAYER/VARIABLE to LAYER/NUMBER, in a layer's order of creation."""
-    layers: dict[str, list[str]] = {}
-    for source in names.values():
-        for layer, _, variable in (name.rpartition("/") for name in source.names):
-            layers.setdefault(layer, []).append(variable)
-    for variables in layers.values():
-        variables.sort(key=KERAS_ORDER.index)
-
-    def number(name: str) -> str:
-        layer, _, variable = name.rpartition("/")
-        return f"{layer}/{layers[layer].index(variable)}"
-
+    variables = [name for source in names.values() for name in source.names]
+    variables.sort(key=lambda name: KERAS_ORDER.index(name.rpartition("/")[2]))
+    next_number: Counter[str] = Counter()
+    numbered: dict[str, str] = {}
+    for name in variables:
+        layer = name.rpartition("/")[0]
+        numbered[name] = f"{layer}/{next_number[layer]}"
+        next_number[layer] += 1
     return {
-        path: Source(tuple(map(number, source.names)), source.form)
+        path: Source(tuple(numbered[name] for name in source.names), source.form)
         for path, source in names.items()
     }
 
