@@ -149,16 +149,8 @@ def read_metadata(source: Path) -> Metadata:
 def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Path | None:
     """Finds the weights file of a fresh run; None if it is absent and a random start is allowed."""
     name = init.weights
-    if not name:
-        if init.allow_random:
-            return None
-        raise CheckpointError(
-            "init.weights is empty and init.allow_random is off; name a file of weights with "
-            "--config.init.weights=FILE, or start on a random backbone with "
-            "--config.init.allow_random=true"
-        )
     path = shipped_path(name) if name in SHIPPED else Path(name)
-    if files.is_file(path, CheckpointError):
+    if name and files.is_file(path, CheckpointError):
         if name in SHIPPED and files.sha256(path) != SHIPPED[name]:
             raise CheckpointError(
                 f"{path} differs from the shipped file init.weights={name} in its SHA-256; "
@@ -167,11 +159,13 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
         return path
     absent = f"init.weights={name} does not exist{nearest(name, list(SHIPPED))}"
     if not init.allow_random:
+        reason = absent if name else "init.weights is empty and init.allow_random is off"
         raise CheckpointError(
-            f"{absent}; name a file of weights, or start on a random backbone with "
-            "--config.init.allow_random=true"
+            f"{reason}; name a file of weights with --config.init.weights=FILE, or start on a "
+            "random backbone with --config.init.allow_random=true"
         )
-    warn(f"{absent}; the backbone starts random, because init.allow_random=true")
+    if name:
+        warn(f"{absent}; the backbone starts random, because init.allow_random=true")
     return None
 
 

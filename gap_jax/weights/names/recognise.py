@@ -102,21 +102,18 @@ def _other_networks() -> Iterator[Known]:
 def recognise(file: str, names: Collection[str]) -> Known:
     """Finds the network with the most names in the file, among those whose backbone is complete."""
     names = set(names)
-    complete = [known for known in every_known() if known.backbone_names <= names]
+    backbones = [(known, known.backbone_names) for known in every_known()]
+    complete = [known for known, needed in backbones if needed <= names]
     if complete:
         return max(complete, key=lambda known: len(known.every_name & names))
-
-    def share_found(known: Known) -> float:
-        return len(known.backbone_names & names) / len(known.backbone_names)
-
-    nearest = max(every_known(), key=share_found)
-    absent = sorted(nearest.backbone_names - names)
-    if len(absent) == len(nearest.backbone_names):
+    nearest, needed = max(backbones, key=lambda each: len(each[1] & names) / len(each[1]))
+    absent = sorted(needed - names)
+    if len(absent) == len(needed):
         raise CheckpointError(
             f"{file} holds no network that gap_jax knows: none of its {len(names)} names is known, "
             f"for example {min(names, default='')!r}; see `gap_jax weights list`"
         )
     raise CheckpointError(
         f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "
-        f"of its {len(nearest.backbone_names)} arrays, first {absent[0]}; get it again"
+        f"of its {len(needed)} arrays, first {absent[0]}; get it again"
     )
