@@ -24,7 +24,7 @@ ONE_NETWORK = {"slim", "caffe"}  # with running statistics
 class Metadata:
     """The network that the arrays fit, and their origin.
 
-    `strides` and `stem_padding` are empty unless the backbone is a ResNet. Its input was
+    `strides` and `stem_padding` are empty unless the backbone is a ResNet. The network's input was
     (RGB - input_mean) / input_scale. `seed` and the data's `fingerprint` are those of a run,
     `origin` is that of a converted file.
     """

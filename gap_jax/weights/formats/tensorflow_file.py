@@ -81,21 +81,21 @@ def read_bundle(index: Path, content: bytes) -> Arrays:
 
 def read_single(content: bytes) -> Arrays:
     """Reads the variables of the older form, one table of names, shapes and values."""
-    shapes: dict[str, list[int]] = {}
-    kinds: dict[str, int] = {}
+    declared: dict[str, tuple[int, list[int]]] = {}  # type and shape of each variable
     arrays = {}
     for key, value in _table(content):
         saved = _fields(value)
         if not key:
             for meta in _fields(saved[1][0]).get(1, []):
                 variable = _fields(meta)
-                shapes[variable[1][0].decode()] = _dims(variable.get(2, [b""])[0])
-                kinds[variable[1][0].decode()] = variable[3][0]
+                dims = _dims(variable.get(2, [b""])[0])
+                declared[variable[1][0].decode()] = variable[3][0], dims
             continue
         saved_slice = _fields(saved[2][0])
         name = saved_slice[1][0].decode()
         tensor = _fields(saved_slice[3][0])
-        field, dtype = SINGLE.get(kinds[name], (0, None))
+        kind, dims = declared[name]
+        field, dtype = SINGLE.get(kind, (0, None))
         if dtype is None:
             continue
         stored = b"".join(tensor.get(field, []))
@@ -105,9 +105,9 @@ def read_single(content: bytes) -> Arrays:
             values = np.fromiter(_varints(stored), np.uint64).view(np.int64)
         else:
             values = np.frombuffer(stored, dtype)
-        if name in arrays or len(values) != np.prod(shapes[name], dtype=object):
-            raise ValueError(f"{name} of shape {shapes[name]} has {len(values)} values in a slice")
-        arrays[name] = values.reshape(shapes[name])
+        if name in arrays or len(values) != np.prod(dims, dtype=object):
+            raise ValueError(f"{name} of shape {dims} has {len(values)} values in a slice")
+        arrays[name] = values.reshape(dims)
     return arrays
 
 

@@ -100,10 +100,9 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns an allowed global."""
-        try:
-            return self.allowed[f"{module}.{name}"]
-        except KeyError:
-            raise ForbiddenError(f"{module}.{name}") from None
+        if f"{module}.{name}" not in self.allowed:
+            raise ForbiddenError(f"{module}.{name}")
+        return self.allowed[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Any:
         """Resolves a reference to data outside the pickle."""
