@@ -31,8 +31,7 @@ class Conversion(NamedTuple):
         sizes = {path: values.size for path, values in self.arrays.items()}
         absent = ", ".join(dict.fromkeys(path.partition("/")[0] for path in self.absent))
         return (
-            f"a {self.known.backbone} of {self.known.source}: "
-            f"{native.count_matched(sizes)}; absent: {absent or 'nothing'}; "
+            f"a {self.known}: {native.count_matched(sizes)}; absent: {absent or 'nothing'}; "
             f"unused {native.count(self.unused)}"
         )
 
@@ -53,7 +52,7 @@ def convert(file: ForeignFile, command: str) -> Conversion:
         shape = expected.get(path, arrays[path].shape)
         if arrays[path].shape != shape:
             raise CheckpointError(
-                f"{file.path} has the names of a {known.backbone} of {known.source}, but "
+                f"{file.path} has the names of a {known}, but "
                 f"{source.names[0]} of shape {list(file.arrays[source.names[0]].shape)} gives "
                 f"{list(arrays[path].shape)} and not {list(shape)}; it is another network"
             )
@@ -64,8 +63,8 @@ def convert(file: ForeignFile, command: str) -> Conversion:
     }
     if unknown := [name for name in unused if not EXTRA.search(name)]:
         raise CheckpointError(
-            f"{file.path} holds all of a {known.backbone} of {known.source} and {len(unknown)} "
-            f"arrays more, first {unknown[0]}; it is another network"
+            f"{file.path} holds all of a {known} and {len(unknown)} arrays more, first "
+            f"{unknown[0]}; it is another network"
         )
     _check_biases(file, arrays)
     return Conversion(known, _describe(file, known, command), arrays, absent, unused)

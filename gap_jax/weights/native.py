@@ -19,6 +19,7 @@ from data_pipelines.core.errors import CheckpointError, name_some, nearest
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
 from gap_jax.model_config import InitConfig, ModelConfig
+from gap_jax.weights.formats import Arrays
 from gap_jax.weights.metadata import KEY, Metadata, compare, parse_metadata
 
 MOST_GROUPS, MOST_LETTERS = 8, 40  # groups of arrays that a line lists, and letters of each
@@ -47,10 +48,8 @@ class LoadReport(NamedTuple):
     @property
     def whole_parts(self) -> tuple[str, ...]:
         """The parts of the network whose arrays all come from the file."""
-        matched, random = (
-            {name.partition("/")[0] for name in names} for names in (self.matched, self.left_random)
-        )
-        return tuple(sorted(matched - random))
+        random = {name.partition("/")[0] for name in self.left_random}
+        return tuple(sorted({name.partition("/")[0] for name in self.matched} - random))
 
     def __str__(self) -> str:
         first = (
@@ -88,7 +87,7 @@ def save_backbone(path: Path, variables: Variables, metadata: Metadata) -> None:
     write(path, arrays, metadata)
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], metadata: Metadata) -> None:
+def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
     """Writes arrays under our names; equal arrays and metadata give equal bytes."""
     _check_values(path, arrays)
     texts = {KEY: metadata.dump()}
@@ -205,7 +204,7 @@ def _sort_header(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-def _digest(texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _digest(texts: Mapping[str, str], arrays: Arrays) -> dict[str, str]:
     """The SHA-256 of the metadata's text and of each array's bytes."""
     digests = {
         name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()  # without a copy
@@ -214,9 +213,7 @@ def _digest(texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[
     return {**digests, KEY: hashlib.sha256(texts[KEY].encode()).hexdigest()}
 
 
-def _check_digests(
-    source: Path, texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]
-) -> None:
+def _check_digests(source: Path, texts: Mapping[str, str], arrays: Arrays) -> None:
     """Refuses a file whose digests differ; the oldest files have no digests."""
     if DIGESTS not in texts:
         return
@@ -233,7 +230,7 @@ def _check_digests(
         )
 
 
-def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_values(path: Path, arrays: Arrays) -> None:
     bad = [name for name, values in arrays.items() if not np.isfinite(values).all()]
     if bad:
         raise CheckpointError(

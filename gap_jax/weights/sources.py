@@ -7,16 +7,13 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A published file: its name on the command line, contents, address and digest.
-
-    `sha256` is empty if the publisher gives no SHA-256, or only its first digits.
-    """
+    """A published file: its name on the command line, contents, address and digest."""
 
     name: str
     holds: str
     address: str
     known: str = "none published"
-    sha256: str = ""
+    sha256: str = ""  # empty: none is published, or only its first digits
 
 
 TORCH = "https://download.pytorch.org/models"

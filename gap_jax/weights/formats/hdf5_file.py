@@ -1,8 +1,7 @@
 """Reads Keras' weights in HDF5 as LAYER/VARIABLE, with h5py.
 
-Before Keras 3 groups are named after layers and datasets after variables. In `.weights.h5` of
-Keras 3 groups are numbered within a class of layers, as `layers/conv2d_7/vars/0`. There the group
-`vars` has the layer's name as an attribute, and variables are numbered in the order of creation.
+Before Keras 3 groups are named after layers and datasets after variables. In Keras 3's .weights.h5,
+as layers/conv2d_7/vars/0, `vars` has the layer's name as an attribute, and variables are numbered.
 """
 
 import importlib

@@ -51,7 +51,7 @@ def _scan(content: bytes) -> int:
                 raise ForbiddenError(f"the memo {argument}")
             memo[slot] = sizes[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            sizes.append(memo.get(int(argument), 1))
+            sizes.append(memo.get(int(argument or 0), 1))
         elif name == "DUP":
             sizes.append(sizes[-1])
         else:

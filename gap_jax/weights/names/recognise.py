@@ -50,6 +50,9 @@ class Known(NamedTuple):
     convention: Convention
     names: NameMap
 
+    def __str__(self) -> str:
+        return f"{self.backbone} of {self.source}"
+
     @property
     def every_name(self) -> set[str]:
         """All names that a file of it can have."""
@@ -114,6 +117,6 @@ def recognise(file: str, names: Collection[str]) -> Known:
             f"for example {min(names, default='')!r}; see `gap_jax weights list`"
         )
     raise CheckpointError(
-        f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "
-        f"of its {len(needed)} arrays, first {absent[0]}; get it again"
+        f"{file} looks like a {nearest} and lacks {len(absent)} of its {len(needed)} arrays, "
+        f"first {absent[0]}; get it again"
     )
