@@ -44,9 +44,8 @@ def fetch(address: str, digest: str, folder: Path) -> Path:
                 f"{without_query(address)} has SHA-256 {found} and not {digest}; nothing was kept, "
                 "compare the digest with the publisher's"
             )
-        with files.writing(target):
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+        with files.writing(target), part.open("rb") as file:
+            os.fsync(file.fileno())
             faults.point("files.before_rename")
             part.replace(target)
     return target
