@@ -54,8 +54,7 @@ def run(words: Sequence[str]) -> None:
     options.command(options)
 
 
-def _list(options: argparse.Namespace) -> None:
-    del options
+def _list(_: argparse.Namespace) -> None:
     for name in native.SHIPPED:
         path = native.shipped_path(name)
         facts = native.read_metadata(path)
@@ -85,12 +84,6 @@ def _convert(options: argparse.Namespace) -> None:
             )
         with files.reading(source, CheckpointError):
             is_run = source.is_dir()
-        if is_run and options.sha256:
-            raise ConfigError(f"--sha256 applies to files and {source} is a run; leave it out")
-        if not is_run and options.checkpoint is not None:
-            raise ConfigError(
-                f"--checkpoint applies to runs and {options.source} is no run; leave it out"
-            )
         if is_run:
             _convert_run(source, options)
         else:
@@ -98,6 +91,10 @@ def _convert(options: argparse.Namespace) -> None:
 
 
 def _convert_file(options: argparse.Namespace) -> None:
+    if options.checkpoint is not None:
+        raise ConfigError(
+            f"--checkpoint applies to runs and {options.source} is no run; leave it out"
+        )
     source = _locate(options)
     file = open_arrays(source)
     if options.sha256 not in (None, file.sha256):
@@ -136,6 +133,8 @@ def _locate(options: argparse.Namespace) -> Path:
 
 
 def _convert_run(source: Path, options: argparse.Namespace) -> None:
+    if options.sha256:
+        raise ConfigError(f"--sha256 applies to files and {source} is a run; leave it out")
     step = "latest" if options.checkpoint is None else options.checkpoint
     opened = open_model(source, checkpoint=step)
     if opened.is_exported:

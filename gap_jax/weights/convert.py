@@ -5,19 +5,17 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from data_pipelines.core.errors import CheckpointError
 from gap_jax.config import Config
 from gap_jax.learning.state import describe_model
-from gap_jax.model_config import INPUTS, InitConfig, ModelConfig, PoseConfig
+from gap_jax.model_config import INPUTS, ModelConfig, PoseConfig
+from gap_jax.models.backbones.resnet import own_stem_padding
 from gap_jax.weights import native
 from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.metadata import Metadata
-from gap_jax.weights.names.forms import Source, to_ours
+from gap_jax.weights.names.forms import Array, Source, to_ours
 from gap_jax.weights.names.recognise import EXTRA, SKIPPED, Known, recognise
-
-Arrays = dict[str, Float[np.ndarray, "..."]]
 
 
 class Conversion(NamedTuple):
@@ -25,7 +23,7 @@ class Conversion(NamedTuple):
 
     known: Known
     metadata: Metadata
-    arrays: Arrays
+    arrays: dict[str, Array]
     absent: list[str]
     unused: dict[str, int]
 
@@ -33,8 +31,7 @@ class Conversion(NamedTuple):
         sizes = {path: values.size for path, values in self.arrays.items()}
         absent = ", ".join(dict.fromkeys(path.partition("/")[0] for path in self.absent))
         return (
-            f"a {self.known.backbone} of {self.known.source}: "
-            f"{native.count_matched(sizes)}; absent: {absent or 'nothing'}; "
+            f"a {self.known}: {native.count_matched(sizes)}; absent: {absent or 'nothing'}; "
             f"unused {native.count(self.unused)}"
         )
 
@@ -43,7 +40,7 @@ def convert(file: ForeignFile, command: str) -> Conversion:
     """Converts a known network; its backbone must be complete, its head may be absent."""
     known = recognise(str(file.path), file.arrays.keys())
     expected = _shapes_of(known.backbone)
-    arrays: Arrays = {}
+    arrays: dict[str, Array] = {}
     absent: list[str] = []
     used: set[str] = set()
     for path, source in known.names.items():
@@ -55,7 +52,7 @@ def convert(file: ForeignFile, command: str) -> Conversion:
         shape = expected.get(path, arrays[path].shape)
         if arrays[path].shape != shape:
             raise CheckpointError(
-                f"{file.path} has the names of a {known.backbone} of {known.source}, but "
+                f"{file.path} has the names of a {known}, but "
                 f"{source.names[0]} of shape {list(file.arrays[source.names[0]].shape)} gives "
                 f"{list(arrays[path].shape)} and not {list(shape)}; it is another network"
             )
@@ -66,14 +63,14 @@ def convert(file: ForeignFile, command: str) -> Conversion:
     }
     if unknown := [name for name in unused if not EXTRA.search(name)]:
         raise CheckpointError(
-            f"{file.path} holds all of a {known.backbone} of {known.source} and {len(unknown)} "
-            f"arrays more, first {unknown[0]}; it is another network"
+            f"{file.path} holds all of a {known} and {len(unknown)} arrays more, first "
+            f"{unknown[0]}; it is another network"
         )
     _check_biases(file, arrays)
     return Conversion(known, _describe(file, known, command), arrays, absent, unused)
 
 
-def _convert_array(file: ForeignFile, source: Source, path: str) -> Float[np.ndarray, "..."]:
+def _convert_array(file: ForeignFile, source: Source, path: str) -> Array:
     for name in source.names:
         if not jnp.issubdtype(file.arrays[name].dtype, jnp.floating):
             raise CheckpointError(
@@ -89,7 +86,7 @@ def _convert_array(file: ForeignFile, source: Source, path: str) -> Float[np.nda
     return np.ascontiguousarray(values, np.float32)
 
 
-def _check_biases(file: ForeignFile, arrays: Arrays) -> None:
+def _check_biases(file: ForeignFile, arrays: dict[str, Array]) -> None:
     """Refuses a layer without exactly one bias for each output."""
     for path, kernel in arrays.items():
         bias = arrays.get(path.removesuffix("kernel") + "bias")
@@ -101,26 +98,23 @@ def _check_biases(file: ForeignFile, arrays: Arrays) -> None:
 
 def _shapes_of(backbone: str) -> Mapping[str, tuple[int, ...]]:
     """The shapes of the backbone's arrays, without computing values."""
-    cfg = Config(
-        model=ModelConfig(backbone=backbone, pooling="mean"),
-        pose=PoseConfig(branch=False),
-        init=InitConfig(allow_random=True),
-    )
+    model = ModelConfig(backbone=backbone, pooling="mean")
+    cfg = Config(model=model, pose=PoseConfig(branch=False))
     named = native.name_arrays(describe_model(cfg, 1)[1])
     return {path: leaf.shape for path, leaf in named.items() if path.startswith(native.BACKBONE)}
 
 
 def _describe(file: ForeignFile, known: Known, command: str) -> Metadata:
-    convention = known.convention
-    mean, scale = INPUTS[convention.input]
+    strides, norm_eps, fed, colours = known.convention
+    mean, scale = INPUTS[fed]
     return Metadata(
         backbone=known.backbone,
-        strides=convention.strides,
+        strides=strides,
         command=command,
         input_mean=mean,
         input_scale=scale,
-        stem_padding=convention.stem_padding,
-        norm_eps=convention.norm_eps,
-        origin=f"{file.path.name} ({file.format}, {known.source}, colours were "
-        f"{convention.colours}), SHA-256 {file.sha256}",
+        stem_padding=own_stem_padding(strides) if strides else "",
+        norm_eps=norm_eps,
+        origin=f"{file.path.name} ({file.format}, {known.source}, colours were {colours}), "
+        f"SHA-256 {file.sha256}",
     )

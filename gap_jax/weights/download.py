@@ -1,17 +1,17 @@
 """Downloads a file by its https address, resumes broken downloads and verifies the SHA-256."""
 
-import contextlib
 import http.client
 import os
 import re
 import sys
-import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NoReturn
+from typing import Any
+
+from rich.console import Console
+from rich.progress import DownloadColumn, Progress
 
 from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CheckpointError
@@ -21,17 +21,15 @@ from gap_jax.weights.formats import LARGEST
 MIB = 2**20
 PIECE_BYTES = MIB
 TIMEOUT_S = 60.0  # without a byte
-LOCAL = ("localhost", "127.0.0.1", "::1")  # plain http stays on this machine
+LOCAL = {"localhost", "127.0.0.1", "::1"}  # plain http stays on this machine
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz")
-PROGRESS_INTERVAL_S = 0.5
-RANGE_NOT_SATISFIABLE = 416
 
 
 def fetch(address: str, digest: str, folder: Path) -> Path:
     """Downloads a file to `folder` if it is absent; its name starts with its SHA-256's digits.
 
-    The download is a .part file until its digest is verified. A broken connection leaves the .part
-    file, and the next call resumes it; a wrong digest removes it.
+    It is a .part file until its digest is verified. A broken connection leaves the .part file,
+    which the next call resumes; a wrong digest removes it.
     """
     target = folder / f"{digest[:8]}-{name_file(address)}"
     if target.is_file() and files.sha256(target) == digest:
@@ -46,9 +44,8 @@ def fetch(address: str, digest: str, folder: Path) -> Path:
                 f"{without_query(address)} has SHA-256 {found} and not {digest}; nothing was kept, "
                 "compare the digest with the publisher's"
             )
-        with files.writing(target):
-            with part.open("rb") as file:
-                os.fsync(file.fileno())
+        with files.writing(target), part.open("rb") as file:
+            os.fsync(file.fileno())
             faults.point("files.before_rename")
             part.replace(target)
     return target
@@ -90,10 +87,8 @@ def _is_safe(address: str, before: str | None = None) -> bool:
         return False
     if "@" in parts.netloc or not parts.hostname:
         return False
-    if parts.scheme == "https":
-        return True
-    is_local = parts.scheme == "http" and parts.hostname in LOCAL
-    return is_local and (before is None or urllib.parse.urlsplit(before).hostname in LOCAL)
+    hosts = {parts.hostname, urllib.parse.urlsplit(before or address).hostname}
+    return parts.scheme == "https" or (parts.scheme == "http" and hosts <= LOCAL)
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
@@ -112,23 +107,45 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 
 def _receive(address: str, part: Path) -> None:
-    """Completes `part`, from its present end if the server supports it."""
+    """Completes `part`, from its present end if the server supports it; shows the progress."""
     with files.writing(part):
         part.parent.mkdir(parents=True, exist_ok=True)
         received = part.stat().st_size if part.exists() else 0
     response = _open(address, received)
     if response is None:  # the file has no more bytes; the digest is verified later
         return
-    with response:
+    broken: Exception | None = None
+    with response, _progress() as progress:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {received}-"):
             received = 0
         length = response.headers.get("Content-Length", "")
         total = received + int(length) if length.isdecimal() else None
         _check_size(address, total or 0, part)
-        pieces = _read(response, address, part, received, total)
+        task = progress.add_task(part.stem, total=total)
         with files.writing(part), part.open("ab" if received else "wb") as file:
-            for piece in pieces:
+            while True:
+                try:
+                    piece = response.read1(PIECE_BYTES)
+                except (OSError, http.client.HTTPException) as error:
+                    broken, piece = error, b""
+                if not piece:
+                    break
+                received += len(piece)
+                _check_size(address, received, part)
                 file.write(piece)
+                progress.update(task, completed=received)
+    if broken or (total is not None and received < total):
+        of = f" of {total / MIB:,.1f}" if total else ""
+        raise CheckpointError(
+            f"the connection to {without_query(address)} broke after {received / MIB:,.1f}{of} "
+            f"MiB, which are kept in {part}; run the same command again to resume"
+        ) from broken
+
+
+def _progress() -> Progress:
+    """One line of a terminal; nothing elsewhere."""
+    columns = ("{task.description}", DownloadColumn(binary_units=True))
+    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def _open(address: str, start: int) -> Any:
@@ -142,7 +159,7 @@ def _open(address: str, start: int) -> Any:
         return opener.open(address, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         with error:
-            if start and error.code == RANGE_NOT_SATISFIABLE:
+            if start and error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
                 return None
             status = " ".join(f"{error.code} {error.reason}".split())
             raise CheckpointError(
@@ -155,34 +172,6 @@ def _open(address: str, start: int) -> Any:
         ) from error
 
 
-def _read(
-    response: Any, address: str, part: Path, received: int, total: int | None
-) -> Iterator[bytes]:
-    """Yields the pieces of a response and shows progress; a response below `total` is refused."""
-    of = f" of {total / MIB:,.1f}" if total else ""
-
-    def refuse(cause: Exception | None = None) -> NoReturn:
-        raise CheckpointError(
-            f"the connection to {without_query(address)} broke after {received / MIB:,.1f}{of} "
-            f"MiB, which are kept in {part}; run the same command again to resume"
-        ) from cause
-
-    with _progress(part.name.removesuffix(".part"), total) as show:
-        while True:
-            try:
-                piece = response.read1(PIECE_BYTES)
-            except (OSError, http.client.HTTPException) as error:
-                refuse(error)
-            if not piece:
-                break
-            received += len(piece)
-            _check_size(address, received, part)
-            yield piece
-            show(received)
-        if total is not None and received < total:
-            refuse()
-
-
 def _check_size(address: str, size: int, part: Path) -> None:
     if size > LARGEST:
         part.unlink(missing_ok=True)
@@ -190,22 +179,3 @@ def _check_size(address: str, size: int, part: Path) -> None:
             f"{without_query(address)} is larger than {LARGEST / MIB:,.0f} MiB, the limit for a "
             "file of weights; check the address"
         )
-
-
-@contextlib.contextmanager
-def _progress(name: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """Shows the progress of a download in one line of a terminal."""
-    shown_at = 0.0
-
-    def show(received: int) -> None:
-        nonlocal shown_at
-        if sys.stderr.isatty() and time.monotonic() - shown_at > PROGRESS_INTERVAL_S:
-            shown_at = time.monotonic()
-            of = f" of {total / MIB:,.0f}" if total else ""
-            print(f"\r{name}: {received / MIB:,.0f}{of} MiB", end="", file=sys.stderr, flush=True)
-
-    try:
-        yield show
-    finally:
-        if shown_at:
-            print(file=sys.stderr)

@@ -22,11 +22,11 @@ ONE_NETWORK = {"slim", "caffe"}  # with running statistics
 
 @dataclasses.dataclass(frozen=True)
 class Metadata:
-    """The network that the arrays fit, the input it was trained on, and their origin.
+    """The network that the arrays fit, and their origin.
 
     `strides` and `stem_padding` are empty unless the backbone is a ResNet. The network's input was
-    (pixel - input_mean) / input_scale, colours in the order RGB. `seed` and the data's
-    `fingerprint` are those of a run, `origin` is that of a converted file.
+    (RGB - input_mean) / input_scale. `seed` and the data's `fingerprint` are those of a run,
+    `origin` is that of a converted file.
     """
 
     backbone: str
@@ -134,14 +134,32 @@ def compare(source: Path, metadata: Metadata, model: ModelConfig) -> list[str]:
             f"{source} holds a {metadata.backbone} and model.backbone is {model.backbone}; "
             f"set {fix}another init.weights"
         )
-    return [
-        *_compare_strides(source, metadata, model),
-        *_compare_eps(source, metadata, model),
-        *_compare_input(source, metadata, model),
-    ]
+    notes = _compare_resnet(source, metadata, model)
+    if metadata.norm_eps != model.norm_eps:
+        if not abs(metadata.norm_eps - model.norm_eps) <= EPS_TOLERANCE * metadata.norm_eps:
+            raise CheckpointError(
+                f"{source} was trained with eps {metadata.norm_eps:g} and model.norm_eps is "
+                f"{model.norm_eps:g}; set model.norm_eps={metadata.norm_eps:g}"
+            )
+        notes.append(
+            f"{source} has eps {metadata.norm_eps:g}; model.norm_eps={model.norm_eps:g} is kept"
+        )
+    if metadata.input_scale != model.input_scale:
+        known = [name for name, each in INPUTS.items() if each[1] == metadata.input_scale]
+        fix = f"set model.input={known[0]}" if known else "set another init.weights"
+        raise CheckpointError(
+            f"{source} was trained on pixels divided by {metadata.input_scale} and model.input="
+            f"{model.input} divides by {model.input_scale}; {fix}"
+        )
+    if metadata.input_mean != model.input_mean:
+        notes.append(
+            f"{source} was trained on pixels minus {metadata.input_mean}; model.input="
+            f"{model.input} subtracts {model.input_mean}"
+        )
+    return notes
 
 
-def _compare_strides(source: Path, metadata: Metadata, model: ModelConfig) -> list[str]:
+def _compare_resnet(source: Path, metadata: Metadata, model: ModelConfig) -> list[str]:
     notes = []
     strides, stem_padding = _resnet_settings(model)
     if metadata.strides != strides:
@@ -162,30 +180,3 @@ def _compare_strides(source: Path, metadata: Metadata, model: ModelConfig) -> li
             f"model.stem_padding={metadata.stem_padding}"
         )
     return notes
-
-
-def _compare_eps(source: Path, metadata: Metadata, model: ModelConfig) -> list[str]:
-    if metadata.norm_eps == model.norm_eps:
-        return []
-    if not abs(metadata.norm_eps - model.norm_eps) <= EPS_TOLERANCE * metadata.norm_eps:
-        raise CheckpointError(
-            f"{source} was trained with eps {metadata.norm_eps:g} and model.norm_eps is "
-            f"{model.norm_eps:g}; set model.norm_eps={metadata.norm_eps:g}"
-        )
-    return [f"{source} has eps {metadata.norm_eps:g}; model.norm_eps={model.norm_eps:g} is kept"]
-
-
-def _compare_input(source: Path, metadata: Metadata, model: ModelConfig) -> list[str]:
-    if metadata.input_scale != model.input_scale:
-        known = [name for name, each in INPUTS.items() if each[1] == metadata.input_scale]
-        fix = f"set model.input={known[0]}" if known else "set another init.weights"
-        raise CheckpointError(
-            f"{source} was trained on pixels divided by {metadata.input_scale} and model.input="
-            f"{model.input} divides by {model.input_scale}; {fix}"
-        )
-    if metadata.input_mean == model.input_mean:
-        return []
-    return [
-        f"{source} was trained on pixels minus {metadata.input_mean}; model.input={model.input} "
-        f"subtracts {model.input_mean}"
-    ]

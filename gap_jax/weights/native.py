@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import importlib.resources
 import json
 import math
 import re
@@ -16,17 +15,18 @@ import safetensors
 import safetensors.numpy
 
 from data_pipelines.core import files
-from data_pipelines.core.errors import CheckpointError, nearest
+from data_pipelines.core.errors import CheckpointError, name_some, nearest
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
 from gap_jax.model_config import InitConfig, ModelConfig
+from gap_jax.weights.formats import Arrays
 from gap_jax.weights.metadata import KEY, Metadata, compare, parse_metadata
 
 MOST_GROUPS, MOST_LETTERS = 8, 40  # groups of arrays that a line lists, and letters of each
 DIGESTS = "sha256"  # in the safetensors metadata: a JSON object with the digest of each array
 BACKBONE = "backbone/"  # prefix of the backbone's arrays
 VARIANCE = "/norm/var"  # suffix of running variances
-SHIPPED_FOLDER = Path(str(importlib.resources.files("gap_jax.weights")))
+SHIPPED_FOLDER = Path(__file__).parent
 SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its SHA-256
     "drawn_objects": "b17bcaa87b5eb7af6c002413c98b1a9f4daef8edfa1a9b73e4feec3c96168ba9",
 }
@@ -48,10 +48,8 @@ class LoadReport(NamedTuple):
     @property
     def whole_parts(self) -> tuple[str, ...]:
         """The parts of the network whose arrays all come from the file."""
-        matched, random = (
-            {name.partition("/")[0] for name in names} for names in (self.matched, self.left_random)
-        )
-        return tuple(sorted(matched - random))
+        random = {name.partition("/")[0] for name in self.left_random}
+        return tuple(sorted({name.partition("/")[0] for name in self.matched} - random))
 
     def __str__(self) -> str:
         first = (
@@ -72,14 +70,11 @@ def name_arrays(variables: Variables) -> dict[str, Any]:
 
 def replace_arrays(variables: Variables, arrays: Mapping[str, Any]) -> Variables:
     """Replaces the variables at the named paths."""
-    return Variables(
-        *(
-            jax.tree_util.tree_map_with_path(
-                lambda path, leaf: arrays.get(name_path(path), leaf), part
-            )
-            for part in variables
-        )
-    )
+
+    def replace(path: tuple[Any, ...], leaf: Any) -> Any:
+        return arrays.get(name_path(path), leaf)
+
+    return Variables(*(jax.tree_util.tree_map_with_path(replace, part) for part in variables))
 
 
 def save_backbone(path: Path, variables: Variables, metadata: Metadata) -> None:
@@ -92,7 +87,7 @@ def save_backbone(path: Path, variables: Variables, metadata: Metadata) -> None:
     write(path, arrays, metadata)
 
 
-def write(path: Path, arrays: dict[str, np.ndarray], metadata: Metadata) -> None:
+def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
     """Writes arrays under our names; equal arrays and metadata give equal bytes."""
     _check_values(path, arrays)
     texts = {KEY: metadata.dump()}
@@ -111,7 +106,7 @@ def load_backbone(
     """
     named = name_arrays(variables)
     wanted = {name: leaf for name, leaf in named.items() if name.startswith(BACKBONE)}
-    with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
+    with _opened(source) as file:
         notes = compare(source, parse_metadata(source, file.metadata()), model)
         names = file.keys()
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
@@ -146,23 +141,15 @@ def shipped_path(name: str) -> Path:
 
 def read_metadata(source: Path) -> Metadata:
     """Reads the metadata of one of our files."""
-    with _reading(source), safetensors.safe_open(source, framework="numpy") as file:
+    with _opened(source) as file:
         return parse_metadata(source, file.metadata())
 
 
 def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Path | None:
     """Finds the weights file of a fresh run; None if it is absent and a random start is allowed."""
     name = init.weights
-    if not name:
-        if init.allow_random:
-            return None
-        raise CheckpointError(
-            "init.weights is empty and init.allow_random is off; name a file of weights with "
-            "--config.init.weights=FILE, or start on a random backbone with "
-            "--config.init.allow_random=true"
-        )
     path = shipped_path(name) if name in SHIPPED else Path(name)
-    if files.is_file(path, CheckpointError):
+    if name and files.is_file(path, CheckpointError):
         if name in SHIPPED and files.sha256(path) != SHIPPED[name]:
             raise CheckpointError(
                 f"{path} differs from the shipped file init.weights={name} in its SHA-256; "
@@ -171,18 +158,21 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
         return path
     absent = f"init.weights={name} does not exist{nearest(name, list(SHIPPED))}"
     if not init.allow_random:
+        reason = absent if name else "init.weights is empty and init.allow_random is off"
         raise CheckpointError(
-            f"{absent}; name a file of weights, or start on a random backbone with "
-            "--config.init.allow_random=true"
+            f"{reason}; name a file of weights with --config.init.weights=FILE, or start on a "
+            "random backbone with --config.init.allow_random=true"
         )
-    warn(f"{absent}; the backbone starts random, because init.allow_random=true")
+    if name:
+        warn(f"{absent}; the backbone starts random, because init.allow_random=true")
     return None
 
 
 @contextlib.contextmanager
-def _reading(source: Path) -> Iterator[None]:
+def _opened(source: Path) -> Iterator[Any]:
     try:
-        yield
+        with safetensors.safe_open(source, framework="numpy") as file:
+            yield file
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{source} cannot be read as safetensors ({error}); make or copy it again"
@@ -194,15 +184,11 @@ def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
     names = set(file.keys())
     misfits = []
     for name, leaf in wanted.items():
-        if name not in names:
-            misfits.append(f"{name} is absent")
-            continue
-        form = file.get_slice(name)
-        if form.get_dtype() != "F32" or tuple(form.get_shape()) != leaf.shape:
-            misfits.append(
-                f"{name} is {form.get_dtype()}{list(form.get_shape())} in the file and "
-                f"F32{list(leaf.shape)} in the network"
-            )
+        form = file.get_slice(name) if name in names else None
+        found = "absent" if form is None else f"{form.get_dtype()}{form.get_shape()}"
+        fitting = f"F32{list(leaf.shape)}"
+        if found != fitting:
+            misfits.append(f"{name} is {found} in the file and {fitting} in the network")
     if misfits:
         raise CheckpointError(
             f"{source} does not fit this backbone in {len(misfits)} of {len(wanted)} arrays: "
@@ -218,7 +204,7 @@ def _sort_header(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-def _digest(texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+def _digest(texts: Mapping[str, str], arrays: Arrays) -> dict[str, str]:
     """The SHA-256 of the metadata's text and of each array's bytes."""
     digests = {
         name: hashlib.sha256(np.ascontiguousarray(values).data).hexdigest()  # without a copy
@@ -227,9 +213,7 @@ def _digest(texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]) -> dict[
     return {**digests, KEY: hashlib.sha256(texts[KEY].encode()).hexdigest()}
 
 
-def _check_digests(
-    source: Path, texts: Mapping[str, str], arrays: Mapping[str, np.ndarray]
-) -> None:
+def _check_digests(source: Path, texts: Mapping[str, str], arrays: Arrays) -> None:
     """Refuses a file whose digests differ; the oldest files have no digests."""
     if DIGESTS not in texts:
         return
@@ -246,7 +230,7 @@ def _check_digests(
         )
 
 
-def _check_values(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_values(path: Path, arrays: Arrays) -> None:
     bad = [name for name, values in arrays.items() if not np.isfinite(values).all()]
     if bad:
         raise CheckpointError(
@@ -264,10 +248,9 @@ def count(sizes: Mapping[str, int]) -> str:
     """Renders the numbers of arrays and values, and their groups."""
     if not sizes:
         return "none"
-    groups = list(dict.fromkeys(re.split("[/.]", name, maxsplit=1)[0] for name in sizes))
-    listed = ", ".join(ascii(each)[1:-1][:MOST_LETTERS] for each in groups[:MOST_GROUPS])
-    more = f" and {len(groups) - MOST_GROUPS} more" if len(groups) > MOST_GROUPS else ""
-    return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({listed}{more})"
+    groups = dict.fromkeys(re.split("[/.]", name, maxsplit=1)[0] for name in sizes)
+    listed = name_some([ascii(each)[1:-1][:MOST_LETTERS] for each in groups], MOST_GROUPS)
+    return f"{len(sizes)} arrays with {sum(sizes.values()):,} values ({listed})"
 
 
 def count_matched(sizes: Mapping[str, int]) -> str:

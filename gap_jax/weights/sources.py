@@ -7,16 +7,13 @@ from typing import NamedTuple
 
 
 class Published(NamedTuple):
-    """A published file: its name on the command line, contents, address and digest.
-
-    `sha256` is empty if the publisher gives no SHA-256, or only its first digits.
-    """
+    """A published file: its name on the command line, contents, address and digest."""
 
     name: str
     holds: str
     address: str
     known: str = "none published"
-    sha256: str = ""
+    sha256: str = ""  # empty: none is published, or only its first digits
 
 
 TORCH = "https://download.pytorch.org/models"
@@ -26,13 +23,11 @@ SLIM = "http://download.tensorflow.org/models"
 PUBLISHED = (
     Published(
         "torchvision-resnet101-v1", "torchvision's ResNet-101, V1",
-        f"{TORCH}/resnet101-63fe2227.pth",
-        "begins 63fe2227",
+        f"{TORCH}/resnet101-63fe2227.pth", "begins 63fe2227",
     ),
     Published(
         "torchvision-resnet101-v2", "torchvision's ResNet-101, V2",
-        f"{TORCH}/resnet101-cd907fc2.pth",
-        "begins cd907fc2",
+        f"{TORCH}/resnet101-cd907fc2.pth", "begins cd907fc2",
     ),
     Published(
         "torchvision-vgg16", "torchvision's VGG16", f"{TORCH}/vgg16-397923af.pth", "begins 397923af"

@@ -151,8 +151,8 @@ def test_checksum_is_crc32c(monkeypatch: pytest.MonkeyPatch) -> None:
                 state = (state >> 1) ^ (0x82F63B78 if state & 1 else 0)
         return state ^ 0xFFFFFFFF
 
-    monkeypatch.setattr(crc32c_module, "PIECE_BYTES", 6000)
-    for size in (0, 1, 1023, 1024, 1025, 4096, 4097, 5999, 6000, 6001, 13000):
+    monkeypatch.setattr(crc32c_module, "PIECE_LANES", 5)
+    for size in (0, 1, 1023, 1024, 1025, 4096, 4097, 5119, 5120, 5121, 13000):
         content = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()
         assert crc32c(content) == bit_by_bit(content)
 

@@ -1,7 +1,6 @@
 """Reads other libraries' files of weights without these libraries and without running their code.
 
-`read.open_arrays` detects the format from the content: safetensors, `torch.save`, TensorFlow's
-checkpoints, Keras' HDF5, numpy's dictionary of layers. A file that is damaged, has wrong sizes or
+`read.open_arrays` detects the format from the content. A file that is damaged, has wrong sizes or
 refers to anything but tensors is a CheckpointError in one line.
 """
 

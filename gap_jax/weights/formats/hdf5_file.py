@@ -1,12 +1,12 @@
 """Reads Keras' weights in HDF5 as LAYER/VARIABLE, with h5py.
 
-Before Keras 3 groups are named after layers and datasets after variables. In `.weights.h5` of
-Keras 3 groups are numbered within a class of layers, as `layers/conv2d_7/vars/0`. There the group
-`vars` has the layer's name as an attribute, and variables are numbered in the order of creation.
+Before Keras 3 groups are named after layers and datasets after variables. In Keras 3's .weights.h5,
+as layers/conv2d_7/vars/0, `vars` has the layer's name as an attribute, and variables are numbered.
 """
 
 import importlib
 import posixpath
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def read_hdf5(path: Path) -> Arrays:
     arrays: Arrays = {}
     bytes_left = LARGEST_GROWTH * path.stat().st_size
     with h5py.File(path, "r") as file:
-        for member, dataset in _list_datasets(h5py, file):
+        for member, dataset in _find_datasets(h5py, file):
             if dataset.external or dataset.is_virtual:
                 raise ForbiddenError(f"values outside the file for {member}")
             if dataset.dtype.kind not in "fiu":
@@ -51,9 +51,9 @@ def read_hdf5(path: Path) -> Arrays:
     return arrays
 
 
-def _list_datasets(h5py: Any, file: Any) -> list[tuple[str, Any]]:
-    """Every dataset with its path; only hard links are followed."""
-    found, seen = [], set()
+def _find_datasets(h5py: Any, file: Any) -> Iterator[tuple[str, Any]]:
+    """Yields every dataset with its path; follows only hard links."""
+    seen = set()
     open_groups = [("", file)]
     while open_groups:
         prefix, group = open_groups.pop()
@@ -68,8 +68,7 @@ def _list_datasets(h5py: Any, file: Any) -> list[tuple[str, Any]]:
             if isinstance(member, h5py.Group):
                 open_groups.append((path, member))
             else:
-                found.append((path, member))
-    return found
+                yield path, member
 
 
 def _name_layer(h5py: Any, file: Any, group: str) -> str:

@@ -29,9 +29,8 @@ class _Pending:
         if self.bytes_left[0] < 0:
             raise ValueError("its arrays are larger than the file")
         raw = content.encode("latin1") if isinstance(content, str) else content
-        order = "F" if is_fortran else "C"
-        values = np.frombuffer(raw, dtype.read())
-        self.values = values.reshape(tuple(map(int, shape)), order=order)
+        values = np.frombuffer(raw, dtype.plain())
+        self.values = values.reshape(tuple(map(int, shape)), order="F" if is_fortran else "C")
 
 
 class _Dtype:
@@ -47,8 +46,8 @@ class _Dtype:
         order = state[1].decode("latin1") if isinstance(state[1], bytes) else state[1]
         self.order = ">" if order == ">" else "<"
 
-    def read(self) -> np.dtype:
-        """Returns numpy's type; refuses all but plain numbers."""
+    def plain(self) -> np.dtype:
+        """Numpy's type; all but numbers are refused."""
         if self.name not in ("f2", "f4", "f8", "i4", "i8"):
             raise ForbiddenError(f"values of type {self.name}")
         return np.dtype(self.order + self.name)
@@ -65,17 +64,10 @@ def read_numpy(content: bytes) -> Arrays:
     if shape != () or dtype.kind != "O":
         raise ValueError("a numpy array that is no dictionary of layers")
     bytes_left = [len(content)]
-
-    def rebuild(*_: Any) -> _Pending:
-        return _Pending(bytes_left)
-
-    allowed = {
-        "numpy.core.multiarray._reconstruct": rebuild,
-        "numpy._core.multiarray._reconstruct": rebuild,
-        "numpy.ndarray": object(),
-        "numpy.dtype": _Dtype,
-    }
-    loaded, _ = tensors_only.load(stream.read(), allowed, encoding="latin1", longest=len(content))
+    allowed = {"numpy.ndarray": object(), "numpy.dtype": _Dtype}
+    for package in ("core", "_core"):
+        allowed[f"numpy.{package}.multiarray._reconstruct"] = lambda *_: _Pending(bytes_left)
+    loaded = tensors_only.load(stream, allowed, encoding="latin1", longest=len(content))
     return {
         f"{layer}/{variable}": pending.values
         for layer, variables in loaded.objects[0].items()

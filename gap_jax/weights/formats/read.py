@@ -35,22 +35,27 @@ SAFETENSORS = {
     "BOOL": np.bool_,
 }  # fmt: skip
 DAMAGES = (
-    OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError, EOFError,
-    MemoryError, RecursionError, NotImplementedError, struct.error, zipfile.BadZipFile,
-    pickle.UnpicklingError, safetensors.SafetensorError, RuntimeError, tokenize.TokenError,
+    OSError, ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError,
+    MemoryError, RuntimeError, struct.error, zipfile.BadZipFile, pickle.UnpicklingError,
+    safetensors.SafetensorError, tokenize.TokenError,
 )  # fmt: skip
 
 
 def open_arrays(path: Path) -> ForeignFile:
     """Reads the file's arrays; the path of a TensorFlow bundle is its prefix or its .index."""
     with files.reading(path, CheckpointError):
-        index = tensorflow_file.find_index(path)
-        _check_size(index or path)
-        content = (index or path).read_bytes()
+        source = tensorflow_file.find_index(path) or path
+        _check_size(source)
+        content = source.read_bytes()
     try:
-        kind, arrays = _read(index or path, content)
-        digest = _digest(index or path, kind, content)
-        _check_total_size(arrays)
+        kind, arrays = _read(source, content)
+        digest = hashlib.sha256(content)
+        if kind == BUNDLE:  # its .index followed by its data files
+            for data in tensorflow_file.map_data(source, content):
+                digest.update(data.data)
+        total = sum(values.nbytes for values in arrays.values())
+        if total > LARGEST:  # many names of one storage, which would take hours to read
+            raise ValueError(f"its {len(arrays):,} arrays would take {total / 2**20:,.0f} MiB")
         infinite = [name for name, values in arrays.items() if not _is_finite(values)]
     except ForbiddenError as error:
         raise CheckpointError(
@@ -66,7 +71,7 @@ def open_arrays(path: Path) -> ForeignFile:
         raise CheckpointError(
             f"{path} holds values in {infinite[0]} that are not finite; get it again"
         )
-    return ForeignFile(path, kind, digest, arrays)
+    return ForeignFile(path, kind, digest.hexdigest(), arrays)
 
 
 def _check_size(path: Path) -> None:
@@ -80,21 +85,6 @@ def _check_size(path: Path) -> None:
             f"{path} has {size / 2**20:,.0f} MiB, and gap_jax reads weights of at most "
             f"{LARGEST / 2**20:,.0f} MiB; name another file"
         )
-
-
-def _digest(path: Path, kind: str, content: bytes) -> str:
-    """The SHA-256 of a file; of a bundle that of its .index followed by its data files."""
-    digest = hashlib.sha256(content)
-    for data in tensorflow_file.map_data(path, content) if kind == BUNDLE else ():
-        digest.update(data.data)
-    return digest.hexdigest()
-
-
-def _check_total_size(arrays: Arrays) -> None:
-    """Limits the names of one storage: reading all of them could take hours."""
-    total = sum(values.nbytes for values in arrays.values())
-    if total > LARGEST:
-        raise ValueError(f"its {len(arrays):,} arrays would take {total / 2**20:,.0f} MiB")
 
 
 def _is_finite(values: Array) -> bool:

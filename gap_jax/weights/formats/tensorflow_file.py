@@ -1,10 +1,11 @@
 """Reads TensorFlow's checkpoints without TensorFlow: a table of names with raw values.
 
-The table is LevelDB's. It has blocks of entries whose keys share a prefix with the previous key, an
-index block with the offsets of these, and a footer with the offset of the index block. Its values
-are protocol buffers. The raw values are in the table (V1) or in data files (V2).
+The table is LevelDB's: blocks of entries whose keys share a prefix with the previous key, an index
+block with the offsets of these, and a footer with the offset of the index block. Its values are
+protocol buffers. The raw values are in the table (V1) or in data files (V2).
 """
 
+import itertools
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,21 +81,21 @@ def read_bundle(index: Path, content: bytes) -> Arrays:
 
 def read_single(content: bytes) -> Arrays:
     """Reads the variables of the older form, one table of names, shapes and values."""
-    shapes: dict[str, list[int]] = {}
-    kinds: dict[str, int] = {}
+    declared: dict[str, tuple[int, list[int]]] = {}  # type and shape of each variable
     arrays = {}
     for key, value in _table(content):
         saved = _fields(value)
         if not key:
             for meta in _fields(saved[1][0]).get(1, []):
                 variable = _fields(meta)
-                shapes[variable[1][0].decode()] = _dims(variable.get(2, [b""])[0])
-                kinds[variable[1][0].decode()] = variable[3][0]
+                dims = _dims(variable.get(2, [b""])[0])
+                declared[variable[1][0].decode()] = variable[3][0], dims
             continue
         saved_slice = _fields(saved[2][0])
         name = saved_slice[1][0].decode()
         tensor = _fields(saved_slice[3][0])
-        field, dtype = SINGLE.get(kinds[name], (0, None))
+        kind, dims = declared[name]
+        field, dtype = SINGLE.get(kind, (0, None))
         if dtype is None:
             continue
         stored = b"".join(tensor.get(field, []))
@@ -104,9 +105,9 @@ def read_single(content: bytes) -> Arrays:
             values = np.fromiter(_varints(stored), np.uint64).view(np.int64)
         else:
             values = np.frombuffer(stored, dtype)
-        if name in arrays or len(values) != np.prod(shapes[name], dtype=object):
-            raise ValueError(f"{name} of shape {shapes[name]} has {len(values)} values in a slice")
-        arrays[name] = values.reshape(shapes[name])
+        if name in arrays or len(values) != np.prod(dims, dtype=object):
+            raise ValueError(f"{name} of shape {dims} has {len(values)} values in a slice")
+        arrays[name] = values.reshape(dims)
     return arrays
 
 
@@ -139,16 +140,11 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     """Yields the entries of all blocks in order; refuses blocks that overlap."""
     if len(content) < FOOTER_BYTES:
         raise ValueError("too short for a table")
-    footer = content[-FOOTER_BYTES:]
-    position = 0
-    for _ in range(2):  # offset and size of the metaindex
-        _, position = _varint(footer, position)
-    start, position = _varint(footer, position)
-    size, _ = _varint(footer, position)
+    # the footer: offset and size of the metaindex, and of the index
+    _, _, start, size = itertools.islice(_varints(content[-FOOTER_BYTES:]), 4)
     names_left, bytes_left = ALL_NAMES_BYTES, len(content)
     for _, handle in _block(content, start, size):
-        block_start, after = _varint(handle, 0)
-        block_size, _ = _varint(handle, after)
+        block_start, block_size = itertools.islice(_varints(handle), 2)
         bytes_left -= block_size
         if bytes_left < 0:
             raise ValueError("its blocks are larger than the file")

@@ -7,12 +7,13 @@ and numbers that would reserve memory; loading refuses globals that are not allo
 import io
 import pickle
 import pickletools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 LARGEST = 64 * 2**20  # bytes of a pickle: names and shapes, the values are elsewhere
 MOST_IN_TUPLE = 2**16
 MARK = -1  # among the sizes
+PUTS = ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE")
 OPCODES = {
     "PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "DUP", "NONE", "NEWTRUE", "NEWFALSE",
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "BINFLOAT", "FLOAT",
@@ -28,74 +29,69 @@ class ForbiddenError(ValueError):
     """Content that is not allowed in a file of weights."""
 
 
-def scan(content: bytes) -> int:
-    """Checks the first pickle in `content` and returns its length."""
-    stream, sizes = io.BytesIO(content), _Sizes()
-    for opcode, argument, position in pickletools.genops(stream):
-        if opcode.name not in OPCODES:
-            raise ForbiddenError(f"the pickle opcode {opcode.name}")
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(content):
-            raise ForbiddenError(f"the memo {argument}")
-        if opcode.name == "STOP":
-            return (position or 0) + 1
-        sizes.follow(opcode, argument)
-    raise ForbiddenError("a pickle without an end")
+def _scan(content: bytes) -> int:
+    """Checks the first pickle in `content` and returns its length.
 
-
-class _Sizes:
-    """Counts the values of each tuple on the pickle's stack, nested tuples included.
-
-    A tuple that holds another one twice, and so on, is a few bytes long and takes hours to hash.
+    It counts the values of each tuple on the pickle's stack, nested tuples included: a tuple that
+    holds another one twice, and so on, is a few bytes long and takes hours to hash.
     """
-
-    def __init__(self) -> None:
-        self._stack: list[int] = []
-        self._memo: dict[int, int] = {}
-
-    def follow(self, opcode: pickletools.OpcodeInfo, argument: Any) -> None:
-        """Updates the sizes as the opcode updates the stack."""
-        name, before, after = opcode.name, opcode.stack_before, opcode.stack_after
+    sizes: list[int] = []  # of the values on the stack
+    memo: dict[int, int] = {}
+    for opcode, argument, position in pickletools.genops(content):
+        name = opcode.name
+        if name not in OPCODES:
+            raise ForbiddenError(f"the pickle opcode {name}")
+        if name == "STOP":
+            return (position or 0) + 1
         if name == "MARK":
-            self._stack.append(MARK)
-        elif name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
-            self._memo[len(self._memo) if argument is None else int(argument)] = self._stack[-1]
+            sizes.append(MARK)
+        elif name in PUTS:
+            slot = len(memo) if argument is None else int(argument)
+            if slot > len(content):
+                raise ForbiddenError(f"the memo {argument}")
+            memo[slot] = sizes[-1]
         elif name in ("GET", "BINGET", "LONG_BINGET"):
-            self._stack.append(self._memo.get(int(argument), 1))
+            sizes.append(memo.get(int(argument or 0), 1))
         elif name == "DUP":
-            self._stack.append(self._stack[-1])
+            sizes.append(sizes[-1])
         else:
-            taken = self._take([each.name for each in before])
+            taken = _take(sizes, opcode.stack_before)
             size = 1 + sum(taken) if "TUPLE" in name else 1
             if size > MOST_IN_TUPLE:
                 raise ForbiddenError(f"a tuple of more than {MOST_IN_TUPLE} values")
-            self._stack.extend([size] * len(after))
+            sizes.extend([size] * len(opcode.stack_after))
+    raise ForbiddenError("a pickle without an end")
 
-    def _take(self, kinds: list[str]) -> list[int]:
-        taken: list[int] = []
-        for kind in reversed(kinds):
-            if kind == "stackslice":
-                while self._stack[-1] != MARK:
-                    taken.append(self._stack.pop())
-            else:
-                taken.append(max(self._stack.pop(), 0))
-        return taken
+
+def _take(sizes: list[int], kinds: Sequence[pickletools.StackObject]) -> list[int]:
+    taken: list[int] = []
+    for kind in reversed(kinds):
+        if kind.name == "stackslice":
+            while sizes[-1] != MARK:
+                taken.append(sizes.pop())
+        else:
+            taken.append(max(sizes.pop(), 0))
+    return taken
 
 
 def load(
-    content: bytes,
+    stream: io.BytesIO,
     allowed: Mapping[str, Any],
     storage: Callable[[Any], Any] | None = None,
     encoding: str = "ASCII",
     longest: int = LARGEST,
-) -> tuple[Any, int]:
-    """Loads the first pickle and returns its length too; `allowed` has globals by "module.name".
+) -> Any:
+    """Loads the stream's next pickle; `allowed` has globals by "module.name".
 
     `storage` resolves persistent ids, torch's references to data outside the pickle.
     """
-    size = scan(content[:longest])
+    start = stream.tell()
+    content = stream.read(longest)
+    size = _scan(content)
+    stream.seek(start + size)
     unpickler = _Unpickler(io.BytesIO(content[:size]), encoding=encoding)
     unpickler.allowed, unpickler.storage = allowed, storage
-    return unpickler.load(), size
+    return unpickler.load()
 
 
 class _Unpickler(pickle.Unpickler):
@@ -104,10 +100,9 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Returns an allowed global."""
-        try:
-            return self.allowed[f"{module}.{name}"]
-        except KeyError:
-            raise ForbiddenError(f"{module}.{name}") from None
+        if f"{module}.{name}" not in self.allowed:
+            raise ForbiddenError(f"{module}.{name}")
+        return self.allowed[f"{module}.{name}"]
 
     def persistent_load(self, pid: Any) -> Any:
         """Resolves a reference to data outside the pickle."""

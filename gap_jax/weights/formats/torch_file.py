@@ -15,17 +15,11 @@ from gap_jax.weights.formats.tensors_only import ForbiddenError
 
 MAGIC = 0x1950A86A20F9469CFC6C  # the first pickle of the older form
 DTYPES: dict[str, Any] = {
-    "DoubleStorage": np.float64,
-    "FloatStorage": np.float32,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": jnp.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
+    "DoubleStorage": np.float64, "FloatStorage": np.float32, "HalfStorage": np.float16,
+    "BFloat16Storage": jnp.bfloat16, "LongStorage": np.int64, "IntStorage": np.int32,
+    "ShortStorage": np.int16, "CharStorage": np.int8, "ByteStorage": np.uint8,
     "BoolStorage": np.bool_,
-}
+}  # fmt: skip
 WRAPPERS = ("state_dict", "model", "model_state_dict")
 PARALLEL = "module."  # prefix of every name in DataParallel networks
 LONGEST_HEAD = 2**16  # bytes of each pickle before the tensors in the older form
@@ -68,60 +62,49 @@ def read_zip(content: bytes) -> Arrays:
                 raise ForbiddenError(f"{name}, compressed, encrypted or larger than the file")
             return archive.read(entry)
 
-        tensors, _ = _load(read(pickles[0]))
+        tensors, _ = _load(io.BytesIO(read(pickles[0])))
         return _resolve(tensors, lambda stored: read(f"{prefix}data/{stored.key}"))
 
 
 def read_legacy(content: bytes) -> Arrays:
     """Reads the older form: five pickles, then the storages one after the other."""
-    position = 0
-    head = []
-    for _ in range(3):
-        value, size = tensors_only.load(content[position : position + LONGEST_HEAD], {})
-        head.append(value)
-        position += size
+    stream = io.BytesIO(content)
+    head = [tensors_only.load(stream, {}, longest=LONGEST_HEAD) for _ in range(3)]
     if head[0] != MAGIC:
         raise ForbiddenError("a pickle that torch.save did not write")
-    stored: dict[str, Stored] = {}
-    tensors, size = _load(content[position : position + tensors_only.LARGEST], stored)
-    position += size
-    keys, size = tensors_only.load(content[position : position + tensors_only.LARGEST], {})
-    position += size
+    tensors, stored = _load(stream)
+    keys = tensors_only.load(stream, {})
+    position = stream.tell()
     view = memoryview(content)
     storages: dict[str, memoryview] = {}
     for key in keys:
         (count,) = struct.unpack_from("<q", content, position)
         if key not in stored or count != stored[key].length:
             raise ValueError(f"stores {count} values as {key!r}, unlike its pickle")
-        position += 8
-        end = position + count * stored[key].dtype.itemsize
-        storages[key] = view[position:end]
-        position = end
+        start = position + 8
+        position = start + count * stored[key].dtype.itemsize
+        storages[key] = view[start:position]
     return _resolve(tensors, lambda stored: storages[stored.key])
 
 
-def _load(content: bytes, seen: dict[str, Stored] | None = None) -> tuple[dict[str, Tensor], int]:
-    """Loads the tensors of a pickled state dict by name, and returns the pickle's length.
-
-    Values that are not tensors are left out.
-    """
+def _load(stream: io.BytesIO) -> tuple[dict[str, Tensor], dict[str, Stored]]:
+    """Loads a pickled state dict: its tensors by name, and all storages by key."""
+    seen: dict[str, Stored] = {}
 
     def storage(pid: Any) -> Stored:
         kind, dtype, key, _, count = pid[:5]
         known = isinstance(dtype, np.dtype) and isinstance(key, str) and isinstance(count, int)
         if kind != "storage" or not known:
             raise ForbiddenError("a storage of another kind")
-        stored = Stored(key, dtype, count)
-        if seen is not None:
-            seen[stored.key] = stored
-        return stored
+        seen[key] = Stored(key, dtype, count)
+        return seen[key]
 
-    loaded, size = tensors_only.load(content, ALLOWED, storage)
-    for wrapper in WRAPPERS:
-        if isinstance(loaded, dict) and isinstance(loaded.get(wrapper), dict):
-            loaded = loaded[wrapper]
+    loaded = tensors_only.load(stream, ALLOWED, storage)
     if not isinstance(loaded, dict):
         raise ValueError("holds no dictionary of tensors")
+    for wrapper in WRAPPERS:
+        if isinstance(loaded.get(wrapper), dict):
+            loaded = loaded[wrapper]
     tensors = {
         name: value
         for name, value in loaded.items()
@@ -131,7 +114,7 @@ def _load(content: bytes, seen: dict[str, Stored] | None = None) -> tuple[dict[s
         raise ValueError("holds no tensors by name")
     if all(name.startswith(PARALLEL) for name in tensors):
         tensors = {name.removeprefix(PARALLEL): value for name, value in tensors.items()}
-    return tensors, size
+    return tensors, seen
 
 
 def _rebuild(stored: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Tensor:

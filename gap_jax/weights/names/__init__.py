@@ -1,6 +1,4 @@
-"""Maps from our array names to those of other libraries, one for each source.
+"""Maps from our paths, as backbone/conv1/conv/kernel, to the names and forms of other libraries.
 
-A map goes from a path of ours ("backbone/stages/0/1/conv2/conv/kernel") to a `Source`: the foreign
-names, and the form of the values. Every array of the network has one source and every name is used
-for one array; tests compare the maps with the networks.
+Every array of a network has one source and every name is used for one array, which tests check.
 """

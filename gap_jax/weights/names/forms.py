@@ -1,6 +1,7 @@
 """The array layouts of other libraries, and their conversion to ours."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -40,12 +41,23 @@ NameMap = dict[str, Source]
 
 
 def conv_norm_names(
-    path: str, kernel: str, norm: str, variables: dict[str, str], form: str = "same"
+    layers: Iterable[tuple[str, ...]],
+    kernel: str,
+    norm: str,
+    variables: dict[str, str],
+    form: str = "same",
 ) -> NameMap:
-    """Names a convolution and its norm: `variables` maps our names to those that follow `norm`."""
-    return {f"{path}/conv/kernel": Source((kernel,), form)} | {
-        f"{path}/norm/{ours}": Source((norm + name,)) for ours, name in variables.items()
-    }
+    """Names convolutions and their norms.
+
+    A layer is our path and its names, which fill the formats `kernel` and `norm`. `variables` maps
+    our names to those that follow `norm`.
+    """
+    names: NameMap = {}
+    for path, *stems in layers:
+        names[f"{path}/conv/kernel"] = Source((kernel.format(*stems),), form)
+        for ours, theirs in variables.items():
+            names[f"{path}/norm/{ours}"] = Source((norm.format(*stems) + theirs,))
+    return names
 
 
 def classifier_names(kernel: str, bias: str, form: str) -> NameMap:
@@ -55,19 +67,16 @@ def classifier_names(kernel: str, bias: str, form: str) -> NameMap:
 
 def number_variables(names: NameMap) -> NameMap:
     """Renames Keras' LAYER/VARIABLE to LAYER/NUMBER, in a layer's order of creation."""
-    layers: dict[str, list[str]] = {}
-    for source in names.values():
-        for layer, _, variable in (name.rpartition("/") for name in source.names):
-            layers.setdefault(layer, []).append(variable)
-    for variables in layers.values():
-        variables.sort(key=KERAS_ORDER.index)
-
-    def number(name: str) -> str:
-        layer, _, variable = name.rpartition("/")
-        return f"{layer}/{layers[layer].index(variable)}"
-
+    variables = [name for source in names.values() for name in source.names]
+    variables.sort(key=lambda name: KERAS_ORDER.index(name.rpartition("/")[2]))
+    next_number: Counter[str] = Counter()
+    numbered: dict[str, str] = {}
+    for name in variables:
+        layer = name.rpartition("/")[0]
+        numbered[name] = f"{layer}/{next_number[layer]}"
+        next_number[layer] += 1
     return {
-        path: Source(tuple(map(number, source.names)), source.form)
+        path: Source(tuple(numbered[name] for name in source.names), source.form)
         for path, source in names.items()
     }
 

@@ -37,22 +37,17 @@ def _convolutions_of(path: str, steps: Steps) -> Iterator[str]:
 
 def bn_inception_names() -> NameMap:
     """The names in the numpy dictionary of temporal segment networks' weights."""
-    names: NameMap = {}
-    paths = convolutions(bn_inception.STAGES)
-    for path, stem in zip(paths, _caffe_layers(), strict=True):
-        names |= conv_norm_names(path, f"{stem}/weights", f"{stem}_bn/", CAFFE_NORM)
-        names[f"{path}/conv/bias"] = Source((f"{stem}/biases",))
-    return names
+    layers = list(zip(convolutions(bn_inception.STAGES), _caffe_layers(), strict=True))
+    names = conv_norm_names(layers, "{}/weights", "{}_bn/", CAFFE_NORM)
+    return names | {f"{path}/conv/bias": Source((f"{stem}/biases",)) for path, stem in layers}
 
 
 def _caffe_layers() -> Iterator[str]:
     yield from ("conv1_7x7_s2", "conv2_3x3_reduce", "conv2_3x3")
+    inner = ("3x3_reduce", "3x3", "double_3x3_reduce", "double_3x3_1", "double_3x3_2")
     for module in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "4e", "5a", "5b"):
         halves = module in ("3c", "4e")
-        first, last = ((), ()) if halves else (("1x1",), ("pool_proj",))
-        three = ("3x3_reduce", "3x3")
-        double = ("double_3x3_reduce", "double_3x3_1", "double_3x3_2")
-        for name in (*first, *three, *double, *last):
+        for name in inner if halves else ("1x1", *inner, "pool_proj"):
             yield f"inception_{module}_{name}"
 
 
@@ -61,20 +56,18 @@ def keras_names(first: int = 0) -> NameMap:
 
     Released files count from `first` = 1, a new network from 0, which is left out of the name.
     """
-    names: NameMap = {}
-    for index, path in enumerate(convolutions(inception_v3.STAGES), start=first):
-        number = f"_{index}" if index else ""
-        norm = f"batch_normalization{number}/"
-        names |= conv_norm_names(path, f"conv2d{number}/kernel", norm, NORM)
+    layers = [
+        (path, f"_{index}" if index else "")
+        for index, path in enumerate(convolutions(inception_v3.STAGES), start=first)
+    ]
+    names = conv_norm_names(layers, "conv2d{}/kernel", "batch_normalization{}/", NORM)
     return names | classifier_names("predictions/kernel", "predictions/bias", "classifier_io")
 
 
 def slim_names() -> NameMap:
     """TF-slim's names, as in inception_v3.ckpt; its class 0 is the background."""
-    names: NameMap = {}
-    for path, layer in zip(convolutions(inception_v3.STAGES), _slim_layers(), strict=True):
-        stem = f"InceptionV3/{layer}"
-        names |= conv_norm_names(path, f"{stem}/weights", f"{stem}/BatchNorm/", NORM)
+    layers = zip(convolutions(inception_v3.STAGES), _slim_layers(), strict=True)
+    names = conv_norm_names(layers, "InceptionV3/{}/weights", "InceptionV3/{}/BatchNorm/", NORM)
     logits = "InceptionV3/Logits/Conv2d_1c_1x1"
     return names | classifier_names(f"{logits}/weights", f"{logits}/biases", "classifier_pointwise")
 
@@ -103,10 +96,8 @@ def _slim_layers() -> Iterator[str]:
 
 def torch_names() -> NameMap:
     """The names of torchvision's inception_v3; timm's are the same but for the auxiliary head."""
-    names: NameMap = {}
-    for path, stem in zip(convolutions(inception_v3.TORCH_STAGES), _torch_layers(), strict=True):
-        kernel = f"{stem}.conv.weight"
-        names |= conv_norm_names(path, kernel, f"{stem}.bn.", TORCH_NORM, "oihw")
+    layers = zip(convolutions(inception_v3.TORCH_STAGES), _torch_layers(), strict=True)
+    names = conv_norm_names(layers, "{}.conv.weight", "{}.bn.", TORCH_NORM, "oihw")
     return names | classifier_names("fc.weight", "fc.bias", "classifier_oi")
 
 

@@ -24,24 +24,22 @@ EXTRA = re.compile(
 class Convention(NamedTuple):
     """The settings that weights were trained with; `input` is a choice of `model.input`.
 
-    `colours` is the channel order of the first layer. `strides` and `stem_padding` are empty
-    unless the network is a ResNet.
+    `strides` are empty unless the network is a ResNet. `colours` is the order of the first layer.
     """
 
     strides: str
-    stem_padding: str
     norm_eps: float
     input: str
-    colours: str
+    colours: str = "RGB"
 
 
-TORCH = Convention("v1_5", "symmetric", 1e-5, "torchvision", "RGB")
-KERAS = Convention("caffe", "symmetric", 1.001e-5, "vgg", "BGR")
-SLIM = Convention("slim", "same", 1e-5, "vgg", "RGB")
-RELEASED = SLIM._replace(input="reference")
-VGG = Convention("", "", 1e-5, "vgg", "RGB")
-INCEPTION_V3 = Convention("", "", 1e-3, "inception", "RGB")
-BN_INCEPTION = Convention("", "", 1e-5, "reference", "RGB")
+TORCH = Convention("v1_5", 1e-5, "torchvision")
+KERAS = Convention("caffe", 1.001e-5, "vgg", "BGR")
+SLIM = Convention("slim", 1e-5, "vgg")
+RELEASED = Convention("slim", 1e-5, "reference")
+VGG = Convention("", 1e-5, "vgg")
+INCEPTION_V3 = Convention("", 1e-3, "inception")
+BN_INCEPTION = Convention("", 1e-5, "reference")
 
 
 class Known(NamedTuple):
@@ -52,6 +50,9 @@ class Known(NamedTuple):
     convention: Convention
     names: NameMap
 
+    def __str__(self) -> str:
+        return f"{self.backbone} of {self.source}"
+
     @property
     def every_name(self) -> set[str]:
         """All names that a file of it can have."""
@@ -60,12 +61,8 @@ class Known(NamedTuple):
     @property
     def backbone_names(self) -> set[str]:
         """The names that a file of it must have."""
-        return {
-            name
-            for path, source in self.names.items()
-            if path.startswith(BACKBONE)
-            for name in source.names
-        }
+        paths = [path for path in self.names if path.startswith(BACKBONE)]
+        return {name for path in paths for name in self.names[path].names}
 
 
 def every_known() -> Iterator[Known]:
@@ -108,21 +105,18 @@ def _other_networks() -> Iterator[Known]:
 def recognise(file: str, names: Collection[str]) -> Known:
     """Finds the network with the most names in the file, among those whose backbone is complete."""
     names = set(names)
-    complete = [known for known in every_known() if known.backbone_names <= names]
+    backbones = [(known, known.backbone_names) for known in every_known()]
+    complete = [known for known, needed in backbones if needed <= names]
     if complete:
         return max(complete, key=lambda known: len(known.every_name & names))
-    nearest = max(every_known(), key=lambda known: _share(known.backbone_names, names))
-    absent = sorted(nearest.backbone_names - names)
-    if len(absent) == len(nearest.backbone_names):
+    nearest, needed = max(backbones, key=lambda each: len(each[1] & names) / len(each[1]))
+    absent = sorted(needed - names)
+    if len(absent) == len(needed):
         raise CheckpointError(
             f"{file} holds no network that gap_jax knows: none of its {len(names)} names is known, "
             f"for example {min(names, default='')!r}; see `gap_jax weights list`"
         )
     raise CheckpointError(
-        f"{file} looks like a {nearest.backbone} of {nearest.source} and lacks {len(absent)} "
-        f"of its {len(nearest.backbone_names)} arrays, first {absent[0]}; get it again"
+        f"{file} looks like a {nearest} and lacks {len(absent)} of its {len(needed)} arrays, "
+        f"first {absent[0]}; get it again"
     )
-
-
-def _share(names: set[str], found: set[str]) -> float:
-    return len(names & found) / len(names)

@@ -1,7 +1,6 @@
 """The names of ResNets in torchvision, timm, Hugging Face, Keras and TF-slim."""
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from gap_jax.weights.names.forms import (
     SLIM_NORM,
@@ -15,63 +14,49 @@ from gap_jax.weights.names.forms import (
 Blocks = tuple[int, ...]
 
 
-class Layer(NamedTuple):
-    """A convolution with its norm: our path and its indices (the stem is block -1)."""
+def _layers(
+    blocks: Blocks, stem: str, name: Callable[[int, int, int], str]
+) -> Iterator[tuple[str, str]]:
+    """Yields our path and another library's name of every convolution.
 
-    path: str
-    block: int = -1
-    unit: int = -1
-    conv: int = -1  # 0 the shortcut, 1 to 3 the convolutions
-
-
-def layers(blocks: Blocks) -> Iterator[Layer]:
-    """Every convolution of a ResNet with its norm."""
-    yield Layer("backbone/conv1")
+    `name` takes the block, the unit and the convolution of the unit, where 0 is the shortcut.
+    """
+    yield "backbone/conv1", stem
     for block, units in enumerate(blocks):
         for unit in range(units):
             path = f"backbone/stages/{block}/{unit}"
             if unit == 0:
-                yield Layer(f"{path}/shortcut", block, unit, 0)
+                yield f"{path}/shortcut", name(block, unit, 0)
             for conv in (1, 2, 3):
-                yield Layer(f"{path}/conv{conv}", block, unit, conv)
+                yield f"{path}/conv{conv}", name(block, unit, conv)
 
 
 def torch_names(blocks: Blocks) -> NameMap:
     """The names of torchvision and timm."""
 
-    def stems(layer: Layer) -> tuple[str, str]:
-        if layer.block < 0:
-            return "conv1", "bn1"
-        unit = f"layer{layer.block + 1}.{layer.unit}"
-        if layer.conv == 0:
-            return f"{unit}.downsample.0", f"{unit}.downsample.1"
-        return f"{unit}.conv{layer.conv}", f"{unit}.bn{layer.conv}"
+    def name(block: int, unit: int, conv: int) -> str:
+        return f"layer{block + 1}.{unit}." + (f"conv{conv}" if conv else "downsample.0")
 
-    return _name_layers(blocks, stems, "fc")
+    layers = [
+        (path, conv, conv.replace("conv", "bn").replace("downsample.0", "downsample.1"))
+        for path, conv in _layers(blocks, "conv1", name)
+    ]
+    names = conv_norm_names(layers, "{0}.weight", "{1}.", TORCH_NORM, "oihw")
+    return names | classifier_names("fc.weight", "fc.bias", "classifier_oi")
 
 
 def hugging_face_names(blocks: Blocks) -> NameMap:
     """The names of transformers' ResNetForImageClassification."""
 
-    def stems(layer: Layer) -> tuple[str, str]:
-        if layer.block < 0:
-            stem = "resnet.embedder.embedder"
-        else:
-            stem = f"resnet.encoder.stages.{layer.block}.layers.{layer.unit}"
-            stem += ".shortcut" if layer.conv == 0 else f".layer.{layer.conv - 1}"
-        return f"{stem}.convolution", f"{stem}.normalization"
+    def name(block: int, unit: int, conv: int) -> str:
+        layer = f"layer.{conv - 1}" if conv else "shortcut"
+        return f"resnet.encoder.stages.{block}.layers.{unit}.{layer}"
 
-    return _name_layers(blocks, stems, "classifier.1")
-
-
-def _name_layers(
-    blocks: Blocks, stems: Callable[[Layer], tuple[str, str]], classifier: str
-) -> NameMap:
-    names: NameMap = {}
-    for layer in layers(blocks):
-        conv, norm = stems(layer)
-        names |= conv_norm_names(layer.path, f"{conv}.weight", f"{norm}.", TORCH_NORM, "oihw")
-    return names | classifier_names(f"{classifier}.weight", f"{classifier}.bias", "classifier_oi")
+    layers = _layers(blocks, "resnet.embedder.embedder", name)
+    names = conv_norm_names(
+        layers, "{}.convolution.weight", "{}.normalization.", TORCH_NORM, "oihw"
+    )
+    return names | classifier_names("classifier.1.weight", "classifier.1.bias", "classifier_oi")
 
 
 def keras_names(blocks: Blocks, classifier: str = "predictions") -> NameMap:
@@ -79,28 +64,28 @@ def keras_names(blocks: Blocks, classifier: str = "predictions") -> NameMap:
 
     Its convolutions have biases, which are subtracted from the running mean, and read BGR.
     """
-    names: NameMap = {}
-    for layer in layers(blocks):
-        stem, form = "conv1", "bgr"
-        if layer.block >= 0:
-            stem = f"conv{layer.block + 2}_block{layer.unit + 1}_{layer.conv}"
-            form = "same"
-        kernel = f"{stem}_conv/kernel"
-        names |= conv_norm_names(layer.path, kernel, f"{stem}_bn/", SLIM_NORM, form)
+
+    def name(block: int, unit: int, conv: int) -> str:
+        return f"conv{block + 2}_block{unit + 1}_{conv}"
+
+    layers = list(_layers(blocks, "conv1", name))
+    names = conv_norm_names(layers, "{}_conv/kernel", "{}_bn/", SLIM_NORM)
+    names["backbone/conv1/conv/kernel"] = Source(("conv1_conv/kernel",), "bgr")
+    for path, stem in layers:
         mean = (f"{stem}_bn/moving_mean", f"{stem}_conv/bias")
-        names[f"{layer.path}/norm/mean"] = Source(mean, "difference")
+        names[f"{path}/norm/mean"] = Source(mean, "difference")
     return names | classifier_names(f"{classifier}/kernel", f"{classifier}/bias", "classifier_io")
 
 
 def slim_names(blocks: Blocks, scope: str) -> NameMap:
     """TF-slim's names, as in resnet_v1_101.ckpt, with the classifier."""
-    names: NameMap = {}
-    for layer in layers(blocks):
-        stem = f"{scope}/conv1"
-        if layer.block >= 0:
-            conv = "shortcut" if layer.conv == 0 else f"conv{layer.conv}"
-            stem = f"{scope}/block{layer.block + 1}/unit_{layer.unit + 1}/bottleneck_v1/{conv}"
-        names |= conv_norm_names(layer.path, f"{stem}/weights", f"{stem}/BatchNorm/", SLIM_NORM)
+
+    def name(block: int, unit: int, conv: int) -> str:
+        layer = f"conv{conv}" if conv else "shortcut"
+        return f"{scope}/block{block + 1}/unit_{unit + 1}/bottleneck_v1/{layer}"
+
+    layers = _layers(blocks, f"{scope}/conv1", name)
+    names = conv_norm_names(layers, "{}/weights", "{}/BatchNorm/", SLIM_NORM)
     logits = f"{scope}/logits"
     return names | classifier_names(f"{logits}/weights", f"{logits}/biases", "classifier_pointwise")
 
@@ -122,9 +107,8 @@ ATTENTION_HEAD: NameMap = {
 
 
 def released_names(blocks: Blocks, scope: str, *, attention: bool) -> NameMap:
-    """The names of the released Attentional Pooling checkpoints.
+    """The names of Attentional Pooling's checkpoints: slim's and those of the pose branch.
 
-    They are slim's and the pose branch's. With `attention` two maps replace slim's classifier.
+    With `attention` two maps replace slim's classifier.
     """
-    head = ATTENTION_HEAD if attention else {}
-    return slim_names(blocks, scope) | POSE_BRANCH | head
+    return slim_names(blocks, scope) | POSE_BRANCH | (ATTENTION_HEAD if attention else {})
