@@ -76,40 +76,8 @@ def _bicycle() -> tuple[Shape, ...]:
     )
 
 
-def _umbrella() -> tuple[Shape, ...]:
-    """The hand at 0, the canopy above it."""
-    top = -0.36j
-    return (
-        stroke("metal", 0.018, top - 0.21j, 0.08j, 0.03 + 0.1j, 0.05 + 0.08j),
-        Shape("main", top + oval(0.29, 0.19, 180.0, 360.0), filled=True),
-        Shape("second", top + oval(0.1, 0.19, 180.0, 360.0), filled=True),
-    )
-
-
-def _book() -> tuple[Shape, ...]:
-    """Open, with both covers visible; the middle at 0."""
-    across, down = np.array([0, 0.15, 0.15, 0]), np.array([-0.07, -0.09, 0.09, 0.11])
-    return tuple(
-        Shape(tone, side * across + 1j * down, filled=True)
-        for tone, width in (("main", 1.12), ("paper", 1.0))
-        for side in (-width, width)
-    )
-
-
-def _guitar() -> tuple[Shape, ...]:
-    """The sound hole at 0, the neck to the right."""
-    return (
-        disc("main", -0.11, 0.13),
-        disc("main", 0.045, 0.095),
-        Shape("main", -0.03 + oval(0.1, 0.075), filled=True),
-        disc("rubber", 0.01, 0.036),
-        stroke("rubber", 0.032, 0.04, 0.5),
-        stroke("second", 0.05, 0.5, 0.56),
-        stroke("rubber", 0.02, -0.15 - 0.04j, -0.15 + 0.04j),
-    )
-
-
 _LEAVES = (-0.13 - 0.1j, 0.12 - 0.12j, -0.02 - 0.2j, 0.15 + 0.01j)
+_PAGE = np.array([-0.07j, 0.15 - 0.09j, 0.15 + 0.09j, 0.11j])
 
 THINGS = {
     "ball": Thing((
@@ -123,19 +91,35 @@ THINGS = {
         *(_box("rubber", side * 0.39, 0.035, 0.18) for side in (-1, 1)),
     )),
     "bicycle": Thing(_bicycle()),
-    "book": Thing(_book()),
+    "book": Thing(tuple(  # open, with both covers visible; the middle at 0
+        Shape(tone, side * _PAGE.real + 1j * _PAGE.imag, filled=True)
+        for tone, width in (("main", 1.12), ("paper", 1.0))
+        for side in (-width, width)
+    )),
     "chair": Thing((
         stroke("main", 0.03, -0.11 - 0.26j, -0.11 + 0.24j),
         stroke("main", 0.03, 0.13 + 0.01j, 0.13 + 0.24j),
         _box("second", 0.01 + 0.005j, 0.26, 0.05),
         _box("second", -0.11 - 0.18j, 0.04, 0.16),
     )),
-    "guitar": Thing(_guitar()),
+    "guitar": Thing((  # the sound hole at 0, the neck to the right
+        disc("main", -0.11, 0.13),
+        disc("main", 0.045, 0.095),
+        Shape("main", -0.03 + oval(0.1, 0.075), filled=True),
+        disc("rubber", 0.01, 0.036),
+        stroke("rubber", 0.032, 0.04, 0.5),
+        stroke("second", 0.05, 0.5, 0.56),
+        stroke("rubber", 0.02, -0.15 - 0.04j, -0.15 + 0.04j),
+    )),
     "plant": Thing((
         *(stroke("leaf", 0.06, 0.08j, leaf) for leaf in _LEAVES),
         area("main", -0.1 + 0.06j, 0.1 + 0.06j, 0.07 + 0.22j, -0.07 + 0.22j),
     )),
-    "umbrella": Thing(_umbrella()),
+    "umbrella": Thing((  # the hand at 0, the canopy above it
+        stroke("metal", 0.018, -0.57j, 0.08j, 0.03 + 0.1j, 0.05 + 0.08j),
+        Shape("main", -0.36j + oval(0.29, 0.19, 180.0, 360.0), filled=True),
+        Shape("second", -0.36j + oval(0.1, 0.19, 180.0, 360.0), filled=True),
+    )),
 }  # fmt: skip
 KINDS = tuple(THINGS)
 
