@@ -1,5 +1,6 @@
 """Reads MPII's annotations, images and split lists into entries."""
 
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from data_pipelines.core.files import sha256
 from data_pipelines.datasets import mpii_mat
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
-from data_pipelines.datasets.mpii_mat import Annotation, Joint, Person
+from data_pipelines.datasets.mpii_mat import Annotation, Person
 from data_pipelines.datasets.mpii_splits import (
     derive_lists,
     digest_list,
@@ -59,10 +60,13 @@ def read(
         raise DataError(f"no annotation file {annotations}; {GET_ANNOTATIONS}")
     if not images.exists():
         raise DataError(f"no images at {images}; {GET_IMAGES}")
-    published = None if splits is None else read_lists(splits)
+    published = splits and read_lists(splits)
     rows = [Annotation(*row) for row in parse_in_child(mpii_mat.__name__, annotations)]
-    lists = derive_lists(rows, split_seed) if published is None else published
-    by_stem = _index_by_stem(rows, [stem for stems in lists.values() for stem in stems])
+    lists = published or derive_lists(rows, split_seed)
+    split_kind = "derived, not comparable with published numbers"
+    if published:
+        split_kind = "official lists" if is_official(lists) else "own lists"
+    by_stem = _index_by_stem(rows, lists)
     classes = _collect_classes(by_stem.values())
     if not classes:
         listed = sum(map(len, lists.values()))
@@ -88,16 +92,20 @@ def read(
             "annotations": annotations.name,
             "annotations_sha256": sha256(annotations),
             "images": images.name,
-            **_describe_splits(lists, split_seed if published is None else None),
+            "split_kind": split_kind,
+            "list_sha256": [f"{split} {digest_list(stems)}" for split, stems in lists.items()],
+            **({} if published else {"split_seed": split_seed}),
             "videos_in_train_and_val": _count_shared_videos(lists, by_stem),
             "act_ids": [",".join(map(str, sorted(ids))) for ids in classes.values()],
         },
     )
 
 
-def _index_by_stem(rows: Sequence[Annotation], listed: Iterable[str]) -> dict[str, Annotation]:
+def _index_by_stem(
+    rows: Sequence[Annotation], lists: Mapping[str, Sequence[str]]
+) -> dict[str, Annotation]:
     """Finds the annotation of each listed image, in the order of the annotation file."""
-    wanted = set(listed)
+    wanted = set(itertools.chain.from_iterable(lists.values()))
     found: dict[str, Annotation] = {}
     for row in rows:
         stem = strip_suffix(row.name)
@@ -151,27 +159,13 @@ def _read_split(
 
 def stack_people(people: Sequence[Person]) -> Keypoints:
     """Stacks the joints of an image's people; a missing joint is (0, 0, NOT_ANNOTATED)."""
-    rows = [[_keypoint(joint) for joint in person] for person in people]
-    return np.array(rows, np.float32).reshape(len(rows), len(JOINTS), 3)
-
-
-def _keypoint(joint: Joint | None) -> tuple[float, float, int]:
-    if joint is None:
-        return 0.0, 0.0, NOT_ANNOTATED
-    x, y, is_visible = joint
-    return x, y, VISIBLE if is_visible else HIDDEN
-
-
-def _describe_splits(
-    lists: Mapping[str, Sequence[str]], seed: int | None
-) -> dict[str, str | int | list[str]]:
-    """Describes the splits, which were derived from `seed` unless it is None."""
-    digests = [f"{split} {digest_list(stems)}" for split, stems in lists.items()]
-    if seed is None:
-        kind = "official lists" if is_official(lists) else "own lists"
-        return {"split_kind": kind, "list_sha256": digests}
-    kind = "derived, not comparable with published numbers"
-    return {"split_kind": kind, "list_sha256": digests, "split_seed": seed}
+    keypoints = np.full((len(people), len(JOINTS), 3), (0, 0, NOT_ANNOTATED), np.float32)
+    for stacked, person in zip(keypoints, people, strict=True):
+        for index, joint in enumerate(person):
+            if joint is not None:
+                x, y, is_visible = joint
+                stacked[index] = x, y, VISIBLE if is_visible else HIDDEN
+    return keypoints
 
 
 def _count_shared_videos(
