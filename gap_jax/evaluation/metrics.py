@@ -168,21 +168,12 @@ def resample(
     seed: int = 0,
 ) -> Resampled:
     """Computes a statistic on all images, and on bootstrap resamples, the same for each call."""
-    rng = np.random.default_rng(seed)
-    blocks = []
+    rng, blocks = np.random.default_rng(seed), []
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
         drawn = rng.integers(images, size=(min(RESAMPLES_AT_ONCE, resamples - start), images))
         counts = np.stack([np.bincount(row, minlength=images) for row in drawn], axis=1)
         blocks.append(statistic(counts.astype(np.float32)))
     return Resampled(float(statistic(np.ones((images, 1)))[0]), np.concatenate(blocks))
-
-
-def bootstrap_interval(
-    statistic: Statistic, scores: Scores, labels: Labels, *, resamples: int = 1000
-) -> Interval:
-    """Computes the 95 % bootstrap interval over images of a statistic from 0 to 1."""
-    found = resample(lambda each: statistic(scores, labels, each), len(labels), resamples=resamples)
-    return found.interval()
 
 
 def resampled_map(
@@ -205,9 +196,7 @@ def resampled_accuracy(scores: Scores, labels: Labels, counts: Counts) -> Float[
 
 def positives_of(labels: Labels, classes: int) -> Bool[np.ndarray, "n k"]:
     """Returns whether each image is a positive of each class."""
-    if labels.ndim == 2:
-        return labels > 0
-    return labels[:, None] == np.arange(classes)[None, :]
+    return labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(classes)
 
 
 def _retrieve(
@@ -219,8 +208,7 @@ def _retrieve(
     rule needs them.
     """
     if not positives.any():
-        nothing = np.zeros((0, counts.shape[1]))
-        return nothing, nothing
+        return (np.zeros((0, counts.shape[1])),) * 2
     order = np.argsort(-scores, kind="stable")
     falls = np.append(scores[order][1:] != scores[order][:-1], True)
     threshold = np.cumsum(falls) - falls

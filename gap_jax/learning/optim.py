@@ -55,9 +55,8 @@ def build_optimizer(
     check_paths("optim.multipliers", factors, params)
     check_paths("optim.frozen", cfg.frozen, params)
     decay = optax.add_decayed_weights(cfg.weight_decay, mask=mask_decayed)
-    rule = (
-        (decay, optax.trace(cfg.momentum)) if cfg.name == "sgd" else (optax.scale_by_adam(), decay)
-    )
+    sgd, adamw = (decay, optax.trace(cfg.momentum)), (optax.scale_by_adam(), decay)
+    rule = sgd if cfg.name == "sgd" else adamw
     clip = (optax.clip_by_global_norm(cfg.clip_norm),) if cfg.clip_norm else ()
     moving = optax.chain(*clip, *rule, _scale_by_rate(cfg, steps, factors))
     frozen = mask_frozen(params, cfg.frozen)
@@ -69,10 +68,7 @@ def build_optimizer(
 
 
 def mask_decayed(params: PyTree) -> PyTree[bool]:
-    """True at the leaves named `kernel`.
-
-    `bias`, batch norm's `gamma` and `beta`, and a saliency's `gate` never decay.
-    """
+    """True at leaves named `kernel`; bias, batch norm's factors and a saliency's gate are not."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: name_path(path).split("/")[-1] == "kernel", params
     )

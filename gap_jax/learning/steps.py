@@ -45,7 +45,6 @@ TrainMetrics = Collection.create(
     skipped_in_row=LastValue.from_output("skipped_in_row"),
     skipped=LastValue.from_output("skipped"),
 )
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Collection]]
 EvalStep = Callable[[Variables, Batch], Float[Array, "b k"]]
 MicroLoss = Callable[[PyTree, PyTree, Batch, Key[Array, " b"]], tuple[Array, tuple[Means, PyTree]]]
 
@@ -56,7 +55,7 @@ def build_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     class_weights: Float[Array, " k"] | None = None,
-) -> TrainStep:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Collection]]:
     """Builds the function (state, batch) -> (state, metrics) of a run."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Collection]:
