@@ -132,11 +132,9 @@ class _BoundedStream:
         self.allow(0)
 
     def allow(self, count: int) -> None:
-        """Allows so many bytes until the next call."""
         self._left = count + _READ_AHEAD_BYTES
 
     def read(self, size: int) -> bytes:
-        """Reads the next bytes."""
         self._left -= size
         if self._left < 0:
             raise DataError(

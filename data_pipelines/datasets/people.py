@@ -18,14 +18,10 @@ from data_pipelines.datasets.drawn.scene import Scene
 
 ANNOTATIONS, SPLITS, MASKS = "annotations.mat", "splits", "masks.npz"
 SIZES = {"train": 1600, "val": 480, "test": 160}
-DIFFICULTIES = {
-    "easy": SceneSettings(height=(0.62, 0.78), things=(1, 3), clutter=(2, 4), bystander_share=0.15),
-    "default": SceneSettings(
-        height=(0.50, 0.72), things=(3, 7), clutter=(4, 9), bystander_share=0.35
-    ),
-    "hard": SceneSettings(
-        height=(0.36, 0.54), things=(5, 10), clutter=(6, 12), bystander_share=0.6
-    ),
+DIFFICULTIES = {  # height, things, clutter, share of scenes with a bystander
+    "easy": SceneSettings((0.62, 0.78), (1, 3), (2, 4), 0.15),
+    "default": SceneSettings((0.50, 0.72), (3, 7), (4, 9), 0.35),
+    "hard": SceneSettings((0.36, 0.54), (5, 10), (6, 12), 0.6),
 }
 
 _CODES = {"train": 1, "val": 2, "test": 3}

@@ -148,16 +148,13 @@ def class_table(
     """Returns one row for each class, in the order of the class list."""
     positives = positives_of(labels, len(classes))
     precisions = mean_average_precision(scores, labels, rule).per_class
-    top = scores.argmax(axis=1)
-    return [
-        ClassRow(
-            name,
-            int(positives[:, k].sum()),
-            float(precisions[k]),
-            float((top[positives[:, k]] == k).mean()) if positives[:, k].any() else float("nan"),
-        )
-        for k, name in enumerate(classes)
-    ]
+    first = positives & positives_of(scores.argmax(axis=1), len(classes))
+    counts = positives.sum(axis=0)
+    recalls = np.divide(
+        first.sum(axis=0), counts, out=np.full(len(classes), np.nan), where=counts > 0
+    )
+    columns = (each.tolist() for each in (counts, precisions, recalls))
+    return [ClassRow(*row) for row in zip(classes, *columns, strict=True)]
 
 
 def resample(

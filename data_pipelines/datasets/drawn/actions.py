@@ -32,7 +32,7 @@ class Grip(NamedTuple):
             line = (end - start) / abs(end - start)
         by = line * rotation(self.degrees + self.spread * rng.uniform(-1, 1))
         at = joints[list(self.at)].mean() + by * self.offset
-        return [shape.placed(at, by) for shape in THINGS[self.thing].shapes]
+        return [shape.placed(at, by) for shape in THINGS[self.thing]]
 
 
 class Pose(NamedTuple):

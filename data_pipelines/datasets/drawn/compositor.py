@@ -105,13 +105,13 @@ class _Compositor:
     def add_thing(self) -> None:
         rng = self.rng
         kind = things.KINDS[rng.integers(len(things.KINDS))]
-        thing, palette = things.THINGS[kind], things.draw_palette(rng)
+        shapes, palette = things.THINGS[kind], things.draw_palette(rng)
+        centre, radius = things.measure(shapes)
         by = self.unit_px * rng.uniform(*self.settings.height) * rng.uniform(0.6, 1)
         by *= rotation(rng.uniform(-40, 40))
-        spot = self.find_free_spot(0.6 * abs(by) * thing.radius)
+        spot = self.find_free_spot(0.6 * abs(by) * radius)
         if spot is not None:
-            at = spot - by * thing.centre
-            self.canvas.paint(thing.shapes, palette, self.next_owner, at, by)
+            self.canvas.paint(shapes, palette, self.next_owner, spot - by * centre, by)
             self.add_item(kind)
 
     def add_bystander(self) -> None:

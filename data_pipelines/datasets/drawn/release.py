@@ -88,20 +88,16 @@ def _person(number: int, rank: int, person: Person) -> dict[str, Any]:
     head = np.rint([*(middle - reach), *(middle + reach)]).astype(np.int16)
     x, y = np.rint((joints[6] + joints[7]) / 2).astype(np.int16)
     as_characters, unannotated = number % 7 == 3, rank > 0 and number % 5 == 2
-    points = [
-        _point(joint, joints[joint], bool(person.visible[joint]), as_characters)
-        for joint in _POINT_ORDER
-    ]
+    points = []
+    for joint in _POINT_ORDER:
+        visible = person.visible[joint]
+        is_visible = str(int(visible)) if as_characters else np.uint8(visible)
+        if joint in _HEAD_JOINTS:
+            is_visible = _EMPTY
+        at_x, at_y = np.round(joints[joint], 2)
+        points.append({"x": at_x, "y": at_y, "id": np.uint8(joint), "is_visible": is_visible})
     return dict(zip(("x1", "y1", "x2", "y2"), head, strict=True)) | {
         "annopoints": _EMPTY if unannotated else _structs([{"point": _structs(points)}]),
         "scale": person.height_px / _HEIGHT_OF_SCALE_1_PX,
         "objpos": _structs([{"x": x, "y": y}]),
     }
-
-
-def _point(joint: int, position: np.ndarray, visible: bool, as_character: bool) -> dict[str, Any]:
-    is_visible = str(int(visible)) if as_character else np.uint8(visible)
-    if joint in _HEAD_JOINTS:
-        is_visible = _EMPTY
-    x, y = np.round(position, 2)
-    return {"x": x, "y": y, "id": np.uint8(joint), "is_visible": is_visible}

@@ -1,14 +1,12 @@
 """Defines the shapes of things, in units of a person's height."""
 
-import dataclasses
-import functools
+from collections.abc import Iterable
 
 import numpy as np
 
 from data_pipelines.datasets.drawn.canvas import (
     Colour,
     Point,
-    Points,
     Shape,
     area,
     disc,
@@ -21,26 +19,12 @@ from data_pipelines.datasets.drawn.canvas import (
 _WHITE, _SILVER, _BLACK, _GREEN = (255, 255, 255), (160, 160, 165), (0, 0, 0), (52, 140, 60)
 
 
-@dataclasses.dataclass(frozen=True)
-class Thing:
-    """Holds shapes around 0, the point where a person holds the thing."""
-
-    shapes: tuple[Shape, ...]
-
-    @functools.cached_property
-    def centre(self) -> complex:
-        """The centre of the bounding box."""
-        x, y = np.real(self._points), np.imag(self._points)
-        return complex(x.min() + x.max(), y.min() + y.max()) / 2
-
-    @functools.cached_property
-    def radius(self) -> float:
-        """The largest distance from the centre."""
-        return float(np.abs(self._points - self.centre).max())
-
-    @property
-    def _points(self) -> Points:
-        return np.concatenate([shape.points for shape in self.shapes])
+def measure(shapes: Iterable[Shape]) -> tuple[complex, float]:
+    """Returns the centre of the bounding box of shapes, and the largest distance from it."""
+    points = np.concatenate([shape.points for shape in shapes])
+    x, y = points.real, points.imag
+    centre = complex(x.min() + x.max(), y.min() + y.max()) / 2
+    return centre, float(np.abs(points - centre).max())
 
 
 def _box(tone: str, centre: Point, width: float, height: float) -> Shape:
@@ -79,30 +63,31 @@ def _bicycle() -> tuple[Shape, ...]:
 _LEAVES = (-0.13 - 0.1j, 0.12 - 0.12j, -0.02 - 0.2j, 0.15 + 0.01j)
 _PAGE = np.array([-0.07j, 0.15 - 0.09j, 0.15 + 0.09j, 0.11j])
 
+# Shapes around 0, the point where a person holds the thing.
 THINGS = {
-    "ball": Thing((
+    "ball": (
         disc("main", 0, 0.08),
         *(area("second", 0, *oval(0.08, 0.08, each, each + 60)) for each in (0.0, 120.0, 240.0)),
         disc("paper", 0, 0.02),
-    )),
-    "barbell": Thing((
+    ),
+    "barbell": (
         stroke("metal", 0.022, -0.42, 0.42),
         *(_box("main", side * 0.345, 0.045, 0.27) for side in (-1, 1)),
         *(_box("rubber", side * 0.39, 0.035, 0.18) for side in (-1, 1)),
-    )),
-    "bicycle": Thing(_bicycle()),
-    "book": Thing(tuple(  # open, with both covers visible; the middle at 0
+    ),
+    "bicycle": _bicycle(),
+    "book": tuple(  # open, with both covers visible; the middle at 0
         Shape(tone, side * _PAGE.real + 1j * _PAGE.imag, filled=True)
         for tone, width in (("main", 1.12), ("paper", 1.0))
         for side in (-width, width)
-    )),
-    "chair": Thing((
+    ),
+    "chair": (
         stroke("main", 0.03, -0.11 - 0.26j, -0.11 + 0.24j),
         stroke("main", 0.03, 0.13 + 0.01j, 0.13 + 0.24j),
         _box("second", 0.01 + 0.005j, 0.26, 0.05),
         _box("second", -0.11 - 0.18j, 0.04, 0.16),
-    )),
-    "guitar": Thing((  # the sound hole at 0, the neck to the right
+    ),
+    "guitar": (  # the sound hole at 0, the neck to the right
         disc("main", -0.11, 0.13),
         disc("main", 0.045, 0.095),
         Shape("main", -0.03 + oval(0.1, 0.075), filled=True),
@@ -110,16 +95,16 @@ THINGS = {
         stroke("rubber", 0.032, 0.04, 0.5),
         stroke("second", 0.05, 0.5, 0.56),
         stroke("rubber", 0.02, -0.15 - 0.04j, -0.15 + 0.04j),
-    )),
-    "plant": Thing((
+    ),
+    "plant": (
         *(stroke("leaf", 0.06, 0.08j, leaf) for leaf in _LEAVES),
         area("main", -0.1 + 0.06j, 0.1 + 0.06j, 0.07 + 0.22j, -0.07 + 0.22j),
-    )),
-    "umbrella": Thing((  # the hand at 0, the canopy above it
+    ),
+    "umbrella": (  # the hand at 0, the canopy above it
         stroke("metal", 0.018, -0.57j, 0.08j, 0.03 + 0.1j, 0.05 + 0.08j),
         Shape("main", -0.36j + oval(0.29, 0.19, 180.0, 360.0), filled=True),
         Shape("second", -0.36j + oval(0.1, 0.19, 180.0, 360.0), filled=True),
-    )),
+    ),
 }  # fmt: skip
 KINDS = tuple(THINGS)
 
