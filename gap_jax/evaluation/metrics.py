@@ -205,7 +205,8 @@ def _retrieve(
     rule needs them.
     """
     if not positives.any():
-        return (np.zeros((0, counts.shape[1])),) * 2
+        nothing = np.zeros((0, counts.shape[1]))
+        return nothing, nothing
     order = np.argsort(-scores, kind="stable")
     falls = np.append(scores[order][1:] != scores[order][:-1], True)
     threshold = np.cumsum(falls) - falls

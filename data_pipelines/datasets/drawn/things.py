@@ -61,7 +61,7 @@ def _bicycle() -> tuple[Shape, ...]:
 
 
 _LEAVES = (-0.13 - 0.1j, 0.12 - 0.12j, -0.02 - 0.2j, 0.15 + 0.01j)
-_PAGE = np.array([-0.07j, 0.15 - 0.09j, 0.15 + 0.09j, 0.11j])
+_ACROSS, _DOWN = np.array([0, 0.15, 0.15, 0]), np.array([-0.07, -0.09, 0.09, 0.11])
 
 # Shapes around 0, the point where a person holds the thing.
 THINGS = {
@@ -77,7 +77,7 @@ THINGS = {
     ),
     "bicycle": _bicycle(),
     "book": tuple(  # open, with both covers visible; the middle at 0
-        Shape(tone, side * _PAGE.real + 1j * _PAGE.imag, filled=True)
+        Shape(tone, side * _ACROSS + 1j * _DOWN, filled=True)
         for tone, width in (("main", 1.12), ("paper", 1.0))
         for side in (-width, width)
     ),
@@ -105,7 +105,7 @@ THINGS = {
         Shape("main", -0.36j + oval(0.29, 0.19, 180.0, 360.0), filled=True),
         Shape("second", -0.36j + oval(0.1, 0.19, 180.0, 360.0), filled=True),
     ),
-}  # fmt: skip
+}
 KINDS = tuple(THINGS)
 
 
