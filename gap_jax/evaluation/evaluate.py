@@ -153,7 +153,7 @@ def summarise(
         "accuracy": metrics.accuracy(ranked, labels) if is_single else None,
         "top5": metrics.accuracy(ranked, labels, 5) if is_single and classes > 5 else None,
         "classes": classes,
-        "skipped_classes": precision.skipped,
+        "skipped_classes": classes - precision.counted,
         "examples": len(labels),
         "unlabelled": int((~scores.is_labelled).sum()),
         "ci95": None if math.isnan(interval.low) else [interval.low, interval.high],

@@ -73,12 +73,11 @@ class ClassRow(NamedTuple):
 
 
 class MeanPrecision(NamedTuple):
-    """mAP over the `counted` classes; `skipped` classes have no positive and nan in `per_class`."""
+    """mAP over the `counted` classes; the others have no positive and nan in `per_class`."""
 
     mean: float
     per_class: Float[np.ndarray, " k"]
     counted: int
-    skipped: int
 
 
 def ranking_scores(
@@ -126,7 +125,7 @@ def mean_average_precision(
     )
     counted = int(positives.any(axis=0).sum())
     mean = float(np.nanmean(per_class)) if counted else float("nan")
-    return MeanPrecision(mean, per_class, counted, scores.shape[1] - counted)
+    return MeanPrecision(mean, per_class, counted)
 
 
 def top_k_hits(scores: Scores, labels: Int[np.ndarray, " n"], k: int) -> Bool[np.ndarray, " n"]:

@@ -106,11 +106,5 @@ def start_state(
 ) -> TrainState:
     """Builds the state before the first step."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step=zero,
-        variables=variables,
-        opt_state=optimizer.init(variables.params),
-        ema=jax.tree.map(jnp.copy, variables) if averaged else (),
-        skipped_in_row=zero,
-        skipped=zero,
-    )
+    ema = jax.tree.map(jnp.copy, variables) if averaged else ()
+    return TrainState(zero, variables, optimizer.init(variables.params), ema, zero, zero)
