@@ -126,7 +126,7 @@ class _Compositor:
         return OBJECT + 1 + len(self.items)
 
     def add_item(self, kind: str) -> None:
-        self.items.append((kind, np.count_nonzero(self.canvas.owners == self.next_owner)))
+        self.items.append((kind, int(np.sum(self.canvas.owners == self.next_owner))))
 
     def draw_spot(self, margin_y: float = _MARGIN) -> complex:
         x, y = self.rng.uniform((_MARGIN, margin_y), (1 - _MARGIN, 1 - margin_y))

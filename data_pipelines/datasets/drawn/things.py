@@ -22,7 +22,7 @@ _WHITE, _SILVER, _BLACK, _GREEN = (255, 255, 255), (160, 160, 165), (0, 0, 0), (
 def measure(shapes: Iterable[Shape]) -> tuple[complex, float]:
     """Returns the centre of the bounding box of shapes, and the largest distance from it."""
     points = np.concatenate([shape.points for shape in shapes])
-    x, y = points.real, points.imag
+    x, y = np.real(points), np.imag(points)
     centre = complex(x.min() + x.max(), y.min() + y.max()) / 2
     return centre, float(np.abs(points - centre).max())
 
