@@ -42,23 +42,20 @@ def parse_in_child(
         ) from error
     lines = done.stderr.decode("utf-8", "replace").strip().splitlines()
     message = lines[-1][:_MAX_MESSAGE_CHARS] if lines else "no message"
-    if done.returncode == DataError.exit_code:
+    code = done.returncode
+    if code == DataError.exit_code:
         raise DataError(message)
-    if done.returncode != 0:
+    if code != 0:
+        end = f"failed with exit code {code}"
+        if code < 0:
+            end = f"was ended by signal {-code}, {signal.strsignal(-code)}"
         raise DataError(
-            f"parsing {path} {_describe_end(done.returncode)} ({message}); the file is probably "
-            "damaged: get it again"
+            f"parsing {path} {end} ({message}); the file is probably damaged: get it again"
         )
     try:
         return json.loads(done.stdout)
     except ValueError as error:
         raise DataError(f"parsing {path} gave no JSON ({error}); get the file again") from error
-
-
-def _describe_end(returncode: int) -> str:
-    if returncode > 0:
-        return f"failed with exit code {returncode}"
-    return f"was ended by signal {-returncode}, {signal.strsignal(-returncode)}"
 
 
 def main(module: str, path: str, seconds: str, memory_bytes: str) -> int:

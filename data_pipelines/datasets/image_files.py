@@ -26,7 +26,13 @@ def find_images(images: Path, names: Iterable[str], spool: Path | None) -> dict[
     """
     wanted = set(names)
     if images.is_dir():
-        available = _list_folder(images)
+        try:
+            with os.scandir(images) as items:
+                available = {item.name: images / item.name for item in items if _may_be_file(item)}
+        except OSError as error:
+            raise DataError(
+                f"{images} cannot be listed ({error.strerror}); make it readable"
+            ) from error
     elif not images.is_file():
         raise DataError(
             f"{images} is neither a folder nor an archive; pass the folder of the images"
@@ -36,16 +42,6 @@ def find_images(images: Path, names: Iterable[str], spool: Path | None) -> dict[
     else:
         available = _unpack(images, {_fold(name) for name in wanted}, spool)
     return _match(wanted, available)
-
-
-def _list_folder(folder: Path) -> dict[str, Path]:
-    try:
-        with os.scandir(folder) as items:
-            return {item.name: folder / item.name for item in items if _may_be_file(item)}
-    except OSError as error:
-        raise DataError(
-            f"{folder} cannot be listed ({error.strerror}); make it readable"
-        ) from error
 
 
 def _may_be_file(item: os.DirEntry[str]) -> bool:
@@ -132,16 +128,13 @@ class _BoundedStream:
     """Reads an archive's bytes; refuses to read more than was allowed for a header or member."""
 
     def __init__(self, archive: Path, stream: io.BufferedIOBase) -> None:
-        self._archive = archive
-        self._stream = stream
+        self._archive, self._stream = archive, stream
         self.allow(0)
 
     def allow(self, count: int) -> None:
-        """Allows so many bytes until the next call."""
         self._left = count + _READ_AHEAD_BYTES
 
     def read(self, size: int) -> bytes:
-        """Reads the next bytes."""
         self._left -= size
         if self._left < 0:
             raise DataError(

@@ -1,35 +1,20 @@
 """Reads MPII's annotations, images and split lists into entries."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from data_pipelines import example
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import sha256
-from data_pipelines.datasets import mpii_mat
+from data_pipelines.datasets import mpii_mat, mpii_splits
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
-from data_pipelines.datasets.mpii_mat import Annotation, Joint, Person
-from data_pipelines.datasets.mpii_splits import (
-    derive_lists,
-    digest_list,
-    is_official,
-    read_lists,
-    strip_suffix,
-)
-from data_pipelines.example import (
-    HIDDEN,
-    JOINTS,
-    NOT_ANNOTATED,
-    UNLABELLED,
-    VISIBLE,
-    Entry,
-    Keypoints,
-    RawData,
-    RawSplit,
-    Reject,
-)
+from data_pipelines.datasets.mpii_mat import Annotation, Person
+from data_pipelines.datasets.mpii_splits import strip_suffix
+from data_pipelines.example import Entry, RawData, RawSplit, Reject
 
 DOWNLOAD = "https://datasets.d2.mpi-inf.mpg.de/andriluka14cvpr"
 GET_ANNOTATIONS = (
@@ -59,11 +44,17 @@ def read(
         raise DataError(f"no annotation file {annotations}; {GET_ANNOTATIONS}")
     if not images.exists():
         raise DataError(f"no images at {images}; {GET_IMAGES}")
-    published = None if splits is None else read_lists(splits)
+    published = splits and mpii_splits.read_lists(splits)
     rows = [Annotation(*row) for row in parse_in_child(mpii_mat.__name__, annotations)]
-    lists = derive_lists(rows, split_seed) if published is None else published
-    by_stem = _index_by_stem(rows, [stem for stems in lists.values() for stem in stems])
-    classes = _collect_classes(by_stem.values())
+    lists = published or mpii_splits.derive_lists(rows, split_seed)
+    split_kind = "derived, not comparable with published numbers"
+    if published:
+        split_kind = "official lists" if mpii_splits.is_official(lists) else "own lists"
+    by_stem = _index_by_stem(rows, lists)
+    classes: dict[str, set[int]] = {}  # their act_ids; a class id is the order of appearance
+    for row in by_stem.values():
+        if row.act_name:
+            classes.setdefault(row.act_name, set()).add(row.act_id)
     if not classes:
         listed = sum(map(len, lists.values()))
         raise DataError(
@@ -78,26 +69,26 @@ def read(
     for split, stems in lists.items():
         raw_splits[split], refused = _read_split(split, stems, by_stem, paths, labels)
         rejects += refused
-    return RawData(
-        name=name,
-        label_kind="single",
-        classes=tuple(classes),
-        splits=raw_splits,
-        rejects=rejects,
-        provenance={
-            "annotations": annotations.name,
-            "annotations_sha256": sha256(annotations),
-            "images": images.name,
-            **_describe_splits(lists, split_seed if published is None else None),
-            "videos_in_train_and_val": _count_shared_videos(lists, by_stem),
-            "act_ids": [",".join(map(str, sorted(ids))) for ids in classes.values()],
-        },
-    )
+    provenance = {
+        "annotations": annotations.name,
+        "annotations_sha256": sha256(annotations),
+        "images": images.name,
+        "split_kind": split_kind,
+        "list_sha256": [
+            f"{split} {mpii_splits.digest_list(stems)}" for split, stems in lists.items()
+        ],
+        **({} if published else {"split_seed": split_seed}),
+        "videos_in_train_and_val": _count_shared_videos(lists, by_stem),
+        "act_ids": [",".join(map(str, sorted(ids))) for ids in classes.values()],
+    }
+    return RawData(name, "single", tuple(classes), raw_splits, rejects, provenance)
 
 
-def _index_by_stem(rows: Sequence[Annotation], listed: Iterable[str]) -> dict[str, Annotation]:
+def _index_by_stem(
+    rows: Sequence[Annotation], lists: Mapping[str, Sequence[str]]
+) -> dict[str, Annotation]:
     """Finds the annotation of each listed image, in the order of the annotation file."""
-    wanted = set(listed)
+    wanted = set(itertools.chain.from_iterable(lists.values()))
     found: dict[str, Annotation] = {}
     for row in rows:
         stem = strip_suffix(row.name)
@@ -110,15 +101,6 @@ def _index_by_stem(rows: Sequence[Annotation], listed: Iterable[str]) -> dict[st
             )
         found[stem] = row
     return found
-
-
-def _collect_classes(rows: Iterable[Annotation]) -> dict[str, set[int]]:
-    """Maps each action's name to its act_ids; an action's class id is its order of appearance."""
-    classes: dict[str, set[int]] = {}
-    for row in rows:
-        if row.act_name:
-            classes.setdefault(row.act_name, set()).add(row.act_id)
-    return classes
 
 
 def _read_split(
@@ -136,42 +118,26 @@ def _read_split(
         elif row.name not in paths:
             rejects.append(Reject(split, stem, f"has no file {row.name!r} among the images"))
         else:
-            entries.append(
-                Entry(
-                    id=stem,
-                    path=paths[row.name],
-                    label=labels.get(row.act_name, UNLABELLED),
-                    keypoints=stack_people(row.people),
-                    source_index=row.source_index,
-                )
+            label, keypoints = (
+                labels.get(row.act_name, example.UNLABELLED),
+                stack_people(row.people),
             )
+            entries.append(Entry(stem, paths[row.name], label, keypoints, row.source_index))
     annotated = sum(stem in by_stem for stem in stems)
     return RawSplit(len(stems), annotated, len(entries), entries), rejects
 
 
-def stack_people(people: Sequence[Person]) -> Keypoints:
-    """Stacks the joints of an image's people; a missing joint is (0, 0, NOT_ANNOTATED)."""
-    rows = [[_keypoint(joint) for joint in person] for person in people]
-    return np.array(rows, np.float32).reshape(len(rows), len(JOINTS), 3)
-
-
-def _keypoint(joint: Joint | None) -> tuple[float, float, int]:
-    if joint is None:
-        return 0.0, 0.0, NOT_ANNOTATED
-    x, y, is_visible = joint
-    return x, y, VISIBLE if is_visible else HIDDEN
-
-
-def _describe_splits(
-    lists: Mapping[str, Sequence[str]], seed: int | None
-) -> dict[str, str | int | list[str]]:
-    """Describes the splits, which were derived from `seed` unless it is None."""
-    digests = [f"{split} {digest_list(stems)}" for split, stems in lists.items()]
-    if seed is None:
-        kind = "official lists" if is_official(lists) else "own lists"
-        return {"split_kind": kind, "list_sha256": digests}
-    kind = "derived, not comparable with published numbers"
-    return {"split_kind": kind, "list_sha256": digests, "split_seed": seed}
+def stack_people(people: Sequence[Person]) -> example.Keypoints:
+    """Stacks the joints of an image's people; a missing joint is (0, 0, example.NOT_ANNOTATED)."""
+    keypoints = np.full(
+        (len(people), len(example.JOINTS), 3), (0, 0, example.NOT_ANNOTATED), np.float32
+    )
+    for stacked, person in zip(keypoints, people, strict=True):
+        for index, joint in enumerate(person):
+            if joint is not None:
+                x, y, is_visible = joint
+                stacked[index] = x, y, example.VISIBLE if is_visible else example.HIDDEN
+    return keypoints
 
 
 def _count_shared_videos(

@@ -1,6 +1,7 @@
 """Reads the published split lists of MPII, or derives splits from the annotations."""
 
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,10 +23,7 @@ SOURCE = (
 
 def strip_suffix(name: str) -> str:
     """Removes the suffix of a JPEG or PNG file from a name."""
-    for suffix in (".jpg", ".jpeg", ".png"):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    return re.sub(r"\.(jpe?g|png)\Z", "", name, flags=re.IGNORECASE)
 
 
 def read_lists(folder: Path) -> dict[str, list[str]]:

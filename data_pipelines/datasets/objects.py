@@ -4,7 +4,6 @@ The folder holds images/*.jpg and labels.json: the classes and, per split, the n
 in each picture.
 """
 
-import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,20 +32,11 @@ def draw_scene(seed: int, split: str, index: int) -> Scene:
     return compose_scene(np.random.default_rng([seed, _CODES[split], index]), _SETTINGS)
 
 
-def draw(
-    folder: Path,
-    *,
-    seed: int = 0,
-    sizes: Mapping[str, int] = SIZES,
-    progress: image_store.Progress | None = None,
-) -> RawData:
+def draw(folder: Path, *, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> RawData:
     """Draws the data set into a new folder, which appears only when it is complete."""
-    image_store.check_request(seed, sizes, _CODES)
     objects: dict[str, dict[str, list[str]]] = {split: {} for split in sizes}
     entries: dict[str, list[Entry]] = {split: [] for split in sizes}
-    draw_one = functools.partial(draw_scene, seed)
-    with image_store.new_folder(folder) as partial:
-        scenes = image_store.save_scenes(partial, _CODES, sizes, draw_one, progress)
+    with image_store.drawing(folder, seed, sizes, _CODES, draw_scene) as (partial, scenes):
         for split, _, name, scene in scenes:
             visible = {kind for kind, share in scene.items if share >= _MIN_VISIBLE_SHARE}
             objects[split][f"{name}.jpg"] = sorted(visible)
@@ -55,8 +45,6 @@ def draw(
             entries[split].append(Entry(name, image, label, _NO_PEOPLE))
         text = json.dumps({"classes": CLASSES, "splits": objects}, indent=1)
         (partial / LABELS).write_text(text + "\n", "utf-8")
-    splits = {
-        split: RawSplit(sizes[split], sizes[split], sizes[split], entries[split]) for split in sizes
-    }
+    splits = {split: RawSplit(size, size, size, entries[split]) for split, size in sizes.items()}
     provenance = {"labels_sha256": sha256(folder / LABELS)}
     return RawData("objects", "multi", CLASSES, splits, [], provenance)

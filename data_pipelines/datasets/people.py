@@ -18,14 +18,10 @@ from data_pipelines.datasets.drawn.scene import Scene
 
 ANNOTATIONS, SPLITS, MASKS = "annotations.mat", "splits", "masks.npz"
 SIZES = {"train": 1600, "val": 480, "test": 160}
-DIFFICULTIES = {
-    "easy": SceneSettings(height=(0.62, 0.78), things=(1, 3), clutter=(2, 4), bystander_share=0.15),
-    "default": SceneSettings(
-        height=(0.50, 0.72), things=(3, 7), clutter=(4, 9), bystander_share=0.35
-    ),
-    "hard": SceneSettings(
-        height=(0.36, 0.54), things=(5, 10), clutter=(6, 12), bystander_share=0.6
-    ),
+DIFFICULTIES = {  # height, things, clutter, share of scenes with a bystander
+    "easy": SceneSettings((0.62, 0.78), (1, 3), (2, 4), 0.15),
+    "default": SceneSettings((0.50, 0.72), (3, 7), (4, 9), 0.35),
+    "hard": SceneSettings((0.36, 0.54), (5, 10), (6, 12), 0.6),
 }
 
 _CODES = {"train": 1, "val": 2, "test": 3}
@@ -54,23 +50,23 @@ def draw(
     seed: int = 0,
     difficulty: str = "default",
     sizes: Mapping[str, int] = SIZES,
-    progress: image_store.Progress | None = None,
 ) -> None:
     """Draws the data set into a new folder, which appears only when it is complete."""
-    image_store.check_request(seed, sizes, _CODES)
     if difficulty not in DIFFICULTIES:
         raise ConfigError(f"difficulty={difficulty!r} is not one of {', '.join(DIFFICULTIES)}")
     rows: list[release.Row] = []
     masks: dict[str, np.ndarray] = {}
     lists: dict[str, list[str]] = {}
-    draw_one = functools.partial(draw_scene, seed, difficulty=difficulty)
-    with image_store.new_folder(folder) as partial:
-        scenes = image_store.save_scenes(partial, _CODES, sizes, draw_one, progress)
+    draw_one = functools.partial(draw_scene, difficulty=difficulty)
+    with image_store.drawing(folder, seed, sizes, _CODES, draw_one) as (partial, scenes):
         for split, index, name, scene in scenes:
             masks[name] = scene.mask
             lists.setdefault(split, []).append(name)
-            labelled = split != _UNLABELLED_SPLIT
-            activity = _label(choose_action(seed, split, index), index) if labelled else None
+            activity = None
+            if split != _UNLABELLED_SPLIT:
+                action = choose_action(seed, split, index)
+                category, act_ids, *_ = ACTIONS[action]
+                activity = release.Activity(category, action, act_ids[index % len(act_ids)])
             video = f"{split}{index // _FRAMES_PER_VIDEO:06d}"
             rows.append(release.Row(f"{name}.jpg", scene.people, activity, video))
         release.save(partial / ANNOTATIONS, rows)
@@ -79,8 +75,3 @@ def draw(
         for split, names in lists.items():
             text = "".join(f"{name}\n" for name in names)
             (partial / SPLITS / f"images_mpii_{split}.txt").write_bytes(text.encode())
-
-
-def _label(name: str, index: int) -> release.Activity:
-    action = ACTIONS[name]
-    return release.Activity(action.category, name, action.act_ids[index % len(action.act_ids)])

@@ -2,13 +2,10 @@
 
 import argparse
 import functools
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
-
-from rich.progress import Progress
 
 from data_pipelines import check, prepare
 from data_pipelines.core import files
@@ -131,17 +128,9 @@ def _prepare_mpii(options: argparse.Namespace) -> None:
 
 
 def _draw(options: argparse.Namespace, draw: Callable[..., T]) -> T:
-    """Draws all splits, with a progress bar on a terminal."""
     sizes = {name: getattr(options, name) for name in options.split_names}
-    total = sum(sizes.values())
-    print(f"drawing {total:,} images from seed {options.seed}", flush=True)
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("drawing", total=total)
-
-        def show(done: int, _: int) -> None:
-            bar.update(task, completed=done)
-
-        return draw(seed=options.seed, sizes=sizes, progress=show)
+    print(f"drawing {sum(sizes.values()):,} images from seed {options.seed}", flush=True)
+    return draw(seed=options.seed, sizes=sizes)
 
 
 def _build(options: argparse.Namespace, source: Callable[[Path], RawData]) -> None:

@@ -4,7 +4,7 @@ import functools
 import json
 import math
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -90,16 +90,10 @@ def score_split(
     after_batch: Callable[[], None] = lambda: None,
 ) -> Scores | None:
     """Scores `data.eval_split` once, or `max_examples` spread evenly over it; see `score`."""
-
-    def follow(batches: Iterable[HostBatch]) -> Iterator[HostBatch]:
-        for batch in batches:
-            yield batch
-            after_batch()
-
     with loader.evaluation_batches(
         cfg.data, data, batch_size=cfg.eval.batch_size, max_examples=max_examples, process=process
     ) as batches:
-        return score(eval_step, variables, follow(batches), mesh, is_stopping)
+        return score(eval_step, variables, batches, mesh, is_stopping, after_batch)
 
 
 def score(
@@ -107,7 +101,8 @@ def score(
     variables: Variables,
     batches: Iterable[HostBatch],
     mesh: Mesh,
-    is_stopping: Callable[[], bool],
+    is_stopping: Callable[[], bool] = lambda: False,
+    after_batch: Callable[[], None] = lambda: None,
 ) -> Scores | None:
     """Scores every example in the batches; returns None if `is_stopping` before the last one.
 
@@ -123,6 +118,7 @@ def score(
         if unread:
             read.append(_read_rows(*unread))
         unread = batch, logits
+        after_batch()
     if unread is None:
         raise DataError("the split has no image to evaluate; choose another split")
     read.append(_read_rows(*unread))
@@ -149,19 +145,15 @@ def summarise(
             f"none of the {len(labels):,} labelled images is of any class; evaluate a split that "
             "has positives"
         )
-    interval = metrics.bootstrap_interval(
-        functools.partial(metrics.resampled_map, rule=protocol.rule),
-        ranked,
-        labels,
-        resamples=resamples,
-    )
+    mean_ap = functools.partial(metrics.resampled_map, ranked, labels, rule=protocol.rule)
+    interval = metrics.resample(mean_ap, len(labels), resamples=resamples).interval()
     is_single, classes = labels.ndim == 1, ranked.shape[1]
     return {
         "mAP": precision.mean,
         "accuracy": metrics.accuracy(ranked, labels) if is_single else None,
         "top5": metrics.accuracy(ranked, labels, 5) if is_single and classes > 5 else None,
         "classes": classes,
-        "skipped_classes": precision.skipped,
+        "skipped_classes": classes - precision.counted,
         "examples": len(labels),
         "unlabelled": int((~scores.is_labelled).sum()),
         "ci95": None if math.isnan(interval.low) else [interval.low, interval.high],

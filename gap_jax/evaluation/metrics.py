@@ -73,12 +73,11 @@ class ClassRow(NamedTuple):
 
 
 class MeanPrecision(NamedTuple):
-    """mAP over the `counted` classes; `skipped` classes have no positive and nan in `per_class`."""
+    """mAP over the `counted` classes; the others have no positive and nan in `per_class`."""
 
     mean: float
     per_class: Float[np.ndarray, " k"]
     counted: int
-    skipped: int
 
 
 def ranking_scores(
@@ -126,7 +125,7 @@ def mean_average_precision(
     )
     counted = int(positives.any(axis=0).sum())
     mean = float(np.nanmean(per_class)) if counted else float("nan")
-    return MeanPrecision(mean, per_class, counted, scores.shape[1] - counted)
+    return MeanPrecision(mean, per_class, counted)
 
 
 def top_k_hits(scores: Scores, labels: Int[np.ndarray, " n"], k: int) -> Bool[np.ndarray, " n"]:
@@ -148,16 +147,13 @@ def class_table(
     """Returns one row for each class, in the order of the class list."""
     positives = positives_of(labels, len(classes))
     precisions = mean_average_precision(scores, labels, rule).per_class
-    top = scores.argmax(axis=1)
-    return [
-        ClassRow(
-            name,
-            int(positives[:, k].sum()),
-            float(precisions[k]),
-            float((top[positives[:, k]] == k).mean()) if positives[:, k].any() else float("nan"),
-        )
-        for k, name in enumerate(classes)
-    ]
+    first = positives & positives_of(scores.argmax(axis=1), len(classes))
+    counts = positives.sum(axis=0)
+    recalls = np.divide(
+        first.sum(axis=0), counts, out=np.full(len(classes), np.nan), where=counts > 0
+    )
+    columns = (each.tolist() for each in (counts, precisions, recalls))
+    return [ClassRow(*row) for row in zip(classes, *columns, strict=True)]
 
 
 def resample(
@@ -168,21 +164,12 @@ def resample(
     seed: int = 0,
 ) -> Resampled:
     """Computes a statistic on all images, and on bootstrap resamples, the same for each call."""
-    rng = np.random.default_rng(seed)
-    blocks = []
+    rng, blocks = np.random.default_rng(seed), []
     for start in range(0, resamples, RESAMPLES_AT_ONCE):
         drawn = rng.integers(images, size=(min(RESAMPLES_AT_ONCE, resamples - start), images))
         counts = np.stack([np.bincount(row, minlength=images) for row in drawn], axis=1)
         blocks.append(statistic(counts.astype(np.float32)))
     return Resampled(float(statistic(np.ones((images, 1)))[0]), np.concatenate(blocks))
-
-
-def bootstrap_interval(
-    statistic: Statistic, scores: Scores, labels: Labels, *, resamples: int = 1000
-) -> Interval:
-    """Computes the 95 % bootstrap interval over images of a statistic from 0 to 1."""
-    found = resample(lambda each: statistic(scores, labels, each), len(labels), resamples=resamples)
-    return found.interval()
 
 
 def resampled_map(
@@ -205,9 +192,7 @@ def resampled_accuracy(scores: Scores, labels: Labels, counts: Counts) -> Float[
 
 def positives_of(labels: Labels, classes: int) -> Bool[np.ndarray, "n k"]:
     """Returns whether each image is a positive of each class."""
-    if labels.ndim == 2:
-        return labels > 0
-    return labels[:, None] == np.arange(classes)[None, :]
+    return labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(classes)
 
 
 def _retrieve(

@@ -87,24 +87,18 @@ def balanced_class_weights(class_counts: Sequence[int]) -> Float[np.ndarray, " k
     return weights.astype(np.float32)
 
 
-def pose_squared_error(
-    predicted: Float[Array, "b h w 16"], targets: PoseTargets
-) -> Float[Array, " b"]:
-    """S_b = sum over valid joints and all cells of (p - y)^2."""
-    squared = optax.losses.squared_error(predicted.astype(jnp.float32), targets.heatmaps)
-    return jnp.where(targets.valid[:, None, None, :], squared, 0).sum(axis=(1, 2, 3))
-
-
 def pose_loss(
     predicted: Float[Array, "b h w 16"], targets: PoseTargets, reduction: str
 ) -> Float[Array, " b"]:
     """Values per example whose mean over B images is the reduced loss.
 
-    With S the sum of S_b: `reference` 0.5 S / (16 B h w), `mean` 0.5 S / (B h w), `sum_per_image`
-    0.5 S / B.
+    With S the sum of (p - y)^2 over valid joints, cells and images: `reference` 0.5 S / (16 B h w),
+    `mean` 0.5 S / (B h w), `sum_per_image` 0.5 S / B.
     """
     _, h, w, _ = predicted.shape
-    return _factors(h, w)[reduction] * pose_squared_error(predicted, targets)
+    squared = optax.losses.squared_error(predicted.astype(jnp.float32), targets.heatmaps)
+    valid = jnp.where(targets.valid[:, None, None, :], squared, 0)
+    return _factors(h, w)[reduction] * valid.sum(axis=(1, 2, 3))
 
 
 def pose_weight_in_all_units(weight: float, reduction: str, h: int, w: int) -> dict[str, float]:
@@ -115,9 +109,5 @@ def pose_weight_in_all_units(weight: float, reduction: str, h: int, w: int) -> d
 
 
 def _factors(h: int, w: int) -> dict[str, float]:
-    """The factor of the squared error under each reduction."""
-    return {
-        "reference": 0.5 / (REFERENCE_GROUP * h * w),
-        "mean": 0.5 / (h * w),
-        "sum_per_image": 0.5,
-    }
+    mean = 0.5 / (h * w)
+    return {"reference": 0.5 / (REFERENCE_GROUP * h * w), "mean": mean, "sum_per_image": 0.5}

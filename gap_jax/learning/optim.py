@@ -4,6 +4,7 @@ A path joins the names down to a parameter by slashes, as in backbone/stage1/0/c
 shorter path selects all parameters below it.
 """
 
+import itertools
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -55,9 +56,8 @@ def build_optimizer(
     check_paths("optim.multipliers", factors, params)
     check_paths("optim.frozen", cfg.frozen, params)
     decay = optax.add_decayed_weights(cfg.weight_decay, mask=mask_decayed)
-    rule = (
-        (decay, optax.trace(cfg.momentum)) if cfg.name == "sgd" else (optax.scale_by_adam(), decay)
-    )
+    sgd, adamw = (decay, optax.trace(cfg.momentum)), (optax.scale_by_adam(), decay)
+    rule = sgd if cfg.name == "sgd" else adamw
     clip = (optax.clip_by_global_norm(cfg.clip_norm),) if cfg.clip_norm else ()
     moving = optax.chain(*clip, *rule, _scale_by_rate(cfg, steps, factors))
     frozen = mask_frozen(params, cfg.frozen)
@@ -69,10 +69,7 @@ def build_optimizer(
 
 
 def mask_decayed(params: PyTree) -> PyTree[bool]:
-    """True at the leaves named `kernel`.
-
-    `bias`, batch norm's `gamma` and `beta`, and a saliency's `gate` never decay.
-    """
+    """True at leaves named `kernel`; bias, batch norm's factors and a saliency's gate are not."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: name_path(path).split("/")[-1] == "kernel", params
     )
@@ -80,8 +77,9 @@ def mask_decayed(params: PyTree) -> PyTree[bool]:
 
 def mask_frozen(tree: PyTree, frozen: Iterable[str]) -> PyTree[bool]:
     """True at the leaves on or below a frozen path; for parameters and statistics alike."""
+    tops = tuple(f"{path}/" for path in frozen)
     return jax.tree_util.tree_map_with_path(
-        lambda path, _: any(_is_below(name_path(path), each) for each in frozen), tree
+        lambda path, _: f"{name_path(path)}/".startswith(tops), tree
     )
 
 
@@ -114,10 +112,9 @@ def parse_multipliers(multipliers: Iterable[str]) -> dict[str, float]:
 def check_paths(field: str, paths: Iterable[str], params: PyTree) -> None:
     """Refuses a path without parameters; the error suggests the nearest path."""
     known = dict.fromkeys(
-        "/".join(parts[: depth + 1])
+        each
         for path, _ in jax.tree_util.tree_leaves_with_path(params)
-        for parts in [name_path(path).split("/")]
-        for depth in range(len(parts))
+        for each in itertools.accumulate(name_path(path).split("/"), "{}/{}".format)
     )
     for path in paths:
         if path not in known:
@@ -133,17 +130,13 @@ def name_path(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def _is_below(name: str, path: str) -> bool:
-    return name == path or name.startswith(path + "/")
-
-
 def _scale_by_rate(
     cfg: OptimConfig, steps: int, factors: Mapping[str, float]
 ) -> optax.GradientTransformationExtraArgs:
     """Multiplies by -rate(step) and by the factor of the longest path above a parameter."""
 
     def factor(name: str) -> float:
-        above = [path for path in factors if _is_below(name, path)]
+        above = [path for path in factors if f"{name}/".startswith(f"{path}/")]
         return factors[max(above, key=len)] if above else 1.0
 
     def update(

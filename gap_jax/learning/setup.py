@@ -1,6 +1,7 @@
 """Builds mesh, model, optimiser, compiled steps and state from a config."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import PyTree
 
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest
@@ -40,16 +40,14 @@ class Setup:
         def initialise() -> Variables:
             return state.split_network(self.cfg, len(self.data.classes), self.cfg.train.seed)[1]
 
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target.variables)
+        shardings = sharding.state_shardings(self.target.variables, self.mesh)
         return jax.jit(initialise, out_shardings=shardings)()
 
     def start(self, variables: Variables) -> TrainState:
         """Returns the state before the first step, with these variables."""
-
-        def start(variables: Variables) -> TrainState:
-            return state.start_state(variables, self.optimizer, averaged=_is_averaged(self.cfg))
-
-        shardings = jax.tree.map(lambda leaf: leaf.sharding, self.target)
+        averaged = bool(self.target.ema)
+        start = functools.partial(state.start_state, optimizer=self.optimizer, averaged=averaged)
+        shardings = sharding.state_shardings(self.target, self.mesh)
         return jax.jit(start, out_shardings=shardings)(variables)
 
     def map_size(self) -> tuple[int, int] | None:
@@ -75,11 +73,9 @@ def describe_state(
     """Returns the model, its optimiser, and the shape and dtype of every leaf of the state."""
     model, shapes = state.describe_model(cfg, classes)
     optimizer = optim.build_optimizer(cfg.optim, cfg.train.steps, shapes.params)
-    abstract = jax.eval_shape(
-        lambda variables: state.start_state(variables, optimizer, averaged=_is_averaged(cfg)),
-        shapes,
-    )
-    return model, optimizer, abstract
+    averaged = cfg.train.ema_decay > 0
+    start = functools.partial(state.start_state, optimizer=optimizer, averaged=averaged)
+    return model, optimizer, jax.eval_shape(start, shapes)
 
 
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
@@ -106,23 +102,11 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
         mesh=mesh,
         model=model,
         optimizer=optimizer,
-        target=_add_shardings(abstract, shardings),
+        target=jax.tree.map(lambda leaf, each: leaf.update(sharding=each), abstract, shardings),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, None)),
         fold=jax.jit(
             lambda variables: state.fold_network(model, variables)[1],
             out_shardings=sharding.replicated(mesh),
         ),
         eval_step=steps.jit_eval_step(folded, mesh, cfg.data.eval_views),
-    )
-
-
-def _is_averaged(cfg: Config) -> bool:
-    return cfg.train.ema_decay > 0
-
-
-def _add_shardings(abstract: PyTree, shardings: PyTree) -> PyTree:
-    return jax.tree.map(
-        lambda leaf, each: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=each),
-        abstract,
-        shardings,
     )

@@ -1,7 +1,7 @@
 """The network as a pure function, and the training state."""
 
 import dataclasses
-from collections.abc import Callable
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -44,9 +44,10 @@ class TrainState(NamedTuple):
         return self.ema or self.variables
 
 
+@jax.tree_util.register_static
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """The structure of a network without its variables."""
+    """The structure of a network without its variables; as a pytree it has no leaves."""
 
     graph: Any
 
@@ -85,27 +86,13 @@ def fold_network(model: Model, variables: Variables) -> tuple[Model, Variables]:
 
 def describe_model(cfg: Config, classes: int, *, folded: bool = False) -> tuple[Model, Variables]:
     """Returns the structure and the shapes of the variables, without computing values."""
-    model, variables = _trace(lambda _: split_network(cfg, classes, 0), None)
-    return describe_folded(model, variables) if folded else (model, variables)
+    described = jax.eval_shape(lambda: split_network(cfg, classes, 0))
+    return describe_folded(*described) if folded else described
 
 
 def describe_folded(model: Model, variables: Variables) -> tuple[Model, Variables]:
     """Returns the structure and the shapes after folding, without computing values."""
-    return _trace(lambda variables: fold_network(model, variables), variables)
-
-
-def _trace(
-    make: Callable[[Any], tuple[Model, Variables]], variables: Variables | None
-) -> tuple[Model, Variables]:
-    models: list[Model] = []
-
-    def shapes(variables: Variables | None) -> Variables:
-        model, made = make(variables)
-        models.append(model)
-        return made
-
-    made = jax.eval_shape(shapes, variables)
-    return models[0], made
+    return jax.eval_shape(functools.partial(fold_network, model), variables)
 
 
 def count_parameters(params: PyTree) -> dict[str, int]:
@@ -119,11 +106,5 @@ def start_state(
 ) -> TrainState:
     """Builds the state before the first step."""
     zero = jnp.zeros((), jnp.int32)
-    return TrainState(
-        step=zero,
-        variables=variables,
-        opt_state=optimizer.init(variables.params),
-        ema=jax.tree.map(jnp.copy, variables) if averaged else (),
-        skipped_in_row=zero,
-        skipped=zero,
-    )
+    ema = jax.tree.map(jnp.copy, variables) if averaged else ()
+    return TrainState(zero, variables, optimizer.init(variables.params), ema, zero, zero)

@@ -45,7 +45,6 @@ TrainMetrics = Collection.create(
     skipped_in_row=LastValue.from_output("skipped_in_row"),
     skipped=LastValue.from_output("skipped"),
 )
-TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Collection]]
 EvalStep = Callable[[Variables, Batch], Float[Array, "b k"]]
 MicroLoss = Callable[[PyTree, PyTree, Batch, Key[Array, " b"]], tuple[Array, tuple[Means, PyTree]]]
 
@@ -56,7 +55,7 @@ def build_train_step(
     optimizer: optax.GradientTransformationExtraArgs,
     mesh: Mesh,
     class_weights: Float[Array, " k"] | None = None,
-) -> TrainStep:
+) -> Callable[[TrainState, Batch], tuple[TrainState, Collection]]:
     """Builds the function (state, batch) -> (state, metrics) of a run."""
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Collection]:
@@ -69,23 +68,21 @@ def build_train_step(
             grads, state.opt_state, state.variables.params, step=state.step
         )
         params = optax.apply_updates(state.variables.params, updates)
-        stats = _keep_frozen(cfg, stats, state.variables.stats)
-        updated = Variables(params, stats)
-        proposed = (updated, opt_state, _average(state.ema, updated, cfg.train.ema_decay))
-        kept = (state.variables, state.opt_state, state.ema)
-        variables, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), proposed, kept
+        variables = Variables(params, _keep_frozen(cfg, stats, state.variables.stats))
+        ema = _average(state.ema, variables, cfg.train.ema_decay)
+        skipped_in_row, skipped = state.skipped_in_row + 1, state.skipped + 1
+        after = jax.tree.map(
+            lambda updated, kept: jnp.where(finite, updated, kept),
+            TrainState(state.step + 1, variables, opt_state, ema, jnp.int32(0), state.skipped),
+            state._replace(step=state.step + 1, skipped_in_row=skipped_in_row, skipped=skipped),
         )
-        in_row = jnp.where(finite, 0, state.skipped_in_row + 1)
-        skipped = state.skipped + jnp.where(finite, 0, 1)
-        after = TrainState(state.step + 1, variables, opt_state, ema, in_row, skipped)
         return after, TrainMetrics.single_from_model_output(
             **means._asdict(),
             grad_norm=norm,
             learning_rate=optim.learning_rate(cfg.optim, cfg.train.steps, state.step),
             finite=finite.astype(jnp.float32),
-            skipped_in_row=in_row,
-            skipped=skipped,
+            skipped_in_row=after.skipped_in_row,
+            skipped=after.skipped,
         )
 
     return train_step
@@ -144,11 +141,8 @@ def _build_micro_loss(
             action = losses.weighted_mean(each, weight, labelled)
         pose = jnp.float32(0)
         if outputs.pose is not None and cfg.model.frames == 1:  # clips have no keypoints
-            _, height, width, _ = image.shape
-            _, rows, columns, _ = outputs.pose.shape
-            targets = draw_heatmaps(
-                keypoints, disc_radius, (height, width), (rows, columns), cfg.pose
-            )
+            sizes = image.shape[1:3], outputs.pose.shape[1:3]
+            targets = draw_heatmaps(keypoints, disc_radius, *sizes, cfg.pose)
             of_image = losses.pose_loss(outputs.pose, targets, cfg.pose.reduction)
             pose = losses.weighted_mean(of_image, jnp.ones_like(of_image), images)
         loss = action + cfg.pose.weight * pose
@@ -195,7 +189,6 @@ def _accumulate(
 
 
 def _keep_frozen(cfg: Config, stats: PyTree, before: PyTree) -> PyTree:
-    """Restores the statistics of frozen layers to the bit."""
     if cfg.model.norm == "frozen":
         return before
     return jax.tree.map(

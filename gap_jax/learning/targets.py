@@ -19,8 +19,8 @@ class PoseTargets(NamedTuple):
 def draw_heatmaps(
     keypoints: Float[Array, "b people 16 3"],
     disc_radius: Float[Array, " b"],
-    image_size_px: tuple[int, int],
-    map_size: tuple[int, int],
+    image_size_px: tuple[int, ...],
+    map_size: tuple[int, ...],
     cfg: PoseConfig,
 ) -> PoseTargets:
     """Draws heatmaps of an H x W image on h x w cells, the maximum over people.

@@ -192,17 +192,21 @@ def test_a_folder_with_files_is_not_changed(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
 
 
-def test_an_interrupted_drawing_leaves_nothing(tmp_path: Path) -> None:
-    calls = []
+def test_an_interrupted_drawing_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw_scene, drawn = people.draw_scene, []
 
-    def interrupt(done: int, total: int) -> None:
-        calls.append((done, total))
-        if done == 3:
+    def interrupt(seed: int, split: str, index: int, difficulty: str) -> Scene:
+        drawn.append((split, index))
+        if index == 2:
             raise KeyboardInterrupt
+        return draw_scene(seed, split, index, difficulty)
 
+    monkeypatch.setattr(people, "draw_scene", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        people.draw(tmp_path / "people", sizes={"train": 4, "val": 1}, progress=interrupt)
-    assert calls == [(1, 5), (2, 5), (3, 5)]
+        people.draw(tmp_path / "people", sizes={"train": 4, "val": 1})
+    assert drawn == [("train", 0), ("train", 1), ("train", 2)]
     assert not any(tmp_path.iterdir())
 
 

@@ -24,6 +24,7 @@ from gap_jax.evaluation.evaluate import Scores
 from gap_jax.learning.sharding import make_mesh
 from gap_jax.learning.state import TrainState, Variables
 from gap_jax.saved.model import Weights, Which, open_model
+from tests.support.reported_runs import interval_of
 from tests.support.saved_runs import model_of, prepare_run, tiny_config
 from tests.support.saved_states import assert_same, plan_fault
 from tests.support.tiny_data import SIZES, build, prepare_tiny_people, tiny_data, with_entries
@@ -61,7 +62,7 @@ def test_every_stored_example_is_scored_once(batches: tuple[list[HostBatch], Mes
         traced.append(batch)
         return read_colours(variables, batch)
 
-    scores = evaluate.score(step, NOTHING, iter(made), mesh, lambda: False)
+    scores = evaluate.score(step, NOTHING, iter(made), mesh)
     assert scores and len(traced) == 1
     assert scores.ids.tolist() == list(range(9))
     assert scores.labels.tolist() == [i % 3 for i in range(8)] + [-1]
@@ -69,21 +70,19 @@ def test_every_stored_example_is_scored_once(batches: tuple[list[HostBatch], Mes
     pictures = np.concatenate([batch.image for batch in made])[:9]
     np.testing.assert_allclose(scores.logits, pictures.mean((1, 2)), rtol=1e-5)
     assert np.array_equal(scores.logits[5], scores.logits[8])
-    backwards = evaluate.score(step, NOTHING, made[::-1], mesh, lambda: False)
+    backwards = evaluate.score(step, NOTHING, made[::-1], mesh)
     assert backwards and all(map(np.array_equal, backwards, scores))
 
 
 def test_example_that_comes_twice_raises(batches: tuple[list[HostBatch], Mesh]) -> None:
     made, mesh = batches
     with pytest.raises(RuntimeError, match="twice"):
-        evaluate.score(read_colours, NOTHING, [*made, made[0]], mesh, lambda: False)
+        evaluate.score(read_colours, NOTHING, [*made, made[0]], mesh)
     with pytest.raises(DataError, match="no image"):
-        evaluate.score(read_colours, NOTHING, [], mesh, lambda: False)
+        evaluate.score(read_colours, NOTHING, [], mesh)
 
 
-def test_stop_flag_ends_scoring_before_a_batch(
-    batches: tuple[list[HostBatch], Mesh],
-) -> None:
+def test_stop_flag_ends_scoring_before_a_batch(batches: tuple[list[HostBatch], Mesh]) -> None:
     made, mesh = batches
     taken: list[int] = []
 
@@ -114,7 +113,7 @@ def test_summary_counts_labelled_images() -> None:
     summary = evaluate.summarise(scores)
     labels = scores.labels[:-5]
     ranked = metrics.ranking_scores(scores.logits[:-5], labels)
-    interval = metrics.bootstrap_interval(metrics.resampled_map, ranked, labels)
+    interval = interval_of(metrics.resampled_map, ranked, labels)
     assert summary == {
         "mAP": interval.estimate,
         "accuracy": float((scores.logits[:-5].argmax(1) == labels).mean()),

@@ -21,7 +21,7 @@ from gap_jax.report.comparison import (
 from gap_jax.report.confusions import find_confusions
 from gap_jax.report.curves import draw_chart, round_ticks
 from gap_jax.report.runs import ReportedRun
-from tests.support.reported_runs import draw_scores, make_run, paired_interval
+from tests.support.reported_runs import draw_scores, interval_of, make_run, paired_interval
 from tests.support.tiny_data import CLASSES
 
 LABELS = np.random.default_rng(3).integers(0, 3, 60).astype(np.int32)
@@ -56,7 +56,7 @@ def test_difference_is_the_paired_interval() -> None:
         due = paired_interval(rule, ranked(second), ranked(first), LABELS)
         assert interval == pytest.approx(due, abs=1e-12)
     for run, method in zip((first, second), found.methods, strict=True):
-        due = metrics.bootstrap_interval(metrics.resampled_map, ranked(run), LABELS)
+        due = interval_of(metrics.resampled_map, ranked(run), LABELS)
         assert method.mean_ap == pytest.approx(due, abs=1e-12)
         assert method.accuracy
         assert method.accuracy.estimate == metrics.accuracy(ranked(run), LABELS)
@@ -95,7 +95,7 @@ def test_runs_that_differ_in_seed_only_are_one_method(
         return np.mean([metrics.resampled_map(part, labels, counts) for part in parts], axis=0)
 
     stacked = np.concatenate([ranked(run) for run in second.runs], axis=1)
-    due = metrics.bootstrap_interval(mean_of_seeds, stacked, LABELS)
+    due = interval_of(mean_of_seeds, stacked, LABELS)
     assert second.mean_ap == pytest.approx(due, abs=1e-12)
     thrice = np.concatenate([ranked(runs[0])] * 3, axis=1)
     due = paired_interval(mean_of_seeds, stacked, thrice, LABELS)

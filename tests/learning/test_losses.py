@@ -143,7 +143,7 @@ def test_reference_reduction_matches_released_loss() -> None:
 
 def test_invalid_joint_has_no_gradient() -> None:
     predicted, targets, _ = _pose_case(2)
-    gradient = jax.grad(lambda p: losses.pose_squared_error(p, targets).sum())(
+    gradient = jax.grad(lambda p: losses.pose_loss(p, targets, "mean").sum())(
         jnp.asarray(predicted)
     )
     moved = np.asarray(gradient).any(axis=(1, 2))

@@ -1,5 +1,6 @@
 """Makes runs with an evaluation for reports: on disk, or in memory."""
 
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +33,14 @@ def draw_scores(labels: np.ndarray, classes: int, *, skill: float, seed: int = 0
     logits[np.arange(len(labels)), labels] += skill
     weights = np.ones(len(labels), np.float32)
     return Scores(np.arange(len(labels)), logits, labels.astype(np.int32), weights)
+
+
+def interval_of(
+    rule: metrics.Statistic, scores: np.ndarray, labels: np.ndarray, resamples: int = 1000
+) -> metrics.Interval:
+    """Returns the interval of a score."""
+    mean = functools.partial(rule, scores, labels)
+    return metrics.resample(mean, len(labels), resamples=resamples).interval()
 
 
 def paired_interval(

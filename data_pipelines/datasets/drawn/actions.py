@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from data_pipelines.datasets.drawn.body import Joints
 from data_pipelines.datasets.drawn.canvas import Point, Shape, rotation
@@ -33,7 +32,7 @@ class Grip(NamedTuple):
             line = (end - start) / abs(end - start)
         by = line * rotation(self.degrees + self.spread * rng.uniform(-1, 1))
         at = joints[list(self.at)].mean() + by * self.offset
-        return [shape.placed(at, by) for shape in THINGS[self.thing].shapes]
+        return [shape.placed(at, by) for shape in THINGS[self.thing]]
 
 
 class Pose(NamedTuple):
@@ -42,10 +41,6 @@ class Pose(NamedTuple):
     angles: tuple[float, ...]
     spreads: tuple[float, ...]
     frontal: float = 1.0
-
-    def draw_angles(self, rng: np.random.Generator) -> Float[np.ndarray, "10"]:
-        """Draws the angles of one body."""
-        return np.add(self.angles, np.multiply(self.spreads, rng.uniform(-1, 1, 10)))
 
 
 class Action(NamedTuple):

@@ -4,7 +4,6 @@ Points are complex numbers, x to the right and y down, so `at + by * z` places a
 """
 
 import colorsys
-import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -57,19 +56,12 @@ def oval(half_width: float, half_height: float, start: float = 0.0, end: float =
     return half_width * np.cos(angles) + 1j * half_height * np.sin(angles)
 
 
-@dataclasses.dataclass(frozen=True)
 class Canvas:
     """Holds three colour planes and a fourth plane with the number of each pixel's owner."""
 
-    pixels: UInt8[np.ndarray, "h w 4"]
-
-    @classmethod
-    def on(cls, background: UInt8[np.ndarray, "h w 3"]) -> "Canvas":
-        """Makes a canvas that shows the background, which has no owner."""
-        height_px, width_px, _ = background.shape
-        size = (_SCALE * width_px, _SCALE * height_px)
-        pixels = cv2.merge([*cv2.split(background), np.zeros((height_px, width_px), np.uint8)])
-        return cls(cv2.resize(pixels, size, interpolation=cv2.INTER_NEAREST))
+    def __init__(self, background: UInt8[np.ndarray, "h w 3"]) -> None:
+        pixels = np.pad(background, ((0, 0), (0, 0), (0, 1)))  # the background has owner 0
+        self._pixels = np.ascontiguousarray(pixels.repeat(_SCALE, 0).repeat(_SCALE, 1))
 
     def paint(
         self,
@@ -77,16 +69,17 @@ class Canvas:
         palette: Mapping[str, Colour],
         owner: int,
         at: Point,
-        by: Point = 1,
+        by: Point,
     ) -> None:
         """Paints shapes with outlines, moved to `at`, rotated and scaled by `by`."""
         for tone, points, width, filled in (shape.placed(at, by) for shape in shapes):
             colour = palette[tone]
             edge = mix_colours(colour, (0, 0, 0), _OUTLINE_SHADE)
-            corners = _fixed_point(points)
+            pairs = _SCALE * points.view(np.float64).reshape(-1, 1, 2) + (_SCALE - 1) / 2
+            corners = np.rint(pairs * 2**_FRACTION_BITS).astype(np.int32)
             self._line(corners, filled, (*edge, owner), width + _OUTLINE_PX)
             if filled:
-                cv2.fillPoly(self.pixels, [corners], (*colour, owner), shift=_FRACTION_BITS)
+                cv2.fillPoly(self._pixels, [corners], (*colour, owner), shift=_FRACTION_BITS)
             if width:
                 self._line(corners, filled, (*colour, owner), width)
 
@@ -94,28 +87,19 @@ class Canvas:
         self, corners: np.ndarray, closed: bool, colour: tuple[int, ...], width: float
     ) -> None:
         thickness = max(1, round(_SCALE * width))
-        cv2.polylines(self.pixels, [corners], closed, colour, thickness, shift=_FRACTION_BITS)
-
-    def count(self, owner: int) -> int:
-        """Counts the pixels of the finished picture that the figure has so far."""
-        return int(np.count_nonzero(self._owners == owner))
-
-    def finish(self) -> tuple[UInt8[np.ndarray, "h w 3"], UInt8[np.ndarray, "h w"]]:
-        """Returns the picture and the owner of each of its pixels."""
-        height, width, _ = self.pixels.shape
-        size = (width // _SCALE, height // _SCALE)
-        image = cv2.resize(self.pixels, size, interpolation=cv2.INTER_AREA)[..., :3]
-        return np.ascontiguousarray(image), np.ascontiguousarray(self._owners)
+        cv2.polylines(self._pixels, [corners], closed, colour, thickness, shift=_FRACTION_BITS)
 
     @property
-    def _owners(self) -> UInt8[np.ndarray, "h w"]:
-        return self.pixels[_SCALE // 2 :: _SCALE, _SCALE // 2 :: _SCALE, 3]
+    def image(self) -> UInt8[np.ndarray, "h w 3"]:
+        """The picture so far."""
+        height, width = self.owners.shape
+        small = cv2.resize(self._pixels, (width, height), interpolation=cv2.INTER_AREA)
+        return np.ascontiguousarray(small[..., :3])
 
-
-def _fixed_point(points: Points) -> np.ndarray:
-    pairs = points.view(np.float64).reshape(-1, 1, 2)
-    on_canvas = _SCALE * pairs + (_SCALE - 1) / 2
-    return np.rint(on_canvas * 2**_FRACTION_BITS).astype(np.int32)
+    @property
+    def owners(self) -> UInt8[np.ndarray, "h w"]:
+        """The owner of each pixel of the picture so far."""
+        return self._pixels[_SCALE // 2 :: _SCALE, _SCALE // 2 :: _SCALE, 3].copy()
 
 
 def draw_colours(rng: np.random.Generator, count: int) -> list[Colour]:

@@ -58,11 +58,21 @@ def compose_scene(
 ) -> Scene:
     """Draws a scene with an actor, or without an action only its surroundings."""
     height_px, width_px = _SIZES_PX[rng.choice(len(_SIZES_PX), p=_SIZE_SHARES)]
-    canvas = Canvas.on(draw_background(rng, height_px, width_px))
-    compositor = _Compositor(rng, settings, canvas, complex(width_px, height_px))
+    canvas = Canvas(draw_background(rng, height_px, width_px))
     mirrored = rng.random() < 0.5
-    position = compositor.draw_position(*rng.uniform((0.32, 0.46), (0.68, 0.58)))
-    compositor.add_surroundings(position if action else None)
+    x, y = rng.uniform((0.32, 0.46), (0.68, 0.58))
+    unit_px = min(height_px, width_px)
+    position = BodyPosition(
+        complex(x * width_px, y * height_px), unit_px * rng.uniform(*settings.height)
+    )
+    size = complex(width_px, height_px)
+    compositor = _Compositor(rng, settings, canvas, size, unit_px, position if action else None)
+    for _ in range(rng.integers(*settings.clutter, endpoint=True)):
+        compositor.add_clutter()
+    for _ in range(rng.integers(*settings.things, endpoint=True)):
+        compositor.add_thing()
+    if rng.random() < settings.bystander_share:
+        compositor.add_bystander()
     if action:
         compositor.add_person(ACTOR, position, action.pose, action.grip)
     scene = compositor.finish()
@@ -75,29 +85,10 @@ class _Compositor:
     settings: SceneSettings
     canvas: Canvas
     size: complex
+    unit_px: int
+    actor: BodyPosition | None
     people: dict[int, tuple[BodyPosition, body.Joints]] = dataclasses.field(default_factory=dict)
-    items: dict[int, tuple[str, int]] = dataclasses.field(default_factory=dict)
-
-    @property
-    def unit_px(self) -> float:
-        return min(self.size.real, self.size.imag)
-
-    @property
-    def next_owner(self) -> int:
-        return OBJECT + 1 + len(self.items)
-
-    def draw_position(self, x: float, y: float) -> BodyPosition:
-        height_px = self.unit_px * self.rng.uniform(*self.settings.height)
-        return BodyPosition(complex(x * self.size.real, y * self.size.imag), height_px)
-
-    def add_surroundings(self, actor: BodyPosition | None) -> None:
-        rng, settings = self.rng, self.settings
-        for _ in range(rng.integers(*settings.clutter, endpoint=True)):
-            self.add_clutter()
-        for _ in range(rng.integers(*settings.things, endpoint=True)):
-            self.add_thing(actor)
-        if rng.random() < settings.bystander_share:
-            self.add_bystander(actor)
+    items: list[tuple[str, int]] = dataclasses.field(default_factory=list)  # with their pixels
 
     def add_clutter(self) -> None:
         rng = self.rng
@@ -111,44 +102,47 @@ class _Compositor:
         by = self.unit_px * rng.uniform(0.06, 0.17) * rotation(rng.uniform(0, 360))
         self.canvas.paint([shape], palette, NOBODY, self.draw_spot(), by)
 
-    def add_thing(self, actor: BodyPosition | None) -> None:
+    def add_thing(self) -> None:
         rng = self.rng
         kind = things.KINDS[rng.integers(len(things.KINDS))]
-        thing, palette = things.THINGS[kind], things.draw_palette(rng)
+        shapes, palette = things.THINGS[kind], things.draw_palette(rng)
+        centre, radius = things.measure(shapes)
         by = self.unit_px * rng.uniform(*self.settings.height) * rng.uniform(0.6, 1)
         by *= rotation(rng.uniform(-40, 40))
-        spot = self.find_free_spot(actor, 0.6 * abs(by) * thing.radius)
-        if spot is None:
-            return
-        owner = self.next_owner
-        self.canvas.paint(thing.shapes, palette, owner, spot - by * thing.centre, by)
-        self.items[owner] = kind, self.canvas.count(owner)
+        spot = self.find_free_spot(0.6 * abs(by) * radius)
+        if spot is not None:
+            self.canvas.paint(shapes, palette, self.next_owner, spot - by * centre, by)
+            self.add_item(kind)
 
-    def add_bystander(self, actor: BodyPosition | None) -> None:
+    def add_bystander(self) -> None:
         height_px = 0.85 * self.unit_px * self.rng.uniform(*self.settings.height)
-        spot = self.find_free_spot(actor, 0.3 * height_px, _BYSTANDER_MARGIN)
-        if spot is None:
-            return
-        owner = self.next_owner
-        self.add_person(owner, BodyPosition(spot, height_px), STANDING, None)
-        self.items[owner] = PERSON, self.canvas.count(owner)
+        spot = self.find_free_spot(0.3 * height_px, _BYSTANDER_MARGIN)
+        if spot is not None:
+            self.add_person(self.next_owner, BodyPosition(spot, height_px), STANDING, None)
+            self.add_item(PERSON)
+
+    @property
+    def next_owner(self) -> int:
+        return OBJECT + 1 + len(self.items)
+
+    def add_item(self, kind: str) -> None:
+        self.items.append((kind, int(np.sum(self.canvas.owners == self.next_owner))))
 
     def draw_spot(self, margin_y: float = _MARGIN) -> complex:
         x, y = self.rng.uniform((_MARGIN, margin_y), (1 - _MARGIN, 1 - margin_y))
         return complex(x * self.size.real, y * self.size.imag)
 
-    def find_free_spot(
-        self, actor: BodyPosition | None, reach_px: float, margin_y: float = _MARGIN
-    ) -> complex | None:
+    def find_free_spot(self, reach_px: float, margin_y: float = _MARGIN) -> complex | None:
         for _ in range(_MAX_TRIES):
             spot = self.draw_spot(margin_y)
-            if actor is None or not actor.covers(spot, reach_px):
+            if self.actor is None or not self.actor.covers(spot, reach_px):
                 return spot
         return None
 
     def add_person(self, owner: int, position: BodyPosition, pose: Pose, grip: Grip | None) -> None:
         rng = self.rng
-        joints = body.place_joints(pose.draw_angles(rng), pose.frontal)
+        angles = np.add(pose.angles, np.multiply(pose.spreads, rng.uniform(-1, 1, 10)))
+        joints = body.place_joints(angles, pose.frontal)
         clothes = body.draw_clothes(rng)
         layers = [
             (body.shape_torso(joints, pose.frontal), clothes, owner),
@@ -158,30 +152,28 @@ class _Compositor:
             thing = grip.place_thing(joints, rng), things.draw_palette(rng), OBJECT
             layers.insert(grip.layer, thing)
         for shapes, palette, layer_owner in layers:
-            self.canvas.paint(shapes, palette, layer_owner, position.pelvis, position.height_px)
+            self.canvas.paint(shapes, palette, layer_owner, *position)
         self.people[owner] = position, joints
 
     def finish(self) -> Scene:
-        image, owners = self.canvas.finish()
+        owners = self.canvas.owners
         shown = np.bincount(owners.ravel(), minlength=256)
-        people = [
-            _locate_person(owners == each, *self.people[each]) for each in sorted(self.people)
-        ]
+        people = [_locate(owners == each, *self.people[each]) for each in sorted(self.people)]
         items = [
-            Item(kind, shown[owner] / max(1, whole)) for owner, (kind, whole) in self.items.items()
+            Item(kind, shown[owner] / max(1, whole))
+            for owner, (kind, whole) in enumerate(self.items, OBJECT + 1)
         ]
-        return Scene(image, owners, tuple(people), tuple(items))
+        return Scene(self.canvas.image, owners, tuple(people), tuple(items))
 
 
-def _locate_person(
-    own: Bool[np.ndarray, "h w"], position: BodyPosition, joints: body.Joints
-) -> Person:
+def _locate(own: Bool[np.ndarray, "h w"], position: BodyPosition, joints: body.Joints) -> Person:
     """Returns the person in the picture; a joint is visible if the person's pixels are near it."""
     at = position.pelvis + position.height_px * joints
+    joints_px = np.stack([at.real, at.imag], 1)
     height, width = own.shape
     padded = np.pad(own, 2)
     visible = [
         0 <= x < width and 0 <= y < height and padded[y : y + 5, x : x + 5].any()
-        for x, y in zip(np.rint(at.real).astype(int), np.rint(at.imag).astype(int), strict=True)
+        for x, y in np.rint(joints_px).astype(int)
     ]
-    return Person(np.stack([at.real, at.imag], 1), np.array(visible, bool), position.height_px)
+    return Person(joints_px, np.array(visible, bool), position.height_px)

@@ -7,7 +7,7 @@ of its bystanders, and test people have only a scale and a position.
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,15 +20,15 @@ _POINT_ORDER = (6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)
 _HEAD_JOINTS = (8, 9)
 _HEIGHT_OF_SCALE_1_PX = 200
 _EMPTY = np.zeros((0, 0))
-_TRAIN_FIELDS = ("x1", "y1", "x2", "y2", "annopoints", "scale", "objpos")
-_TEST_FIELDS = ("scale", "objpos")
+_NO_ACT = {"cat_name": _EMPTY, "act_name": _EMPTY, "act_id": -1}
+_UNDATED_HEADER = b"MATLAB 5.0 MAT-file, drawn".ljust(116)  # equal annotations give equal files
 
 
 class Activity(NamedTuple):
-    """Names the activity of the people in an image."""
+    """Names the activity of the people in an image, in MPII's fields."""
 
-    category: str
-    name: str
+    cat_name: str
+    act_name: str
     act_id: int
 
 
@@ -41,9 +41,6 @@ class Row(NamedTuple):
     video: str
 
 
-_UNDATED_HEADER = b"MATLAB 5.0 MAT-file, drawn".ljust(116)  # equal annotations give equal files
-
-
 def save(path: Path, rows: Sequence[Row]) -> None:
     """Writes the rows, in order, as the RELEASE struct of a MATLAB v5 file."""
     videos = list(dict.fromkeys(row.video for row in rows if row.activity))
@@ -53,8 +50,8 @@ def save(path: Path, rows: Sequence[Row]) -> None:
         "annolist": _structs(images),
         "img_train": np.array([[row.activity is not None for row in rows]], np.uint8),
         "version": "12",
-        "single_person": _cells([np.c_[1 : len(row.people) + 1].astype(np.uint8) for row in rows]),
-        "act": _structs([_act(row.activity) for row in rows]).T,
+        "single_person": _cells(np.c_[1 : len(row.people) + 1].astype(np.uint8) for row in rows),
+        "act": _structs([row.activity._asdict() if row.activity else _NO_ACT for row in rows]).T,
         "video_list": _cells(videos).T,
     }
     content = io.BytesIO()
@@ -64,30 +61,21 @@ def save(path: Path, rows: Sequence[Row]) -> None:
 
 def _structs(elements: Sequence[dict[str, Any]]) -> np.ndarray:
     """Makes an array of objects with named fields, which scipy.io writes as a struct array."""
-    array = np.zeros((1, len(elements)), [(field, object) for field in elements[0]])
-    for index, element in enumerate(elements):
-        array[0, index] = tuple(element.values())
-    return array
+    fields = [(field, object) for field in elements[0]]
+    return np.array([tuple(element.values()) for element in elements], fields)[None]
 
 
-def _cells(values: Sequence[Any]) -> np.ndarray:
-    array = np.empty((len(values), 1), object)
-    for index, value in enumerate(values):
-        array[index, 0] = value
-    return array
-
-
-def _act(activity: Activity | None) -> dict[str, Any]:
-    category, name, act_id = activity or (_EMPTY, _EMPTY, -1)
-    return {"cat_name": category, "act_name": name, "act_id": act_id}
+def _cells(values: Iterable[Any]) -> np.ndarray:
+    return np.fromiter(values, object)[:, None]
 
 
 def _image(number: int, row: Row, video_rank: int | None) -> dict[str, Any]:
-    fields = _TRAIN_FIELDS if row.activity else _TEST_FIELDS
     people = [_person(number, rank, person) for rank, person in enumerate(row.people)]
+    if not row.activity:
+        people = [{field: person[field] for field in ("scale", "objpos")} for person in people]
     return {
         "image": _structs([{"name": row.image}]),
-        "annorect": _structs([{field: person[field] for field in fields} for person in people]),
+        "annorect": _structs(people),
         "frame_sec": np.uint8(number % 60) if video_rank else _EMPTY,
         "vididx": np.uint32(video_rank) if video_rank else _EMPTY,
     }
@@ -96,31 +84,20 @@ def _image(number: int, row: Row, video_rank: int | None) -> dict[str, Any]:
 def _person(number: int, rank: int, person: Person) -> dict[str, Any]:
     joints = person.joints + 1  # MATLAB counts pixels from 1
     neck, top = joints[list(_HEAD_JOINTS)]
-    (x1, y1), (x2, y2) = (
-        np.rint((neck + top) / 2 + sign * 0.45 * math.dist(neck, top)).astype(np.int16)
-        for sign in (-1, 1)
-    )
+    middle, reach = (neck + top) / 2, 0.45 * math.dist(neck, top)
+    head = np.rint([*(middle - reach), *(middle + reach)]).astype(np.int16)
     x, y = np.rint((joints[6] + joints[7]) / 2).astype(np.int16)
     as_characters, unannotated = number % 7 == 3, rank > 0 and number % 5 == 2
-    points = [
-        _point(joint, joints[joint], bool(person.visible[joint]), as_characters)
-        for joint in _POINT_ORDER
-    ]
-    return {
-        "x1": x1,
-        "y1": y1,
-        "x2": x2,
-        "y2": y2,
+    points = []
+    for joint in _POINT_ORDER:
+        visible = person.visible[joint]
+        is_visible = str(int(visible)) if as_characters else np.uint8(visible)
+        if joint in _HEAD_JOINTS:
+            is_visible = _EMPTY
+        at_x, at_y = np.round(joints[joint], 2)
+        points.append({"x": at_x, "y": at_y, "id": np.uint8(joint), "is_visible": is_visible})
+    return dict(zip(("x1", "y1", "x2", "y2"), head, strict=True)) | {
         "annopoints": _EMPTY if unannotated else _structs([{"point": _structs(points)}]),
         "scale": person.height_px / _HEIGHT_OF_SCALE_1_PX,
         "objpos": _structs([{"x": x, "y": y}]),
     }
-
-
-def _point(joint: int, position: np.ndarray, visible: bool, as_character: bool) -> dict[str, Any]:
-    if joint in _HEAD_JOINTS:
-        is_visible = _EMPTY
-    else:
-        is_visible = str(int(visible)) if as_character else np.uint8(visible)
-    x, y = np.round(position, 2)
-    return {"x": x, "y": y, "id": np.uint8(joint), "is_visible": is_visible}

@@ -1,14 +1,12 @@
 """Defines the shapes of things, in units of a person's height."""
 
-import dataclasses
-import functools
+from collections.abc import Iterable
 
 import numpy as np
 
 from data_pipelines.datasets.drawn.canvas import (
     Colour,
     Point,
-    Points,
     Shape,
     area,
     disc,
@@ -21,26 +19,12 @@ from data_pipelines.datasets.drawn.canvas import (
 _WHITE, _SILVER, _BLACK, _GREEN = (255, 255, 255), (160, 160, 165), (0, 0, 0), (52, 140, 60)
 
 
-@dataclasses.dataclass(frozen=True)
-class Thing:
-    """Holds shapes around 0, the point where a person holds the thing."""
-
-    shapes: tuple[Shape, ...]
-
-    @functools.cached_property
-    def centre(self) -> complex:
-        """The centre of the bounding box."""
-        x, y = np.real(self._points), np.imag(self._points)
-        return complex(x.min() + x.max(), y.min() + y.max()) / 2
-
-    @functools.cached_property
-    def radius(self) -> float:
-        """The largest distance from the centre."""
-        return float(np.abs(self._points - self.centre).max())
-
-    @property
-    def _points(self) -> Points:
-        return np.concatenate([shape.points for shape in self.shapes])
+def measure(shapes: Iterable[Shape]) -> tuple[complex, float]:
+    """Returns the centre of the bounding box of shapes, and the largest distance from it."""
+    points = np.concatenate([shape.points for shape in shapes])
+    x, y = np.real(points), np.imag(points)
+    centre = complex(x.min() + x.max(), y.min() + y.max()) / 2
+    return centre, float(np.abs(points - centre).max())
 
 
 def _box(tone: str, centre: Point, width: float, height: float) -> Shape:
@@ -76,29 +60,34 @@ def _bicycle() -> tuple[Shape, ...]:
     )
 
 
-def _umbrella() -> tuple[Shape, ...]:
-    """The hand at 0, the canopy above it."""
-    top = -0.36j
-    return (
-        stroke("metal", 0.018, top - 0.21j, 0.08j, 0.03 + 0.1j, 0.05 + 0.08j),
-        Shape("main", top + oval(0.29, 0.19, 180.0, 360.0), filled=True),
-        Shape("second", top + oval(0.1, 0.19, 180.0, 360.0), filled=True),
-    )
+_LEAVES = (-0.13 - 0.1j, 0.12 - 0.12j, -0.02 - 0.2j, 0.15 + 0.01j)
+_ACROSS, _DOWN = np.array([0, 0.15, 0.15, 0]), np.array([-0.07, -0.09, 0.09, 0.11])
 
-
-def _book() -> tuple[Shape, ...]:
-    """Open, with both covers visible; the middle at 0."""
-    across, down = np.array([0, 0.15, 0.15, 0]), np.array([-0.07, -0.09, 0.09, 0.11])
-    return tuple(
-        Shape(tone, side * across + 1j * down, filled=True)
+# Shapes around 0, the point where a person holds the thing.
+THINGS = {
+    "ball": (
+        disc("main", 0, 0.08),
+        *(area("second", 0, *oval(0.08, 0.08, each, each + 60)) for each in (0.0, 120.0, 240.0)),
+        disc("paper", 0, 0.02),
+    ),
+    "barbell": (
+        stroke("metal", 0.022, -0.42, 0.42),
+        *(_box("main", side * 0.345, 0.045, 0.27) for side in (-1, 1)),
+        *(_box("rubber", side * 0.39, 0.035, 0.18) for side in (-1, 1)),
+    ),
+    "bicycle": _bicycle(),
+    "book": tuple(  # open, with both covers visible; the middle at 0
+        Shape(tone, side * _ACROSS + 1j * _DOWN, filled=True)
         for tone, width in (("main", 1.12), ("paper", 1.0))
         for side in (-width, width)
-    )
-
-
-def _guitar() -> tuple[Shape, ...]:
-    """The sound hole at 0, the neck to the right."""
-    return (
+    ),
+    "chair": (
+        stroke("main", 0.03, -0.11 - 0.26j, -0.11 + 0.24j),
+        stroke("main", 0.03, 0.13 + 0.01j, 0.13 + 0.24j),
+        _box("second", 0.01 + 0.005j, 0.26, 0.05),
+        _box("second", -0.11 - 0.18j, 0.04, 0.16),
+    ),
+    "guitar": (  # the sound hole at 0, the neck to the right
         disc("main", -0.11, 0.13),
         disc("main", 0.045, 0.095),
         Shape("main", -0.03 + oval(0.1, 0.075), filled=True),
@@ -106,37 +95,17 @@ def _guitar() -> tuple[Shape, ...]:
         stroke("rubber", 0.032, 0.04, 0.5),
         stroke("second", 0.05, 0.5, 0.56),
         stroke("rubber", 0.02, -0.15 - 0.04j, -0.15 + 0.04j),
-    )
-
-
-_LEAVES = (-0.13 - 0.1j, 0.12 - 0.12j, -0.02 - 0.2j, 0.15 + 0.01j)
-
-THINGS = {
-    "ball": Thing((
-        disc("main", 0, 0.08),
-        *(area("second", 0, *oval(0.08, 0.08, each, each + 60)) for each in (0.0, 120.0, 240.0)),
-        disc("paper", 0, 0.02),
-    )),
-    "barbell": Thing((
-        stroke("metal", 0.022, -0.42, 0.42),
-        *(_box("main", side * 0.345, 0.045, 0.27) for side in (-1, 1)),
-        *(_box("rubber", side * 0.39, 0.035, 0.18) for side in (-1, 1)),
-    )),
-    "bicycle": Thing(_bicycle()),
-    "book": Thing(_book()),
-    "chair": Thing((
-        stroke("main", 0.03, -0.11 - 0.26j, -0.11 + 0.24j),
-        stroke("main", 0.03, 0.13 + 0.01j, 0.13 + 0.24j),
-        _box("second", 0.01 + 0.005j, 0.26, 0.05),
-        _box("second", -0.11 - 0.18j, 0.04, 0.16),
-    )),
-    "guitar": Thing(_guitar()),
-    "plant": Thing((
+    ),
+    "plant": (
         *(stroke("leaf", 0.06, 0.08j, leaf) for leaf in _LEAVES),
         area("main", -0.1 + 0.06j, 0.1 + 0.06j, 0.07 + 0.22j, -0.07 + 0.22j),
-    )),
-    "umbrella": Thing(_umbrella()),
-}  # fmt: skip
+    ),
+    "umbrella": (  # the hand at 0, the canopy above it
+        stroke("metal", 0.018, -0.57j, 0.08j, 0.03 + 0.1j, 0.05 + 0.08j),
+        Shape("main", -0.36j + oval(0.29, 0.19, 180.0, 360.0), filled=True),
+        Shape("second", -0.36j + oval(0.1, 0.19, 180.0, 360.0), filled=True),
+    ),
+}
 KINDS = tuple(THINGS)
 
 
