@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from data_pipelines.pictures.drawing import Picture, draw_skeletons, fit, label_text
 from data_pipelines.pictures.page import Thumbnail, embed
+from data_pipelines.records import Record
 from data_pipelines.transforms import View
 from gap_jax.evaluation.metrics import positives_of
 from gap_jax.report.colours import draw_bar, find_scale, overlay
@@ -79,8 +80,7 @@ class _Panels:
 def build_gallery(
     names: Sequence[str],
     predictions: Sequence[Predictions],
-    labels: Sequence[object],
-    ids: Sequence[str],
+    records: Sequence[Record],
     classes: Sequence[str],
     *,
     hits: int,
@@ -88,16 +88,11 @@ def build_gallery(
     """Builds the gallery of the chosen images, of which the first `hits` are hits."""
     methods = [_rescale(name, each) for name, each in zip(names, predictions, strict=True)]
     cases = []
-    for index, (label, name) in enumerate(zip(labels, ids, strict=True)):
-        truth = label_text(label, classes)
-        cases.append(
-            Case(
-                label=truth,
-                name=name,
-                photo=_picture(predictions[0].image[index], f"{truth}: the evaluated crop"),
-                strips=[_strip(each, index, label, classes) for each in methods],
-            )
-        )
+    for index, record in enumerate(records):
+        label = label_text(record["label"], classes)
+        photo = _picture(predictions[0].image[index], f"{label}: the evaluated crop")
+        strips = [_strip(each, index, record["label"], classes) for each in methods]
+        cases.append(Case(label, record["id"], photo, strips))
     return Gallery(hits, len(cases) - hits, draw_bar(), [each.unit for each in methods], cases)
 
 

@@ -56,11 +56,11 @@ def open_images(run: ReportedRun, folder: Path | None) -> EvaluatedImages:
             f"{run.root} was trained on data with fingerprint {run.fingerprint}; the data in "
             f"{folder} has {data.fingerprint}; name the run's own data with --data DIR"
         )
-    source = records.open_split(folder, run.split, data)
+    source = records.open_split(folder, run.cfg.data.eval_split, data)
     positions = tuple(run.scores.ids.tolist())
     if positions[-1] >= len(source):
         raise DataError(
             f"the scores of {run.root} name image {positions[-1]:,} of {len(source):,}; "
             "evaluate again"
         )
-    return EvaluatedImages(folder, data, run.split, source, positions)
+    return EvaluatedImages(folder, data, run.cfg.data.eval_split, source, positions)

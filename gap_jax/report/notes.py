@@ -1,12 +1,11 @@
-"""Describes the data of a report, warns of its limits, and explains confusions."""
+"""Describes the data of a report and warns of its limits."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from data_pipelines.manifest import Manifest
 from gap_jax.evaluation.evaluate import Protocol
-from gap_jax.report.comparison import Comparison, Method
-from gap_jax.report.confusions import Confusion
+from gap_jax.report.comparison import Comparison
 
 SYNTHETIC_DATA = ("people", "objects")
 
@@ -43,13 +42,3 @@ def list_warnings(comparison: Comparison, saved_steps: Mapping[Path, int]) -> li
         if (step := saved_steps.get(run.root, run.step)) != run.step
     ]
     return found
-
-
-def explain_confusions(methods: Sequence[Method], pairs: Sequence[Confusion]) -> str:
-    """Explains the counts of the confusions."""
-    if not pairs:
-        return "None: every image is classified correctly, or images have several labels."
-    text = "The most frequent confusions, with the number of images"
-    if any(len(method.runs) > 1 for method in methods):
-        text += ", averaged over the seeds"
-    return text + "; images that most runs confuse come first."

@@ -47,8 +47,7 @@ def test_gallery_shares_its_scale_and_replaces_missing_panels() -> None:
     shown = build_gallery(
         ["one", "two"],
         [predict(), predict(4.0, pose=True)],
-        labels,
-        ["a", "b", "c"],
+        [{"label": label, "id": f"{label}.jpg"} for label in labels],
         CLASSES,
         hits=2,
     )
@@ -69,7 +68,7 @@ def test_gallery_shares_its_scale_and_replaces_missing_panels() -> None:
 
 def test_panels_do_not_change_with_factors_that_cancel() -> None:
     """Neither do they change with the unit of the product."""
-    labels, ids = [np.int64(0), np.int64(1), np.int64(2)], ["a", "b", "c"]
+    stored = [{"label": np.int64(k), "id": f"{k}.jpg"} for k in range(3)]
     plain, turned = (
         build_gallery(
             ["x"],
@@ -77,7 +76,7 @@ def test_panels_do_not_change_with_factors_that_cancel() -> None:
                 bottom_up=factor * predict(4.0).bottom_up, top_down=predict(4.0).top_down / factor,
                 combined=unit * predict(4.0).combined,
             )],
-            labels, ids, CLASSES, hits=2,
+            stored, CLASSES, hits=2,
         )
         for factor, unit in ((1, 1), (-128, 16))
     )  # fmt: skip
