@@ -37,9 +37,8 @@ def overlay(cells: Map, grid: Grid, crop: Picture) -> Picture:
 
 def draw_bar() -> Thumbnail:
     """Draws the colour scale from -1 to 1 over a medium grey."""
-    height, width = BAR_PX
-    values = np.tile(np.linspace(VALUES[0], VALUES[-1], width), (height, 1))
-    bar = _blend(paint(values), np.full((height, width, 3), GREY_LEVEL, np.uint8))
+    values = np.broadcast_to(np.linspace(VALUES[0], VALUES[-1], BAR_PX[1]), BAR_PX)
+    bar = _blend(paint(values), np.full((*BAR_PX, 3), GREY_LEVEL, np.uint8))
     return embed(bar, alt="colours from -1, blue, over 0, white, to 1, red")
 
 

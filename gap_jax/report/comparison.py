@@ -1,10 +1,10 @@
 """Compares methods: their scores, and paired differences on the same images."""
 
-import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -30,8 +30,7 @@ MOST_NAMED_FIELDS = 3  # of those that differ; beyond these the folder names a m
 NOTHING_SHOWN = "interval straddles 0: no difference shown"
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
+class Method(NamedTuple):
     """Runs that differ in their seed only; scores are means over seeds.
 
     Intervals are over resampled images. `accuracy` is None if images have several labels.
@@ -46,8 +45,7 @@ class Method:
     per_class: Float[np.ndarray, " k"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """The scores of `second` minus those of `first` on the same images."""
 
     first: str
@@ -56,8 +54,7 @@ class Difference:
     accuracy: Interval | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """All methods in the order of their first runs, and all pairs of methods."""
 
     methods: tuple[Method, ...]

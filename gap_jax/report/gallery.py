@@ -1,7 +1,7 @@
 """Builds the gallery: images that a model gets right or wrong, under its maps on one scale."""
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -21,8 +21,7 @@ MOST_IMAGES, FEWEST_IMAGES, MOST_PANELS = 12, 4, 160
 SIDE_PX = 144
 
 
-@dataclasses.dataclass(frozen=True)
-class Strip:
+class Strip(NamedTuple):
     """The maps and prediction of a method for one image; a text replaces a missing panel."""
 
     method: str
@@ -31,8 +30,7 @@ class Strip:
     panels: Sequence[Thumbnail | str]
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """An image and the strip of each method."""
 
     label: str
@@ -41,12 +39,9 @@ class Case:
     strips: Sequence[Strip]
 
 
-@dataclasses.dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """The cases, the colour bar of all maps, and the values that each method's 1 stands for."""
 
-    hits: int
-    misses: int
     bar: Thumbnail
     units: Sequence[str]
     cases: Sequence[Case]
@@ -67,8 +62,7 @@ def choose(run: ReportedRun, methods: int) -> tuple[list[int], list[int]]:
     return hits[:many].tolist(), misses[: wanted - many].tolist()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Panels:
+class _Panels(NamedTuple):
     """A method's maps of the chosen images by kind, each kind divided by its scale."""
 
     name: str
@@ -82,10 +76,8 @@ def build_gallery(
     predictions: Sequence[Predictions],
     records: Sequence[Record],
     classes: Sequence[str],
-    *,
-    hits: int,
 ) -> Gallery:
-    """Builds the gallery of the chosen images, of which the first `hits` are hits."""
+    """Builds the gallery of the chosen images."""
     methods = [_rescale(name, each) for name, each in zip(names, predictions, strict=True)]
     cases = []
     for index, record in enumerate(records):
@@ -93,7 +85,7 @@ def build_gallery(
         photo = _picture(predictions[0].image[index], f"{label}: the evaluated crop")
         strips = [_strip(each, index, record["label"], classes) for each in methods]
         cases.append(Case(label, record["id"], photo, strips))
-    return Gallery(hits, len(cases) - hits, draw_bar(), [each.unit for each in methods], cases)
+    return Gallery(draw_bar(), [each.unit for each in methods], cases)
 
 
 def _rescale(name: str, predictions: Predictions) -> _Panels:
@@ -116,10 +108,9 @@ def _rescale(name: str, predictions: Predictions) -> _Panels:
 
 def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -> Strip:
     predictions = method.predictions
-    predicted = int(predictions.classes[index])
+    predicted = int(predictions.logits[index].argmax())
     name = classes[predicted]
     crop = predictions.image[index]
-
     panels: list[Thumbnail | str] = []
     for kind, cells in method.maps.items():
         if cells is None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from data_pipelines.example import NOT_ANNOTATED, PADDING_ID, VISIBLE
 from data_pipelines.loader import Rows, RowSpec
@@ -37,11 +37,6 @@ class Predictions(NamedTuple):
     top_down: Float[np.ndarray, "b h w"]
     combined: Float[np.ndarray, "b h w"]
     pose: Float[np.ndarray, "b h w j"] | None
-
-    @property
-    def classes(self) -> Int[np.ndarray, " b"]:
-        """Returns the class with the highest logit."""
-        return self.logits.argmax(axis=1)
 
     def take(self, rows: Sequence[int]) -> "Predictions":
         """Selects some of the images."""

@@ -87,9 +87,9 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
         "mask_file": masks.name,
         "measured_images": next((each.images for each in attention.values()), 0),
         "attention": tables.list_attention(attention),
-        "gallery": gallery.build_gallery(
-            names, predictions, stored, shown_run.classes, hits=len(hits)
-        ),
+        "gallery": gallery.build_gallery(names, predictions, stored, shown_run.classes),
+        "hits": len(hits),
+        "misses": len(misses),
         "gallery_run": shown_run.root.absolute().name,
         "lowest_joint_peak": maps.LOWEST_JOINT_PEAK,
         "has_pairs": shown_run.cfg.model.rank > 1,
