@@ -35,16 +35,13 @@ table of the classes are written to --out, for a run to RUN/eval if that can be 
 
 
 def run(
-    words: Sequence[str],
-    processes: Processes = ALONE,
-    examine: Callable[[Path], object] = bool,
+    words: Sequence[str], processes: Processes = ALONE, examine: Callable[[Path], object] = bool
 ) -> None:
     """Runs `gap_jax evaluate` with its arguments, in each of several processes.
 
     `examine` may refuse the run's folder.
     """
-    parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, allow_abbrev=False)
-    parser.set_defaults(takes_config=True)
+    parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, takes_config=True)
     parser.add_argument(
         "model", metavar="RUN",
         help="a run or an exported model, by its folder or its address in a bucket, or a file of "
@@ -86,14 +83,12 @@ def _evaluate(
     opened = _open(options)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
-    views = trained_on = opened.cfg.data
-    if options.crops is not None:
-        views = dataclasses.replace(views, eval_crops=options.crops)
-    if options.flip is not None:
-        views = dataclasses.replace(views, eval_flip=options.flip)
-    cfg = dataclasses.replace(opened.cfg, data=views)
-    protocol = evaluate.Protocol.of(cfg)
-    opened = dataclasses.replace(opened, cfg=cfg)
+    given = {"eval_crops": options.crops, "eval_flip": options.flip}
+    changed = {name: value for name, value in given.items() if value is not None}
+    trained_on = opened.cfg.data
+    views = dataclasses.replace(trained_on, **changed)
+    opened = dataclasses.replace(opened, cfg=dataclasses.replace(opened.cfg, data=views))
+    protocol = evaluate.Protocol.of(opened.cfg)
     default = None
     if options.config is None and not opened.is_exported:
         default = RunFolder(opened.source).scores(split, origin.step)
