@@ -1,12 +1,13 @@
 """`gap_jax data`: parses the command line and calls data_pipelines."""
 
 import argparse
+import contextlib
 import functools
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from rich.progress import Progress
 
@@ -18,7 +19,6 @@ from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive
 from gap_jax.flags import read_config
 
-T = TypeVar("T")
 Read = Callable[[argparse.Namespace, Path], RawData]
 
 MPII_HELP = """Reads MPII Human Pose as published: mpii_human_pose_v1_u12_1.mat from
@@ -109,12 +109,29 @@ def _prepare(options: argparse.Namespace) -> None:
 
 def _draw_people(options: argparse.Namespace, folder: Path) -> RawData:
     raw = folder / "raw"
-    _draw(options, functools.partial(people.draw, raw, difficulty=options.difficulty))
+    with _drawing(options) as arguments:
+        people.draw(raw, difficulty=options.difficulty, **arguments)
     return mpii.read(raw / "annotations.mat", raw / "images", raw / "splits", name="people")
 
 
 def _draw_objects(options: argparse.Namespace, folder: Path) -> RawData:
-    return _draw(options, functools.partial(objects.draw, folder / "raw"))
+    with _drawing(options) as arguments:
+        return objects.draw(folder / "raw", **arguments)
+
+
+@contextlib.contextmanager
+def _drawing(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
+    """Yields the arguments for drawing all splits, with a progress bar on a terminal."""
+    sizes = {name: getattr(options, name) for name in options.split_names}
+    total = sum(sizes.values())
+    print(f"drawing {total:,} images from seed {options.seed}", flush=True)
+    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
+        task = bar.add_task("drawing", total=total)
+
+        def show(done: int, _: int) -> None:
+            bar.update(task, completed=done)
+
+        yield {"seed": options.seed, "sizes": sizes, "progress": show}
 
 
 def _prepare_mpii(options: argparse.Namespace) -> None:
@@ -129,20 +146,6 @@ def _read_mpii(options: argparse.Namespace, folder: Path) -> RawData:
     del folder  # keep no raw files, as they are the user's
     splits = None if options.splits == "derive" else Path(options.splits)
     return mpii.read(options.annotations, options.images, splits, spool=options.spool)
-
-
-def _draw(options: argparse.Namespace, draw: Callable[..., T]) -> T:
-    """Draws all splits, with a progress bar on a terminal."""
-    sizes = {name: getattr(options, name) for name in options.split_names}
-    total = sum(sizes.values())
-    print(f"drawing {total:,} images from seed {options.seed}", flush=True)
-    with Progress(transient=True, disable=not sys.stdout.isatty()) as bar:
-        task = bar.add_task("drawing", total=total)
-
-        def show(done: int, _: int) -> None:
-            bar.update(task, completed=done)
-
-        return draw(seed=options.seed, sizes=sizes, progress=show)
 
 
 def _check(options: argparse.Namespace) -> None:

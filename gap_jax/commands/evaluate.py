@@ -17,7 +17,6 @@ from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
-from data_pipelines.manifest import describe_skipped
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
 from gap_jax.evaluation import evaluate
@@ -37,10 +36,7 @@ table of the classes are written to --out, for a run to RUN/eval if that can be 
 def run(
     words: Sequence[str], processes: Processes = ALONE, examine: Callable[[Path], object] = bool
 ) -> None:
-    """Runs `gap_jax evaluate` with its arguments, in each of several processes.
-
-    `examine` may refuse the run's folder.
-    """
+    """Runs `gap_jax evaluate` in each of several processes; `examine` may refuse the folder."""
     parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, takes_config=True)
     parser.add_argument(
         "model", metavar="RUN",
@@ -96,13 +92,16 @@ def _evaluate(
             default = default.with_name(f"{default.name}-{protocol.views}")
     folder = options.out or default
     with ExitStack() as held:
+        is_new = options.out is not None
         is_kept = processes.broadcast(
-            "out", lambda: _lock(folder, held, display, is_new=bool(options.out))
+            "out", lambda: folder is not None and _lock(folder, held, display, is_new=is_new)
         )
         scores, summary = score_model(opened, split, options.data, processes)
         if not processes.is_first:
             return
-        skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
+        skipped = data_manifest.describe_skipped(
+            opened.classes, evaluate.count_positives(scores), split
+        )
         print(
             f"{display(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
             f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
@@ -116,15 +115,8 @@ def _evaluate(
             print(json.dumps(summary, allow_nan=False))
 
 
-def _lock(
-    folder: Path | None, held: ExitStack, display: Callable[[str], str], *, is_new: bool
-) -> bool:
-    """Locks the folder of the scores before scoring; returns False if they cannot be kept.
-
-    Refuses a folder that must be new if it exists or cannot be written.
-    """
-    if folder is None:
-        return False
+def _lock(folder: Path, held: ExitStack, display: Callable[[str], str], *, is_new: bool) -> bool:
+    """Locks the folder of the scores before scoring; returns False if a default cannot be kept."""
     try:
         held.enter_context(files.locked(folder))
     except CannotWrite as refusal:

@@ -74,7 +74,8 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     summary = None
     evaluates = own["mode"].value == "evaluate"
     if rendezvous is None and not evaluates:
-        process.limit_start(cfg.runtime.start_within_s, lambda: ALONE.last_heartbeat is not None)
+        limit_s = float(cfg.runtime.start_within_s)
+        process.limit_start(limit_s, lambda: ALONE.last_heartbeat is not None)
     with _join(rendezvous, cfg, saves=not evaluates) as processes:
         check_data(cfg.data, spec)
         if evaluates:

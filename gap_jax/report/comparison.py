@@ -31,17 +31,14 @@ NOTHING_SHOWN = "interval straddles 0: no difference shown"
 
 
 class Method(NamedTuple):
-    """Runs that differ in their seed only; scores are means over seeds.
-
-    Intervals are over resampled images. `accuracy` is None if images have several labels.
-    """
+    """Runs that differ in their seed only; scores are means over seeds, intervals over images."""
 
     name: str
     runs: tuple[ReportedRun, ...]
     parameters: int
     mean_ap: Interval
     by_seed: tuple[float, ...]
-    accuracy: Interval | None
+    accuracy: Interval | None  # None if images have several labels
     per_class: Float[np.ndarray, " k"]
 
 

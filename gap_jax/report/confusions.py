@@ -11,15 +11,12 @@ MOST_PAIRS, MOST_EXAMPLES = 6, 6
 
 
 class Confusion(NamedTuple):
-    """A class predicted for another; `counts` holds each method's images, averaged over its seeds.
-
-    `examples` are rows of the scores, ordered by the number of runs that confuse them.
-    """
+    """A class predicted for another."""
 
     truth: str
     predicted: str
-    counts: tuple[float, ...]
-    examples: tuple[int, ...]
+    counts: tuple[float, ...]  # images of each method, averaged over its seeds
+    examples: tuple[int, ...]  # rows of the scores; those that most runs confuse come first
 
 
 def find_confusions(methods: Sequence[Method]) -> list[Confusion]:

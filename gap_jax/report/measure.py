@@ -29,16 +29,12 @@ NOBODY = np.zeros((0, 16, 3), np.float32)
 
 
 class Attention(NamedTuple):
-    """Mean shares of mass inside the masks, of the bottom-up map and of the two baselines.
+    """Mean shares of mass inside the masks, of the bottom-up map and of the two baselines."""
 
-    `own` and the differences are None if the map is constant; `images` counts the images whose
-    masks reach into the crop.
-    """
-
-    images: int
+    images: int  # whose masks reach into the crop
     uniform: Interval
     prior: Interval
-    own: Interval | None = None
+    own: Interval | None = None  # None for a constant map, as are the differences
     over_uniform: Interval | None = None
     over_prior: Interval | None = None
 
@@ -108,10 +104,7 @@ def share_inside(cells: Map, grid: Grid, mask: Mask) -> float:
 
 
 def measure(bottom_up: Sequence[Maps], grid: Grid, masks: Sequence[Mask], prior: Map) -> Attention:
-    """Measures the share of |h - median(h)| inside the masks, averaged over a method's seeds.
-
-    The deviations of several maps p are added. The interval is over resampled images.
-    """
+    """Measures the share of |h - median(h)| inside the masks, averaged over the seeds."""
     reached = [index for index, mask in enumerate(masks) if mask.any()]
     if not reached:
         raise DataError("no mask reaches into its crop; prepare people with a larger crop")

@@ -29,21 +29,17 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """A run as read from its folder; `scores` are those of its last evaluation, at `step`.
-
-    `classes` are shortened for the page, `environment` is that of the latest attempt, and `rows`
-    are those of metrics.jsonl.
-    """
+    """A run as read from its folder."""
 
     root: Path
     cfg: Config
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # shortened for the page
     fingerprint: str
-    environment: Row
+    environment: Row  # of the latest attempt
     has_ended: bool
-    step: int
+    step: int  # of the last evaluation
     scores: Scores
-    rows: tuple[Row, ...]
+    rows: tuple[Row, ...]  # of metrics.jsonl
 
     def count_parameters(self) -> int:
         """Counts the trained parameters, including scales and shifts of batch norm."""

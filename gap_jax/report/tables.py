@@ -19,16 +19,13 @@ ENVIRONMENT_FIELDS = ("started", "command", "revision", "gap_jax", "python", "de
 
 
 class Table(NamedTuple):
-    """Rows of texts, each beginning with its name, below a caption and the names of the columns.
-
-    `words` are the positions of left-aligned columns that wrap, `bars` of percentages with a bar.
-    """
+    """Rows of texts, each beginning with its name, below a caption and the names of the columns."""
 
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    words: Container[int] = ()
-    bars: Container[int] = ()
+    words: Container[int] = ()  # positions of columns that wrap and are left-aligned
+    bars: Container[int] = ()  # positions of columns of percentages with bars
 
 
 def list_results(comparison: Comparison) -> Table:
@@ -96,7 +93,7 @@ def list_classes(methods: Sequence[Method], split: Split) -> Table:
             *(_percent(method.per_class[k]) for method in methods),
             *[_percent(gaps[k], "+.1f")] * is_compared,
         ]
-        for k in np.argsort(-gaps, kind="stable")  # nan comes last
+        for k in np.argsort(-gaps, kind="stable").tolist()  # nan comes last
     ]
     columns = ["class", "images", *(method.name for method in methods)]
     columns += ["last minus first"] * is_compared

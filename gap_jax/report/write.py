@@ -1,7 +1,6 @@
-"""Writes a report: reads runs and data, compares methods, computes maps and fills the page.
+"""Writes a report: compares the runs, computes maps and fills the page.
 
-Scores are those of each run's last evaluation and maps those of its latest checkpoint, so that no
-step is chosen by its score.
+Scores are of each run's last evaluation, maps of its latest checkpoint: no step is chosen by score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,9 +11,10 @@ from typing import Any
 from data_pipelines import records
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite
+from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.page import Thumbnail, embed, fill_template
 from gap_jax.evaluation import evaluate
-from gap_jax.report import gallery, maps, measure, notes, tables
+from gap_jax.report import gallery, maps, measure, tables
 from gap_jax.report.comparison import Comparison, Method, compare
 from gap_jax.report.confusions import Confusion, find_confusions
 from gap_jax.report.curves import FRAME, draw_chart
@@ -24,6 +24,7 @@ from gap_jax.saved.model import open_model
 
 LOSS = "train/loss_action"
 TEMPLATE = "report.html"
+DRAWN_DATA = ("people", "objects")
 
 
 def default_path(roots: Sequence[Path]) -> Path:
@@ -70,8 +71,8 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
     ]
     return {
         "title": "Comparison of runs" if len(methods) > 1 else names[0],
-        "lead": notes.describe_data(comparison, images.data, split),
-        "warnings": notes.list_warnings(comparison, steps),
+        "lead": describe_data(comparison, images.data, split),
+        "warnings": list_warnings(comparison, steps),
         "methods": names,
         "has_seeds": len(runs) > len(methods),
         "protocol": evaluate.Protocol.of(shown_run.cfg),
@@ -90,12 +91,45 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
         "gallery": gallery.build_gallery(names, predictions, stored, shown_run.classes),
         "hits": len(hits),
         "misses": len(misses),
-        "gallery_run": shown_run.root.absolute().name,
+        "gallery_run": shown_run,
         "lowest_joint_peak": maps.LOWEST_JOINT_PEAK,
-        "has_pairs": shown_run.cfg.model.rank > 1,
         "settings": tables.list_settings(methods),
         "environments": tables.list_environments(runs),
     }
+
+
+def describe_data(comparison: Comparison, data: Manifest, split: str) -> str:
+    """Describes the evaluated data."""
+    counts_all = evaluate.Protocol.of(comparison.methods[0].runs[0].cfg).counts_unlabelled
+    text = (
+        f"{data.name} (fingerprint {data.fingerprint}), split {split}: {comparison.images:,} "
+        f"{'' if counts_all else 'labelled '}images of {len(data.classes):,} classes."
+    )
+    if data.name in DRAWN_DATA:
+        text += " Drawn, synthetic pictures: not to be compared with the papers\u2019 MPII figures."
+    if comparison.skipped:
+        text += f" {comparison.skipped}."
+    return text
+
+
+def list_warnings(comparison: Comparison, saved_steps: Mapping[Path, int]) -> list[str]:
+    """Lists reasons to distrust the numbers."""
+    runs = [run for method in comparison.methods for run in method.runs]
+    found = [
+        f"{run.root} has not ended: its scores are of step {run.step:,} of {run.cfg.train.steps:,}"
+        for run in runs
+        if not run.has_ended
+    ]
+    if len({run.step for run in runs}) > 1:
+        found.append("The runs were evaluated after different numbers of steps")
+    if any(run.cfg.eval.max_examples for run in runs):
+        found.append("The evaluations leave images of the split out (eval.max_examples)")
+    found += [
+        f"{run.root} was evaluated at step {run.step:,} and its maps are of checkpoint {step:,}"
+        for run in runs
+        if (step := saved_steps.get(run.root, run.step)) != run.step
+    ]
+    return found
 
 
 def _show_example(

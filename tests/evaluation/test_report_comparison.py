@@ -10,7 +10,7 @@ from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval
-from gap_jax.report import notes, tables
+from gap_jax.report import tables
 from gap_jax.report.comparison import (
     NOTHING_SHOWN,
     Comparison,
@@ -21,6 +21,7 @@ from gap_jax.report.comparison import (
 from gap_jax.report.confusions import find_confusions
 from gap_jax.report.curves import draw_chart, round_ticks
 from gap_jax.report.runs import ReportedRun
+from gap_jax.report.write import describe_data, list_warnings
 from tests.support.reported_runs import draw_scores, make_run, paired_interval
 from tests.support.tiny_data import CLASSES
 
@@ -79,7 +80,7 @@ def test_classes_without_images_are_named() -> None:
     line = f"mAP over 2 of 3 classes; no image of val is of {CLASSES[2]!r}"
     assert str(found).splitlines()[-1] == line
     blank = Manifest("people", "single", CLASSES, 0, {}, {})
-    assert notes.describe_data(found, blank, "val").endswith(f"papers\u2019 MPII figures. {line}.")
+    assert describe_data(found, blank, "val").endswith(f"papers\u2019 MPII figures. {line}.")
     assert "of 3 classes" not in str(compare([run_of(0.2)]))
 
 
@@ -259,10 +260,8 @@ def test_ticks_are_few_and_enclose_the_range(low: float, high: float) -> None:
 
 def test_report_warns_of_omitted_images() -> None:
     part = compare([run_of(0.2, "eval.max_examples=8")])
-    assert "leave images of the split out (eval.max_examples)" in " ".join(
-        notes.list_warnings(part, {})
-    )
-    assert not notes.list_warnings(compare([run_of(0.2)]), {})
+    assert "leave images of the split out (eval.max_examples)" in " ".join(list_warnings(part, {}))
+    assert not list_warnings(compare([run_of(0.2)]), {})
 
 
 def test_shared_environment_values_are_listed_once() -> None:

@@ -6,8 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from gap_jax.report import colours
-from gap_jax.report.gallery import build_gallery, choose
+from gap_jax.report.gallery import build_gallery, choose, find_scale, paint
 from gap_jax.report.maps import Predictions, find_joints
 from tests.support.reported_runs import draw_scores, grid_of, make_run
 from tests.support.tiny_data import CLASSES
@@ -23,12 +22,12 @@ def test_joints_are_high_peaks() -> None:
 
 
 def test_colours_are_signed_and_clipped() -> None:
-    beyond, low, zero, high = colours.paint(np.array([[-9.0, -1.0, 0.0, 1.0]]))[0].astype(int)
+    beyond, low, zero, high = paint(np.array([[-9.0, -1.0, 0.0, 1.0]]))[0].astype(int)
     assert low[2] > low[0] and high[0] > high[2] and zero.min() > 230
     assert beyond.tolist() == low.tolist()
     values = np.concatenate([np.full(999, -2.0), [50.0]])[None, None]
-    assert colours.find_scale(values) == 2
-    assert colours.find_scale(np.zeros((1, 2, 2))) == 1
+    assert find_scale(values) == 2
+    assert find_scale(np.zeros((1, 2, 2))) == 1
 
 
 def predict(shift: float = 0.0, *, pose: bool = False) -> Predictions:
