@@ -139,7 +139,7 @@ def _open(options: argparse.Namespace) -> Opened:
         return open_model(options.model, checkpoint=options.checkpoint)
     cfg = read_config(options.config, options.overrides)
     data = _load_manifest(options.data or cfg.data.directory, options.config)
-    return open_weights(options.model, cfg, data, print)
+    return open_weights(options.model, cfg, data)
 
 
 def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:

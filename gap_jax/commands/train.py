@@ -71,7 +71,6 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
         _check_address(workdir)
     given = {name: str(own[name].value) for name in PROCESS_FLAGS}
     rendezvous = find_rendezvous(**given, environment=os.environ)
-    summary = None
     evaluates = own["mode"].value == "evaluate"
     if rendezvous is None and not evaluates:
         limit_s = float(cfg.runtime.start_within_s)
@@ -80,11 +79,11 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
         check_data(cfg.data, spec)
         if evaluates:
             _evaluate(cfg, workdir, processes)
-        else:
-            from gap_jax.train import train  # imports jax; errors above need not wait for it
+            return 0
+        from gap_jax.train import train  # imports jax; errors above need not wait for it
 
-            summary = train(cfg, workdir, processes)
-    if summary is not None and processes.is_first:
+        summary = train(cfg, workdir, processes)
+    if processes.is_first:
         print(json.dumps(summary, allow_nan=False))
     return 0
 

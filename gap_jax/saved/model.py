@@ -6,7 +6,6 @@ the digest of each of them in export.json.
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,13 +117,13 @@ def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "em
     return opened
 
 
-def open_weights(path: Path, cfg: Config, data: Manifest, info: Callable[[str], None]) -> Opened:
+def open_weights(path: Path, cfg: Config, data: Manifest) -> Opened:
     """Fills the network of a config from a weights file; refuses a file that lacks an array."""
     check_clips(cfg, data)
     model, shapes = describe_model(cfg, len(data.classes))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     variables, report = load_backbone(path, zeros, cfg.model, "all")
-    info(str(report))
+    print(report)
     if report.left_random:
         raise CheckpointError(
             f"{path} does not hold {len(report.left_random)} arrays of this network with "
