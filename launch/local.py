@@ -108,25 +108,6 @@ class Parser(argparse.ArgumentParser):
         sys.exit(64)
 
 
-def parse() -> tuple[argparse.Namespace, list[str]]:
-    """Parses the launcher's options; returns them and the arguments of gap_jax.main."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="All other arguments go to python -m gap_jax.main.",
-    )
-    add = parser.add_argument
-    add("--processes", type=int, required=True, metavar="N")
-    add("--one-gpu-each", action="store_true", help="process i uses only GPU i")
-    add("--patience", type=float, default=40.0, metavar="S", help="seconds from failure to kill")
-    add("--dry-run", action="store_true", help="print the commands without running them")
-    own, words = parser.parse_known_args()
-    if own.processes < 1:
-        parser.error(f"--processes={own.processes} must be 1 or more")
-    return own, words
-
-
 def choose_gpus(processes: int) -> list[dict[str, str]]:
     """Returns the environment of each process, with one of the visible GPUs each."""
     seen = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -141,7 +122,20 @@ def choose_gpus(processes: int) -> list[dict[str, str]]:
 
 def main() -> int:
     """Starts the processes and waits for them."""
-    own, words = parse()
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="All other arguments go to python -m gap_jax.main.",
+    )
+    add = parser.add_argument
+    add("--processes", type=int, required=True, metavar="N")
+    add("--one-gpu-each", action="store_true", help="process i uses only GPU i")
+    add("--patience", type=float, default=40.0, metavar="S", help="seconds from failure to kill")
+    add("--dry-run", action="store_true", help="print the commands without running them")
+    own, words = parser.parse_known_args()
+    if own.processes < 1:
+        parser.error(f"--processes={own.processes} must be 1 or more")
     environments = choose_gpus(own.processes) if own.one_gpu_each else [{}] * own.processes
     with socket.socket() as probe:  # finds a free port
         probe.bind(("127.0.0.1", 0))

@@ -16,8 +16,7 @@ from data_pipelines import records, transforms
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.datasets.people import MASKS
-from data_pipelines.example import NOT_ANNOTATED, Keypoints
-from data_pipelines.transforms import View
+from data_pipelines.example import NOT_ANNOTATED
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval, Resampled
 from gap_jax.models.cells import Grid
@@ -78,10 +77,10 @@ def training_joints(data: DataConfig, source: records.RecordSource) -> Float[np.
     found = [np.zeros((0, 2))]
     for position in range(len(source)):
         record = source[position]
-        keypoints: Keypoints = record["keypoints"]
         empty = np.zeros((record["height_px"], record["width_px"], 3), np.uint8)
-        view: View = transforms.center_crop(transforms.make_view(empty, keypoints, data), data)
-        found.append(view.keypoints[view.keypoints[..., 2] != NOT_ANNOTATED][:, :2])
+        view = transforms.make_view(empty, record["keypoints"], data)
+        keypoints = transforms.center_crop(view, data).keypoints
+        found.append(keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2])
     joints = np.concatenate(found)
     return joints[((joints >= 0) & (joints < data.image_size_px)).all(axis=1)]
 

@@ -1,7 +1,7 @@
 """Builds the tables of a report: results, differences, classes, settings, environments."""
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,8 +24,8 @@ class Table(NamedTuple):
     caption: str
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    words: Container[int] = ()  # positions of columns that wrap and are left-aligned
-    bars: Container[int] = ()  # positions of columns of percentages with bars
+    words: Sequence[int] = ()  # positions of columns that wrap and are left-aligned
+    bars: Sequence[int] = ()  # positions of columns of percentages with bars
 
 
 def list_results(comparison: Comparison) -> Table:
@@ -86,6 +86,7 @@ def list_classes(methods: Sequence[Method], split: Split) -> Table:
     """Lists the AP of every class by the gain of the last method over the first."""
     gaps = methods[-1].per_class - methods[0].per_class
     is_compared = len(methods) > 1
+    order: list[int] = np.argsort(-gaps, kind="stable").tolist()  # nan comes last
     rows = [
         [
             methods[0].runs[0].classes[k],
@@ -93,7 +94,7 @@ def list_classes(methods: Sequence[Method], split: Split) -> Table:
             *(_percent(method.per_class[k]) for method in methods),
             *[_percent(gaps[k], "+.1f")] * is_compared,
         ]
-        for k in np.argsort(-gaps, kind="stable").tolist()  # nan comes last
+        for k in order
     ]
     columns = ["class", "images", *(method.name for method in methods)]
     columns += ["last minus first"] * is_compared
