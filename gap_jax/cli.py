@@ -35,7 +35,11 @@ def run_process(*command: str) -> int:
 def _dispatch(words: list[str]) -> int | None:
     match [_expand_home(word) for word in words]:
         case ["--version"]:
-            print(_versions())
+            from importlib import metadata  # slow
+
+            found = [f"{name} {metadata.version(name)}" for name in SHOWN_PACKAGES]
+            python = ".".join(map(str, sys.version_info[:3]))
+            print(" · ".join([f"gap_jax {__version__}", f"python {python}", *found]))
         case ["--help" | "-h"] | ["help"]:
             print("gap_jax COMMAND ...\n")
             for name, text in COMMANDS.items():
@@ -54,16 +58,7 @@ def _dispatch(words: list[str]) -> int | None:
 def _expand_home(word: str) -> str:
     """Expands ~ in --option=~/x, which shells do not expand."""
     option, _, value = word.partition("=")
-    if not option.startswith("-") or not value.startswith("~"):
-        return word
-    with contextlib.suppress(RuntimeError):  # unknown user
-        value = str(Path(value).expanduser())
-    return f"{option}={value}"
-
-
-def _versions() -> str:
-    import importlib.metadata  # slow
-
-    found = [f"{name} {importlib.metadata.version(name)}" for name in SHOWN_PACKAGES]
-    python = ".".join(map(str, sys.version_info[:3]))
-    return f"gap_jax {__version__} · python {python} · " + " · ".join(found)
+    if option.startswith("-") and value.startswith("~"):
+        with contextlib.suppress(RuntimeError):  # unknown user
+            return f"{option}={Path(value).expanduser()}"
+    return word

@@ -27,22 +27,16 @@ DESCRIPTION = """Draws people doing eight actions, prepares them like MPII, trai
 attentional pooling and GAP + pose on one pre-trained backbone with one budget, and reports scores
 and attention maps. Downloads nothing. Run it again to continue after a stop."""
 CONFIG = "gap_pose"
-FULL_SEEDS = (0, 1, 2)
+CONTROL = "attention_pose_weight0"  # with a pose branch and without its loss
 
 
-Head = tuple[str, str, tuple[str, ...]]
-"""The folder of a run, the method in its config, and overrides."""
-
-MEAN, ATTENTION, GAP_POSE = ((name, name, ()) for name in ("mean", "attention", "gap_pose"))
-QUICK: tuple[Head, ...] = (GAP_POSE,)
-DEFAULT: tuple[Head, ...] = (MEAN, ATTENTION, GAP_POSE)
-FULL: tuple[Head, ...] = (
-    MEAN,
-    ATTENTION,
-    ("gap", "gap", ()),
-    ("attention_pose_weight0", "attention_pose", ("pose.weight=0.0",)),
-    ("attention_pose", "attention_pose", ()),
-    GAP_POSE,
+# the heads to train (methods of the config or CONTROL), their seeds, and the page
+QUICK = (("gap_pose",), (0,), "report-quick.html")
+DEFAULT = (("mean", "attention", "gap_pose"), (0,), "report.html")
+FULL = (
+    ("mean", "attention", "gap", CONTROL, "attention_pose", "gap_pose"),
+    (0, 1, 2),
+    "report-full.html",
 )
 
 
@@ -57,8 +51,7 @@ def _stage(spent_s: dict[str, float], count: int, name: str, command: str) -> It
 
 def run(words: Sequence[str]) -> None:
     """Runs `gap_jax demo` with its arguments."""
-    parser = Parser(prog="gap_jax demo", description=DESCRIPTION)
-    parser.set_defaults(takes_config=True)
+    parser = Parser(prog="gap_jax demo", description=DESCRIPTION, takes_config=True)
     scale = parser.add_mutually_exclusive_group()
     scale.add_argument("--quick", action="store_true", help="GAP + pose only")
     scale.add_argument(
@@ -71,23 +64,24 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     options = parse(parser, words)
     logging.set_verbosity(logging.WARNING)
-    if options.full:
-        heads, seeds, page = FULL, FULL_SEEDS, "report-full.html"
-    elif options.quick:
-        heads, seeds, page = QUICK, FULL_SEEDS[:1], "report-quick.html"
-    else:
-        heads, seeds, page = DEFAULT, FULL_SEEDS[:1], "report.html"
+    heads, seeds, page = FULL if options.full else QUICK if options.quick else DEFAULT
     out = options.out / page
     with files.locked(out):  # refuses a path that cannot be written before the work
-        _demonstrate(heads, seeds, out, options.data, options.overrides)
+        _demonstrate([*itertools.product(seeds, heads)], out, options.data, options.overrides)
+
+
+def describe_head(head: str) -> tuple[str, list[str]]:
+    """Returns the config of a head, and its own overrides."""
+    method, own = ("attention_pose", ["pose.weight=0.0"]) if head == CONTROL else (head, [])
+    return f"{CONFIG}:{method},demo", own
 
 
 def _demonstrate(
-    heads: Sequence[Head], seeds: Sequence[int], page: Path, data: Path, overrides: Sequence[str]
+    trained: Sequence[tuple[int, str]], page: Path, data: Path, overrides: Sequence[str]
 ) -> None:
     out = page.parent
     spent_s: dict[str, float] = {}
-    stage = functools.partial(_stage, spent_s, len(heads) * len(seeds) + 3)
+    stage = functools.partial(_stage, spent_s, len(trained) + 3)
     preparing = ["prepare", "people", "--out", str(data)]
     with stage("draw and prepare people", f"gap_jax data {' '.join(preparing)}"):
         if is_prepared(data):
@@ -98,11 +92,11 @@ def _demonstrate(
     with stage("check", f"gap_jax data {' '.join(checking)}"):
         data_command.run(checking)
     runs: list[Path] = []
-    for seed, (name, method, own) in itertools.product(seeds, heads):
-        runs.append(out / (f"{name}-seed{seed}" if seed else name))
+    for seed, head in trained:
+        runs.append(out / (f"{head}-seed{seed}" if seed else head))
+        spec, own = describe_head(head)
         fields = [*own, f"train.seed={seed}", f"data.root={data}"]
         words = [*(f"--config.{field}" for field in fields), *overrides]
-        spec = f"{CONFIG}:{method},demo"
         command = ["gap_jax train", f"--config={spec}", f"--workdir={runs[-1]}", *words]
         with stage(f"train {runs[-1].name}", " ".join(command)):
             print(json.dumps(train(read_config(spec, words), runs[-1]), allow_nan=False))

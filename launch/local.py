@@ -25,22 +25,16 @@ OUTPUT_LOCK = threading.Lock()
 STDOUT, STDERR = 1, 2
 
 
-class Processes:
-    """Starts processes, forwards signals to them and waits for all of them."""
-
-    def __init__(self, patience_s: float) -> None:
-        self._patience_s = patience_s
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._readers: list[threading.Thread] = []
-        self._signals: list[int] = []
-        self._codes: list[int] = []  # of failed processes, in order of their ends
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup or a shell's &
-                signal.signal(number, lambda each, _: self._signals.append(each))
-
-    def start(self, command: Sequence[str], environment: dict[str, str]) -> None:
-        """Starts the next process."""
-        process = subprocess.Popen(
+def supervise(
+    commands: Sequence[Sequence[str]], environments: Sequence[dict[str, str]], patience_s: float
+) -> int:
+    """Runs the processes; returns the code of the first failure, preferably its cause."""
+    signals: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # set by nohup or a shell's &
+            signal.signal(number, lambda each, _: signals.append(each))
+    processes = [
+        subprocess.Popen(
             command,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
@@ -48,53 +42,54 @@ class Processes:
             stderr=subprocess.PIPE,
             start_new_session=True,  # else Ctrl-C is sent twice
         )
-        index = len(self._processes)
-        self._processes.append(process)
-        for source, sink in ((process.stdout, STDOUT), (process.stderr, STDERR)):
-            if source:
-                reader = threading.Thread(target=relay, args=(index, source, sink), daemon=True)
-                reader.start()
-                self._readers.append(reader)
-
-    def wait(self) -> int:
-        """Waits for all processes; returns the code of the first failure, preferably its cause."""
-        alive = dict(enumerate(self._processes))
-        deadline = float("inf")
-        while alive:
-            while self._signals:
-                number = self._signals.pop(0)
-                for process in alive.values():
-                    process.send_signal(number)
-            for index, process in list(alive.items()):
-                if process.poll() is not None:
-                    del alive[index]
-                    if process.returncode:
-                        code = (
-                            process.returncode
-                        )  # -N after signal N, which a shell reports as 128 + N
-                        self._codes.append(code if code >= 0 else 128 - code)
-                        print_error(f"process {index} ended with {self._codes[-1]}")
-            if self._codes and deadline == float("inf"):
-                deadline = time.monotonic() + self._patience_s
-            if alive and time.monotonic() > deadline:
-                self._kill(alive)
-                break
-            time.sleep(POLL_INTERVAL_S)
-        for reader in self._readers:
-            reader.join(1.0)  # an orphaned child may hold the pipe open
-        causes = [code for code in self._codes if code not in FOLLOWING_CODES]
-        return next(iter(causes + self._codes), 0)
-
-    def _kill(self, alive: dict[int, subprocess.Popen[bytes]]) -> None:
-        for index, process in alive.items():
-            print_error(f"killing process {index}, which did not end within {self._patience_s:g} s")
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        for command, environment in zip(commands, environments, strict=True)
+    ]
+    readers = [
+        threading.Thread(target=relay, args=(index, source, sink), daemon=True)
+        for index, process in enumerate(processes)
+        for source, sink in ((process.stdout, STDOUT), (process.stderr, STDERR))
+    ]
+    for reader in readers:
+        reader.start()
+    codes = wait(dict(enumerate(processes)), signals, patience_s)
+    for reader in readers:
+        reader.join(1.0)  # an orphaned child may hold the pipe open
+    causes = [code for code in codes if code not in FOLLOWING_CODES]
+    return next(iter(causes + codes), 0)
 
 
-def relay(index: int, source: IO[bytes], sink: int) -> None:
+def wait(
+    alive: dict[int, subprocess.Popen[bytes]], signals: list[int], patience_s: float
+) -> list[int]:
+    """Forwards signals until all processes have ended; returns the codes of failures in order."""
+    codes: list[int] = []
+    deadline = float("inf")
+    while alive:
+        while signals:
+            number = signals.pop(0)
+            for process in alive.values():
+                process.send_signal(number)
+        for index, process in list(alive.items()):
+            code = process.poll()
+            if code is not None:
+                del alive[index]
+            if code:  # -N after signal N, which a shell reports as 128 + N
+                codes.append(code if code > 0 else 128 - code)
+                print_error(f"process {index} ended with {codes[-1]}")
+                deadline = min(deadline, time.monotonic() + patience_s)
+        if time.monotonic() > deadline:
+            for index, process in alive.items():
+                print_error(f"killing process {index}, which did not end within {patience_s:g} s")
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+            break
+        time.sleep(POLL_INTERVAL_S)
+    return codes
+
+
+def relay(index: int, source: IO[bytes] | None, sink: int) -> None:
     """Copies lines with the index of their process in front."""
-    for line in source:
+    for line in source or ():
         with OUTPUT_LOCK, contextlib.suppress(BrokenPipeError):  # continue without a reader
             os.write(sink, b"[%d] %s\n" % (index, line.rstrip(b"\r\n")))
 
@@ -105,44 +100,12 @@ def print_error(message: str) -> None:
         os.write(STDERR, f"local.py: {message}\n".encode())
 
 
-def find_port() -> int:
-    """Returns a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 class Parser(argparse.ArgumentParser):
     """Refuses mistakes in one line with code 64, like gap_jax."""
 
     def error(self, message: str) -> NoReturn:
         print_error(f"{message}; see --help")
         sys.exit(64)
-
-
-def parse() -> tuple[argparse.Namespace, list[str]]:
-    """Parses the launcher's options; returns them and the arguments of gap_jax.main."""
-    parser = Parser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        epilog="All other arguments go to python -m gap_jax.main.",
-    )
-    add = parser.add_argument
-    add("--processes", type=int, required=True, metavar="N")
-    add("--one-gpu-each", action="store_true", help="process i uses only GPU i")
-    add(
-        "--patience",
-        type=float,
-        default=40.0,
-        metavar="S",
-        help="seconds from failure to kill",
-    )
-    add("--dry-run", action="store_true", help="print the commands without running them")
-    own, words = parser.parse_known_args()
-    if own.processes < 1:
-        parser.error(f"--processes={own.processes} must be 1 or more")
-    return own, words
 
 
 def choose_gpus(processes: int) -> list[dict[str, str]]:
@@ -159,22 +122,35 @@ def choose_gpus(processes: int) -> list[dict[str, str]]:
 
 def main() -> int:
     """Starts the processes and waits for them."""
-    own, words = parse()
+    parser = Parser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        epilog="All other arguments go to python -m gap_jax.main.",
+    )
+    add = parser.add_argument
+    add("--processes", type=int, required=True, metavar="N")
+    add("--one-gpu-each", action="store_true", help="process i uses only GPU i")
+    add("--patience", type=float, default=40.0, metavar="S", help="seconds from failure to kill")
+    add("--dry-run", action="store_true", help="print the commands without running them")
+    own, words = parser.parse_known_args()
+    if own.processes < 1:
+        parser.error(f"--processes={own.processes} must be 1 or more")
     environments = choose_gpus(own.processes) if own.one_gpu_each else [{}] * own.processes
-    common = [f"--coordinator=127.0.0.1:{find_port()}", f"--processes={own.processes}"]
+    with socket.socket() as probe:  # finds a free port
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = [f"--coordinator=127.0.0.1:{port}", f"--processes={own.processes}"]
     commands = [
         [sys.executable, "-m", "gap_jax.main", *words, *common, f"--process={index}"]
         for index in range(own.processes)
     ]
-    if own.dry_run:
-        for environment, command in zip(environments, commands, strict=True):
-            settings = [f"{name}={value}" for name, value in environment.items()]
-            print(shlex.join([*settings, *command]))
-        return 0
-    processes = Processes(own.patience)
+    if not own.dry_run:
+        return supervise(commands, environments, own.patience)
     for environment, command in zip(environments, commands, strict=True):
-        processes.start(command, environment)
-    return processes.wait()
+        settings = [f"{name}={value}" for name, value in environment.items()]
+        print(shlex.join([*settings, *command]))
+    return 0
 
 
 if __name__ == "__main__":

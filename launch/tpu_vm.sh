@@ -24,17 +24,17 @@ fi
 [[ -n "${TPU:-}" && -n "${ZONE:-}" ]] || refuse "set TPU and ZONE, as listed by gcloud compute tpus tpu-vm list"
 (($#)) || refuse "add the arguments of gap_jax.main (--config=... --workdir=...), or --stop"
 
-# The commands of a worker, with CHECKOUT and the program's arguments as $1, $2, ... The pid file may
-# name another process after an end.
-find="$(
+# The commands of a worker, with CHECKOUT and then --stop or the program's arguments as $1, $2, ...
+# The pid file may name another process after an end.
+worker="$(
   cat <<'WORKER'
 cd "$1" && shift || exit;
 pid="$(cat gap_jax.pid 2>/dev/null)";
 grep --quiet --no-messages --text gap_jax.main "/proc/$pid/cmdline" || pid="";
-WORKER
-)"
-start="$(
-  cat <<'WORKER'
+if [ "$1" = --stop ]; then
+  if [ "$pid" ]; then kill -TERM "$pid"; else echo "tpu_vm.sh: nothing runs here" >&2; fi;
+  exit;
+fi;
 if [ "$pid" ]; then echo "tpu_vm.sh: process $pid runs here already: use --stop first" >&2; exit 77; fi;
 : >gap_jax.log;
 setsid "$@" >>gap_jax.log 2>&1 </dev/null &
@@ -43,26 +43,14 @@ tail --pid="$!" --lines=+1 --follow gap_jax.log;
 wait "$!"
 WORKER
 )"
-stop="$(
-  cat <<'WORKER'
-if [ "$pid" ]; then kill -TERM "$pid"; else echo "tpu_vm.sh: nothing runs here" >&2; fi
-WORKER
-)"
+worker="${worker//$'\n'/ }" # on one line, as quotes of several lines differ between shells
 
-checkout="${CHECKOUT:-gap_jax}"
-if [[ "$1" == --stop ]]; then
-  script="$stop"
-  words=("$checkout")
-else
-  script="$start"
-  words=("$checkout" "${PYTHON:-.venv/bin/python}" -m gap_jax.main --processes=auto "$@")
-fi
-
-script="$find $script"
-script="${script//$'\n'/ }" # on one line, as quotes of several lines differ between shells
+words=(--stop)
+[[ "$1" == --stop ]] || words=("${PYTHON:-.venv/bin/python}" -m gap_jax.main --processes=auto "$@")
+words=("${CHECKOUT:-gap_jax}" "${words[@]}")
 command=(
   gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all
-  --command="bash -c ${script@Q} worker ${words[*]@Q}"
+  --command="bash -c ${worker@Q} worker ${words[*]@Q}"
 )
 if "$dry_run"; then
   printf '%s\n' "${command[*]@Q}"

@@ -11,11 +11,11 @@ OVERRIDES = ("--config.", "--noconfig.")
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses mistakes in one line, and abbreviations; by default the command takes no config."""
+    """Refuses mistakes in one line, and abbreviations; `takes_config` allows overrides."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, takes_config: bool = False, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
-        self.set_defaults(takes_config=False)
+        self.set_defaults(takes_config=takes_config)
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message}; see {self.prog} --help")
@@ -48,17 +48,14 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
-def natural(text: str) -> int:
+def natural(text: str, lowest: int = 0) -> int:
     """Parses an integer of 0 or more."""
     number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text} must be 0 or more")
+    if number < lowest:
+        raise argparse.ArgumentTypeError(f"{text} must be {lowest} or more")
     return number
 
 
 def positive(text: str) -> int:
     """Parses an integer of 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} must be 1 or more")
-    return number
+    return natural(text, 1)

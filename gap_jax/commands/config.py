@@ -14,8 +14,9 @@ def run(words: Sequence[str]) -> None:
     parser = Parser(
         prog="gap_jax config",
         description="Show a config as JSON, explain its fields, or list differences.",
+        epilog="Fields can be overridden: --config.group.field=value",
+        takes_config=True,
     )
-    parser.set_defaults(takes_config=True)
     parser.add_argument("action", choices=("show", "explain", "diff"))
     parser.add_argument("config", metavar="FILE[:parts]", help="a config, as for --config")
     parser.add_argument(
@@ -24,7 +25,6 @@ def run(words: Sequence[str]) -> None:
         help="diff: the other config; default: the config without its overrides, or without "
         "overrides the paper's defaults",
     )
-    parser.epilog = "Fields can be overridden: --config.group.field=value"
     options = parse(parser, words)
     cfg = read_config(options.config, options.overrides)
     match options.action:

@@ -5,7 +5,7 @@ import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 from data_pipelines import check, prepare
 from data_pipelines.core import files
@@ -15,7 +15,7 @@ from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive
 from gap_jax.flags import read_config
 
-T = TypeVar("T")
+Read = Callable[[argparse.Namespace, Path], RawData]
 
 MPII_HELP = """Reads MPII Human Pose as published: mpii_human_pose_v1_u12_1.mat from
 mpii_human_pose_v1_u12_2.zip and the folder or archive of images (12.9 GB), both from
@@ -32,11 +32,13 @@ def run(words: Sequence[str]) -> None:
     checking.add_argument("directory", metavar="DIR", type=Path, help="a prepared data set")
     checking.add_argument("--html", type=Path, help="contact sheet; default DIR/contact_sheet.html")
     checking.set_defaults(command=_check)
-    showing = actions.add_parser("show", help="draw the first augmented batch of a config")
+    showing = actions.add_parser(
+        "show", help="draw the first augmented batch of a config", takes_config=True
+    )
     showing.add_argument("directory", metavar="DIR", type=Path, help="a prepared data set")
     showing.add_argument("--config", metavar="FILE[:parts]", required=True, help="the config")
     showing.add_argument("--html", type=Path, help="the page; default DIR/batch.html")
-    showing.set_defaults(command=_show, takes_config=True)
+    showing.set_defaults(command=_show)
     options = parse(parser, words)
     options.command(options)
 
@@ -44,10 +46,10 @@ def run(words: Sequence[str]) -> None:
 def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
     names = preparing.add_subparsers(metavar="NAME", required=True)
     drawn = names.add_parser("people", help="draw people doing 8 actions, in MPII's format")
-    _add_drawing_options(drawn, people.SIZES, _prepare_people)
+    _add_drawing_options(drawn, people.SIZES, _draw_people)
     drawn.add_argument("--difficulty", choices=tuple(people.DIFFICULTIES), default="default")
     scenes = names.add_parser("objects", help="draw scenes labelled with their objects")
-    _add_drawing_options(scenes, objects.SIZES, _prepare_objects)
+    _add_drawing_options(scenes, objects.SIZES, _draw_objects)
     real = names.add_parser("mpii", help="prepare the published MPII", description=MPII_HELP)
     real.add_argument("--annotations", type=Path, required=True, metavar="FILE.mat")
     real.add_argument("--images", type=Path, required=True, metavar="DIR|TAR")
@@ -64,26 +66,22 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         metavar="PX",
         help="shrink and encode wider images again; 0 (default) keeps the original bytes",
     )
-    _add_output_options(real, "mpii", _prepare_mpii)
+    _add_output_options(real, command=_prepare_mpii, read=_read_mpii)
 
 
 def _add_drawing_options(
-    parser: argparse.ArgumentParser,
-    sizes: dict[str, int],
-    command: Callable[[argparse.Namespace], None],
+    parser: argparse.ArgumentParser, sizes: dict[str, int], read: Read
 ) -> None:
     parser.add_argument("--seed", type=natural, default=0, help="seed of all random numbers")
     for split, size in sizes.items():
         kind = natural if split == "test" else positive
         parser.add_argument(f"--{split}", type=kind, default=size, help=f"images; {size}")
-    parser.set_defaults(split_names=tuple(sizes), max_width=0)
-    _add_output_options(parser, parser.prog.rpartition(" ")[2], command)
+    _add_output_options(parser, command=_prepare, read=read, split_names=tuple(sizes), max_width=0)
 
 
-def _add_output_options(
-    parser: argparse.ArgumentParser, name: str, command: Callable[[argparse.Namespace], None]
-) -> None:
-    parser.add_argument("--out", type=Path, default=Path("data") / name, metavar="DIR")
+def _add_output_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
+    out = Path("data", parser.prog.rpartition(" ")[2])
+    parser.add_argument("--out", type=Path, default=out, metavar="DIR")
     parser.add_argument(
         "--max-rejects",
         type=natural,
@@ -92,55 +90,48 @@ def _add_output_options(
         help="number of unusable images to leave out and list in rejects.csv; more end in 65",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set")
-    parser.set_defaults(command=command)
+    parser.set_defaults(**defaults)
 
 
-def _prepare_people(options: argparse.Namespace) -> None:
-    def draw(folder: Path) -> RawData:
-        raw = folder / "raw"
-        _draw(options, functools.partial(people.draw, raw, difficulty=options.difficulty))
-        return mpii.read(raw / "annotations.mat", raw / "images", raw / "splits", name="people")
-
-    _build(options, draw)
-
-
-def _prepare_objects(options: argparse.Namespace) -> None:
-    def draw(folder: Path) -> RawData:
-        return _draw(options, functools.partial(objects.draw, folder / "raw"))
-
-    _build(options, draw)
-
-
-def _prepare_mpii(options: argparse.Namespace) -> None:
-    splits = None if options.splits == "derive" else Path(options.splits)
-    with files.writing(options.out):
-        nearby = files.existing_ancestor(options.out)
-    with (
-        files.writing(nearby),
-        tempfile.TemporaryDirectory(prefix=".unpacked", dir=nearby) as spool,
-    ):
-
-        def read(folder: Path) -> RawData:
-            del folder  # keep no raw files, as they are the user's
-            return mpii.read(options.annotations, options.images, splits, spool=Path(spool))
-
-        _build(options, read)
-
-
-def _draw(options: argparse.Namespace, draw: Callable[..., T]) -> T:
-    sizes = {name: getattr(options, name) for name in options.split_names}
-    print(f"drawing {sum(sizes.values()):,} images from seed {options.seed}", flush=True)
-    return draw(seed=options.seed, sizes=sizes)
-
-
-def _build(options: argparse.Namespace, source: Callable[[Path], RawData]) -> None:
+def _prepare(options: argparse.Namespace) -> None:
     prepare.build(
         options.out,
-        source,
+        functools.partial(options.read, options),
         max_rejects=options.max_rejects,
         max_width_px=options.max_width,
         overwrite=options.overwrite,
     )
+
+
+def _draw_people(options: argparse.Namespace, folder: Path) -> RawData:
+    raw = folder / "raw"
+    people.draw(raw, difficulty=options.difficulty, **_drawing(options))
+    return mpii.read(raw / "annotations.mat", raw / "images", raw / "splits", name="people")
+
+
+def _draw_objects(options: argparse.Namespace, folder: Path) -> RawData:
+    return objects.draw(folder / "raw", **_drawing(options))
+
+
+def _drawing(options: argparse.Namespace) -> dict[str, Any]:
+    """Returns the arguments for drawing all splits, after a line about them."""
+    sizes = {name: getattr(options, name) for name in options.split_names}
+    print(f"drawing {sum(sizes.values()):,} images from seed {options.seed}", flush=True)
+    return {"seed": options.seed, "sizes": sizes}
+
+
+def _prepare_mpii(options: argparse.Namespace) -> None:
+    with files.writing(options.out):
+        near = files.existing_ancestor(options.out)
+    with files.writing(near), tempfile.TemporaryDirectory(prefix=".unpacked", dir=near) as spool:
+        options.spool = Path(spool)
+        _prepare(options)
+
+
+def _read_mpii(options: argparse.Namespace, folder: Path) -> RawData:
+    del folder  # keep no raw files, as they are the user's
+    splits = None if options.splits == "derive" else Path(options.splits)
+    return mpii.read(options.annotations, options.images, splits, spool=options.spool)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -17,7 +17,6 @@ from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
-from data_pipelines.manifest import describe_skipped
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.config import Config, MeshConfig
 from gap_jax.evaluation import evaluate
@@ -35,16 +34,10 @@ table of the classes are written to --out, for a run to RUN/eval if that can be 
 
 
 def run(
-    words: Sequence[str],
-    processes: Processes = ALONE,
-    examine: Callable[[Path], object] = bool,
+    words: Sequence[str], processes: Processes = ALONE, examine: Callable[[Path], object] = bool
 ) -> None:
-    """Runs `gap_jax evaluate` with its arguments, in each of several processes.
-
-    `examine` may refuse the run's folder.
-    """
-    parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, allow_abbrev=False)
-    parser.set_defaults(takes_config=True)
+    """Runs `gap_jax evaluate` in each of several processes; `examine` may refuse the folder."""
+    parser = Parser(prog="gap_jax evaluate", description=DESCRIPTION, takes_config=True)
     parser.add_argument(
         "model", metavar="RUN",
         help="a run or an exported model, by its folder or its address in a bucket, or a file of "
@@ -86,14 +79,12 @@ def _evaluate(
     opened = _open(options)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
-    views = trained_on = opened.cfg.data
-    if options.crops is not None:
-        views = dataclasses.replace(views, eval_crops=options.crops)
-    if options.flip is not None:
-        views = dataclasses.replace(views, eval_flip=options.flip)
-    cfg = dataclasses.replace(opened.cfg, data=views)
-    protocol = evaluate.Protocol.of(cfg)
-    opened = dataclasses.replace(opened, cfg=cfg)
+    given = {"eval_crops": options.crops, "eval_flip": options.flip}
+    changed = {name: value for name, value in given.items() if value is not None}
+    trained_on = opened.cfg.data
+    views = dataclasses.replace(trained_on, **changed)
+    opened = dataclasses.replace(opened, cfg=dataclasses.replace(opened.cfg, data=views))
+    protocol = evaluate.Protocol.of(opened.cfg)
     default = None
     if options.config is None and not opened.is_exported:
         default = RunFolder(opened.source).scores(split, origin.step)
@@ -101,13 +92,16 @@ def _evaluate(
             default = default.with_name(f"{default.name}-{protocol.views}")
     folder = options.out or default
     with ExitStack() as held:
+        is_new = options.out is not None
         is_kept = processes.broadcast(
-            "out", lambda: _lock(folder, held, display, is_new=bool(options.out))
+            "out", lambda: folder is not None and _lock(folder, held, display, is_new=is_new)
         )
         scores, summary = score_model(opened, split, options.data, processes)
         if not processes.is_first:
             return
-        skipped = describe_skipped(opened.classes, evaluate.count_positives(scores), split)
+        skipped = data_manifest.describe_skipped(
+            opened.classes, evaluate.count_positives(scores), split
+        )
         print(
             f"{display(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
             f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
@@ -121,15 +115,8 @@ def _evaluate(
             print(json.dumps(summary, allow_nan=False))
 
 
-def _lock(
-    folder: Path | None, held: ExitStack, display: Callable[[str], str], *, is_new: bool
-) -> bool:
-    """Locks the folder of the scores before scoring; returns False if they cannot be kept.
-
-    Refuses a folder that must be new if it exists or cannot be written.
-    """
-    if folder is None:
-        return False
+def _lock(folder: Path, held: ExitStack, display: Callable[[str], str], *, is_new: bool) -> bool:
+    """Locks the folder of the scores before scoring; returns False if a default cannot be kept."""
     try:
         held.enter_context(files.locked(folder))
     except CannotWrite as refusal:
@@ -152,7 +139,7 @@ def _open(options: argparse.Namespace) -> Opened:
         return open_model(options.model, checkpoint=options.checkpoint)
     cfg = read_config(options.config, options.overrides)
     data = _load_manifest(options.data or cfg.data.directory, options.config)
-    return open_weights(options.model, cfg, data, print)
+    return open_weights(options.model, cfg, data)
 
 
 def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:

@@ -43,6 +43,7 @@ PREPARE = {
     "objects": "gap_jax data prepare objects",
 }
 DEMO = "configs/gap_pose.py:demo"
+PROCESS_FLAGS = ("coordinator", "processes", "process")
 
 
 def run(words: Sequence[str]) -> int:
@@ -52,19 +53,11 @@ def run(words: Sequence[str]) -> int:
         return 0
     argv = ["gap_jax.main", *words]
     own = flags.FlagValues()
-    flags.DEFINE_string("workdir", "", "folder of the run", flag_values=own)
-    for name, meaning in (
-        ("coordinator", "HOST:PORT of the first process"),
-        ("processes", "how many processes there are, or auto"),
-        ("process", "which one of them this is"),
-    ):
-        flags.DEFINE_string(name, "", meaning, flag_values=own)
-    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "what to do", flag_values=own)
-    app.run(
-        partial(_start, own, spec=find_spec(argv)[1]),
-        argv=argv,
-        flags_parser=partial(parse, own=own),
-    )
+    for name in ("workdir", *PROCESS_FLAGS):
+        flags.DEFINE_string(name, "", "see USAGE", flag_values=own)
+    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "see USAGE", flag_values=own)
+    start = partial(_start, own, spec=find_spec(argv)[1])
+    app.run(start, argv=argv, flags_parser=partial(parse, own=own))
     raise AssertionError("absl's app.run ends in SystemExit")
 
 
@@ -76,32 +69,30 @@ def _start(own: flags.FlagValues, argv: Sequence[str], *, spec: str) -> int:
     workdir = own["workdir"].value or name_workdir(spec)
     if "://" in workdir:
         _check_address(workdir)
-    given = {name: str(own[name].value) for name in ("coordinator", "processes", "process")}
+    given = {name: str(own[name].value) for name in PROCESS_FLAGS}
     rendezvous = find_rendezvous(**given, environment=os.environ)
-    summary = None
     evaluates = own["mode"].value == "evaluate"
     if rendezvous is None and not evaluates:
-        start_within_s = float(cfg.runtime.start_within_s)
-        process.limit_start(start_within_s, lambda: ALONE.last_heartbeat is not None)
-    joining = (
-        _join(rendezvous, cfg, saves=not evaluates) if rendezvous else contextlib.nullcontext(ALONE)
-    )
-    with joining as processes:
+        limit_s = float(cfg.runtime.start_within_s)
+        process.limit_start(limit_s, lambda: ALONE.last_heartbeat is not None)
+    with _join(rendezvous, cfg, saves=not evaluates) as processes:
         check_data(cfg.data, spec)
         if evaluates:
             _evaluate(cfg, workdir, processes)
-        else:
-            from gap_jax.train import train  # imports jax; errors above need not wait for it
+            return 0
+        from gap_jax.train import train  # imports jax; errors above need not wait for it
 
-            summary = train(cfg, workdir, processes)
-    if summary is not None and processes.is_first:
+        summary = train(cfg, workdir, processes)
+    if processes.is_first:
         print(json.dumps(summary, allow_nan=False))
     return 0
 
 
 def _join(
-    rendezvous: Rendezvous, cfg: Config, *, saves: bool
+    rendezvous: Rendezvous | None, cfg: Config, *, saves: bool
 ) -> contextlib.AbstractContextManager[Processes]:
+    if rendezvous is None:
+        return contextlib.nullcontext(ALONE)
     from gap_jax.runtime.processes.initialise import initialised
 
     return initialised(rendezvous, cfg.runtime, saves=saves)
@@ -115,12 +106,8 @@ def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
 
     known = manifest.load(cfg.data.directory)
     agreement.check_same_settings(processes, cfg, known, workdir if is_address(workdir) else "")
-    data = ["--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
-
-    def refuse_other_runs(folder: Path) -> None:
-        run_folder.examine(folder, cfg, known)
-
-    evaluate.run([workdir, *data], processes, refuse_other_runs)
+    words = [workdir, "--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
+    evaluate.run(words, processes, lambda folder: run_folder.examine(folder, cfg, known))
 
 
 def name_workdir(spec: str) -> str:

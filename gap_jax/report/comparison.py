@@ -1,10 +1,10 @@
 """Compares methods: their scores, and paired differences on the same images."""
 
-import dataclasses
 import functools
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -30,29 +30,19 @@ MOST_NAMED_FIELDS = 3  # of those that differ; beyond these the folder names a m
 NOTHING_SHOWN = "interval straddles 0: no difference shown"
 
 
-@dataclasses.dataclass(frozen=True)
-class Method:
-    """Runs that differ in their seed only; scores are means over seeds.
-
-    Intervals are over resampled images. `accuracy` is None if images have several labels.
-    """
+class Method(NamedTuple):
+    """Runs that differ in their seed only; scores are means over seeds, intervals over images."""
 
     name: str
     runs: tuple[ReportedRun, ...]
     parameters: int
     mean_ap: Interval
     by_seed: tuple[float, ...]
-    accuracy: Interval | None
+    accuracy: Interval | None  # None if images have several labels
     per_class: Float[np.ndarray, " k"]
 
-    @property
-    def deviation(self) -> float:
-        """Returns the standard deviation of mAP over seeds; nan for a single one."""
-        return float(np.std(self.by_seed, ddof=1)) if len(self.by_seed) > 1 else math.nan
 
-
-@dataclasses.dataclass(frozen=True)
-class Difference:
+class Difference(NamedTuple):
     """The scores of `second` minus those of `first` on the same images."""
 
     first: str
@@ -61,8 +51,7 @@ class Difference:
     accuracy: Interval | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """All methods in the order of their first runs, and all pairs of methods."""
 
     methods: tuple[Method, ...]
@@ -73,7 +62,9 @@ class Comparison:
     def skipped(self) -> str:
         """Describes the classes that no mean includes; empty if there is none."""
         run = self.methods[0].runs[0]
-        return describe_skipped(run.classes, evaluate.count_positives(run.scores), run.split)
+        return describe_skipped(
+            run.classes, evaluate.count_positives(run.scores), run.cfg.data.eval_split
+        )
 
     def __str__(self) -> str:
         """Returns one line for each method and each pair."""
@@ -95,31 +86,28 @@ def compare(runs: Sequence[ReportedRun]) -> Comparison:
     """Groups the runs into methods and computes 95 % intervals over the counted images."""
     protocol = evaluate.Protocol.of(runs[0].cfg)
     _, labels = protocol.rank(runs[0].scores)
-    groups, whole = _group(runs), np.ones((len(labels), 1))
-    systems = [[protocol.rank(run.scores)[0] for run in group] for group in groups]
     mean_ap = functools.partial(metrics.resampled_map, rule=protocol.rule)
-    precise = [_resample(mean_ap, group, labels) for group in systems]
-    accurate = None
-    if labels.ndim == 1:
-        accurate = [_resample(metrics.resampled_accuracy, group, labels) for group in systems]
-    methods = tuple(
-        Method(
-            name=name,
-            runs=group,
-            parameters=group[0].count_parameters(),
-            mean_ap=precise[i].interval(),
-            by_seed=tuple(float(mean_ap(each, labels, whole)[0]) for each in systems[i]),
-            accuracy=accurate[i].interval() if accurate else None,
-            per_class=np.mean(
-                [
-                    metrics.mean_average_precision(each, labels, protocol.rule).per_class
-                    for each in systems[i]
-                ],
-                axis=0,
-            ),
+    groups = _group(runs)
+    methods: list[Method] = []
+    precise: list[Resampled] = []
+    accurate: list[Resampled] = []  # empty if images have several labels
+    for name, group in zip(_name(groups), groups, strict=True):
+        systems = [protocol.rank(run.scores)[0] for run in group]
+        by_seed = [metrics.mean_average_precision(each, labels, protocol.rule) for each in systems]
+        precise.append(_resample(mean_ap, systems, labels))
+        if labels.ndim == 1:
+            accurate.append(_resample(metrics.resampled_accuracy, systems, labels))
+        methods.append(
+            Method(
+                name=name,
+                runs=group,
+                parameters=group[0].count_parameters(),
+                mean_ap=precise[-1].interval(),
+                by_seed=tuple(each.mean for each in by_seed),
+                accuracy=accurate[-1].interval() if accurate else None,
+                per_class=np.mean([each.per_class for each in by_seed], axis=0),
+            )
         )
-        for i, (name, group) in enumerate(zip(_name(groups), groups, strict=True))
-    )
     differences = tuple(
         Difference(
             methods[i].name,
@@ -129,7 +117,7 @@ def compare(runs: Sequence[ReportedRun]) -> Comparison:
         )
         for i, j in itertools.combinations(range(len(groups)), 2)
     )
-    return Comparison(methods, differences, len(labels))
+    return Comparison(tuple(methods), differences, len(labels))
 
 
 def describe_difference(difference: Interval) -> str:
@@ -149,18 +137,16 @@ def percent(interval: Interval, *, signed: bool = False) -> str:
 
 
 def _group(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, ...]]:
-    groups: dict[tuple[str, ...], list[ReportedRun]] = {}
+    groups: dict[tuple[str, ...], dict[int, ReportedRun]] = {}
     for run in runs:
-        groups.setdefault(tuple(_identify(run).values()), []).append(run)
-    for group in groups.values():
-        seeds = {run.seed: run for run in reversed(group)}
-        for run in group:
-            if seeds[run.seed] is not run:
-                raise ConfigError(
-                    f"{seeds[run.seed].root} and {run.root} are the same run: one config, "
-                    f"{SEED}={run.seed}; name one of them"
-                )
-    return [tuple(sorted(group, key=lambda run: run.seed)) for group in groups.values()]
+        seed = run.cfg.train.seed
+        first = groups.setdefault(tuple(_identify(run).values()), {}).setdefault(seed, run)
+        if first is not run:
+            raise ConfigError(
+                f"{first.root} and {run.root} are the same run: one config, {SEED}={seed}; "
+                "name one of them"
+            )
+    return [tuple(group[seed] for seed in sorted(group)) for group in groups.values()]
 
 
 def _identify(run: ReportedRun) -> dict[str, str]:
@@ -175,14 +161,10 @@ def _identify(run: ReportedRun) -> dict[str, str]:
 def _name(groups: Sequence[tuple[ReportedRun, ...]]) -> list[str]:
     """Names each method; methods of the same name get the fields that differ."""
     names = [_describe(group[0]) for group in groups]
+    fields_of = [_identify(group[0]) for group in groups]
     unique: list[str] = []
-    for name, group in zip(names, groups, strict=True):
-        alike = [
-            _identify(other[0])
-            for other, own_name in zip(groups, names, strict=True)
-            if own_name == name
-        ]
-        own = _identify(group[0])
+    for name, own, group in zip(names, fields_of, groups, strict=True):
+        alike = [each for each, other in zip(fields_of, names, strict=True) if other == name]
         differing = [
             text for field, text in own.items() if len({each[field] for each in alike}) > 1
         ]

@@ -11,15 +11,12 @@ MOST_PAIRS, MOST_EXAMPLES = 6, 6
 
 
 class Confusion(NamedTuple):
-    """A class predicted for another; `counts` holds each method's images, averaged over its seeds.
-
-    `examples` are rows of the scores, ordered by the number of runs that confuse them.
-    """
+    """A class predicted for another."""
 
     truth: str
     predicted: str
-    counts: tuple[float, ...]
-    examples: tuple[int, ...]
+    counts: tuple[float, ...]  # images of each method, averaged over its seeds
+    examples: tuple[int, ...]  # rows of the scores; those that most runs confuse come first
 
 
 def find_confusions(methods: Sequence[Method]) -> list[Confusion]:
@@ -28,20 +25,20 @@ def find_confusions(methods: Sequence[Method]) -> list[Confusion]:
     labels = first.scores.labels
     if labels.ndim > 1:
         return []
-    classes, counted = len(first.classes), first.scores.is_labelled
+    shape, counted = (len(first.classes),) * 2, first.scores.is_labelled
     tables, predictions = [], []
     for method in methods:
-        answers = np.stack([run.scores.logits.argmax(axis=1) for run in method.runs])
-        table = np.zeros((classes, classes))
-        for each in answers[:, counted]:
-            np.add.at(table, (labels[counted], each), 1 / len(answers))
+        answers = [run.scores.logits.argmax(axis=1) for run in method.runs]
+        table = np.zeros(shape)
+        for each in answers:
+            np.add.at(table, (labels[counted], each[counted]), 1 / len(answers))
         np.fill_diagonal(table, 0)
         tables.append(table)
         predictions.extend(answers)
     total = np.sum(tables, axis=0)
     order = np.argsort(-total, axis=None, kind="stable")[:MOST_PAIRS]
     found = []
-    for truth, other in zip(*np.unravel_index(order, total.shape), strict=True):
+    for truth, other in zip(*np.unravel_index(order, shape), strict=True):
         if not total[truth, other]:
             break
         votes = (np.stack(predictions) == other).sum(axis=0) * (counted & (labels == truth))

@@ -1,20 +1,16 @@
 """Computes charts of numbers over steps: round ticks and the SVG paths of the lines."""
 
-import dataclasses
 import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from gap_jax.report.comparison import Method
 from gap_jax.report.runs import Row
 
-WIDTH, HEIGHT = 640, 300
-LEFT, RIGHT, TOP, BOTTOM = 58, 24, 14, 46  # margins with numbers and labels
-FRAME = {
-    "width": WIDTH, "height": HEIGHT,
-    "left": LEFT, "right": WIDTH - RIGHT, "top": TOP, "bottom": HEIGHT - BOTTOM,
-}  # fmt: skip
+FRAME = {"width": 640, "height": 300, "left": 58, "right": 616, "top": 14, "bottom": 254}
 MOST_TICKS = 6
 MOST_MARKED_POINTS = 40  # on a longer line marks would only thicken it
 
@@ -28,8 +24,7 @@ class Tick(NamedTuple):
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Line:
+class Line(NamedTuple):
     """The curve of one run; `style` is the number of its method."""
 
     style: int
@@ -37,8 +32,7 @@ class Line:
     marks: Sequence[Point]
 
 
-@dataclasses.dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """Lines over steps; `summary` describes them for screen readers."""
 
     title: str
@@ -57,18 +51,17 @@ def draw_chart(
         for style, method in enumerate(methods)
         for run in method.runs
     ]
-    known = [(step, value) for _, _, course in courses for step, value in course if value == value]
-    if not known:
+    known = np.array([point for _, _, course in courses for point in course]).reshape(-1, 2)
+    known = known[~np.isnan(known[:, 1])]
+    if not len(known):
         return None
-    values = [value for _, value in known]
-    x_ticks = round_ticks(0.0, max(step for step, _ in known))
-    y_ticks = round_ticks(min(values), max(values))
+    x_ticks = round_ticks(0.0, known[:, 0].max())
+    y_ticks = round_ticks(known[:, 1].min(), known[:, 1].max())
 
     def locate(step: float, value: float) -> Point:
-        across = step / x_ticks[-1]
-        up = (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        x = LEFT + across * (WIDTH - LEFT - RIGHT)
-        return round(x, 1), round(HEIGHT - BOTTOM - up * (HEIGHT - TOP - BOTTOM), 1)
+        x = np.interp(step, (x_ticks[0], x_ticks[-1]), (FRAME["left"], FRAME["right"]))
+        y = np.interp(value, (y_ticks[0], y_ticks[-1]), (FRAME["bottom"], FRAME["top"]))
+        return round(float(x), 1), round(float(y), 1)
 
     ends = [
         f"{method} ends at {number(course[-1][1])} after {course[-1][0]:,.0f} steps"
@@ -80,10 +73,7 @@ def draw_chart(
         summary="; ".join(ends),
         x_ticks=[Tick(locate(tick, y_ticks[0])[0], number(tick)) for tick in x_ticks],
         y_ticks=[Tick(locate(0.0, tick)[1], number(tick)) for tick in y_ticks],
-        lines=[
-            _line(style, [locate(*point) if point[1] == point[1] else None for point in course])
-            for style, _, course in courses
-        ],
+        lines=[_line(style, [locate(*point) for point in course]) for style, _, course in courses],
     )
 
 
@@ -111,11 +101,9 @@ def _read(rows: Sequence[Row], name: str, scale: float) -> list[Point]:
     ]
 
 
-def _line(style: int, points: Sequence[Point | None]) -> Line:
-    groups = itertools.groupby(points, key=lambda point: point is not None)
-    pieces = [
-        [f"{x:g} {y:g}" for x, y in filter(None, piece)] for is_there, piece in groups if is_there
-    ]
+def _line(style: int, points: Sequence[Point]) -> Line:
+    groups = itertools.groupby(points, key=lambda point: math.isnan(point[1]))
+    pieces = [[f"{x:g} {y:g}" for x, y in piece] for is_missing, piece in groups if not is_missing]
     path = " ".join("M" + " L".join(piece) for piece in pieces)
-    marks = [point for point in points if point]
+    marks = [point for point in points if not math.isnan(point[1])]
     return Line(style, path, marks if len(marks) <= MOST_MARKED_POINTS else ())

@@ -1,27 +1,37 @@
-"""Builds the gallery: images that a model gets right or wrong, under its maps on one scale."""
+"""Builds the gallery: images that a model gets right or wrong, under its maps on one scale.
 
-import dataclasses
+Colours run from blue at -1 over white at 0 to red at 1.
+"""
+
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+import cv2
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 
 from data_pipelines.pictures.drawing import Picture, draw_skeletons, fit, label_text
 from data_pipelines.pictures.page import Thumbnail, embed
+from data_pipelines.records import Record
 from data_pipelines.transforms import View
 from gap_jax.evaluation.metrics import positives_of
-from gap_jax.report.colours import draw_bar, find_scale, overlay
-from gap_jax.report.maps import Predictions, find_joints
+from gap_jax.models.cells import Grid
+from gap_jax.report.maps import Map, Predictions, find_joints, upsample
 from gap_jax.report.measure import NOBODY, deviation
 from gap_jax.report.runs import ReportedRun
 
 SEED = 0
 MOST_IMAGES, FEWEST_IMAGES, MOST_PANELS = 12, 4, 160
 SIDE_PX = 144
+VALUES = (-1.0, 0.0, 1.0)
+COLOURS = ((24, 72, 168), (245, 245, 242), (176, 24, 40))
+OPACITY = 0.72  # of a map over the grey crop
+CLIPPED_PERCENT = 0.5  # of a method's cells, beyond -1 or 1
+GREY_LEVEL = 128
+BAR_PX = (10, 240)  # height and width
 
 
-@dataclasses.dataclass(frozen=True)
-class Strip:
+class Strip(NamedTuple):
     """The maps and prediction of a method for one image; a text replaces a missing panel."""
 
     method: str
@@ -30,8 +40,7 @@ class Strip:
     panels: Sequence[Thumbnail | str]
 
 
-@dataclasses.dataclass(frozen=True)
-class Case:
+class Case(NamedTuple):
     """An image and the strip of each method."""
 
     label: str
@@ -40,12 +49,9 @@ class Case:
     strips: Sequence[Strip]
 
 
-@dataclasses.dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """The cases, the colour bar of all maps, and the values that each method's 1 stands for."""
 
-    hits: int
-    misses: int
     bar: Thumbnail
     units: Sequence[str]
     cases: Sequence[Case]
@@ -66,8 +72,7 @@ def choose(run: ReportedRun, methods: int) -> tuple[list[int], list[int]]:
     return hits[:many].tolist(), misses[: wanted - many].tolist()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Panels:
+class _Panels(NamedTuple):
     """A method's maps of the chosen images by kind, each kind divided by its scale."""
 
     name: str
@@ -79,26 +84,18 @@ class _Panels:
 def build_gallery(
     names: Sequence[str],
     predictions: Sequence[Predictions],
-    labels: Sequence[object],
-    ids: Sequence[str],
+    records: Sequence[Record],
     classes: Sequence[str],
-    *,
-    hits: int,
 ) -> Gallery:
-    """Builds the gallery of the chosen images, of which the first `hits` are hits."""
+    """Builds the gallery of the chosen images."""
     methods = [_rescale(name, each) for name, each in zip(names, predictions, strict=True)]
     cases = []
-    for index, (label, name) in enumerate(zip(labels, ids, strict=True)):
-        truth = label_text(label, classes)
-        cases.append(
-            Case(
-                label=truth,
-                name=name,
-                photo=_picture(predictions[0].image[index], f"{truth}: the evaluated crop"),
-                strips=[_strip(each, index, label, classes) for each in methods],
-            )
-        )
-    return Gallery(hits, len(cases) - hits, draw_bar(), [each.unit for each in methods], cases)
+    for index, record in enumerate(records):
+        label = label_text(record["label"], classes)
+        photo = _picture(predictions[0].image[index], f"{label}: the evaluated crop")
+        strips = [_strip(each, index, record["label"], classes) for each in methods]
+        cases.append(Case(label, record["id"], photo, strips))
+    return Gallery(draw_bar(), [each.unit for each in methods], cases)
 
 
 def _rescale(name: str, predictions: Predictions) -> _Panels:
@@ -121,10 +118,9 @@ def _rescale(name: str, predictions: Predictions) -> _Panels:
 
 def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -> Strip:
     predictions = method.predictions
-    predicted = int(predictions.classes[index])
+    predicted = int(predictions.logits[index].argmax())
     name = classes[predicted]
     crop = predictions.image[index]
-
     panels: list[Thumbnail | str] = []
     for kind, cells in method.maps.items():
         if cells is None:
@@ -145,3 +141,32 @@ def _strip(method: _Panels, index: int, label: object, classes: Sequence[str]) -
 def _picture(picture: Picture, alt: str, people: Float[np.ndarray, "p j 3"] = NOBODY) -> Thumbnail:
     view = fit(View(picture, people, 0.0), SIDE_PX)
     return embed(draw_skeletons(view.image, view.keypoints), alt=alt)
+
+
+def find_scale(values: Float[np.ndarray, "b h w"]) -> float:
+    """Returns the absolute value that maps to 1: 99.5 % of the values stay below it."""
+    return float(np.percentile(np.abs(values), 100 - CLIPPED_PERCENT)) or 1.0
+
+
+def paint(values: Float[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x 3"]:
+    """Converts values to colours; values beyond -1 and 1 are clipped."""
+    channels = [np.interp(values, VALUES, channel) for channel in zip(*COLOURS, strict=True)]
+    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
+
+
+def overlay(cells: Map, grid: Grid, crop: Picture) -> Picture:
+    """Lays the colours of a map over the crop in grey."""
+    height, width, _ = crop.shape
+    grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
+    return _blend(paint(upsample(cells, grid, height, width)), grey)
+
+
+def draw_bar() -> Thumbnail:
+    """Draws the colour scale from -1 to 1 over a medium grey."""
+    values = np.broadcast_to(np.linspace(VALUES[0], VALUES[-1], BAR_PX[1]), BAR_PX)
+    bar = _blend(paint(values), np.full((*BAR_PX, 3), GREY_LEVEL, np.uint8))
+    return embed(bar, alt="colours from -1, blue, over 0, white, to 1, red")
+
+
+def _blend(colours: UInt8[np.ndarray, "y x 3"], grey: UInt8[np.ndarray, "y x 3"]) -> Picture:
+    return cv2.addWeighted(colours, OPACITY, grey, 1 - OPACITY, 0)

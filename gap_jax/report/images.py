@@ -20,7 +20,6 @@ class EvaluatedImages:
 
     folder: Path
     data: Manifest
-    split: str
     source: records.RecordSource
     positions: tuple[int, ...]
 
@@ -30,7 +29,7 @@ class EvaluatedImages:
 
     def rows_of(self, run: ReportedRun) -> Rows:
         """Returns the images with the preprocessing of a run."""
-        return Rows(self.config_of(run), self.data, self.split)
+        return Rows(self.config_of(run), self.data, run.cfg.data.eval_split)
 
     def record(self, row: int) -> records.Record:
         """Returns the stored record of a row of the scores."""
@@ -56,11 +55,11 @@ def open_images(run: ReportedRun, folder: Path | None) -> EvaluatedImages:
             f"{run.root} was trained on data with fingerprint {run.fingerprint}; the data in "
             f"{folder} has {data.fingerprint}; name the run's own data with --data DIR"
         )
-    source = records.open_split(folder, run.split, data)
+    source = records.open_split(folder, run.cfg.data.eval_split, data)
     positions = tuple(run.scores.ids.tolist())
     if positions[-1] >= len(source):
         raise DataError(
             f"the scores of {run.root} name image {positions[-1]:,} of {len(source):,}; "
             "evaluate again"
         )
-    return EvaluatedImages(folder, data, run.split, source, positions)
+    return EvaluatedImages(folder, data, source, positions)

@@ -4,13 +4,13 @@ A map's cell stands at the centre of the backbone's window. Cell (i, j) of an h 
 at the point (i*H/h, j*W/w) of an H x W crop, as in the targets of the pose branch.
 """
 
+import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from data_pipelines.example import NOT_ANNOTATED, PADDING_ID, VISIBLE
 from data_pipelines.loader import Rows, RowSpec
@@ -24,24 +24,15 @@ Map = Float[np.ndarray, "rows columns"]
 
 
 class Predictions(NamedTuple):
-    """A model's logits for b crops, and its maps for the class that it predicts.
+    """A model's logits for b crops, and its maps for the class that it predicts."""
 
-    `bottom_up` has a map for each of the p pairs, `top_down` is of the first pair; `grid` locates
-    their cells in the crop.
-    """
-
-    grid: Grid
+    grid: Grid  # locates the cells of the maps in the crop
     image: UInt8[np.ndarray, "b y x 3"]
     logits: Float[np.ndarray, "b k"]
-    bottom_up: Float[np.ndarray, "b h w p"]
-    top_down: Float[np.ndarray, "b h w"]
+    bottom_up: Float[np.ndarray, "b h w p"]  # a map for each of the p pairs
+    top_down: Float[np.ndarray, "b h w"]  # of the first pair
     combined: Float[np.ndarray, "b h w"]
     pose: Float[np.ndarray, "b h w j"] | None
-
-    @property
-    def classes(self) -> Int[np.ndarray, " b"]:
-        """Returns the class with the highest logit."""
-        return self.logits.argmax(axis=1)
 
     def take(self, rows: Sequence[int]) -> "Predictions":
         """Selects some of the images."""
@@ -52,7 +43,7 @@ def predict(
     model: Model, variables: Variables, rows: Rows, positions: Sequence[int]
 ) -> Predictions:
     """Applies the model to the evaluated centre crops of records."""
-    compute = jax.jit(lambda variables, image: _compute_maps(model, variables, image))
+    compute = jax.jit(functools.partial(_compute_maps, model))
     grid = model.locate_cells(variables, *rows.image_shape(1)[1:3])
     parts: list[Predictions] = []
     for start in range(0, len(positions), BATCH_IMAGES):
@@ -74,20 +65,11 @@ def _compute_maps(
         raise AssertionError("the network returned no maps")
     bottom_up, top_down, combined = outputs.maps
     predicted = outputs.logits.argmax(axis=1)
-
-    def of_predicted(maps: Array) -> Array:  # the class axis is the fourth
-        index = predicted.reshape(-1, *[1] * (maps.ndim - 1))
-        return jnp.take_along_axis(maps, index, axis=3).squeeze(3)
-
-    if bottom_up.ndim == top_down.ndim:
-        bottom_up = of_predicted(bottom_up)
-    return (
-        outputs.logits,
-        bottom_up,
-        of_predicted(top_down)[..., 0],
-        of_predicted(combined),
-        outputs.pose,
-    )
+    of_class = jax.vmap(lambda maps, k: maps[:, :, k])
+    if bottom_up.ndim == top_down.ndim:  # there is one for each class
+        bottom_up = of_class(bottom_up, predicted)
+    top_down = of_class(top_down, predicted)[..., 0]
+    return outputs.logits, bottom_up, top_down, of_class(combined, predicted), outputs.pose
 
 
 def upsample(
@@ -100,13 +82,8 @@ def upsample(
 
 def _cell_weights(axis: Axis, pixels: int) -> Float[np.ndarray, "{pixels} {axis.cells}"]:
     """Returns the weight of each cell of an axis at each pixel."""
-    places = axis.place(np.arange(pixels, dtype=np.float64))
-    first = np.floor(places).astype(int)
-    share = places - first
-    weights = np.zeros((pixels, axis.cells))
-    weights[np.arange(pixels), first] = 1 - share
-    weights[np.arange(pixels), np.minimum(first + 1, axis.cells - 1)] += share
-    return weights
+    places, cells = axis.place(np.arange(pixels, dtype=np.float64)), np.arange(axis.cells)
+    return np.stack([np.interp(places, cells, one) for one in np.eye(axis.cells)], axis=1)
 
 
 def find_joints(

@@ -16,32 +16,26 @@ from data_pipelines import records, transforms
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.datasets.people import MASKS
-from data_pipelines.example import NOT_ANNOTATED, Keypoints
-from data_pipelines.transforms import View
+from data_pipelines.example import NOT_ANNOTATED
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval, Resampled
 from gap_jax.models.cells import Grid
 from gap_jax.report.maps import Map, upsample
 
-Shares = Float[np.ndarray, " n"]
 Maps = Float[np.ndarray, "n h w p"]
 Mask = Float[np.ndarray, "y x"]
 NOBODY = np.zeros((0, 16, 3), np.float32)
 
 
 class Attention(NamedTuple):
-    """Mean shares of mass inside the masks, of the bottom-up map and of the two baselines.
+    """Mean shares of mass inside the masks, of the bottom-up map and of the two baselines."""
 
-    `own` and the differences are None if the map is constant; `images` counts the images whose
-    masks reach into the crop.
-    """
-
-    images: int
-    own: Interval | None
+    images: int  # whose masks reach into the crop
     uniform: Interval
     prior: Interval
-    over_uniform: Interval | None
-    over_prior: Interval | None
+    own: Interval | None = None  # None for a constant map, as are the differences
+    over_uniform: Interval | None = None
+    over_prior: Interval | None = None
 
 
 def mask_file(folder: Path) -> Path:
@@ -83,25 +77,22 @@ def training_joints(data: DataConfig, source: records.RecordSource) -> Float[np.
     found = [np.zeros((0, 2))]
     for position in range(len(source)):
         record = source[position]
-        keypoints: Keypoints = record["keypoints"]
         empty = np.zeros((record["height_px"], record["width_px"], 3), np.uint8)
-        view: View = transforms.center_crop(transforms.make_view(empty, keypoints, data), data)
-        found.append(view.keypoints[view.keypoints[..., 2] != NOT_ANNOTATED][:, :2])
+        view = transforms.make_view(empty, record["keypoints"], data)
+        keypoints = transforms.center_crop(view, data).keypoints
+        found.append(keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2])
     joints = np.concatenate(found)
     return joints[((joints >= 0) & (joints < data.image_size_px)).all(axis=1)]
 
 
 def fit_prior(joints: Float[np.ndarray, "m 2"], grid: Grid) -> Map:
     """Returns the share of joints nearest to each cell's centre; uniform without joints."""
-    rows, columns = grid.rows.cells, grid.columns.cells
+    counts = np.zeros((grid.rows.cells, grid.columns.cells))
     if not len(joints):
-        return np.ones((rows, columns))
-    j, i = (
-        np.rint(axis.place(joints[:, k])).astype(int)
-        for k, axis in enumerate((grid.columns, grid.rows))
-    )
-    counts = np.bincount(i * columns + j, minlength=rows * columns)
-    return counts.reshape(rows, columns) / len(joints)
+        return np.ones_like(counts)
+    points = zip(grid, joints.T[::-1], strict=True)
+    np.add.at(counts, tuple(np.rint(axis.place(each)).astype(int) for axis, each in points), 1)
+    return counts / len(joints)
 
 
 def share_inside(cells: Map, grid: Grid, mask: Mask) -> float:
@@ -112,32 +103,25 @@ def share_inside(cells: Map, grid: Grid, mask: Mask) -> float:
 
 
 def measure(bottom_up: Sequence[Maps], grid: Grid, masks: Sequence[Mask], prior: Map) -> Attention:
-    """Measures the share of |h - median(h)| inside the masks, averaged over a method's seeds.
-
-    The deviations of several maps p are added. The interval is over resampled images.
-    """
+    """Measures the share of |h - median(h)| inside the masks, averaged over the seeds."""
     reached = [index for index, mask in enumerate(masks) if mask.any()]
     if not reached:
         raise DataError("no mask reaches into its crop; prepare people with a larger crop")
-    uniform = _resample_mean(np.array([float(masks[index].mean()) for index in reached]))
-    central = _resample_mean(
-        np.array([share_inside(prior, grid, masks[index]) for index in reached])
-    )
-    own = None
+    inside = [masks[index] for index in reached]
+    uniform = _resample_mean([mask.mean() for mask in inside])
+    central = _resample_mean([share_inside(prior, grid, mask) for mask in inside])
+    found = Attention(len(reached), uniform.interval(), central.interval())
     deviations = [deviation(each) for each in bottom_up]
-    if any(each.any() for each in deviations):
-        shares = [
-            [share_inside(each[index], grid, masks[index]) for index in reached]
-            for each in deviations
-        ]
-        own = _resample_mean(np.mean(shares, axis=0))
-    return Attention(
-        images=len(reached),
-        own=own.interval() if own else None,
-        uniform=uniform.interval(),
-        prior=central.interval(),
-        over_uniform=own.minus(uniform).interval(lowest=-1.0) if own else None,
-        over_prior=own.minus(central).interval(lowest=-1.0) if own else None,
+    if not any(each.any() for each in deviations):
+        return found
+    shares = [
+        [share_inside(each[index], grid, masks[index]) for index in reached] for each in deviations
+    ]
+    own = _resample_mean(np.mean(shares, axis=0))
+    return found._replace(
+        own=own.interval(),
+        over_uniform=own.minus(uniform).interval(lowest=-1.0),
+        over_prior=own.minus(central).interval(lowest=-1.0),
     )
 
 
@@ -149,5 +133,5 @@ def deviation(bottom_up: Maps) -> Float[np.ndarray, "n h w"]:
     return np.where(distances > rounding, distances, 0).sum(axis=-1)
 
 
-def _resample_mean(shares: Shares) -> Resampled:
+def _resample_mean(shares: Sequence[float] | Float[np.ndarray, " n"]) -> Resampled:
     return metrics.resample(lambda counts: shares @ counts / counts.sum(axis=0), len(shares))

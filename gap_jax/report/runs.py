@@ -1,5 +1,6 @@
 """Reads runs for a report; refuses runs that cannot be compared."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -28,31 +29,17 @@ Row = Mapping[str, Any]
 
 @dataclasses.dataclass(frozen=True)
 class ReportedRun:
-    """A run as read from its folder; `scores` are those of its last evaluation, at `step`.
-
-    `classes` are shortened for the page, `environment` is that of the latest attempt, and `rows`
-    are those of metrics.jsonl.
-    """
+    """A run as read from its folder."""
 
     root: Path
     cfg: Config
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # shortened for the page
     fingerprint: str
-    environment: Row
+    environment: Row  # of the latest attempt
     has_ended: bool
-    step: int
+    step: int  # of the last evaluation
     scores: Scores
-    rows: tuple[Row, ...]
-
-    @property
-    def split(self) -> str:
-        """Returns the evaluated split."""
-        return self.cfg.data.eval_split
-
-    @property
-    def seed(self) -> int:
-        """Returns the seed of the run."""
-        return self.cfg.train.seed
+    rows: tuple[Row, ...]  # of metrics.jsonl
 
     def count_parameters(self) -> int:
         """Counts the trained parameters, including scales and shifts of batch norm."""
@@ -119,13 +106,11 @@ def _read_last_evaluation(run: RunFolder, split: str) -> tuple[int, Scores]:
 
 def _read_rows(path: Path) -> list[Row]:
     """Reads the valid lines of metrics.jsonl; a killed run may leave an incomplete one."""
+    lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
     rows = []
-    if path.exists():
-        for line in path.read_text("utf-8", "replace").splitlines():
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
+    for line in lines:
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
             if isinstance(row, dict) and isinstance(row.get("step"), int):
                 rows.append(row)
     return rows
@@ -135,14 +120,14 @@ def _check_same_images(first: ReportedRun, other: ReportedRun) -> None:
     clash = None
     if first.fingerprint != other.fingerprint:
         clash = f"data with fingerprints {first.fingerprint} and {other.fingerprint}"
-    elif first.split != other.split:
-        clash = f"splits {first.split!r} and {other.split!r}"
+    elif first.cfg.data.eval_split != other.cfg.data.eval_split:
+        clash = f"splits {first.cfg.data.eval_split!r} and {other.cfg.data.eval_split!r}"
     elif not np.array_equal(first.scores.ids, other.scores.ids):
         clash = f"{len(first.scores.ids):,} and {len(other.scores.ids):,} images, not the same ones"
     elif not np.array_equal(first.scores.labels, other.scores.labels):
         clash = "other labels"
-    elif evaluate.Protocol.of(first.cfg) != evaluate.Protocol.of(other.cfg):
-        clash = f"{evaluate.Protocol.of(first.cfg)} and {evaluate.Protocol.of(other.cfg)}"
+    elif (one := evaluate.Protocol.of(first.cfg)) != (two := evaluate.Protocol.of(other.cfg)):
+        clash = f"{one} and {two}"
     if clash:
         raise CheckpointError(
             f"{first.root} and {other.root} were evaluated on {clash}; "

@@ -1,7 +1,6 @@
-"""Writes a report: reads runs and data, compares methods, computes maps and fills the page.
+"""Writes a report: compares the runs, computes maps and fills the page.
 
-Scores are those of each run's last evaluation and maps those of its latest checkpoint, so that no
-step is chosen by its score.
+Scores are of each run's last evaluation, maps of its latest checkpoint: no step is chosen by score.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,10 +11,10 @@ from typing import Any
 from data_pipelines import records
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite
-from data_pipelines.pictures.page import embed, fill_template
+from data_pipelines.manifest import Manifest
+from data_pipelines.pictures.page import Thumbnail, embed, fill_template
 from gap_jax.evaluation import evaluate
-from gap_jax.models.cells import Grid
-from gap_jax.report import gallery, maps, measure, notes, tables
+from gap_jax.report import gallery, maps, measure, tables
 from gap_jax.report.comparison import Comparison, Method, compare
 from gap_jax.report.confusions import Confusion, find_confusions
 from gap_jax.report.curves import FRAME, draw_chart
@@ -25,6 +24,7 @@ from gap_jax.saved.model import open_model
 
 LOSS = "train/loss_action"
 TEMPLATE = "report.html"
+DRAWN_DATA = ("people", "objects")
 
 
 def default_path(roots: Sequence[Path]) -> Path:
@@ -45,86 +45,98 @@ def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> 
     comparison = compare(runs)
     template = resources.files("gap_jax.report").joinpath(TEMPLATE).read_text("utf-8")
     page = _build_page(comparison, images)
-    html = fill_template(TEMPLATE, {TEMPLATE: template}, page=page, frame=FRAME)
+    html = fill_template(
+        TEMPLATE, {TEMPLATE: template}, page=page, frame=FRAME, unknown=tables.UNKNOWN
+    )
     files.write_atomically(out, html)
     return comparison
 
 
 def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str, Any]:
     """Returns the contents of report.html."""
-    methods, split = comparison.methods, images.split
-    last = methods[-1]
+    methods = comparison.methods
     runs = [run for method in methods for run in method.runs]
-    hits, misses = gallery.choose(last.runs[0], len(methods))
+    shown_run = methods[-1].runs[0]
+    names = [method.name for method in methods]
+    split = shown_run.cfg.data.eval_split
+    hits, misses = gallery.choose(shown_run, len(methods))
     chosen = [*hits, *misses]
-    absence = _explain_missing_masks(images)
-    predictions, attention, steps = _compute_maps(methods, images, chosen, is_measured=not absence)
     stored = [images.record(row) for row in chosen]
-    shown = gallery.build_gallery(
-        [method.name for method in methods],
-        predictions,
-        [record["label"] for record in stored],
-        [record["id"] for record in stored],
-        runs[0].classes,
-        hits=len(hits),
-    )
+    masks = measure.mask_file(images.folder)
+    is_measured = images.data.name == "people" and masks.exists()
+    predictions, attention, steps = _compute_maps(methods, images, chosen, is_measured=is_measured)
     charts = [
         draw_chart("Training loss (cross-entropy)", LOSS, methods),
         draw_chart(f"mAP on {split}, %", f"{split}/mAP", methods, scale=100.0),
     ]
-    pairs = find_confusions(methods)
     return {
-        "title": "Comparison of runs" if len(methods) > 1 else last.name,
-        "lead": notes.describe_data(comparison, images.data, split),
-        "warnings": notes.list_warnings(comparison, steps),
-        "methods": [method.name for method in methods],
-        "has_seeds": any(len(method.runs) > 1 for method in methods),
-        "protocol": evaluate.Protocol.of(runs[0].cfg),
+        "title": "Comparison of runs" if len(methods) > 1 else names[0],
+        "lead": describe_data(comparison, images.data, split),
+        "warnings": list_warnings(comparison, steps),
+        "methods": names,
+        "has_seeds": len(runs) > len(methods),
+        "protocol": evaluate.Protocol.of(shown_run.cfg),
         "results": tables.list_results(comparison),
         "differences": tables.list_differences(comparison),
         "charts": [chart for chart in charts if chart],
         "classes": tables.list_classes(methods, images.data.splits[split]),
-        "mistakes": [_show_mistake(pair, methods, images) for pair in pairs],
-        "mistakes_note": notes.explain_confusions(methods, pairs),
-        "not_measured": absence,
-        "measured_images": next(iter(attention.values())).images if attention else 0,
-        "attention": tables.list_attention(attention),
-        "gallery": shown,
-        "gallery_run": last.runs[0].root.absolute().name,
-        "lowest_joint_peak": maps.LOWEST_JOINT_PEAK,
-        "has_pairs": last.runs[0].cfg.model.rank > 1,
-        "settings": [tables.list_settings(methods, shared=shared) for shared in (False, True)],
-        "environments": [tables.list_environments(runs, shared=shared) for shared in (True, False)],
-    }
-
-
-def _show_mistake(
-    pair: Confusion, methods: Sequence[Method], images: EvaluatedImages
-) -> Mapping[str, Any]:
-    counts = zip(methods, pair.counts, strict=True)
-    return {
-        "title": f"{pair.truth} taken for {pair.predicted}",
-        "counts": ", ".join(f"{method.name}: {count:.3g}" for method, count in counts),
-        "pictures": [
-            embed(
-                images.crop(methods[-1].runs[0], row),
-                alt=f"{pair.truth}, taken for {pair.predicted}",
-                caption=str(images.record(row)["id"]),
-            )
-            for row in pair.examples
+        "mistakes": [
+            (pair, [_show_example(row, pair, shown_run, images) for row in pair.examples])
+            for pair in find_confusions(methods)
         ],
+        "images": images,
+        "mask_file": masks.name,
+        "measured_images": next((each.images for each in attention.values()), 0),
+        "attention": tables.list_attention(attention),
+        "gallery": gallery.build_gallery(names, predictions, stored, shown_run.classes),
+        "hits": len(hits),
+        "misses": len(misses),
+        "gallery_run": shown_run,
+        "lowest_joint_peak": maps.LOWEST_JOINT_PEAK,
+        "settings": tables.list_settings(methods),
+        "environments": tables.list_environments(runs),
     }
 
 
-def _explain_missing_masks(images: EvaluatedImages) -> str:
-    """Returns an empty text if there are masks to measure attention with."""
-    masks = measure.mask_file(images.folder)
-    if images.data.name == "people" and masks.exists():
-        return ""
-    return (
-        f"Not measured: {images.data.name} in {images.folder} has no masks of actors and objects "
-        f"({masks.name}); drawn people have them."
+def describe_data(comparison: Comparison, data: Manifest, split: str) -> str:
+    """Describes the evaluated data."""
+    counts_all = evaluate.Protocol.of(comparison.methods[0].runs[0].cfg).counts_unlabelled
+    text = (
+        f"{data.name} (fingerprint {data.fingerprint}), split {split}: {comparison.images:,} "
+        f"{'' if counts_all else 'labelled '}images of {len(data.classes):,} classes."
     )
+    if data.name in DRAWN_DATA:
+        text += " Drawn, synthetic pictures: not to be compared with the papers\u2019 MPII figures."
+    if comparison.skipped:
+        text += f" {comparison.skipped}."
+    return text
+
+
+def list_warnings(comparison: Comparison, saved_steps: Mapping[Path, int]) -> list[str]:
+    """Lists reasons to distrust the numbers."""
+    runs = [run for method in comparison.methods for run in method.runs]
+    found = [
+        f"{run.root} has not ended: its scores are of step {run.step:,} of {run.cfg.train.steps:,}"
+        for run in runs
+        if not run.has_ended
+    ]
+    if len({run.step for run in runs}) > 1:
+        found.append("The runs were evaluated after different numbers of steps")
+    if any(run.cfg.eval.max_examples for run in runs):
+        found.append("The evaluations leave images of the split out (eval.max_examples)")
+    found += [
+        f"{run.root} was evaluated at step {run.step:,} and its maps are of checkpoint {step:,}"
+        for run in runs
+        if (step := saved_steps.get(run.root, run.step)) != run.step
+    ]
+    return found
+
+
+def _show_example(
+    row: int, pair: Confusion, run: ReportedRun, images: EvaluatedImages
+) -> Thumbnail:
+    alt = f"{pair.truth}, taken for {pair.predicted}"
+    return embed(images.crop(run, row), alt=alt, caption=str(images.record(row)["id"]))
 
 
 def _compute_maps(
@@ -154,17 +166,9 @@ def _compute_maps(
                 predictions.append(found.take(chosen) if is_measured else found)
             bottom_up.append(found.bottom_up)
         if is_measured:
-            attention[method.name] = _measure(
-                method.runs[0], images, bottom_up, predictions[-1].grid
-            )
+            cfg, grid = images.config_of(method.runs[0]), predictions[-1].grid
+            masks = measure.load_masks(cfg, images.source, images.positions)
+            training = records.open_split(images.folder, cfg.train_split, images.data)
+            prior = measure.fit_prior(measure.training_joints(cfg, training), grid)
+            attention[method.name] = measure.measure(bottom_up, grid, masks, prior)
     return predictions, attention, steps
-
-
-def _measure(
-    run: ReportedRun, images: EvaluatedImages, bottom_up: Sequence[measure.Maps], grid: Grid
-) -> measure.Attention:
-    cfg = images.config_of(run)
-    masks = measure.load_masks(cfg, images.source, images.positions)
-    training = records.open_split(images.folder, cfg.train_split, images.data)
-    joints = measure.training_joints(cfg, training)
-    return measure.measure(bottom_up, grid, masks, measure.fit_prior(joints, grid))

@@ -16,23 +16,13 @@ from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError
 from data_pipelines.transforms import LONGEST_ASPECT
 from gap_jax.config import Config
-from gap_jax.learning.state import Model, Variables, describe_model
+from gap_jax.learning.state import describe_model
 from gap_jax.runtime import run_folder
 from gap_jax.runtime.arrays import store_arrays
 from gap_jax.runtime.digests import copy_to_host, describe
 from gap_jax.runtime.run_folder import RunFolder
-from gap_jax.saved.model import (
-    ARRAYS,
-    FORMAT_VERSION,
-    PREPROCESSING,
-    RECORD,
-    ExportRecord,
-    Opened,
-    Weights,
-    Which,
-    digest_files,
-    open_model,
-)
+from gap_jax.saved import model as saved
+from gap_jax.saved.model import Opened, Weights, Which, open_model
 from gap_jax.weights.native import name_arrays
 
 FORMATS = ("orbax",)
@@ -48,8 +38,7 @@ def export(
     checkpoint: Which = "best",
 ) -> Opened:
     """Writes the folder `out`, opens it and checks that its logits equal those of the run."""
-    unknown = [name for name in formats if name not in FORMATS]
-    if unknown or not formats:
+    if not formats or not set(formats) <= set(FORMATS):
         raise ConfigError(f"--format={','.join(formats)} must be some of {', '.join(FORMATS)}")
     with files.locked(out):
         if os.path.lexists(out):
@@ -68,12 +57,19 @@ def describe_preprocessing(cfg: Config) -> dict[str, Any]:
     """Describes the steps from an image to the network's input, in their order."""
     data = cfg.data
     is_reference = data.preprocessing == "reference"
+    match data.resize:
+        case "legacy":
+            resize = "bilinear, source = target * in / out, sides and limited colours cut off"
+        case "antialias":
+            resize = "bilinear between pixel centres, antialiased"
+        case _:
+            resize = "bilinear" if is_reference else "bilinear, area below half the size"
     return {
         "color": "RGB",
         "limit_width_px": data.limit_width_px if is_reference else 0,
         "longest_aspect": LONGEST_ASPECT,
         "short_side_px": data.short_side_px,
-        "interpolation": _describe_resize(data.resize, is_reference),
+        "interpolation": resize,
         "center_crop_px": [data.image_size_px, data.image_size_px],
         "mean": list(cfg.model.input_mean),
         "scale": list(cfg.model.input_scale),
@@ -81,31 +77,23 @@ def describe_preprocessing(cfg: Config) -> dict[str, Any]:
     }
 
 
-def _describe_resize(rule: str, is_reference: bool) -> str:
-    match rule:
-        case "legacy":
-            return "bilinear, source = target * in / out, sides and limited colours cut off"
-        case "antialias":
-            return "bilinear between pixel centres, antialiased"
-    return "bilinear" if is_reference else "bilinear, area below half the size"
-
-
 def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
     leaves = copy_to_host(name_arrays(opened.fold().variables))
-    store_arrays(folder.absolute() / ARRAYS, leaves)
-    place = RunFolder(folder)
-    names = [{"name": name} for name in opened.classes]
-    _save(place.config, run_folder.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
-    _save(place.classes, run_folder.FORMAT_VERSION, {"classes": names})
-    _save(folder / PREPROCESSING, FORMAT_VERSION, describe_preprocessing(opened.cfg))
-    record = ExportRecord(
+    store_arrays(folder.absolute() / saved.ARRAYS, leaves)
+    run = RunFolder(folder)
+    classes = [{"name": name} for name in opened.classes]
+    _save(run.config, run_folder.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
+    _save(run.classes, run_folder.FORMAT_VERSION, {"classes": classes})
+    preprocessing = describe_preprocessing(opened.cfg)
+    _save(folder / saved.PREPROCESSING, saved.FORMAT_VERSION, preprocessing)
+    record = saved.ExportRecord(
         gap_jax=gap_jax.__version__,
         formats=list(formats),
         origin=opened.origin,
         leaves=describe(leaves),
-        files=digest_files(folder),
+        files=saved.digest_files(folder),
     )
-    _save(folder / RECORD, FORMAT_VERSION, dataclasses.asdict(record))
+    _save(folder / saved.RECORD, saved.FORMAT_VERSION, dataclasses.asdict(record))
 
 
 def _verify(exported: Opened, original: Opened) -> None:
@@ -113,18 +101,16 @@ def _verify(exported: Opened, original: Opened) -> None:
     exactly = dataclasses.replace(
         original.cfg, model=dataclasses.replace(original.cfg.model, dtype="float32")
     )
-    side = original.cfg.data.image_size_px
-    image = np.random.default_rng(0).integers(
-        0, 256, (VERIFIED_IMAGES, side, side, 3), dtype=np.uint8
-    )
-    after, before = (
-        _logits(
-            describe_model(exactly, len(each.classes), folded=each.is_exported)[0],
-            each.variables,
-            image,
-        )
-        for each in (exported, original)
-    )
+    shape = (VERIFIED_IMAGES, *[original.cfg.data.image_size_px] * 2, 3)
+    images = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+
+    def logits(opened: Opened) -> Float[np.ndarray, "b k"]:
+        model, _ = describe_model(exactly, len(opened.classes), folded=opened.is_exported)
+        apply = jax.jit(lambda *given: model.apply(*given)[0].logits)
+        with jax.default_matmul_precision("highest"):
+            return np.asarray(apply(opened.variables, images))
+
+    after, before = logits(exported), logits(original)
     error, largest = float(np.abs(after - before).max()), float(np.abs(before).max())
     if not error <= TOLERANCE * largest:
         raise CheckpointError(
@@ -132,14 +118,6 @@ def _verify(exported: Opened, original: Opened) -> None:
             f"logits differ from the run's by {error:.2g} where the largest is {largest:.2g}; "
             "try another --checkpoint"
         )
-
-
-def _logits(model: Model, variables: Variables, image: np.ndarray) -> Float[np.ndarray, "b k"]:
-    def apply(variables: Variables, image: jax.Array) -> jax.Array:
-        return model.apply(variables, image)[0].logits
-
-    with jax.default_matmul_precision("highest"):
-        return np.asarray(jax.jit(apply)(variables, image))
 
 
 def _save(path: Path, version: int, content: Mapping[str, Any]) -> None:

@@ -6,7 +6,6 @@ the digest of each of them in export.json.
 
 import dataclasses
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -109,24 +108,22 @@ def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "em
     if not is_export:
         return _open_run(RunFolder(path), checkpoint, weights)
     opened = _open_export(path)
-    if checkpoint not in ("best", opened.origin.step) or weights not in (
-        "ema",
-        opened.origin.weights,
-    ):
+    origin = opened.origin
+    if checkpoint not in ("best", origin.step) or weights not in ("ema", origin.weights):
         raise ConfigError(
-            f"{path} is an exported model, of step {opened.origin.step} and its "
-            f"{opened.origin.weights} weights only; name the run to open another step"
+            f"{path} is an exported model, of step {origin.step} and its {origin.weights} weights "
+            "only; name the run to open another step"
         )
     return opened
 
 
-def open_weights(path: Path, cfg: Config, data: Manifest, info: Callable[[str], None]) -> Opened:
+def open_weights(path: Path, cfg: Config, data: Manifest) -> Opened:
     """Fills the network of a config from a weights file; refuses a file that lacks an array."""
     check_clips(cfg, data)
     model, shapes = describe_model(cfg, len(data.classes))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
     variables, report = load_backbone(path, zeros, cfg.model, "all")
-    info(str(report))
+    print(report)
     if report.left_random:
         raise CheckpointError(
             f"{path} does not hold {len(report.left_random)} arrays of this network with "
@@ -159,21 +156,16 @@ def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
         model, _, target = describe_state(cfg, len(metadata["classes"]))
         state = checkpoints.load(step, target).state
     is_averaged = weights == "ema" and bool(state.ema)
-    return Opened(
-        source=run.root,
-        cfg=cfg,
-        classes=tuple(metadata["classes"]),
-        origin=Origin(
-            run=run.root.absolute().name,
-            step=step,
-            weights="ema" if is_averaged else "raw",
-            fingerprint=metadata["fingerprint"],
-            metrics=metadata["metrics"],
-        ),
-        model=model,
-        variables=state.best_variables if is_averaged else state.variables,
-        is_exported=False,
+    variables = state.best_variables if is_averaged else state.variables
+    origin = Origin(
+        run=run.root.absolute().name,
+        step=step,
+        weights="ema" if is_averaged else "raw",
+        fingerprint=metadata["fingerprint"],
+        metrics=metadata["metrics"],
     )
+    classes = tuple(metadata["classes"])
+    return Opened(run.root, cfg, classes, origin, model, variables, is_exported=False)
 
 
 def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
@@ -182,26 +174,25 @@ def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
         raise CheckpointError(
             f"no good checkpoint of this run in {checkpoints.folder}; train until one is saved"
         )
-    match which:
-        case "latest":
-            return list(known)[-1]
-        case "best":
-            best = find_best(known)
-            if best is None:
-                raise CheckpointError(
-                    f"no checkpoint in {checkpoints.folder} has been evaluated; "
-                    "use --checkpoint latest"
-                )
-            return best
-        case step:
-            return step
+    if which == "latest":
+        return list(known)[-1]
+    if which != "best":
+        return which
+    best = find_best(known)
+    if best is None:
+        raise CheckpointError(
+            f"no checkpoint in {checkpoints.folder} has been evaluated; use --checkpoint latest"
+        )
+    return best
 
 
 def digest_files(folder: Path) -> dict[str, str]:
     """Returns the SHA-256 of every file of an exported model except export.json."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    names = {path.relative_to(folder).as_posix(): path for path in found}
-    return {name: files.sha256(path) for name, path in names.items() if name != RECORD}
+    return {
+        path.relative_to(folder).as_posix(): files.sha256(path)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path != folder / RECORD
+    }
 
 
 def _open_export(folder: Path) -> Opened:
@@ -210,8 +201,8 @@ def _open_export(folder: Path) -> Opened:
     for name, digest in contents.files.items():
         if found.get(name) != digest:
             raise _damaged(folder, f"{name} is {'changed' if name in found else 'missing'}")
-    described = RunFolder(folder)
-    cfg, classes = run_folder.load_config(described), run_folder.load_classes(described)
+    run = RunFolder(folder)
+    cfg, classes = run_folder.load_config(run), run_folder.load_classes(run)
     model, shapes = describe_model(cfg, len(classes), folded=True)
     target = name_arrays(shapes)
     misfits = find_misfits(contents.leaves, target)
@@ -221,15 +212,8 @@ def _open_export(folder: Path) -> Opened:
         leaves = load_arrays(folder.absolute() / ARRAYS, contents.leaves)
     except DamageError as damage:
         raise _damaged(folder, str(damage)) from damage
-    return Opened(
-        source=folder,
-        cfg=cfg,
-        classes=classes,
-        origin=contents.origin,
-        model=model,
-        variables=replace_arrays(shapes, place(leaves, target)),
-        is_exported=True,
-    )
+    variables = replace_arrays(shapes, place(leaves, target))
+    return Opened(folder, cfg, classes, contents.origin, model, variables, is_exported=True)
 
 
 def _read_record(folder: Path) -> ExportRecord:

@@ -55,15 +55,14 @@ def test_demo_trains_and_reports_and_repeats_nothing(
 
 
 def test_every_head_has_its_own_config() -> None:
-    for heads in (demo.QUICK, demo.DEFAULT, demo.FULL):
+    for heads, _, _ in (demo.QUICK, demo.DEFAULT, demo.FULL):
         configs = [
-            read_config(f"{demo.CONFIG}:{method},demo", [f"--config.{each}" for each in overrides])
-            for _, method, overrides in heads
+            read_config(spec, [f"--config.{each}" for each in overrides])
+            for spec, overrides in map(demo.describe_head, heads)
         ]
         assert all(cfg.train.steps == configs[0].train.steps for cfg in configs)
         assert all(cfg.init.weights == "drawn_objects" for cfg in configs)
         assert len({repr(cfg) for cfg in configs}) == len(heads)
-        assert len({name for name, _, _ in heads}) == len(heads)
 
 
 def test_two_scales_are_refused(capsys: pytest.CaptureFixture[str]) -> None:

@@ -46,7 +46,8 @@ def test_full_stdout_ends_a_command_with_73(words: list[str]) -> None:
 @needs_full
 def test_full_stdout_is_not_reported_as_an_output_file() -> None:
     program = (
-        "from pathlib import Path; from data_pipelines import files; from gap_jax import process\n"
+        "from pathlib import Path; from data_pipelines.core import files\n"
+        "from gap_jax import process\n"
         "def command():\n"
         "    with files.writing(Path('people')): print('drawing', flush=True)\n"
         "raise SystemExit(process.run(command))"

@@ -102,6 +102,7 @@ def test_mistake_shows_counts_and_pictures(
 ) -> None:
     _, _, text = page
     heading = r"<h3>[^<]+ taken for [^<]+</h3>\s*<p class=\"counts\">mean pooling: \d[^<]*, GAP-CNN"
+    assert "The most frequent confusions, with the number of images, averaged over the" in text
     mistakes = re.split(heading, text.split('<ul class="mistakes">')[1].split("</ul>")[0])[1:]
     assert mistakes and all("<img " in pictures for pictures in mistakes)
 
@@ -147,6 +148,10 @@ def test_report_of_one_run_without_masks(
         "packages": {"jax": "0.0.7"},
     }  # fmt: skip
     RunFolder(run).record.write_text(json.dumps(content))
+    place = RunFolder(run).scores("val", 20) / "scores.npz"
+    with np.load(place) as held:
+        scores = dict(held)
+    np.savez(place, **{**scores, "logits": np.eye(3, dtype=np.float32)[scores["labels"]]})
     shutil.copytree(made / "data", tmp_path / "moved")
     mask_file(tmp_path / "moved").unlink()
     assert cli.main(["report", str(run), "--data", str(tmp_path / "moved")]) == 0
@@ -155,6 +160,7 @@ def test_report_of_one_run_without_masks(
     shown = Reader((run / "report.html").read_text("utf-8")).text()
     assert "Not measured: people in " in shown and "has no masks" in shown
     assert "No run has a metrics.jsonl with numbers to draw" in shown
+    assert "None: every image is classified correctly" in shown
     assert "Differences" not in shown and "Worth a look" not in shown
     assert f"run {EVIL}" in shown and "devices: count 8" in shown and "jax 0.0.7" in shown
 

@@ -23,7 +23,7 @@ from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import LinearSaliency
 from gap_jax.report import measure
-from gap_jax.report.colours import overlay
+from gap_jax.report.gallery import overlay
 from gap_jax.report.maps import predict, upsample
 from tests.support.reported_runs import grid_of
 from tests.support.tiny_data import CLASSES, build
@@ -260,7 +260,7 @@ def test_maps_are_those_of_the_predicted_class(tmp_path: Path, per_class: bool) 
     maps = network(jnp.asarray(seen.image), want_maps=True).maps
     assert maps
     bottom_up, top_down, combined = maps
-    k = int(seen.classes[17])
+    k = int(seen.logits[17].argmax())
     np.testing.assert_allclose(seen.top_down[17], top_down[17, ..., k, 0], rtol=1e-5, atol=1e-3)
     np.testing.assert_allclose(seen.combined[17], combined[17, ..., k], rtol=1e-5, atol=1e-3)
     due = bottom_up[17, ..., k, :] if per_class else bottom_up[17]

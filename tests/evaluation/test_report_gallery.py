@@ -6,8 +6,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from gap_jax.report import colours
-from gap_jax.report.gallery import build_gallery, choose
+from gap_jax.report.gallery import build_gallery, choose, find_scale, paint
 from gap_jax.report.maps import Predictions, find_joints
 from tests.support.reported_runs import draw_scores, grid_of, make_run
 from tests.support.tiny_data import CLASSES
@@ -23,12 +22,12 @@ def test_joints_are_high_peaks() -> None:
 
 
 def test_colours_are_signed_and_clipped() -> None:
-    beyond, low, zero, high = colours.paint(np.array([[-9.0, -1.0, 0.0, 1.0]]))[0].astype(int)
+    beyond, low, zero, high = paint(np.array([[-9.0, -1.0, 0.0, 1.0]]))[0].astype(int)
     assert low[2] > low[0] and high[0] > high[2] and zero.min() > 230
     assert beyond.tolist() == low.tolist()
     values = np.concatenate([np.full(999, -2.0), [50.0]])[None, None]
-    assert colours.find_scale(values) == 2
-    assert colours.find_scale(np.zeros((1, 2, 2))) == 1
+    assert find_scale(values) == 2
+    assert find_scale(np.zeros((1, 2, 2))) == 1
 
 
 def predict(shift: float = 0.0, *, pose: bool = False) -> Predictions:
@@ -47,13 +46,10 @@ def test_gallery_shares_its_scale_and_replaces_missing_panels() -> None:
     shown = build_gallery(
         ["one", "two"],
         [predict(), predict(4.0, pose=True)],
-        labels,
-        ["a", "b", "c"],
+        [{"label": label, "id": f"{label}.jpg"} for label in labels],
         CLASSES,
-        hits=2,
     )
     assert [unit.partition(",")[0] for unit in shown.units] == ["one", "two"]
-    assert (shown.hits, shown.misses) == (2, 1)
     for case, label in zip(shown.cases, labels, strict=True):
         assert case.label == CLASSES[label]
         one, two = case.strips
@@ -69,7 +65,7 @@ def test_gallery_shares_its_scale_and_replaces_missing_panels() -> None:
 
 def test_panels_do_not_change_with_factors_that_cancel() -> None:
     """Neither do they change with the unit of the product."""
-    labels, ids = [np.int64(0), np.int64(1), np.int64(2)], ["a", "b", "c"]
+    stored = [{"label": np.int64(k), "id": f"{k}.jpg"} for k in range(3)]
     plain, turned = (
         build_gallery(
             ["x"],
@@ -77,7 +73,7 @@ def test_panels_do_not_change_with_factors_that_cancel() -> None:
                 bottom_up=factor * predict(4.0).bottom_up, top_down=predict(4.0).top_down / factor,
                 combined=unit * predict(4.0).combined,
             )],
-            labels, ids, CLASSES, hits=2,
+            stored, CLASSES,
         )
         for factor, unit in ((1, 1), (-128, 16))
     )  # fmt: skip
