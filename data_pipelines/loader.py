@@ -59,10 +59,10 @@ class Batches(Iterator[HostBatch]):
         if self._iterator is None:
             raise StopIteration
         try:
-            address, batch = next(self._iterator)
-            if self._blocks is None or address is None:
+            block, batch = next(self._iterator)
+            if self._blocks is None or block is None:
                 return batch
-            return batch._replace(image=self._blocks.copy_out(address))
+            return batch._replace(image=self._blocks.copy_out(block))
         except BaseException as error:
             self.close()
             refuse_lost_worker(error)
@@ -94,7 +94,7 @@ def training_batches(
     process: tuple[int, int] = (0, 1),
 ) -> Batches:
     """Makes the endless batches of this process (index, count) from step `start_step` on."""
-    row_count = _rows_per_process("train.batch_size", batch_size, process)
+    row_count = _rows_per_process("train.batch_size", batch_size, process[1])
     rows = Rows(data, manifest, data.train_split)
     if data.cache == "ram":
         rows.cache_decoded()
@@ -116,7 +116,7 @@ def evaluation_batches(
     Each process gets equally many full batches; rows with id -1 and weight 0 pad the last ones. If
     `data.eval_views` is above 1, images have an axis of views after the batch axis.
     """
-    row_count = _rows_per_process("eval.batch_size", batch_size, process)
+    row_count = _rows_per_process("eval.batch_size", batch_size, process[1])
     rows = Rows(data, manifest, data.eval_split, views=data.eval_views)
     examples = min(len(rows), max_examples or len(rows))
     padded = math.ceil(examples / batch_size) * batch_size
@@ -125,8 +125,7 @@ def evaluation_batches(
     return _make_batches(specs, rows, data, row_count, process, 0)
 
 
-def _rows_per_process(name: str, batch_size: int, process: tuple[int, int]) -> int:
-    _, count = process
+def _rows_per_process(name: str, batch_size: int, count: int) -> int:
     if batch_size % count:
         below = batch_size // count * count
         better = f"{below} or {below + count}" if below else str(count)
@@ -174,13 +173,13 @@ def _make_batches(
 
 def fill_batch(
     rows: "Rows", blocks: ImageBlocks | None, specs: Sequence[RowSpec]
-) -> tuple[tuple[int, int] | None, HostBatch]:
-    """Fills a batch; returns the address of its images if they lie in shared memory, else None."""
-    address = blocks.find_free() if blocks else None
-    if blocks is None or address is None:
+) -> tuple[int | None, HostBatch]:
+    """Fills a batch; returns the block of its images if they lie in shared memory, else None."""
+    block = blocks.find_free() if blocks else None
+    if blocks is None or block is None:
         return None, rows.batch(specs, np.empty(rows.image_shape(len(specs)), np.uint8))
-    batch = rows.batch(specs, blocks.images(address))
-    return address, batch._replace(image=batch.image[:0].copy())
+    batch = rows.batch(specs, blocks.images(block))
+    return block, batch._replace(image=batch.image[:0].copy())
 
 
 def available_cores() -> int:
@@ -289,6 +288,4 @@ class Rows:
         if fault is not None:
             raise DataError(fault)
         view = make_view(decode(record["image"]), people, self._data)
-        return (
-            DecodedRecord(view, label, 1.0) if is_labelled(label) else DecodedRecord(view, 0, 0.0)
-        )
+        return DecodedRecord(view, *((label, 1.0) if is_labelled(label) else (0, 0.0)))

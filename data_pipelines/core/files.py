@@ -139,9 +139,7 @@ def name_owner(content: bytes) -> str:
 def existing_ancestor(path: Path) -> Path:
     """Returns the nearest existing path at or above `path`."""
     path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -180,7 +178,9 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         with writing(target):
             yield partial
             faults.point("files.before_rename")
-            _sync_tree(partial)
+            for path in filter(Path.is_file, partial.rglob("*")):
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
             shutil.rmtree(replaced, ignore_errors=True)
             if target.exists():
                 target.replace(replaced)
@@ -190,13 +190,6 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
 
 
 def escape_control(text: str) -> str:
@@ -217,8 +210,9 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    for row in rows:
-        writer.writerow([_as_plain_text(cell) if isinstance(cell, str) else cell for cell in row])
+    writer.writerows(
+        [_as_plain_text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
     return text.getvalue().encode("utf-8")
 
 

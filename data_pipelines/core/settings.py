@@ -7,12 +7,11 @@ import dataclasses
 import math
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from data_pipelines.core.errors import ConfigError, nearest
 
 Value = TypeVar("Value")
-Group = TypeVar("Group", bound="Settings")
 
 
 def setting(
@@ -46,14 +45,12 @@ class Settings:
         if getattr(self, "_frozen", False):
             raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is frozen")
         kind = {field.name: field.type for field in dataclasses.fields(self)}.get(name)
-        is_other_group = (
-            isinstance(kind, type) and issubclass(kind, Settings) and not isinstance(value, kind)
-        )
-        if kind is None or is_other_group:
+        is_group = isinstance(kind, type) and issubclass(kind, Settings)
+        if kind is None or (is_group and not isinstance(value, kind)):
             raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 
-    def resolved(self: Group) -> Group:
+    def resolved(self) -> Self:
         """Returns a frozen copy; the constructor checks its final values."""
         self.__post_init__()  # first, as a type-checked constructor raises errors of its own
         copy = type(self)(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})

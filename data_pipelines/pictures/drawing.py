@@ -98,7 +98,7 @@ def fit(view: View, side_px: int) -> View:
     """Resizes a view so that its longer side is `side_px`."""
     height, width = view.image.shape[:2]
     scale = side_px / max(height, width)
-    return resize(view, max(1, round(width * scale)), max(1, round(height * scale)), smooth=True)
+    return resize(view, max(1, round(width * scale)), max(1, round(height * scale)), "area")
 
 
 def shorten(text: str) -> str:
