@@ -47,16 +47,10 @@ def draw_skeletons(image: Picture, keypoints: Keypoints) -> Picture:
         seen = person[:, 2] != NOT_ANNOTATED
         bones = [bone for bone in BONES if seen[list(bone)].all()]
         for colour, extra in ((CASING, 2), (None, 0)):
-            for start, end in bones:
-                cv2.line(
-                    canvas,
-                    _fixed(person[start]),
-                    _fixed(person[end]),
-                    colour or side_colour(start, end),
-                    thickness + extra,
-                    cv2.LINE_AA,
-                    SUBPIXEL_BITS,
-                )
+            for bone in bones:
+                start, end = (_fixed(person[joint]) for joint in bone)
+                paint = colour or side_colour(*bone)
+                cv2.line(canvas, start, end, paint, thickness + extra, cv2.LINE_AA, SUBPIXEL_BITS)
         for joint in np.flatnonzero(seen):
             _draw_joint(canvas, person[joint], side_colour(int(joint)), thickness)
     return canvas
@@ -67,16 +61,10 @@ def _draw_joint(
 ) -> None:
     radius = (1.6 * thickness + 1) * 2**SUBPIXEL_BITS
     inner = CASING if joint[2] == HIDDEN else colour
-    for grown, paint, filled in ((1.0, CASING, True), (0.0, inner, True), (0.0, colour, False)):
-        cv2.circle(
-            canvas,
-            _fixed(joint),
-            round(radius + grown * 2**SUBPIXEL_BITS),
-            paint,
-            cv2.FILLED if filled else thickness,
-            cv2.LINE_AA,
-            SUBPIXEL_BITS,
-        )
+    layers = (1, CASING, cv2.FILLED), (0, inner, cv2.FILLED), (0, colour, thickness)
+    for grown, paint, line in layers:
+        size = round(radius + grown * 2**SUBPIXEL_BITS)
+        cv2.circle(canvas, _fixed(joint), size, paint, line, cv2.LINE_AA, SUBPIXEL_BITS)
 
 
 def draw_disc(image: Picture, centre: Float[np.ndarray, " 3"], radius: float) -> Picture:
