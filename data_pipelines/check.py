@@ -112,13 +112,17 @@ class _Inspection:
         first_split, first_name = self._seen.setdefault(digest, (split, named))
         if first_split != split:
             self._duplicates.append(f"{first_name} = {named}")
-        if _has_joints_far_outside(record["keypoints"], record["width_px"], record["height_px"]):
+        keypoints, size = record["keypoints"], np.array([record["width_px"], record["height_px"]])
+        annotated = keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2]
+        beyond = np.maximum(-annotated, annotated - (size - 1))
+        if (beyond > FAR_OUTSIDE * size.max()).any():
             self._far_outside.append(named)
-        if _is_rotated(record["image"]):
-            self._rotated.append(named)
+        file = io.BytesIO(record["image"])
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            if image.getexif().get(ORIENTATION_TAG) in ROTATED_OR_MIRRORED:
+                self._rotated.append(named)
 
     def list_oddities(self) -> list[str]:
-        """Lists the valid but unusual properties of the data."""
         train = self.tallies.get("train", Tally(len(self._stated.classes)))
         counts = list(zip(map(files.quote, self._stated.classes), train.class_counts, strict=True))
         few = [name for name, count in counts if 0 < count < FEW_IMAGES]
@@ -138,19 +142,6 @@ class _Inspection:
         if unlabelled := len(train.ids) - train.labelled:
             lines.append(f"{unlabelled:,} training images have no label and train with weight 0")
         return lines
-
-
-def _has_joints_far_outside(keypoints: np.ndarray, width_px: int, height_px: int) -> bool:
-    """Tells whether an annotated joint lies over a tenth of the longer side beyond the border."""
-    annotated = keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2]
-    beyond = np.maximum(-annotated, annotated - (width_px - 1, height_px - 1))
-    return bool((beyond > FAR_OUTSIDE * max(width_px, height_px)).any())
-
-
-def _is_rotated(content: bytes) -> bool:
-    """Tells whether the EXIF orientation rotates or mirrors the stored pixels."""
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
-        return image.getexif().get(ORIENTATION_TAG) in ROTATED_OR_MIRRORED
 
 
 def compare(directory: Path, stated: Manifest, tallies: dict[str, Tally]) -> None:

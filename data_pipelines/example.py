@@ -13,8 +13,6 @@ from tensorflow_datasets import features
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import escape_control, quote
 
-FORMAT_VERSION = 1
-
 JOINTS = (
     "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle",
     "pelvis", "thorax", "upper neck", "head top",
@@ -25,7 +23,7 @@ BONES = (
     (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9),
     (10, 11), (11, 12), (12, 7), (7, 13), (13, 14), (14, 15),
 )  # fmt: skip
-NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
+VISIBILITIES = NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
 
 UNLABELLED = -1  # a missing single label; such an image trains with weight 0
 PADDING_ID = -1  # the id of a padding row

@@ -40,14 +40,6 @@ class RowSpec(NamedTuple):
     seed: int | None = None
 
 
-class DecodedRecord(NamedTuple):
-    """Holds a decoded record before its random crop."""
-
-    view: View
-    label: int | np.ndarray
-    weight: float
-
-
 class Batches(Iterator[HostBatch]):
     """Iterates over batches; `close` or a `with` block ends its threads and workers."""
 
@@ -204,10 +196,9 @@ class Rows:
     def __init__(self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1) -> None:
         self._data = data
         self._views = (views,) if views > 1 else ()
-        self._split = split
         self._manifest = manifest
         self._records = records.open_split(data.directory, split, manifest)
-        self._cache: dict[int, DecodedRecord] | None = None
+        self._cache: dict[int, tuple[View, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -216,16 +207,15 @@ class Rows:
         """Caches decoded images from now on; refuses if they do not fit into memory."""
         self._cache = {}
         sample = np.linspace(0, len(self) - 1, SAMPLED_IMAGES).astype(int).tolist()
-        needed = len(self) * float(np.mean([self._read(i).view.image.nbytes for i in sample]))
+        needed = len(self) * float(np.mean([self._read(i)[0].image.nbytes for i in sample]))
         free = available_memory()
         if needed > free:
             raise ConfigError(
-                f"data.cache=ram needs about {needed / 2**30:,.1f} GiB for split {self._split!r} "
+                f"data.cache=ram needs about {needed / 2**30:,.1f} GiB for {self._records.name} "
                 f"and {free / 2**30:,.1f} GiB are free; use data.cache=none"
             )
 
     def image_shape(self, rows: int) -> tuple[int, ...]:
-        """Returns the shape of a batch's images."""
         return rows, *self._views, self._data.image_size_px, self._data.image_size_px, 3
 
     def batch(
@@ -247,23 +237,23 @@ class Rows:
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
                 continue
-            decoded = self._read(spec.position)
+            whole, label = self._read(spec.position)
             if spec.seed is None:
-                views = evaluation_views(decoded.view, self._data)
+                views = evaluation_views(whole, self._data)
             else:
-                views = [augment(decoded.view, self._data, np.random.default_rng(spec.seed))]
+                views = [augment(whole, self._data, np.random.default_rng(spec.seed))]
             squares = batch.image[row].reshape(len(views), *batch.image.shape[-3:])
-            for square, each in zip(squares, views, strict=True):
-                square[:] = each.image
+            np.stack([each.image for each in views], out=squares)
             view = views[0]
             batch.keypoints[row, : len(view.keypoints)] = view.keypoints
             batch.disc_radius[row] = view.disc_radius
-            batch.label[row] = decoded.label
-            batch.weight[row] = decoded.weight
+            batch.label[row] = label if is_labelled(label) else 0
+            batch.weight[row] = is_labelled(label)
             batch.id[row] = spec.position
         return batch
 
-    def _read(self, position: int) -> DecodedRecord:
+    def _read(self, position: int) -> tuple[View, Any]:
+        """Reads and decodes a record, or takes it from the cache; returns its view and label."""
         if self._cache is not None and position in self._cache:
             return self._cache[position]
         record = self._records[position]
@@ -272,20 +262,19 @@ class Rows:
             decoded = self._decode(record)
         except DataError as error:
             raise DataError(
-                f"record {position} ({record['id']!r}) of split {self._split!r} in "
-                f"{self._data.directory}: {error}; prepare the data again"
+                f"record {position} ({record['id']!r}) of {self._records.name}: {error}; "
+                "prepare the data again"
             ) from error
         if self._cache is not None:
             self._cache[position] = decoded
         return decoded
 
-    def _decode(self, record: records.Record) -> DecodedRecord:
+    def _decode(self, record: records.Record) -> tuple[View, Any]:
         label, people = record["label"], record["keypoints"]
         manifest, most = self._manifest, self._manifest.max_people
         fault = records.find_label_fault(label, manifest.label_kind, len(manifest.classes))
         if fault is None and len(people) > most:
             fault = f"it shows {len(people)} people and the manifest says at most {most}"
-        if fault is not None:
+        if fault:
             raise DataError(fault)
-        view = make_view(decode(record["image"]), people, self._data)
-        return DecodedRecord(view, *((label, 1.0) if is_labelled(label) else (0, 0.0)))
+        return make_view(decode(record["image"]), people, self._data), label

@@ -12,14 +12,9 @@ import numpy as np
 
 from data_pipelines.core.errors import DataError, first_line, name_some
 from data_pipelines.core.files import is_file, quote, write_atomically
-from data_pipelines.example import (
-    FORMAT_VERSION,
-    NOT_ANNOTATED,
-    UNLABELLED,
-    LabelKind,
-    find_class_fault,
-)
+from data_pipelines.example import NOT_ANNOTATED, UNLABELLED, LabelKind, find_class_fault
 
+FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
 

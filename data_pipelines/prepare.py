@@ -67,7 +67,6 @@ def build(
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refuses a path that holds other files, or a data set unless `overwrite` is set."""
     with files.writing(out):
         if os.path.lexists(out) and not out.is_dir():
             raise CannotWrite(f"{out} is a file or a link loop; pass another --out")

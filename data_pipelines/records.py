@@ -1,6 +1,5 @@
 """Writes and opens ArrayRecord files in TFDS's format without TensorFlow."""
 
-import contextlib
 import dataclasses
 import errno
 import io
@@ -17,15 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.core.files import sha256
-from data_pipelines.example import (
-    HIDDEN,
-    JOINTS,
-    NOT_ANNOTATED,
-    UNLABELLED,
-    VISIBLE,
-    LabelKind,
-    record_features,
-)
+from data_pipelines.example import JOINTS, UNLABELLED, VISIBILITIES, LabelKind, record_features
 from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]
@@ -58,7 +49,7 @@ def find_fault(
         return f"its keypoints have shape {keypoints.shape}, not (people, {len(JOINTS)}, 3)"
     if not np.isfinite(keypoints).all():
         return "a keypoint is not finite"
-    if not np.isin(keypoints[..., 2], (NOT_ANNOTATED, HIDDEN, VISIBLE)).all():
+    if not np.isin(keypoints[..., 2], VISIBILITIES).all():
         return "a keypoint's visibility is not 0, 1 or 2"
     return None
 
@@ -127,28 +118,21 @@ def _write_split(
 def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
     """Writes examples to one shard until it is full or none is left; returns their number."""
     count = size = 0
-    with _array_record(path) as writer:
+    try:
+        writer = ArrayRecordWriter(str(path), "group_size:1")
         for example in examples:
             writer.write(example)
             count += 1
             size += len(example)
             if size >= SHARD_BYTES:
                 break
-    return count
-
-
-@contextlib.contextmanager
-def _array_record(path: Path) -> Iterator[ArrayRecordWriter]:
-    """Yields a writer; its RuntimeErrors are turned into the OSErrors that caused them."""
-    try:
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        yield writer
         writer.close()
-    except RuntimeError as error:
+    except RuntimeError as error:  # the writer's name the OSError that caused them
         for code in errno.errorcode:
             if f": {os.strerror(code)}; " in str(error):
                 raise OSError(code, os.strerror(code), str(path)) from error
         raise
+    return count
 
 
 @dataclasses.dataclass(frozen=True)

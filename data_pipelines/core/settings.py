@@ -6,12 +6,13 @@ No `from __future__ import annotations` where a group is defined: the command li
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping, Sequence
-from typing import Any, Self, TypeVar
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from data_pipelines.core.errors import ConfigError, nearest
 
 Value = TypeVar("Value")
+Group = TypeVar("Group", bound="Settings")
 
 
 def setting(
@@ -50,7 +51,7 @@ class Settings:
             raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 
-    def resolved(self) -> Self:
+    def resolved(self: Group) -> Group:
         """Returns a frozen copy; the constructor checks its final values."""
         self.__post_init__()  # first, as a type-checked constructor raises errors of its own
         copy = type(self)(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
@@ -111,10 +112,6 @@ def _check_scalar(name: str, field: dataclasses.Field[Any], kind: Any, value: An
     if not math.isfinite(value):
         raise ConfigError(f"{name}={value!r} is not a finite number")
     if value < rules["low"] or value > rules["high"] or value <= rules["above"]:
-        raise ConfigError(f"{name}={value!r} is out of range; it takes {_range(rules)}")
-
-
-def _range(rules: Mapping[str, Any]) -> str:
-    bounds = {"above": "more than {:g}", "low": "{:g} or more", "high": "{:g} or less"}
-    finite = (text.format(rules[key]) for key, text in bounds.items() if math.isfinite(rules[key]))
-    return " and ".join(finite)
+        bounds = {"above": "more than {:g}", "low": "{:g} or more", "high": "{:g} or less"}
+        limits = [text.format(rules[k]) for k, text in bounds.items() if math.isfinite(rules[k])]
+        raise ConfigError(f"{name}={value!r} is out of range; it takes {' and '.join(limits)}")

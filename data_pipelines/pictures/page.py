@@ -9,15 +9,7 @@ from typing import Any, NamedTuple
 import jinja2
 from PIL import Image
 
-from data_pipelines.pictures.drawing import (
-    LEFT,
-    RIGHT,
-    Picture,
-    draw_disc,
-    draw_skeletons,
-    first_joint_inside,
-    fit,
-)
+from data_pipelines.pictures import drawing
 from data_pipelines.transforms import View
 
 TEMPLATE = "sheet.html"
@@ -85,7 +77,7 @@ def fill_template(name: str = TEMPLATE, templates: Mapping[str, str] = {}, **val
         lstrip_blocks=True,
     )
     template = environment.get_template(name)
-    text = template.render(left=f"rgb{LEFT}", right=f"rgb{RIGHT}", **values)
+    text = template.render(left=f"rgb{drawing.LEFT}", right=f"rgb{drawing.RIGHT}", **values)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
@@ -94,15 +86,15 @@ def thumbnail(view: View, *, alt: str, caption: str = "") -> Thumbnail:
 
     A disc radius above 0 is drawn as a circle around one joint.
     """
-    small = fit(view, THUMBNAIL_PX)
-    drawn = draw_skeletons(small.image, small.keypoints)
-    joint = first_joint_inside(small.keypoints, drawn) if small.disc_radius else None
+    small = drawing.fit(view, THUMBNAIL_PX)
+    drawn = drawing.draw_skeletons(small.image, small.keypoints)
+    joint = drawing.first_joint_inside(small.keypoints, drawn) if small.disc_radius else None
     if joint is not None:
-        drawn = draw_disc(drawn, joint, small.disc_radius)
+        drawn = drawing.draw_disc(drawn, joint, small.disc_radius)
     return embed(drawn, alt=alt, caption=caption)
 
 
-def embed(picture: Picture, *, alt: str, caption: str = "") -> Thumbnail:
+def embed(picture: drawing.Picture, *, alt: str, caption: str = "") -> Thumbnail:
     """Embeds a picture in the page at its own size."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, "JPEG", quality=THUMBNAIL_QUALITY, subsampling=0)
