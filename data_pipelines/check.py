@@ -22,10 +22,7 @@ ORIENTATION_TAG, ROTATED_OR_MIRRORED = 0x0112, range(2, 9)
 
 
 def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
-    """Refuses prepared data that differ from their manifest; warns of oddities.
-
-    `html` names the contact sheet to write.
-    """
+    """Refuses prepared data that differ from their manifest; writes a contact sheet to `html`."""
     stated = manifest.load(directory)
     check_shards(directory, stated)
     inspection = _Inspection(stated, log)

@@ -75,7 +75,6 @@ class DataConfig(Settings):
 
     @property
     def eval_views(self) -> int:
-        """The number of views of an image that evaluation averages over."""
         return CROPS[self.eval_crops] * (2 if self.eval_flip else 1)
 
     @property

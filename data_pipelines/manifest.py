@@ -111,7 +111,6 @@ class Tally:
             self.class_counts[each] += 1
 
     def split(self, shards: Sequence[Shard]) -> Split:
-        """Returns the split's part of a manifest."""
         counts, ids = tuple(self.class_counts), digest_ids(self.ids)
         return Split(len(self.ids), self.labelled, self.with_joints, counts, ids, tuple(shards))
 

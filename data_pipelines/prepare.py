@@ -210,13 +210,12 @@ def _read(path: Path) -> bytes:
 
 
 def _summarise(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterator[str]:
-    """Yields lines with each split's numbers of listed to used images, and of the result."""
     rows = [["split", "listed", "found", "on disk", "labelled", "with joints", "used"]]
     for name, split in raw.splits.items():
         held = manifest.splits[name]
-        counts = [split.listed, split.annotated, split.on_disk]
-        counts += [held.labelled, held.with_joints, held.examples]
-        rows.append([name, *(f"{count:,}" for count in counts)])
+        found = split.listed, split.annotated, split.on_disk
+        used = held.labelled, held.with_joints, held.examples
+        rows.append([name, *(f"{count:,}" for count in found + used)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:
         numbers = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))

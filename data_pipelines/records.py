@@ -27,16 +27,16 @@ SHARD_BYTES = 256 * 2**20
 
 def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
     """Returns the first fault of a label, or None."""
-    match label_kind:
-        case "single" if not isinstance(label, numbers.Integral):
+    if label_kind == "single":
+        if not isinstance(label, numbers.Integral):
             return f"its label {label!r} is no class id"
-        case "single" if label != UNLABELLED and not 0 <= int(label) < classes:
+        if label != UNLABELLED and not 0 <= int(label) < classes:
             return f"its label {label} is outside 0..{classes - 1}"
-        case "multi" if (shape := np.shape(label)) != (classes,):
-            return f"its label has shape {shape}, not one number for each of {classes} classes"
-        case "multi" if not np.isin(label, (0, 1)).all():
-            return "its label holds something other than 0 and 1"
-    return None
+        return None
+    shape = np.shape(label)
+    if shape != (classes,):
+        return f"its label has shape {shape}, not one number for each of {classes} classes"
+    return None if np.isin(label, (0, 1)).all() else "its label holds something other than 0 and 1"
 
 
 def find_fault(

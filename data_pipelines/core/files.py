@@ -27,7 +27,6 @@ _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and par
 
 
 def sha256(path: Path) -> str:
-    """Computes the SHA-256 of a file in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -56,15 +55,12 @@ def writing(target: os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        message = f"cannot write {target}: {reason}; choose a path that you may write to"
         if error.errno in _DISK_FULL:
-            free = shutil.disk_usage(existing_ancestor(Path(target))).free
-            raise CannotWrite(
-                f"no room to write {target}: {reason} ({free / 2**20:,.0f} MiB free); "
-                "free some space or choose another path"
-            ) from error
-        raise CannotWrite(
-            f"cannot write {target}: {reason}; choose a path that you may write to"
-        ) from error
+            free = shutil.disk_usage(existing_ancestor(Path(target))).free / 2**20
+            message = f"no room to write {target}: {reason} ({free:,.0f} MiB free); "
+            message += "free some space or choose another path"
+        raise CannotWrite(message) from error
 
 
 @contextlib.contextmanager
@@ -217,6 +213,5 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]
 
 
 def _as_plain_text(cell: str) -> str:
-    """Quotes the text if its first character, also a full-width one, starts a formula."""
-    first = unicodedata.normalize("NFKC", cell.strip()[:1])
+    first = unicodedata.normalize("NFKC", cell.strip()[:1])  # an equals sign may be full-width
     return escape_control(f"'{cell}" if first in tuple("=+-@") else cell)

@@ -46,8 +46,9 @@ class Settings:
         if getattr(self, "_frozen", False):
             raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is frozen")
         kind = {field.name: field.type for field in dataclasses.fields(self)}.get(name)
-        is_group = isinstance(kind, type) and issubclass(kind, Settings)
-        if kind is None or (is_group and not isinstance(value, kind)):
+        if isinstance(kind, type) and issubclass(kind, Settings) and not isinstance(value, kind):
+            kind = None  # the value is another group
+        if kind is None:
             raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 

@@ -82,10 +82,7 @@ def fill_template(name: str = TEMPLATE, templates: Mapping[str, str] = {}, **val
 
 
 def thumbnail(view: View, *, alt: str, caption: str = "") -> Thumbnail:
-    """Shrinks the view to thumbnail size, then draws its skeletons with thin lines.
-
-    A disc radius above 0 is drawn as a circle around one joint.
-    """
+    """Shrinks the view, then draws its skeletons and, around one joint, a disc of its radius."""
     small = drawing.fit(view, THUMBNAIL_PX)
     drawn = drawing.draw_skeletons(small.image, small.keypoints)
     joint = drawing.first_joint_inside(small.keypoints, drawn) if small.disc_radius else None

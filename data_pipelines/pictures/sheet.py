@@ -91,9 +91,8 @@ def _tabulate_splits(manifest: Manifest) -> Table:
         counts = (split.examples, split.labelled, split.with_joints, len(split.shards))
         size = sum(shard.bytes for shard in split.shards) / 2**20
         rows.append((name, *(f"{count:,}" for count in counts), f"{size:,.1f}"))
-    return Table(
-        "Splits", "", ("split", "images", "labelled", "with joints", "shards", "MiB"), rows
-    )
+    columns = ("split", "images", "labelled", "with joints", "shards", "MiB")
+    return Table("Splits", "", columns, rows)
 
 
 def _tabulate_classes(manifest: Manifest) -> Table:
