@@ -3,7 +3,6 @@
 import hashlib
 import io
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from PIL import Image
 
 from data_pipelines import decode, manifest, records
 from data_pipelines.core import files
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.example import NOT_ANNOTATED
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.pictures.sheet import contact_sheet
@@ -23,10 +22,7 @@ ORIENTATION_TAG, ROTATED_OR_MIRRORED = 0x0112, range(2, 9)
 
 
 def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
-    """Refuses prepared data that differ from their manifest; warns of oddities.
-
-    `html` names the contact sheet to write.
-    """
+    """Refuses prepared data that differ from their manifest; writes a contact sheet to `html`."""
     stated = manifest.load(directory)
     check_shards(directory, stated)
     inspection = _Inspection(stated, log)
@@ -36,7 +32,7 @@ def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
     if inspection.faults:
         raise DataError(
             f"{len(inspection.faults):,} of the records in {directory} are damaged: "
-            f"{_join_names(inspection.faults)}; prepare the data again"
+            f"{name_some(inspection.faults, MAX_NAMED, '; ')}; prepare the data again"
         )
     compare(directory, stated, inspection.tallies)
     oddities = inspection.list_oddities()
@@ -86,17 +82,15 @@ class _Inspection:
         self._rotated: list[str] = []
 
     def inspect_split(self, split: str, source: records.RecordSource) -> None:
-        """Inspects every record of a split."""
         for position in count_images(split, len(source), self._log):
             record = source[position]
             named = f"{split} {record['id']!r}"
-            fault = self._find_fault(record)
-            if fault:
+            if fault := self._find_fault(record):
                 self.faults.append(f"{named}: {fault}")
                 continue
-            label, keypoints = record["label"], record["keypoints"]
-            self.tallies[split].add(record["id"], label, keypoints)
-            self.first_classes[split].append(next(iter(manifest.list_classes(label)), None))
+            self.tallies[split].add(record["id"], record["label"], record["keypoints"])
+            classes = manifest.list_classes(record["label"])
+            self.first_classes[split].append(classes[0] if classes else None)
             self._note_oddities(split, named, record)
 
     def _find_fault(self, record: records.Record) -> str | None:
@@ -104,9 +98,9 @@ class _Inspection:
             height_px, width_px, _ = decode.decode(record["image"]).shape
         except DataError as error:
             return str(error)
-        found, stated = (width_px, height_px), (record["width_px"], record["height_px"])
-        if found != stated:
-            return "it is {} x {} pixels, its record says {} x {}".format(*found, *stated)
+        stated = f"{record['width_px']} x {record['height_px']}"
+        if (found := f"{width_px} x {height_px}") != stated:
+            return f"it is {found} pixels, its record says {stated}"
         kind, classes = self._stated.label_kind, len(self._stated.classes)
         return records.find_fault(record["label"], record["keypoints"], kind, classes)
 
@@ -115,47 +109,36 @@ class _Inspection:
         first_split, first_name = self._seen.setdefault(digest, (split, named))
         if first_split != split:
             self._duplicates.append(f"{first_name} = {named}")
-        if _has_joints_far_outside(record["keypoints"], record["width_px"], record["height_px"]):
+        keypoints, size = record["keypoints"], np.array([record["width_px"], record["height_px"]])
+        annotated = keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2]
+        beyond = np.maximum(-annotated, annotated - (size - 1))
+        if (beyond > FAR_OUTSIDE * size.max()).any():
             self._far_outside.append(named)
-        if _is_rotated(record["image"]):
-            self._rotated.append(named)
+        file = io.BytesIO(record["image"])
+        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
+            if image.getexif().get(ORIENTATION_TAG) in ROTATED_OR_MIRRORED:
+                self._rotated.append(named)
 
     def list_oddities(self) -> list[str]:
-        """Lists the valid but unusual properties of the data."""
         train = self.tallies.get("train", Tally(len(self._stated.classes)))
-        counts = list(zip(self._stated.classes, train.class_counts, strict=True))
-        found = (
-            (
-                [files.quote(name) for name, count in counts if count == 0],
-                "classes without a training image",
-            ),
-            (
-                [files.quote(name) for name, count in counts if 0 < count < FEW_IMAGES],
-                f"classes with fewer than {FEW_IMAGES} training images",
-            ),
-            (self._duplicates, "images that are in two splits, byte for byte"),
-            (self._far_outside, "images with a joint far outside"),
-            (self._rotated, "images with an EXIF orientation, which is ignored"),
-        )
-        lines = [f"{text} ({len(named):,}): {_join_names(named)}" for named, text in found if named]
+        counts = list(zip(map(files.quote, self._stated.classes), train.class_counts, strict=True))
+        few = [name for name, count in counts if 0 < count < FEW_IMAGES]
+        found = {
+            "classes without a training image": [name for name, count in counts if not count],
+            f"classes with fewer than {FEW_IMAGES} training images": few,
+            "images that are in two splits, byte for byte": self._duplicates,
+            "images with a joint far outside": self._far_outside,
+            "images with an EXIF orientation, which is ignored": self._rotated,
+        }
+        lines = [
+            f"{text} ({len(named):,}): {name_some(named, MAX_NAMED, '; ')}"
+            for text, named in found.items()
+            if named
+        ]
         lines += manifest.list_skipped(self._stated)
-        unlabelled = len(train.ids) - train.labelled
-        if unlabelled:
+        if unlabelled := len(train.ids) - train.labelled:
             lines.append(f"{unlabelled:,} training images have no label and train with weight 0")
         return lines
-
-
-def _has_joints_far_outside(keypoints: np.ndarray, width_px: int, height_px: int) -> bool:
-    """Tells whether an annotated joint lies over a tenth of the longer side beyond the border."""
-    annotated = keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2]
-    beyond = np.maximum(-annotated, annotated - (width_px - 1, height_px - 1))
-    return bool((beyond > FAR_OUTSIDE * max(width_px, height_px)).any())
-
-
-def _is_rotated(content: bytes) -> bool:
-    """Tells whether the EXIF orientation rotates or mirrors the stored pixels."""
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(content)) as image:
-        return image.getexif().get(ORIENTATION_TAG) in ROTATED_OR_MIRRORED
 
 
 def compare(directory: Path, stated: Manifest, tallies: dict[str, Tally]) -> None:
@@ -174,8 +157,3 @@ def compare(directory: Path, stated: Manifest, tallies: dict[str, Tally]) -> Non
             f"the manifest of {directory} has max_people={stated.max_people} and its records "
             f"have {people}; prepare the data again"
         )
-
-
-def _join_names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - MAX_NAMED:,} more" if len(names) > MAX_NAMED else ""
-    return "; ".join(names[:MAX_NAMED]) + more

@@ -19,17 +19,13 @@ class DataConfig(Settings, group="data"):
     root: str = setting("", "folder of the prepared records; empty means data/NAME")
     train_split: str = setting("train", "split to train on")
     eval_split: str = setting("val", "split to evaluate on")
-    cache: Literal["none", "ram"] = setting(
-        "none", "ram keeps decoded images in memory (needs workers=0)"
-    )
+    cache: Literal["none", "ram"] = setting("none", "ram keeps decoded images (needs workers=0)")
     workers: int = setting(0, "worker processes that decode; 0 decodes in threads", low=0, high=64)
     preprocessing: Literal["reference", "modern"] = setting(
         "reference", "reference: limit width, resize, crop; modern: random-resized crop"
     )
     image_size_px: int = setting(450, "side of the square crop a model sees", low=8, high=4096)
-    limit_width_px: int = setting(
-        512, "reference: wider images shrink to it first; 0 is off", low=0
-    )
+    limit_width_px: int = setting(512, "reference: wider images shrink to it; 0 is off", low=0)
     short_side_px: int = setting(480, "shorter side before the crop (modern: in evaluation)", low=8)
     area_range: tuple[float, float] = setting(
         (0.35, 1.0), "modern: share of the image a random crop covers", above=0, high=1
@@ -77,7 +73,6 @@ class DataConfig(Settings, group="data"):
 
     @property
     def eval_views(self) -> int:
-        """The number of views of an image that evaluation averages over."""
         return CROPS[self.eval_crops] * (2 if self.eval_flip else 1)
 
     @property

@@ -1,9 +1,8 @@
 """Decodes the bytes of an image file into uint8 RGB pixels, or refuses them with a reason."""
 
-import contextlib
 import io
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
@@ -15,13 +14,7 @@ from data_pipelines.core.errors import DataError, first_line
 LARGEST_PX = 50_000_000
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_OTHER_FORMATS = (
-    (b"GIF8", "a GIF"),
-    (b"RIFF", "a WebP"),
-    (b"BM", "a BMP"),
-    (b"II*\0", "a TIFF"),
-    (b"MM\0*", "a TIFF"),
-)
+_OTHER_FORMATS = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 _INK_SPACES = ("CMYK", "YCCK")  # colour spaces of a JPEG that stores inks
 _PARSER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError)
 
@@ -32,11 +25,11 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 
 def _over_white(image: Image.Image) -> Image.Image:
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return _as_rgb(Image.alpha_composite(Image.new("RGBA", image.size, "white"), image))
 
 
 def _high_byte(image: Image.Image) -> Image.Image:
-    return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
+    return _as_rgb(Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)))
 
 
 DECISIONS: dict[str, tuple[Callable[[Image.Image], Image.Image], str]] = {
@@ -61,17 +54,10 @@ orientation is ignored, because annotations refer to the stored pixels.
 
 def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     """Decodes the pixels by the table of `DECISIONS`."""
-    if data.startswith(_JPEG):
-        return _decode_jpeg(data)
-    with _refusing_damage():
-        image = _open_png(data)
-        _check_size(*image.size)
-        _check_chunks(data)
-        image.load()
-        storage = image.mode
-        if "transparency" in image.info and storage != "I;16":
-            storage = "transparency"
-        return _to_rgb(image, storage)
+    try:
+        return _decode_jpeg(data) if data.startswith(_JPEG) else _decode_png(data)
+    except _PARSER_ERRORS as error:
+        raise DataError(f"it is damaged or cut off ({first_line(error)})") from error
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
@@ -85,11 +71,24 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
         ) from error
     size = int(width), int(height)
     _check_size(*size)
-    with _refusing_damage():
-        if colours not in _INK_SPACES:
-            return simplejpeg.decode_jpeg(data, "RGB")
-        inverted = 255 - simplejpeg.decode_jpeg(data, "CMYK")
-        return _to_rgb(Image.frombytes("CMYK", size, inverted.tobytes()), "CMYK")
+    if colours not in _INK_SPACES:
+        return simplejpeg.decode_jpeg(data, "RGB")
+    inverted = 255 - simplejpeg.decode_jpeg(data, "CMYK")
+    return _to_rgb(Image.frombytes("CMYK", size, inverted.tobytes()), "CMYK")
+
+
+def _decode_png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    if not data.startswith(_PNG):
+        kinds = (f"a {name}" for start, name in _OTHER_FORMATS.items() if data.startswith(start))
+        kind = next(kinds, "no image" if data else "empty")
+        raise DataError(f"it is {kind}; JPEG and PNG are read")
+    # Image.open would warn of a large image that _check_size refuses
+    image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+    _check_size(*image.size)
+    _check_chunks(data)
+    image.load()
+    is_keyed = "transparency" in image.info and image.mode != "I;16"
+    return _to_rgb(image, "transparency" if is_keyed else image.mode)
 
 
 def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -117,21 +116,3 @@ def _check_size(width: int, height: int) -> None:
         raise DataError(
             f"it has {width} x {height} pixels, more than {LARGEST_PX // 10**6} million; shrink it"
         )
-
-
-def _open_png(data: bytes) -> Image.Image:
-    """Reads the header; `Image.open` would warn of a large image that `_check_size` refuses."""
-    if data.startswith(_PNG):
-        return PngImagePlugin.PngImageFile(io.BytesIO(data))
-    if not data:
-        raise DataError("it is empty")
-    kind = next((name for start, name in _OTHER_FORMATS if data.startswith(start)), "no image")
-    raise DataError(f"it is {kind}; JPEG and PNG are read")
-
-
-@contextlib.contextmanager
-def _refusing_damage() -> Iterator[None]:
-    try:
-        yield
-    except _PARSER_ERRORS as error:
-        raise DataError(f"it is damaged or cut off ({first_line(error)})") from error

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
-import tensorflow_datasets as tfds
 from jaxtyping import Float, Int8, Int32, Int64, UInt8
+from tensorflow_datasets import features
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import escape_control, quote
-
-FORMAT_VERSION = 1
 
 JOINTS = (
     "right ankle", "right knee", "right hip", "left hip", "left knee", "left ankle",
@@ -25,7 +23,7 @@ BONES = (
     (0, 1), (1, 2), (2, 6), (6, 3), (3, 4), (4, 5), (6, 7), (7, 8), (8, 9),
     (10, 11), (11, 12), (12, 7), (7, 13), (13, 14), (14, 15),
 )  # fmt: skip
-NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
+VISIBILITIES = NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
 
 UNLABELLED = -1  # a missing single label; such an image trains with weight 0
 PADDING_ID = -1  # the id of a padding row
@@ -38,9 +36,8 @@ Keypoints = Float[np.ndarray, "people 16 3"]
 class Entry:
     """Describes one image by its data set's own files; the image itself is not read yet.
 
-    `keypoints` are 0-based pixels of the stored image (x, y, visibility); `label` is a class id,
-    or one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 without
-    a table.
+    `keypoints` are 0-based pixels of the stored image (x, y, visibility); `label` is a class id, or
+    one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 without one.
     """
 
     id: str
@@ -98,24 +95,19 @@ def find_class_fault(classes: Sequence[str]) -> str | None:
     return None
 
 
-def record_features(label_kind: LabelKind, classes: int) -> tfds.features.FeaturesDict:
+def record_features(label_kind: LabelKind, classes: int) -> features.FeaturesDict:
     """Returns the TFDS features of a stored record: the image file's bytes and annotation."""
-    label = (
-        tfds.features.Scalar(np.int64)
-        if label_kind == "single"
-        else tfds.features.Tensor(shape=(classes,), dtype=np.int8)
-    )
-    return tfds.features.FeaturesDict(
+    integer, person = features.Scalar(np.int64), features.Tensor(shape=(16, 3), dtype=np.float32)
+    multi_label = features.Tensor(shape=(classes,), dtype=np.int8)
+    return features.FeaturesDict(
         {
-            "id": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
-            "width_px": tfds.features.Scalar(np.int64),
-            "height_px": tfds.features.Scalar(np.int64),
-            "label": label,
-            "keypoints": tfds.features.Sequence(
-                tfds.features.Tensor(shape=(len(JOINTS), 3), dtype=np.float32)
-            ),
-            "source_index": tfds.features.Scalar(np.int64),
+            "id": features.Text(),
+            "image": features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            "width_px": integer,
+            "height_px": integer,
+            "label": integer if label_kind == "single" else multi_label,
+            "keypoints": features.Sequence(person),
+            "source_index": integer,
         }
     )
 
@@ -124,9 +116,8 @@ class HostBatch(NamedTuple):
     """Holds a batch in host memory; the device normalises it and draws its heatmaps.
 
     `keypoints` are pixels of the crop (of the first view, if evaluation takes several), padded with
-    people without joints; `disc_radius` is 5 % of the whole image's width, in
-    pixels of the crop; `weight` is 0 for unlabelled and for padding rows; `id` is the record's
-    position in its split, -1 for padding.
+    people without joints; `disc_radius` is 5 % of the whole image's width, in pixels of the crop;
+    `weight` is 0 for unlabelled and padding rows; `id` is the position in its split, -1 if padded.
     """
 
     image: UInt8[np.ndarray, "b *views h w 3"]

@@ -40,14 +40,6 @@ class RowSpec(NamedTuple):
     seed: int | None = None
 
 
-class DecodedRecord(NamedTuple):
-    """Holds a decoded record before its random crop."""
-
-    view: View
-    label: int | np.ndarray
-    weight: float
-
-
 class Batches(Iterator[HostBatch]):
     """Iterates over batches; `close` or a `with` block ends its threads and workers."""
 
@@ -59,10 +51,10 @@ class Batches(Iterator[HostBatch]):
         if self._iterator is None:
             raise StopIteration
         try:
-            address, batch = next(self._iterator)
-            if self._blocks is None or address is None:
+            block, batch = next(self._iterator)
+            if self._blocks is None or block is None:
                 return batch
-            return batch._replace(image=self._blocks.copy_out(address))
+            return batch._replace(image=self._blocks.copy_out(block))
         except BaseException as error:
             self.close()
             refuse_lost_worker(error)
@@ -94,7 +86,7 @@ def training_batches(
     process: tuple[int, int] = (0, 1),
 ) -> Batches:
     """Makes the endless batches of this process (index, count) from step `start_step` on."""
-    row_count = _rows_per_process("train.batch_size", batch_size, process)
+    row_count = _rows_per_process("train.batch_size", batch_size, process[1])
     rows = Rows(data, manifest, data.train_split)
     if data.cache == "ram":
         rows.cache_decoded()
@@ -116,7 +108,7 @@ def evaluation_batches(
     Each process gets equally many full batches; rows with id -1 and weight 0 pad the last ones. If
     `data.eval_views` is above 1, images have an axis of views after the batch axis.
     """
-    row_count = _rows_per_process("eval.batch_size", batch_size, process)
+    row_count = _rows_per_process("eval.batch_size", batch_size, process[1])
     rows = Rows(data, manifest, data.eval_split, views=data.eval_views)
     examples = min(len(rows), max_examples or len(rows))
     padded = math.ceil(examples / batch_size) * batch_size
@@ -125,8 +117,7 @@ def evaluation_batches(
     return _make_batches(specs, rows, data, row_count, process, 0)
 
 
-def _rows_per_process(name: str, batch_size: int, process: tuple[int, int]) -> int:
-    _, count = process
+def _rows_per_process(name: str, batch_size: int, count: int) -> int:
     if batch_size % count:
         below = batch_size // count * count
         better = f"{below} or {below + count}" if below else str(count)
@@ -174,20 +165,19 @@ def _make_batches(
 
 def fill_batch(
     rows: "Rows", blocks: ImageBlocks | None, specs: Sequence[RowSpec]
-) -> tuple[tuple[int, int] | None, HostBatch]:
-    """Fills a batch; returns the address of its images if they lie in shared memory, else None."""
-    address = blocks.find_free() if blocks else None
-    if blocks is None or address is None:
+) -> tuple[int | None, HostBatch]:
+    """Fills a batch; returns the block of its images if they lie in shared memory, else None."""
+    block = blocks.find_free() if blocks else None
+    if blocks is None or block is None:
         return None, rows.batch(specs, np.empty(rows.image_shape(len(specs)), np.uint8))
-    batch = rows.batch(specs, blocks.images(address))
-    return address, batch._replace(image=batch.image[:0].copy())
+    batch = rows.batch(specs, blocks.images(block))
+    return block, batch._replace(image=batch.image[:0].copy())
 
 
 def available_cores() -> int:
     """Counts the processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    known = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def available_memory() -> int:
@@ -205,10 +195,9 @@ class Rows:
     def __init__(self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1) -> None:
         self._data = data
         self._views = (views,) if views > 1 else ()
-        self._split = split
         self._manifest = manifest
         self._records = records.open_split(data.directory, split, manifest)
-        self._cache: dict[int, DecodedRecord] | None = None
+        self._cache: dict[int, tuple[View, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -217,16 +206,15 @@ class Rows:
         """Caches decoded images from now on; refuses if they do not fit into memory."""
         self._cache = {}
         sample = np.linspace(0, len(self) - 1, SAMPLED_IMAGES).astype(int).tolist()
-        needed = len(self) * float(np.mean([self._read(i).view.image.nbytes for i in sample]))
+        needed = len(self) * float(np.mean([self._read(i)[0].image.nbytes for i in sample]))
         free = available_memory()
         if needed > free:
             raise ConfigError(
-                f"data.cache=ram needs about {needed / 2**30:,.1f} GiB for split {self._split!r} "
+                f"data.cache=ram needs about {needed / 2**30:,.1f} GiB for {self._records.name} "
                 f"and {free / 2**30:,.1f} GiB are free; use data.cache=none"
             )
 
     def image_shape(self, rows: int) -> tuple[int, ...]:
-        """Returns the shape of a batch's images."""
         return rows, *self._views, self._data.image_size_px, self._data.image_size_px, 3
 
     def batch(
@@ -248,23 +236,23 @@ class Rows:
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
                 continue
-            decoded = self._read(spec.position)
+            whole, label = self._read(spec.position)
             if spec.seed is None:
-                views = evaluation_views(decoded.view, self._data)
+                views = evaluation_views(whole, self._data)
             else:
-                views = [augment(decoded.view, self._data, np.random.default_rng(spec.seed))]
+                views = [augment(whole, self._data, np.random.default_rng(spec.seed))]
             squares = batch.image[row].reshape(len(views), *batch.image.shape[-3:])
-            for square, each in zip(squares, views, strict=True):
-                square[:] = each.image
+            np.stack([each.image for each in views], out=squares)
             view = views[0]
             batch.keypoints[row, : len(view.keypoints)] = view.keypoints
             batch.disc_radius[row] = view.disc_radius
-            batch.label[row] = decoded.label
-            batch.weight[row] = decoded.weight
+            batch.label[row] = label if is_labelled(label) else 0
+            batch.weight[row] = is_labelled(label)
             batch.id[row] = spec.position
         return batch
 
-    def _read(self, position: int) -> DecodedRecord:
+    def _read(self, position: int) -> tuple[View, Any]:
+        """Reads and decodes a record, or takes it from the cache; returns its view and label."""
         if self._cache is not None and position in self._cache:
             return self._cache[position]
         record = self._records[position]
@@ -273,22 +261,19 @@ class Rows:
             decoded = self._decode(record)
         except DataError as error:
             raise DataError(
-                f"record {position} ({record['id']!r}) of split {self._split!r} in "
-                f"{self._data.directory}: {error}; prepare the data again"
+                f"record {position} ({record['id']!r}) of {self._records.name}: {error}; "
+                "prepare the data again"
             ) from error
         if self._cache is not None:
             self._cache[position] = decoded
         return decoded
 
-    def _decode(self, record: records.Record) -> DecodedRecord:
+    def _decode(self, record: records.Record) -> tuple[View, Any]:
         label, people = record["label"], record["keypoints"]
         manifest, most = self._manifest, self._manifest.max_people
         fault = records.find_label_fault(label, manifest.label_kind, len(manifest.classes))
         if fault is None and len(people) > most:
             fault = f"it shows {len(people)} people and the manifest says at most {most}"
-        if fault is not None:
+        if fault:
             raise DataError(fault)
-        view = make_view(decode(record["image"]), people, self._data)
-        return (
-            DecodedRecord(view, label, 1.0) if is_labelled(label) else DecodedRecord(view, 0, 0.0)
-        )
+        return make_view(decode(record["image"]), people, self._data), label

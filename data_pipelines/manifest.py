@@ -12,17 +12,10 @@ import numpy as np
 
 from data_pipelines.core.errors import DataError, first_line, name_some
 from data_pipelines.core.files import is_file, quote, write_atomically
-from data_pipelines.example import (
-    FORMAT_VERSION,
-    NOT_ANNOTATED,
-    UNLABELLED,
-    LabelKind,
-    find_class_fault,
-)
+from data_pipelines.example import NOT_ANNOTATED, UNLABELLED, LabelKind, find_class_fault
 
+FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
-MAX_NAMED_CLASSES = 3  # in a message
-EXIF_POLICY = "ignored: annotations refer to the stored pixels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +50,7 @@ class Manifest:
     max_people: int
     splits: dict[str, Split]
     provenance: dict[str, Any]
-    exif: str = EXIF_POLICY
+    exif: str = "ignored: annotations refer to the stored pixels"
     format_version: int = FORMAT_VERSION
 
     @property
@@ -83,11 +76,9 @@ def describe_skipped(classes: Sequence[str], counts: Iterable[int], split: str) 
     skipped = [quote(name) for name, count in zip(classes, counts, strict=True) if not count]
     if not skipped:
         return ""
-    count = len(skipped) - MAX_NAMED_CLASSES
-    more = [f"{count:,} more"] if count > 0 else []
     return (
         f"mAP over {len(classes) - len(skipped):,} of {len(classes):,} classes; no image of "
-        f"{split} is of {', '.join([*skipped[:MAX_NAMED_CLASSES], *more])}"
+        f"{split} is of {name_some(skipped)}"
     )
 
 
@@ -112,7 +103,6 @@ class Tally:
         self.class_counts = [0] * classes
 
     def add(self, id: str, label: Any, keypoints: np.ndarray) -> None:
-        """Counts one record."""
         self.ids.append(id)
         self.labelled += is_labelled(label)
         self.with_joints += bool((keypoints[..., 2] != NOT_ANNOTATED).any())
@@ -121,15 +111,8 @@ class Tally:
             self.class_counts[each] += 1
 
     def split(self, shards: Sequence[Shard]) -> Split:
-        """Returns the split's part of a manifest."""
-        return Split(
-            examples=len(self.ids),
-            labelled=self.labelled,
-            with_joints=self.with_joints,
-            class_counts=tuple(self.class_counts),
-            ids_sha256=digest_ids(self.ids),
-            shards=tuple(shards),
-        )
+        counts, ids = tuple(self.class_counts), digest_ids(self.ids)
+        return Split(len(self.ids), self.labelled, self.with_joints, counts, ids, tuple(shards))
 
 
 def save(manifest: Manifest, directory: Path) -> None:
@@ -165,11 +148,11 @@ def load(directory: Path) -> Manifest:
             raise ValueError(f"it was changed after its fingerprint {fingerprint!r} was taken")
         manifest = _from_json(content)
         _check_sums(manifest)
+        return manifest
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(
             f"{path} is not a data manifest: {first_line(error)}; prepare the data again"
         ) from error
-    return manifest
 
 
 def digest_ids(ids: Iterable[str]) -> str:
@@ -210,14 +193,12 @@ def _check_sums(manifest: Manifest) -> None:
 
 def list_moves(before: Sequence[str], after: Sequence[str]) -> str:
     """Lists the classes that are gone, new or moved; empty if there are none."""
-    new = {name: index for index, name in enumerate(after)}
-    moves = [
-        *(f"{name!r} is gone" for name in before if name not in new),
-        *(f"{name!r} is new" for name in after if name not in before),
-        *(
-            f"{name!r} moved from {index} to {new[name]}"
-            for index, name in enumerate(before)
-            if new.get(name, index) != index
-        ),
+    old, new = ({name: index for index, name in enumerate(names)} for names in (before, after))
+    moves = [f"{name!r} is gone" for name in before if name not in new]
+    moves += [f"{name!r} is new" for name in after if name not in old]
+    moves += [
+        f"{name!r} moved from {old[name]} to {new[name]}"
+        for name in before
+        if new.get(name, old[name]) != old[name]
     ]
     return name_some(moves, 5)

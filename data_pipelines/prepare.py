@@ -12,8 +12,8 @@ import simplejpeg
 
 from data_pipelines import decode, records
 from data_pipelines.core import faults, files
-from data_pipelines.core.errors import CannotWrite, DataError
-from data_pipelines.example import Entry, RawData, RawSplit, Reject
+from data_pipelines.core.errors import CannotWrite, DataError, name_some
+from data_pipelines.example import Entry, RawData, Reject
 from data_pipelines.manifest import MANIFEST, Manifest, Shard, Tally, list_skipped, load, save
 from data_pipelines.transforms import View, resize
 
@@ -22,7 +22,6 @@ FEW_IMAGES = 5  # of a class: fewer give a warning
 MAX_FILE_BYTES = 256 * 2**20
 JPEG_QUALITY = 95
 PROGRESS_INTERVAL_S = 15.0
-WRITER_PACKAGES = ("tensorflow-datasets", "array-record")
 
 Log = Callable[[str], None]
 
@@ -39,8 +38,8 @@ def build(
     """Builds records and a manifest under `out`, or leaves nothing there.
 
     `source` may write raw files into the folder it is given. Images wider than `max_width_px` are
-    shrunk to it; 0 shrinks none. More than `max_rejects` unusable images end it with an error and a
-    list of them beside `out`.
+    shrunk to it; 0 shrinks none. More than `max_rejects` unusable images are an error and listed
+    beside `out`.
     """
     with files.writing(out):
         out = Path(os.path.realpath(out))
@@ -50,20 +49,16 @@ def build(
         with files.fresh_folder(out) as partial:
             raw = _read_source(source, partial)
             intake = _Intake(raw, max_width_px, log)
-            shards = records.write(
-                partial,
-                raw.label_kind,
-                len(raw.classes),
-                {name: intake.records(name, split) for name, split in raw.splits.items()},
-            )
+            entries = {name: intake.records(name) for name in raw.splits}
+            shards = records.write(partial, raw.label_kind, len(raw.classes), entries)
             rejects = files.csv_table(Reject._fields, intake.rejects)
             if len(intake.rejects) > max_rejects:
                 files.write_atomically(reject_list, rejects)
-                raise DataError(_describe_rejects(raw, intake.rejects, max_rejects, reject_list))
-            _refuse_untrainable(raw, intake)
+                raise DataError(intake.describe_rejects(max_rejects, reject_list))
+            intake.refuse_untrainable()
             if intake.rejects:
                 files.write_atomically(partial / REJECTS, rejects)
-            manifest = _make_manifest(raw, intake, shards, max_width_px)
+            manifest = intake.describe(shards)
             save(manifest, partial)
         reject_list.unlink(missing_ok=True)
     for line in _summarise(out, raw, manifest, len(intake.rejects)):
@@ -72,13 +67,10 @@ def build(
 
 
 def _refuse_existing(out: Path, overwrite: bool) -> None:
-    """Refuses a path that holds other files, or a data set unless `overwrite` is set."""
     with files.writing(out):
-        if not os.path.lexists(out):
-            return
-        if not out.is_dir():
+        if os.path.lexists(out) and not out.is_dir():
             raise CannotWrite(f"{out} is a file or a link loop; pass another --out")
-        if not any(out.iterdir()):
+        if not out.exists() or not any(out.iterdir()):
             return
     if not (out / MANIFEST).is_file():
         raise CannotWrite(
@@ -125,10 +117,10 @@ class _Intake:
         self._split_of: dict[str, str] = {}  # by id
         self._log = log
 
-    def records(self, split: str, contents: RawSplit) -> Iterator[records.Record]:
-        """Yields the records of a split's usable entries in order."""
-        for position in count_images(split, len(contents.entries), self._log):
-            entry = contents.entries[position]
+    def records(self, split: str) -> Iterator[records.Record]:
+        entries = self._raw.splits[split].entries
+        for position in count_images(split, len(entries), self._log):
+            entry = entries[position]
             faults.point("prepare.entry")
             try:
                 self._check_name(split, entry.id)
@@ -147,11 +139,42 @@ class _Intake:
             raise DataError(f"its name is already listed in split {split!r}; list it once")
         self._split_of[name] = split
 
+    def describe_rejects(self, max_rejects: int, reject_list: Path) -> str:
+        count, listed = len(self.rejects), sum(each.listed for each in self._raw.splits.values())
+        named = [f"{each.split} {each.id!r}: {each.reason}" for each in self.rejects]
+        return (
+            f"{count:,} of {listed:,} listed images cannot be used, more than --max-rejects "
+            f"{max_rejects} ({name_some(named, separator='; ')}); {reject_list} lists them: "
+            f"repair them, or pass --max-rejects {count}"
+        )
+
+    def refuse_untrainable(self) -> None:
+        name, splits = self._raw.name, self._raw.splits
+        if "train" not in splits:
+            raise DataError(f"data set {name} has no split 'train', only {', '.join(splits)}")
+        if not self.tallies["train"].ids:
+            raise DataError(
+                f"split 'train' of data set {name} has no usable image of "
+                f"{splits['train'].listed:,} listed; check its list and the folder of its images"
+            )
+
+    def describe(self, shards: Mapping[str, Sequence[Shard]]) -> Manifest:
+        writers = ("tensorflow-datasets", "array-record")
+        versions = {name: importlib.metadata.version(name) for name in writers}
+        return Manifest(
+            name=self._raw.name,
+            label_kind=self._raw.label_kind,
+            classes=self._raw.classes,
+            max_people=max(tally.max_people for tally in self.tallies.values()),
+            splits={name: tally.split(shards[name]) for name, tally in self.tallies.items()},
+            provenance={**self._raw.provenance, **versions, "max_width_px": self._max_width_px},
+        )
+
 
 def _make_record(entry: Entry, raw: RawData, max_width_px: int) -> records.Record:
     """Reads, decodes and checks one image; a DataError gives the reason why it cannot be used."""
-    fault = records.find_fault(entry.label, entry.keypoints, raw.label_kind, len(raw.classes))
-    if fault:
+    kind, classes = raw.label_kind, len(raw.classes)
+    if fault := records.find_fault(entry.label, entry.keypoints, kind, classes):
         raise DataError(fault)
     content = _read(entry.path)
     view = View(decode.decode(content), entry.keypoints, 0.0)
@@ -159,14 +182,14 @@ def _make_record(entry: Entry, raw: RawData, max_width_px: int) -> records.Recor
     if 0 < max_width_px < width_px:
         height_px = max(1, round(height_px * max_width_px / width_px))
         width_px = max_width_px
-        view = resize(view, width_px, height_px, smooth=True)
+        view = resize(view, width_px, height_px, "area")
         content = simplejpeg.encode_jpeg(view.image, quality=JPEG_QUALITY)
     return {
         "id": entry.id,
         "image": content,
         "width_px": width_px,
         "height_px": height_px,
-        "label": np.array(entry.label, np.int8 if raw.label_kind == "multi" else np.int64),
+        "label": np.array(entry.label, np.int8 if kind == "multi" else np.int64),
         "keypoints": view.keypoints.astype(np.float32),
         "source_index": entry.source_index,
     }
@@ -186,53 +209,13 @@ def _read(path: Path) -> bytes:
         raise DataError(f"its file cannot be read ({error.strerror or error})") from error
 
 
-def _describe_rejects(
-    raw: RawData, rejects: Sequence[Reject], max_rejects: int, reject_list: Path
-) -> str:
-    listed = sum(split.listed for split in raw.splits.values())
-    named = "; ".join(f"{each.split} {each.id!r}: {each.reason}" for each in rejects[:3])
-    more = f"; and {len(rejects) - 3:,} more" if len(rejects) > 3 else ""
-    return (
-        f"{len(rejects):,} of {listed:,} listed images cannot be used, more than --max-rejects "
-        f"{max_rejects} ({named}{more}); {reject_list} lists them: repair them, or pass "
-        f"--max-rejects {len(rejects)}"
-    )
-
-
-def _refuse_untrainable(raw: RawData, intake: _Intake) -> None:
-    if "train" not in raw.splits:
-        raise DataError(f"data set {raw.name} has no split 'train', only {', '.join(raw.splits)}")
-    if not intake.tallies["train"].ids:
-        raise DataError(
-            f"split 'train' of data set {raw.name} has no usable image of "
-            f"{raw.splits['train'].listed:,} listed; check its list and the folder of its images"
-        )
-
-
-def _make_manifest(
-    raw: RawData, intake: _Intake, shards: Mapping[str, Sequence[Shard]], max_width_px: int
-) -> Manifest:
-    versions = {name: importlib.metadata.version(name) for name in WRITER_PACKAGES}
-    return Manifest(
-        name=raw.name,
-        label_kind=raw.label_kind,
-        classes=tuple(raw.classes),
-        max_people=max(tally.max_people for tally in intake.tallies.values()),
-        splits={name: tally.split(shards[name]) for name, tally in intake.tallies.items()},
-        provenance={**raw.provenance, **versions, "max_width_px": max_width_px},
-    )
-
-
 def _summarise(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterator[str]:
-    """Yields lines with each split's numbers of listed to used images, and of the result."""
-    rows: list[tuple[str, ...]] = [
-        ("split", "listed", "found", "on disk", "labelled", "with joints", "used")
-    ]
+    rows = [["split", "listed", "found", "on disk", "labelled", "with joints", "used"]]
     for name, split in raw.splits.items():
         held = manifest.splits[name]
-        counts = (split.listed, split.annotated, split.on_disk)
-        counts += (held.labelled, held.with_joints, held.examples)
-        rows.append((name, *(f"{count:,}" for count in counts)))
+        found = split.listed, split.annotated, split.on_disk
+        used = held.labelled, held.with_joints, held.examples
+        rows.append([name, *(f"{count:,}" for count in found + used)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:
         numbers = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))

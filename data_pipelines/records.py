@@ -1,6 +1,5 @@
 """Writes and opens ArrayRecord files in TFDS's format without TensorFlow."""
 
-import contextlib
 import dataclasses
 import errno
 import io
@@ -17,15 +16,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.core.files import sha256
-from data_pipelines.example import (
-    HIDDEN,
-    JOINTS,
-    NOT_ANNOTATED,
-    UNLABELLED,
-    VISIBLE,
-    LabelKind,
-    record_features,
-)
+from data_pipelines.example import JOINTS, UNLABELLED, VISIBILITIES, LabelKind, record_features
 from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]
@@ -42,30 +33,25 @@ def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | N
         if label != UNLABELLED and not 0 <= int(label) < classes:
             return f"its label {label} is outside 0..{classes - 1}"
         return None
-    values = np.asarray(label)
-    if values.shape != (classes,):
-        return f"its label has shape {values.shape}, not one number for each of {classes} classes"
-    if not np.isin(values, (0, 1)).all():
-        return "its label holds something other than 0 and 1"
-    return None
-
-
-def _find_keypoints_fault(keypoints: np.ndarray) -> str | None:
-    """Returns the first fault of the keypoints of an image's people, or None."""
-    if keypoints.ndim != 3 or keypoints.shape[1:] != (len(JOINTS), 3):
-        return f"its keypoints have shape {keypoints.shape}, not (people, {len(JOINTS)}, 3)"
-    if not np.isfinite(keypoints).all():
-        return "a keypoint is not finite"
-    if not np.isin(keypoints[..., 2], (NOT_ANNOTATED, HIDDEN, VISIBLE)).all():
-        return "a keypoint's visibility is not 0, 1 or 2"
-    return None
+    shape = np.shape(label)
+    if shape != (classes,):
+        return f"its label has shape {shape}, not one number for each of {classes} classes"
+    return None if np.isin(label, (0, 1)).all() else "its label holds something other than 0 and 1"
 
 
 def find_fault(
     label: Any, keypoints: np.ndarray, label_kind: LabelKind, classes: int
 ) -> str | None:
     """Returns the first fault of a record's label or keypoints, or None."""
-    return find_label_fault(label, label_kind, classes) or _find_keypoints_fault(keypoints)
+    if fault := find_label_fault(label, label_kind, classes):
+        return fault
+    if keypoints.ndim != 3 or keypoints.shape[1:] != (len(JOINTS), 3):
+        return f"its keypoints have shape {keypoints.shape}, not (people, {len(JOINTS)}, 3)"
+    if not np.isfinite(keypoints).all():
+        return "a keypoint is not finite"
+    if not np.isin(keypoints[..., 2], VISIBILITIES).all():
+        return "a keypoint's visibility is not 0, 1 or 2"
+    return None
 
 
 def write(
@@ -81,83 +67,72 @@ def write(
     naming = tfds.core.ShardedFileTemplate(
         data_dir=cast(Any, target), dataset_name=FOLDER, filetype_suffix="array_record"
     )
+    shards: dict[str, list[Shard]] = {}
+    for split, records in splits.items():
+        examples = (_serialize(features, each) for each in records)
+        shards[split] = _write_split(target, naming.replace(split=split), examples)
     infos = [
-        _write_split(split, naming.replace(split=split), (_serialize(features, r) for r in records))
-        for split, records in splits.items()
+        tfds.core.SplitInfo(
+            name=split,
+            shard_lengths=[each.examples for each in written],
+            num_bytes=sum(each.bytes for each in written),
+            filename_template=naming.replace(split=split),
+        )
+        for split, written in shards.items()
+        if written
     ]
-    filled = [info for info in infos if info.shard_lengths]
-    if filled:
+    if infos:
         tfds.folder_dataset.write_metadata(
             data_dir=target,
             features=features,
-            split_infos=filled,
+            split_infos=infos,
             filename_template=naming,
             check_data=False,
         )
-    return {
-        info.name: [
-            _describe_shard(folder, f"{FOLDER}/{Path(file).name}", count)
-            for file, count in zip(info.filepaths, info.shard_lengths, strict=True)
-        ]
-        for info in infos
-    }
-
-
-def _describe_shard(folder: Path, file: str, examples: int) -> Shard:
-    path = folder / file
-    return Shard(file, path.stat().st_size, examples, sha256(path))
+    return shards
 
 
 def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:
     """Serializes a record deterministically; by default the order of the features is random."""
     content = features.serialize_example({**record, "image": io.BytesIO(record["image"])})
-    return (
-        cast(Any, tf_example_pb2).Example.FromString(content).SerializeToString(deterministic=True)
-    )
+    example = cast(Any, tf_example_pb2).Example.FromString(content)
+    return example.SerializeToString(deterministic=True)
 
 
 def _write_split(
-    split: str, naming: tfds.core.ShardedFileTemplate, examples: Iterator[bytes]
-) -> tfds.core.SplitInfo:
-    folder = Path(naming.data_dir)
-    lengths: list[int] = []
-    while count := _fill_shard(folder / f"{split}-{len(lengths)}.partial", examples):
-        lengths.append(count)
-    (folder / f"{split}-{len(lengths)}.partial").unlink()  # it is empty
-    files = [Path(file) for file in naming.sharded_filepaths(len(lengths))]
-    for index, file in enumerate(files):  # a shard's name holds the number of shards
-        (folder / f"{split}-{index}.partial").replace(file)
-    size = sum(file.stat().st_size for file in files)
-    return tfds.core.SplitInfo(
-        name=split, shard_lengths=lengths, num_bytes=size, filename_template=naming
-    )
+    folder: Path, naming: tfds.core.ShardedFileTemplate, examples: Iterator[bytes]
+) -> list[Shard]:
+    counts: list[int] = []
+    while count := _fill_shard(partial := folder / f"{len(counts)}.partial", examples):
+        counts.append(count)
+    partial.unlink()  # it is empty
+    paths = [Path(file) for file in naming.sharded_filepaths(len(counts))]
+    for index, path in enumerate(paths):  # a shard's name holds the number of shards
+        (folder / f"{index}.partial").replace(path)
+    return [
+        Shard(f"{FOLDER}/{path.name}", path.stat().st_size, count, sha256(path))
+        for path, count in zip(paths, counts, strict=True)
+    ]
 
 
 def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
     """Writes examples to one shard until it is full or none is left; returns their number."""
     count = size = 0
-    with _array_record(path) as writer:
+    try:
+        writer = ArrayRecordWriter(str(path), "group_size:1")
         for example in examples:
             writer.write(example)
             count += 1
             size += len(example)
             if size >= SHARD_BYTES:
                 break
-    return count
-
-
-@contextlib.contextmanager
-def _array_record(path: Path) -> Iterator[ArrayRecordWriter]:
-    """Yields a writer; its RuntimeErrors are turned into the OSErrors that caused them."""
-    try:
-        writer = ArrayRecordWriter(str(path), "group_size:1")
-        yield writer
         writer.close()
-    except RuntimeError as error:
+    except RuntimeError as error:  # the writer's name the OSError that caused them
         for code in errno.errorcode:
             if f": {os.strerror(code)}; " in str(error):
                 raise OSError(code, os.strerror(code), str(path)) from error
         raise
+    return count
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,33 +170,29 @@ def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
         raise DataError(f"split {split!r} of {directory} is empty; choose another split")
     for shard in contents.shards:
         check_shard_size(directory, shard)
+    features = record_features(manifest.label_kind, len(manifest.classes))
     try:
         folder = (directory / contents.shards[0].file).parent
         builder = cast(Any, tfds.builder_from_directory(folder))
         source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
-        matches = _matches_manifest(builder.info, split, manifest)
+        stored = builder.info.splits[split]
+        matches = (
+            [Path(file).name for file in stored.filepaths]
+            == [Path(each.file).name for each in contents.shards]
+            and list(stored.shard_lengths) == [each.examples for each in contents.shards]
+            and builder.info.features.get_serialized_info() == features.get_serialized_info()
+        )
     except Exception as error:  # the parsers of TFDS and protobuf raise many types
         raise DataError(
             f"the records of split {split!r} in {directory} cannot be opened "
             f"({first_line(error)}); prepare the data again"
         ) from error
-    if not matches or len(source) != contents.examples:
+    if not matches:
         raise DataError(
             f"the metadata in {folder} and the manifest of {directory} differ for split {split!r}; "
             "prepare the data again"
         )
     return RecordSource(source, f"split {split!r} in {directory}")
-
-
-def _matches_manifest(info: Any, split: str, manifest: Manifest) -> bool:
-    """Tells whether TFDS's metadata name the manifest's shards, counts and features."""
-    stored, shards = info.splits[split], manifest.splits[split].shards
-    features = record_features(manifest.label_kind, len(manifest.classes))
-    return (
-        [Path(file).name for file in stored.filepaths] == [Path(each.file).name for each in shards]
-        and list(stored.shard_lengths) == [each.examples for each in shards]
-        and info.features.get_serialized_info() == features.get_serialized_info()
-    )
 
 
 def check_shard_size(directory: Path, shard: Shard) -> None:

@@ -3,7 +3,7 @@
 A resize is bilinear by one of three rules (`data.resize`). `opencv` and `antialias` move a point at
 x to (x + 0.5) * scale - 0.5, the latter with a window that grows as the image shrinks (Pillow's and
 torchvision's); `legacy` (TensorFlow 1's) moves it to x * scale. With `opencv`, `modern` averages
-areas if an image shrinks to half or less, as bilinear would skip pixels.
+areas if an image shrinks to half or less, as bilinear would skip pixels: the rule `area`.
 """
 
 import math
@@ -40,16 +40,17 @@ def make_view(image: UInt8[np.ndarray, "h w 3"], keypoints: Keypoints, data: Dat
     if data.preprocessing == "modern" or not limit or width <= limit:
         return view
     lower = max(1, _round_side(height * limit / width, data))
-    return resize(view, limit, lower, rule=data.resize, cut_off=data.resize == "legacy")
+    return resize(view, limit, lower, "truncated" if data.resize == "legacy" else data.resize)
 
 
 def augment(view: View, data: DataConfig, rng: np.random.Generator) -> View:
     """Makes a random training crop, with random mirroring and colours if the settings say so."""
+    side = data.image_size_px
     if data.preprocessing == "reference":
-        view = _scale_and_crop(view, data, rng)
+        view = _crop(_scale_short_side(view, data, rng), side, side, rng)
     else:
         view = _crop(view, *_draw_region(view, data, rng), rng)
-        view = _resize(view, data.image_size_px, data.image_size_px, data)
+        view = _resize(view, side, side, data)
     if data.flip and rng.random() < 0.5:
         view = _mirror(view, data.swap_on_flip)
     if data.brightness or data.contrast or data.saturation:
@@ -59,7 +60,8 @@ def augment(view: View, data: DataConfig, rng: np.random.Generator) -> View:
 
 def center_crop(view: View, data: DataConfig) -> View:
     """Scales the short side and takes the centre crop."""
-    return _scale_and_crop(view, data, None)
+    side = data.image_size_px
+    return _crop(_scale_short_side(view, data, None), side, side, None)
 
 
 def evaluation_views(view: View, data: DataConfig) -> list[View]:
@@ -90,11 +92,6 @@ def evaluation_views(view: View, data: DataConfig) -> list[View]:
     return views
 
 
-def _scale_and_crop(view: View, data: DataConfig, rng: np.random.Generator | None) -> View:
-    view = _scale_short_side(view, data, rng)
-    return _crop(view, data.image_size_px, data.image_size_px, rng)
-
-
 def _scale_short_side(view: View, data: DataConfig, rng: np.random.Generator | None) -> View:
     height, width = view.image.shape[:2]
     longest = LONGEST_ASPECT * min(height, width)
@@ -107,7 +104,8 @@ def _scale_short_side(view: View, data: DataConfig, rng: np.random.Generator | N
 
 
 def _resize(view: View, width: int, height: int, data: DataConfig) -> View:
-    return resize(view, width, height, smooth=data.preprocessing == "modern", rule=data.resize)
+    averages = (data.preprocessing, data.resize) == ("modern", "opencv")
+    return resize(view, width, height, "area" if averages else data.resize)
 
 
 def _round_side(side: float, data: DataConfig) -> int:
@@ -125,54 +123,31 @@ def _draw_region(view: View, data: DataConfig, rng: np.random.Generator) -> tupl
     return max(1, round(across * fit)), max(1, round(down * fit))
 
 
-def resize(
-    view: View,
-    width: int,
-    height: int,
-    *,
-    smooth: bool = False,
-    rule: str = "opencv",
-    cut_off: bool = False,
-) -> View:
-    """Resizes a view; `smooth` averages areas if `opencv` shrinks to half or less.
-
-    `legacy` rounds colours, or truncates them with `cut_off`.
-    """
-    old_height, old_width = view.image.shape[:2]
-    scale = np.array([width / old_width, height / old_height])
-    xy = view.keypoints[..., :2]
-    moved = xy * scale if rule == "legacy" else (xy + 0.5) * scale - 0.5
-    return View(
-        _resample(view.image, width, height, scale, smooth, rule, cut_off),
-        _move_joints(view.keypoints, moved),
-        view.disc_radius * math.sqrt(scale.prod()),
-    )
-
-
-def _resample(
-    image: UInt8[np.ndarray, "h w 3"],
-    width: int,
-    height: int,
-    scale: Float[np.ndarray, " 2"],
-    smooth: bool,
-    rule: str,
-    cut_off: bool,
-) -> UInt8[np.ndarray, "h2 w2 3"]:
+def resize(view: View, width: int, height: int, rule: str = "opencv") -> View:
+    """Resizes a view; `legacy` rounds colours, and `truncated` is `legacy` that truncates them."""
+    image, size = view.image, (width, height)
+    scale = np.array([width / image.shape[1], height / image.shape[0]])
+    xy = (view.keypoints[..., :2] + 0.5) * scale - 0.5
     match rule:
-        case "legacy":
-            moved = cv2.warpAffine(
-                image.astype(np.float32) if cut_off else image,
+        case "legacy" | "truncated":
+            xy = view.keypoints[..., :2] * scale
+            image = cv2.warpAffine(
+                image if rule == "legacy" else image.astype(np.float32),
                 np.diag(1 / scale) @ np.eye(2, 3),
-                (width, height),
+                size,
                 flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
                 borderMode=cv2.BORDER_REPLICATE,
             )
-            return (moved + np.float32(1e-3)).astype(np.uint8) if cut_off else moved
+            if rule == "truncated":
+                image = (image + np.float32(1e-3)).astype(np.uint8)
         case "antialias":
-            whole = Image.fromarray(image)
-            return np.array(whole.resize((width, height), Image.Resampling.BILINEAR))
-    method = cv2.INTER_AREA if smooth and scale.max() <= 0.5 else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=method)
+            image = np.array(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+        case "area" if scale.max() <= 0.5:
+            image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        case _:
+            image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+    radius = view.disc_radius * math.sqrt(scale.prod())
+    return View(image, _move_joints(view.keypoints, xy), radius)
 
 
 def _crop(view: View, width: int, height: int, rng: np.random.Generator | None) -> View:
@@ -190,8 +165,7 @@ def _crop_at(view: View, left: int, top: int, width: int, height: int) -> View:
 
 
 def _mirror(view: View, swap: bool) -> View:
-    x, y = view.keypoints[..., 0], view.keypoints[..., 1]
-    flipped = np.stack([view.image.shape[1] - 1 - x, y], axis=-1)
+    flipped = view.keypoints[..., :2] * (-1, 1) + (view.image.shape[1] - 1, 0)
     keypoints = _move_joints(view.keypoints, flipped)
     if swap:
         keypoints = keypoints[:, MIRRORED_JOINTS]

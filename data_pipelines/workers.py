@@ -1,6 +1,5 @@
 """Starts and ends the worker processes that decode, and shares memory with them."""
 
-import itertools
 import math
 import multiprocessing
 import os
@@ -25,10 +24,9 @@ _WORKER_ENDED = "Worker process was terminated unexpectedly"
 _worker = 0  # index of this worker process
 
 
-def start_worker(index: int, count: int) -> None:
+def start_worker(index: int, _count: int) -> None:
     """Sets up a worker process that ends only by its parent's order or with its parent."""
     global _worker
-    del count
     _worker = index
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a signal to the process group is for the parent
@@ -61,12 +59,18 @@ class ImageBlocks:
 
     def __init__(self, workers: int, shape: tuple[int, ...]) -> None:
         self._shape = shape
-        size = math.prod(shape) + 1
-        _check_room(workers, workers * BLOCKS_PER_WORKER * size)
-        self._blocks: list[list[SharedMemory]] = [[] for _ in range(workers)]
+        self._blocks: list[SharedMemory] = []
+        count, size = workers * BLOCKS_PER_WORKER, math.prod(shape) + 1
+        needed = count * size
+        free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else needed
+        if needed > free:  # a worker that runs out of it is killed without a message
+            raise ConfigError(
+                f"data.workers={workers} needs {needed / 2**20:,.0f} MiB of shared memory and "
+                f"{SHARED_MEMORY} has {free / 2**20:,.0f} MiB free; use data.workers=0 or enlarge "
+                "it"
+            )
         try:
-            for each in self._blocks:
-                each.extend(SharedMemory(create=True, size=size) for _ in range(BLOCKS_PER_WORKER))
+            self._blocks.extend(SharedMemory(create=True, size=size) for _ in range(count))
         except OSError as error:
             self.close()
             raise ConfigError(
@@ -74,44 +78,29 @@ class ImageBlocks:
                 f"{SHARED_MEMORY} ({error.strerror or error}); use data.workers=0 or repair it"
             ) from error
 
-    def find_free(self) -> tuple[int, int] | None:
-        """In a worker: returns the address of a free block, marked as filled, or None."""
-        for number, block in enumerate(self._blocks[_worker]):
-            if _bytes(block)[-1] == _FREE:
-                _bytes(block)[-1] = _FILLED
-                return _worker, number
+    def find_free(self) -> int | None:
+        """In a worker: returns the number of a free block of its own, marked as filled, or None."""
+        for number in range(_worker * BLOCKS_PER_WORKER, (_worker + 1) * BLOCKS_PER_WORKER):
+            if self._bytes(number)[-1] == _FREE:
+                self._bytes(number)[-1] = _FILLED
+                return number
         return None
 
-    def images(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b *views h w 3"]:
+    def images(self, number: int) -> UInt8[np.ndarray, "b *views h w 3"]:
         """Returns the images in a block without a copy."""
-        worker, number = address
-        return np.ndarray(self._shape, np.uint8, buffer=_bytes(self._blocks[worker][number]))
+        return np.ndarray(self._shape, np.uint8, buffer=self._bytes(number))
 
-    def copy_out(self, address: tuple[int, int]) -> UInt8[np.ndarray, "b *views h w 3"]:
+    def copy_out(self, number: int) -> UInt8[np.ndarray, "b *views h w 3"]:
         """In the parent: copies the images out of a block and marks it free."""
-        worker, number = address
-        images = self.images(address).copy()
-        _bytes(self._blocks[worker][number])[-1] = _FREE
+        images = self.images(number).copy()
+        self._bytes(number)[-1] = _FREE
         return images
 
     def close(self) -> None:
         """Frees the memory; call it when the workers have ended."""
-        for block in itertools.chain(*self._blocks):
+        for block in self._blocks:
             block.close()
             block.unlink()
 
-
-def _bytes(block: SharedMemory) -> memoryview:
-    return cast(memoryview, block.buf)  # None once it is closed
-
-
-def _check_room(workers: int, needed: int) -> None:
-    """Refuses more than fits: a worker that runs out of it is killed without a message."""
-    if not SHARED_MEMORY.is_dir():
-        return
-    free = shutil.disk_usage(SHARED_MEMORY).free
-    if needed > free:
-        raise ConfigError(
-            f"data.workers={workers} needs {needed / 2**20:,.0f} MiB of shared memory and "
-            f"{SHARED_MEMORY} has {free / 2**20:,.0f} MiB free; use data.workers=0 or enlarge it"
-        )
+    def _bytes(self, number: int) -> memoryview:
+        return cast(memoryview, self._blocks[number].buf)  # None once it is closed

@@ -47,10 +47,8 @@ class Stopped(KeyboardInterrupt):
     """A signal stops this process."""
 
 
-class StdoutClosed(Refusal):
+class StdoutClosed(Refusal, exit_code=0):
     """The reader of stdout closed the pipe, as `head` does; the command ends with 0 and no line."""
-
-    exit_code = 0
 
 
 class Received:

@@ -15,59 +15,44 @@ class Refusal(Exception):
 
     exit_code: int
 
+    def __init_subclass__(cls, exit_code: int = BUG) -> None:
+        cls.exit_code = exit_code
 
-class ConfigError(Refusal):
+
+class ConfigError(Refusal, exit_code=64):
     """A flag, config field or command line is invalid."""
 
-    exit_code = 64
 
-
-class DataError(Refusal):
+class DataError(Refusal, exit_code=65):
     """Data are missing, damaged, of another format, or differ from their manifest."""
 
-    exit_code = 65
 
-
-class WorkerLost(Refusal):
+class WorkerLost(Refusal, exit_code=PEER_LOST):
     """A worker process that decodes images was killed; the same command resumes."""
 
-    exit_code = PEER_LOST
 
-
-class InUse(Refusal):
+class InUse(Refusal, exit_code=77):
     """Another running process is writing the folder or file."""
 
-    exit_code = 77
 
-
-class CannotWrite(Refusal):
+class CannotWrite(Refusal, exit_code=73):
     """The disk is full or read-only, or the path already exists."""
 
-    exit_code = 73
 
-
-class CheckpointError(Refusal):
+class CheckpointError(Refusal, exit_code=66):
     """Weights or a checkpoint are absent, damaged or made for another model."""
 
-    exit_code = 66
 
-
-class Diverged(Refusal):
+class Diverged(Refusal, exit_code=71):
     """The loss or the gradients are no longer finite."""
 
-    exit_code = 71
 
-
-class Preempted(Refusal):
+class Preempted(Refusal, exit_code=PREEMPTED):
     """A signal stopped the run, which has saved a checkpoint."""
 
-    exit_code = PREEMPTED
 
-
-class PeerLost(Refusal):
+class PeerLost(Refusal, exit_code=PEER_LOST):
     """Another process of the run has ended, hangs or cannot be reached."""
-
-    exit_code = PEER_LOST
 
 
 def nearest(word: str, words: Sequence[str]) -> str:
@@ -78,10 +63,10 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return f"; known are {', '.join(words)}" if 0 < len(words) <= 20 else ""
 
 
-def name_some(names: Sequence[str], most: int = 3) -> str:
+def name_some(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:
     """Lists the first few of many names, and the number of others."""
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return ", ".join(names[:most]) + rest
+    rest = f" and {len(names) - most:,} more" if len(names) > most else ""
+    return separator.join(names[:most]) + rest
 
 
 def first_line(error: BaseException) -> str:

@@ -16,15 +16,13 @@ _passages: collections.Counter[str] = collections.Counter()
 
 def point(name: str) -> None:
     """Counts a call of the fault point `name` and runs the action that is planned for it."""
-    plan = os.environ.get("GAP_JAX_FAULTS")
-    if not plan:
-        return
-    _passages[name] += 1
-    for item in plan.split(","):
-        planned, _, rest = item.partition(":")
-        action, _, passage = rest.partition("@")
-        if planned == name and int(passage or 1) == _passages[name]:
-            _act(name, action)
+    if plan := os.environ.get("GAP_JAX_FAULTS"):
+        _passages[name] += 1
+        for item in plan.split(","):
+            planned, _, rest = item.partition(":")
+            action, _, passage = rest.partition("@")
+            if planned == name and int(passage or 1) == _passages[name]:
+                _act(name, action)
 
 
 def _act(name: str, action: str) -> None:

@@ -27,7 +27,6 @@ _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and par
 
 
 def sha256(path: Path) -> str:
-    """Computes the SHA-256 of a file in chunks."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -56,15 +55,12 @@ def writing(target: os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error)
+        message = f"cannot write {target}: {reason}; choose a path that you may write to"
         if error.errno in _DISK_FULL:
-            free = shutil.disk_usage(existing_ancestor(Path(target))).free
-            raise CannotWrite(
-                f"no room to write {target}: {reason} ({free / 2**20:,.0f} MiB free); "
-                "free some space or choose another path"
-            ) from error
-        raise CannotWrite(
-            f"cannot write {target}: {reason}; choose a path that you may write to"
-        ) from error
+            free = shutil.disk_usage(existing_ancestor(Path(target))).free / 2**20
+            message = f"no room to write {target}: {reason} ({free:,.0f} MiB free); "
+            message += "free some space or choose another path"
+        raise CannotWrite(message) from error
 
 
 @contextlib.contextmanager
@@ -139,9 +135,7 @@ def name_owner(content: bytes) -> str:
 def existing_ancestor(path: Path) -> Path:
     """Returns the nearest existing path at or above `path`."""
     path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path
+    return next(each for each in (path, *path.parents) if each.exists())
 
 
 def write_atomically(path: Path, content: bytes | str) -> None:
@@ -180,7 +174,9 @@ def fresh_folder(target: Path) -> Iterator[Path]:
         with writing(target):
             yield partial
             faults.point("files.before_rename")
-            _sync_tree(partial)
+            for path in filter(Path.is_file, partial.rglob("*")):
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
             shutil.rmtree(replaced, ignore_errors=True)
             if target.exists():
                 target.replace(replaced)
@@ -190,13 +186,6 @@ def fresh_folder(target: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def _sync_tree(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
 
 
 def escape_control(text: str) -> str:
@@ -217,12 +206,12 @@ def csv_table(header: Sequence[str], rows: Iterable[Sequence[str | int | float]]
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    for row in rows:
-        writer.writerow([_as_plain_text(cell) if isinstance(cell, str) else cell for cell in row])
+    writer.writerows(
+        [_as_plain_text(cell) if isinstance(cell, str) else cell for cell in row] for row in rows
+    )
     return text.getvalue().encode("utf-8")
 
 
 def _as_plain_text(cell: str) -> str:
-    """Quotes the text if its first character, also a full-width one, starts a formula."""
-    first = unicodedata.normalize("NFKC", cell.strip()[:1])
+    first = unicodedata.normalize("NFKC", cell.strip()[:1])  # an equals sign may be full-width
     return escape_control(f"'{cell}" if first in tuple("=+-@") else cell)

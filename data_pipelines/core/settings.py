@@ -6,7 +6,7 @@ No `from __future__ import annotations` where a group is defined: the command li
 import dataclasses
 import math
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 from data_pipelines.core.errors import ConfigError, nearest
@@ -49,10 +49,9 @@ class Settings:
         if getattr(self, "_frozen", False):
             raise dataclasses.FrozenInstanceError(f"{self.group}.{name} is frozen")
         kind = {field.name: field.type for field in dataclasses.fields(self)}.get(name)
-        is_other_group = (
-            isinstance(kind, type) and issubclass(kind, Settings) and not isinstance(value, kind)
-        )
-        if kind is None or is_other_group:
+        if isinstance(kind, type) and issubclass(kind, Settings) and not isinstance(value, kind):
+            kind = None  # the value is another group
+        if kind is None:
             raise unknown_field(f"{self.group}.{name}".removeprefix("config."))
         super().__setattr__(name, value)
 
@@ -117,10 +116,6 @@ def _check_scalar(name: str, field: dataclasses.Field[Any], kind: Any, value: An
     if not math.isfinite(value):
         raise ConfigError(f"{name}={value!r} is not a finite number")
     if value < rules["low"] or value > rules["high"] or value <= rules["above"]:
-        raise ConfigError(f"{name}={value!r} is out of range; it takes {_range(rules)}")
-
-
-def _range(rules: Mapping[str, Any]) -> str:
-    bounds = {"above": "more than {:g}", "low": "{:g} or more", "high": "{:g} or less"}
-    finite = (text.format(rules[key]) for key, text in bounds.items() if math.isfinite(rules[key]))
-    return " and ".join(finite)
+        bounds = {"above": "more than {:g}", "low": "{:g} or more", "high": "{:g} or less"}
+        limits = [text.format(rules[k]) for k, text in bounds.items() if math.isfinite(rules[k])]
+        raise ConfigError(f"{name}={value!r} is out of range; it takes {' and '.join(limits)}")

@@ -43,40 +43,23 @@ def draw_skeletons(image: Picture, keypoints: Keypoints) -> Picture:
     """Draws everybody's annotated joints: filled if visible, hollow if hidden."""
     canvas = np.ascontiguousarray(image).copy()
     thickness = max(1, round(max(image.shape[:2]) / 160))
+    radius = (1.6 * thickness + 1) * 2**SUBPIXEL_BITS
     for person in keypoints:
         seen = person[:, 2] != NOT_ANNOTATED
         bones = [bone for bone in BONES if seen[list(bone)].all()]
         for colour, extra in ((CASING, 2), (None, 0)):
-            for start, end in bones:
-                cv2.line(
-                    canvas,
-                    _fixed(person[start]),
-                    _fixed(person[end]),
-                    colour or side_colour(start, end),
-                    thickness + extra,
-                    cv2.LINE_AA,
-                    SUBPIXEL_BITS,
-                )
+            for bone in bones:
+                start, end = (_fixed(person[joint]) for joint in bone)
+                paint = colour or side_colour(*bone)
+                cv2.line(canvas, start, end, paint, thickness + extra, cv2.LINE_AA, SUBPIXEL_BITS)
         for joint in np.flatnonzero(seen):
-            _draw_joint(canvas, person[joint], side_colour(int(joint)), thickness)
+            colour = side_colour(int(joint))
+            inner = CASING if person[joint, 2] == HIDDEN else colour
+            layers = (1, CASING, cv2.FILLED), (0, inner, cv2.FILLED), (0, colour, thickness)
+            for grown, paint, line in layers:
+                size, centre = round(radius + grown * 2**SUBPIXEL_BITS), _fixed(person[joint])
+                cv2.circle(canvas, centre, size, paint, line, cv2.LINE_AA, SUBPIXEL_BITS)
     return canvas
-
-
-def _draw_joint(
-    canvas: Picture, joint: Float[np.ndarray, " 3"], colour: RGB, thickness: int
-) -> None:
-    radius = (1.6 * thickness + 1) * 2**SUBPIXEL_BITS
-    inner = CASING if joint[2] == HIDDEN else colour
-    for grown, paint, filled in ((1.0, CASING, True), (0.0, inner, True), (0.0, colour, False)):
-        cv2.circle(
-            canvas,
-            _fixed(joint),
-            round(radius + grown * 2**SUBPIXEL_BITS),
-            paint,
-            cv2.FILLED if filled else thickness,
-            cv2.LINE_AA,
-            SUBPIXEL_BITS,
-        )
 
 
 def draw_disc(image: Picture, centre: Float[np.ndarray, " 3"], radius: float) -> Picture:
@@ -98,7 +81,7 @@ def fit(view: View, side_px: int) -> View:
     """Resizes a view so that its longer side is `side_px`."""
     height, width = view.image.shape[:2]
     scale = side_px / max(height, width)
-    return resize(view, max(1, round(width * scale)), max(1, round(height * scale)), smooth=True)
+    return resize(view, max(1, round(width * scale)), max(1, round(height * scale)), "area")
 
 
 def shorten(text: str) -> str:
@@ -119,12 +102,10 @@ def first_joint_inside(keypoints: Keypoints, image: Picture) -> Float[np.ndarray
     return keypoints[inside][0] if inside.any() else None
 
 
-def draw_batch(
-    batch: HostBatch, classes: Sequence[str], *, columns: int = 0, side_px: int = 240
-) -> bytes:
+def draw_batch(batch: HostBatch, classes: Sequence[str], *, side_px: int = 240) -> bytes:
     """Draws a PNG of the batch's images in reading order, with their skeletons and labels."""
     count = len(batch.image)
-    columns = min(count, columns or math.ceil(math.sqrt(count)))
+    columns = math.ceil(math.sqrt(count))
     wide, high = side_px + GAP_PX, side_px + GAP_PX + CAPTION_PX
     size = columns * wide + GAP_PX, math.ceil(count / columns) * high + GAP_PX
     sheet = Image.new("RGB", size, PAPER)

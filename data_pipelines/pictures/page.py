@@ -1,24 +1,15 @@
 """Renders a self-contained HTML page of tables, bars and pictures, without scripts or network."""
 
 import base64
-import dataclasses
 import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 from PIL import Image
 
-from data_pipelines.pictures.drawing import (
-    LEFT,
-    RIGHT,
-    Picture,
-    draw_disc,
-    draw_skeletons,
-    first_joint_inside,
-    fit,
-)
+from data_pipelines.pictures import drawing
 from data_pipelines.transforms import View
 
 TEMPLATE = "sheet.html"
@@ -26,8 +17,7 @@ THUMBNAIL_PX = 320
 THUMBNAIL_QUALITY = 82
 
 
-@dataclasses.dataclass(frozen=True)
-class Thumbnail:
+class Thumbnail(NamedTuple):
     """Holds a picture that is embedded in the page."""
 
     source: str
@@ -37,8 +27,7 @@ class Thumbnail:
     caption: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Figure:
+class Figure(NamedTuple):
     """Groups pictures under a title and details."""
 
     title: str
@@ -46,8 +35,7 @@ class Figure:
     thumbnails: Sequence[Thumbnail]
 
 
-@dataclasses.dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Groups figures under a heading; figures of a `wide` gallery hold several pictures."""
 
     heading: str
@@ -56,8 +44,7 @@ class Gallery:
     wide: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Holds rows under a heading, named by their first cells; `bars` are percentages to draw."""
 
     heading: str
@@ -67,26 +54,20 @@ class Table:
     bars: Sequence[float] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """Holds the content of a page in its order."""
 
     title: str
     lead: str
-    warnings: Sequence[str]
-    tables: Sequence[Table]
     galleries: Sequence[Gallery]
     facts_heading: str
     facts: Sequence[tuple[str, str]]
+    tables: Sequence[Table] = ()
+    warnings: Sequence[str] = ()
 
 
-def render(page: Page) -> str:
-    """Renders the page as HTML; names of classes and files are escaped."""
-    return fill_template(TEMPLATE, page=page)
-
-
-def fill_template(name: str, templates: Mapping[str, str] = {}, **values: Any) -> str:
-    """Fills a template, which may extend this module's page, with values, which are escaped."""
+def fill_template(name: str = TEMPLATE, templates: Mapping[str, str] = {}, **values: Any) -> str:
+    """Fills this module's page, or a template that extends it, with values, which are escaped."""
     sheet = resources.files("data_pipelines").joinpath(TEMPLATE).read_text("utf-8")
     environment = jinja2.Environment(
         loader=jinja2.DictLoader({TEMPLATE: sheet, **templates}),
@@ -95,25 +76,22 @@ def fill_template(name: str, templates: Mapping[str, str] = {}, **values: Any) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    colours = {"left": f"rgb{LEFT}", "right": f"rgb{RIGHT}"}
-    text = environment.get_template(name).render(**values, **colours)
+    template = environment.get_template(name)
+    text = template.render(left=f"rgb{drawing.LEFT}", right=f"rgb{drawing.RIGHT}", **values)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def thumbnail(view: View, *, alt: str, caption: str = "") -> Thumbnail:
-    """Shrinks the view to thumbnail size, then draws its skeletons with thin lines.
-
-    A disc radius above 0 is drawn as a circle around one joint.
-    """
-    small = fit(view, THUMBNAIL_PX)
-    drawn = draw_skeletons(small.image, small.keypoints)
-    joint = first_joint_inside(small.keypoints, drawn) if small.disc_radius else None
+    """Shrinks the view, then draws its skeletons and, around one joint, a disc of its radius."""
+    small = drawing.fit(view, THUMBNAIL_PX)
+    drawn = drawing.draw_skeletons(small.image, small.keypoints)
+    joint = drawing.first_joint_inside(small.keypoints, drawn) if small.disc_radius else None
     if joint is not None:
-        drawn = draw_disc(drawn, joint, small.disc_radius)
+        drawn = drawing.draw_disc(drawn, joint, small.disc_radius)
     return embed(drawn, alt=alt, caption=caption)
 
 
-def embed(picture: Picture, *, alt: str, caption: str = "") -> Thumbnail:
+def embed(picture: drawing.Picture, *, alt: str, caption: str = "") -> Thumbnail:
     """Embeds a picture in the page at its own size."""
     content = io.BytesIO()
     Image.fromarray(picture).save(content, "JPEG", quality=THUMBNAIL_QUALITY, subsampling=0)

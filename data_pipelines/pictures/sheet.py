@@ -8,7 +8,7 @@ import numpy as np
 from data_pipelines import decode, records
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.drawing import label_text, shorten
-from data_pipelines.pictures.page import Figure, Gallery, Page, Table, render, thumbnail
+from data_pipelines.pictures.page import Figure, Gallery, Page, Table, fill_template, thumbnail
 from data_pipelines.transforms import View
 
 MAX_PER_CLASS, MAX_EXAMPLES = 8, 96
@@ -27,18 +27,17 @@ def contact_sheet(
 ) -> str:
     """Renders the page; `first_classes` has each record's first class by split in record order."""
     examples = sum(split.examples for split in manifest.splits.values())
-    return render(
-        Page(
-            title=f"{manifest.name}: prepared data",
-            lead=f"{examples:,} images, {len(manifest.classes):,} classes, "
-            f"fingerprint {manifest.fingerprint}",
-            warnings=warnings,
-            tables=[_tabulate_splits(manifest), _tabulate_classes(manifest)],
-            galleries=_make_galleries(directory, manifest, sample_records(first_classes)),
-            facts_heading="Provenance",
-            facts=_list_facts(directory, manifest),
-        )
+    page = Page(
+        title=f"{manifest.name}: prepared data",
+        lead=f"{examples:,} images, {len(manifest.classes):,} classes, "
+        f"fingerprint {manifest.fingerprint}",
+        galleries=_make_galleries(directory, manifest, sample_records(first_classes)),
+        facts_heading="Provenance",
+        facts=_list_facts(directory, manifest),
+        tables=[_tabulate_splits(manifest), _tabulate_classes(manifest)],
+        warnings=warnings,
     )
+    return fill_template(page=page)
 
 
 def sample_records(first_classes: Mapping[str, Sequence[int | None]]) -> Sample:
@@ -71,48 +70,29 @@ def _make_galleries(directory: Path, manifest: Manifest, sample: Sample) -> list
     note = "Chosen at random with a fixed seed."
     if len(figures) * MIN_PER_GALLERY > MAX_EXAMPLES:
         return [Gallery("Examples", note, [each for group in figures.values() for each in group])]
-    return [
-        Gallery(
-            "No label" if each is None else shorten(manifest.classes[each]),
-            note * (not index),
-            group,
-        )
-        for index, (each, group) in enumerate(figures.items())
-    ]
+    galleries: list[Gallery] = []
+    for each, group in figures.items():
+        heading = "No label" if each is None else shorten(manifest.classes[each])
+        galleries.append(Gallery(heading, "" if galleries else note, group))
+    return galleries
 
 
 def _make_figure(split: str, record: records.Record, classes: Sequence[str]) -> Figure:
     label = label_text(record["label"], classes)
     people = len(record["keypoints"])
-    return Figure(
-        title=record["id"],
-        details=f"{split} \u00b7 {label}",
-        thumbnails=[
-            thumbnail(
-                View(decode.decode(record["image"]), record["keypoints"], 0.0),
-                alt=f"{label}, with {people} annotated {'person' if people == 1 else 'people'}",
-            )
-        ],
-    )
+    view = View(decode.decode(record["image"]), record["keypoints"], 0.0)
+    alt = f"{label}, with {people} annotated {'person' if people == 1 else 'people'}"
+    return Figure(record["id"], f"{split} \u00b7 {label}", [thumbnail(view, alt=alt)])
 
 
 def _tabulate_splits(manifest: Manifest) -> Table:
-    return Table(
-        heading="Splits",
-        note="",
-        columns=("split", "images", "labelled", "with joints", "shards", "MiB"),
-        rows=[
-            (
-                name,
-                f"{split.examples:,}",
-                f"{split.labelled:,}",
-                f"{split.with_joints:,}",
-                f"{len(split.shards):,}",
-                f"{sum(shard.bytes for shard in split.shards) / 2**20:,.1f}",
-            )
-            for name, split in manifest.splits.items()
-        ],
-    )
+    rows = []
+    for name, split in manifest.splits.items():
+        counts = (split.examples, split.labelled, split.with_joints, len(split.shards))
+        size = sum(shard.bytes for shard in split.shards) / 2**20
+        rows.append((name, *(f"{count:,}" for count in counts), f"{size:,.1f}"))
+    columns = ("split", "images", "labelled", "with joints", "shards", "MiB")
+    return Table("Splits", "", columns, rows)
 
 
 def _tabulate_classes(manifest: Manifest) -> Table:

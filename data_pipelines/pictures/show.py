@@ -10,7 +10,7 @@ from data_pipelines.core import files
 from data_pipelines.example import PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.drawing import label_text
-from data_pipelines.pictures.page import Figure, Gallery, Page, render, thumbnail
+from data_pipelines.pictures.page import Figure, Gallery, Page, fill_template, thumbnail
 from data_pipelines.transforms import View
 
 
@@ -31,19 +31,14 @@ def show(
         title=f"{stated.name}: input of a model",
         lead=f"The first training batch of seed {seed} and the first evaluation batch, "
         f"{batch_size} images each, from {data.directory} (fingerprint {stated.fingerprint})",
-        warnings=(),
-        tables=(),
         galleries=[
             _make_gallery("Training batch", data.train_split, training, data, stated),
             _make_gallery("Evaluation batch", data.eval_split, evaluation, data, stated),
         ],
         facts_heading="Settings",
-        facts=[
-            (f"data.{field.name}", str(getattr(data, field.name)))
-            for field in dataclasses.fields(data)
-        ],
+        facts=[(f"data.{name}", str(value)) for name, value in dataclasses.asdict(data).items()],
     )
-    files.write_atomically(html, render(page))
+    files.write_atomically(html, fill_template(page=page))
     log(f"batches: {html}")
 
 
@@ -56,14 +51,8 @@ def _make_gallery(
     note = f"Split {split}. Left: as stored. Right: the crop; its circle has a disc target's size."
     if padding:
         note += f" {padding} more rows are padding."
-    return Gallery(
-        heading=heading,
-        note=note,
-        figures=[
-            _make_figure(batch, row, stored[int(batch.id[row])], stated.classes) for row in rows
-        ],
-        wide=True,
-    )
+    figures = [_make_figure(batch, row, stored[int(batch.id[row])], stated.classes) for row in rows]
+    return Gallery(heading, note, figures, wide=True)
 
 
 def _make_figure(
@@ -71,18 +60,12 @@ def _make_figure(
 ) -> Figure:
     label = label_text(record["label"], classes)
     weight = "" if batch.weight[row] else " \u00b7 weight 0"
-    stored = View(decode.decode(record["image"]), record["keypoints"], 0.0)
+    whole = View(decode.decode(record["image"]), record["keypoints"], 0.0)
     crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]))
-    return Figure(
-        title=label,
-        details=f"{record['id']} \u00b7 record {batch.id[row]}{weight}",
-        thumbnails=[
-            thumbnail(stored, alt=f"{label}, as stored", caption=_describe_size(stored)),
-            thumbnail(crop, alt=f"{label}, as input of a model", caption=_describe_size(crop)),
-        ],
-    )
-
-
-def _describe_size(view: View) -> str:
-    height_px, width_px, _ = view.image.shape
-    return f"{width_px} \u00d7 {height_px} px"
+    thumbnails = []
+    for view, kind in ((whole, "as stored"), (crop, "as input of a model")):
+        height_px, width_px, _ = view.image.shape
+        size = f"{width_px} \u00d7 {height_px} px"
+        thumbnails.append(thumbnail(view, alt=f"{label}, {kind}", caption=size))
+    details = f"{record['id']} \u00b7 record {batch.id[row]}{weight}"
+    return Figure(label, details, thumbnails)

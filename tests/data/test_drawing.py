@@ -152,8 +152,8 @@ def test_a_batch_becomes_a_grid_with_names() -> None:
     gap = sheet[:, 108:116]
     assert (gap == 255).all()
     endless = ("jump", "n" * 100_000)
-    large = drawing.draw_batch(batch, endless, columns=1, side_px=64)
-    assert Image.open(io.BytesIO(large)).size == (64 + 16, 5 * (64 + 30) + 8)
+    large = drawing.draw_batch(batch, endless, side_px=64)
+    assert Image.open(io.BytesIO(large)).size == (3 * 72 + 8, 2 * (64 + 30) + 8)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,10 @@ def changed(value: Any, *path: str | int) -> Callable[[Any], Any]:
     [
         ((3, 1, 4, 1, 5), ""),
         ((3, 1, 0, 1, 5), "mAP over 4 of 5 classes; no image of val is of 'c'"),
-        ((0, 1, 0, 0, 0), "mAP over 1 of 5 classes; no image of val is of 'a', 'c', 'd', 1 more"),
+        (
+            (0, 1, 0, 0, 0),
+            "mAP over 1 of 5 classes; no image of val is of 'a', 'c', 'd' and 1 more",
+        ),
     ],
 )
 def test_skipped_classes_are_named(counts: tuple[int, ...], names: str) -> None:

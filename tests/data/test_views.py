@@ -50,8 +50,7 @@ def test_the_legacy_resize_is_tensorflow_1s(size: tuple[int, int]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
     exact = tensorflow_1(image, *size)
     rounded, cut = (
-        resize(View(image, NOBODY, 1.0), *size, rule="legacy", cut_off=cut_off).image
-        for cut_off in (False, True)
+        resize(View(image, NOBODY, 1.0), *size, rule).image for rule in ("legacy", "truncated")
     )
     assert np.abs(rounded - exact).max() <= 0.51
     assert (exact - cut >= -0.01).all() and (exact - cut < 1).all()
@@ -66,7 +65,7 @@ def test_the_antialiased_resize_averages_the_covered_pixels() -> None:
         0, 1 - np.abs((np.arange(24) + 0.5)[None] / 3 - (np.arange(8) + 0.5)[:, None])
     )
     expected = weights @ line / weights.sum(1)
-    shrunk = resize(View(image, NOBODY, 1.0), 8, 8, rule="antialias").image
+    shrunk = resize(View(image, NOBODY, 1.0), 8, 8, "antialias").image
     np.testing.assert_allclose(shrunk[4, :, 1], expected, atol=1)
 
 
@@ -75,7 +74,7 @@ def test_modern_shrinking_sees_every_pixel(tmp_path: Path) -> None:
     dots[::8, ::8] = 255
     data = config(tmp_path, preprocessing="modern")
     whole = make_view(dots, NOBODY, data)
-    assert resize(whole, 32, 32, smooth=True).image.mean() == pytest.approx(255 / 64, abs=0.5)
+    assert resize(whole, 32, 32, "area").image.mean() == pytest.approx(255 / 64, abs=0.5)
     assert abs(resize(whole, 32, 32).image.mean() - 255 / 64) > 2
     assert center_crop(whole, data).image.std() < 10
 
@@ -89,7 +88,7 @@ def test_keypoints_follow_their_pixels(rule: str, size: tuple[int, int]) -> None
     joints = np.zeros((1, 16, 3))
     joints[0, :, 0], joints[0, :, 1] = np.linspace(5, 54, 16), np.linspace(34, 5, 16)
     joints[0, :, 2] = 2
-    view = resize(View(image, joints, 3.0), *size, rule=rule)
+    view = resize(View(image, joints, 3.0), *size, rule)
     for (x, y, _), (old_x, old_y, _) in zip(view.keypoints[0], joints[0], strict=True):
         left, top = int(x), int(y)
         patch = view.image[top : top + 2, left : left + 2].astype(float)

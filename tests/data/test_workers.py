@@ -117,13 +117,13 @@ SHAPE = (4, 12, 12, 3)
 def test_blocks_are_reused_after_they_were_copied_out() -> None:
     before = shared_memory()
     blocks = ImageBlocks(2, SHAPE)
-    addresses = [blocks.find_free() for _ in range(BLOCKS_PER_WORKER)]
-    assert addresses == [(0, number) for number in range(BLOCKS_PER_WORKER)]
+    numbers = [blocks.find_free() for _ in range(BLOCKS_PER_WORKER)]
+    assert numbers == list(range(BLOCKS_PER_WORKER))
     assert blocks.find_free() is None
     for number in (3, 1):
-        blocks.images((0, number))[:] = number
-        np.testing.assert_array_equal(blocks.copy_out((0, number)), np.full(SHAPE, number))
-    assert [blocks.find_free() for _ in range(3)] == [(0, 1), (0, 3), None]
+        blocks.images(number)[:] = number
+        np.testing.assert_array_equal(blocks.copy_out(number), np.full(SHAPE, number))
+    assert [blocks.find_free() for _ in range(3)] == [1, 3, None]
     blocks.close()
     assert shared_memory() <= before
 
@@ -134,10 +134,7 @@ def test_images_without_a_free_block_are_sent_with_their_batch(tmp_path: Path) -
     specs = [RowSpec(index, index) for index in range(4)]
     blocks = ImageBlocks(1, SHAPE)
     elements = [loader.fill_batch(rows, blocks, specs) for _ in range(BLOCKS_PER_WORKER + 1)]
-    assert [address for address, _ in elements] == [
-        *((0, n) for n in range(BLOCKS_PER_WORKER)),
-        None,
-    ]
+    assert [block for block, _ in elements] == [*range(BLOCKS_PER_WORKER), None]
     assert elements[0][1].image.nbytes == 0
     source = grain.MapDataset.source([elements[0], elements[-1]])
     shared, sent = take(Batches(source.to_iter_dataset(), blocks), 2)
