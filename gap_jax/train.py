@@ -123,9 +123,8 @@ def _train_on(
             window=metadata.get("window", {}),
             trackers=None if processes.is_first else {},
         ) as reporter:
-            preflight = Preflight.of(
-                setup, folder, workdir.display, start=start, changes=opening.changes, loaded=loaded
-            ).render()
+            root = workdir.display(str(folder.root))
+            preflight = Preflight(setup, root, start, opening.changes, loaded).render()
             if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
             logger.info(preflight)

@@ -20,6 +20,7 @@ from gap_jax.runtime import checkpoint_folders as checkpoints
 
 CHECKPOINTS = "checkpoints"
 ADDRESS = ".address"
+FIRST_BATCH = "samples/train_batch0.png"
 FORMAT_VERSION = 1
 
 # These may change between two starts: they decide when a run reports, saves or evaluates, where
@@ -45,7 +46,7 @@ class RunFolder:
         self.metrics = root / "metrics.jsonl"  # rows of numbers by step
         self.step_log = root / "steps.jsonl"  # exact loss and digest of record ids of every step
         self.tensorboard = root / "tb"  # event files
-        self.first_batch = root / "samples" / "train_batch0.png"
+        self.first_batch = root / FIRST_BATCH
         self.profile = root / "profile"  # recorded by the profiler
         self.evaluation = root / "eval"  # scores and tables by split and step
 
