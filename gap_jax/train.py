@@ -22,7 +22,7 @@ from gap_jax.evaluation import evaluate
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import TrainState
-from gap_jax.runtime import environment, lock, preemption, run_folder
+from gap_jax.runtime import environment, preemption, run_folder
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
@@ -72,7 +72,7 @@ def _open_folder(
         return run_folder.examine(folder.root, setup.cfg, setup.data)
 
     def enter() -> run_folder.Opening:
-        lock_held.enter_context(lock.acquire(folder.root, print))
+        lock_held.enter_context(run_folder.acquire_lock(folder.root, print))
         machine = environment.describe_environment()
         return run_folder.enter(folder.root, setup.cfg, setup.data, machine)
 

@@ -1,7 +1,7 @@
 """Describes a run before its first step, for a person to check."""
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,7 @@ class Preflight:
     setup: Setup
     workdir: str
     start: int
-    changes: Sequence[str]
+    changes: Mapping[str, str]
     loaded: Sequence[str]
 
     def render(self) -> str:
@@ -73,7 +73,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 def _start(run: Preflight) -> str:
     if run.start:
-        changes = "; ".join(run.changes) or "config unchanged"
+        changes = "; ".join(run.changes.values()) or "config unchanged"
         return f"resumed at step {run.start:,} of {run.workdir} ({changes})"
     source = f", initialised from {run.setup.cfg.init.weights}" if run.loaded else ""
     return f"fresh run in {run.workdir}{source}"

@@ -16,9 +16,9 @@ from gap_jax.runtime.bucket import heartbeat_lock as locks
 from gap_jax.runtime.bucket import store as stores
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import Store
-from gap_jax.runtime.lock import LOCK
 from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.run_folder import ADDRESS as ADDRESS_FILE
+from gap_jax.runtime.run_folder import LOCK
 
 ADDRESS = "memory://bucket/run"
 STEP = "checkpoints/3"

@@ -78,7 +78,7 @@ def describe_run(
         setup=setup,
         workdir="runs/gap_pose",
         start=0,
-        changes=(),
+        changes={},
         loaded=("backbone",),
     )
     return dataclasses.replace(plain, **values)
@@ -103,7 +103,7 @@ def test_resumed_run_names_its_step_and_changes() -> None:
     assert row(text, "init") == (
         "backbone 42,500,160, pooling 9,000, pose 1,586,000 parameters from the checkpoint"
     )
-    changes = ("train.steps: 1 -> 2", "mesh.fsdp: 1 -> 4")
+    changes = {"train.steps": "train.steps: 1 -> 2", "mesh.fsdp": "mesh.fsdp: 1 -> 4"}
     assert row(describe_run(start=1, changes=changes).render(), "start").endswith(
         "(train.steps: 1 -> 2; mesh.fsdp: 1 -> 4)"
     )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from data_pipelines.core.errors import CannotWrite, InUse
 from data_pipelines.core.files import describe_owner, name_owner
 from gap_jax.runtime.bucket.store import Store
-from gap_jax.runtime.lock import LOCK
+from gap_jax.runtime.run_folder import IN_USE_ADVICE, LOCK
 
 HEARTBEAT_S = 30.0
 STALE_AFTER_S = 90.0
@@ -62,10 +62,7 @@ class HeartbeatLock:
             if now is None:
                 return
             if now != before:
-                raise InUse(
-                    f"{address} is in use by {name_owner(now)}; "
-                    "wait for that run, end it, or choose another --workdir"
-                )
+                raise InUse(f"{address} is in use by {name_owner(now)}; {IN_USE_ADVICE}")
         self._log(f"{owner} shows no heartbeat; the run in {address} continues here")
         self._store.remove(LOCK)
 
