@@ -60,7 +60,7 @@ class Received:
         self.first: signal.Signals | None = None
         self._at = 0.0
 
-    def take(self, number: int) -> None:
+    def take(self, number: int, _frame: FrameType | None = None) -> None:
         """Records the first signal; ends the process at a second one that is no duplicate."""
         now = time.monotonic()
         if self.first is None:

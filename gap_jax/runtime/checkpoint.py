@@ -18,22 +18,8 @@ from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CannotWrite, CheckpointError, name_some
 from gap_jax.runtime import arrays
 from gap_jax.runtime import checkpoint_folders as folders
-from gap_jax.runtime.checkpoint_folders import (
-    METADATA,
-    STATE,
-    AnyPath,
-    DamageError,
-    Metadata,
-    Survey,
-)
-from gap_jax.runtime.digests import (
-    Leaves,
-    copy_to_host,
-    describe,
-    find_misfits,
-    name_leaves,
-    place,
-)
+from gap_jax.runtime.checkpoint_folders import METADATA, STATE, AnyPath, DamageError, Metadata
+from gap_jax.runtime.digests import Leaves, copy_to_host, describe, find_misfits, name_leaves, place
 from gap_jax.runtime.processes.group import ALONE, Processes
 
 _Saved = tuple[Metadata, Leaves]
@@ -103,7 +89,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             if self._manager:
                 self._manager.close()
 
-    def survey(self) -> Survey:
+    def survey(self) -> folders.Survey:
         """Lists the steps that can be restored, and those that cannot."""
         return folders.survey(self.folder, self._run_id)
 
@@ -122,14 +108,17 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         `target` has the state's structure, with the wanted dtypes, shapes and shardings. Sets
         unusable steps aside with a warning and takes the newest good step before them.
         """
-        found: list[Restored | None] = []
+        restored = None
 
         def search() -> int | None:
-            found.append(self._resume_newest(target))
-            return found[0].step if found[0] else None
+            nonlocal restored
+            restored = self._resume_newest(target)
+            return restored and restored.step
 
         step = self._processes.broadcast("resumed", search)
-        return found[0] if found else None if step is None else self.load(step, target)
+        if step is None or self._processes.is_first:
+            return restored
+        return self.load(step, target)
 
     def _resume_newest(self, target: Any) -> Restored | None:
         folders.sweep(self.folder)
@@ -160,8 +149,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
     def _restore(self, metadata: Metadata, target: Any) -> Restored:
         faults.point("restore.before")
-        misfits = find_misfits(metadata.leaves, target)
-        if misfits:
+        if misfits := find_misfits(metadata.leaves, target):
             raise CheckpointError(
                 f"checkpoint {metadata.step} in {self.folder} belongs to another model or optimiser"
                 f": {name_some(misfits)}; use the config it was made with or another workdir"
@@ -212,8 +200,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         """Writes the metadata and reads all back, in Orbax's thread before it commits."""
         metadata, leaves = cast(_Saved, self._pending)
         path = folders.place_unfinished(self.folder, metadata.step)
-        written = folders.digest_files(path)
-        metadata = dataclasses.replace(metadata, leaves=describe(leaves), files=written)
+        metadata = dataclasses.replace(
+            metadata, leaves=describe(leaves), files=folders.digest_files(path)
+        )
         folders.write_metadata(path, metadata)
         _read(path, folders.read_metadata(path))
         self._before_commit()
@@ -229,8 +218,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 yield
         except CannotWrite as refusal:
             size_mib = sum(leaf.nbytes for leaf in leaves.values()) / 2**20
-            rest = f"; the checkpoint takes up to {size_mib:,.1f} MiB, and earlier ones are intact"
-            self._failure = CannotWrite(f"{refusal}{rest}")
+            self._failure = CannotWrite(
+                f"{refusal}; the checkpoint takes up to {size_mib:,.1f} MiB, and earlier ones are "
+                "intact"
+            )
         except (DamageError, CheckpointError) as fault:
             self._failure = CannotWrite(
                 f"{path} does not read back ({fault}); check disk and memory"

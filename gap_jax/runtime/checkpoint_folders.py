@@ -58,12 +58,6 @@ class Metadata:
         """The id of the run that saved the checkpoint."""
         return self.run.get(RUN_ID)
 
-    @property
-    def score(self) -> float | None:
-        """The mAP of the evaluation at this step, None without one."""
-        score = self.run.get("metrics", {}).get("mAP")
-        return None if score is None else float(score)
-
 
 class Survey(NamedTuple):
     """The steps in a folder, ascending; `unusable` holds the reason for each."""
@@ -82,15 +76,14 @@ def place_unfinished(folder: AnyPath, step: int) -> AnyPath:
     return folder / (str(step) if is_bucket(folder) else f"{step}{UNFINISHED}")
 
 
-def _is_unfinished(folder: AnyPath, name: str) -> bool:
+def _is_checkpoint(path: AnyPath) -> bool:
+    return (path / METADATA).exists() or (path / STATE).exists()
+
+
+def _is_unfinished(path: AnyPath) -> bool:
     """Whether a step in a bucket was only partly written or deleted."""
-    path = folder / name
-    return (
-        bool(_STEP.fullmatch(name))
-        and is_bucket(folder)
-        and not (path / COMMITTED).exists()
-        and ((path / METADATA).exists() or (path / STATE).exists())
-    )
+    is_step = is_bucket(path) and _STEP.fullmatch(path.name)
+    return bool(is_step) and not (path / COMMITTED).exists() and _is_checkpoint(path)
 
 
 def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
@@ -101,12 +94,12 @@ def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
     found = Survey({}, {})
     for step in sorted(int(name) for name in list_names(folder) if _STEP.fullmatch(name)):
         path = folder / str(step)
-        if _is_unfinished(folder, path.name):
+        if _is_unfinished(path):
             continue
         try:
             metadata = read_metadata(path)
         except DamageError as damage:
-            if (path / METADATA).exists() or (path / STATE).exists():
+            if _is_checkpoint(path):
                 found.unusable[step] = str(damage)
             continue
         if metadata.step != step:
@@ -132,19 +125,20 @@ def list_names(folder: AnyPath) -> list[str]:
 
 def find_best(good: dict[int, Metadata]) -> int | None:
     """Returns the step with the highest mAP, the earliest of equals."""
-    rated = {step: each.score for step, each in good.items() if each.score is not None}
-    return max(rated, key=rated.__getitem__, default=None)
+    scores = {step: each.run.get("metrics", {}).get("mAP") for step, each in good.items()}
+    rated = [step for step, score in scores.items() if score is not None]
+    return max(rated, key=scores.__getitem__, default=None)
 
 
 def write_metadata(path: AnyPath, metadata: Metadata) -> None:
     """Writes the metadata of the step in `path`, and their digest."""
     content = dataclasses.asdict(metadata)
-    text = json.dumps({"sha256": _digest(content), "content": content}, indent=1)
+    text = json.dumps({"sha256": _digest(content), "content": content}, indent=1) + "\n"
     target = path / METADATA / METADATA
     if is_bucket(path):
-        target.write_text(text + "\n")  # an object is whole or absent
+        target.write_text(text)  # an object is whole or absent
     else:
-        files.write_atomically(Path(target), text + "\n")
+        files.write_atomically(Path(target), text)
 
 
 def read_metadata(path: AnyPath) -> Metadata:
@@ -163,11 +157,8 @@ def read_metadata(path: AnyPath) -> Metadata:
         raise DamageError(f"{METADATA} is not readable") from error
     if content["format_version"] != FORMAT_VERSION:
         raise _another_format(path, content["format_version"])
-    leaves = {
-        name: LeafDigest(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
-        for name, leaf in content["leaves"].items()
-    }
-    return Metadata(content["step"], content["run"], leaves, content["files"])
+    leaves = {name: LeafDigest(**leaf) for name, leaf in content["leaves"].items()}
+    return Metadata(**{**content, "leaves": leaves})
 
 
 def _another_format(path: AnyPath, version: int) -> CheckpointError:
@@ -232,7 +223,7 @@ def sweep(folder: AnyPath) -> None:
     """Deletes partly written steps, and the steps that Orbax moved to PRUNED."""
     with files.writing(folder):
         for name in list_names(folder):
-            if _LEFT_OVER.fullmatch(name) or _is_unfinished(folder, name):
+            if _LEFT_OVER.fullmatch(name) or _is_unfinished(folder / name):
                 faults.point("checkpoint.prune")
                 epath.Path(folder / name).rmtree()
 

@@ -16,18 +16,12 @@ class StopFlag(Received):
     """Whether a signal asks to stop; the loop checks it after every step and evaluation batch."""
 
     def is_stopping(self) -> bool:
-        """Whether to stop now."""
         return self.first is not None
 
     @property
     def cause(self) -> str:
         """The name of the signal, or the scheduler."""
         return self.first.name if self.first else "the scheduler"
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        del frame
-        self.take(number)
 
 
 class SharedStopFlag(StopFlag):
@@ -48,9 +42,9 @@ class SharedStopFlag(StopFlag):
         self._is_agreed |= multihost_utils.reached_preemption_sync_point(self._checks)
         return self._is_agreed
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
+    def take(self, number: int, _frame: FrameType | None = None) -> None:
         """Passes Ctrl-C and SIGHUP to JAX as SIGTERM; a second one ends the process."""
-        super().receive(number, frame)
+        super().take(number)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -62,12 +56,13 @@ def catching_signals() -> Iterator[StopFlag]:
     agreement, and one set earlier would never be called. So only Ctrl-C and SIGHUP are caught, and
     `jax.distributed.initialize` must run before. Outside the main thread no signal is caught.
     """
-    if jax.process_count() > 1:
-        stop_flag = SharedStopFlag()
-        numbers = [number for number in list_signals() if number != signal.SIGTERM]
-    else:
-        stop_flag, numbers = StopFlag(), list_signals()
-    before = {number: signal.signal(number, stop_flag.receive) for number in numbers}
+    is_shared = jax.process_count() > 1
+    stop_flag = SharedStopFlag() if is_shared else StopFlag()
+    before = {
+        number: signal.signal(number, stop_flag.take)
+        for number in list_signals()
+        if not (is_shared and number == signal.SIGTERM)
+    }
     try:
         yield stop_flag
     finally:

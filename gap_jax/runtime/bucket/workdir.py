@@ -1,7 +1,6 @@
 """The folder of a run: its own, or a temporary one whose files are uploaded to a bucket.
 
-Checkpoints go straight to the bucket. The small files are uploaded before each checkpoint is
-committed and at the end of the run, and downloaded at a start.
+Checkpoints go straight to the bucket, the small files before each of them and at the end.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CannotWrite, Refusal
-from gap_jax.runtime.bucket.heartbeat_lock import HeartbeatLock, read_owner_id, refuse_unless_held
+from gap_jax.runtime.bucket.heartbeat_lock import HeartbeatLock
 from gap_jax.runtime.bucket.store import LOCAL, Store, is_address
 from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.processes.group import ALONE, Processes
@@ -102,16 +101,14 @@ class TemporaryWorkdir(Workdir):
         found: dict[str, Stamp] = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
-            if self._is_mine(name) and not _is_hidden(name):
+            is_mine = name.startswith(f"{PROCESSES}/{self._processes.index}/") or (
+                self._processes.is_first and not name.startswith(f"{PROCESSES}/")
+            )
+            if is_mine and not _is_hidden(name):
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
                     if path.is_file():
                         found[name] = _stamp(path)
         return found
-
-    def _is_mine(self, name: str) -> bool:
-        if self._processes.is_first:
-            return not name.startswith(f"{PROCESSES}/")
-        return name.startswith(f"{PROCESSES}/{self._processes.index}/")
 
 
 @contextlib.contextmanager
@@ -122,10 +119,10 @@ def open_for_writing(location: str, processes: Processes = ALONE) -> Iterator[Wo
         return
     store = Store(location)
     lock = HeartbeatLock(store, print)
-    owner_id = processes.broadcast("lock acquired", lock.acquire)
+    lock.owner_id = processes.broadcast("lock acquired", lock.acquire)
     try:
-        agreement.refuse_unshared(processes, location, is_visible=read_owner_id(store) == owner_id)
-        check = functools.partial(refuse_unless_held, store, owner_id, is_strict=processes.is_first)
+        agreement.refuse_unshared(processes, location, is_visible=lock.is_held())
+        check = functools.partial(lock.refuse_if_lost, is_strict=processes.is_first)
         with _open(store, processes, check) as workdir:
             yield workdir
     finally:
@@ -153,7 +150,9 @@ def _open(
     with files.writing(Path(tempfile.gettempdir())):
         home = Path(tempfile.mkdtemp(prefix=PREFIX))
     workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], processes, check)
-    files.write_atomically(workdir.folder / ADDRESS, f"{_to_orbax_path(store)}/{CHECKPOINTS}")
+    protocol, _, path = store.address.partition("://")
+    root = path if protocol in LOCAL else store.address  # Orbax takes no file://
+    files.write_atomically(workdir.folder / ADDRESS, f"{root}/{CHECKPOINTS}")
     failure = None
     try:
         workdir.fetch()
@@ -171,12 +170,6 @@ def _open(
     finally:
         if failure is None:
             shutil.rmtree(home, ignore_errors=True)
-
-
-def _to_orbax_path(store: Store) -> str:
-    """Returns the address for Orbax, which needs a path for a folder on this machine."""
-    protocol, _, rest = store.address.partition("://")
-    return rest if protocol in LOCAL else store.address
 
 
 def _upload_last(workdir: TemporaryWorkdir) -> Refusal | None:

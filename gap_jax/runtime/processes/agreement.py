@@ -70,17 +70,16 @@ def list_settings(cfg: Config, data: Manifest) -> dict[str, str]:
 
 
 def check_shared_folder(processes: Processes, workdir: Path) -> None:
-    """Refuses a workdir that is not the same folder for all processes.
-
-    The first process writes a hidden file of a random name there, which the others must see.
-    """
+    """Refuses a workdir in which a process does not see a hidden file of the first one."""
     if processes.count == 1:
         return
-    name = processes.broadcast("file name", lambda: f".shared-{secrets.token_hex(16)}")
-    path = workdir.absolute() / name
-    if processes.is_first:
-        files.write_atomically(path, "")
-    processes.broadcast("file written", lambda: None)
+
+    def write() -> str:
+        name = f".shared-{secrets.token_hex(16)}"
+        files.write_atomically(workdir / name, "")
+        return name
+
+    path = workdir / processes.broadcast("file written", write)
     try:
         refuse_unshared(processes, str(workdir), is_visible=_wait_until_visible(path))
     finally:
@@ -108,7 +107,6 @@ def _wait_until_visible(path: Path) -> bool:
 
 
 def _digest_code() -> str:
-    """Digests the names and contents of all our modules."""
     digest = hashlib.sha256()
     for package in (gap_jax, data_pipelines):
         root = Path(package.__path__[0])

@@ -1,7 +1,4 @@
-"""Values that the processes of a run exchange, as key-value entries of JAX's coordinator.
-
-Reading an entry has a time limit; a collective of the devices would wait for ever.
-"""
+"""Values that the processes of a run exchange by JAX's coordinator, which has a time limit."""
 
 import json
 import time
@@ -57,7 +54,6 @@ class Processes:
 
     @property
     def index_and_count(self) -> tuple[int, int]:
-        """The index of this process and the number of processes."""
         return self.index, self.count
 
     def heartbeat(self) -> None:
@@ -70,16 +66,16 @@ class Processes:
             return make()
         key = self._next_key(name)
         if not self.is_first:
-            entry = self._read(key, name, sender=0)
-            if "refusal" in entry:
-                raise RemoteRefusal(*entry["refusal"])
-            return entry["value"]
+            value, refusal = self._read(key, name, sender=0)
+            if refusal:
+                raise RemoteRefusal(*refusal)
+            return value
         try:
             value = make()
         except Refusal as refusal:
-            self._write(key, {"refusal": [refusal.exit_code, str(refusal)]})
+            self._write(key, [None, [refusal.exit_code, str(refusal)]])
             raise
-        self._write(key, {"value": value})
+        self._write(key, [value, None])
         return value
 
     def gather(self, name: str, value: T) -> list[T]:

@@ -1,7 +1,6 @@
 """Connects the processes of a run by `jax.distributed`, within a time limit.
 
-The only module that uses private names of JAX: `jax.distributed` does not give access to the
-coordinator's key-value store.
+Only this module uses private names of JAX, which has no others for the coordinator's entries.
 """
 
 import contextlib

@@ -37,7 +37,7 @@ def find_rendezvous(
                 f"Open MPI starts {environment[OPEN_MPI_SIZE]} processes and gives no address, "
                 "as its version 4 did; set --coordinator=HOST:PORT --processes=N --process=I"
             )
-        return Rendezvous() if count_processes(environment) > 1 else None
+        return Rendezvous() if _count_processes(environment) > 1 else None
     if missing := [name for name, value in given.items() if not value]:
         raise ConfigError(
             f"{' and '.join(missing)} is missing: several processes need "
@@ -52,7 +52,7 @@ def find_rendezvous(
     return Rendezvous(coordinator, count, index)
 
 
-def count_processes(environment: Mapping[str, str]) -> int:
+def _count_processes(environment: Mapping[str, str]) -> int:
     """Returns the scheduler's number of processes, 0 without a scheduler."""
     for evidence, sizes in STARTERS.items():
         counts = [environment[size] for size in sizes if environment.get(size, "").isdecimal()]

@@ -1,7 +1,6 @@
 """Shuts all processes of a run down together; if one fails, stops the others.
 
-A thread in each process reads whether others ended and checks that this one makes progress. It
-uses neither the devices nor the main thread, which may both wait for a lost process.
+A thread does it: the devices and the main thread may both wait for a lost process.
 """
 
 import contextlib
@@ -69,10 +68,7 @@ class Watchdog:
             self.end(error)
 
     def end(self, error: BaseException) -> NoReturn:
-        """Prints an error, reports it to the other processes and ends this one at once.
-
-        An ordinary exit of the interpreter would wait for the others in JAX's barrier.
-        """
+        """Ends this process at once: the interpreter's exit would wait in JAX's barrier."""
         is_of_peer = isinstance(error, jax.errors.JaxRuntimeError) and bool(
             PEER_ERROR.search(str(error))
         )
@@ -107,11 +103,11 @@ class Watchdog:
             self.end(error)
 
     def _check_progress(self) -> None:
-        last = self._processes.last_heartbeat
-        field = "start_within_s" if last is None else "stuck_after_s"
-        limit_s = self._start_within_s if last is None else self._stuck_after_s
-        silent_s = time.monotonic() - (self._started_at if last is None else last)
-        if silent_s > limit_s:
+        if (last := self._processes.last_heartbeat) is None:
+            last, field, limit_s = self._started_at, "start_within_s", self._start_within_s
+        else:
+            field, limit_s = "stuck_after_s", self._stuck_after_s
+        if (silent_s := time.monotonic() - last) > limit_s:
             message = (
                 f"process {self._processes.index} made no progress for {silent_s:.0f} s; the "
                 "stacks of its threads are above; run the same command again, with a larger "

@@ -7,13 +7,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 COMPILE, DATA = "compile", "data"  # spans of time with a rule of their own
+TRAIN_SHOWN = ("epoch", "loss", "loss_action", "loss_pose", "accuracy", "lr")
 SHOWN = {
-    "train/epoch": "epoch",
-    "train/loss": "loss",
-    "train/loss_action": "loss_action",
-    "train/loss_pose": "loss_pose",
-    "train/accuracy": "accuracy",
-    "train/lr": "lr",
+    **{f"train/{name}": name for name in TRAIN_SHOWN},
     "perf/images_per_sec": "images_per_s",
     "perf/data_wait_frac": "data_wait",
 }
@@ -28,8 +24,7 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start = self._lap_start = clock()
-        self._spans: Counter[str] = Counter()
-        self._lap_spans: Counter[str] = Counter()
+        self._spans, self._lap_spans = Counter[str](), Counter[str]()
         self._steps = self._lap_steps = 0
 
     @contextlib.contextmanager
@@ -40,8 +35,8 @@ class Pace:
             yield
         finally:
             spent = self._clock() - start
-            for spans in (self._spans, self._lap_spans):
-                spans.update({name: spent})
+            self._spans[name] += spent
+            self._lap_spans[name] += spent
 
     def count_step(self) -> None:
         """Counts a training step."""

@@ -15,7 +15,6 @@ from typing import IO, Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 import rich.progress
 from rich.console import Console
 from rich.table import Column
-from rich.text import Text
 
 from gap_jax.runtime.reporting.progress import Progress
 
@@ -39,10 +38,9 @@ class Writer(Protocol[Item]):
 
 
 class Background(Generic[Item]):
-    """Passes items to a writer on a daemon thread, without waiting for it.
+    """Passes items to a writer on a daemon thread; warns once if it raises or hangs.
 
-    Warns once if the writer raises, and then writes nothing more; warns once if it hangs, and
-    drops items while the queue is full.
+    It then writes nothing more, or drops items while the queue is full.
     """
 
     def __init__(
@@ -58,7 +56,6 @@ class Background(Generic[Item]):
         self._thread.start()
 
     def write(self, item: Item, /) -> None:
-        """Queues an item."""
         if self._failure:
             self._warn_once(self._failure)
             return
@@ -114,7 +111,6 @@ class TensorBoardWriter:
             self._write(start_step + 1, session_log=log(status=log.START))
 
     def write(self, item: Row, /) -> None:
-        """Writes every number of the row at its step."""
         value = self._summaries.Summary.Value
         values = [
             value(tag=name, simple_value=number) for name, number in item.items() if "/" in name
@@ -122,7 +118,6 @@ class TensorBoardWriter:
         self._write(int(item["step"]), summary=self._summaries.Summary(value=values))
 
     def close(self) -> None:
-        """Closes the file."""
         self._writer.close()
 
     def _write(self, step: int, **content: Any) -> None:
@@ -138,20 +133,12 @@ class LineConsole:
         self._stream = stream
 
     def write(self, item: str | Progress, /) -> None:
-        """Writes the item, unless it is progress that is not due."""
         if isinstance(item, str) or item.is_due:
             self._stream.write((item if isinstance(item, str) else item.line()) + "\n")
             self._stream.flush()
 
     def close(self) -> None:
         """Leaves the stream open."""
-
-
-class Numbers(rich.progress.ProgressColumn):
-    """Shows the numbers of a run; a narrow terminal cuts this column."""
-
-    def render(self, task: rich.progress.Task) -> Text:
-        return Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
 
 
 class TerminalConsole:
@@ -164,13 +151,15 @@ class TerminalConsole:
         self._progress = rich.progress.Progress(
             rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
             rich.progress.BarColumn(BAR_CELLS, table_column=Column(no_wrap=True)),
-            Numbers(),
+            rich.progress.TextColumn(
+                "{task.description}", markup=False, table_column=Column(no_wrap=True)
+            ),
             console=console,
             auto_refresh=False,  # its thread would raise outside `Background`
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", visible=False, numbers="")
+        self._task = self._progress.add_task("", visible=False)
 
     def write(self, item: str | Progress, /) -> None:
         """Prints the text, or draws the progress unless it was drawn a moment ago."""
@@ -179,13 +168,10 @@ class TerminalConsole:
         elif item.is_due or self._clock() - self._drawn_at >= REDRAW_S:
             self._drawn_at = self._clock()
             texts = item.texts()
-            names = [name for name in FIRST if name in texts] + [n for n in texts if n not in FIRST]
+            texts = {name: texts[name] for name in (*FIRST, *texts) if name in texts}
+            numbers = "  ".join(f"{name} {text}" for name, text in texts.items())
             self._progress.update(
-                self._task,
-                completed=item.step,
-                total=item.steps,
-                numbers="  ".join(f"{name} {texts[name]}" for name in names),
-                visible=True,
+                self._task, completed=item.step, total=item.steps, description=numbers, visible=True
             )
             if not self._progress.live.is_started:
                 self._progress.start()
@@ -202,10 +188,10 @@ class NullWriter:
     """Writes nothing."""
 
     def write(self, item: object, /) -> None:
-        """Drops the item."""
+        pass
 
     def close(self) -> None:
-        """Does nothing."""
+        pass
 
 
 def open_console() -> Writer[str | Progress]:
