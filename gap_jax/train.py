@@ -21,11 +21,11 @@ from gap_jax.evaluation import evaluate
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import TrainState
+from gap_jax.process import StopFlag
 from gap_jax.runtime import environment, preemption, run_folder
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.preemption import StopFlag
 from gap_jax.runtime.preflight import Preflight, describe_memory
 from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.processes.group import ALONE, Processes

@@ -1,7 +1,6 @@
 """Finds out which checkpoints in a folder are whole, damaged, or of another run.
 
-A step is a folder of Orbax named by its number. Beside the state it holds our metadata, written
-after the state was read back; a step without metadata does not count as saved.
+A step is a folder of Orbax named by its number; without our metadata it does not count as saved.
 """
 
 import contextlib
@@ -9,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,10 +86,7 @@ def _is_unfinished(path: AnyPath) -> bool:
 
 
 def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
-    """Lists the steps in the folder; a numbered folder without a checkpoint is no step.
-
-    With a `run_id`, checkpoints of other runs are unusable.
-    """
+    """Lists the steps in the folder; with a `run_id`, checkpoints of other runs are unusable."""
     found = Survey({}, {})
     for step in sorted(int(name) for name in list_names(folder) if _STEP.fullmatch(name)):
         path = folder / str(step)
@@ -123,7 +119,7 @@ def list_names(folder: AnyPath) -> list[str]:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def find_best(good: dict[int, Metadata]) -> int | None:
+def find_best(good: Mapping[int, Metadata]) -> int | None:
     """Returns the step with the highest mAP, the earliest of equals."""
     scores = {step: each.run.get("metrics", {}).get("mAP") for step, each in good.items()}
     rated = [step for step, score in scores.items() if score is not None]
@@ -143,39 +139,33 @@ def write_metadata(path: AnyPath, metadata: Metadata) -> None:
 
 def read_metadata(path: AnyPath) -> Metadata:
     """Reads the metadata of the step in `path` and verifies their digest."""
-    try:
-        with _reading(path):
-            held = json.loads((path / METADATA / METADATA).read_bytes())
-        content = held["content"]
-        if held["sha256"] != _digest(content):
-            raise DamageError(f"{METADATA} is not what was written")
-    except FileNotFoundError as error:
-        if (path / FORMAT_1).exists():
-            raise _another_format(path, 1) from error
-        raise DamageError(f"{METADATA} is gone") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamageError(f"{METADATA} is not readable") from error
-    if content["format_version"] != FORMAT_VERSION:
-        raise _another_format(path, content["format_version"])
+    version, content = 1, {}
+    if not (path / FORMAT_1).exists():
+        try:
+            with _reading(path):
+                held = json.loads((path / METADATA / METADATA).read_bytes())
+            content = held["content"]
+            if held["sha256"] != _digest(content):
+                raise DamageError(f"{METADATA} is not what was written")
+        except FileNotFoundError as error:
+            raise DamageError(f"{METADATA} is gone") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamageError(f"{METADATA} is not readable") from error
+        version = content["format_version"]
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {version} and this gap_jax reads {FORMAT_VERSION}; "
+            "use the version that wrote it or another --workdir"
+        )
     leaves = {name: LeafDigest(**leaf) for name, leaf in content["leaves"].items()}
     return Metadata(**{**content, "leaves": leaves})
 
 
-def _another_format(path: AnyPath, version: int) -> CheckpointError:
-    return CheckpointError(
-        f"{path} has format {version} and this gap_jax reads {FORMAT_VERSION}; "
-        "use the version that wrote it or another --workdir"
-    )
-
-
 def digest_files(path: AnyPath) -> dict[str, str]:
     """Returns the SHA-256 of each file of the state of the step in `path`."""
-    found = {
-        f"{root.relative_to(epath.Path(path))}/{name}": root / name
-        for root, _, names in epath.Path(path / STATE).walk()
-        for name in names
-    }
-    return {name: _digest_file(found[name]) for name in sorted(found)}
+    base = epath.Path(path)
+    found = sorted(root / name for root, _, names in (base / STATE).walk() for name in names)
+    return {str(each.relative_to(base)): _digest_file(each) for each in found}
 
 
 def _digest_file(path: AnyPath) -> str:

@@ -1,4 +1,4 @@
-"""Turns SIGTERM, SIGINT and SIGHUP into a stop flag that the loop checks."""
+"""Turns SIGTERM, SIGINT and SIGHUP into a stop flag that the loop checks after every step."""
 
 import contextlib
 import os
@@ -9,26 +9,13 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-from gap_jax.process import Received, list_signals
-
-
-class StopFlag(Received):
-    """Whether a signal asks to stop; the loop checks it after every step and evaluation batch."""
-
-    def is_stopping(self) -> bool:
-        return self.first is not None
-
-    @property
-    def cause(self) -> str:
-        """The name of the signal, or the scheduler."""
-        return self.first.name if self.first else "the scheduler"
+from gap_jax.process import StopFlag, list_signals
 
 
 class SharedStopFlag(StopFlag):
-    """The stop flag of several processes, which becomes true in all of them at the same check.
+    """The stop flag of several processes, which check it at the same places and equally often.
 
-    All processes check it at the same places and equally often. JAX receives SIGTERM and agrees
-    with all processes on the number of a check, soon after the signal.
+    JAX receives SIGTERM and agrees with all processes on the number of a check soon after.
     """
 
     def __init__(self) -> None:

@@ -71,18 +71,14 @@ class RunFolder:
 
 
 class Opening(NamedTuple):
-    """The state of a run's folder at a start: `changes` are harmless, one line for each field.
-
-    Only `enter` sets `completed_step`, if nothing is left to do, with the `metrics` of the
-    evaluation there, and `lost_step`, if the run was complete and its last checkpoint is lost.
-    """
+    """The state of a run's folder at a start."""
 
     is_new: bool
-    changes: dict[str, str]
-    completed_step: int | None = None
-    metrics: dict[str, Any] | None = None
-    lost_step: int | None = None
+    changes: dict[str, str]  # harmless ones, a line for each field
     run_id: str | None = None
+    completed_step: int | None = None  # if nothing is left to do; only `enter` finds it
+    metrics: dict[str, Any] | None = None  # of the evaluation at that step
+    lost_step: int | None = None  # if the run was complete and its last checkpoint is lost
 
 
 def acquire_lock(root: Path, warn: Callable[[str], None]) -> AbstractContextManager[None]:
@@ -178,10 +174,7 @@ def load_classes(run: RunFolder) -> tuple[str, ...]:
 
 
 def load_record(run: RunFolder) -> dict[str, Any]:
-    """Reads the run's id, its data's fingerprint, its attempts and its completed step.
-
-    If run.json is lost, the checkpoints give the run's id.
-    """
+    """Reads run.json; if it is lost, the checkpoints give the run's id."""
     if not run.record.exists():
         return {**EMPTY_RECORD, checkpoints.RUN_ID: _recover_id(run)}
     content = _load(run.record)
@@ -191,12 +184,9 @@ def load_record(run: RunFolder) -> dict[str, Any]:
 
 
 def _find_completed(run: RunFolder, done: int, opening: Opening) -> Opening:
-    """Adds whether the run is still complete, which only its whole last checkpoint proves.
-
-    Refuses a run without any whole checkpoint: it would start again at step 0.
-    """
+    """Adds whether the run is still complete, which only its whole last checkpoint proves."""
     newest = checkpoints.find_newest_whole(run.checkpoints, opening.run_id)
-    if newest is None:
+    if newest is None:  # it would start again at step 0
         raise CheckpointError(
             f"{run.root} was complete at step {done:,} and holds no usable checkpoint of its own; "
             "restore a copy of one, or choose another --workdir"
@@ -210,9 +200,9 @@ def _find_completed(run: RunFolder, done: int, opening: Opening) -> Opening:
 
 def _recover_id(run: RunFolder) -> str | None:
     """Returns the id in the run's checkpoints; None if there is no checkpoint yet."""
-    found = checkpoints.survey(run.checkpoints)
-    ids = {metadata.run_id for metadata in found.good.values()}
-    is_lost = found.unusable or checkpoints.list_set_aside(run.checkpoints)
+    good, unusable = checkpoints.survey(run.checkpoints)
+    ids = {metadata.run_id for metadata in good.values()}
+    is_lost = unusable or checkpoints.list_set_aside(run.checkpoints)
     if len(ids) > 1 or (not ids and is_lost):
         raise CheckpointError(
             f"{run.record} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "

@@ -42,7 +42,7 @@ def open_folder(
     folder: Path, store: Store | None = None, processes: Processes = ALONE
 ) -> workdirs.TemporaryWorkdir:
     put(folder, ADDRESS_FILE)
-    return workdirs.TemporaryWorkdir(store or Store(ADDRESS), folder, processes, lambda: None)
+    return workdirs.TemporaryWorkdir(folder, store or Store(ADDRESS), processes, lambda: None)
 
 
 def put(folder: Path, *names: str) -> None:

@@ -1,7 +1,4 @@
-"""Reads and writes files below one address, through fsspec, with three tries.
-
-Not through etils.epath, which cannot create a file only if it does not exist: the lock needs that.
-"""
+"""Reads and writes files below an address by fsspec: etils.epath cannot create a lock."""
 
 import errno
 import time

@@ -26,19 +26,8 @@ class Exit(NamedTuple):
         return f"process {self.process} ended with {self.exit_code}: {self.message}"
 
 
-class RemoteRefusal(Refusal):
-    """A refusal of the first process, raised in another process."""
-
-    def __init__(self, exit_code: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 class Processes:
-    """The processes of a run; a single process exchanges nothing.
-
-    All processes call `broadcast` and `gather` in the same order; errors contain the `name`.
-    """
+    """The processes of a run, which all call `broadcast` and `gather` in the same order."""
 
     def __init__(self, client: Any = None, index: int = 0, count: int = 1) -> None:
         self.index = index
@@ -66,16 +55,18 @@ class Processes:
             return make()
         key = self._next_key(name)
         if not self.is_first:
-            value, refusal = self._read(key, name, sender=0)
-            if refusal:
-                raise RemoteRefusal(*refusal)
+            value, exit_code, message = self._read(key, name, sender=0)
+            if exit_code is not None:
+                refusal = Refusal(message)
+                refusal.exit_code = exit_code
+                raise refusal
             return value
         try:
             value = make()
         except Refusal as refusal:
-            self._write(key, [None, [refusal.exit_code, str(refusal)]])
+            self._write(key, [None, refusal.exit_code, str(refusal)])
             raise
-        self._write(key, [value, None])
+        self._write(key, [value, None, ""])
         return value
 
     def gather(self, name: str, value: T) -> list[T]:
@@ -87,7 +78,6 @@ class Processes:
         return [self._read(f"{key}/{each}", name, sender=each) for each in range(self.count)]
 
     def report_exit(self, ended: Exit) -> None:
-        """Writes why this process ends."""
         self._write(f"{ROOT_KEY}/ended/{self.index}", [ended.exit_code, ended.message])
 
     def read_exits(self) -> list[Exit]:

@@ -20,10 +20,7 @@ MOST_WAITING = 10_000  # lines; while the disk is full, older ones are dropped
 
 
 class LineWriter(Generic[Item]):
-    """Appends lines to a file, from any thread; lines that cannot be written wait in memory.
-
-    Raises if the file cannot be opened. Warns once of a later failure.
-    """
+    """Appends lines to a file, from any thread; after a failure, of which it warns, they wait."""
 
     def __init__(
         self, path: Path, warn: Callable[[str], None], encode: Callable[[Item], str] = str

@@ -16,10 +16,7 @@ SHOWN = {
 
 
 class Pace:
-    """Measures where the time of an attempt goes, with a monotonic clock.
-
-    Waiting for data counts as training time; all other spans are excluded from its rates.
-    """
+    """Measures where an attempt's time goes; of its spans, only DATA counts as training time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -39,7 +36,6 @@ class Pace:
             self._lap_spans[name] += spent
 
     def count_step(self) -> None:
-        """Counts a training step."""
         self._steps += 1
         self._lap_steps += 1
 
