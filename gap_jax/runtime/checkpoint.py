@@ -132,7 +132,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 f"checkpoint {metadata.step} in {self.folder} belongs to another model or optimiser"
                 f": {name_some(misfits)}; use the config it was made with or another workdir"
             )
-        leaves = _read(self.folder / str(metadata.step), metadata)
+        path = self.folder / str(metadata.step)
+        folders.verify_files(path, metadata)
+        leaves = arrays.load_arrays(path / STATE, metadata.leaves)
         self._latest = metadata.step
         return Restored(metadata.step, place(leaves, target), metadata.run)
 
@@ -188,7 +190,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             metadata, leaves=describe(leaves), files=folders.digest_files(path)
         )
         folders.write_metadata(path, metadata)
-        _read(path, folders.read_metadata(path))
+        written = folders.read_metadata(path)
+        folders.verify_files(path, written)
+        arrays.load_arrays(path / STATE, written.leaves)
         self.before_commit()
         faults.point("checkpoint.before_commit")
 
@@ -242,8 +246,8 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
         def verify() -> None:
             self.wait()
-            metadata = self.survey().good.get(step)
-            if not metadata or not folders.is_whole(self.folder / str(step), metadata):
+            newest = folders.find_newest_whole(self.folder, self.run_id)
+            if not newest or newest.step != step:
                 raise CheckpointError(
                     f"the final checkpoint {step} in {self.folder} is absent or damaged; "
                     "check the disk and run the same command again"
@@ -257,9 +261,3 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         if self._manager:
             self._manager.reload()
         self.warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
-
-
-def _read(path: AnyPath, metadata: Metadata) -> Leaves:
-    """Reads the arrays of the step in `path` and verifies them."""
-    folders.verify_files(path, metadata)
-    return arrays.load_arrays(path / STATE, metadata.leaves)

@@ -185,20 +185,14 @@ def verify_files(path: AnyPath, metadata: Metadata) -> None:
             raise DamageError(f"{name} is {'not what was written' if name in found else 'gone'}")
 
 
-def is_whole(path: AnyPath, metadata: Metadata) -> bool:
-    """Whether the files of the step in `path` are as they were written."""
-    try:
-        verify_files(path, metadata)
-    except DamageError:
-        return False
-    return True
-
-
 def find_newest_whole(folder: AnyPath, run_id: str | None) -> Metadata | None:
     """Returns the metadata of a run's newest step whose files are as they were written."""
     good = survey(folder, run_id).good
-    whole = (good[step] for step in reversed(good) if is_whole(folder / str(step), good[step]))
-    return next(whole, None)
+    for step in reversed(good):
+        with contextlib.suppress(DamageError):
+            verify_files(folder / str(step), good[step])
+            return good[step]
+    return None
 
 
 def set_aside(folder: AnyPath, step: int) -> AnyPath:

@@ -60,7 +60,7 @@ def describe(leaves: Leaves) -> dict[str, LeafDigest]:
 
 def _digest(array: np.ndarray) -> str:
     content = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return hashlib.sha256(content).hexdigest()
+    return hashlib.sha256(content.data).hexdigest()
 
 
 def find_misfits(written: Mapping[str, LeafDigest], target: Any) -> list[str]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -21,7 +21,8 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start = self._lap_start = clock()
-        self._spans, self._lap_spans = Counter[str](), Counter[str]()
+        self._spans = defaultdict[str, float](float)
+        self._lap_spans = defaultdict[str, float](float)
         self._steps = self._lap_steps = 0
 
     @contextlib.contextmanager
@@ -58,7 +59,7 @@ class Pace:
 
     def eta_s(self, remaining_steps: int) -> float:
         """Estimates the seconds to the end from this attempt's average pace with evaluations."""
-        spent = self._clock() - self._start - self._spans[COMPILE]
+        spent = self._clock() - self._start - self._spans.get(COMPILE, 0.0)
         return spent / max(self._steps, 1) * remaining_steps
 
     def summary(self) -> str:

@@ -88,8 +88,14 @@ class Reporter(AbstractContextManager["Reporter"]):
         self._step_log.write(row)
         self._window = self._window.merge(metrics) if self._window else metrics
         self._pace.count_step()
+        in_row, in_all = int(values["skipped_in_row"]), int(values["skipped"])
         if not values["finite"]:
-            self.logger.warning(_describe_skip(step, values, ids))
+            named = ", ".join(str(each) for each in ids.ravel()[:NAMED_IDS])
+            self.logger.warning(
+                f"step {step:,} changed nothing: its loss {values['loss']:g} or gradient norm "
+                f"{values['grad_norm']:g} is not finite ({in_row} in a row, {in_all} in all); "
+                f"its records begin with {named}"
+            )
         if warning := self._baseline.observe(step, values["loss_action"], values["accuracy"]):
             self.logger.warning(f"{warning}; try {', or '.join(self._remedies)}")
         is_due = step % self._train.log_every_steps == 0 or step == self._train.steps
@@ -98,7 +104,6 @@ class Reporter(AbstractContextManager["Reporter"]):
             self._write(self._row)
         eta_s = self._pace.eta_s(self._train.steps - step)
         self.logger.progress(Progress(step, self._train.steps, self._row, eta_s, is_due))
-        in_row, in_all = int(values["skipped_in_row"]), int(values["skipped"])
         if in_row >= MOST_SKIPPED_IN_ROW or in_all >= MOST_SKIPPED:
             raise Diverged(
                 f"{in_row} steps in a row and {in_all} in all had no finite loss or gradient, the "
@@ -167,12 +172,3 @@ def _restore_window(saved: Mapping[str, str]) -> Collection | None:
     if saved.keys() != set(names):
         return None
     return jax.tree.unflatten(structure, [np.float64(float.fromhex(saved[n])) for n in names])
-
-
-def _describe_skip(step: int, values: Row, ids: Int[np.ndarray, "*b"]) -> str:
-    named = ", ".join(str(each) for each in ids.ravel()[:NAMED_IDS])
-    return (
-        f"step {step:,} changed nothing: its loss {values['loss']:g} or gradient norm "
-        f"{values['grad_norm']:g} is not finite ({values['skipped_in_row']:.0f} in a row, "
-        f"{values['skipped']:.0f} in all); its records begin with {named}"
-    )

@@ -202,22 +202,16 @@ def open_console() -> Writer[str | Progress]:
     """
     if sys.stdout is None:
         return NullWriter()
-    stream = _unbuffered(cast(io.TextIOBase, sys.stdout))
+    stream = cast(io.TextIOBase, sys.stdout)
+    stream.flush()
+    with contextlib.suppress(io.UnsupportedOperation):  # not a file, as in a notebook
+        stream = io.TextIOWrapper(
+            io.FileIO(stream.fileno(), "w", closefd=False),
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            write_through=True,
+        )
     console = Console(file=cast(IO[str], stream))
     if console.is_terminal and not console.is_dumb_terminal:
         return TerminalConsole(console)
     return LineConsole(stream)
-
-
-def _unbuffered(stream: io.TextIOBase) -> io.TextIOBase:
-    stream.flush()
-    try:
-        number = stream.fileno()
-    except io.UnsupportedOperation:  # not a file, as in a notebook
-        return stream
-    return io.TextIOWrapper(
-        io.FileIO(number, "w", closefd=False),
-        encoding=stream.encoding,
-        errors="backslashreplace",
-        write_through=True,
-    )
