@@ -45,8 +45,7 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    address = str(workdir) if is_address(str(workdir)) else ""
-    agreement.check_same_settings(processes, cfg, data, address)
+    agreement.check_same_settings(processes, cfg, data, str(workdir))
     setup = assemble(cfg, data)
     with (
         preemption.catching_signals() as stop_flag,
@@ -63,7 +62,7 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
             "examined", lambda: run_folder.examine(folder.root, cfg, data).is_new
         ):
             native.resolve_weights(cfg.init)  # refuses absent weights before anything is written
-        if not address:
+        if not is_address(str(workdir)):
             agreement.check_shared_folder(processes, folder.root)
         opening = run_folder.Opening(*processes.broadcast("entered", enter))
         if opening.completed_step is None:

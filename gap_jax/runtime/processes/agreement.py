@@ -16,6 +16,7 @@ from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, fields
+from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.environment import PACKAGES
 from gap_jax.runtime.processes.group import Processes
 
@@ -25,12 +26,13 @@ SHOWN_CHARACTERS = 60
 
 
 def check_same_settings(
-    processes: Processes, cfg: Config, data: Manifest, address: str = ""
+    processes: Processes, cfg: Config, data: Manifest, workdir: str = ""
 ) -> None:
-    """Refuses processes that differ and names the difference; `address` is a bucket's workdir."""
+    """Refuses processes that differ and names the difference; folders may have other names."""
     if processes.count == 1:
         return
-    own = {**list_settings(cfg, data), "the address in --workdir": address or "none"}
+    address = workdir if is_address(workdir) else "none"
+    own = {**list_settings(cfg, data), "the address in --workdir": address}
     hosts = processes.gather("host", socket.gethostname())
     first, *others = processes.gather("settings", own)
     for index, other in enumerate(others, 1):

@@ -13,7 +13,6 @@ STARTERS = {
     "SLURM_STEP_NODELIST": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
     OPEN_MPI_4: (OPEN_MPI_SIZE,),
 }
-TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 
 
 class Rendezvous(NamedTuple):
@@ -58,7 +57,7 @@ def _count_processes(environment: Mapping[str, str]) -> int:
         counts = [environment[size] for size in sizes if environment.get(size, "").isdecimal()]
         if evidence in environment and counts:
             return int(counts[0])
-    return len([host for host in environment.get(TPU_HOSTS, "").split(",") if host])
+    return len([host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host])
 
 
 def _number(flag: str, value: str, low: int) -> int:
