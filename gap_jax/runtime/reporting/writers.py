@@ -15,6 +15,7 @@ from typing import IO, Any, Generic, Protocol, TypeVar, cast, runtime_checkable
 import rich.progress
 from rich.console import Console
 from rich.table import Column
+from rich.text import Text
 
 from gap_jax.runtime.reporting.progress import Progress
 
@@ -141,6 +142,13 @@ class LineConsole:
         """Leaves the stream open."""
 
 
+class Numbers(rich.progress.ProgressColumn):
+    """Shows the numbers of a run; a narrow terminal cuts this column."""
+
+    def render(self, task: rich.progress.Task) -> Text:
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
+
+
 class TerminalConsole:
     """A terminal: text scrolls above rich's progress bar."""
 
@@ -151,9 +159,7 @@ class TerminalConsole:
         self._progress = rich.progress.Progress(
             rich.progress.MofNCompleteColumn(table_column=Column(no_wrap=True)),
             rich.progress.BarColumn(BAR_CELLS, table_column=Column(no_wrap=True)),
-            rich.progress.TextColumn(
-                "{task.description}", markup=False, table_column=Column(no_wrap=True)
-            ),
+            Numbers(),
             console=console,
             auto_refresh=False,  # its thread would raise outside `Background`
             redirect_stdout=False,
