@@ -83,8 +83,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def resume(self, target: Any) -> Restored | None:
         """Restores the newest good state, or returns None in a fresh folder; needs the lock.
 
-        `target` has the state's structure, with the wanted dtypes, shapes and shardings. Sets
-        unusable steps aside with a warning and takes the newest good step before them.
+        Sets unusable steps aside. `target` has the dtypes, shapes and shardings of the state.
         """
         restored = None
 

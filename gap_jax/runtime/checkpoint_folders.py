@@ -54,7 +54,6 @@ class Metadata:
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run that saved the checkpoint."""
         return self.run.get(RUN_ID)
 
 
@@ -109,7 +108,6 @@ def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
 
 
 def list_set_aside(folder: AnyPath) -> list[str]:
-    """Returns the names of the steps that were set aside."""
     return [name for name in list_names(folder) if _SET_ASIDE.fullmatch(name)]
 
 

@@ -14,8 +14,6 @@ Leaves = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class LeafDigest:
-    """The dtype, shape and SHA-256 of a leaf."""
-
     dtype: str
     shape: list[int]
     sha256: str

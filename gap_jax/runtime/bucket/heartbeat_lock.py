@@ -50,10 +50,7 @@ class HeartbeatLock:
         return self._is_of_run(self._read())
 
     def refuse_if_lost(self, *, is_strict: bool) -> None:
-        """Refuses if another run owns the lock; with `is_strict`, also if there is no lock.
-
-        The first process of several removes the lock before the others have ended.
-        """
+        """Refuses if another run owns the lock; with `is_strict`, also if there is no lock."""
         content = self._read()
         if not self._is_of_run(content) and (is_strict or content is not None):
             reason = f"taken by {name_owner(content)}" if content else "removed"

@@ -121,6 +121,7 @@ def open_for_writing(location: str, processes: Processes = ALONE) -> Iterator[Wo
     lock.owner_id = processes.broadcast("lock acquired", lock.acquire)
     try:
         agreement.refuse_unshared(processes, location, is_visible=lock.is_held())
+        # the first process removes the lock before the others have ended
         check = functools.partial(lock.refuse_if_lost, is_strict=processes.is_first)
         with _open(store, processes, check) as workdir:
             yield workdir

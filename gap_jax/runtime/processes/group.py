@@ -30,20 +30,11 @@ class Processes:
     """The processes of a run, which all call `broadcast` and `gather` in the same order."""
 
     def __init__(self, client: Any = None, index: int = 0, count: int = 1) -> None:
-        self.index = index
-        self.count = count
+        self.index, self.count = self.index_and_count = index, count
+        self.is_first = index == 0  # prints and writes the run's files
         self.last_heartbeat: float | None = None
         self._client = client
         self._calls: Counter[str] = Counter()
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process prints and writes the run's files."""
-        return self.index == 0
-
-    @property
-    def index_and_count(self) -> tuple[int, int]:
-        return self.index, self.count
 
     def heartbeat(self) -> None:
         """Records progress; called from the first step on."""

@@ -95,12 +95,9 @@ class Background(Generic[Item]):
 
 
 class TensorBoardWriter:
-    """Writes rows to an event file; TensorBoard then ignores older events beyond `start_step`.
+    """Writes rows to an event file; TensorBoard then ignores older events beyond `start_step`."""
 
-    Not tensorboardX's SummaryWriter: its process-shared queue can block the caller and the
-    interpreter's exit for ever.
-    """
-
+    # not tensorboardX's SummaryWriter: its queue can block the caller and Python's exit for ever
     def __init__(self, folder: Path, start_step: int) -> None:
         self._events = importlib.import_module("tensorboardX.proto.event_pb2")
         self._summaries = importlib.import_module("tensorboardX.proto.summary_pb2")
