@@ -1,8 +1,7 @@
 """Runs a command: turns a refusal or a signal into one line on stderr and an exit code.
 
 SIGTERM, Ctrl-C and SIGHUP raise an exception in the main thread, so that partial output is removed.
-A thread ends the process at a second signal, or if the process still runs END_TIMEOUT_S after the
-first one; C code in the main thread cannot block it. A failed write to stdout is a refusal too.
+C code there may block it; so a thread ends the process at a second signal, or after END_TIMEOUT_S.
 This module imports nothing heavy, so that the handlers are set before other imports.
 """
 
@@ -51,19 +50,27 @@ class StdoutClosed(Refusal, exit_code=0):
     """The reader of stdout closed the pipe, as `head` does; the command ends with 0 and no line."""
 
 
-class Received:
-    """The first signal that arrived; a second one ends the process."""
+class StopFlag:
+    """Whether a signal asks to stop; a second one ends the process."""
 
     def __init__(self) -> None:
-        self.first: signal.Signals | None = None
+        self._first: signal.Signals | None = None
         self._at = 0.0
 
-    def take(self, number: int) -> None:
+    def is_stopping(self) -> bool:
+        return self._first is not None
+
+    @property
+    def cause(self) -> str:
+        """The name of the signal, or the scheduler."""
+        return self._first.name if self._first else "the scheduler"
+
+    def take(self, number: int, _frame: FrameType | None = None) -> None:
         """Records the first signal; ends the process at a second one that is no duplicate."""
         now = time.monotonic()
-        if self.first is None:
-            self.first, self._at = signal.Signals(number), now
-        elif signal.SIGINT in (number, self.first) or now - self._at >= DUPLICATE_SIGNAL_S:
+        if self._first is None:
+            self._first, self._at = signal.Signals(number), now
+        elif signal.SIGINT in (number, self._first) or now - self._at >= DUPLICATE_SIGNAL_S:
             if _command.wake < 0:  # the process runs no command, but a notebook
                 raise KeyboardInterrupt("stopped at once by a second signal")
             end_at_once("stopped at once by a second signal")
@@ -159,20 +166,15 @@ def run(command: Callable[[], int | None]) -> int:
 
 
 def list_signals() -> list[signal.Signals]:
-    """Lists the signals that stop a command, without those that nohup or a shell's `&` ignores.
-
-    The list is empty outside the main thread, where Python cannot set handlers.
-    """
+    """Lists the stop signals, without those that nohup or a shell's `&` ignores."""
     if threading.current_thread() is not threading.main_thread():
-        return []
+        return []  # only the main thread can set handlers
     return [number for number in STOP_SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
 def limit_start(seconds: float, has_begun: Callable[[], bool]) -> None:
-    """Ends this process with its stacks and 76 if `has_begun` is false after `seconds`.
-
-    With limited memory a thread may fail to start, and other threads wait for it forever.
-    """
+    """Ends this process with its stacks and 76 if `has_begun` is false after `seconds`."""
+    # with limited memory a thread may fail to start, and other threads wait for it forever
     if _command.wake < 0:  # the process runs no command, but a notebook
         return
     _command.has_begun = has_begun
@@ -251,7 +253,7 @@ def _take_signals() -> None:
 
 def _listen(source: int, numbers: list[signal.Signals]) -> None:
     """Ends the process if the handler in the main thread does not."""
-    received, end_at = Received(), None
+    received, end_at = StopFlag(), None
     while True:
         limits = [each for each in (end_at, _command.start_by) if each is not None]
         timeout_s = max(0.0, min(limits) - time.monotonic()) if limits else None

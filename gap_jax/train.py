@@ -1,9 +1,8 @@
 """The training loop: read this first.
 
-`train` opens the run's folder and restores or starts a state. `Trainer.loop` fetches a batch,
-dispatches the step and reports the previous step, so that the device never waits for the host.
-`Trainer.between` evaluates, saves and stops. Several processes all run this code, each on its rows
-of every batch; only the first one logs to the console and writes the run's files.
+`train` opens the run's folder and restores or starts a state. `Trainer.loop` dispatches each step
+and reports the previous one, so that the device never waits for the host. `Trainer.between`
+evaluates, saves and stops. Several processes all run this code, each on its rows of every batch.
 """
 
 import dataclasses
@@ -22,11 +21,11 @@ from gap_jax.evaluation import evaluate
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import TrainState
-from gap_jax.runtime import environment, lock, preemption, run_folder
+from gap_jax.process import StopFlag
+from gap_jax.runtime import environment, preemption, run_folder
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
-from gap_jax.runtime.preemption import StopFlag
 from gap_jax.runtime.preflight import Preflight, describe_memory
 from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.processes.group import ALONE, Processes
@@ -46,8 +45,7 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
     data = manifest.load(cfg.data.directory)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
-    address = str(workdir) if is_address(str(workdir)) else ""
-    agreement.check_same_settings(processes, cfg, data, address)
+    agreement.check_same_settings(processes, cfg, data, str(workdir))
     setup = assemble(cfg, data)
     with (
         preemption.catching_signals() as stop_flag,
@@ -55,32 +53,23 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
         ExitStack() as lock_held,
     ):
         folder = RunFolder(opened.folder.absolute())
-        opening = _open_folder(setup, folder, processes, lock_held, is_bucket=bool(address))
+
+        def enter() -> run_folder.Opening:
+            lock_held.enter_context(run_folder.acquire_lock(folder.root, print))
+            return run_folder.enter(folder.root, cfg, data, environment.describe_environment())
+
+        if processes.broadcast(
+            "examined", lambda: run_folder.examine(folder.root, cfg, data).is_new
+        ):
+            native.resolve_weights(cfg.init)  # refuses absent weights before anything is written
+        if not is_address(str(workdir)):
+            agreement.check_shared_folder(processes, folder.root)
+        opening = run_folder.Opening(*processes.broadcast("entered", enter))
         if opening.completed_step is None:
             return _train_on(setup, folder, opened, processes, stop_flag, opening)
         if processes.is_first:
             print(opened.display(f"{folder.root} is complete at step {opening.completed_step:,}"))
         return opening.metrics or {}
-
-
-def _open_folder(
-    setup: Setup, folder: RunFolder, processes: Processes, lock_held: ExitStack, *, is_bucket: bool
-) -> run_folder.Opening:
-    """Locks the run's folder and writes the run's description, unless the run is complete."""
-
-    def examine() -> run_folder.Opening:
-        return run_folder.examine(folder.root, setup.cfg, setup.data)
-
-    def enter() -> run_folder.Opening:
-        lock_held.enter_context(lock.acquire(folder.root, print))
-        machine = environment.describe_environment()
-        return run_folder.enter(folder.root, setup.cfg, setup.data, machine)
-
-    if run_folder.Opening(*processes.broadcast("examined", examine)).is_new:
-        native.resolve_weights(setup.cfg.init)  # refuses absent weights before anything is written
-    if not is_bucket:
-        agreement.check_shared_folder(processes, folder.root)
-    return run_folder.Opening(*processes.broadcast("entered", enter))
 
 
 def _train_on(
@@ -123,9 +112,8 @@ def _train_on(
             window=metadata.get("window", {}),
             trackers=None if processes.is_first else {},
         ) as reporter:
-            preflight = Preflight.of(
-                setup, folder, workdir.display, start=start, changes=opening.changes, loaded=loaded
-            ).render()
+            root = workdir.display(str(folder.root))
+            preflight = Preflight(setup, root, start, opening.changes, loaded).render()
             if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
             logger.info(preflight)
@@ -146,14 +134,12 @@ def _restore_or_start(
     setup: Setup, checkpoints: Checkpoints, logger: RunLogger
 ) -> tuple[TrainState, dict[str, Any], tuple[str, ...]]:
     """Returns the newest good state and its metadata, or a fresh state and its loaded parts."""
-    restored = checkpoints.resume(setup.target)
-    if restored is not None:
+    if restored := checkpoints.resume(setup.target):
         return restored.state, restored.metadata, ()
-    variables = setup.initial_variables()
-    source = native.resolve_weights(setup.cfg.init, logger.warning)
+    variables, init = setup.initial_variables(), setup.cfg.init
+    source = native.resolve_weights(init, logger.warning)
     if source is None:
         return setup.start(variables), {}, ()
-    init = setup.cfg.init
     variables, report = native.load_backbone(source, variables, setup.cfg.model, init.parts)
     logger.info(str(report))
     return setup.start(variables), {}, report.whole_parts

@@ -101,11 +101,10 @@ def _join(
 def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     from gap_jax.commands import evaluate
     from gap_jax.runtime import run_folder
-    from gap_jax.runtime.bucket.store import is_address
     from gap_jax.runtime.processes import agreement
 
     known = manifest.load(cfg.data.directory)
-    agreement.check_same_settings(processes, cfg, known, workdir if is_address(workdir) else "")
+    agreement.check_same_settings(processes, cfg, known, workdir)
     words = [workdir, "--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
     evaluate.run(words, processes, lambda folder: run_folder.examine(folder, cfg, known))
 

@@ -15,7 +15,7 @@ import orbax.checkpoint as ocp
 from data_pipelines.core.errors import CheckpointError, name_some
 from gap_jax.runtime import checkpoint_folders as folders
 from gap_jax.runtime.checkpoint_folders import AnyPath, DamageError
-from gap_jax.runtime.digests import LeafDigest, Leaves, find_damaged
+from gap_jax.runtime.digests import LeafDigest, Leaves, describe
 
 MAX_MESSAGE = 200  # characters of a library's message
 _IN_PLACE = ocp.options.AtomicityOptions(mode=ocp.options.AtomicityMode.COMMIT_FILE)
@@ -53,11 +53,8 @@ def load_arrays(path: AnyPath, written: Mapping[str, LeafDigest]) -> Leaves:
 
     Only another digest is damage. Whole files that Orbax cannot read mean too little memory, too
     few threads or open files, or files that Orbax did not write.
-
-    The target gives dtypes and shapes: TensorStore 0.1.86 leaks some kilobytes for each array if
-    it reads them from the disk.
     """
-    target = {
+    target = {  # without dtypes and shapes TensorStore 0.1.86 leaks kilobytes for each array
         name: np.broadcast_to(np.zeros((), np.dtype(leaf.dtype)), leaf.shape)  # takes no memory
         for name, leaf in written.items()
     }
@@ -70,8 +67,8 @@ def load_arrays(path: AnyPath, written: Mapping[str, LeafDigest]) -> Leaves:
             f"{path} cannot be read ({type(error).__name__}: {text}), though its files are as they "
             "were written; allow more memory, threads and open files, or use another copy"
         ) from error
-    damaged = find_damaged(leaves, written)
-    if damaged:
+    found = describe(leaves)
+    if damaged := [name for name in sorted(written) if found[name] != written[name]]:
         raise DamageError(f"another digest: {name_some(damaged)}")
     return leaves
 
@@ -114,18 +111,14 @@ def _make_barrier(processes: set[int]) -> Callable[..., None]:
     return wait_unless_failed
 
 
-def _quieten_orbax() -> None:
-    """Silences Orbax's log of a failure that it raises, and TensorStore's traceback for each write
-    that it gives up after the first: our error is one line.
-    """
-    logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
-    previous = sys.unraisablehook
-
-    def report(unraisable: Any) -> None:
-        if str(unraisable.exc_value) != "Event loop is closed":
-            previous(unraisable)
-
-    sys.unraisablehook = report
+def _report_unraisable(
+    unraisable: Any, previous: Callable[[Any], object] = sys.unraisablehook
+) -> None:
+    """Leaves out TensorStore's traceback for each write that it gives up after the first."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        previous(unraisable)
 
 
-_quieten_orbax()
+sys.unraisablehook = _report_unraisable
+# Orbax logs each failure that it raises, and our error is one line
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)

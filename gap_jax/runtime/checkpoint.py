@@ -1,9 +1,8 @@
 """Saves and restores a run's state by Orbax's CheckpointManager, and verifies it both times.
 
-Orbax copies the state to the host, writes it in the background with its sharding, commits it and
-deletes older steps. Before the commit, `_verify` reads the arrays back and compares their SHA-256
-with that of the state; if it fails, Orbax neither commits the step nor deletes others. Each process
-writes its own shards; only the first one verifies and changes the folder.
+Orbax writes the state in the background, each process its own shards, commits it and deletes older
+steps. Before the commit, `_verify` in the first process reads it back and compares the SHA-256 of
+each array; if it fails, Orbax neither commits the step nor deletes others.
 """
 
 import contextlib
@@ -18,25 +17,9 @@ from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CannotWrite, CheckpointError, name_some
 from gap_jax.runtime import arrays
 from gap_jax.runtime import checkpoint_folders as folders
-from gap_jax.runtime.checkpoint_folders import (
-    METADATA,
-    STATE,
-    AnyPath,
-    DamageError,
-    Metadata,
-    Survey,
-)
-from gap_jax.runtime.digests import (
-    Leaves,
-    copy_to_host,
-    describe,
-    find_misfits,
-    name_leaves,
-    place,
-)
+from gap_jax.runtime.checkpoint_folders import METADATA, STATE, AnyPath, DamageError, Metadata
+from gap_jax.runtime.digests import Leaves, copy_to_host, describe, find_misfits, name_leaves, place
 from gap_jax.runtime.processes.group import ALONE, Processes
-
-_Saved = tuple[Metadata, Leaves]
 
 
 class Restored(NamedTuple):
@@ -47,47 +30,28 @@ class Restored(NamedTuple):
     metadata: dict[str, Any]
 
 
-@dataclasses.dataclass
-class _KeepLatestAndBest:
-    """Orbax's policy: keeps the latest steps, the best one, and folders of other runs."""
-
-    latest: int
-    own: dict[int, Metadata] = dataclasses.field(default_factory=dict)
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """Returns whether to keep each of Orbax's steps."""
-        del context
-        kept = {*list(self.own)[-self.latest :], folders.find_best(self.own)}
-        return [each.step not in self.own or each.step in kept for each in checkpoints]
-
-
+@dataclasses.dataclass(eq=False, repr=False)
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     """Keeps the latest `keep` checkpoints in a folder, and the one of the highest mAP.
 
-    Metadata are small JSON: config, classes, data fingerprint, `metrics`.
+    Each contains `run_id`. A save fails if `before_commit` raises.
     """
 
-    def __init__(
-        self,
-        folder: AnyPath,
-        *,
-        warn: Callable[[str], None],
-        keep: int = 3,
-        run_id: str | None = None,
-        processes: Processes = ALONE,
-        before_commit: Callable[[], None] = lambda: None,
-    ) -> None:
-        """Writes `run_id` into each checkpoint; a save fails if `before_commit` raises."""
-        self.folder = folder.absolute()
-        self._warn = warn
-        self._policy = _KeepLatestAndBest(keep)
-        self._run_id = run_id
-        self._processes = processes
-        self._before_commit = before_commit
-        self._manager: ocp.CheckpointManager | None = None  # only saving needs it
-        self._latest: int | None = None  # the step that was restored or saved last
-        self._pending: _Saved | None = None
-        self._failure: Exception | None = None  # Orbax raises it only once
+    folder: AnyPath
+    _: dataclasses.KW_ONLY
+    warn: Callable[[str], None]
+    keep: int = 3
+    run_id: str | None = None
+    processes: Processes = ALONE
+    before_commit: Callable[[], None] = lambda: None
+    _manager: ocp.CheckpointManager | None = None  # only saving needs it
+    _own: Mapping[int, Metadata] = dataclasses.field(default_factory=dict)  # not of another run
+    _latest: int | None = None  # the step that was restored or saved last
+    _pending: tuple[Metadata, Leaves] | None = None
+    _failure: Exception | None = None  # Orbax raises it only once
+
+    def __post_init__(self) -> None:
+        self.folder = self.folder.absolute()
 
     def __exit__(self, *raised: Any) -> None:
         """Waits for a save in progress; raises its failure, or warns of it after another error."""
@@ -98,14 +62,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             if error is None:
                 raise
             if error is not failure:
-                self._warn(f"{failure}")
+                self.warn(f"{failure}")
         finally:
             if self._manager:
                 self._manager.close()
 
-    def survey(self) -> Survey:
+    def survey(self) -> folders.Survey:
         """Lists the steps that can be restored, and those that cannot."""
-        return folders.survey(self.folder, self._run_id)
+        return folders.survey(self.folder, self.run_id)
 
     def find(self, step: int) -> Metadata:
         """Returns the metadata of a step that can be restored."""
@@ -119,17 +83,19 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     def resume(self, target: Any) -> Restored | None:
         """Restores the newest good state, or returns None in a fresh folder; needs the lock.
 
-        `target` has the state's structure, with the wanted dtypes, shapes and shardings. Sets
-        unusable steps aside with a warning and takes the newest good step before them.
+        Sets unusable steps aside. `target` has the dtypes, shapes and shardings of the state.
         """
-        found: list[Restored | None] = []
+        restored = None
 
         def search() -> int | None:
-            found.append(self._resume_newest(target))
-            return found[0].step if found[0] else None
+            nonlocal restored
+            restored = self._resume_newest(target)
+            return restored and restored.step
 
-        step = self._processes.broadcast("resumed", search)
-        return found[0] if found else None if step is None else self.load(step, target)
+        step = self.processes.broadcast("resumed", search)
+        if step is None or self.processes.is_first:
+            return restored
+        return self.load(step, target)
 
     def _resume_newest(self, target: Any) -> Restored | None:
         folders.sweep(self.folder)
@@ -160,39 +126,40 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
     def _restore(self, metadata: Metadata, target: Any) -> Restored:
         faults.point("restore.before")
-        misfits = find_misfits(metadata.leaves, target)
-        if misfits:
+        if misfits := find_misfits(metadata.leaves, target):
             raise CheckpointError(
                 f"checkpoint {metadata.step} in {self.folder} belongs to another model or optimiser"
                 f": {name_some(misfits)}; use the config it was made with or another workdir"
             )
-        leaves = _read(self.folder / str(metadata.step), metadata)
+        path = self.folder / str(metadata.step)
+        folders.verify_files(path, metadata)
+        leaves = arrays.load_arrays(path / STATE, metadata.leaves)
         self._latest = metadata.step
         return Restored(metadata.step, place(leaves, target), metadata.run)
 
     def save(self, step: int, state: Any, metadata: Mapping[str, Any]) -> None:
-        """Starts to save the state after `step` updates; first waits for an earlier save.
+        """Starts to save the state after `step` updates, or its changed metadata if it is saved.
 
-        If the step is saved already, only writes metadata that have changed.
+        First waits for an earlier save.
         """
         if self._is_writing():
-            self._warn(
+            self.warn(
                 f"checkpoint {self._latest} is still being written, and training waits for it"
             )
         self.wait()
-        if self._run_id is not None:
-            metadata = {**metadata, folders.RUN_ID: self._run_id}
+        if self.run_id is not None:
+            metadata = {**metadata, folders.RUN_ID: self.run_id}
         run = json.loads(json.dumps(metadata, allow_nan=False))
         if step != self._latest:
             self._begin(Metadata(step, run, {}, {}), state)
-        elif self._processes.is_first and (held := self.find(step)).run != run:
+        elif self.processes.is_first and (held := self.find(step)).run != run:
             folders.write_metadata(self.folder / str(step), dataclasses.replace(held, run=run))
 
     def _begin(self, metadata: Metadata, state: Any) -> None:
         step = self._latest = metadata.step
-        if self._processes.is_first:
+        if self.processes.is_first:
             good = self.survey().good
-            self._policy.own = {**good, step: metadata}
+            self._own = {**good, step: metadata}
             if step not in good and (self.folder / str(step)).exists():  # Orbax would delete it
                 self._set_aside(step, "it has the name of the step to save")
         self._pending = metadata, copy_to_host(state)
@@ -200,7 +167,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             faults.point("checkpoint.begin")
             if self._manager is None:
                 self._manager = arrays.open_manager(
-                    self.folder, self._policy, self._verify, self._processes.count
+                    self.folder, self, self._verify, self.processes.count
                 )
             items = {
                 STATE: ocp.args.StandardSave(name_leaves(state)),
@@ -208,29 +175,40 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             }
             self._manager.save(step, args=ocp.args.Composite(**items), force=True)
 
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """Tells Orbax which of its steps to keep; those of other runs stay."""
+        del context
+        kept = {*list(self._own)[-self.keep :], folders.find_best(self._own)}
+        return [each.step not in self._own or each.step in kept for each in checkpoints]
+
     def _verify(self) -> None:
         """Writes the metadata and reads all back, in Orbax's thread before it commits."""
-        metadata, leaves = cast(_Saved, self._pending)
+        metadata, leaves = cast("tuple[Metadata, Leaves]", self._pending)
         path = folders.place_unfinished(self.folder, metadata.step)
-        written = folders.digest_files(path)
-        metadata = dataclasses.replace(metadata, leaves=describe(leaves), files=written)
+        metadata = dataclasses.replace(
+            metadata, leaves=describe(leaves), files=folders.digest_files(path)
+        )
         folders.write_metadata(path, metadata)
-        _read(path, folders.read_metadata(path))
-        self._before_commit()
+        written = folders.read_metadata(path)
+        folders.verify_files(path, written)
+        arrays.load_arrays(path / STATE, written.leaves)
+        self.before_commit()
         faults.point("checkpoint.before_commit")
 
     @contextlib.contextmanager
     def _saving(self) -> Iterator[None]:
         """Turns the failure of a save into one line, and keeps it for every later call."""
-        metadata, leaves = cast(_Saved, self._pending)
+        metadata, leaves = cast("tuple[Metadata, Leaves]", self._pending)
         path = self.folder / str(metadata.step)
         try:
             with files.writing(path), arrays.raising_os_errors():
                 yield
         except CannotWrite as refusal:
             size_mib = sum(leaf.nbytes for leaf in leaves.values()) / 2**20
-            rest = f"; the checkpoint takes up to {size_mib:,.1f} MiB, and earlier ones are intact"
-            self._failure = CannotWrite(f"{refusal}{rest}")
+            self._failure = CannotWrite(
+                f"{refusal}; the checkpoint takes up to {size_mib:,.1f} MiB, and earlier ones are "
+                "intact"
+            )
         except (DamageError, CheckpointError) as fault:
             self._failure = CannotWrite(
                 f"{path} does not read back ({fault}); check disk and memory"
@@ -254,10 +232,10 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 self._manager.wait_until_finished()
             self._pending = None
             faults.point("checkpoint.after_commit")
-            if self._processes.is_first:
+            if self.processes.is_first:
                 folders.sweep(self.folder)
             else:
-                self._before_commit()
+                self.before_commit()
 
     def _is_writing(self) -> bool:
         return self._manager is not None and self._manager.is_saving_in_progress()
@@ -267,24 +245,18 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
         def verify() -> None:
             self.wait()
-            metadata = self.survey().good.get(step)
-            if not metadata or not folders.is_whole(self.folder / str(step), metadata):
+            newest = folders.find_newest_whole(self.folder, self.run_id)
+            if not newest or newest.step != step:
                 raise CheckpointError(
                     f"the final checkpoint {step} in {self.folder} is absent or damaged; "
                     "check the disk and run the same command again"
                 )
 
-        self._processes.broadcast("finished", verify)
+        self.processes.broadcast("finished", verify)
         self.wait()
 
     def _set_aside(self, step: int, reason: str) -> None:
         aside = folders.set_aside(self.folder, step)
         if self._manager:
             self._manager.reload()
-        self._warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
-
-
-def _read(path: AnyPath, metadata: Metadata) -> Leaves:
-    """Reads the arrays of the step in `path` and verifies them."""
-    folders.verify_files(path, metadata)
-    return arrays.load_arrays(path / STATE, metadata.leaves)
+        self.warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")

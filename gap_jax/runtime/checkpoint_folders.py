@@ -1,7 +1,6 @@
 """Finds out which checkpoints in a folder are whole, damaged, or of another run.
 
-A step is a folder of Orbax named by its number. Beside the state it holds our metadata, written
-after the state was read back; a step without metadata does not count as saved.
+A step is a folder of Orbax named by its number; without our metadata it does not count as saved.
 """
 
 import contextlib
@@ -9,7 +8,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,14 +54,7 @@ class Metadata:
 
     @property
     def run_id(self) -> str | None:
-        """The id of the run that saved the checkpoint."""
         return self.run.get(RUN_ID)
-
-    @property
-    def score(self) -> float | None:
-        """The mAP of the evaluation at this step, None without one."""
-        score = self.run.get("metrics", {}).get("mAP")
-        return None if score is None else float(score)
 
 
 class Survey(NamedTuple):
@@ -82,31 +74,27 @@ def place_unfinished(folder: AnyPath, step: int) -> AnyPath:
     return folder / (str(step) if is_bucket(folder) else f"{step}{UNFINISHED}")
 
 
-def _is_unfinished(folder: AnyPath, name: str) -> bool:
+def _is_checkpoint(path: AnyPath) -> bool:
+    return (path / METADATA).exists() or (path / STATE).exists()
+
+
+def _is_unfinished(path: AnyPath) -> bool:
     """Whether a step in a bucket was only partly written or deleted."""
-    path = folder / name
-    return (
-        bool(_STEP.fullmatch(name))
-        and is_bucket(folder)
-        and not (path / COMMITTED).exists()
-        and ((path / METADATA).exists() or (path / STATE).exists())
-    )
+    is_step = is_bucket(path) and _STEP.fullmatch(path.name)
+    return bool(is_step) and not (path / COMMITTED).exists() and _is_checkpoint(path)
 
 
 def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
-    """Lists the steps in the folder; a numbered folder without a checkpoint is no step.
-
-    With a `run_id`, checkpoints of other runs are unusable.
-    """
+    """Lists the steps in the folder; with a `run_id`, checkpoints of other runs are unusable."""
     found = Survey({}, {})
     for step in sorted(int(name) for name in list_names(folder) if _STEP.fullmatch(name)):
         path = folder / str(step)
-        if _is_unfinished(folder, path.name):
+        if _is_unfinished(path):
             continue
         try:
             metadata = read_metadata(path)
         except DamageError as damage:
-            if (path / METADATA).exists() or (path / STATE).exists():
+            if _is_checkpoint(path):
                 found.unusable[step] = str(damage)
             continue
         if metadata.step != step:
@@ -120,7 +108,6 @@ def survey(folder: AnyPath, run_id: str | None = None) -> Survey:
 
 
 def list_set_aside(folder: AnyPath) -> list[str]:
-    """Returns the names of the steps that were set aside."""
     return [name for name in list_names(folder) if _SET_ASIDE.fullmatch(name)]
 
 
@@ -130,61 +117,53 @@ def list_names(folder: AnyPath) -> list[str]:
         return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
-def find_best(good: dict[int, Metadata]) -> int | None:
+def find_best(good: Mapping[int, Metadata]) -> int | None:
     """Returns the step with the highest mAP, the earliest of equals."""
-    rated = {step: each.score for step, each in good.items() if each.score is not None}
-    return max(rated, key=rated.__getitem__, default=None)
+    scores = {step: each.run.get("metrics", {}).get("mAP") for step, each in good.items()}
+    rated = [step for step, score in scores.items() if score is not None]
+    return max(rated, key=scores.__getitem__, default=None)
 
 
 def write_metadata(path: AnyPath, metadata: Metadata) -> None:
     """Writes the metadata of the step in `path`, and their digest."""
     content = dataclasses.asdict(metadata)
-    text = json.dumps({"sha256": _digest(content), "content": content}, indent=1)
+    text = json.dumps({"sha256": _digest(content), "content": content}, indent=1) + "\n"
     target = path / METADATA / METADATA
     if is_bucket(path):
-        target.write_text(text + "\n")  # an object is whole or absent
+        target.write_text(text)  # an object is whole or absent
     else:
-        files.write_atomically(Path(target), text + "\n")
+        files.write_atomically(Path(target), text)
 
 
 def read_metadata(path: AnyPath) -> Metadata:
     """Reads the metadata of the step in `path` and verifies their digest."""
-    try:
-        with _reading(path):
-            held = json.loads((path / METADATA / METADATA).read_bytes())
-        content = held["content"]
-        if held["sha256"] != _digest(content):
-            raise DamageError(f"{METADATA} is not what was written")
-    except FileNotFoundError as error:
-        if (path / FORMAT_1).exists():
-            raise _another_format(path, 1) from error
-        raise DamageError(f"{METADATA} is gone") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DamageError(f"{METADATA} is not readable") from error
-    if content["format_version"] != FORMAT_VERSION:
-        raise _another_format(path, content["format_version"])
-    leaves = {
-        name: LeafDigest(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
-        for name, leaf in content["leaves"].items()
-    }
-    return Metadata(content["step"], content["run"], leaves, content["files"])
-
-
-def _another_format(path: AnyPath, version: int) -> CheckpointError:
-    return CheckpointError(
-        f"{path} has format {version} and this gap_jax reads {FORMAT_VERSION}; "
-        "use the version that wrote it or another --workdir"
-    )
+    version, content = 1, {}
+    if not (path / FORMAT_1).exists():
+        try:
+            with _reading(path):
+                held = json.loads((path / METADATA / METADATA).read_bytes())
+            content = held["content"]
+            if held["sha256"] != _digest(content):
+                raise DamageError(f"{METADATA} is not what was written")
+        except FileNotFoundError as error:
+            raise DamageError(f"{METADATA} is gone") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise DamageError(f"{METADATA} is not readable") from error
+        version = content["format_version"]
+    if version != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{path} has format {version} and this gap_jax reads {FORMAT_VERSION}; "
+            "use the version that wrote it or another --workdir"
+        )
+    leaves = {name: LeafDigest(**leaf) for name, leaf in content["leaves"].items()}
+    return Metadata(**{**content, "leaves": leaves})
 
 
 def digest_files(path: AnyPath) -> dict[str, str]:
     """Returns the SHA-256 of each file of the state of the step in `path`."""
-    found = {
-        f"{root.relative_to(epath.Path(path))}/{name}": root / name
-        for root, _, names in epath.Path(path / STATE).walk()
-        for name in names
-    }
-    return {name: _digest_file(found[name]) for name in sorted(found)}
+    base = epath.Path(path)
+    found = sorted(root / name for root, _, names in (base / STATE).walk() for name in names)
+    return {str(each.relative_to(base)): _digest_file(each) for each in found}
 
 
 def _digest_file(path: AnyPath) -> str:
@@ -204,20 +183,14 @@ def verify_files(path: AnyPath, metadata: Metadata) -> None:
             raise DamageError(f"{name} is {'not what was written' if name in found else 'gone'}")
 
 
-def is_whole(path: AnyPath, metadata: Metadata) -> bool:
-    """Whether the files of the step in `path` are as they were written."""
-    try:
-        verify_files(path, metadata)
-    except DamageError:
-        return False
-    return True
-
-
 def find_newest_whole(folder: AnyPath, run_id: str | None) -> Metadata | None:
     """Returns the metadata of a run's newest step whose files are as they were written."""
     good = survey(folder, run_id).good
-    whole = (good[step] for step in reversed(good) if is_whole(folder / str(step), good[step]))
-    return next(whole, None)
+    for step in reversed(good):
+        with contextlib.suppress(DamageError):
+            verify_files(folder / str(step), good[step])
+            return good[step]
+    return None
 
 
 def set_aside(folder: AnyPath, step: int) -> AnyPath:
@@ -232,7 +205,7 @@ def sweep(folder: AnyPath) -> None:
     """Deletes partly written steps, and the steps that Orbax moved to PRUNED."""
     with files.writing(folder):
         for name in list_names(folder):
-            if _LEFT_OVER.fullmatch(name) or _is_unfinished(folder, name):
+            if _LEFT_OVER.fullmatch(name) or _is_unfinished(folder / name):
                 faults.point("checkpoint.prune")
                 epath.Path(folder / name).rmtree()
 

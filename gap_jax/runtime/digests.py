@@ -14,16 +14,14 @@ Leaves = dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class LeafDigest:
-    """The dtype, shape and SHA-256 of a leaf."""
-
     dtype: str
-    shape: tuple[int, ...]
+    shape: list[int]
     sha256: str
 
 
 def name_leaves(tree: Any) -> dict[str, Any]:
     """Returns the leaves of a pytree by path, such as params/head/kernel."""
-    found, _ = jax.tree_util.tree_flatten_with_path(tree)
+    found = jax.tree.leaves_with_path(tree)
     named = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in found}
     if len(named) != len(found):
         raise ValueError("two leaves of the state have the same path")
@@ -32,31 +30,30 @@ def name_leaves(tree: Any) -> dict[str, Any]:
 
 def copy_to_host(state: Any) -> Leaves:
     """Copies the whole state, safe from later donations; every process must call this."""
-    whole = {name: _gather(leaf) for name, leaf in name_leaves(state).items()}
+
+    def gather(leaf: jax.Array) -> jax.Array | np.ndarray:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    whole = {name: gather(leaf) for name, leaf in name_leaves(state).items()}
     return {name: np.array(leaf) for name, leaf in jax.device_get(whole).items()}
-
-
-def _gather(leaf: jax.Array) -> jax.Array | np.ndarray:
-    if leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return leaf
-    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def place(leaves: Leaves, target: Any) -> Any:
     """Returns the tree of `target` with the host's values, under the target's shardings."""
-    arrays = [_place(leaves[name], like) for name, like in name_leaves(target).items()]
+    arrays = [
+        jax.make_array_from_callback(like.shape, like.sharding, leaves[name].__getitem__)
+        if like.sharding
+        else jax.device_put(leaves[name])
+        for name, like in name_leaves(target).items()
+    ]
     return jax.tree.unflatten(jax.tree.structure(target), arrays)
-
-
-def _place(value: np.ndarray, like: Any) -> jax.Array:
-    if like.sharding is None:
-        return jax.device_put(value)
-    return jax.make_array_from_callback(value.shape, like.sharding, value.__getitem__)
 
 
 def describe(leaves: Leaves) -> dict[str, LeafDigest]:
     """Returns the dtype, shape and SHA-256 of every leaf."""
-    return {name: LeafDigest(str(x.dtype), x.shape, _digest(x)) for name, x in leaves.items()}
+    return {name: LeafDigest(str(x.dtype), list(x.shape), _digest(x)) for name, x in leaves.items()}
 
 
 def _digest(array: np.ndarray) -> str:
@@ -64,22 +61,15 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(content.data).hexdigest()
 
 
-def find_damaged(leaves: Leaves, written: Mapping[str, LeafDigest]) -> list[str]:
-    """Returns the names of leaves that are absent, unexpected or different from those written."""
-    found = describe(leaves)
-    names = sorted(found.keys() | written.keys())
-    return [name for name in names if found.get(name) != written.get(name)]
-
-
 def find_misfits(written: Mapping[str, LeafDigest], target: Any) -> list[str]:
     """Returns a clause for each leaf whose name, dtype or shape differs from the target's."""
-    there, here = _name_forms(written), _name_forms(name_leaves(target))
+
+    def name_forms(leaves: Mapping[str, Any]) -> dict[str, str]:
+        return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}
+
+    there, here = name_forms(written), name_forms(name_leaves(target))
     return [
         f"{name} is {there.get(name, 'absent')} there and {here.get(name, 'absent')} here"
         for name in sorted(there.keys() | here.keys())
         if there.get(name) != here.get(name)
     ]
-
-
-def _name_forms(leaves: Mapping[str, Any]) -> dict[str, str]:
-    return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in leaves.items()}

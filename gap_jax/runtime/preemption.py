@@ -1,4 +1,4 @@
-"""Turns SIGTERM, SIGINT and SIGHUP into a stop flag that the loop checks."""
+"""Turns SIGTERM, SIGINT and SIGHUP into a stop flag that the loop checks after every step."""
 
 import contextlib
 import os
@@ -9,32 +9,13 @@ from types import FrameType
 import jax
 from jax.experimental import multihost_utils
 
-from gap_jax.process import Received, list_signals
-
-
-class StopFlag(Received):
-    """Whether a signal asks to stop; the loop checks it after every step and evaluation batch."""
-
-    def is_stopping(self) -> bool:
-        """Whether to stop now."""
-        return self.first is not None
-
-    @property
-    def cause(self) -> str:
-        """The name of the signal, or the scheduler."""
-        return self.first.name if self.first else "the scheduler"
-
-    def receive(self, number: int, frame: FrameType | None) -> None:
-        """The signal handler."""
-        del frame
-        self.take(number)
+from gap_jax.process import StopFlag, list_signals
 
 
 class SharedStopFlag(StopFlag):
-    """The stop flag of several processes, which becomes true in all of them at the same check.
+    """The stop flag of several processes, which check it at the same places and equally often.
 
-    All processes check it at the same places and equally often. JAX receives SIGTERM and agrees
-    with all processes on the number of a check, soon after the signal.
+    JAX receives SIGTERM and agrees with all processes on the number of a check soon after.
     """
 
     def __init__(self) -> None:
@@ -48,9 +29,9 @@ class SharedStopFlag(StopFlag):
         self._is_agreed |= multihost_utils.reached_preemption_sync_point(self._checks)
         return self._is_agreed
 
-    def receive(self, number: int, frame: FrameType | None) -> None:
+    def take(self, number: int, _frame: FrameType | None = None) -> None:
         """Passes Ctrl-C and SIGHUP to JAX as SIGTERM; a second one ends the process."""
-        super().receive(number, frame)
+        super().take(number)
         os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -62,12 +43,13 @@ def catching_signals() -> Iterator[StopFlag]:
     agreement, and one set earlier would never be called. So only Ctrl-C and SIGHUP are caught, and
     `jax.distributed.initialize` must run before. Outside the main thread no signal is caught.
     """
-    if jax.process_count() > 1:
-        stop_flag = SharedStopFlag()
-        numbers = [number for number in list_signals() if number != signal.SIGTERM]
-    else:
-        stop_flag, numbers = StopFlag(), list_signals()
-    before = {number: signal.signal(number, stop_flag.receive) for number in numbers}
+    is_shared = jax.process_count() > 1
+    stop_flag = SharedStopFlag() if is_shared else StopFlag()
+    before = {
+        number: signal.signal(number, stop_flag.take)
+        for number in list_signals()
+        if not (is_shared and number == signal.SIGTERM)
+    }
     try:
         yield stop_flag
     finally:

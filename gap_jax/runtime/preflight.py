@@ -1,7 +1,7 @@
 """Describes a run before its first step, for a person to check."""
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.text import Text
 
 from data_pipelines.core.files import quote
-from data_pipelines.manifest import Manifest, describe_skipped
-from gap_jax.config import Config, OptimConfig
+from data_pipelines.manifest import Split, describe_skipped
+from gap_jax.config import OptimConfig
 from gap_jax.learning.losses import pose_weight_in_all_units
 from gap_jax.learning.setup import Setup
 from gap_jax.learning.state import count_parameters
-from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.runtime.run_folder import FIRST_BATCH
 
 WIDTH = 100
 LABEL_WIDTH = 12  # with the colon and the space behind it
@@ -23,49 +23,13 @@ REFERENCE_BATCH = 128  # of the attentional-pooling release
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
-    """The content of the description; `resumed_step` is 0 in a fresh run.
+    """What is described; `start` is 0 in a fresh run, `loaded` names parts that are not random."""
 
-    `parameters` are the counts of each part of the model, and `loaded` names the parts that do not
-    start random. `pose_cells` is a heatmap's height and width, None without a pose branch.
-    """
-
-    cfg: Config
-    data: Manifest
+    setup: Setup
     workdir: str
-    resumed_step: int
-    changes: Sequence[str]
-    devices: int
-    device_kind: str
-    parameters: Mapping[str, int]
+    start: int
+    changes: Mapping[str, str]
     loaded: Sequence[str]
-    pose_cells: tuple[int, int] | None
-    first_batch: str
-
-    @classmethod
-    def of(
-        cls,
-        setup: Setup,
-        folder: RunFolder,
-        display: Callable[[str], str],
-        *,
-        start: int,
-        changes: Sequence[str],
-        loaded: Sequence[str],
-    ) -> "Preflight":
-        """Describes a run that starts at step `start`; `display` replaces a temporary folder."""
-        return cls(
-            cfg=setup.cfg,
-            data=setup.data,
-            workdir=display(str(folder.root)),
-            resumed_step=start,
-            changes=changes,
-            devices=setup.mesh.size,
-            device_kind=jax.devices()[0].device_kind,
-            parameters=count_parameters(setup.target.variables.params),
-            loaded=loaded,
-            pose_cells=setup.map_size(),
-            first_batch=display(str(folder.first_batch)),
-        )
 
     def render(self) -> str:
         """Renders the block; no line is wider than `WIDTH` cells."""
@@ -76,11 +40,10 @@ class Preflight:
             ("lr", _schedule(self)),
             ("init", _init(self)),
             ("loss", _loss(self)),
-            ("look at", f"{self.first_batch}, the first batch as the model sees it"),
+            ("look at", f"{self.workdir}/{FIRST_BATCH}, the first batch as the model sees it"),
             *(("warning", text) for text in _warnings(self)),
         ]
-        title = "-- preflight "
-        lines = [title + "-" * (WIDTH - len(title))]
+        lines = ["-- preflight ".ljust(WIDTH, "-")]
         for label, text in rows:
             wrapped = wrap(text, WIDTH - LABEL_WIDTH)
             lines.append(f"{label:<{LABEL_WIDTH - 2}}: {wrapped[0]}")
@@ -109,15 +72,15 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _start(run: Preflight) -> str:
-    if run.resumed_step:
-        changes = "; ".join(run.changes) or "config unchanged"
-        return f"resumed at step {run.resumed_step:,} of {run.workdir} ({changes})"
-    source = f", initialised from {run.cfg.init.weights}" if run.loaded else ""
+    if run.start:
+        changes = "; ".join(run.changes.values()) or "config unchanged"
+        return f"resumed at step {run.start:,} of {run.workdir} ({changes})"
+    source = f", initialised from {run.setup.cfg.init.weights}" if run.loaded else ""
     return f"fresh run in {run.workdir}{source}"
 
 
 def _data(run: Preflight) -> str:
-    data, cfg = run.data, run.cfg.data
+    data, cfg = run.setup.data, run.setup.cfg.data
     train, val = data.splits[cfg.train_split], data.splits[cfg.eval_split]
     ranked = sorted(zip(train.class_counts, data.classes, strict=True))
     (fewest, rarest), (most, commonest) = ranked[0], ranked[-1]
@@ -126,26 +89,25 @@ def _data(run: Preflight) -> str:
         f"{data.name} in {cfg.directory} (fingerprint {data.fingerprint}): {train.examples:,} "
         f"images in {cfg.train_split}, {val.examples:,} in {cfg.eval_split}; "
         f"{len(data.classes):,} classes, from {quote(rarest)} with {fewest:,} training images to "
-        f"{quote(commonest)} with {most:,}"
-        f"{skipped and f'; {skipped}'}"
+        f"{quote(commonest)} with {most:,}{skipped and f'; {skipped}'}"
     )
 
 
 def _batch(run: Preflight) -> str:
-    train, model = run.cfg.train, run.cfg.model
-    per_device = train.micro_batch_size // run.devices
+    train, model, devices = run.setup.cfg.train, run.setup.cfg.model, run.setup.mesh.devices
+    per_device = train.micro_batch_size // devices.size
     group = min(model.norm_group_size, train.micro_batch_size)
     norm = f"groups of {group}" if model.norm == "train" else "running statistics, frozen"
     return (
-        f"{train.batch_size} images = {per_device} per device x {_plural(run.devices, 'device')} "
-        f"({run.device_kind}) x {train.accumulate} accumulated; the reference run has "
+        f"{train.batch_size} images = {per_device} per device x {_plural(devices.size, 'device')} "
+        f"({devices.flat[0].device_kind}) x {train.accumulate} accumulated; the reference run has "
         f"{REFERENCE_BATCH}; batch norm over {norm}"
     )
 
 
 def _schedule(run: Preflight) -> str:
-    optim, train = run.cfg.optim, run.cfg.train
-    images = run.data.splits[run.cfg.data.train_split].examples
+    optim, train = run.setup.cfg.optim, run.setup.cfg.train
+    images = _train_split(run).examples
     epochs = train.steps * train.batch_size / max(images, 1)
     rule = f"momentum {optim.momentum:g}, " if optim.name == "sgd" else ""
     return (
@@ -167,43 +129,47 @@ def _course(optim: OptimConfig) -> str:
 
 
 def _init(run: Preflight) -> str:
-    if run.resumed_step:
-        sizes = [f"{name} {size:,}" for name, size in run.parameters.items()]
-        return f"{', '.join(sizes)} parameters from the checkpoint"
+    sizes = count_parameters(run.setup.target.variables.params)
+    if run.start:
+        counts = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        return f"{counts} parameters from the checkpoint"
     return "; ".join(
         f"{name} {size:,} {'loaded' if name in run.loaded else 'random'}"
-        for name, size in run.parameters.items()
+        for name, size in sizes.items()
     )
 
 
 def _loss(run: Preflight) -> str:
-    pose = run.cfg.pose
-    if run.pose_cells is None:
+    pose, train = run.setup.cfg.pose, _train_split(run)
+    if (cells := run.setup.map_size()) is None:
         return "action only, there is no pose branch"
-    height, width = run.pose_cells
+    height, width = cells
     units = pose_weight_in_all_units(pose.weight, pose.reduction, height, width)
     weights = " = ".join(f"{weight:.4g} as {unit}" for unit, weight in units.items())
-    train = run.data.splits[run.cfg.data.train_split]
-    share = train.with_joints / max(train.examples, 1)
     return (
         f"action x 1 + pose x {pose.weight:g} ({pose.reduction}), which on {height} x {width} "
-        f"cells is {weights}; {share:.0%} of the training images have joints"
+        f"cells is {weights}; {train.with_joints / max(train.examples, 1):.0%} of the training "
+        "images have joints"
     )
 
 
 def _warnings(run: Preflight) -> Iterable[str]:
     """Finds common mistakes before the first step."""
-    train = run.data.splits[run.cfg.data.train_split]
-    if not run.resumed_step and not run.loaded:
+    train, classes = _train_split(run), run.setup.data.classes
+    if not run.start and not run.loaded:
         yield "every parameter starts random; the papers' runs start from ImageNet (init.weights)"
-    if run.pose_cells and not train.with_joints:
+    if run.setup.cfg.pose.branch and not train.with_joints:
         yield "no training image has a joint, so the pose branch learns nothing (pose.branch)"
-    absent = [name for name, n in zip(run.data.classes, train.class_counts, strict=True) if not n]
+    absent = [name for name, n in zip(classes, train.class_counts, strict=True) if not n]
     if absent:
         count = _plural(len(absent), "class", "classes")
         yield f"{count} without training images: {quote(absent[0])}"
     if train.labelled < train.examples:
         yield f"{train.examples - train.labelled:,} training images have no label and weigh nothing"
+
+
+def _train_split(run: Preflight) -> Split:
+    return run.setup.data.splits[run.setup.cfg.data.train_split]
 
 
 def _plural(count: int, one: str, many: str = "") -> str:

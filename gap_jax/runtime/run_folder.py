@@ -1,10 +1,10 @@
 """The folder of a run: its paths, its description, and which later start may continue it."""
 
-import contextlib
 import dataclasses
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,8 +19,14 @@ from gap_jax.model_config import without_ignored
 from gap_jax.runtime import checkpoint_folders as checkpoints
 
 CHECKPOINTS = "checkpoints"
+LOCK = ".lock"
+IN_USE_ADVICE = "wait for that run, end it, or choose another --workdir"
 ADDRESS = ".address"
+FIRST_BATCH = "samples/train_batch0.png"
 FORMAT_VERSION = 1
+EMPTY_RECORD = {
+    checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
+}  # fmt: skip
 
 # These may change between two starts: they decide when a run reports, saves or evaluates, where
 # the records are, and how the same arithmetic is spread over devices.
@@ -33,7 +39,7 @@ HARMLESS = {
 
 
 class RunFolder:
-    """The paths in a run's folder; a writer creates the parent folder first."""
+    """The paths in a run's folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -45,7 +51,7 @@ class RunFolder:
         self.metrics = root / "metrics.jsonl"  # rows of numbers by step
         self.step_log = root / "steps.jsonl"  # exact loss and digest of record ids of every step
         self.tensorboard = root / "tb"  # event files
-        self.first_batch = root / "samples" / "train_batch0.png"
+        self.first_batch = root / FIRST_BATCH
         self.profile = root / "profile"  # recorded by the profiler
         self.evaluation = root / "eval"  # scores and tables by split and step
 
@@ -65,33 +71,29 @@ class RunFolder:
 
 
 class Opening(NamedTuple):
-    """The state of a run's folder at a start: `changes` are harmless changes of the config.
-
-    Only `enter` sets the others: `completed_step` if nothing is left to do, with the `metrics` of
-    the evaluation there; `lost_step` if the run was complete and its last checkpoint is lost.
-    """
+    """The state of a run's folder at a start."""
 
     is_new: bool
-    changes: list[str]
-    completed_step: int | None = None
-    metrics: dict[str, Any] | None = None
-    lost_step: int | None = None
+    changes: dict[str, str]  # harmless ones, a line for each field
     run_id: str | None = None
+    completed_step: int | None = None  # if nothing is left to do; only `enter` finds it
+    metrics: dict[str, Any] | None = None  # of the evaluation at that step
+    lost_step: int | None = None  # if the run was complete and its last checkpoint is lost
+
+
+def acquire_lock(root: Path, warn: Callable[[str], None]) -> AbstractContextManager[None]:
+    """Locks a run's folder for one run at a time, or refuses; only the first process calls this."""
+    return files.locked(root, root / LOCK, advice=IN_USE_ADVICE, warn=warn)
 
 
 def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     """Refuses a folder that this config and data cannot continue; writes nothing."""
-    return _examine(RunFolder(workdir.absolute()), cfg, data)[0]
-
-
-def _examine(
-    run: RunFolder, cfg: Config, data: Manifest
-) -> tuple[Opening, dict[str, Any], Config | None]:
-    """Returns the folder's state, its record, and the config of a run that took a step."""
+    run = RunFolder(workdir.absolute())
     with files.writing(run.root):
         is_run = run.config.is_file()
-        if not is_run and run.root.exists() and any(map(_is_content, run.root.iterdir())):
-            raise CannotWrite(
+        inside = run.root.iterdir() if run.root.exists() and not is_run else ()
+        if any(path.is_dir() or not path.name.startswith(".") for path in inside):
+            raise CannotWrite(  # not only a lock and partial files
                 f"{run.root} holds files that are no run and stays untouched; "
                 "choose another --workdir"
             )
@@ -100,12 +102,10 @@ def _examine(
         run.step_log.exists() and run.step_log.stat().st_size > 0
     )
     if not (is_run and has_begun):  # for example, the first step did not compile
-        return Opening(is_new=True, changes=[]), {"attempts": []}, None
-    before = load_config(run)
-    changes = _compare_configs(run, before, cfg)
+        return Opening(is_new=True, changes={})
+    changes = _compare_configs(run, load_config(run), cfg)
     _compare_data(run, record, data)
-    opening = Opening(is_new=False, changes=changes, run_id=record[checkpoints.RUN_ID])
-    return opening, record, before
+    return Opening(is_new=False, changes=changes, run_id=record[checkpoints.RUN_ID])
 
 
 def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, Any]) -> Opening:
@@ -114,27 +114,30 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     The order allows a start after a kill at any point: config.json makes the folder a run, and a
     changed config is written after the run is no longer recorded as complete.
     """
-    run = RunFolder(workdir.absolute())
-    opening, record, before = _examine(run, cfg, data)
-    if before is None:
+    run, opening = RunFolder(workdir.absolute()), examine(workdir, cfg, data)
+    if opening.is_new:
         for stale in (run.record, run.first_batch):
             stale.unlink(missing_ok=True)
         _save(run.config, dataclasses.asdict(cfg))
-    elif record["completed_step"] is not None:
-        opening = _find_completed(run, record["completed_step"], before, cfg, opening)
+    elif (done := load_record(run)["completed_step"]) is not None:
+        opening = _find_completed(run, done, opening)
         if opening.completed_step is not None:
             return opening
+    attempts = [] if opening.is_new else load_record(run)["attempts"]
     opening = opening._replace(run_id=opening.run_id or uuid.uuid4().hex)
-    _save(run.classes, {"classes": _count_classes(data)})
-    folder, changes = str(cfg.data.directory.absolute()), opening.changes
-    attempt = {**environment, "data": folder, "config_changes": changes}
-    content = {
-        checkpoints.RUN_ID: opening.run_id,
-        "fingerprint": data.fingerprint,
-        "completed_step": None,
-        "attempts": [*record["attempts"], attempt],
+    counts = {split: each.class_counts for split, each in data.splits.items()}
+    classes = [
+        {"name": name, **{split: each[k] for split, each in counts.items()}}
+        for k, name in enumerate(data.classes)
+    ]
+    _save(run.classes, {"classes": classes})
+    attempt = {
+        **environment,
+        "data": str(cfg.data.directory.absolute()),
+        "config_changes": list(opening.changes.values()),
     }
-    _save(run.record, content)
+    content = {**EMPTY_RECORD, checkpoints.RUN_ID: opening.run_id, "fingerprint": data.fingerprint}
+    _save(run.record, {**content, "attempts": [*attempts, attempt]})
     if opening.changes:
         _save(run.config, dataclasses.asdict(cfg))
     return opening
@@ -164,54 +167,42 @@ def load_config(run: RunFolder) -> Config:
 
 def load_classes(run: RunFolder) -> tuple[str, ...]:
     """Reads the names of the run's classes, in order."""
-    with contextlib.suppress(KeyError, TypeError):
+    with suppress(KeyError, TypeError):
         if names := tuple(each["name"] for each in _load(run.classes)["classes"]):
             return names
     raise _damaged(run.classes, "it lists no classes")
 
 
 def load_record(run: RunFolder) -> dict[str, Any]:
-    """Reads the run's id, its data's fingerprint, its attempts and its completed step.
-
-    If run.json is lost, the checkpoints give the run's id.
-    """
-    empty: dict[str, Any] = {
-        checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
-    }  # fmt: skip
+    """Reads run.json; if it is lost, the checkpoints give the run's id."""
     if not run.record.exists():
-        return {**empty, checkpoints.RUN_ID: _recover_id(run)}
+        return {**EMPTY_RECORD, checkpoints.RUN_ID: _recover_id(run)}
     content = _load(run.record)
-    if content.keys() != empty.keys():
-        raise _damaged(run.record, f"it must hold exactly {', '.join(empty)}")
+    if content.keys() != EMPTY_RECORD.keys():
+        raise _damaged(run.record, f"it must hold exactly {', '.join(EMPTY_RECORD)}")
     return content
 
 
-def _find_completed(
-    run: RunFolder, done: int, before: Config, after: Config, opening: Opening
-) -> Opening:
-    """Adds whether the run is still complete, which only its whole last checkpoint proves.
-
-    Refuses a run without any whole checkpoint: it would start again at step 0.
-    """
+def _find_completed(run: RunFolder, done: int, opening: Opening) -> Opening:
+    """Adds whether the run is still complete, which only its whole last checkpoint proves."""
     newest = checkpoints.find_newest_whole(run.checkpoints, opening.run_id)
-    if newest is None:
+    if newest is None:  # it would start again at step 0
         raise CheckpointError(
             f"{run.root} was complete at step {done:,} and holds no usable checkpoint of its own; "
             "restore a copy of one, or choose another --workdir"
         )
     if newest.step != done:
         return opening._replace(lost_step=done)
-    ends = [(each.train.steps, each.train.early_stop_evals) for each in (before, after)]
-    if ends[0] != ends[1]:
+    if opening.changes.keys() & {"train.steps", "train.early_stop_evals"}:
         return opening
     return opening._replace(completed_step=done, metrics=newest.run["metrics"])
 
 
 def _recover_id(run: RunFolder) -> str | None:
     """Returns the id in the run's checkpoints; None if there is no checkpoint yet."""
-    found = checkpoints.survey(run.checkpoints)
-    ids = {metadata.run_id for metadata in found.good.values()}
-    is_lost = found.unusable or checkpoints.list_set_aside(run.checkpoints)
+    good, unusable = checkpoints.survey(run.checkpoints)
+    ids = {metadata.run_id for metadata in good.values()}
+    is_lost = unusable or checkpoints.list_set_aside(run.checkpoints)
     if len(ids) > 1 or (not ids and is_lost):
         raise CheckpointError(
             f"{run.record} is lost, and the checkpoints beside it are of {len(ids)} runs, not of "
@@ -220,17 +211,12 @@ def _recover_id(run: RunFolder) -> str | None:
     return next(iter(ids), None)
 
 
-def _is_content(path: Path) -> bool:
-    """Whether the file is more than a lock or a partial file, whose names begin with a dot."""
-    return path.is_dir() or not path.name.startswith(".")
-
-
 def _as_field(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _compare_configs(run: RunFolder, before: Config, after: Config) -> list[str]:
-    """Returns one line for each harmless change; refuses any other."""
+def _compare_configs(run: RunFolder, before: Config, after: Config) -> dict[str, str]:
+    """Returns one line for each field with a harmless change; refuses any other."""
     changes = differences(before, after)
     refused = [
         line + why
@@ -242,7 +228,7 @@ def _compare_configs(run: RunFolder, before: Config, after: Config) -> list[str]
             f"{run.root} holds a run of another config, {'; '.join(refused)}; "
             "use its values or another --workdir"
         )
-    return list(changes.values())
+    return changes
 
 
 def _objection(name: str, before: Config, after: Config) -> str | None:
@@ -269,13 +255,6 @@ def _compare_data(run: RunFolder, record: Mapping[str, Any], data: Manifest) -> 
             f"{data.fingerprint}: the same classes, other images, labels or order; "
             "use its data or another --workdir"
         )
-
-
-def _count_classes(data: Manifest) -> list[dict[str, Any]]:
-    return [
-        {"name": name, **{split: each.class_counts[k] for split, each in data.splits.items()}}
-        for k, name in enumerate(data.classes)
-    ]
 
 
 def _save(path: Path, content: Mapping[str, Any]) -> None:

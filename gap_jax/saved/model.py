@@ -225,10 +225,7 @@ def _read_record(folder: Path) -> ExportRecord:
                 f"{folder} has format_version={version!r} and this gap_jax reads "
                 f"{FORMAT_VERSION}; export the run again"
             )
-        leaves = {
-            name: LeafDigest(leaf["dtype"], tuple(leaf["shape"]), leaf["sha256"])
-            for name, leaf in content.pop("leaves").items()
-        }
+        leaves = {name: LeafDigest(**leaf) for name, leaf in content.pop("leaves").items()}
         return ExportRecord(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(folder, f"{RECORD} is not readable") from error

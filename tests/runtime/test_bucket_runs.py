@@ -9,7 +9,7 @@ import pytest
 
 from gap_jax import cli
 from gap_jax.runtime.bucket import workdir as workdirs
-from gap_jax.runtime.lock import LOCK
+from gap_jax.runtime.run_folder import LOCK
 from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_training import STEPS, End, begin, finish, prove
 

@@ -18,13 +18,13 @@ import pytest
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, InUse
 from gap_jax import cli
-from gap_jax.runtime import lock
+from gap_jax.runtime import run_folder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from gap_jax.runtime import lock
-with lock.acquire(Path(sys.argv[1]), print):
+from gap_jax.runtime import run_folder
+with run_folder.acquire_lock(Path(sys.argv[1]), print):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -48,7 +48,7 @@ def test_second_run_is_refused_and_names_the_owner(
     holder: subprocess.Popen[str], tmp_path: Path
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(InUse) as refusal, lock.acquire(tmp_path, no_warning):
+    with pytest.raises(InUse) as refusal, run_folder.acquire_lock(tmp_path, no_warning):
         pass
     assert time.monotonic() - began < 5
     assert refusal.value.exit_code == 77
@@ -61,19 +61,19 @@ def test_kernel_releases_the_lock_of_a_killed_run(
 ) -> None:
     holder.kill()
     holder.wait()
-    with lock.acquire(tmp_path, no_warning):
+    with run_folder.acquire_lock(tmp_path, no_warning):
         assert json.loads((tmp_path / ".lock").read_text())["pid"] == os.getpid()
 
 
 def test_lock_is_released_after_an_error_and_owner_may_be_unreadable(tmp_path: Path) -> None:
     workdir = tmp_path / "new" / "run"
-    with pytest.raises(ZeroDivisionError), lock.acquire(workdir, no_warning):
+    with pytest.raises(ZeroDivisionError), run_folder.acquire_lock(workdir, no_warning):
         raise ZeroDivisionError
-    with lock.acquire(workdir, no_warning):
+    with run_folder.acquire_lock(workdir, no_warning):
         (workdir / ".lock").write_text("")
         with (
             pytest.raises(InUse, match="has just taken it"),
-            lock.acquire(workdir, no_warning),
+            run_folder.acquire_lock(workdir, no_warning),
         ):
             pass
 
@@ -86,7 +86,7 @@ def test_file_system_without_locks_gives_a_warning(
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     said: list[str] = []
-    with lock.acquire(tmp_path, said.append):
+    with run_folder.acquire_lock(tmp_path, said.append):
         assert len(said) == 1 and "nothing stops a second process" in said[0]
 
 
@@ -157,5 +157,5 @@ def test_folders_made_only_for_a_lock_are_removed(tmp_path: Path) -> None:
 
 def test_workdir_that_cannot_be_created_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(CannotWrite), lock.acquire(tmp_path / "file" / "run", no_warning):
+    with pytest.raises(CannotWrite), run_folder.acquire_lock(tmp_path / "file" / "run", no_warning):
         pass

@@ -1,16 +1,19 @@
 """The description before the first step: its exact text, its width, its warnings."""
 
 import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 from rich.cells import cell_len
 
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
+from gap_jax.learning.setup import Setup
 from gap_jax.learning.state import count_parameters
 from gap_jax.runtime.preflight import (
     Preflight,
@@ -43,19 +46,40 @@ def mpii(**values: Any) -> Manifest:
     return Manifest("mpii", "single", classes, 2, splits, {})
 
 
-def describe_run(cfg: Config | None = None, **values: Any) -> Preflight:
+class StatedSetup(Setup):
+    """A setup of the given parts; nothing is built."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.__dict__.update(parts)
+
+    def map_size(self) -> tuple[int, int] | None:
+        return self.__dict__["cells"]
+
+
+def describe_run(
+    cfg: Config | None = None,
+    data: Manifest | None = None,
+    devices: tuple[str, ...] = ("NVIDIA H200",) * 4,
+    pose_cells: tuple[int, int] | None = (15, 15),
+    **values: Any,
+) -> Preflight:
+    cfg = cfg or Config()
+    cfg.pose.branch = pose_cells is not None
+    sizes = {"backbone": 42_500_160, "pooling": 9_000, "pose": 1_586_000}
+    params = nnx.State({p: {"w": jax.ShapeDtypeStruct((n,), "float32")} for p, n in sizes.items()})
+    setup = StatedSetup(
+        cfg=cfg.resolved(),
+        data=data or mpii(),
+        mesh=SimpleNamespace(devices=np.array([SimpleNamespace(device_kind=d) for d in devices])),
+        target=SimpleNamespace(variables=SimpleNamespace(params=params)),
+        cells=pose_cells,
+    )
     plain = Preflight(
-        cfg=(cfg or Config()).resolved(),
-        data=mpii(),
+        setup=setup,
         workdir="runs/gap_pose",
-        resumed_step=0,
-        changes=(),
-        devices=4,
-        device_kind="NVIDIA H200",
-        parameters={"backbone": 42_500_160, "pooling": 9_000, "pose": 1_586_000},
+        start=0,
+        changes={},
         loaded=("backbone",),
-        pose_cells=(15, 15),
-        first_batch="runs/gap_pose/samples/train_batch0.png",
     )
     return dataclasses.replace(plain, **values)
 
@@ -74,13 +98,13 @@ def test_text_of_the_papers_run() -> None:
 
 
 def test_resumed_run_names_its_step_and_changes() -> None:
-    text = describe_run(resumed_step=1834).render()
+    text = describe_run(start=1834).render()
     assert row(text, "start") == "resumed at step 1,834 of runs/gap_pose (config unchanged)"
     assert row(text, "init") == (
         "backbone 42,500,160, pooling 9,000, pose 1,586,000 parameters from the checkpoint"
     )
-    changes = ("train.steps: 1 -> 2", "mesh.fsdp: 1 -> 4")
-    assert row(describe_run(resumed_step=1, changes=changes).render(), "start").endswith(
+    changes = {"train.steps": "train.steps: 1 -> 2", "mesh.fsdp": "mesh.fsdp: 1 -> 4"}
+    assert row(describe_run(start=1, changes=changes).render(), "start").endswith(
         "(train.steps: 1 -> 2; mesh.fsdp: 1 -> 4)"
     )
 
@@ -104,7 +128,7 @@ def test_schedules_are_described(values: dict[str, Any], label: str, words: str)
 def test_batches_losses_and_frozen_statistics_are_described() -> None:
     cfg = Config()
     cfg.train.batch_size, cfg.train.accumulate, cfg.model.norm_group_size = 8, 1, 16
-    text = describe_run(cfg, devices=1, device_kind="cpu", pose_cells=None).render()
+    text = describe_run(cfg, devices=("cpu",), pose_cells=None).render()
     assert row(text, "batch") == (
         "8 images = 8 per device x 1 device (cpu) x 1 accumulated; the reference run has 128; "
         "batch norm over groups of 8"
@@ -120,7 +144,7 @@ def test_batches_losses_and_frozen_statistics_are_described() -> None:
 
 def test_warns_of_common_mistakes() -> None:
     assert "every parameter starts random; " in row(describe_run(loaded=()).render(), "warning")
-    for harmless in (describe_run(), describe_run(loaded=(), resumed_step=5)):
+    for harmless in (describe_run(), describe_run(loaded=(), start=5)):
         assert "warning" not in harmless.render()
     blind = describe_run(data=mpii(with_joints=0)).render()
     assert "no training image has a joint" in row(blind, "warning")
@@ -143,7 +167,7 @@ def test_classes_without_evaluated_images_are_named() -> None:
 def test_no_line_is_wider_than_100_cells() -> None:
     long = f"/scratch/{'模型' * 80}/{'x' * 250}"
     data = dataclasses.replace(mpii(), classes=("b" * 120, "跑" * 120, "é" * 20))
-    text = describe_run(workdir=long, first_batch=f"{long}/a b", data=data).render()
+    text = describe_run(workdir=long, data=data).render()
     widths = [cell_len(line) for line in text.splitlines()]
     assert max(widths) == 100
     assert all(line[10:12] in (": ", "  ") for line in text.splitlines()[1:-1])

@@ -23,7 +23,7 @@ class Processes:
         os.write(1, f"told {cause.exit_code}: {cause.message}".encode())
 
 processes = Processes()
-with shutdown.shutting_down_together(processes, stuck_after_s=0.5, start_within_s=START):
+with shutdown.Watchdog(processes, stuck_after_s=0.5, start_within_s=START):
     BODY
 """
 HANG = "time.sleep(60)"

@@ -94,11 +94,11 @@ def test_hanging_writer_warns_once_and_is_waited_for_briefly(
 def test_writer_that_cannot_open_warns_once(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     run.tensorboard.write_text("in the way")
-    with RunLogger(run, Recorder()) as logger:
-        reporter = Reporter(logger, run, config(), people())
+    with (
+        RunLogger(run, Recorder()) as logger,
+        Reporter(logger, run, config(), people()) as reporter,
+    ):
         reporter.step(1, metrics_of(METRICS), ids_of(1))
-        reporter.close()
-        reporter.close()
     assert run.log.read_text("utf-8").count("TensorBoard writer failed (FileExistsError") == 1
 
 

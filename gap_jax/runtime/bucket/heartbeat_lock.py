@@ -1,9 +1,7 @@
-"""The lock of a run in a bucket: an object that its owner rewrites every 30 s.
-
-A stale lock is detected by a missing heartbeat (90 s); no clocks are compared.
-"""
+"""The lock of a run in a bucket: an object that its owner rewrites; no clocks are compared."""
 
 import contextlib
+import itertools
 import json
 import secrets
 import threading
@@ -13,7 +11,7 @@ from collections.abc import Callable
 from data_pipelines.core.errors import CannotWrite, InUse
 from data_pipelines.core.files import describe_owner, name_owner
 from gap_jax.runtime.bucket.store import Store
-from gap_jax.runtime.lock import LOCK
+from gap_jax.runtime.run_folder import IN_USE_ADVICE, LOCK
 
 HEARTBEAT_S = 30.0
 STALE_AFTER_S = 90.0
@@ -44,11 +42,25 @@ class HeartbeatLock:
         self._is_over.set()
         if self._thread.is_alive():
             self._thread.join()
-        if read_owner_id(self._store) == self.owner_id:
+        if self.is_held():
             self._store.remove(LOCK)
 
+    def is_held(self) -> bool:
+        """Whether the lock is in the bucket, under this run's `owner_id`."""
+        return self._is_of_run(self._read())
+
+    def refuse_if_lost(self, *, is_strict: bool) -> None:
+        """Refuses if another run owns the lock; with `is_strict`, also if there is no lock."""
+        content = self._read()
+        if not self._is_of_run(content) and (is_strict or content is not None):
+            reason = f"taken by {name_owner(content)}" if content else "removed"
+            raise InUse(
+                f"the lock of {self._store.address} was {reason}; this run writes no more there; "
+                "see that no other run uses that address, then run the same command again"
+            )
+
     def _wait_for_owner(self) -> None:
-        before = _read_lock(self._store)
+        before = self._read()
         if before is None:
             return
         address, owner = self._store.address, name_owner(before)
@@ -58,58 +70,34 @@ class HeartbeatLock:
         until = time.monotonic() + STALE_AFTER_S
         while time.monotonic() < until:
             time.sleep(POLL_S)
-            now = _read_lock(self._store)
+            now = self._read()
             if now is None:
                 return
             if now != before:
-                raise InUse(
-                    f"{address} is in use by {name_owner(now)}; "
-                    "wait for that run, end it, or choose another --workdir"
-                )
+                raise InUse(f"{address} is in use by {name_owner(now)}; {IN_USE_ADVICE}")
         self._log(f"{owner} shows no heartbeat; the run in {address} continues here")
         self._store.remove(LOCK)
 
     def _write_heartbeats(self) -> None:
-        count = 0
-        while not self._is_over.wait(HEARTBEAT_S):
-            count += 1
+        for count in itertools.count(1):
+            if self._is_over.wait(HEARTBEAT_S):
+                return
             with contextlib.suppress(CannotWrite):  # the next heartbeat may succeed
-                if read_owner_id(self._store) == self.owner_id:
+                if self.is_held():
                     self._store.write(LOCK, self._describe(count))
 
     def _describe(self, heartbeats: int) -> bytes:
         return json.dumps({**self._owner, "heartbeats": heartbeats}).encode()
 
+    def _is_of_run(self, content: bytes | None) -> bool:
+        try:
+            return bool(json.loads(content or b"")["owner_id"] == self.owner_id)
+        except (ValueError, KeyError, TypeError):
+            return False
 
-def _read_lock(store: Store) -> bytes | None:
-    for _ in range(EMPTY_READS):
-        if (content := store.read(LOCK)) != b"":
-            return content
-        time.sleep(EMPTY_POLL_S)
-    return b""
-
-
-def read_owner_id(store: Store) -> str | None:
-    """Returns the id of the lock's owner; None without a readable lock."""
-    return _owner_id_in(_read_lock(store))
-
-
-def _owner_id_in(content: bytes | None) -> str | None:
-    try:
-        return str(json.loads(content or b"")["owner_id"])
-    except (ValueError, KeyError, TypeError):
-        return None
-
-
-def refuse_unless_held(store: Store, owner_id: str, *, is_strict: bool) -> None:
-    """Refuses if another run owns the lock; with `is_strict`, also if there is no lock.
-
-    The first process of several removes the lock before the others have ended.
-    """
-    content = _read_lock(store)
-    if _owner_id_in(content) != owner_id and (is_strict or content is not None):
-        reason = f"taken by {name_owner(content)}" if content else "removed"
-        raise InUse(
-            f"the lock of {store.address} was {reason}; this run writes no more there; see that "
-            "no other run uses that address, then run the same command again"
-        )
+    def _read(self) -> bytes | None:
+        for _ in range(EMPTY_READS):
+            if (content := self._store.read(LOCK)) != b"":
+                return content
+            time.sleep(EMPTY_POLL_S)
+        return b""

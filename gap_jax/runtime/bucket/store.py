@@ -1,7 +1,4 @@
-"""Reads and writes files below one address, through fsspec, with three tries.
-
-Not through etils.epath, which cannot create a file only if it does not exist: the lock needs that.
-"""
+"""Reads and writes files below an address by fsspec: etils.epath cannot create a lock."""
 
 import errno
 import time
@@ -50,17 +47,17 @@ class Store:
     def list(self) -> list[str]:
         """Lists the names of all files, none if nothing is there."""
         self._system.invalidate_cache()
-        found = self._try("read", "", lambda: self._system.find(self._root)) or []
+        found = self._try("read", "", lambda: self._system.find(self._root), or_none=True) or []
         inside = [path for path in found if path.startswith(f"{self._root}/")]
         return sorted(path.removeprefix(f"{self._root}/") for path in inside if path[-1] != "/")
 
     def read(self, name: str) -> bytes | None:
         """Reads a file; returns None if it does not exist."""
-        return self._try("read", name, lambda: self._system.cat_file(self._at(name)))
+        return self._try("read", name, lambda: self._system.cat_file(self._at(name)), or_none=True)
 
     def write(self, name: str, content: bytes) -> None:
         """Writes or replaces a file."""
-        self._must("write", name, lambda: self._system.pipe_file(self._at(name), content))
+        self._try("write", name, lambda: self._system.pipe_file(self._at(name), content))
 
     def create(self, name: str, content: bytes) -> bool:
         """Writes a file unless it exists; returns whether this call wrote it."""
@@ -75,34 +72,30 @@ class Store:
                 raise
             return True
 
-        return self._must("write", name, create)
+        return bool(self._try("write", name, create))
 
     def remove(self, name: str) -> None:
         """Deletes a file if it exists."""
-        self._try("write", name, lambda: self._system.rm_file(self._at(name)))
+        self._try("write", name, lambda: self._system.rm_file(self._at(name)), or_none=True)
 
     def _at(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _try(self, verb: str, name: str, act: Callable[[], T]) -> T | None:
-        """Returns None if the file does not exist."""
-        try:
-            return self._must(verb, name, act)
-        except CannotWrite as refusal:
-            if isinstance(refusal.__cause__, FileNotFoundError):
-                return None
-            raise
-
-    def _must(self, verb: str, name: str, act: Callable[[], T]) -> T:
-        for pause_s in (*PAUSES_S, None):
+    def _try(
+        self, verb: str, name: str, act: Callable[[], T], *, or_none: bool = False
+    ) -> T | None:
+        """Tries three times; with `or_none`, returns None if the file does not exist."""
+        pauses_s = list(PAUSES_S)
+        while True:
             try:
                 return act()
             except Exception as error:  # each library of buckets has exceptions of its own
-                if pause_s is None or isinstance(error, FINAL):
-                    path = f"{self.address}/{name}" if name else self.address
+                if or_none and isinstance(error, FileNotFoundError):
+                    return None
+                if not pauses_s or isinstance(error, FINAL):
+                    path = f"{self.address}/{name}".rstrip("/")
                     raise CannotWrite(f"cannot {verb} {path}: {_describe(error)}") from error
-            time.sleep(pause_s)
-        raise AssertionError("the last try returns or raises")
+            time.sleep(pauses_s.pop(0))
 
 
 def _describe(error: Exception) -> str:

@@ -1,10 +1,10 @@
 """The folder of a run: its own, or a temporary one whose files are uploaded to a bucket.
 
-Checkpoints go straight to the bucket. The small files are uploaded before each checkpoint is
-committed and at the end of the run, and downloaded at a start.
+Checkpoints go straight to the bucket, the small files before each of them and at the end.
 """
 
 import contextlib
+import dataclasses
 import functools
 import re
 import shutil
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CannotWrite, Refusal
-from gap_jax.runtime.bucket.heartbeat_lock import HeartbeatLock, read_owner_id, refuse_unless_held
+from gap_jax.runtime.bucket.heartbeat_lock import HeartbeatLock
 from gap_jax.runtime.bucket.store import LOCAL, Store, is_address
 from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.processes.group import ALONE, Processes
@@ -28,11 +28,11 @@ CONFIG, PROCESSES = "config.json", "processes"
 Stamp = tuple[int, int, int]
 
 
+@dataclasses.dataclass
 class Workdir:
     """A folder on this machine."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    folder: Path
 
     def display(self, text: str) -> str:
         """Replaces the temporary folder in the text by the address of the run."""
@@ -42,38 +42,36 @@ class Workdir:
         """Copies changed files to the bucket."""
 
 
+@dataclasses.dataclass
 class TemporaryWorkdir(Workdir):
     """The small files of a run in a bucket; process N of several uploads those in processes/N."""
 
-    def __init__(
-        self, store: Store, folder: Path, processes: Processes, check: Callable[[], None]
-    ) -> None:
-        super().__init__(folder)
-        self.address = store.address
-        self._store = store
-        self._processes = processes
-        self._check = check
-        self._uploaded: dict[str, Stamp] = {}
-        self._uploading = threading.Lock()
+    store: Store
+    processes: Processes
+    check: Callable[[], None]
+    _uploaded: dict[str, Stamp] = dataclasses.field(default_factory=dict)
+    _uploading: contextlib.AbstractContextManager[bool] = dataclasses.field(
+        default_factory=threading.Lock
+    )
 
     def display(self, text: str) -> str:
         """Replaces other processes' folders, too: they are in the first one's refusals."""
-        text = text.replace(str(self.folder), self.address)
+        text = text.replace(str(self.folder), self.store.address)
         folders = rf"\S*/{PREFIX}\w{{8}}/{re.escape(self.folder.name)}"
-        return re.sub(folders, lambda _: self.address, text)
+        return re.sub(folders, lambda _: self.store.address, text)
 
     def fetch(self) -> None:
         """Downloads the small files of the run."""
-        names = [name for name in self._store.list() if not _is_hidden(name)]
+        names = [name for name in self.store.list() if not _is_hidden(name)]
         if CONFIG not in names:
             if any(not name.startswith(f"{PROCESSES}/") for name in names):
                 raise CannotWrite(
-                    f"{self.address} holds files that are no run (there is no {CONFIG}) and stays "
-                    "untouched; choose another address"
+                    f"{self.store.address} holds files that are no run (there is no {CONFIG}) and "
+                    "stays untouched; choose another address"
                 )
             return
         for name in names:
-            if name.startswith(f"{CHECKPOINTS}/") or (content := self._store.read(name)) is None:
+            if name.startswith(f"{CHECKPOINTS}/") or (content := self.store.read(name)) is None:
                 continue
             files.write_atomically(self.folder / name, content)
             self._uploaded[name] = _stamp(self.folder / name)
@@ -81,37 +79,35 @@ class TemporaryWorkdir(Workdir):
     def upload(self) -> None:
         """Copies changed files to the bucket, from any thread, while others append to files."""
         with self._uploading:
-            self._check()
+            self.check()
             if not (self.folder / ADDRESS).exists():  # else the files of the run would be removed
                 raise CannotWrite(
                     f"the temporary folder {self.folder} was deleted during the run; set TMPDIR to "
-                    f"a folder that is not cleaned and run again; {self.address} is unchanged"
+                    f"a folder that is not cleaned and run again; {self.store.address} is unchanged"
                 )
             here = self._survey()
             for name in sorted(here, key=lambda name: (name != CONFIG, name)):
                 if self._uploaded.get(name) != here[name]:
                     faults.point("bucket.upload")
                     with contextlib.suppress(FileNotFoundError):
-                        self._store.write(name, (self.folder / name).read_bytes())
+                        self.store.write(name, (self.folder / name).read_bytes())
                         self._uploaded[name] = here[name]
             for name in self._uploaded.keys() - here:
-                self._store.remove(name)
+                self.store.remove(name)
                 del self._uploaded[name]
 
     def _survey(self) -> dict[str, Stamp]:
         found: dict[str, Stamp] = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
-            if self._is_mine(name) and not _is_hidden(name):
+            is_mine = name.startswith(f"{PROCESSES}/{self.processes.index}/") or (
+                self.processes.is_first and not name.startswith(f"{PROCESSES}/")
+            )
+            if is_mine and not _is_hidden(name):
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
                     if path.is_file():
                         found[name] = _stamp(path)
         return found
-
-    def _is_mine(self, name: str) -> bool:
-        if self._processes.is_first:
-            return not name.startswith(f"{PROCESSES}/")
-        return name.startswith(f"{PROCESSES}/{self._processes.index}/")
 
 
 @contextlib.contextmanager
@@ -122,10 +118,11 @@ def open_for_writing(location: str, processes: Processes = ALONE) -> Iterator[Wo
         return
     store = Store(location)
     lock = HeartbeatLock(store, print)
-    owner_id = processes.broadcast("lock acquired", lock.acquire)
+    lock.owner_id = processes.broadcast("lock acquired", lock.acquire)
     try:
-        agreement.refuse_unshared(processes, location, is_visible=read_owner_id(store) == owner_id)
-        check = functools.partial(refuse_unless_held, store, owner_id, is_strict=processes.is_first)
+        agreement.refuse_unshared(processes, location, is_visible=lock.is_held())
+        # the first process removes the lock before the others have ended
+        check = functools.partial(lock.refuse_if_lost, is_strict=processes.is_first)
         with _open(store, processes, check) as workdir:
             yield workdir
     finally:
@@ -152,8 +149,10 @@ def _open(
 ) -> Iterator[TemporaryWorkdir]:
     with files.writing(Path(tempfile.gettempdir())):
         home = Path(tempfile.mkdtemp(prefix=PREFIX))
-    workdir = TemporaryWorkdir(store, home / store.address.rpartition("/")[2], processes, check)
-    files.write_atomically(workdir.folder / ADDRESS, f"{_to_orbax_path(store)}/{CHECKPOINTS}")
+    workdir = TemporaryWorkdir(home / store.address.rpartition("/")[2], store, processes, check)
+    protocol, _, path = store.address.partition("://")
+    root = path if protocol in LOCAL else store.address  # Orbax takes no file://
+    files.write_atomically(workdir.folder / ADDRESS, f"{root}/{CHECKPOINTS}")
     failure = None
     try:
         workdir.fetch()
@@ -171,12 +170,6 @@ def _open(
     finally:
         if failure is None:
             shutil.rmtree(home, ignore_errors=True)
-
-
-def _to_orbax_path(store: Store) -> str:
-    """Returns the address for Orbax, which needs a path for a folder on this machine."""
-    protocol, _, rest = store.address.partition("://")
-    return rest if protocol in LOCAL else store.address
 
 
 def _upload_last(workdir: TemporaryWorkdir) -> Refusal | None:

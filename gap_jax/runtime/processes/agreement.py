@@ -16,6 +16,7 @@ from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, fields
+from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.environment import PACKAGES
 from gap_jax.runtime.processes.group import Processes
 
@@ -25,12 +26,13 @@ SHOWN_CHARACTERS = 60
 
 
 def check_same_settings(
-    processes: Processes, cfg: Config, data: Manifest, address: str = ""
+    processes: Processes, cfg: Config, data: Manifest, workdir: str = ""
 ) -> None:
-    """Refuses processes that differ and names the difference; `address` is a bucket's workdir."""
+    """Refuses processes that differ and names the difference; folders may have other names."""
     if processes.count == 1:
         return
-    own = {**list_settings(cfg, data), "the address in --workdir": address or "none"}
+    address = workdir if is_address(workdir) else "none"
+    own = {**list_settings(cfg, data), "the address in --workdir": address}
     hosts = processes.gather("host", socket.gethostname())
     first, *others = processes.gather("settings", own)
     for index, other in enumerate(others, 1):
@@ -70,17 +72,16 @@ def list_settings(cfg: Config, data: Manifest) -> dict[str, str]:
 
 
 def check_shared_folder(processes: Processes, workdir: Path) -> None:
-    """Refuses a workdir that is not the same folder for all processes.
-
-    The first process writes a hidden file of a random name there, which the others must see.
-    """
+    """Refuses a workdir in which a process does not see a hidden file of the first one."""
     if processes.count == 1:
         return
-    name = processes.broadcast("file name", lambda: f".shared-{secrets.token_hex(16)}")
-    path = workdir.absolute() / name
-    if processes.is_first:
-        files.write_atomically(path, "")
-    processes.broadcast("file written", lambda: None)
+
+    def write() -> str:
+        name = f".shared-{secrets.token_hex(16)}"
+        files.write_atomically(workdir / name, "")
+        return name
+
+    path = workdir / processes.broadcast("file written", write)
     try:
         refuse_unshared(processes, str(workdir), is_visible=_wait_until_visible(path))
     finally:
@@ -108,7 +109,6 @@ def _wait_until_visible(path: Path) -> bool:
 
 
 def _digest_code() -> str:
-    """Digests the names and contents of all our modules."""
     digest = hashlib.sha256()
     for package in (gap_jax, data_pipelines):
         root = Path(package.__path__[0])

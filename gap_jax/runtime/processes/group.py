@@ -1,7 +1,4 @@
-"""Values that the processes of a run exchange, as key-value entries of JAX's coordinator.
-
-Reading an entry has a time limit; a collective of the devices would wait for ever.
-"""
+"""Values that the processes of a run exchange by JAX's coordinator, which has a time limit."""
 
 import json
 import time
@@ -29,36 +26,15 @@ class Exit(NamedTuple):
         return f"process {self.process} ended with {self.exit_code}: {self.message}"
 
 
-class RemoteRefusal(Refusal):
-    """A refusal of the first process, raised in another process."""
-
-    def __init__(self, exit_code: int, message: str) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
-
-
 class Processes:
-    """The processes of a run; a single process exchanges nothing.
-
-    All processes call `broadcast` and `gather` in the same order; errors contain the `name`.
-    """
+    """The processes of a run, which all call `broadcast` and `gather` in the same order."""
 
     def __init__(self, client: Any = None, index: int = 0, count: int = 1) -> None:
-        self.index = index
-        self.count = count
+        self.index, self.count = self.index_and_count = index, count
+        self.is_first = index == 0  # prints and writes the run's files
         self.last_heartbeat: float | None = None
         self._client = client
         self._calls: Counter[str] = Counter()
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process prints and writes the run's files."""
-        return self.index == 0
-
-    @property
-    def index_and_count(self) -> tuple[int, int]:
-        """The index of this process and the number of processes."""
-        return self.index, self.count
 
     def heartbeat(self) -> None:
         """Records progress; called from the first step on."""
@@ -70,16 +46,18 @@ class Processes:
             return make()
         key = self._next_key(name)
         if not self.is_first:
-            entry = self._read(key, name, sender=0)
-            if "refusal" in entry:
-                raise RemoteRefusal(*entry["refusal"])
-            return entry["value"]
+            value, exit_code, message = self._read(key, name, sender=0)
+            if exit_code is not None:
+                refusal = Refusal(message)
+                refusal.exit_code = exit_code
+                raise refusal
+            return value
         try:
             value = make()
         except Refusal as refusal:
-            self._write(key, {"refusal": [refusal.exit_code, str(refusal)]})
+            self._write(key, [None, refusal.exit_code, str(refusal)])
             raise
-        self._write(key, {"value": value})
+        self._write(key, [value, None, ""])
         return value
 
     def gather(self, name: str, value: T) -> list[T]:
@@ -91,7 +69,6 @@ class Processes:
         return [self._read(f"{key}/{each}", name, sender=each) for each in range(self.count)]
 
     def report_exit(self, ended: Exit) -> None:
-        """Writes why this process ends."""
         self._write(f"{ROOT_KEY}/ended/{self.index}", [ended.exit_code, ended.message])
 
     def read_exits(self) -> list[Exit]:

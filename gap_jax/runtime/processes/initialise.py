@@ -1,7 +1,6 @@
 """Connects the processes of a run by `jax.distributed`, within a time limit.
 
-The only module that uses private names of JAX: `jax.distributed` does not give access to the
-coordinator's key-value store.
+Only this module uses private names of JAX, which has no others for the coordinator's entries.
 """
 
 import contextlib
@@ -19,7 +18,7 @@ from data_pipelines.core.errors import PEER_LOST, ConfigError, PeerLost, print_e
 from gap_jax.config import RuntimeConfig
 from gap_jax.runtime.processes.group import Processes
 from gap_jax.runtime.processes.rendezvous import Rendezvous
-from gap_jax.runtime.processes.shutdown import shutting_down_together
+from gap_jax.runtime.processes.shutdown import Watchdog
 
 START_TIMEOUT_S, HEARTBEAT_TIMEOUT_S, SHUTDOWN_TIMEOUT_S = 120, 30, 60
 JAX_EXTRA_S = 30  # at its own time limit JAX aborts with a page of stacks
@@ -37,7 +36,7 @@ def initialised(
     jax.config.update("jax_enable_preemption_service", saves)
     _connect(rendezvous)
     processes = Processes(get_client(), jax.process_index(), jax.process_count())
-    with shutting_down_together(
+    with Watchdog(
         processes, stuck_after_s=limits.stuck_after_s, start_within_s=limits.start_within_s
     ):
         yield processes

@@ -13,7 +13,6 @@ STARTERS = {
     "SLURM_STEP_NODELIST": ("SLURM_STEP_NUM_TASKS", "SLURM_NTASKS"),
     OPEN_MPI_4: (OPEN_MPI_SIZE,),
 }
-TPU_HOSTS = "TPU_WORKER_HOSTNAMES"
 
 
 class Rendezvous(NamedTuple):
@@ -37,7 +36,7 @@ def find_rendezvous(
                 f"Open MPI starts {environment[OPEN_MPI_SIZE]} processes and gives no address, "
                 "as its version 4 did; set --coordinator=HOST:PORT --processes=N --process=I"
             )
-        return Rendezvous() if count_processes(environment) > 1 else None
+        return Rendezvous() if _count_processes(environment) > 1 else None
     if missing := [name for name, value in given.items() if not value]:
         raise ConfigError(
             f"{' and '.join(missing)} is missing: several processes need "
@@ -52,13 +51,13 @@ def find_rendezvous(
     return Rendezvous(coordinator, count, index)
 
 
-def count_processes(environment: Mapping[str, str]) -> int:
+def _count_processes(environment: Mapping[str, str]) -> int:
     """Returns the scheduler's number of processes, 0 without a scheduler."""
     for evidence, sizes in STARTERS.items():
         counts = [environment[size] for size in sizes if environment.get(size, "").isdecimal()]
         if evidence in environment and counts:
             return int(counts[0])
-    return len([host for host in environment.get(TPU_HOSTS, "").split(",") if host])
+    return len([host for host in environment.get("TPU_WORKER_HOSTNAMES", "").split(",") if host])
 
 
 def _number(flag: str, value: str, low: int) -> int:

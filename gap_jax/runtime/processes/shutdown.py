@@ -1,7 +1,6 @@
 """Shuts all processes of a run down together; if one fails, stops the others.
 
-A thread in each process reads whether others ended and checks that this one makes progress. It
-uses neither the devices nor the main thread, which may both wait for a lost process.
+A thread does it: the devices and the main thread may both wait for a lost process.
 """
 
 import contextlib
@@ -13,7 +12,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import NoReturn
 
@@ -41,10 +40,11 @@ PEER_ERROR = re.compile(
 )
 
 
-class Watchdog:
+class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
     """Ends this process if another one has ended, or if this one makes no progress.
 
     The first heartbeat is due within `start_within_s`, each later one within `stuck_after_s`.
+    After the block all processes shut down together, or each as soon as one has failed.
     """
 
     def __init__(
@@ -59,20 +59,18 @@ class Watchdog:
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
         self._thread.start()
 
-    def shut_down(self) -> None:
-        """Waits until all processes arrive here, so that the interpreter's exit need not wait."""
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is not None and not isinstance(error, SIMULTANEOUS):
+            self._end(error)
         self._is_over.set()
         self._thread.join()
         try:
-            jax.distributed.shutdown()
-        except jax.errors.JaxRuntimeError as error:
-            self.end(error)
+            jax.distributed.shutdown()  # waits for all, so that the interpreter's exit need not
+        except jax.errors.JaxRuntimeError as lost:
+            self._end(lost)
 
-    def end(self, error: BaseException) -> NoReturn:
-        """Prints an error, reports it to the other processes and ends this one at once.
-
-        An ordinary exit of the interpreter would wait for the others in JAX's barrier.
-        """
+    def _end(self, error: BaseException) -> NoReturn:
+        """Ends this process at once: the interpreter's exit would wait in JAX's barrier."""
         is_of_peer = isinstance(error, jax.errors.JaxRuntimeError) and bool(
             PEER_ERROR.search(str(error))
         )
@@ -104,14 +102,14 @@ class Watchdog:
                     code, message = self._explain_lost_peer("the coordinator does not answer")
                     self._exit(code, message, is_own=False)
         except Exception as error:  # without a watchdog the process might wait for ever
-            self.end(error)
+            self._end(error)
 
     def _check_progress(self) -> None:
-        last = self._processes.last_heartbeat
-        field = "start_within_s" if last is None else "stuck_after_s"
-        limit_s = self._start_within_s if last is None else self._stuck_after_s
-        silent_s = time.monotonic() - (self._started_at if last is None else last)
-        if silent_s > limit_s:
+        if (last := self._processes.last_heartbeat) is None:
+            last, field, limit_s = self._started_at, "start_within_s", self._start_within_s
+        else:
+            field, limit_s = "stuck_after_s", self._stuck_after_s
+        if (silent_s := time.monotonic() - last) > limit_s:
             message = (
                 f"process {self._processes.index} made no progress for {silent_s:.0f} s; the "
                 "stacks of its threads are above; run the same command again, with a larger "
@@ -162,20 +160,3 @@ def _print(code: int, message: str, details: Callable[[], None] | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, Refusal):
             stream.flush()
-
-
-@contextlib.contextmanager
-def shutting_down_together(
-    processes: Processes, *, stuck_after_s: float, start_within_s: float
-) -> Iterator[None]:
-    """Shuts all processes down together after the block, or each as soon as one has failed."""
-    watchdog = Watchdog(processes, stuck_after_s=stuck_after_s, start_within_s=start_within_s)
-    try:
-        yield
-    except SIMULTANEOUS:
-        watchdog.shut_down()
-        raise
-    except BaseException as error:
-        watchdog.end(error)
-    else:
-        watchdog.shut_down()

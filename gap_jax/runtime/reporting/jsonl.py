@@ -1,6 +1,7 @@
 """Files of lines: text, or rows of numbers as strict JSON, which are cut where a run resumes."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -19,10 +20,7 @@ MOST_WAITING = 10_000  # lines; while the disk is full, older ones are dropped
 
 
 class LineWriter(Generic[Item]):
-    """Appends lines to a file, from any thread; lines that cannot be written wait in memory.
-
-    Raises if the file cannot be opened. Warns once of a later failure.
-    """
+    """Appends lines to a file, from any thread; after a failure, of which it warns, they wait."""
 
     def __init__(
         self, path: Path, warn: Callable[[str], None], encode: Callable[[Item], str] = str
@@ -63,8 +61,7 @@ class LineWriter(Generic[Item]):
             self._warn(f"{self._path} lacks its last {len(self._waiting):,} lines")
 
     def _drain(self) -> OSError | None:
-        rest = b"".join(self._waiting)
-        size = 0
+        rest, size = b"".join(self._waiting), 0
         try:
             size = os.fstat(self._file).st_size
             while rest:
@@ -79,10 +76,9 @@ class LineWriter(Generic[Item]):
 
 def encode_row(row: Mapping[str, Any]) -> str:
     """Encodes a row as strict JSON: a number that is not finite becomes null and is named."""
-    nonfinite = [
-        name for name, value in row.items() if isinstance(value, float) and not math.isfinite(value)
-    ]
-    content = {name: None if name in nonfinite else value for name, value in row.items()}
+    numbers = {name: value for name, value in row.items() if isinstance(value, float)}
+    nonfinite = [name for name, value in numbers.items() if not math.isfinite(value)]
+    content: dict[str, Any] = {**row, **dict.fromkeys(nonfinite)}
     if nonfinite:
         content["nonfinite"] = nonfinite
     return json.dumps(content, allow_nan=False)
@@ -101,25 +97,19 @@ class Cut(NamedTuple):
 
 def cut_after(path: Path, step: int) -> Cut:
     """Drops rows of steps beyond `step`, and damaged ones, from a file of rows."""
-    lines = _read_lines(path)
-    found = [(_read_step(line), line) for line in lines]
-    kept = [(at, line) for at, line in found if at is not None and at <= step]
-    if len(kept) < len(lines):
-        files.write_atomically(path, b"".join(line for _, line in kept))
-    damaged = sum(at is None for at, _ in found)
-    return Cut(len(lines) - len(kept) - damaged, damaged, len({at for at, _ in kept}))
-
-
-def _read_lines(path: Path) -> list[bytes]:
-    """Reads the lines of a file with their ends; none if there is no file."""
-    if not path.exists():
-        return []
     with files.writing(path):
-        return path.read_bytes().splitlines(keepends=True)
+        lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    steps = [_read_step(line) for line in lines]
+    kept = [at is not None and at <= step for at in steps]
+    if not all(kept):
+        files.write_atomically(path, b"".join(itertools.compress(lines, kept)))
+    damaged = steps.count(None)
+    beyond = kept.count(False) - damaged
+    return Cut(beyond, damaged, len(set(itertools.compress(steps, kept))))
 
 
 def _read_step(line: bytes) -> int | None:
-    """Reads the step of a row; None if the row is damaged."""
+    """Returns None for a damaged row."""
     try:
         step = json.loads(line)["step"] if line.endswith(b"\n") else None
     except (ValueError, TypeError, KeyError):

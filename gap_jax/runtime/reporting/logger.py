@@ -10,10 +10,7 @@ from gap_jax.runtime.run_folder import RunFolder
 
 
 class RunLogger(AbstractContextManager["RunLogger"]):
-    """Logs messages and progress; never fails and never waits.
-
-    `display` changes a message before it is logged.
-    """
+    """Logs messages, as `display` changes them, and progress; never fails and never waits."""
 
     def __init__(
         self,
@@ -32,7 +29,6 @@ class RunLogger(AbstractContextManager["RunLogger"]):
         self._console.write(text)
 
     def warning(self, text: str) -> None:
-        """Logs a warning."""
         self.info(f"warning: {text}")
 
     def progress(self, progress: Progress) -> None:
@@ -43,10 +39,6 @@ class RunLogger(AbstractContextManager["RunLogger"]):
         else:
             self._console.offer(progress)
 
-    def close(self) -> None:
-        """Closes the console and the log."""
+    def __exit__(self, *error: object) -> None:
         self._console.close()
         self._log.close()
-
-    def __exit__(self, *error: object) -> None:
-        self.close()

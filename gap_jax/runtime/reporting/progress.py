@@ -2,34 +2,27 @@
 
 import contextlib
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 COMPILE, DATA = "compile", "data"  # spans of time with a rule of their own
+TRAIN_SHOWN = ("epoch", "loss", "loss_action", "loss_pose", "accuracy", "lr")
 SHOWN = {
-    "train/epoch": "epoch",
-    "train/loss": "loss",
-    "train/loss_action": "loss_action",
-    "train/loss_pose": "loss_pose",
-    "train/accuracy": "accuracy",
-    "train/lr": "lr",
+    **{f"train/{name}": name for name in TRAIN_SHOWN},
     "perf/images_per_sec": "images_per_s",
     "perf/data_wait_frac": "data_wait",
 }
 
 
 class Pace:
-    """Measures where the time of an attempt goes, with a monotonic clock.
-
-    Waiting for data counts as training time; all other spans are excluded from its rates.
-    """
+    """Measures where an attempt's time goes; of its spans, only DATA counts as training time."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._start = self._lap_start = clock()
-        self._spans: Counter[str] = Counter()
-        self._lap_spans: Counter[str] = Counter()
+        self._spans = defaultdict[str, float](float)
+        self._lap_spans = defaultdict[str, float](float)
         self._steps = self._lap_steps = 0
 
     @contextlib.contextmanager
@@ -40,11 +33,10 @@ class Pace:
             yield
         finally:
             spent = self._clock() - start
-            for spans in (self._spans, self._lap_spans):
-                spans.update({name: spent})
+            self._spans[name] += spent
+            self._lap_spans[name] += spent
 
     def count_step(self) -> None:
-        """Counts a training step."""
         self._steps += 1
         self._lap_steps += 1
 
@@ -67,7 +59,7 @@ class Pace:
 
     def eta_s(self, remaining_steps: int) -> float:
         """Estimates the seconds to the end from this attempt's average pace with evaluations."""
-        spent = self._clock() - self._start - self._spans[COMPILE]
+        spent = self._clock() - self._start - self._spans.get(COMPILE, 0.0)
         return spent / max(self._steps, 1) * remaining_steps
 
     def summary(self) -> str:

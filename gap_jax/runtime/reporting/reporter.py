@@ -1,8 +1,4 @@
-"""Reports the numbers of a run, step by step, to metrics.jsonl, the step log and trackers.
-
-metrics.jsonl has a row for every `train.log_every_steps` steps and for every evaluation.
-The step log, steps.jsonl, has the exact loss and the digest of the record ids of every step.
-"""
+"""Reports the numbers of a run to metrics.jsonl and trackers, and of every step to steps.jsonl."""
 
 import hashlib
 import time
@@ -37,9 +33,8 @@ MOST_SKIPPED_IN_ROW, MOST_SKIPPED = 3, 10
 class Reporter(AbstractContextManager["Reporter"]):
     """Reports a run from `start_step` on; drops the later rows of earlier attempts.
 
-    `window` is what `dump_window` returned at that step: the next row is then that of an unbroken
-    run. `trackers` opens a writer by name, TensorBoard's by default; a tracker gets every row of
-    metrics.jsonl.
+    With the `window` that `dump_window` returned there, the next row is that of an unbroken run.
+    `trackers` opens writers by name, by default TensorBoard's, which get each row of metrics.jsonl.
     """
 
     def __init__(
@@ -60,6 +55,7 @@ class Reporter(AbstractContextManager["Reporter"]):
         self._train = cfg.train
         self._devices = devices
         self._pace = Pace(clock)
+        self.timing = self._pace.timing
         split = data.splits[cfg.data.train_split]
         self._images = split.examples
         baseline = compute_baseline(split, data.label_kind, cfg.train)
@@ -81,21 +77,26 @@ class Reporter(AbstractContextManager["Reporter"]):
             *(Background(name, open_, logger.warning) for name, open_ in trackers.items()),
         ]
 
-    def timing(self, name: str) -> AbstractContextManager[None]:
-        """Adds the block's time to `data` (waiting for a batch), `compile`, `eval` or `save`."""
-        return self._pace.timing(name)
-
     def step(self, step: int, metrics: Collection, ids: jax.Array | Int[np.ndarray, "*b"]) -> None:
         """Reports the `step`-th update with its record ids; ends a run that only skips steps."""
-        metrics, ids = _to_float64(metrics), np.asarray(ids)
+        # in float64 the sums over a window are exact, whatever their order
+        metrics = jax.tree.map(np.float64, jax.device_get(metrics))
+        ids = np.ascontiguousarray(ids, "<i8")
         values = {name: float(value) for name, value in metrics.compute().items()}
-        self._step_log.write({"step": step, **_digest_step(values["loss"], ids)})
+        digest = hashlib.sha256(ids.tobytes()).hexdigest()
+        row = {"step": step, "loss_hex": values["loss"].hex(), "ids_sha256": digest}
+        self._step_log.write(row)
         self._window = self._window.merge(metrics) if self._window else metrics
         self._pace.count_step()
+        in_row, in_all = int(values["skipped_in_row"]), int(values["skipped"])
         if not values["finite"]:
-            self.logger.warning(_describe_skip(step, values, ids))
-        warning = self._baseline.observe(step, values["loss_action"], values["accuracy"])
-        if warning:
+            named = ", ".join(str(each) for each in ids.ravel()[:NAMED_IDS])
+            self.logger.warning(
+                f"step {step:,} changed nothing: its loss {values['loss']:g} or gradient norm "
+                f"{values['grad_norm']:g} is not finite ({in_row} in a row, {in_all} in all); "
+                f"its records begin with {named}"
+            )
+        if warning := self._baseline.observe(step, values["loss_action"], values["accuracy"]):
             self.logger.warning(f"{warning}; try {', or '.join(self._remedies)}")
         is_due = step % self._train.log_every_steps == 0 or step == self._train.steps
         if is_due:
@@ -103,7 +104,12 @@ class Reporter(AbstractContextManager["Reporter"]):
             self._write(self._row)
         eta_s = self._pace.eta_s(self._train.steps - step)
         self.logger.progress(Progress(step, self._train.steps, self._row, eta_s, is_due))
-        _refuse_to_skip_on(step, int(values["skipped_in_row"]), int(values["skipped"]))
+        if in_row >= MOST_SKIPPED_IN_ROW or in_all >= MOST_SKIPPED:
+            raise Diverged(
+                f"{in_row} steps in a row and {in_all} in all had no finite loss or gradient, the "
+                f"last of them step {step}; lower optim.learning_rate, set optim.clip_norm, or "
+                "look at the records that were named"
+            )
 
     def evaluated(
         self, step: int, split: str, summary: Mapping[str, Any], *, is_best: bool = False
@@ -123,14 +129,11 @@ class Reporter(AbstractContextManager["Reporter"]):
         leaves = jax.tree.leaves_with_path(self._window)
         return {jax.tree_util.keystr(path): leaf.hex() for path, leaf in leaves}
 
-    def close(self) -> None:
+    def __exit__(self, *error: object) -> None:
         """Logs where the time went and closes every writer."""
         self.logger.info(self._pace.summary())
         for writer in (*self._writers, self._step_log):
             writer.close()
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
     def _cut(self, path: Path, step: int) -> int:
         """Drops rows beyond a step, and damaged ones; returns how many steps still have a row."""
@@ -162,20 +165,6 @@ class Reporter(AbstractContextManager["Reporter"]):
             writer.write(row)
 
 
-def _refuse_to_skip_on(step: int, in_row: int, in_all: int) -> None:
-    if in_row >= MOST_SKIPPED_IN_ROW or in_all >= MOST_SKIPPED:
-        raise Diverged(
-            f"{in_row} steps in a row and {in_all} in all had no finite loss or gradient, the last "
-            f"of them step {step}; lower optim.learning_rate, set optim.clip_norm, or look at the "
-            "records that were named"
-        )
-
-
-def _to_float64(metrics: Collection) -> Collection:
-    """Fetches metrics; their sums over a window are then exact, whatever their order."""
-    return jax.tree.map(np.float64, jax.device_get(metrics))
-
-
 def _restore_window(saved: Mapping[str, str]) -> Collection | None:
     """Restores a dumped window; None if another version of gap_jax saved it."""
     leaves, structure = jax.tree.flatten_with_path(TrainMetrics.empty())
@@ -183,17 +172,3 @@ def _restore_window(saved: Mapping[str, str]) -> Collection | None:
     if saved.keys() != set(names):
         return None
     return jax.tree.unflatten(structure, [np.float64(float.fromhex(saved[n])) for n in names])
-
-
-def _digest_step(loss: float, ids: Int[np.ndarray, "*b"]) -> dict[str, str]:
-    content = np.ascontiguousarray(ids, "<i8").tobytes()
-    return {"loss_hex": loss.hex(), "ids_sha256": hashlib.sha256(content).hexdigest()}
-
-
-def _describe_skip(step: int, values: Row, ids: Int[np.ndarray, "*b"]) -> str:
-    named = ", ".join(str(each) for each in ids.ravel()[:NAMED_IDS])
-    return (
-        f"step {step:,} changed nothing: its loss {values['loss']:g} or gradient norm "
-        f"{values['grad_norm']:g} is not finite ({values['skipped_in_row']:.0f} in a row, "
-        f"{values['skipped']:.0f} in all); its records begin with {named}"
-    )

@@ -39,10 +39,9 @@ class Writer(Protocol[Item]):
 
 
 class Background(Generic[Item]):
-    """Passes items to a writer on a daemon thread, without waiting for it.
+    """Passes items to a writer on a daemon thread; warns once if it raises or hangs.
 
-    Warns once if the writer raises, and then writes nothing more; warns once if it hangs, and
-    drops items while the queue is full.
+    It then writes nothing more, or drops items while the queue is full.
     """
 
     def __init__(
@@ -58,7 +57,6 @@ class Background(Generic[Item]):
         self._thread.start()
 
     def write(self, item: Item, /) -> None:
-        """Queues an item."""
         if self._failure:
             self._warn_once(self._failure)
             return
@@ -97,12 +95,9 @@ class Background(Generic[Item]):
 
 
 class TensorBoardWriter:
-    """Writes rows to an event file; TensorBoard then ignores older events beyond `start_step`.
+    """Writes rows to an event file; TensorBoard then ignores older events beyond `start_step`."""
 
-    Not tensorboardX's SummaryWriter: its process-shared queue can block the caller and the
-    interpreter's exit for ever.
-    """
-
+    # not tensorboardX's SummaryWriter: its queue can block the caller and Python's exit for ever
     def __init__(self, folder: Path, start_step: int) -> None:
         self._events = importlib.import_module("tensorboardX.proto.event_pb2")
         self._summaries = importlib.import_module("tensorboardX.proto.summary_pb2")
@@ -114,7 +109,6 @@ class TensorBoardWriter:
             self._write(start_step + 1, session_log=log(status=log.START))
 
     def write(self, item: Row, /) -> None:
-        """Writes every number of the row at its step."""
         value = self._summaries.Summary.Value
         values = [
             value(tag=name, simple_value=number) for name, number in item.items() if "/" in name
@@ -122,7 +116,6 @@ class TensorBoardWriter:
         self._write(int(item["step"]), summary=self._summaries.Summary(value=values))
 
     def close(self) -> None:
-        """Closes the file."""
         self._writer.close()
 
     def _write(self, step: int, **content: Any) -> None:
@@ -138,7 +131,6 @@ class LineConsole:
         self._stream = stream
 
     def write(self, item: str | Progress, /) -> None:
-        """Writes the item, unless it is progress that is not due."""
         if isinstance(item, str) or item.is_due:
             self._stream.write((item if isinstance(item, str) else item.line()) + "\n")
             self._stream.flush()
@@ -151,7 +143,7 @@ class Numbers(rich.progress.ProgressColumn):
     """Shows the numbers of a run; a narrow terminal cuts this column."""
 
     def render(self, task: rich.progress.Task) -> Text:
-        return Text(task.fields["numbers"], no_wrap=True, overflow="ellipsis")
+        return Text(task.description, no_wrap=True, overflow="ellipsis")
 
 
 class TerminalConsole:
@@ -170,7 +162,7 @@ class TerminalConsole:
             redirect_stdout=False,
             redirect_stderr=False,
         )
-        self._task = self._progress.add_task("", visible=False, numbers="")
+        self._task = self._progress.add_task("", visible=False)
 
     def write(self, item: str | Progress, /) -> None:
         """Prints the text, or draws the progress unless it was drawn a moment ago."""
@@ -179,13 +171,10 @@ class TerminalConsole:
         elif item.is_due or self._clock() - self._drawn_at >= REDRAW_S:
             self._drawn_at = self._clock()
             texts = item.texts()
-            names = [name for name in FIRST if name in texts] + [n for n in texts if n not in FIRST]
+            texts = {name: texts[name] for name in (*FIRST, *texts) if name in texts}
+            numbers = "  ".join(f"{name} {text}" for name, text in texts.items())
             self._progress.update(
-                self._task,
-                completed=item.step,
-                total=item.steps,
-                numbers="  ".join(f"{name} {texts[name]}" for name in names),
-                visible=True,
+                self._task, completed=item.step, total=item.steps, description=numbers, visible=True
             )
             if not self._progress.live.is_started:
                 self._progress.start()
@@ -202,10 +191,10 @@ class NullWriter:
     """Writes nothing."""
 
     def write(self, item: object, /) -> None:
-        """Drops the item."""
+        pass
 
     def close(self) -> None:
-        """Does nothing."""
+        pass
 
 
 def open_console() -> Writer[str | Progress]:
@@ -216,22 +205,16 @@ def open_console() -> Writer[str | Progress]:
     """
     if sys.stdout is None:
         return NullWriter()
-    stream = _unbuffered(cast(io.TextIOBase, sys.stdout))
+    stream = cast(io.TextIOBase, sys.stdout)
+    stream.flush()
+    with contextlib.suppress(io.UnsupportedOperation):  # not a file, as in a notebook
+        stream = io.TextIOWrapper(
+            io.FileIO(stream.fileno(), "w", closefd=False),
+            encoding=stream.encoding,
+            errors="backslashreplace",
+            write_through=True,
+        )
     console = Console(file=cast(IO[str], stream))
     if console.is_terminal and not console.is_dumb_terminal:
         return TerminalConsole(console)
     return LineConsole(stream)
-
-
-def _unbuffered(stream: io.TextIOBase) -> io.TextIOBase:
-    stream.flush()
-    try:
-        number = stream.fileno()
-    except io.UnsupportedOperation:  # not a file, as in a notebook
-        return stream
-    return io.TextIOWrapper(
-        io.FileIO(number, "w", closefd=False),
-        encoding=stream.encoding,
-        errors="backslashreplace",
-        write_through=True,
-    )
