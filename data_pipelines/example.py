@@ -97,7 +97,8 @@ def find_class_fault(classes: Sequence[str]) -> str | None:
 
 def record_features(label_kind: LabelKind, classes: int) -> features.FeaturesDict:
     """Returns the TFDS features of a stored record: the image file's bytes and annotation."""
-    integer, person = features.Scalar(np.int64), features.Tensor(shape=(16, 3), dtype=np.float32)
+    integer = features.Scalar(np.int64)
+    person = features.Tensor(shape=(len(JOINTS), 3), dtype=np.float32)
     multi_label = features.Tensor(shape=(classes,), dtype=np.int8)
     return features.FeaturesDict(
         {

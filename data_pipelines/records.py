@@ -103,9 +103,13 @@ def _write_split(
     folder: Path, naming: tfds.core.ShardedFileTemplate, examples: Iterator[bytes]
 ) -> list[Shard]:
     counts: list[int] = []
-    while count := _fill_shard(partial := folder / f"{len(counts)}.partial", examples):
+    while True:
+        partial = folder / f"{len(counts)}.partial"
+        count = _fill_shard(partial, examples)
+        if not count:
+            partial.unlink()
+            break
         counts.append(count)
-    partial.unlink()  # it is empty
     paths = [Path(file) for file in naming.sharded_filepaths(len(counts))]
     for index, path in enumerate(paths):  # a shard's name holds the number of shards
         (folder / f"{index}.partial").replace(path)

@@ -5,7 +5,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_origin
 
 from absl import flags
 from ml_collections import config_flags
@@ -17,18 +17,20 @@ from gap_jax.config import Config, fields
 from gap_jax.variants import list_configs, locate
 
 OVERRIDE = "config."
-for _, _field, _ in fields(Config()):
-    if list_choices(_field):  # of a Literal, which ml_collections does not know
-        config_flags.register_flag_parser_for_type(_field.type, flags.ArgumentParser())
 
 
 def parse(argv: Sequence[str], own: flags.FlagValues) -> list[str]:
     """Adds --config to a command's own flags and parses; refuses mistakes that absl accepts."""
-    argv, (place, spec) = list(argv), find_spec(argv)
+    argv = list(argv)
+    index, spec = find_spec(argv)
     with files.reading(Path(spec.partition(":")[0]), ConfigError):
+        located = locate(spec)
         if spec:
-            argv[place] = argv[place].removesuffix(spec) + locate(spec)
-        _check_config_file(argv, locate(spec))
+            argv[index] = argv[index].removesuffix(spec) + located
+        _check_config_file(argv, located)
+    for _, field, _ in fields(Config()):
+        if get_origin(field.type) is Literal:  # ml_collections does not know it
+            config_flags.register_flag_parser_for_type(field.type, flags.ArgumentParser())
     config_flags.DEFINE_config_file(
         "config",
         None,
@@ -77,7 +79,7 @@ def resolve(config: Any) -> Config:
 
 
 def find_spec(argv: Sequence[str]) -> tuple[int, str]:
-    """Returns which word ends in the FILE[:parts] of --config, and this; empty if there is none."""
+    """Returns the FILE[:parts] of --config, or "", after the index of the word that ends in it."""
     for i, word in enumerate(argv):
         flag, equals, value = word.partition("=")
         if flag in ("--config", "-config"):

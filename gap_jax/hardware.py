@@ -1,4 +1,4 @@
-"""What differs between processors: asked here, so that layers and steps do not look."""
+"""Tells layers and steps which processor runs them, and chooses options by it."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""What every other module stands on: errors, files, settings, fault points."""
+"""Errors, files, settings and fault points that all other modules import."""

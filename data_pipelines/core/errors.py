@@ -13,10 +13,10 @@ PEER_LOST = 76
 class Refusal(Exception):
     """Ends the command for a reason that the user can fix; `str(error)` is the whole line."""
 
-    exit_code: int
+    exit_code = BUG
 
-    def __init_subclass__(cls, exit_code: int = BUG) -> None:
-        cls.exit_code = exit_code
+    def __init_subclass__(cls, exit_code: int | None = None) -> None:
+        cls.exit_code = cls.exit_code if exit_code is None else exit_code
 
 
 class ConfigError(Refusal, exit_code=64):

@@ -118,17 +118,15 @@ def _read_split(
         elif row.name not in paths:
             rejects.append(Reject(split, stem, f"has no file {row.name!r} among the images"))
         else:
-            label, keypoints = (
-                labels.get(row.act_name, example.UNLABELLED),
-                stack_people(row.people),
-            )
+            label = labels.get(row.act_name, example.UNLABELLED)
+            keypoints = stack_people(row.people)
             entries.append(Entry(stem, paths[row.name], label, keypoints, row.source_index))
     annotated = sum(stem in by_stem for stem in stems)
     return RawSplit(len(stems), annotated, len(entries), entries), rejects
 
 
 def stack_people(people: Sequence[Person]) -> example.Keypoints:
-    """Stacks the joints of an image's people; a missing joint is (0, 0, example.NOT_ANNOTATED)."""
+    """Stacks the joints of an image's people; a missing joint is (0, 0, NOT_ANNOTATED)."""
     keypoints = np.full(
         (len(people), len(example.JOINTS), 3), (0, 0, example.NOT_ANNOTATED), np.float32
     )

@@ -49,7 +49,7 @@ def local_path(text: str) -> Path:
 
 
 def natural(text: str, lowest: int = 0) -> int:
-    """Parses an integer of 0 or more."""
+    """Parses an integer of `lowest` or more."""
     number = int(text)
     if number < lowest:
         raise argparse.ArgumentTypeError(f"{text} must be {lowest} or more")

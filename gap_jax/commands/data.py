@@ -124,14 +124,14 @@ def _prepare_mpii(options: argparse.Namespace) -> None:
     with files.writing(options.out):
         near = files.existing_ancestor(options.out)
     with files.writing(near), tempfile.TemporaryDirectory(prefix=".unpacked", dir=near) as spool:
-        options.spool = Path(spool)
+        options.read = functools.partial(_read_mpii, Path(spool))
         _prepare(options)
 
 
-def _read_mpii(options: argparse.Namespace, folder: Path) -> RawData:
+def _read_mpii(spool: Path, options: argparse.Namespace, folder: Path) -> RawData:
     del folder  # keep no raw files, as they are the user's
     splits = None if options.splits == "derive" else Path(options.splits)
-    return mpii.read(options.annotations, options.images, splits, spool=options.spool)
+    return mpii.read(options.annotations, options.images, splits, spool=spool)
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -106,6 +106,7 @@ def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     known = manifest.load(cfg.data.directory)
     agreement.check_same_settings(processes, cfg, known, workdir)
     words = [workdir, "--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
+    # refuses the run of another config
     evaluate.run(words, processes, lambda folder: run_folder.examine(folder, cfg, known))
 
 

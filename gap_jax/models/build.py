@@ -41,12 +41,13 @@ def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
     """Builds the network of a config with random initial parameters."""
     backbone = _build_backbone(cfg.model, rngs)
     read, side = backbone.features, cfg.pose.kernel_size
-    source: SaliencySource = "heatmaps" if cfg.model.pooling == "pose_parts" else "features"
+    source: SaliencySource = "hidden" if cfg.model.saliency_input == "pose" else "features"
     pose = None
     if cfg.pose.branch:
         pose = PoseBranch(read, cfg.pose.hidden, joints=len(JOINTS), kernel_size=side, rngs=rngs)
-        if cfg.model.saliency_input == "pose":
-            read, source = pose.features, "hidden"
+        read = pose.features if source == "hidden" else read
+    if cfg.model.pooling == "pose_parts":
+        source = "heatmaps"
     return Network(
         backbone,
         _build_pooling(cfg.model, backbone.features, read, classes, rngs),

@@ -44,14 +44,14 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
     run_id: str | None = None
     processes: Processes = ALONE
     before_commit: Callable[[], None] = lambda: None
-    _manager: ocp.CheckpointManager | None = None  # only saving needs it
-    _own: Mapping[int, Metadata] = dataclasses.field(default_factory=dict)  # not of another run
-    _latest: int | None = None  # the step that was restored or saved last
-    _pending: tuple[Metadata, Leaves] | None = None
-    _failure: Exception | None = None  # Orbax raises it only once
 
     def __post_init__(self) -> None:
         self.folder = self.folder.absolute()
+        self._manager: ocp.CheckpointManager | None = None  # only saving needs it
+        self._own: Mapping[int, Metadata] = {}  # not of another run
+        self._latest: int | None = None  # the step that was restored or saved last
+        self._pending: tuple[Metadata, Leaves] | None = None
+        self._failure: Exception | None = None  # Orbax raises it only once
 
     def __exit__(self, *raised: Any) -> None:
         """Waits for a save in progress; raises its failure, or warns of it after another error."""
@@ -245,12 +245,13 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
 
         def verify() -> None:
             self.wait()
-            newest = folders.find_newest_whole(self.folder, self.run_id)
-            if not newest or newest.step != step:
-                raise CheckpointError(
-                    f"the final checkpoint {step} in {self.folder} is absent or damaged; "
-                    "check the disk and run the same command again"
-                )
+            with contextlib.suppress(DamageError):
+                if final := self.survey().good.get(step):
+                    return folders.verify_files(self.folder / str(step), final)
+            raise CheckpointError(
+                f"the final checkpoint {step} in {self.folder} is absent or damaged; "
+                "check the disk and run the same command again"
+            )
 
         self.processes.broadcast("finished", verify)
         self.wait()

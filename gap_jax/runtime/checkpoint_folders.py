@@ -137,26 +137,28 @@ def write_metadata(path: AnyPath, metadata: Metadata) -> None:
 
 def read_metadata(path: AnyPath) -> Metadata:
     """Reads the metadata of the step in `path` and verifies their digest."""
-    version, content = 1, {}
-    if not (path / FORMAT_1).exists():
-        try:
-            with _reading(path):
-                held = json.loads((path / METADATA / METADATA).read_bytes())
-            content = held["content"]
-            if held["sha256"] != _digest(content):
-                raise DamageError(f"{METADATA} is not what was written")
-        except FileNotFoundError as error:
-            raise DamageError(f"{METADATA} is gone") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise DamageError(f"{METADATA} is not readable") from error
+    try:
+        with _reading(path):
+            held = json.loads((path / METADATA / METADATA).read_bytes())
+        content = held["content"]
+        if held["sha256"] != _digest(content):
+            raise DamageError(f"{METADATA} is not what was written")
         version = content["format_version"]
+    except FileNotFoundError as error:
+        version, content = 1, {}
+        with _reading(path):
+            if not (path / FORMAT_1).exists():
+                raise DamageError(f"{METADATA} is gone") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamageError(f"{METADATA} is not readable") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(
             f"{path} has format {version} and this gap_jax reads {FORMAT_VERSION}; "
             "use the version that wrote it or another --workdir"
         )
     leaves = {name: LeafDigest(**leaf) for name, leaf in content["leaves"].items()}
-    return Metadata(**{**content, "leaves": leaves})
+    known = {field.name: content[field.name] for field in dataclasses.fields(Metadata)}
+    return Metadata(**{**known, "leaves": leaves})
 
 
 def digest_files(path: AnyPath) -> dict[str, str]:

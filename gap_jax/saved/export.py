@@ -86,14 +86,14 @@ def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
     _save(run.classes, run_folder.FORMAT_VERSION, {"classes": classes})
     preprocessing = describe_preprocessing(opened.cfg)
     _save(folder / saved.PREPROCESSING, saved.FORMAT_VERSION, preprocessing)
-    record = saved.ExportRecord(
+    manifest = saved.ExportManifest(
         gap_jax=gap_jax.__version__,
         formats=list(formats),
         origin=opened.origin,
         leaves=describe(leaves),
         files=saved.digest_files(folder),
     )
-    _save(folder / saved.RECORD, saved.FORMAT_VERSION, dataclasses.asdict(record))
+    _save(folder / saved.MANIFEST, saved.FORMAT_VERSION, dataclasses.asdict(manifest))
 
 
 def _verify(exported: Opened, original: Opened) -> None:

@@ -1,7 +1,7 @@
 """Opens a trained model: a checkpoint of a run, or an exported model.
 
 An exported model is a folder with `arrays` (orbax), config.json, classes.json, preprocess.json, and
-the digest of each of them in export.json.
+the digest of each of them in manifest.json.
 """
 
 import dataclasses
@@ -33,7 +33,7 @@ from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.weights.native import load_backbone, name_arrays, replace_arrays
 
 FORMAT_VERSION = 1
-RECORD = "export.json"
+MANIFEST = "manifest.json"
 PREPROCESSING = "preprocess.json"
 ARRAYS = "arrays"
 
@@ -53,8 +53,8 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
-class ExportRecord:
-    """What export.json says; `files` holds the SHA-256 of each file by name."""
+class ExportManifest:
+    """The export manifest; `files` holds the SHA-256 of each file by name."""
 
     gap_jax: str
     formats: list[str]
@@ -187,16 +187,16 @@ def _choose_step(checkpoints: Checkpoints, which: Which) -> int:
 
 
 def digest_files(folder: Path) -> dict[str, str]:
-    """Returns the SHA-256 of every file of an exported model except export.json."""
+    """Returns the SHA-256 of every file of an exported model except its manifest."""
     return {
         path.relative_to(folder).as_posix(): files.sha256(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path != folder / RECORD
+        if path.is_file() and path != folder / MANIFEST
     }
 
 
 def _open_export(folder: Path) -> Opened:
-    contents = _read_record(folder)
+    contents = _read_manifest(folder)
     found = digest_files(folder)
     for name, digest in contents.files.items():
         if found.get(name) != digest:
@@ -216,19 +216,23 @@ def _open_export(folder: Path) -> Opened:
     return Opened(folder, cfg, classes, contents.origin, model, variables, is_exported=True)
 
 
-def _read_record(folder: Path) -> ExportRecord:
+def _read_manifest(folder: Path) -> ExportManifest:
     try:
-        content = json.loads((folder / RECORD).read_text("utf-8"))
+        content = json.loads((folder / MANIFEST).read_text("utf-8"))
         version = content.pop("format_version")
         if version != FORMAT_VERSION:
             raise CheckpointError(
                 f"{folder} has format_version={version!r} and this gap_jax reads "
                 f"{FORMAT_VERSION}; export the run again"
             )
-        leaves = {name: LeafDigest(**leaf) for name, leaf in content.pop("leaves").items()}
-        return ExportRecord(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
+        leaves = {
+            name: LeafDigest(leaf["dtype"], list(leaf["shape"]), leaf["sha256"])
+            for name, leaf in content.pop("leaves").items()
+        }
+        content["files"] = dict(content["files"])
+        return ExportManifest(origin=Origin(**content.pop("origin")), leaves=leaves, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(folder, f"{RECORD} is not readable") from error
+        raise _damaged(folder, f"{MANIFEST} is not readable") from error
 
 
 def _damaged(folder: Path, reason: str) -> CheckpointError:

@@ -105,16 +105,16 @@ def _shapes_of(backbone: str) -> Mapping[str, tuple[int, ...]]:
 
 
 def _describe(file: ForeignFile, known: Known, command: str) -> Metadata:
-    strides, norm_eps, fed, colours = known.convention
-    mean, scale = INPUTS[fed]
+    convention = known.convention
+    mean, scale = INPUTS[convention.input]
     return Metadata(
         backbone=known.backbone,
-        strides=strides,
+        strides=convention.strides,
         command=command,
         input_mean=mean,
         input_scale=scale,
-        stem_padding=own_stem_padding(strides) if strides else "",
-        norm_eps=norm_eps,
-        origin=f"{file.path.name} ({file.format}, {known.source}, colours were {colours}), "
-        f"SHA-256 {file.sha256}",
+        stem_padding=own_stem_padding(convention.strides) if convention.strides else "",
+        norm_eps=convention.norm_eps,
+        origin=f"{file.path.name} ({file.format}, {known.source}, colours were "
+        f"{convention.colours}), SHA-256 {file.sha256}",
     )

@@ -127,7 +127,8 @@ def _receive(address: str, part: Path) -> None:
                 try:
                     piece = response.read1(PIECE_BYTES)
                 except (OSError, http.client.HTTPException) as error:
-                    broken, piece = error, b""
+                    broken = error
+                    break
                 if not piece:
                     break
                 received += len(piece)

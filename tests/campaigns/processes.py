@@ -2,9 +2,9 @@
 
     python -m tests.campaigns.processes --faults 20 --terminations 20 --seed 0 --out DIR
 
-Every run is started by the real command. The verdicts are kept in DIR/verdicts.jsonl: a campaign
-that is stopped continues with the next case. It ends with its table in docs/reliability.md, and the
-exit code is 1 if any case broke a promise.
+Every process runs the real command, in a fork of one that has imported it. The verdicts are kept in
+DIR/verdicts.jsonl: a campaign that is stopped continues with the next case. It ends with its table
+in docs/reliability.md, and the exit code is 1 if any case broke a promise.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def prepare_site(out: Path) -> Site:
     """Prepares data and an unbroken run of two processes, whose compiled programs all cases use."""
     if not (out / "unbroken").exists():
         prepare_tiny_people(out / "data")
-        ends = finish_processes(begin_processes(out / "data", out / "unbroken"))
+        ends = finish_processes(begin_processes(out / "data", out / "unbroken", forked=True))
         if any(end.code for end in ends):
             raise SystemExit(f"the unbroken run ended with {ends}")
     return Site(out / "data", out / "runs", prove(out / "unbroken"))

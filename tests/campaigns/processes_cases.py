@@ -1,10 +1,7 @@
 """Faults of one of two processes, and the end of both."""
 
-import contextlib
-import os
 import shutil
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +13,7 @@ import numpy as np
 from gap_jax.runtime.run_folder import RunFolder
 from tests.campaigns.cases import Site
 from tests.support.processes import begin_processes, finish_processes
-from tests.support.tiny_training import STEPS, End, prove
+from tests.support.tiny_training import STEPS, End, Program, prove
 
 STUCK_AFTER_S = 20
 FAULTS = {
@@ -32,6 +29,7 @@ CODES = {"raises": {70}, "stuck": {76}}  # of the survivor
 OTHER_CODES = {76, -signal.SIGABRT}  # the latter is JAX's own
 LIMIT_S = {"stuck": STUCK_AFTER_S + 10}  # for the survivor's end
 OTHERS_LIMIT_S = 40
+POLL_S = 0.02
 CAUSES = ("gap_jax: error ", "Terminating process because the JAX distributed service")
 
 
@@ -88,6 +86,7 @@ def _hit(case: Case, site: Site, workdir: Path) -> Verdict:
         workdir,
         *stuck,
         faults={case.process: f"train.step:{FAULTS[case.kind]}@{case.step}"},
+        forked=True,
     )
     other = processes[1 - case.process]
     ended: dict[int, float] = {}
@@ -125,14 +124,14 @@ def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
     """Both must save the same step and end with 75, then resume to the unbroken run's result."""
     faults = {case.process: f"train.step:term@{case.step}"}
     start = time.monotonic()
-    ends = finish_processes(begin_processes(site.data, workdir, faults=faults))
+    ends = finish_processes(begin_processes(site.data, workdir, faults=faults, forked=True))
     took_s = time.monotonic() - start
     stops = {end.complained.splitlines()[-1] if end.complained else "" for end in ends}
     failure = ""
     if [end.code for end in ends] != [75, 75] or len(stops) > 1:
         failure = f"they end with {[end.code for end in ends]}: {stops}"
     else:
-        resumed = finish_processes(begin_processes(site.data, workdir))
+        resumed = finish_processes(begin_processes(site.data, workdir, forked=True))
         if [end.code for end in resumed] != [0, 0]:
             failure = f"resumed, they end with {[end.code for end in resumed]}"
         else:
@@ -141,10 +140,9 @@ def _terminate(case: Case, site: Site, workdir: Path) -> Verdict:
     return Verdict(case.name, case.kind, codes, took_s, stops.pop(), failure, 0.0)
 
 
-def _note_end(process: subprocess.Popen[str], ended: dict[int, float]) -> None:
-    """Waits without reaping the process, which the reader of its output does."""
-    with contextlib.suppress(ChildProcessError):  # it was reaped at the same time
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+def _note_end(process: Program, ended: dict[int, float]) -> None:
+    while process.poll() is None:
+        time.sleep(POLL_S)
     ended[process.pid] = time.time()
 
 

@@ -98,7 +98,7 @@ def _row(found: Found) -> str:
 def train(out: Path, name: str, *, codes: list[int], **options: Any) -> None:
     """Starts all processes once; they must end with `codes`."""
     ends: list[End] = finish_processes(
-        begin_processes(out / "data", out / name, *FIELDS, **options)
+        begin_processes(out / "data", out / name, *FIELDS, **options, forked=True)
     )
     if [end.code for end in ends] != codes:
         raise SystemExit(f"{name} ended with {ends}")

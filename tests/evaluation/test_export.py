@@ -107,14 +107,14 @@ def test_export_holds_one_step_and_one_kind_of_weights(exported: Path) -> None:
 
 def test_files_of_an_export(exported: Path) -> None:
     assert names_in(exported) == [
-        "arrays", "classes.json", "config.json", "export.json", "preprocess.json",
+        "arrays", "classes.json", "config.json", "manifest.json", "preprocess.json",
     ]  # fmt: skip
-    held = json.loads((exported / "export.json").read_text("utf-8"))
+    held = json.loads((exported / "manifest.json").read_text("utf-8"))
     assert held["format_version"] == 1 and held["formats"] == ["orbax"]
     files = {
         path.relative_to(exported).as_posix() for path in exported.rglob("*") if path.is_file()
     }
-    assert held["files"].keys() == files - {"export.json"}
+    assert held["files"].keys() == files - {"manifest.json"}
     preprocess = json.loads((exported / "preprocess.json").read_text("utf-8"))
     assert preprocess["short_side_px"] == 36 and preprocess["center_crop_px"] == [32, 32]
     assert preprocess["mean"] == [128.0] * 3 and preprocess["limit_width_px"] == 0
@@ -130,9 +130,9 @@ def test_files_of_an_export(exported: Path) -> None:
 def rewrite(exported: Path, name: str, text: str) -> None:
     """Changes a file and its digest, as an attacker could."""
     (exported / name).write_text(text, "utf-8")
-    held = json.loads((exported / "export.json").read_text("utf-8"))
+    held = json.loads((exported / "manifest.json").read_text("utf-8"))
     held["files"] = model.digest_files(exported)
-    (exported / "export.json").write_text(json.dumps(held), "utf-8")
+    (exported / "manifest.json").write_text(json.dumps(held), "utf-8")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,17 @@ def test_each_process_uploads_its_own_folder(tmp_path: Path) -> None:
     assert Store(ADDRESS).list() == ["config.json", "processes/1/log.txt"]
 
 
+@pytest.mark.parametrize("index", [0, 1])
+def test_process_leaves_the_files_of_others_in_the_bucket(tmp_path: Path, index: int) -> None:
+    names = ["config.json", "eval/a.json", "processes/1/log.txt", "processes/2/log.txt"]
+    for name in names:
+        Store(ADDRESS).write(name, b"earlier")
+    resumed = open_folder(tmp_path, processes=Processes(index=index, count=3))
+    resumed.fetch()
+    resumed.upload()
+    assert Store(ADDRESS).list() == names
+
+
 def test_growing_file_is_uploaded_without_a_torn_line(tmp_path: Path) -> None:
     place, over = open_folder(tmp_path), threading.Event()
     put(tmp_path, "config.json")
@@ -142,7 +153,7 @@ def test_empty_lock_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     contents = [b"", b'{"owner_id": "me"}']
     monkeypatch.setattr(store, "read", lambda _: contents.pop(0))
     lock = locks.HeartbeatLock(store, print)
-    lock.owner_id = "me"
+    lock.owner["owner_id"] = "me"
     lock.refuse_if_lost(is_strict=True)
     assert not contents
 

@@ -56,11 +56,13 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
     assert len(list((bucket / "eval/val").glob("step_*-*"))) == 1
 
 
-def test_two_processes_save_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
-    bucket, address = tmp_path / "bucket" / "run", f"file://{tmp_path / 'bucket' / 'run'}"
-    begun = begin_processes(tiny_runs / "data", address, program=PROGRAM, devices=1, forked=True)
-    processes = finish_processes(begun)
-    assert [end.code for end in processes] == [0, 0], processes
+def test_two_processes_save_and_resume_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
+    bucket, data = tmp_path / "bucket" / "run", tiny_runs / "data"
+    options: dict[str, Any] = {"program": PROGRAM, "devices": 1, "forked": True}
+    for code, faults in ((75, {1: "train.step:term@5"}), (0, {})):
+        begun = begin_processes(data, f"file://{bucket}", faults=faults, **options)
+        processes = finish_processes(begun)
+        assert [end.code for end in processes] == [code, code], processes
     assert len(prove(bucket).step_log) == STEPS + 2 and not (bucket / LOCK).exists()
-    assert {"log.txt", "processes/1/log.txt"} <= names_below(bucket)
+    assert {"config.json", "log.txt", "processes/1/log.txt"} <= names_below(bucket)
     assert f"step={STEPS}/{STEPS}" in (bucket / "processes/1/log.txt").read_text()

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from pathlib import Path
 
 import simplejpeg
@@ -43,10 +43,10 @@ def drawing(
         if target.exists() and (not target.is_dir() or any(target.iterdir())):
             raise CannotWrite(f"{target} is not an empty folder; choose another or remove it")
 
-    def scenes(images: Path) -> Iterator[tuple[str, int, str, Scene]]:
-        numbers = [(split, index) for split, size in sizes.items() for index in range(size)]
-        hidden = not sys.stdout.isatty()
-        for split, index in track(numbers, "drawing", transient=True, disable=hidden):
+    def scenes(images: Path) -> Generator[tuple[str, int, str, Scene]]:
+        numbers = ((split, index) for split, size in sizes.items() for index in range(size))
+        hidden, total = not sys.stdout.isatty(), sum(sizes.values())
+        for split, index in track(numbers, "drawing", total, transient=True, disable=hidden):
             scene = draw_scene(seed, split, index)
             name = f"{codes[split]}{index:08d}"  # nine digits, as in MPII
             jpeg = simplejpeg.encode_jpeg(scene.image, _JPEG_QUALITY, colorsubsampling="420")
@@ -55,4 +55,5 @@ def drawing(
 
     with fresh_folder(target) as folder:
         (folder / IMAGES).mkdir()
-        yield folder, scenes(folder / IMAGES)
+        with contextlib.closing(scenes(folder / IMAGES)) as drawn:  # else the bar may stay
+            yield folder, drawn

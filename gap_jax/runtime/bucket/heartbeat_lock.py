@@ -1,4 +1,4 @@
-"""The lock of a run in a bucket: an object that its owner rewrites; no clocks are compared."""
+"""The lock of a run in a bucket; a stale one is detected by a missing heartbeat (90 s)."""
 
 import contextlib
 import itertools
@@ -20,11 +20,13 @@ EMPTY_READS, EMPTY_POLL_S = 20, 0.05  # a local file is empty for a moment while
 
 
 class HeartbeatLock:
-    """The lock of a run, which its first process owns under a random `owner_id`."""
+    """The lock of a run, which its first process owns under a random `owner_id`.
+
+    Its owner rewrites it, so that no clocks are compared.
+    """
 
     def __init__(self, store: Store, log: Callable[[str], None]) -> None:
-        self.owner_id = secrets.token_hex(8)
-        self._owner = {**describe_owner(), "owner_id": self.owner_id}
+        self.owner = {**describe_owner(), "owner_id": secrets.token_hex(8)}
         self._store = store
         self._log = log
         self._is_over = threading.Event()
@@ -35,7 +37,7 @@ class HeartbeatLock:
         while not self._store.create(LOCK, self._describe(0)):
             self._wait_for_owner()
         self._thread.start()
-        return self.owner_id
+        return self.owner["owner_id"]
 
     def release(self) -> None:
         """Removes the lock, unless another run owns it."""
@@ -46,7 +48,7 @@ class HeartbeatLock:
             self._store.remove(LOCK)
 
     def is_held(self) -> bool:
-        """Whether the lock is in the bucket, under this run's `owner_id`."""
+        """Whether the lock is in the bucket and this run's."""
         return self._is_of_run(self._read())
 
     def refuse_if_lost(self, *, is_strict: bool) -> None:
@@ -87,11 +89,11 @@ class HeartbeatLock:
                     self._store.write(LOCK, self._describe(count))
 
     def _describe(self, heartbeats: int) -> bytes:
-        return json.dumps({**self._owner, "heartbeats": heartbeats}).encode()
+        return json.dumps({**self.owner, "heartbeats": heartbeats}).encode()
 
     def _is_of_run(self, content: bytes | None) -> bool:
         try:
-            return bool(json.loads(content or b"")["owner_id"] == self.owner_id)
+            return bool(json.loads(content or b"")["owner_id"] == self.owner["owner_id"])
         except (ValueError, KeyError, TypeError):
             return False
 

@@ -28,7 +28,7 @@ CONFIG, PROCESSES = "config.json", "processes"
 Stamp = tuple[int, int, int]
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class Workdir:
     """A folder on this machine."""
 
@@ -42,17 +42,17 @@ class Workdir:
         """Copies changed files to the bucket."""
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(eq=False)
 class TemporaryWorkdir(Workdir):
     """The small files of a run in a bucket; process N of several uploads those in processes/N."""
 
     store: Store
     processes: Processes
     check: Callable[[], None]
-    _uploaded: dict[str, Stamp] = dataclasses.field(default_factory=dict)
-    _uploading: contextlib.AbstractContextManager[bool] = dataclasses.field(
-        default_factory=threading.Lock
-    )
+
+    def __post_init__(self) -> None:
+        self._uploaded: dict[str, Stamp] = {}
+        self._uploading = threading.Lock()
 
     def display(self, text: str) -> str:
         """Replaces other processes' folders, too: they are in the first one's refusals."""
@@ -74,7 +74,8 @@ class TemporaryWorkdir(Workdir):
             if name.startswith(f"{CHECKPOINTS}/") or (content := self.store.read(name)) is None:
                 continue
             files.write_atomically(self.folder / name, content)
-            self._uploaded[name] = _stamp(self.folder / name)
+            if self._is_mine(name):  # an upload removes what it knows and no longer finds
+                self._uploaded[name] = _stamp(self.folder / name)
 
     def upload(self) -> None:
         """Copies changed files to the bucket, from any thread, while others append to files."""
@@ -100,14 +101,16 @@ class TemporaryWorkdir(Workdir):
         found: dict[str, Stamp] = {}
         for path in self.folder.rglob("*"):
             name = path.relative_to(self.folder).as_posix()
-            is_mine = name.startswith(f"{PROCESSES}/{self.processes.index}/") or (
-                self.processes.is_first and not name.startswith(f"{PROCESSES}/")
-            )
-            if is_mine and not _is_hidden(name):
+            if self._is_mine(name) and not _is_hidden(name):
                 with contextlib.suppress(FileNotFoundError):  # renamed meanwhile
                     if path.is_file():
                         found[name] = _stamp(path)
         return found
+
+    def _is_mine(self, name: str) -> bool:
+        if self.processes.is_first:
+            return not name.startswith(f"{PROCESSES}/")
+        return name.startswith(f"{PROCESSES}/{self.processes.index}/")
 
 
 @contextlib.contextmanager
@@ -118,7 +121,7 @@ def open_for_writing(location: str, processes: Processes = ALONE) -> Iterator[Wo
         return
     store = Store(location)
     lock = HeartbeatLock(store, print)
-    lock.owner_id = processes.broadcast("lock acquired", lock.acquire)
+    lock.owner["owner_id"] = processes.broadcast("lock acquired", lock.acquire)
     try:
         agreement.refuse_unshared(processes, location, is_visible=lock.is_held())
         # the first process removes the lock before the others have ended

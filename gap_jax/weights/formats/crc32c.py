@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import UInt8, UInt32
 
 LANE_BYTES = 1024
-PIECE_LANES = 2**14  # a piece fits in the processor's cache
+PIECE_LANES = 2**14  # limits the memory
 SHORT_BYTES = 2**12  # a loop in Python is faster up to here
 _COMPLEMENT = 0xFFFFFFFF
 _POLYNOMIAL = 0x82F63B78
