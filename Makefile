@@ -42,14 +42,18 @@ $(VENV)/dev: $(VENV)/run-time
 	$(PIP) install --quiet --no-compile --group dev
 	@touch $@
 
+$(VENV)/bytecode: $(VENV)/run-time # beside the development pins: the tests' processes need it at once
+	$(BIN)/python -c "import gap_jax.train, gap_jax.commands.api, gap_jax.report.write"
+	@touch $@
+
 demo: $(VENV)/run-time
 	$(BIN)/gap_jax demo
 
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
-test: $(VENV)/dev
+test: $(VENV)/dev $(VENV)/bytecode
 	$(PYTEST)
 
-test-fast: $(VENV)/dev
+test-fast: $(VENV)/dev $(VENV)/bytecode
 	$(PYTEST) -m "not processes and not slow"
 
 check: $(VENV)/dev
@@ -83,10 +87,10 @@ roundtrips: $(VENV)/dev
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.fuzz --cases 3000 --seed 0 --out build/fuzz/$(shell git rev-parse --short HEAD)
 
-docs-test: $(VENV)/dev
+docs-test: $(VENV)/dev $(VENV)/bytecode
 	$(BIN)/python -m tests.campaigns.docs
 
-wheel-test: $(VENV)/dev
+wheel-test: $(VENV)/dev $(VENV)/bytecode
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/environment
 	build/wheel/environment/bin/python -m pip install --quiet "pip==26.1"

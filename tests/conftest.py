@@ -50,6 +50,11 @@ NEEDS_GPU = pytest.mark.skip(reason="needs a GPU: JAX_PLATFORMS=cuda pytest -m g
 NEEDS_CPU = pytest.mark.skip(reason="needs the CPU and its eight fake devices")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than cores, as tests of processes wait."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skips aloud what the platform cannot show; a long file that came last would run alone."""
     items.sort(key=lambda item: item.get_closest_marker("processes") is None)

@@ -59,15 +59,16 @@ def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    ("body", "start_s", "code", "told"),
+    ("body", "start_s", "code", "told", "how"),
     [
-        (STEP + HANG, 60, 76, "process 1 made no progress for"),
-        (HANG, 0.5, 76, "with a larger runtime.start_within_s"),
-        (STEP + FAIL, 60, 70, "unforeseen RuntimeError: a slip"),
-        (BLIND + HANG, 60, 70, "unforeseen TypeError"),
+        (STEP + HANG, 60, 76, "process 1 made no progress for", "read"),
+        (STEP + HANG, 60, 76, "process 1 made no progress for", "closed"),
+        (HANG, 0.5, 76, "with a larger runtime.start_within_s", "read"),
+        (STEP + FAIL, 60, 70, "unforeseen RuntimeError: a slip", "read"),
+        (STEP + FAIL, 60, 70, "unforeseen RuntimeError: a slip", "closed"),
+        (BLIND + HANG, 60, 70, "unforeseen TypeError", "read"),
     ],
 )
-@pytest.mark.parametrize("how", ["read", "closed"])
 def test_process_ends_and_reports_its_exit(
     body: str, start_s: float, code: int, told: str, how: str
 ) -> None:
