@@ -29,7 +29,6 @@ and attention maps. Downloads nothing. Run it again to continue after a stop."""
 CONFIG = "gap_pose"
 CONTROL = "attention_pose_weight0"  # with a pose branch and without its loss
 
-
 # the heads to train (methods of the config or CONTROL), their seeds, and the page
 QUICK = (("gap_pose",), (0,), "report-quick.html")
 DEFAULT = (("mean", "attention", "gap_pose"), (0,), "report.html")

@@ -14,9 +14,7 @@ run's."""
 def run(words: Sequence[str]) -> None:
     """Runs `gap_jax export` with its arguments."""
     parser = Parser(prog="gap_jax export", description=DESCRIPTION)
-    parser.add_argument(
-        "run", metavar="RUN", help="the folder of a run, or its address in a bucket"
-    )
+    parser.add_argument("run", metavar="RUN", help="the folder of a run, or its address")
     parser.add_argument("--out", type=local_path, required=True, metavar="DIR", help="a new folder")
     parser.add_argument(
         "--format", default="orbax", metavar=",".join(FORMATS), help="formats, separated by commas"

@@ -18,9 +18,7 @@ differ in train.seed only count as one method."""
 def run(words: Sequence[str]) -> None:
     """Runs `gap_jax report` with its arguments."""
     parser = Parser(prog="gap_jax report", description=DESCRIPTION)
-    parser.add_argument(
-        "runs", metavar="RUN", nargs="+", help="folders of runs, or their addresses"
-    )
+    parser.add_argument("runs", metavar="RUN", nargs="+", help="folders or addresses of runs")
     parser.add_argument(
         "--out", type=local_path, metavar="FILE.html",
         help="default: report.html in the run, for several runs beside the first one",

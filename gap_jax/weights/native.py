@@ -33,10 +33,7 @@ SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its S
 
 
 class LoadReport(NamedTuple):
-    """The arrays of a network and of a file by name, each with its number of values.
-
-    `notes` are sentences about harmless differences.
-    """
+    """The sizes of a network's and a file's arrays by name; `notes` tell harmless differences."""
 
     source: Path
     sha256: str

@@ -1,7 +1,4 @@
-"""A list of published weights that `gap_jax weights convert` can download and read.
-
-None of these files was available for tests.
-"""
+"""Published weights that `gap_jax weights convert` downloads; none was available for tests."""
 
 from typing import NamedTuple
 

@@ -6,9 +6,9 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 
-from gap_jax.weights.formats.crc32c import crc32c
 from gap_jax.weights.formats.tensorflow_file import DTYPES, SINGLE
 from gap_jax.weights.formats.tensorflow_file import MAGIC as TABLE_MAGIC
 
@@ -135,7 +135,7 @@ def bundle(prefix: Path, arrays: Arrays, *, lie: int = 0) -> None:
                 field(2, dims),
                 field(4, len(data)),
                 field(5, values.nbytes + lie),
-                varint(6 << 3 | 5) + struct.pack("<I", mask(crc32c(values.tobytes()))),
+                varint(6 << 3 | 5) + struct.pack("<I", mask(google_crc32c.value(values.tobytes()))),
             ]
         )
         data += values.tobytes()
@@ -186,7 +186,7 @@ def block(entries: Mapping[bytes, bytes]) -> bytes:
 
 def sealed(content: bytes) -> bytes:
     """Adds a block's trailer."""
-    return content + b"\0" + struct.pack("<I", mask(crc32c(content + b"\0")))
+    return content + b"\0" + struct.pack("<I", mask(google_crc32c.value(content + b"\0")))
 
 
 def mask(checksum: int) -> int:

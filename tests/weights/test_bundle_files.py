@@ -6,12 +6,12 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pytest
 
 from data_pipelines.core.errors import CheckpointError
 from gap_jax.weights.formats import tensorflow_file
-from gap_jax.weights.formats.crc32c import crc32c
 from gap_jax.weights.formats.read import open_arrays
 from tests.support import foreign_files as foreign
 
@@ -44,7 +44,7 @@ def test_long_integer_variables_are_refused(
 
 def entry(**fields: int) -> bytes:
     """A bundle's entry with one float."""
-    numbers = {"size": 4, "crc": foreign.mask(crc32c(bytes(4))), **fields}
+    numbers = {"size": 4, "crc": foreign.mask(google_crc32c.value(bytes(4))), **fields}
     shape = foreign.field(2, foreign.field(1, 1)) * numbers.get("axes", 1)
     return b"".join(
         [

@@ -10,8 +10,6 @@ import pytest
 import safetensors.numpy
 
 from data_pipelines.core.errors import CheckpointError
-from gap_jax.weights.formats import crc32c as crc32c_module
-from gap_jax.weights.formats.crc32c import crc32c
 from gap_jax.weights.formats.read import open_arrays
 from tests.support import foreign_files as foreign
 
@@ -138,23 +136,6 @@ def test_bundle_without_checksums_is_refused(tmp_path: Path) -> None:
     table = foreign.tabled({b"": foreign.field(1, 1), b"a": entry + foreign.field(5, 4)})
     (tmp_path / "w.index").write_bytes(table)
     assert "the checksum of a differs" in refuse(tmp_path / "w")
-
-
-def test_checksum_is_crc32c(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert crc32c(b"123456789") == 0xE3069283 and crc32c(bytes(32)) == 0x8A9136AA
-
-    def bit_by_bit(content: bytes) -> int:
-        state = 0xFFFFFFFF
-        for byte in content:
-            state ^= byte
-            for _ in range(8):
-                state = (state >> 1) ^ (0x82F63B78 if state & 1 else 0)
-        return state ^ 0xFFFFFFFF
-
-    monkeypatch.setattr(crc32c_module, "PIECE_LANES", 5)
-    for size in (0, 1, 1023, 1024, 1025, 4096, 4097, 5119, 5120, 5121, 13000):
-        content = np.random.default_rng(size).integers(0, 256, size, dtype=np.uint8).tobytes()
-        assert crc32c(content) == bit_by_bit(content)
 
 
 def refuse(path: Path) -> str:

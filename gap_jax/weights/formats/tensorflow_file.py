@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 
 from gap_jax.weights.formats import LARGEST, MOST_AXES, Array, Arrays
-from gap_jax.weights.formats.crc32c import crc32c
 
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
 FOOTER_BYTES = 48
@@ -131,7 +131,7 @@ def _view(name: str, entry: dict[int, list[Any]], dtype: np.dtype, view: Array) 
     if start + size > len(view) or size != int(np.prod(dims, dtype=object)) * dtype.itemsize:
         raise ValueError(f"{name} of shape {dims} does not fit {size} bytes at {start}")
     stored = view[start : start + size]
-    if _unmask(entry.get(6, [0])[0]) != crc32c(stored):  # a checksum of 0 is left out
+    if _unmask(entry.get(6, [0])[0]) != google_crc32c.value(stored):  # a checksum of 0 is left out
         raise ValueError(f"the checksum of {name} differs")
     return stored.view(dtype).reshape(dims)
 
@@ -162,7 +162,7 @@ def _block(content: bytes, start: int, size: int) -> Iterator[tuple[bytes, bytes
     trailer = content[start + size : start + size + TRAILER_BYTES]
     if trailer[0]:
         raise ValueError("the table is compressed, which is not read")
-    if _unmask(struct.unpack_from("<I", trailer, 1)[0]) != crc32c(block + trailer[:1]):
+    if _unmask(struct.unpack_from("<I", trailer, 1)[0]) != google_crc32c.value(block + trailer[:1]):
         raise ValueError(f"the checksum of the block at {start} differs")
     (restarts,) = struct.unpack_from("<I", block, size - 4)
     end, position, key = size - 4 * (restarts + 1), 0, b""

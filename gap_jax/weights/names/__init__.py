@@ -1,4 +1,1 @@
-"""Maps from our paths, as backbone/conv1/conv/kernel, to the names and forms of other libraries.
-
-Every array of a network has one source and every name is used for one array, which tests check.
-"""
+"""Maps from each of our paths, as backbone/conv1/conv/kernel, to other libraries' names."""
