@@ -105,11 +105,10 @@ def _write_split(
     counts: list[int] = []
     while True:
         partial = folder / f"{len(counts)}.partial"
-        count = _fill_shard(partial, examples)
-        if not count:
-            partial.unlink()
+        if not (count := _fill_shard(partial, examples)):
             break
         counts.append(count)
+    partial.unlink()  # it is empty
     paths = [Path(file) for file in naming.sharded_filepaths(len(counts))]
     for index, path in enumerate(paths):  # a shard's name holds the number of shards
         (folder / f"{index}.partial").replace(path)

@@ -5,9 +5,7 @@ import difflib
 import sys
 from collections.abc import Sequence
 
-BUG = 70
-PREEMPTED = 75
-PEER_LOST = 76
+BUG, PREEMPTED, PEER_LOST = 70, 75, 76
 
 
 class Refusal(Exception):

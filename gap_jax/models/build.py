@@ -167,8 +167,10 @@ def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs)
             saliency = UniformSaliency(maps)
         case "attention":
             saliency = LinearSaliency(read, maps, gate_init=gate, rngs=rngs)
-        case _:
+        case "gap":
             saliency = FactoredSaliency(
                 read, widths, maps, space=model.space, gate_init=gate, rngs=rngs
             )
+        case other:
+            raise AssertionError(f"the pooling {other} has no saliency here")
     return ChainedSaliency(saliency, model.rank, rngs=rngs) if chained else saliency

@@ -176,7 +176,7 @@ def _name(groups: Sequence[tuple[ReportedRun, ...]]) -> list[str]:
 
 def _describe(run: ReportedRun) -> str:
     model = run.cfg.model
-    name = POOLINGS.get(model.pooling, f"GAP-CNN (T={model.T})")
+    name = f"GAP-CNN (T={model.T})" if model.pooling == "gap" else POOLINGS[model.pooling]
     return f"{name} + pose" if run.cfg.pose.branch and model.pooling != "pose_parts" else name
 
 
