@@ -25,6 +25,8 @@ from tests.campaigns import api_reference
 from tests.support.saved_runs import tiny_config
 from tests.support.tiny_data import prepare_tiny_people
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("AttentionalPooling", "FactoredSaliency", "GeneralizedAttentionalPooling")
 
 

@@ -71,6 +71,7 @@ def test_main_refuses_in_one_line(
     assert refusal(capsys).startswith(line)
 
 
+@pytest.mark.slow
 def test_main_in_a_new_process(tmp_path: Path) -> None:
     done = type_command(
         "gap_jax.main", GAP_POSE, "--config.data.area_range=(0.1,0.2,0.3)", cwd=tmp_path
@@ -81,6 +82,7 @@ def test_main_in_a_new_process(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_main_without_data_prints_the_command_to_prepare_it(tmp_path: Path) -> None:
     done = type_command("gap_jax.main", GAP_POSE, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (65, "", 1)

@@ -32,6 +32,7 @@ def run_demo(folder: Path, capsys: pytest.CaptureFixture[str], *words: str) -> s
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_demo_trains_and_reports_and_repeats_nothing(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

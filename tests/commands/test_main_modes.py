@@ -27,6 +27,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     ]  # fmt: skip
 
 
+@pytest.mark.slow
 def test_training_command_evaluates_its_run(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,8 @@ from tests.support.reported_runs import evaluate_run
 from tests.support.saved_runs import CONFIG, SMALL, tiny_config
 from tests.support.tiny_data import prepare_tiny_people
 
+pytestmark = pytest.mark.slow
+
 WRITE, DATA, WEIGHTS, CONFIG_FILE = 73, 65, 66, 64
 KINDS = ("permission", "long", "loop", "file above", "no utf-8")
 MPII = "data prepare mpii --splits derive "

@@ -150,6 +150,7 @@ def test_proposed_data_set_is_accepted(found: str, tmp_path: Path) -> None:
         assert str(refusal.value).endswith(f"set data.root to a folder of {data.name}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["people", "objects"])
 def test_proposed_command_prepares_the_data(name: str, tmp_path: Path) -> None:
     words = [f"--config.data.root={tmp_path / 'a folder'}"]

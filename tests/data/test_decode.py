@@ -194,6 +194,7 @@ def test_bombs_are_refused_from_the_header_without_a_warning(case: str) -> None:
             decode(BOMBS[case])
 
 
+@pytest.mark.slow
 def test_bombs_take_no_memory() -> None:
     script = """
 import resource, sys

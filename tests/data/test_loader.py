@@ -135,6 +135,7 @@ def test_processes_split_the_same_global_batches(
     assert_same(joined, whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("batch_size", "count"), [(7, 1), (3, 3), (8, 4), (64, 2)])
 def test_evaluation_counts_each_record_once(
     folder: Path, stated: Manifest, batch_size: int, count: int, monkeypatch: pytest.MonkeyPatch

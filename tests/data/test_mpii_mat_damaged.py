@@ -137,6 +137,7 @@ def damage(whole: bytes, rng: np.random.Generator) -> bytes:
     return content.tobytes()
 
 
+@pytest.mark.slow
 def test_damaged_bytes_end_in_a_refusal(tmp_path: Path) -> None:
     image = Image(rects=[rect([point(0, 300.5, 2, is_visible="1"), point(1, 3, 4)]), rect(None)])
     rng = np.random.default_rng(0)

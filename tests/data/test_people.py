@@ -88,6 +88,7 @@ def test_a_limb_points_where_its_angle_says() -> None:
     assert joints[0] - joints[2] == pytest.approx(0.485j), "right leg, hanging"
 
 
+@pytest.mark.slow
 def test_a_body_seen_from_the_front_has_its_right_on_the_left_of_the_picture(
     scenes: list[Scene],
 ) -> None:
@@ -210,6 +211,7 @@ def test_an_interrupted_drawing_leaves_nothing(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_two_processes_draw_the_same_files(tmp_path: Path) -> None:
     """Nothing depends on a clock or on the order of a hash, so redrawn data continue a run."""
     words = [sys.executable, "-m", "gap_jax", "data", "prepare", "people", "--train=4", "--val=1"]

@@ -32,6 +32,7 @@ def stems(folder: Path, split: str) -> list[str]:
     return (folder / people.SPLITS / f"images_mpii_{split}.txt").read_text().splitlines()
 
 
+@pytest.mark.slow
 def test_the_release_has_the_shapes_of_mpii(folder: Path) -> None:
     raw = scipy.io.loadmat(folder / people.ANNOTATIONS, struct_as_record=False)["RELEASE"][0, 0]
     assert raw._fieldnames == [
@@ -92,6 +93,7 @@ def test_test_images_are_unlabelled_and_splits_disjoint(folder: Path, release: A
     assert (folder / people.SPLITS / "images_mpii_val.txt").read_bytes().endswith(b"\n")
 
 
+@pytest.mark.slow
 def test_the_reader_of_mpii_reads_the_drawn_people(folder: Path) -> None:
     data = mpii.read(
         folder / people.ANNOTATIONS,

@@ -87,6 +87,7 @@ configs = st.builds(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     data=configs,
@@ -245,6 +246,7 @@ def test_a_flip_mirrors_pixels_and_joints_and_swaps_left_with_right(
     assert 10 <= flips <= 30
 
 
+@pytest.mark.slow
 def test_half_of_the_crops_are_mirrored() -> None:
     image = np.zeros((36, 36, 3), np.uint8)
     image += np.arange(36, dtype=np.uint8)[None, :, None]

@@ -131,6 +131,7 @@ def test_views_are_at_their_positions(tmp_path: Path) -> None:
     np.testing.assert_array_equal(mirrored.image, whole.image[:, ::-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("crops", "flip", "views", "fields"), VIEWS)
 def test_batches_hold_every_view_of_every_record_once(
     tmp_path: Path, crops: str, flip: bool, views: int, fields: dict[str, Any]
@@ -157,6 +158,7 @@ def test_batches_hold_every_view_of_every_record_once(
     assert_same(with_views, without)
 
 
+@pytest.mark.slow
 def test_the_logits_of_an_image_are_the_mean_over_its_views(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

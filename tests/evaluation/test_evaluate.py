@@ -223,6 +223,7 @@ def type_evaluate(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int,
     return code, printed.out.splitlines()[-1] if printed.out else "", printed.err
 
 
+@pytest.mark.slow
 def test_evaluate_scores_the_whole_split_with_the_chosen_average(
     saved: tuple[Path, dict[int, TrainState]], capsys: pytest.CaptureFixture[str]
 ) -> None:

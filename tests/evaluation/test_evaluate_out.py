@@ -17,6 +17,7 @@ from tests.support.saved_states import plan_fault
 from tests.support.tiny_data import SIZES, names_in
 
 
+@pytest.mark.slow
 def test_read_only_run_is_evaluated(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -49,6 +50,7 @@ def test_read_only_run_is_evaluated(
         assert printed.out == "" and printed.err.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False])
 def test_second_evaluation_into_a_folder_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, named: bool

@@ -12,6 +12,8 @@ from gap_jax.weights import native
 from gap_jax.weights.metadata import describe_backbone
 from tests.support.saved_runs import prepare_run, tiny_config
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[int, TrainState]]:

@@ -57,6 +57,7 @@ def assert_close(found: Float[np.ndarray, "b k"], expected: Float[np.ndarray, "b
     assert np.abs(found - expected).max() <= 1e-5 * np.abs(expected).max()
 
 
+@pytest.mark.slow
 def test_export_gives_the_logits_of_the_average(
     run: tuple[Path, dict[int, TrainState]], copy: Path
 ) -> None:
@@ -76,6 +77,7 @@ def test_export_gives_the_logits_of_the_average(
     assert not [name for name in name_arrays(opened.variables) if "/norm/" in name]
 
 
+@pytest.mark.slow
 def test_command_exports_raw_weights_of_a_chosen_step_and_folds_weight_space(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -251,6 +251,7 @@ def test_interval_is_seeded_and_widens_with_its_level() -> None:
     assert narrow.estimate == metrics.mean_average_precision(scores, labels).mean
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_mean_over_test_sets_of_this_size() -> None:
     """With few images for many classes repeated positives do not bias the interval upwards."""
     sets = [_case(n=80, k=21, seed=seed) for seed in range(240)]

@@ -73,6 +73,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     return f"{code}: {rest}"
 
 
+@pytest.mark.slow
 def test_page_is_self_contained(page: tuple[Reader, Comparison, str]) -> None:
     found, _, text = page
     assert not found.tags & {"script", "link", "iframe", "object", "foreignobject"}

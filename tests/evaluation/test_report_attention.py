@@ -242,6 +242,7 @@ def test_masks_of_other_records_are_refused(tmp_path: Path) -> None:
         measure.load_masks(data, source, [0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_class", [False, True])
 def test_maps_are_those_of_the_predicted_class(tmp_path: Path, per_class: bool) -> None:
     made = plant(tmp_path, [(30, 30)] * 18, (90, 60))

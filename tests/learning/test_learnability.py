@@ -7,6 +7,7 @@ from tests.campaigns.learnability import Course, Variant, configure, train
 SMALL = {"model.backbone": "small", "model.stage": 3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gate", ["paper", "one"])
 def test_pooling_learns(gate: str) -> None:
     """With a gate of zeros the factored layers have no gradient in the first step."""
@@ -17,6 +18,7 @@ def test_pooling_learns(gate: str) -> None:
     assert set(course.without_gradient(1)) == (waiting if gate == "one" else set())
 
 
+@pytest.mark.slow
 def test_zero_rate_learns_nothing() -> None:
     fields = {**SMALL, "optim.learning_rate": 1e-9}
     assert train(configure(Variant("", "mean", fields, "paper")), 2).fault("paper") == (

@@ -156,6 +156,7 @@ def test_statistics_freeze_by_same_paths() -> None:
     assert mask == {"backbone": {"mean": True}, "backbone2": {"mean": False}}
 
 
+@pytest.mark.slow
 def test_paths_ignore_nnx_variables() -> None:
     class Network(nnx.Module):
         def __init__(self, rngs: nnx.Rngs) -> None:

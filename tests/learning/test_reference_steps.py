@@ -44,6 +44,7 @@ def test_running_statistics_can_follow_first_group() -> None:
     assert np.abs(norm.mean[...] - mean_of_all.mean[...]).max() > 0.01
 
 
+@pytest.mark.slow
 def test_step_matches_released_code(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its gradient is (softmax - one hot) / B, with zeros as the one hot of an unlabelled image."""
     setup, lowered = lower_step(1, REFERENCE)

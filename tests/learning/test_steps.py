@@ -24,6 +24,7 @@ CPU = Path("/proc/cpuinfo")
 REMAT = (("model.remat", True),)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parts", [4, 8], ids=["4 unrolled", "8 scanned"])
 def test_micro_batches_equal_one_batch(parts: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Micro-batches have whole norm groups. On CPU only many are scanned, elsewhere all are."""
@@ -34,6 +35,7 @@ def test_micro_batches_equal_one_batch(parts: int, monkeypatch: pytest.MonkeyPat
     assert_agree(take_steps(3, 1), take_steps(3, 1, values))
 
 
+@pytest.mark.slow
 def test_recomputed_activations_keep_results() -> None:
     """XLA gets each convolution twice, the pose branch's too; on CPU it removes the duplicates."""
     kept, recomputed = (

@@ -28,6 +28,8 @@ from tests.support.step_courses import (
     walk,
 )
 
+pytestmark = pytest.mark.slow
+
 FSDP: Values = (("mesh.fsdp", 2),)
 Shape = tuple[int, ...]
 

@@ -60,6 +60,7 @@ def digests(tree: Any) -> dict[str, str]:
     return {name: leaf.sha256 for name, leaf in describe(arrays).items()}
 
 
+@pytest.mark.slow
 def test_nonfinite_step_changes_only_counters() -> None:
     course = (False, True, True, False)
     states, metrics_of_steps = visit(*course)
@@ -84,6 +85,7 @@ def test_schedule_advances_over_skipped_step() -> None:
     assert expected[1] < expected[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("field", "value", "still"),
     [

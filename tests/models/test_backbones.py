@@ -70,6 +70,7 @@ def assert_equal_maps(ours: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(ours, expected, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "stage", "shapes", "size"),
     [
@@ -88,6 +89,7 @@ def test_backbone_has_published_size(
     assert parameters(network) == size
 
 
+@pytest.mark.slow
 def test_torch_inception_differs_only_in_gammas_and_mean_pools() -> None:
     ours, theirs = (str(stages) for stages in (inception_v3.STAGES, inception_v3.TORCH_STAGES))
     assert theirs == ours.replace("of='mean'", "of='mean of nine'") and ours.count("'mean'") == 9
@@ -107,6 +109,7 @@ def test_torch_inception_differs_only_in_gammas_and_mean_pools() -> None:
     np.testing.assert_allclose(one[0, :, :, 0] * 9, [[4, 6, 4], [6, 9, 6], [4, 6, 4]], rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "px", "shapes"),
     [
@@ -141,6 +144,7 @@ def test_fields_without_effect_on_backbone_are_refused(
         built(backbone, **fields)
 
 
+@pytest.mark.slow
 def test_vgg_matches_numpy() -> None:
     """The input has 224 px or more, so that the map is at least as large as fc6's 7x7 window."""
     network = drawn(lambda: VGG16(stage=7, width=2, rngs=nnx.Rngs(0)))
@@ -171,6 +175,7 @@ def test_vgg_without_final_relu() -> None:
     assert isinstance(configured, VGG16) and not configured.final_relu
 
 
+@pytest.mark.slow
 def test_bn_inception_matches_numpy() -> None:
     network = drawn(
         lambda: Inception(bn_inception.STAGES, bias=True, norm=Norm(), rngs=nnx.Rngs(0))
@@ -187,6 +192,7 @@ def test_bn_inception_matches_numpy() -> None:
     assert_equal_maps(run(network, image), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stages", "bias", "px"),
     [(bn_inception.STAGES[:2], True, 24), (inception_v3.STAGES[:2], False, 40)],

@@ -107,6 +107,7 @@ def measure_centres(backbone: Backbone) -> list[np.ndarray]:
     return [rows[:, rows.shape[1] // 2], columns[columns.shape[0] // 2]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MAKERS)
 def test_cell_centres_match_gradient_centres(name: str) -> None:
     backbone = averaging(MAKERS[name])
@@ -118,6 +119,7 @@ def test_cell_centres_match_gradient_centres(name: str) -> None:
         np.testing.assert_allclose(found[middle], due[middle], atol=0.5)
 
 
+@pytest.mark.slow
 def test_centres_at_published_sizes() -> None:
     """At 450 px a ResNet's 15 cells are 32 pixels apart."""
 

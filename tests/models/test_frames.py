@@ -58,6 +58,7 @@ def batch_of(image: np.ndarray) -> HostBatch:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temporal", ["mean", "attention"])
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_clip_logits_join_frame_logits(pooling: str, temporal: str) -> None:
@@ -85,6 +86,7 @@ def test_clip_logits_join_frame_logits(pooling: str, temporal: str) -> None:
         np.testing.assert_allclose(combined, outputs.maps.combined, rtol=1e-4, atol=1e-4 * scale)
 
 
+@pytest.mark.slow
 def test_frame_weight_gradient_matches_numeric() -> None:
     """d logit_k / d w = mean_t L_tk L_t and d logit_k / d c = mean_t L_tk."""
     network = make(configure(model__temporal="attention"))
@@ -107,6 +109,7 @@ def test_frame_weight_gradient_matches_numeric() -> None:
         np.testing.assert_allclose(gradient[name], expected, rtol=1e-4, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 def test_frame_weights_have_expected_size_and_start() -> None:
     def first(**fields: Any) -> dict[str, jax.Array]:
         variables = split_network(configure(**fields), K, 0)[1]
@@ -125,6 +128,7 @@ def test_frame_weights_have_expected_size_and_start() -> None:
     assert gated["over_frames/gate"].tolist() == [[0]] * K, "the mean at first"
 
 
+@pytest.mark.slow
 def test_training_step_updates_frame_weights() -> None:
     cfg = configure("pose_parts", model__temporal="attention", optim__warmup_steps=0)
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])

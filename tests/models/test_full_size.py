@@ -8,6 +8,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from data_pipelines.example import HostBatch
 from data_pipelines.manifest import Manifest, Split
@@ -21,6 +22,8 @@ from gap_jax.weights.native import name_arrays, replace_arrays
 from tests.support.saved_runs import fill_variables
 from tests.support.small_networks import UNOPTIMISED
 from tests.support.step_courses import begin
+
+pytestmark = pytest.mark.slow
 
 CLASSES, IMAGES, SIDE_PX = 393, 1, 450
 SMALL = 1e-3  # initial scale of the pooling

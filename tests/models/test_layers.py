@@ -63,6 +63,7 @@ def test_arithmetic_has_input_type_and_parameters_are_float32() -> None:
         assert {v.dtype for v in jax.tree.leaves(nnx.state((conv, norm)))} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_symbolic_sizes_export() -> None:
     """A strided 1x1 convolution and a strided 3x3 one have the same size for an exporter."""
     one, three = convolution(1, 2), convolution(3, 2)
@@ -207,6 +208,7 @@ def test_groups_are_independent_of_mesh(group_size: int, apart: bool) -> None:
     assert bool(re.search(r"all-reduce|all-gather|collective-permute", text)) is not apart
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("shape", [(2, 7, 10, 3), (1, 8, 9, 2)])
 def test_max_pool_gives_ties_to_first_cell(padding: PoolPadding, shape: tuple[int, ...]) -> None:
@@ -227,6 +229,7 @@ def reduce_window(x: Array, padding: PoolPadding) -> Array:
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("padding", ["same", "symmetric", "valid"])
 def test_max_pool_equals_xla_without_scatter(padding: PoolPadding) -> None:
     x = jnp.asarray(np.random.default_rng(1).integers(0, 4, (2, 14, 13, 8)), jnp.float32)

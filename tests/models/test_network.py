@@ -27,6 +27,7 @@ from gap_jax.variants import METHODS
 from tests.support.small_networks import UNOPTIMISED, drawn, pictures, small_network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "scale"), [("gap_pose", "full"), *((method, "demo") for method in METHODS)]
 )
@@ -111,6 +112,7 @@ def convolutions(text: str | None) -> int:
     return len(re.findall(r"[ .]convolution\(", text))
 
 
+@pytest.mark.slow
 def test_training_step_has_no_1x1_convolution() -> None:
     """Three for each 3x3 layer of the four blocks and of the branch; two for the stem."""
     network = small_network(residual=True)
@@ -135,6 +137,7 @@ def test_training_step_has_no_1x1_convolution() -> None:
     assert all((leaf != 0).any() for leaf in jax.tree.leaves(gradient))
 
 
+@pytest.mark.slow
 def test_rows_are_independent_of_micro_batches() -> None:
     """With groups of two a batch of four equals two of two, masks and statistics included."""
     graph, state = nnx.split(small_network())
@@ -174,6 +177,7 @@ def test_saliency_reads_pose_branch() -> None:
     assert float(jnp.ptp(maps.top_down)) > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("saliency", "residual"), [("linear", True), ("activation", False), ("weight", False)]
 )

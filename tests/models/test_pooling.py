@@ -44,6 +44,7 @@ def test_zero_factored_layers_equal_attentional_pooling() -> None:
         np.testing.assert_array_equal(ours, theirs)
 
 
+@pytest.mark.slow
 def test_weight_space_has_gradients_and_equals_one_vector() -> None:
     x = random_map(2, 2, 2, 32)
 
@@ -112,6 +113,7 @@ def parameters(module: Any) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(module, nnx.Param)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("per_class", [False, True])
 def test_any_number_of_map_axes(per_class: bool) -> None:
     pooling = drawn(lambda: AttentionalPooling(8, 3, rank=2, per_class=per_class, rngs=nnx.Rngs(0)))
@@ -127,6 +129,7 @@ def test_any_number_of_map_axes(per_class: bool) -> None:
         np.testing.assert_allclose(pooling(flat.reshape(2, *spatial, 8)), maps.logits, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_dropout_mask_depends_only_on_row_key() -> None:
     pooling = drawn(lambda: AttentionalPooling(64, 3, dropout=0.8, rngs=nnx.Rngs(0)))
     x, keys = random_map(4, 5, 5, 64), jax.random.split(jax.random.key(0), 4)
@@ -139,6 +142,7 @@ def test_dropout_mask_depends_only_on_row_key() -> None:
     np.testing.assert_array_equal(pooling(x, keys=None), evaluated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["map", "pooled"])
 def test_dropout_drops_share_and_keeps_mean(where: DropoutWhere) -> None:
     """With X = 1 and an identity as the top-down weights, the scores are the mask."""

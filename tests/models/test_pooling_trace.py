@@ -18,6 +18,8 @@ from gap_jax.models.saliency import FactoredSaliency, LinearSaliency, Saliency, 
 from tests.support import oracles
 from tests.support.small_networks import UNOPTIMISED, by_path, drawn
 
+pytestmark = pytest.mark.slow
+
 F, S, K, SPATIAL = 5, 4, 3, (2, 3)  # channels pooled, channels read, classes, the map
 Values = Mapping[str, np.ndarray]
 

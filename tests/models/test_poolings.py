@@ -221,6 +221,7 @@ def test_fields_without_effect_on_pooling_are_refused(fields: dict[str, Any], me
         Config(model=ModelConfig(**fields)).resolved()
 
 
+@pytest.mark.slow
 def test_first_of_equal_maxima_gets_whole_gradient() -> None:
     """jnp.max would divide by a number of equal values, which can be 0 after rounding by XLA."""
     pooling = MaxPooling(F, K, rngs=nnx.Rngs(0))
@@ -231,6 +232,7 @@ def test_first_of_equal_maxima_gets_whole_gradient() -> None:
     np.testing.assert_array_equal(gradient, expected)
 
 
+@pytest.mark.slow
 def test_signed_square_root_slope_is_bounded() -> None:
     """A Fourier transform returns 1e-8 for a sketch of 0, where a plain root has slope 5,000."""
     pooling = CompactBilinearPooling(256, 2, sketch_features=512, normalised=True, rngs=nnx.Rngs(0))
@@ -243,12 +245,14 @@ def test_signed_square_root_slope_is_bounded() -> None:
     np.testing.assert_array_equal(empty, 0)
 
 
+@pytest.mark.slow
 def test_too_large_second_order_is_refused() -> None:
     cfg = get_config("second_order").resolved()
     with pytest.raises(ConfigError, match="2048 channels and 393 classes has 1,648,361,"):
         nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
 
 
+@pytest.mark.slow
 def test_largest_second_order_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = get_config("second_order").resolved()
     monkeypatch.setattr(building, "MOST_WEIGHTS", 2048 * 2048 * 2)

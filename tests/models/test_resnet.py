@@ -28,6 +28,7 @@ def sizes(make: Any, px: int) -> tuple[tuple[int, ...], int]:
     return map_.shape[1:], sum(leaf.size for leaf in parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parameters"),
     [("resnet50", 23_508_032), ("resnet101", 42_500_160), ("resnet152", 58_143_808)],
@@ -69,6 +70,7 @@ def random_resnet(
     )
 
 
+@pytest.mark.slow
 def test_resnet_matches_numpy_for_each_stride_placement() -> None:
     """Rows are even and columns odd, because paddings differ on even sizes only."""
     image = np.random.default_rng(0).normal(size=(2, 40, 57, 3)).astype(np.float32)
@@ -87,6 +89,7 @@ def test_resnet_matches_numpy_for_each_stride_placement() -> None:
     assert np.abs(slim - v1_5).max() > 0.1 * np.abs(slim).max()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(2, 40, 57, 3), (2, 45, 64, 3)])
 def test_slim_and_caffe_differ_only_with_batch_statistics(shape: tuple[int, ...]) -> None:
     image = jnp.asarray(np.random.default_rng(1).normal(size=shape), jnp.float32)

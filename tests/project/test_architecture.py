@@ -124,6 +124,7 @@ def test_product_imports_neither_tests_nor_benchmarks_nor_configs() -> None:
         assert not roots & {"tests", "benchmarks", "configs", "launch"}, path
 
 
+@pytest.mark.slow
 def test_no_import_cycles() -> None:
     graph = {name: project_imports(path) - {name} for name, path in MODULES.items()}
     while leaves := {name for name, needed in graph.items() if not needed & graph.keys()}:

@@ -68,6 +68,7 @@ def test_cpu_time_includes_child_processes(monkeypatch: pytest.MonkeyPatch) -> N
     assert rows.cpu_when_idle() - before < 0.2
 
 
+@pytest.mark.slow
 def test_row_is_measured_in_every_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rows, "STORED", 2)
     file = tmp_path / "numbers.json"

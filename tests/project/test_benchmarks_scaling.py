@@ -38,6 +38,7 @@ def test_efficiencies_by_hand() -> None:
     assert steps[1] == H100.step_ms(128) and steps[8] == pytest.approx(22.3 + 0.2 * 5.05)
 
 
+@pytest.mark.slow
 def test_collectives_of_a_real_step_are_found_counted_and_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -74,6 +74,7 @@ def test_step_without_torch_has_a_skipped_row_and_no_ratio(
     assert numbers["skipped"] == {"torch eager": "torch is not installed"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_threads")
 def test_rows_are_compared_before_they_are_measured() -> None:
     equal = dataclasses.replace(EVALUATED, one_by_one="conv", folded=False)
@@ -105,6 +106,7 @@ def test_answers_within_the_tolerance_return_their_difference() -> None:
     assert shares == {"losses": pytest.approx(5e-4)}
 
 
+@pytest.mark.slow
 def test_losses_restart_and_equal_those_of_the_steps(tmp_path: Path) -> None:
     made: Any = jax_side.build(Task(**{**TINY, "backbone": "small"}), tmp_path)
     made.prepare()
@@ -133,6 +135,7 @@ def test_weights_are_saved_under_torch_names(tmp_path: Path) -> None:
     assert np.array_equal(np.asarray(ours[...])[0, 1, 2], kernel[:, :, 0, 1].T[2])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_threads", "without_torch")
 def test_gpu_benchmark_prints_each_row_and_continues_after_a_failure(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

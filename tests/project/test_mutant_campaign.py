@@ -48,6 +48,7 @@ def test_mutants_change_one_statement_and_neither_texts_nor_types() -> None:
         assert sum(a != b for a, b in zip(plain, lines, strict=True)) == 1, each.name
 
 
+@pytest.mark.slow
 def test_draw_depends_on_its_seed_and_not_on_line_numbers() -> None:
     first, other = (changed_statements.draw("m.py", MODULE, 4, seed) for seed in (0, 1))
     moved = changed_statements.draw("m.py", MODULE.replace("LIMIT = 3", "\n\nLIMIT = 3"), 4, 0)

@@ -147,6 +147,7 @@ def test_closing_waits_for_a_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert resume(tmp_path) == (1, [])
 
 
+@pytest.mark.slow
 def test_saves_leave_nothing_in_memory(tmp_path: Path) -> None:
     save_steps(tmp_path, 1, keep=1)
     gc.collect()

@@ -90,6 +90,7 @@ def test_damaged_checkpoint_is_set_aside_and_the_previous_one_restored(
     assert resume(folder) == (4, [])
 
 
+@pytest.mark.slow
 def test_damage_to_any_file_is_detected(folder: Path) -> None:
     """Orbax's own files of a step hold nothing that is loaded: all is restored without them."""
     target = abstract(make_state(4))
@@ -279,6 +280,7 @@ KILLED_AT = {
 }
 
 
+@pytest.mark.slow
 def test_run_killed_at_any_point_resumes_from_its_last_save(saved: Path, tmp_path: Path) -> None:
     """One process forks all children: most of their time would be spent on imports."""
     folders = [shutil.copytree(saved, tmp_path / name) for name in (*KILLED_AT, "limit")]

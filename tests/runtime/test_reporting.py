@@ -208,6 +208,7 @@ def test_estimate_falls_with_every_step_despite_wall_clock_changes(
 WARNING = "the run is no better than predicting the class frequencies"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "accuracy", "is_told"),
     [

@@ -46,6 +46,7 @@ def steps_of(path: Path) -> list[int]:
     return [row["step"] for row in rows if "loss_hex" in row]
 
 
+@pytest.mark.slow
 def test_run_stops_after_evaluations_without_gain(stopped: RunFolder) -> None:
     assert steps_of(stopped.step_log) == [1, 2, 3, 4, 5, 6]
     assert json.loads(stopped.record.read_text("utf-8"))["completed_step"] == 6
@@ -88,6 +89,7 @@ def test_stopped_run_makes_no_more_steps(
     assert proved == [stopped.root] * 2, "all processes are shown to share the folder"
 
 
+@pytest.mark.slow
 def test_complete_run_without_its_last_checkpoint_continues(
     stopped: RunFolder, tmp_path: Path
 ) -> None:

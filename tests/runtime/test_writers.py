@@ -160,6 +160,7 @@ def logging_process(
         yield process
 
 
+@pytest.mark.slow
 def test_broken_outputs_change_neither_exit_code_nor_log(
     tmp_path: Path,
 ) -> None:

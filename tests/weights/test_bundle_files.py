@@ -95,6 +95,7 @@ def test_table_without_entries_is_refused(tmp_path: Path) -> None:
         open_arrays(tmp_path / "w.index")
 
 
+@pytest.mark.slow
 def test_many_small_variables_are_read_fast(tmp_path: Path) -> None:
     """The vectorised checksum took hundredths of a second for each."""
     foreign.bundle(tmp_path / "w", {f"{n:04d}": np.ones(1, np.float32) for n in range(3000)})

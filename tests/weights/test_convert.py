@@ -29,6 +29,7 @@ from gap_jax.weights.names.forms import NameMap
 from tests.support.file_server import serve
 from tests.support.foreign_names import rename
 
+pytestmark = pytest.mark.slow
 BLOCKS = (1, 1, 1, 1)
 
 

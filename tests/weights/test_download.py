@@ -51,6 +51,7 @@ def test_file_is_downloaded_completely(served: Served, tmp_path: Path, manner: s
     assert len(served.requests) == before  # the file is kept
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("manner", ["cut", "reset", "stalled"])
 @pytest.mark.parametrize("then", ["whole", "unranged", "elsewhere"])
 def test_broken_download_resumes(

@@ -185,6 +185,7 @@ def touching(canary: Path) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attack", touching(Path()))
 @pytest.mark.parametrize("form", ["zip", "legacy", "bare"])
 def test_pickle_code_never_runs(tmp_path: Path, attack: str, form: str) -> None:
@@ -235,6 +236,7 @@ def test_other_files_are_refused_with_reason(tmp_path: Path) -> None:
     assert "does not fit" in refuse(tmp_path / "lie.index")
 
 
+@pytest.mark.slow
 def test_numpy_pickle_holds_only_numbers(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     np.save(tmp_path / "w.npy", np.array({"a": {"b": [object]}}, object), allow_pickle=True)

@@ -49,6 +49,7 @@ def prefixed(count: int) -> dict[bytes, bytes]:
     return {b"a" * length: b"" for length in range(1, count)}
 
 
+@pytest.mark.slow
 def test_bombs_are_refused_fast_in_little_memory(tmp_path: Path) -> None:
     """Reads all in one process with an address limit of a few GiB; at most 1 GiB is used."""
     zeros = {"0": np.zeros(2**26, np.float32)}
@@ -135,6 +136,7 @@ def write(folder: Path, kind: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_large_arrays_are_checked_in_pieces(tmp_path: Path) -> None:
     """Checks of single values took a minute for 40 MB."""
     values = {"flat": np.ones(2**23, np.float32), "thin": np.ones((2**23, 1), np.float32).T}
@@ -150,6 +152,7 @@ def test_large_arrays_are_checked_in_pieces(tmp_path: Path) -> None:
         values_of_it[..., -1] = 1
 
 
+@pytest.mark.slow
 def test_storage_with_many_names_is_refused(tmp_path: Path) -> None:
     values = np.zeros(2**20, np.float32)
     for names, fine in ((8, True), (2**11, False)):

@@ -34,6 +34,7 @@ def shapes(backbone: str, pooling: Any = "mean", *, pose: bool = False, classes:
     return {path: leaf.shape for path, leaf in named.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BLOCKS)
 def test_names_and_arrays_match_one_to_one(backbone: str) -> None:
     paths = shapes(backbone).keys()
@@ -120,6 +121,7 @@ def test_slim_names_and_shapes_match_checkpoint(reference_data: Path) -> None:
     assert described(names, shapes("resnet101")) == published and len(published) == 522
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("pooling", "reads", "tensors", "values"),
     [
@@ -144,6 +146,7 @@ def test_released_checkpoints_match_completely(
     assert known.source == "attentional pooling" and known.names == names
 
 
+@pytest.mark.slow
 def test_every_network_is_recognised_by_names(monkeypatch: pytest.MonkeyPatch) -> None:
     """Includes names that are a subset of another's, as a ResNet-50's of a ResNet-101's."""
     every_network = list(recognise_module.every_known())
@@ -168,6 +171,7 @@ def test_unknown_and_incomplete_files_are_refused() -> None:
     assert all(map(SKIPPED.search, skipped)) and not SKIPPED.search("conv1.weight")
 
 
+@pytest.mark.slow
 def test_vgg19_is_refused_as_vgg16() -> None:
     """With torchvision's numbers it lacks layers; with Keras' names it has more."""
     layers = (0, 2, 5, 7, 10, 12, 14, 16, 19, 21, 23, 25, 28, 30, 32, 34)

@@ -19,6 +19,7 @@ def paths(backbone: str, stage: int = 0) -> set[str]:
     return set(native.name_arrays(describe_model(cfg, 1000)[1]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "stage", "maps", "count"),
     [

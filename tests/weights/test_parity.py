@@ -11,6 +11,7 @@ from tests.support.foreign_names import rename
 CASES = {case.name: case for case in parity.cases()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "side"),
     [("resnet50_v1_5", 224), ("resnet50_caffe", 65), ("vgg16", 64), ("inception_v3", 107)],

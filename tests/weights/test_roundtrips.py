@@ -13,6 +13,7 @@ CASES = {(case.library, case.form): case for case in roundtrips.cases()}
 DICTIONARY = CASES["numpy", "numpy"]
 
 
+@pytest.mark.slow
 def test_numpy_roundtrip_detects_damage(tmp_path: Path) -> None:
     verdict = roundtrips.run_case(DICTIONARY, sys.executable, tmp_path)
     assert verdict.result == EQUAL and verdict.versions == {"numpy": np.__version__}
@@ -33,6 +34,7 @@ def test_comparison_finds_bit_shape_and_name() -> None:
         assert "names differ" in roundtrips.compare(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "result"), [(roundtrip_writers.ABSENT, NOT_RUN), (1, "not written: x")]
 )

@@ -22,6 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return prepare_run(folder, steps={3: 0.5, 7: 0.25})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "step"), [((), 7), (("--checkpoint", "best"), 3)])
 def test_backbone_of_run_loads_into_another_network(
     run: Run, tmp_path: Path, words: tuple[str, ...], step: int, capsys: pytest.CaptureFixture[str]
