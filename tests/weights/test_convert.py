@@ -87,11 +87,8 @@ def test_converted_file_equals_network(
 ) -> None:
     cfg = configure(strides)
     made = draw(cfg, 10)
-    known = next(
-        each
-        for each in recognise.every_known()
-        if (each.source, each.backbone) == (source, "resnet50")
-    )
+    wanted = source, "resnet50"
+    known = next(k for k in recognise.every_known() if (k.source, k.backbone) == wanted)
     foreign = at_source(made, known.names)
     safetensors.numpy.save_file(foreign, tmp_path / "theirs")
     out = tmp_path / "ours.safetensors"
