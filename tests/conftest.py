@@ -50,9 +50,9 @@ NEEDS_GPU = pytest.mark.skip(reason="needs a GPU: JAX_PLATFORMS=cuda pytest -m g
 NEEDS_CPU = pytest.mark.skip(reason="needs the CPU and its eight fake devices")
 
 
-def pytest_xdist_auto_num_workers() -> int:
-    """One worker more than cores, as tests of processes wait."""
-    return (os.cpu_count() or 1) + 1
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One worker more than cores for the whole suite, as tests of processes wait."""
+    return (os.cpu_count() or 1) + (not config.option.markexpr)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -84,6 +84,7 @@ def test_proposed_values_are_accepted(mistake: str) -> None:
         read([*mistake.split(), *fix])
 
 
+@pytest.mark.slow
 def test_every_check_of_two_fields_is_among_the_mistakes() -> None:
     raised = set()
     for mistake in MISTAKES:

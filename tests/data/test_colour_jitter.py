@@ -31,6 +31,7 @@ def jittered(image: UInt8[np.ndarray, "h w 3"], seed: int, **fields: Any) -> np.
     return augment(whole, data, np.random.default_rng(seed)).image.astype(float)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preprocessing", ["reference", "modern"])
 def test_each_jitter_changes_its_own_property(preprocessing: str) -> None:
     rng = np.random.default_rng(0)

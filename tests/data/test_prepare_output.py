@@ -155,6 +155,7 @@ prepare_tiny_people(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plan", ["prepare.entry:kill9@8", "files.before_rename:kill9@2"])
 def test_the_next_run_removes_the_folder_of_a_killed_run(tmp_path: Path, plan: str) -> None:
     out = tmp_path / "out"

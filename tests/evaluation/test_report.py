@@ -135,6 +135,7 @@ def test_page_shows_scores_differences_and_warnings(page: tuple[Reader, Comparis
     assert shown.count("mean pooling predicts") == 6
 
 
+@pytest.mark.slow
 def test_report_of_one_run_without_masks(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -203,6 +204,7 @@ def test_folders_without_run_or_scores_are_refused(
     assert not (tmp_path / "x.html").exists()
 
 
+@pytest.mark.slow
 def test_runs_on_different_images_are_refused(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -36,6 +36,7 @@ def test_softmax_cross_entropy_matches_formula(smoothing: float) -> None:
     np.testing.assert_allclose(weighed, expected * [0.5, 7, 1, 1, 2, 0], rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_cross_entropy_of_equal_and_extreme_logits() -> None:
     labels = jnp.zeros(2, jnp.int32)
     start = losses.softmax_cross_entropy(jnp.zeros((2, 393)), labels)

@@ -31,6 +31,7 @@ def test_unlabelled_cross_entropy_lowers_every_class() -> None:
     assert value == 0
 
 
+@pytest.mark.slow
 def test_running_statistics_can_follow_first_group() -> None:
     x = np.random.default_rng(0).normal(2, 3, (6, 5, 5, 3)).astype(np.float32)
     norm = BatchNorm(3, Norm(2, 0.75, follows_first=True))

@@ -162,6 +162,7 @@ def test_vgg_matches_numpy() -> None:
     assert_equal_maps(run(network, image), expected)
 
 
+@pytest.mark.slow
 def test_vgg_without_final_relu() -> None:
     with_relu, without = (
         drawn(lambda relu=relu: VGG16(final_relu=relu, width=4, rngs=nnx.Rngs(0)))
@@ -213,6 +214,7 @@ def test_folding_handles_biases_and_norms_without_gamma(
     assert_equal_maps(run(folded.backbone, image), run(network.backbone, image))
 
 
+@pytest.mark.slow
 def test_norm_without_gamma_equals_gamma_of_one() -> None:
     x = jnp.asarray(random_image(4, 5, 6))
     for train in (True, False):

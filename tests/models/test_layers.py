@@ -17,6 +17,7 @@ from jaxtyping import Array
 from gap_jax.models.backbones.inception import Block, Pool
 from gap_jax.models.layers import BatchNorm, Conv, Norm, PoolPadding, max_pool
 from tests.support import oracles
+from tests.support.compiling import FUSION_FLAG
 
 RNG = np.random.default_rng(0)
 
@@ -32,7 +33,7 @@ def f64(x: Any) -> np.ndarray:
 def compiled_text(function: Callable[..., Any], x: Array, **options: Any) -> str:
     """Compiles without the test suite's flags and returns the HLO text."""
     lowered = jax.jit(function, **options).lower(x)
-    text = lowered.compile({"xla_cpu_use_fusion_emitters": True}).as_text()
+    text = lowered.compile(dict.fromkeys(FUSION_FLAG, True)).as_text()
     assert text is not None
     return text
 
@@ -54,6 +55,7 @@ def test_convolution_matches_numpy(size: int, stride: int, shape: tuple[int, ...
         np.testing.assert_allclose(conv(jnp.asarray(x)), ours, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_arithmetic_has_input_type_and_parameters_are_float32() -> None:
     for size in (1, 3):
         conv = convolution(size, 1)
@@ -126,6 +128,7 @@ def test_batch_norm_is_precise_with_large_means(ratio: int) -> None:
     np.testing.assert_allclose(norm.var[...], var, rtol=1e-5 + tolerance / 10)
 
 
+@pytest.mark.slow
 def test_constant_channel_has_no_negative_variance() -> None:
     """Only the pixel in the middle differs; without the clip rounding gives a variance of -128."""
     x = jnp.full((1, 4096, 4096, 1), 3e4).at[0, 2048, 2048].set(-1.1e4)

@@ -96,6 +96,7 @@ def test_initial_scales_of_classifiers_and_products(pooling: PoolingName) -> Non
     assert float(kernel.std()) == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("T", "count"),
     [*enumerate((2_049, 8_396_801, 16_785_409, 18_882_561, 19_406_849, 19_537_921))],

@@ -90,6 +90,7 @@ def test_plain_orbax_opens_a_checkpoint_as_documented(
     assert "{'mAP': 0.25}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("saved", [(), (8,), (4, 2)], ids=str)
 def test_state_moves_between_meshes(tmp_path: Path, saved: tuple[int, ...]) -> None:
     state = make_state(3)

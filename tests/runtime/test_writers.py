@@ -51,6 +51,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {"console": "console", "board": "TensorBoard writer"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "full"), RuntimeError("b\n ug")])
 @pytest.mark.parametrize("who", ["console", "board"])
 def test_raising_writer_warns_once_and_other_files_are_complete(

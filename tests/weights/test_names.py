@@ -102,6 +102,7 @@ def described(names: NameMap, ours: dict[str, tuple[int, ...]]) -> dict[str, tup
     }
 
 
+@pytest.mark.slow
 def test_slim_names_and_shapes_match_published_digest() -> None:
     """Compares the digest of the sorted lines; the next test reads the list if it is available."""
     file = described(resnet.slim_names(BLOCKS["resnet101"], SCOPE), shapes("resnet101"))
@@ -160,6 +161,7 @@ def test_every_network_is_recognised_by_names(monkeypatch: pytest.MonkeyPatch) -
             assert found.convention.strides == known.convention.strides
 
 
+@pytest.mark.slow
 def test_unknown_and_incomplete_files_are_refused() -> None:
     names = {name for source in resnet.torch_names(BLOCKS["resnet50"]).values()
              for name in source.names}  # fmt: skip
