@@ -89,10 +89,10 @@ roundtrips: $(VENV)/dev
 fuzz: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.fuzz --cases 3000 --seed 0 --out build/fuzz/$(shell git rev-parse --short HEAD)
 
-docs-test: $(VENV)/dev $(VENV)/bytecode
+docs-test: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.docs
 
-wheel-test: $(VENV)/dev $(VENV)/bytecode
+wheel-test: $(VENV)/dev
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/environment
 	build/wheel/environment/bin/python -m pip install --quiet "pip==26.1"
