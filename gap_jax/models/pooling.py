@@ -206,12 +206,11 @@ class GeneralizedAttentionalPooling(AttentionalPooling):
     ) -> None:
         check_counts(classes=classes, rank=rank)
         maps = rank * classes if per_class else rank
-        stored: Any = {"param_dtype": param_dtype, "rngs": rngs}
-        saliency = FactoredSaliency(
-            features, widths, maps, space=space, gate_init=gate_init, **stored
+        own: Any = {"param_dtype": param_dtype, "rngs": rngs}
+        saliency = FactoredSaliency(features, widths, maps, space=space, gate_init=gate_init, **own)
+        super().__init__(
+            features, classes, saliency=saliency, rank=rank, per_class=per_class, **own, **arguments
         )
-        pairs: Any = {"saliency": saliency, "rank": rank, "per_class": per_class}
-        super().__init__(features, classes, **pairs, **stored, **arguments)
 
 
 def drop(

@@ -132,8 +132,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
                 f": {name_some(misfits)}; use the config it was made with or another workdir"
             )
         path = self.folder / str(metadata.step)
-        folders.verify_files(path, metadata)
-        leaves = arrays.load_arrays(path / STATE, metadata.leaves)
+        leaves = _read(path, metadata)
         self._latest = metadata.step
         return Restored(metadata.step, place(leaves, target), metadata.run)
 
@@ -189,9 +188,7 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
             metadata, leaves=describe(leaves), files=folders.digest_files(path)
         )
         folders.write_metadata(path, metadata)
-        written = folders.read_metadata(path)
-        folders.verify_files(path, written)
-        arrays.load_arrays(path / STATE, written.leaves)
+        _read(path, folders.read_metadata(path))
         self.before_commit()
         faults.point("checkpoint.before_commit")
 
@@ -261,3 +258,9 @@ class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
         if self._manager:
             self._manager.reload()
         self.warn(f"checkpoint {step} is not usable ({reason}) and was set aside as {aside}")
+
+
+def _read(path: AnyPath, metadata: Metadata) -> Leaves:
+    """Reads the state of the step in `path`, verifying its files and then its leaves."""
+    folders.verify_files(path, metadata)
+    return arrays.load_arrays(path / STATE, metadata.leaves)

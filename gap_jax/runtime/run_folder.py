@@ -24,7 +24,7 @@ IN_USE_ADVICE = "wait for that run, end it, or choose another --workdir"
 ADDRESS = ".address"
 FIRST_BATCH = "samples/train_batch0.png"
 FORMAT_VERSION = 1
-EMPTY_RECORD = {
+EMPTY_RECORD: dict[str, Any] = {
     checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
 }  # fmt: skip
 
@@ -115,37 +115,37 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
     changed config is written after the run is no longer recorded as complete.
     """
     run, opening = RunFolder(workdir.absolute()), examine(workdir, cfg, data)
+    record = EMPTY_RECORD if opening.is_new else load_record(run)
     if opening.is_new:
         for stale in (run.record, run.first_batch):
             stale.unlink(missing_ok=True)
-        _save(run.config, dataclasses.asdict(cfg))
-    elif (done := load_record(run)["completed_step"]) is not None:
-        opening = _find_completed(run, done, opening)
+        save(run.config, dataclasses.asdict(cfg))
+    elif record["completed_step"] is not None:
+        opening = _find_completed(run, record["completed_step"], opening)
         if opening.completed_step is not None:
             return opening
-    attempts = [] if opening.is_new else load_record(run)["attempts"]
     opening = opening._replace(run_id=opening.run_id or uuid.uuid4().hex)
     counts = {split: each.class_counts for split, each in data.splits.items()}
     classes = [
         {"name": name, **{split: each[k] for split, each in counts.items()}}
         for k, name in enumerate(data.classes)
     ]
-    _save(run.classes, {"classes": classes})
+    save(run.classes, {"classes": classes})
     attempt = {
         **environment,
         "data": str(cfg.data.directory.absolute()),
         "config_changes": list(opening.changes.values()),
     }
     content = {**EMPTY_RECORD, checkpoints.RUN_ID: opening.run_id, "fingerprint": data.fingerprint}
-    _save(run.record, {**content, "attempts": [*attempts, attempt]})
+    save(run.record, {**content, "attempts": [*record["attempts"], attempt]})
     if opening.changes:
-        _save(run.config, dataclasses.asdict(cfg))
+        save(run.config, dataclasses.asdict(cfg))
     return opening
 
 
 def complete(run: RunFolder, step: int) -> None:
     """Records that the run is complete after `step` steps."""
-    _save(run.record, {**load_record(run), "completed_step": step})
+    save(run.record, {**load_record(run), "completed_step": step})
 
 
 def load_config(run: RunFolder) -> Config:
@@ -257,8 +257,9 @@ def _compare_data(run: RunFolder, record: Mapping[str, Any], data: Manifest) -> 
         )
 
 
-def _save(path: Path, content: Mapping[str, Any]) -> None:
-    content = {"format_version": FORMAT_VERSION, **content}
+def save(path: Path, content: Mapping[str, Any], version: int = FORMAT_VERSION) -> None:
+    """Writes a JSON object with the version of its format."""
+    content = {"format_version": version, **content}
     text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
     files.write_atomically(path, text + "\n")
 

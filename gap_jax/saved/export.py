@@ -1,9 +1,8 @@
 """Exports a model: folded parameters, config, classes and preprocessing in one folder."""
 
 import dataclasses
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,10 +81,10 @@ def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
     store_arrays(folder.absolute() / saved.ARRAYS, leaves)
     run = RunFolder(folder)
     classes = [{"name": name} for name in opened.classes]
-    _save(run.config, run_folder.FORMAT_VERSION, dataclasses.asdict(opened.cfg))
-    _save(run.classes, run_folder.FORMAT_VERSION, {"classes": classes})
+    run_folder.save(run.config, dataclasses.asdict(opened.cfg))
+    run_folder.save(run.classes, {"classes": classes})
     preprocessing = describe_preprocessing(opened.cfg)
-    _save(folder / saved.PREPROCESSING, saved.FORMAT_VERSION, preprocessing)
+    run_folder.save(folder / saved.PREPROCESSING, preprocessing, saved.FORMAT_VERSION)
     manifest = saved.ExportManifest(
         gap_jax=gap_jax.__version__,
         formats=list(formats),
@@ -93,7 +92,7 @@ def _write(folder: Path, opened: Opened, formats: Sequence[str]) -> None:
         leaves=describe(leaves),
         files=saved.digest_files(folder),
     )
-    _save(folder / saved.MANIFEST, saved.FORMAT_VERSION, dataclasses.asdict(manifest))
+    run_folder.save(folder / saved.MANIFEST, dataclasses.asdict(manifest), saved.FORMAT_VERSION)
 
 
 def _verify(exported: Opened, original: Opened) -> None:
@@ -118,8 +117,3 @@ def _verify(exported: Opened, original: Opened) -> None:
             f"logits differ from the run's by {error:.2g} where the largest is {largest:.2g}; "
             "try another --checkpoint"
         )
-
-
-def _save(path: Path, version: int, content: Mapping[str, Any]) -> None:
-    text = json.dumps({"format_version": version, **content}, indent=1, ensure_ascii=False)
-    files.write_atomically(path, text + "\n")
