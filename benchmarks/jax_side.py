@@ -23,7 +23,7 @@ from gap_jax.learning import steps
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
-from gap_jax.learning.state import Model, Variables, describe_folded, fold_network
+from gap_jax.learning.state import Model, Variables, describe_folded, fold_network, split_network
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.layers import Conv
 
@@ -80,7 +80,7 @@ def _with_convolutions(model: Model, shapes: Variables) -> Model:
     for _, module in nnx.iter_modules(network):
         if isinstance(module, Conv):
             module.as_product = False
-    return Model(nnx.split(network, nnx.Param, nnx.BatchStat)[0])
+    return split_network(network)[0]
 
 
 def _draw_variables(shapes: Variables) -> Variables:

@@ -14,7 +14,8 @@ from data_pipelines.core.errors import ConfigError
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim, sharding, state, steps
-from gap_jax.learning.state import Model, TrainState, Variables
+from gap_jax.learning.state import Model, TrainState, Variables, start_state
+from gap_jax.models.build import build
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,17 +37,16 @@ class Setup:
 
     def initial_variables(self) -> Variables:
         """Initialises parameters and statistics from train.seed alone."""
-
-        def initialise() -> Variables:
-            return state.split_network(self.cfg, len(self.data.classes), self.cfg.train.seed)[1]
-
-        shardings = sharding.state_shardings(self.target.variables, self.mesh)
-        return jax.jit(initialise, out_shardings=shardings)()
+        cfg, classes = self.cfg, len(self.data.classes)
+        return jax.jit(
+            lambda: state.split_network(build(cfg, classes, cfg.train.seed))[1],
+            out_shardings=sharding.state_shardings(self.target.variables, self.mesh),
+        )()
 
     def start(self, variables: Variables) -> TrainState:
         """Returns the state before the first step, with these variables."""
         averaged = bool(self.target.ema)
-        start = functools.partial(state.start_state, optimizer=self.optimizer, averaged=averaged)
+        start = functools.partial(start_state, optimizer=self.optimizer, averaged=averaged)
         shardings = sharding.state_shardings(self.target, self.mesh)
         return jax.jit(start, out_shardings=shardings)(variables)
 
@@ -68,21 +68,20 @@ def check_clips(cfg: Config, data: Manifest) -> None:
 
 
 def describe_state(
-    cfg: Config, classes: int
-) -> tuple[Model, optax.GradientTransformationExtraArgs, TrainState]:
-    """Returns the model, its optimiser, and the shape and dtype of every leaf of the state."""
-    model, shapes = state.describe_model(cfg, classes)
-    optimizer = optim.build_optimizer(cfg.optim, cfg.train.steps, shapes.params)
-    averaged = cfg.train.ema_decay > 0
-    start = functools.partial(state.start_state, optimizer=optimizer, averaged=averaged)
-    return model, optimizer, jax.eval_shape(start, shapes)
+    cfg: Config, variables: Variables
+) -> tuple[optax.GradientTransformationExtraArgs, TrainState]:
+    """Returns the optimiser, and the shape and dtype of every leaf of the state."""
+    optimizer = optim.build_optimizer(cfg.optim, cfg.train.steps, variables.params)
+    start = functools.partial(start_state, optimizer=optimizer, averaged=cfg.train.ema_decay > 0)
+    return optimizer, jax.eval_shape(start, variables)
 
 
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
     """Builds all parts of a run; compiles and computes nothing yet."""
     check_clips(cfg, data)
     mesh = sharding.make_mesh(cfg, devices)
-    model, optimizer, abstract = describe_state(cfg, len(data.classes))
+    model, shapes = state.describe_model(cfg, len(data.classes))
+    optimizer, abstract = describe_state(cfg, shapes)
     shardings = sharding.state_shardings(abstract, mesh)
     weights = None
     if cfg.train.class_weights == "balanced":
@@ -94,7 +93,7 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
             f"{cfg.train.class_weights} are for single labels, and {data.name} has several for an "
             "image; set train.label_smoothing=0 and train.class_weights=none"
         )
-    folded, _ = state.describe_folded(model, abstract.variables)
+    folded, _ = state.describe_folded(model, shapes)
     train_step = steps.build_train_step(cfg, model, optimizer, mesh, weights)
     return Setup(
         cfg=cfg,

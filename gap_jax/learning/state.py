@@ -16,6 +16,7 @@ from gap_jax.config import Config
 from gap_jax.models.build import build
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.folding import fold
+from gap_jax.models.network import Network
 
 
 class Variables(NamedTuple):
@@ -71,22 +72,20 @@ class Model:
         return Grid(backbone.locate(Axis(height)), backbone.locate(Axis(width)))
 
 
-def split_network(cfg: Config, classes: int, seed: int) -> tuple[Model, Variables]:
-    """Builds a freshly initialised network and splits it."""
-    graph, params, stats = nnx.split(build(cfg, classes, nnx.Rngs(seed)), nnx.Param, nnx.BatchStat)
+def split_network(network: Network) -> tuple[Model, Variables]:
+    """Splits a network into its structure and its variables."""
+    graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     return Model(graph), Variables(params, stats)
 
 
 def fold_network(model: Model, variables: Variables) -> tuple[Model, Variables]:
     """Folds a network for evaluation (see `fold`); the given one is not changed."""
-    network = fold(nnx.merge(model.graph, variables.params, variables.stats, copy=True))
-    graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-    return Model(graph), Variables(params, stats)
+    return split_network(fold(nnx.merge(model.graph, variables.params, variables.stats, copy=True)))
 
 
 def describe_model(cfg: Config, classes: int, *, folded: bool = False) -> tuple[Model, Variables]:
     """Returns the structure and the shapes of the variables, without computing values."""
-    described = jax.eval_shape(lambda: split_network(cfg, classes, 0))
+    described = jax.eval_shape(lambda: split_network(build(cfg, classes, 0)))
     return describe_folded(*described) if folded else described
 
 

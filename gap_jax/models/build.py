@@ -37,8 +37,9 @@ STAGES: dict[str, Any] = {  # of the backbones besides ResNets
 MOST_WEIGHTS = 2**29  # of second order: 2 GiB of float32, and as much again for each moment
 
 
-def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
+def build(cfg: Config, classes: int, seed: int) -> Network:
     """Builds the network of a config with random initial parameters."""
+    rngs = nnx.Rngs(seed)
     backbone = _build_backbone(cfg.model, rngs)
     read, side = backbone.features, cfg.pose.kernel_size
     source: SaliencySource = "hidden" if cfg.model.saliency_input == "pose" else "features"
@@ -48,9 +49,10 @@ def build(cfg: Config, classes: int, rngs: nnx.Rngs) -> Network:
         read = pose.features if source == "hidden" else read
     if cfg.model.pooling == "pose_parts":
         source = "heatmaps"
+    saliency = _build_saliency(cfg.model, read, classes, rngs)
     return Network(
         backbone,
-        _build_pooling(cfg.model, backbone.features, read, classes, rngs),
+        _build_pooling(cfg.model, backbone.features, classes, saliency, rngs),
         pose,
         saliency_source=source,
         over_frames=_weight_frames(cfg.model, classes, rngs),
@@ -115,9 +117,9 @@ def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
 
 
 def _build_pooling(
-    model: ModelConfig, features: int, read: int, classes: int, rngs: nnx.Rngs
+    model: ModelConfig, features: int, classes: int, saliency: Saliency | None, rngs: nnx.Rngs
 ) -> Pooling:
-    """A pooling of maps with `features` channels, whose saliency reads `read` channels."""
+    """A pooling of maps with `features` channels."""
     match model.pooling:
         case "max":
             return MaxPooling(features, classes, dropout=model.dropout, rngs=rngs)
@@ -139,11 +141,13 @@ def _build_pooling(
                 dropout=model.dropout,
                 rngs=rngs,
             )
+    if saliency is None:
+        raise AssertionError(f"the pooling {model.pooling} has no saliency here")
     by_parts = model.pooling == "pose_parts"
     return AttentionalPooling(
         features,
         classes,
-        saliency=_build_saliency(model, read, classes, rngs),
+        saliency=saliency,
         rank=len(JOINTS) + 1 if by_parts else model.rank,
         per_class=model.per_class,
         activation=model.saliency_activation,
@@ -155,7 +159,8 @@ def _build_pooling(
     )
 
 
-def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency:
+def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs) -> Saliency | None:
+    """A saliency that reads `read` channels; None for a pooling that has no bottom-up map."""
     chained = model.rank_form == "chained" and model.rank > 1
     maps = 1 if chained else model.rank * (classes if model.per_class else 1)
     gate, widths = model.gate_init, model.factored_widths
@@ -171,6 +176,6 @@ def _build_saliency(model: ModelConfig, read: int, classes: int, rngs: nnx.Rngs)
             saliency = FactoredSaliency(
                 read, widths, maps, space=model.space, gate_init=gate, rngs=rngs
             )
-        case other:
-            raise AssertionError(f"the pooling {other} has no saliency here")
+        case _:
+            return None
     return ChainedSaliency(saliency, model.rank, rngs=rngs) if chained else saliency

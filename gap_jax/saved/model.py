@@ -153,7 +153,8 @@ def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
             raise CheckpointError(
                 f"checkpoint {step} in {checkpoints.folder} names no classes; use another"
             )
-        model, _, target = describe_state(cfg, len(metadata["classes"]))
+        model, shapes = describe_model(cfg, len(metadata["classes"]))
+        _, target = describe_state(cfg, shapes)
         state = checkpoints.load(step, target).state
     is_averaged = weights == "ema" and bool(state.ema)
     variables = state.best_variables if is_averaged else state.variables

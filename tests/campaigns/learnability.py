@@ -27,6 +27,7 @@ from gap_jax.learning import sharding, steps
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.setup import describe_state
 from gap_jax.learning.state import split_network, start_state
+from gap_jax.models.build import build
 from tests.campaigns.table import describe, replace_marked
 from tests.support.small_networks import UNOPTIMISED
 from tests.support.tiny_training import ROOT
@@ -155,12 +156,12 @@ def configure(variant: Variant) -> Config:
 
 def train(cfg: Config, count: int = STEPS) -> Course:
     """Trains for `count` steps on one batch."""
-    model, optimizer, _ = describe_state(cfg, CLASSES)
+    model, variables = split_network(build(cfg, CLASSES, cfg.train.seed))
+    optimizer, _ = describe_state(cfg, variables)
     noting = note_gradients(optimizer)
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])
     step = jax.jit(steps.build_train_step(cfg, model, noting, mesh), compiler_options=UNOPTIMISED)
     batch = sharding.globalise([draw_batch(cfg.model.frames)], mesh)
-    variables = split_network(cfg, CLASSES, cfg.train.seed)[1]
     at = start_state(variables, noting, averaged=False)
     losses: list[float] = []
     norms: list[Mapping[str, float]] = []

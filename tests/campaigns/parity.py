@@ -81,7 +81,7 @@ def draw_network(case: Case) -> Network:
     cfg.pose.branch, cfg.model.pooling = False, "mean"
     for name, value in case.fields.items():
         setattr(cfg.model, name, value)
-    return drawn(lambda: build(cfg.resolved(), 1000, nnx.Rngs(0)))
+    return drawn(lambda: build(cfg.resolved(), 1000, 0))
 
 
 def draw_image(side: int) -> Float[np.ndarray, "1 h w 3"]:

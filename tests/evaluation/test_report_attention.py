@@ -17,7 +17,7 @@ from data_pipelines.example import Entry, RawData, RawSplit
 from data_pipelines.loader import Rows
 from data_pipelines.manifest import Manifest
 from data_pipelines.records import open_split
-from gap_jax.learning.state import Model, Variables
+from gap_jax.learning.state import Model, Variables, split_network
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
@@ -54,8 +54,7 @@ def bright_head(cell_px: int = CELL_PX) -> tuple[Model, Variables]:
     reads = LinearSaliency(1, init=nnx.initializers.ones, rngs=nnx.Rngs(0))
     pooling = AttentionalPooling(1, len(CLASSES), saliency=reads, rngs=nnx.Rngs(0))
     network = Network(Brightness(cell_px), pooling, mean=(128.0, 128.0, 128.0))
-    graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-    return Model(graph), Variables(params, stats)
+    return split_network(network)
 
 
 def plant(folder: Path, centres: list[tuple[int, int]], size: tuple[int, int]) -> Manifest:
@@ -254,9 +253,8 @@ def test_maps_are_those_of_the_predicted_class(tmp_path: Path, per_class: bool) 
         1, 3, saliency=saliency, rank=2, per_class=per_class, init=SPREAD, rngs=nnx.Rngs(2)
     )
     network = Network(Brightness(), pooling, mean=(128.0, 128.0, 128.0))
-    graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     rows = Rows(data, made, "train")
-    seen = predict(Model(graph), Variables(params, stats), rows, range(18))
+    seen = predict(*split_network(network), rows, range(18))
     assert seen.pose is None and seen.image.shape == (18, 48, 48, 3)
     maps = network(jnp.asarray(seen.image), want_maps=True).maps
     assert maps

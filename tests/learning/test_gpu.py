@@ -13,8 +13,9 @@ from data_pipelines.example import HostBatch
 from gap_jax.config import Config
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import describe_state
-from gap_jax.learning.state import fold_network, split_network, start_state
+from gap_jax.learning.state import Model, Variables, fold_network, split_network, start_state
 from gap_jax.learning.steps import build_train_step
+from gap_jax.models.build import build
 
 pytestmark = pytest.mark.gpu
 CLASSES, ROWS = 393, 4
@@ -47,11 +48,16 @@ def draw_batch(cfg: Config) -> HostBatch:
     )
 
 
+def build_and_split(cfg: Config) -> tuple[Model, Variables]:
+    return split_network(build(cfg, CLASSES, 0))
+
+
 def test_bfloat16_step_updates_every_parameter() -> None:
     cfg = configure(dtype="bfloat16")
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])
-    model, optimizer, _ = describe_state(cfg, CLASSES)
-    before = start_state(split_network(cfg, CLASSES, 0)[1], optimizer, averaged=False)
+    model, variables = build_and_split(cfg)
+    optimizer, _ = describe_state(cfg, variables)
+    before = start_state(variables, optimizer, averaged=False)
     step = jax.jit(build_train_step(cfg, model, optimizer, mesh))
     after, metrics = step(before, sharding.globalise([draw_batch(cfg)], mesh))
     numbers = metrics.compute()
@@ -67,7 +73,7 @@ def test_bfloat16_step_updates_every_parameter() -> None:
 def test_folding_and_contraction_order_keep_logits() -> None:
     """Uses float32 and initial statistics."""
     cfg = configure(dtype="float32", dropout=0.0)
-    model, variables = split_network(cfg, CLASSES, 0)
+    model, variables = build_and_split(cfg)
     folded, multiplied = fold_network(model, variables)
     image = jnp.asarray(draw_images(cfg))
     with jax.default_matmul_precision("highest"):
@@ -84,11 +90,11 @@ def test_bfloat16_is_near_float32() -> None:
     rough = dataclasses.replace(
         exact, model=dataclasses.replace(exact.model, dtype="bfloat16")
     ).resolved()
-    variables = split_network(exact, CLASSES, 0)[1]
+    variables = build_and_split(exact)[1]
     image = jnp.asarray(draw_images(exact))
     logits = [
         jax.jit(lambda v, x, model=model: model.apply(v, x)[0].logits)(variables, image)
-        for model in (split_network(cfg, CLASSES, 0)[0] for cfg in (exact, rough))
+        for model in (build_and_split(cfg)[0] for cfg in (exact, rough))
     ]
     scale = float(jnp.abs(logits[0]).max())
     np.testing.assert_allclose(logits[1], logits[0], rtol=0.1, atol=0.1 * scale)

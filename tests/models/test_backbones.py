@@ -37,7 +37,7 @@ def settings(backbone: str, **fields: Any) -> Config:
 def built(backbone: str, **fields: Any) -> Network:
     """Builds the network of a config without values."""
     cfg = settings(backbone, **fields)
-    return nnx.eval_shape(lambda: build(cfg, 7, nnx.Rngs(0)))
+    return nnx.eval_shape(lambda: build(cfg, 7, 0))
 
 
 def map_shape(backbone: Backbone, px: int) -> Shape:

@@ -15,7 +15,7 @@ from gap_jax.config import Config
 from gap_jax.flags import read_config
 from gap_jax.learning import sharding
 from gap_jax.learning.setup import assemble, describe_state
-from gap_jax.learning.state import Model, Variables, fold_network, split_network, start_state
+from gap_jax.learning.state import fold_network, split_network, start_state
 from gap_jax.learning.steps import build_train_step, jit_eval_step
 from gap_jax.models.build import build
 from gap_jax.models.network import Network
@@ -39,7 +39,7 @@ def configure(pooling: str = "gap", **fields: Any) -> Config:
 
 
 def make(cfg: Config) -> Network:
-    return drawn(lambda: build(cfg, K, nnx.Rngs(0)))
+    return drawn(lambda: build(cfg, K, 0))
 
 
 def draw_clips(seed: int = 0) -> np.ndarray:
@@ -112,7 +112,7 @@ def test_frame_weight_gradient_matches_numeric() -> None:
 @pytest.mark.slow
 def test_frame_weights_have_expected_size_and_start() -> None:
     def first(**fields: Any) -> dict[str, jax.Array]:
-        variables = split_network(configure(**fields), K, 0)[1]
+        variables = split_network(build(configure(**fields), K, 0))[1]
         return by_path(variables.params)
 
     pictures, mean = first(model__frames=1), first()
@@ -132,8 +132,8 @@ def test_frame_weights_have_expected_size_and_start() -> None:
 def test_training_step_updates_frame_weights() -> None:
     cfg = configure("pose_parts", model__temporal="attention", optim__warmup_steps=0)
     mesh = sharding.make_mesh(cfg, jax.devices()[:1])
-    model, optimizer, _ = describe_state(cfg, K)
-    variables = split_network(cfg, K, 0)[1]
+    model, variables = split_network(build(cfg, K, 0))
+    optimizer, _ = describe_state(cfg, variables)
     step = jax.jit(build_train_step(cfg, model, optimizer, mesh), compiler_options=UNOPTIMISED)
     before = start_state(variables, optimizer, averaged=False)
     after, metrics = step(before, sharding.globalise([batch_of(draw_clips())], mesh))
@@ -146,9 +146,7 @@ def test_training_step_updates_frame_weights() -> None:
 
 def test_folding_and_views_keep_clip_logits() -> None:
     """The axis of views precedes that of frames; the mean over two views equals two evaluations."""
-    network = make(configure(model__temporal="attention"))
-    graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
-    model, variables = Model(graph), Variables(params, stats)
+    model, variables = split_network(make(configure(model__temporal="attention")))
     folded, multiplied = fold_network(model, variables)
     one, other = draw_clips(1), draw_clips(2)
     expected = [model.apply(variables, jnp.asarray(clips))[0].logits for clips in (one, other)]

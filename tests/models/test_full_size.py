@@ -14,9 +14,9 @@ from data_pipelines.example import HostBatch
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
 from gap_jax.flags import read_config
-from gap_jax.learning.setup import assemble, describe_state
+from gap_jax.learning.setup import assemble
 from gap_jax.learning.sharding import globalise
-from gap_jax.learning.state import Variables
+from gap_jax.learning.state import Variables, describe_model
 from gap_jax.runtime.digests import name_leaves
 from gap_jax.weights.native import name_arrays, replace_arrays
 from tests.support.saved_runs import fill_variables
@@ -69,8 +69,8 @@ def configure(*overrides: str) -> Config:
 
 
 def test_paper_network_has_published_parameters() -> None:
-    _, _, target = describe_state(configure(), CLASSES)
-    sizes = {name: leaf.size for name, leaf in name_leaves(target.variables.params).items()}
+    _, variables = describe_model(configure(), CLASSES)
+    sizes = {name: leaf.size for name, leaf in name_leaves(variables.params).items()}
 
     def count(*tops: str) -> int:
         return sum(size for name, size in sizes.items() if name.startswith(tops))

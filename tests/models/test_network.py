@@ -36,7 +36,7 @@ def test_every_published_variant_builds(method: str, scale: str) -> None:
     cfg = get_config(f"{method},{scale}")
     if scale == "full":
         cfg.model.backbone = "resnet50"  # the same map in half the time
-    network = nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: build(cfg, 393, 0))
     network.dtype = jnp.bfloat16
     graph, state = nnx.split(network)
     side, cells = cfg.data.image_size_px, {"full": 15, "demo": 12}[scale]
@@ -63,7 +63,7 @@ def test_settings_reach_the_layers() -> None:
         per_class=True, dropout=0.25, dropout_where="pooled",
     )  # fmt: skip
     cfg = Config(model=model, pose=PoseConfig(hidden=(9, 6), kernel_size=3)).resolved()
-    network = drawn(lambda: build(cfg, 4, nnx.Rngs(0)))
+    network = drawn(lambda: build(cfg, 4, 0))
     backbone, pose, pooling = network.backbone, network.pose, network.pooling
     assert isinstance(pooling, AttentionalPooling)
     saliency = pooling.saliency
@@ -83,7 +83,7 @@ def test_settings_reach_the_layers() -> None:
 def test_missing_stage_is_refused() -> None:
     cfg = Config(model=ModelConfig(backbone="resnet50", stage=5))
     with pytest.raises(ConfigError, match=r"model.stage=5: resnet50 has 4 stages; use 1 to 4"):
-        nnx.eval_shape(lambda: build(cfg, 4, nnx.Rngs(0)))
+        nnx.eval_shape(lambda: build(cfg, 4, 0))
 
 
 def test_pixels_are_normalised_per_channel() -> None:
@@ -99,7 +99,7 @@ def test_pixels_are_normalised_per_channel() -> None:
 def test_network_normalises_by_config(name: str, grey: int) -> None:
     """Checks the input of the backbone for a grey picture."""
     model = ModelConfig(backbone="small", input=name, T=1, widths=(4,))
-    network = nnx.eval_shape(lambda: build(Config(model=model).resolved(), 4, nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: build(Config(model=model).resolved(), 4, 0))
     image = jnp.full((1, 2, 2, 3), grey, jnp.uint8)
     seen = normalise(image, network.mean, network.scale)
     mean, scale = INPUTS[name]

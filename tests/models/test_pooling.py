@@ -87,7 +87,7 @@ def test_initial_scales_of_classifiers_and_products(pooling: PoolingName) -> Non
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
     def start() -> Any:
-        network = build(Config(model=model), 16, nnx.Rngs(0))
+        network = build(Config(model=model), 16, 0)
         return nnx.state(network.pooling, nnx.Param)
 
     kernel = by_path(start())["kernel"]
@@ -103,7 +103,7 @@ def test_initial_scales_of_classifiers_and_products(pooling: PoolingName) -> Non
 )
 def test_parameter_counts_match_papers(T: int, count: int) -> None:
     cfg = Config(model=ModelConfig(T=T, backbone="resnet50"))
-    network = nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
+    network = nnx.eval_shape(lambda: build(cfg, 393, 0))
     assert isinstance(network.pooling, AttentionalPooling)
     assert parameters(network.pooling.saliency) == count
     assert parameters(network.pooling) - count == 805_257

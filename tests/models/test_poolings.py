@@ -249,14 +249,14 @@ def test_signed_square_root_slope_is_bounded() -> None:
 def test_too_large_second_order_is_refused() -> None:
     cfg = get_config("second_order").resolved()
     with pytest.raises(ConfigError, match="2048 channels and 393 classes has 1,648,361,"):
-        nnx.eval_shape(lambda: build(cfg, 393, nnx.Rngs(0)))
+        nnx.eval_shape(lambda: build(cfg, 393, 0))
 
 
 @pytest.mark.slow
 def test_largest_second_order_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     cfg = get_config("second_order").resolved()
     monkeypatch.setattr(building, "MOST_WEIGHTS", 2048 * 2048 * 2)
-    nnx.eval_shape(lambda: build(cfg, 2, nnx.Rngs(0)))
+    nnx.eval_shape(lambda: build(cfg, 2, 0))
 
 
 def test_fields_reach_poolings() -> None:
@@ -264,13 +264,13 @@ def test_fields_reach_poolings() -> None:
         backbone="small", pooling="attention", rank=3, rank_form="chained",
         saliency_activation="softmax",
     )  # fmt: skip
-    pooling = drawn(lambda: build(Config(model=model).resolved(), 4, nnx.Rngs(0))).pooling
+    pooling = drawn(lambda: build(Config(model=model).resolved(), 4, 0)).pooling
     assert isinstance(pooling, AttentionalPooling) and pooling.activation == "softmax"
     assert isinstance(pooling.saliency, ChainedSaliency) and pooling.saliency.maps == 3
     model = ModelConfig(
         backbone="small", pooling="compact_bilinear", sketch_features=17,
         sketch_normalisation="signed_sqrt",
     )  # fmt: skip
-    pooling = drawn(lambda: build(Config(model=model).resolved(), 4, nnx.Rngs(0))).pooling
+    pooling = drawn(lambda: build(Config(model=model).resolved(), 4, 0)).pooling
     assert isinstance(pooling, CompactBilinearPooling)
     assert (pooling.length, pooling.normalised) == (17, True)

@@ -59,7 +59,7 @@ def fill_variables(shapes: Variables, seed: int) -> Variables:
 
 def make_state(cfg: Config, classes: int, step: int) -> TrainState:
     """A state whose every number depends on the step, the average too."""
-    _, _, target = describe_state(cfg, classes)
+    _, target = describe_state(cfg, describe_model(cfg, classes)[1])
     state = fill(target, step)
     ema = fill_variables(target.ema, step + 1000) if target.ema else ()
     return state._replace(variables=fill_variables(target.variables, step), ema=ema)
