@@ -12,23 +12,23 @@ MAKEFLAGS += --jobs=2 # the type checker has one thread: `make check test` runs 
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
 
-.PHONY: help demo test test-fast check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test trunk format clean
+.PHONY: help demo test test-fast check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test drawn-objects format clean
 
 help:
-	@echo "make demo       draw people, train three heads on them, report where they look"
+	@echo "make demo       draw people, train three heads on them, report scores and attention"
 	@echo "make test       the test suite"
 	@echo "make test-fast  its tests that take under a second and start no processes"
 	@echo "make check      format, lint, types, security gate"
-	@echo "make faults     kill and damage runs, write what became of them into docs/reliability.md"
+	@echo "make faults     kill and damage runs, and write the results to docs/reliability.md"
 	@echo "make commands   run every command where it cannot read or write, and end it by signals"
-	@echo "make mutants    change a statement at a time, see that a test fails, into docs/reliability.md"
-	@echo "make parity     ask other libraries' networks, where installed, whether ours say the same"
-	@echo "make learnability  train every pooling for 20 steps, into docs/learnability.md"
-	@echo "make roundtrips convert files that other libraries write, and compare to the bit"
-	@echo "make fuzz       decode 3,000 mutated JPEG and PNG files, into docs/reliability.md"
+	@echo "make mutants    change one statement at a time; a test must fail; results to docs/reliability.md"
+	@echo "make parity     compare our networks' outputs with other libraries', where installed"
+	@echo "make learnability  train every pooling for 20 steps; results to docs/learnability.md"
+	@echo "make roundtrips convert files that other libraries write, and compare bit by bit"
+	@echo "make fuzz       decode 3,000 mutated JPEG and PNG files; results to docs/reliability.md"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
 	@echo "make wheel-test run README's commands from an installed wheel in an empty folder"
-	@echo "make trunk      make the demo's pre-trained trunk anew, as runs/drawn_objects.safetensors"
+	@echo "make drawn-objects  train the demo's backbone again, as runs/drawn_objects.safetensors"
 	@echo "make format     apply the formatter"
 	@echo "make clean      remove the environment and the caches; data and runs stay"
 
@@ -99,7 +99,7 @@ wheel-test: $(VENV)/dev
 	build/wheel/environment/bin/python -m pip install --quiet .
 	$(BIN)/python -m tests.campaigns.docs --installed build/wheel/environment README.md
 
-trunk: $(VENV)/run-time
+drawn-objects: $(VENV)/run-time
 	test -e data/objects/manifest.json || $(BIN)/gap_jax data prepare objects --out data/objects
 	$(BIN)/gap_jax train --config=configs/gap_pose.py:mean,objects,demo --workdir=runs/objects
 	$(BIN)/gap_jax weights convert runs/objects runs/drawn_objects.safetensors

@@ -277,7 +277,7 @@ def drop_ema(state: State) -> State:
         (change_dtype, "step is int32[] there and int16[] here"),
         (change_shape, "params/head/kernel is float32[32, 8] there and float32[32, 9] here"),
         (add_leaf, "params/gate is absent there and float32[3] here"),
-        (drop_ema, "ema/head/kernel is float32[32, 8] there and absent here, ema/trunk/kernel"),
+        (drop_ema, "ema/head/kernel is float32[32, 8] there and absent here, ema/stem/kernel"),
     ],
 )
 def test_state_of_another_model_is_refused_by_name(

@@ -39,7 +39,7 @@ class State:
 
 def _describe_state() -> State:
     params = {
-        "trunk": {"kernel": jnp.zeros((64, 32)), "scale": jnp.zeros(16, jnp.bfloat16)},
+        "stem": {"kernel": jnp.zeros((64, 32)), "scale": jnp.zeros(16, jnp.bfloat16)},
         "head": {"kernel": jnp.zeros((32, 8))},
     }
     optimiser = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(0.1, momentum=0.9))
