@@ -50,6 +50,9 @@ class DataConfig(Settings, group="data"):
     brightness: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)
     contrast: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)
     saturation: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)
+    erasing: float = setting(
+        0.0, "share of training images in which a random rectangle becomes noise", low=0, high=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

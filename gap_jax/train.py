@@ -19,6 +19,7 @@ from data_pipelines.pictures.drawing import draw_batch
 from gap_jax.config import Config
 from gap_jax.evaluation import evaluate
 from gap_jax.learning import sharding
+from gap_jax.learning.length import resolve_length
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import TrainState
 from gap_jax.process import StopFlag
@@ -43,6 +44,7 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
     The workdir is a folder, or an address in a bucket. Returns the last evaluation.
     """
     data = manifest.load(cfg.data.directory)
+    cfg = resolve_length(cfg, data)
     if cfg.runtime.compile_cache:
         jax.config.update("jax_compilation_cache_dir", cfg.runtime.compile_cache)
     agreement.check_same_settings(processes, cfg, data, str(workdir))

@@ -100,10 +100,12 @@ def _join(
 
 def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     from gap_jax.commands import evaluate
+    from gap_jax.learning.length import resolve_length
     from gap_jax.runtime import run_folder
     from gap_jax.runtime.processes import agreement
 
     known = manifest.load(cfg.data.directory)
+    cfg = resolve_length(cfg, known)
     agreement.check_same_settings(processes, cfg, known, workdir)
     words = [workdir, "--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
     # refuses the run of another config
