@@ -38,7 +38,7 @@ def _set_images(cfg: Config) -> None:
 
 def _set_network(cfg: Config) -> None:
     model, pose = cfg.model, cfg.pose
-    model.backbone, model.input, model.norm_eps = "efficientnet_lite0", "lite", 1e-3
+    model.backbone, model.input, model.norm_eps = "efficientnet_lite0", "efficientnet_lite", 1e-3
     model.norm = "frozen"  # a batch's statistics are poor where classes or images are few
     model.dropout, model.gate_init = 0.0, "one"
     if model.pooling == "gap":  # others have no factored layers

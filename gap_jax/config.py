@@ -34,6 +34,10 @@ class OptimConfig(Settings, group="optim"):
     multipliers: tuple[str, ...] = setting((), "learning-rate factors by path, as 'backbone=0.1'")
     frozen: tuple[str, ...] = setting((), "paths whose parameters and statistics do not change")
 
+    @property
+    def freezes_backbone(self) -> bool:
+        return "backbone" in self.frozen
+
 
 @dataclasses.dataclass
 class TrainConfig(Settings, group="train"):
