@@ -7,7 +7,8 @@ from typing import Literal
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
 
-DATASETS = ("mpii", "people", "objects")
+OWN_PHOTOGRAPHS = ("folder", "csv")  # prepared from either, runs take them alike
+DATASETS = ("mpii", "people", "objects", *OWN_PHOTOGRAPHS)
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 
 
