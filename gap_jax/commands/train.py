@@ -143,16 +143,20 @@ def check_data(data: DataConfig, spec: str) -> None:
     if found.name != data.name and not {found.name, data.name} <= {*OWN_PHOTOGRAPHS}:
         raise ConfigError(
             f"data.name={data.name} and {folder} holds {found.name}; "
-            f"{_advise_data(found.name, spec)}set data.root to a folder of {data.name}"
+            f"{_advise_data(found.name, data.name, spec)}set data.root to a folder of {data.name}"
         )
     for split in (data.train_split, data.eval_split):
         records.open_split(folder, split, found)
 
 
-def _advise_data(name: str, spec: str) -> str:
-    """Proposes the config file's variant with the data set `name`, if there is one."""
+def _advise_data(name: str, wanted: str, spec: str) -> str:
+    """Proposes a config or a variant with the data set `name` instead of `wanted`, if known."""
     if name not in DATASETS:
         return ""
+    if name in OWN_PHOTOGRAPHS:
+        return "use --config=photos, or "
     file, _, parts = spec.partition(":")
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
+    if wanted in OWN_PHOTOGRAPHS:
+        file, kept = "gap_pose", []
     return f"use --config={file}:{','.join([name, *kept])}, set data.name={name}, or "

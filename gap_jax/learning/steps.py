@@ -145,7 +145,7 @@ def _build_micro_loss(
                 class_weights=class_weights,
             )
             each = cross_entropy(label)
-            if mixed:
+            if mixed is not None:
                 each = _blend(mixed.share, each, cross_entropy(mixed.label))
                 hits = _blend(mixed.share, hits, losses.top1_hits(outputs.logits, mixed.label))
         else:
