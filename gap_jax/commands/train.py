@@ -150,13 +150,14 @@ def check_data(data: DataConfig, spec: str) -> None:
 
 
 def _advise_data(name: str, wanted: str, spec: str) -> str:
-    """Proposes a config or a variant with the data set `name` instead of `wanted`, if known."""
+    """Proposes a config with the data set `name` instead of `wanted`, if there is one."""
     if name not in DATASETS:
         return ""
-    if name in OWN_PHOTOGRAPHS:
-        return "use --config=photos, or "
     file, _, parts = spec.partition(":")
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
+    better = f"{file}:{','.join([name, *kept])}"
     if wanted in OWN_PHOTOGRAPHS:
-        file, kept = "gap_pose", []
-    return f"use --config={file}:{','.join([name, *kept])}, set data.name={name}, or "
+        better = f"gap_pose:{name}"
+    if name in OWN_PHOTOGRAPHS:
+        better = "photos"
+    return f"use --config={better}, set data.name={name}, or "
