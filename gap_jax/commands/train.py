@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from data_pipelines import manifest, records
-from data_pipelines.config import DATASETS, OWN_PHOTOGRAPHS, DataConfig
+from data_pipelines.config import DATASETS, OWN_PHOTOS, DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
@@ -43,7 +43,7 @@ PREPARE = {
     "people": "gap_jax data prepare people",
     "objects": "gap_jax data prepare objects",
     "folder": "gap_jax data prepare folder --root PHOTOS",
-    "csv": "gap_jax data prepare csv --list LIST.csv",
+    "csv": "gap_jax data prepare csv --csv LABELS.csv --root PHOTOS",
 }
 DEMO = "configs/gap_pose.py:demo"
 PROCESS_FLAGS = ("coordinator", "processes", "process")
@@ -140,7 +140,7 @@ def check_data(data: DataConfig, spec: str) -> None:
             hint += f"; without MPII, try the drawn people: {people} and --config={DEMO}"
         raise DataError(f"no prepared data in {folder} (data.root): run {hint}")
     found = manifest.load(folder)
-    if found.name != data.name and not {found.name, data.name} <= {*OWN_PHOTOGRAPHS}:
+    if found.name != data.name and not {found.name, data.name} <= set(OWN_PHOTOS):
         raise ConfigError(
             f"data.name={data.name} and {folder} holds {found.name}; "
             f"{_advise_data(found.name, data.name, spec)}set data.root to a folder of {data.name}"
@@ -156,8 +156,8 @@ def _advise_data(name: str, wanted: str, spec: str) -> str:
     file, _, parts = spec.partition(":")
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
     better = f"{file}:{','.join([name, *kept])}"
-    if wanted in OWN_PHOTOGRAPHS:
+    if wanted in OWN_PHOTOS:
         better = f"gap_pose:{name}"
-    if name in OWN_PHOTOGRAPHS:
+    if name in OWN_PHOTOS:
         better = "photos"
     return f"use --config={better}, set data.name={name}, or "

@@ -26,25 +26,23 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
         )
     seen = [n for n in counts.values() if n]
     if train.examples < FEW_PER_CLASS * len(data.classes):
+        less = (
+            "" if cfg.optim.freezes_backbone else ", and a frozen backbone (:frozen) overfits less"
+        )
         yield (
             f"{train.examples:,} training images of {len(data.classes):,} classes are few: more "
-            f"photographs, {FEW_PER_CLASS} of a class or more, gain more than any setting"
-            + (
-                ""
-                if cfg.optim.freezes_backbone
-                else ", and a frozen backbone (:frozen) overfits less"
-            )
+            f"photographs, {FEW_PER_CLASS} of a class or more, gain more than any setting{less}"
         )
     if seen and max(seen) >= UNEVEN * min(seen) and cfg.train.class_weights == "none":
         yield (
             f"classes have from {min(seen):,} to {max(seen):,} training images; "
-            "train.class_weights=balanced gives each the same say"
+            "train.class_weights=balanced weights all classes equally"
         )
     if 0 < evaluated.examples < FEW_EVALUATED:
         yield (
             f"{evaluated.examples:,} images in {cfg.data.eval_split}: one is "
             f"{100 / evaluated.examples:.1f} points of accuracy, and accuracies of 50 % are "
-            f"uncertain by {98 / math.sqrt(evaluated.examples):.0f} points; compare runs with care"
+            f"uncertain by {98 / math.sqrt(evaluated.examples):.0f} points; smaller differences between runs are noise"
         )
 
 
