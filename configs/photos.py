@@ -9,14 +9,12 @@ The length follows the number of training images (`train.epochs`); docs/photos.m
 """
 
 from gap_jax.config import Config
-from gap_jax.variants import METHODS, parse_parts, set_method
-
-TRAININGS = ("frozen", "full")
+from gap_jax.variants import PARTS, parse_parts, set_method
 
 
 def get_config(variant: str = "") -> Config:
     """Returns the config of a variant; by default attention on a frozen backbone."""
-    chosen = parse_parts(variant, {"method": METHODS, "training": TRAININGS})
+    chosen = parse_parts(variant, PARTS["photos"])
     cfg = Config()
     set_method(cfg, chosen.get("method", "attention"))
     _set_images(cfg)

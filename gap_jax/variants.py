@@ -14,6 +14,12 @@ METHODS = (
 )  # fmt: skip
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
+TRAININGS = ("frozen", "full")
+KINDS = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+PARTS = {  # of the package's configs: the parts after the colon, by kind
+    "gap_pose": KINDS,
+    "photos": {"method": METHODS, "training": TRAININGS},
+}
 
 _INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -30,8 +36,7 @@ class Variant(NamedTuple):
 
 def parse_variant(text: str, *, method: str) -> Variant:
     """Reads the parts in any order; `demo` implies `people`, no part means the paper's run."""
-    known = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
-    chosen = parse_parts(text, known)
+    chosen = parse_parts(text, KINDS)
     scale = chosen.get("scale", "full")
     data = chosen.get("data", "people" if scale == "demo" else "mpii")
     recipe = chosen.get("recipe", "ours")

@@ -42,7 +42,8 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
         yield (
             f"{evaluated.examples:,} images in {cfg.data.eval_split}: one is "
             f"{100 / evaluated.examples:.1f} points of accuracy, and accuracies of 50 % are "
-            f"uncertain by {98 / math.sqrt(evaluated.examples):.0f} points; smaller differences between runs are noise"
+            f"uncertain by {98 / math.sqrt(evaluated.examples):.0f} points; smaller differences "
+            "between runs are noise"
         )
 
 
