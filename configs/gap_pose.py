@@ -15,14 +15,14 @@ joints and cells, halved, per image (0.0036 on the AP release's scale at 15 x 15
 """
 
 from gap_jax.config import Config
-from gap_jax.variants import Variant, parse_variant
+from gap_jax.variants import Variant, parse_variant, set_method
 
 
 def get_config(variant: str = "") -> Config:
     """Returns the config of a variant; by default GAP + pose on MPII at full size."""
     chosen = parse_variant(variant, method="gap_pose")
     cfg = Config()
-    _set_method(cfg, chosen.method)
+    set_method(cfg, chosen.method)
     cfg.data.name = chosen.data
     if chosen.data == "objects":  # they have no joints
         cfg.pose.branch, cfg.model.saliency_input = False, "features"
@@ -31,23 +31,6 @@ def get_config(variant: str = "") -> Config:
     if chosen.recipe == "reference":
         _set_reference_recipe(cfg)
     return cfg
-
-
-def _set_method(cfg: Config, method: str) -> None:
-    model, pose = cfg.model, cfg.pose
-    match method:
-        case "mean" | "max":
-            model.pooling, model.dropout, pose.branch = method, 0.0, False
-        case "attention" | "gap" | "second_order" | "compact_bilinear":
-            model.pooling, pose.branch = method, False
-        case "attention_pose":
-            model.pooling, model.saliency_input = "attention", "pose"
-            pose.weight, pose.reduction = 1.0, "reference"
-        case "pose_parts":
-            model.pooling, model.dropout_where = "pose_parts", "pooled"
-            pose.weight, pose.reduction = 1.0, "reference"
-        case _:
-            pass  # the defaults are gap_pose
 
 
 def _set_demo_scale(cfg: Config, chosen: Variant) -> None:

@@ -7,7 +7,8 @@ from typing import Literal
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
 
-DATASETS = ("mpii", "people", "objects")
+OWN_PHOTOS = ("folder", "csv")  # either is a data set of one's own photographs
+DATASETS = ("mpii", "people", "objects", *OWN_PHOTOS)
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 
 
@@ -50,6 +51,9 @@ class DataConfig(Settings, group="data"):
     brightness: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)
     contrast: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)
     saturation: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)
+    erasing: float = setting(
+        0.0, "share of training images in which a random rectangle becomes noise", low=0, high=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -15,10 +15,12 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 
 from data_pipelines.config import DataConfig
-from data_pipelines.example import MIRRORED_JOINTS, NOT_ANNOTATED, Keypoints
+from data_pipelines.example import HIDDEN, MIRRORED_JOINTS, NOT_ANNOTATED, VISIBLE, Keypoints
 
 DISC_SHARE = 0.05  # of the whole image's width
 LONGEST_ASPECT = 16  # a longer strip would need too much memory with a short side of 480 px
+ERASED_AREA = (0.02, 0.33)  # share of the crop, and height / width: those of random erasing's paper
+ERASED_ASPECT = (0.3, 1 / 0.3)
 _GREY = np.array([0.299, 0.587, 0.114])
 
 cv2.setNumThreads(1)  # images are processed in parallel; more threads in one only add cost
@@ -44,7 +46,7 @@ def make_view(image: UInt8[np.ndarray, "h w 3"], keypoints: Keypoints, data: Dat
 
 
 def augment(view: View, data: DataConfig, rng: np.random.Generator) -> View:
-    """Makes a random training crop, with random mirroring and colours if the settings say so."""
+    """Makes a random training crop; settings turn on random mirroring, colours and erasing."""
     side = data.image_size_px
     if data.preprocessing == "reference":
         view = _crop(_scale_short_side(view, data, rng), side, side, rng)
@@ -55,6 +57,8 @@ def augment(view: View, data: DataConfig, rng: np.random.Generator) -> View:
         view = _mirror(view, data.swap_on_flip)
     if data.brightness or data.contrast or data.saturation:
         view = view._replace(image=_jitter_colours(view.image, data, rng))
+    if data.erasing and rng.random() < data.erasing:
+        view = _erase(view, rng)
     return view
 
 
@@ -170,6 +174,26 @@ def _mirror(view: View, swap: bool) -> View:
     if swap:
         keypoints = keypoints[:, MIRRORED_JOINTS]
     return view._replace(image=cv2.flip(view.image, 1), keypoints=keypoints)
+
+
+def _erase(view: View, rng: np.random.Generator) -> View:
+    """Replaces a random rectangle by noise; a visible joint inside becomes hidden, where it is."""
+    height, width = view.image.shape[:2]
+    area = rng.uniform(*ERASED_AREA) * height * width
+    aspect = math.exp(rng.uniform(*np.log(ERASED_ASPECT)))
+    down = min(height, max(1, round(math.sqrt(area * aspect))))
+    across = min(width, max(1, round(math.sqrt(area / aspect))))
+    top, left = int(rng.integers(height - down + 1)), int(rng.integers(width - across + 1))
+    image = view.image.copy()  # the crop may be a window of a cached image
+    image[top : top + down, left : left + across] = rng.integers(
+        256, size=(down, across, 3), dtype=np.uint8
+    )
+    corner, size = np.array([left, top]) - 0.5, (across, down)  # pixel i spans i - 0.5 .. i + 0.5
+    offset = view.keypoints[..., :2] - corner
+    inside = ((offset >= 0) & (offset < size)).all(-1) & (view.keypoints[..., 2] == VISIBLE)
+    keypoints = view.keypoints.copy()
+    keypoints[..., 2] = np.where(inside, HIDDEN, keypoints[..., 2])
+    return view._replace(image=image, keypoints=keypoints)
 
 
 def _move_joints(keypoints: Keypoints, xy: Float[np.ndarray, "people 16 2"]) -> Keypoints:

@@ -34,16 +34,34 @@ class OptimConfig(Settings, group="optim"):
     multipliers: tuple[str, ...] = setting((), "learning-rate factors by path, as 'backbone=0.1'")
     frozen: tuple[str, ...] = setting((), "paths whose parameters and statistics do not change")
 
+    @property
+    def freezes_backbone(self) -> bool:
+        return "backbone" in self.frozen
+
 
 @dataclasses.dataclass
 class TrainConfig(Settings, group="train"):
     """Length of training, batch size, seed and loss."""
 
-    steps: int = setting(12_000, "optimiser steps", low=1)
+    steps: int = setting(12_000, "optimiser steps; with train.epochs the most", low=1)
+    epochs: float = setting(
+        0.0,
+        "passes over the training images, each with an evaluation and a checkpoint (at most "
+        "eval.every_steps and checkpoint.every_steps apart); 0: train.steps counts",
+        low=0,
+        high=1e6,
+    )
+    min_steps: int = setting(1, "with train.epochs: the least steps, for few images", low=1)
     batch_size: int = setting(128, "images per optimiser step, over all devices", low=1)
     accumulate: int = setting(8, "micro-batches in a batch, to fit in memory", low=1)
     seed: int = setting(0, "root of every random number of the run", low=0, high=2**31 - 1)
     label_smoothing: float = setting(0.0, "target's share spread over all classes", low=0, high=0.5)
+    mixup: float = setting(
+        0.0,
+        "images are mixed in pairs by shares from Beta(x, x), and so are labels; 0 is off",
+        low=0,
+        high=100,
+    )
     class_weights: Literal["none", "balanced"] = setting("none", "weights by inverse frequency")
     unlabelled: Literal["masked", "reference"] = setting(
         "masked", "images without a label add no action loss, or (reference) only its gradient"

@@ -1,10 +1,12 @@
-"""Parses --config=FILE:part,part: locates FILE and reads the parts."""
+"""Parses --config=FILE:part,part: locates FILE, reads the parts and sets a method."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines.config import DATASETS
 from data_pipelines.core.errors import ConfigError, nearest
+from gap_jax.config import Config
 
 METHODS = (
     "mean", "attention", "attention_pose", "gap", "gap_pose",
@@ -12,6 +14,12 @@ METHODS = (
 )  # fmt: skip
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
+TRAININGS = ("frozen", "full")
+KINDS = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+PARTS = {  # of the package's configs: the parts after the colon, by kind
+    "gap_pose": KINDS,
+    "photos": {"method": METHODS, "training": TRAININGS},
+}
 
 _INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -28,7 +36,20 @@ class Variant(NamedTuple):
 
 def parse_variant(text: str, *, method: str) -> Variant:
     """Reads the parts in any order; `demo` implies `people`, no part means the paper's run."""
-    known = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+    chosen = parse_parts(text, KINDS)
+    scale = chosen.get("scale", "full")
+    data = chosen.get("data", "people" if scale == "demo" else "mpii")
+    recipe = chosen.get("recipe", "ours")
+    if (scale, recipe) == ("demo", "reference"):
+        raise ConfigError(
+            f"config variant {text!r}: the released code has no demo scale; leave out demo or "
+            "reference"
+        )
+    return Variant(chosen.get("method", method), data, scale, recipe)
+
+
+def parse_parts(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Reads parts in any order, at most one of each kind; `known` lists the parts of each kind."""
     kinds = {part: kind for kind, parts in known.items() for part in parts}
     chosen: dict[str, str] = {}
     for part in filter(None, text.split(",")):
@@ -40,15 +61,25 @@ def parse_variant(text: str, *, method: str) -> Variant:
                 f"config variant {text!r} names two {kind}s, {chosen[kind]} and {part}; keep one"
             )
         chosen[kind] = part
-    scale = chosen.get("scale", "full")
-    data = chosen.get("data", "people" if scale == "demo" else "mpii")
-    recipe = chosen.get("recipe", "ours")
-    if (scale, recipe) == ("demo", "reference"):
-        raise ConfigError(
-            f"config variant {text!r}: the released code has no demo scale; leave out demo or "
-            "reference"
-        )
-    return Variant(chosen.get("method", method), data, scale, recipe)
+    return chosen
+
+
+def set_method(cfg: Config, method: str) -> None:
+    """Sets the pooling and the pose branch of a method in a config with the default values."""
+    model, pose = cfg.model, cfg.pose
+    match method:
+        case "mean" | "max":
+            model.pooling, model.dropout, pose.branch = method, 0.0, False
+        case "attention" | "gap" | "second_order" | "compact_bilinear":
+            model.pooling, pose.branch = method, False
+        case "attention_pose":
+            model.pooling, model.saliency_input = "attention", "pose"
+            pose.weight, pose.reduction = 1.0, "reference"
+        case "pose_parts":
+            model.pooling, model.dropout_where = "pose_parts", "pooled"
+            pose.weight, pose.reduction = 1.0, "reference"
+        case _:
+            pass  # the defaults are gap_pose
 
 
 def locate(spec: str) -> str:

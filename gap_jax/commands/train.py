@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from data_pipelines import manifest, records
-from data_pipelines.config import DATASETS, DataConfig
+from data_pipelines.config import DATASETS, OWN_PHOTOS, DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
@@ -24,7 +24,8 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
-             objects), a scale (full demo), a recipe (ours; reference: what AP's released code does)
+             objects folder csv), a scale (full demo), a recipe (ours; reference: what AP's released
+             code does); of photos: a method, and frozen or full (train the backbone too)
   --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
              gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
@@ -41,6 +42,8 @@ PREPARE = {
     "--splits lists",
     "people": "gap_jax data prepare people",
     "objects": "gap_jax data prepare objects",
+    "folder": "gap_jax data prepare folder --root PHOTOS",
+    "csv": "gap_jax data prepare csv --csv LABELS.csv --root PHOTOS",
 }
 DEMO = "configs/gap_pose.py:demo"
 PROCESS_FLAGS = ("coordinator", "processes", "process")
@@ -100,10 +103,12 @@ def _join(
 
 def _evaluate(cfg: Config, workdir: str, processes: Processes) -> None:
     from gap_jax.commands import evaluate
+    from gap_jax.learning.length import resolve_length
     from gap_jax.runtime import run_folder
     from gap_jax.runtime.processes import agreement
 
     known = manifest.load(cfg.data.directory)
+    cfg = resolve_length(cfg, known)
     agreement.check_same_settings(processes, cfg, known, workdir)
     words = [workdir, "--split", cfg.data.eval_split, "--data", str(cfg.data.directory)]
     # refuses the run of another config
@@ -135,19 +140,24 @@ def check_data(data: DataConfig, spec: str) -> None:
             hint += f"; without MPII, try the drawn people: {people} and --config={DEMO}"
         raise DataError(f"no prepared data in {folder} (data.root): run {hint}")
     found = manifest.load(folder)
-    if found.name != data.name:
+    if found.name != data.name and not {found.name, data.name} <= set(OWN_PHOTOS):
         raise ConfigError(
             f"data.name={data.name} and {folder} holds {found.name}; "
-            f"{_advise_data(found.name, spec)}set data.root to a folder of {data.name}"
+            f"{_advise_data(found.name, data.name, spec)}set data.root to a folder of {data.name}"
         )
     for split in (data.train_split, data.eval_split):
         records.open_split(folder, split, found)
 
 
-def _advise_data(name: str, spec: str) -> str:
-    """Proposes the config file's variant with the data set `name`, if there is one."""
+def _advise_data(name: str, wanted: str, spec: str) -> str:
+    """Proposes a config with the data set `name` instead of `wanted`, if there is one."""
     if name not in DATASETS:
         return ""
     file, _, parts = spec.partition(":")
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
-    return f"use --config={file}:{','.join([name, *kept])}, set data.name={name}, or "
+    better = f"{file}:{','.join([name, *kept])}"
+    if wanted in OWN_PHOTOS:
+        better = f"gap_pose:{name}"
+    if name in OWN_PHOTOS:
+        better = "photos"
+    return f"use --config={better}, set data.name={name}, or "

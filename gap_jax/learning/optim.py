@@ -83,6 +83,15 @@ def mask_frozen(tree: PyTree, frozen: Iterable[str]) -> PyTree[bool]:
     )
 
 
+def stop_frozen(params: PyTree, frozen: Iterable[str]) -> PyTree:
+    """Stops the gradient of parameters on or below a frozen path, so that none is computed."""
+    return jax.tree.map(
+        lambda is_frozen, leaf: jax.lax.stop_gradient(leaf) if is_frozen else leaf,
+        mask_frozen(params, frozen),
+        params,
+    )
+
+
 def gradient_norm(grads: PyTree, frozen: Iterable[str]) -> Float[Array, ""]:
     """The global norm of the gradients of parameters that are not frozen, as for clipping."""
     pairs = zip(jax.tree.leaves(grads), jax.tree.leaves(mask_frozen(grads, frozen)), strict=True)

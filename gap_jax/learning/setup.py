@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.files import quote
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim, sharding, state, steps
+from gap_jax.learning.mixup import check_mixup
 from gap_jax.learning.state import Model, TrainState, Variables, start_state
 from gap_jax.models.build import build
 
@@ -67,6 +69,15 @@ def check_clips(cfg: Config, data: Manifest) -> None:
         )
 
 
+def check_classes(data: Manifest) -> None:
+    """Refuses single labels of one class, which every image would have."""
+    if data.label_kind == "single" and len(data.classes) == 1:
+        raise DataError(
+            f"{data.name} has one class, {quote(data.classes[0])}, so there is nothing to tell "
+            "apart; add a class, such as a folder of other photographs, and prepare the data again"
+        )
+
+
 def describe_state(
     cfg: Config, variables: Variables
 ) -> tuple[optax.GradientTransformationExtraArgs, TrainState]:
@@ -79,6 +90,8 @@ def describe_state(
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
     """Builds all parts of a run; compiles and computes nothing yet."""
     check_clips(cfg, data)
+    check_classes(data)
+    check_mixup(cfg, data)
     mesh = sharding.make_mesh(cfg, devices)
     model, shapes = state.describe_model(cfg, len(data.classes))
     optimizer, abstract = describe_state(cfg, shapes)

@@ -7,6 +7,7 @@ statistics follow the first group of the last micro-batch.
 """
 
 import functools
+import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from gap_jax import hardware
 from gap_jax.batch import Batch
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim
+from gap_jax.learning.mixup import Mixed, mix
 from gap_jax.learning.sharding import replicated
 from gap_jax.learning.state import Model, TrainState, Variables
 from gap_jax.learning.targets import draw_heatmaps
@@ -46,7 +48,9 @@ TrainMetrics = Collection.create(
     skipped=LastValue.from_output("skipped"),
 )
 EvalStep = Callable[[Variables, Batch], Float[Array, "b k"]]
-MicroLoss = Callable[[PyTree, PyTree, Batch, Key[Array, " b"]], tuple[Array, tuple[Means, PyTree]]]
+Micro = tuple[Batch, Mixed | None]  # a micro-batch, and how its images were mixed
+MicroLoss = Callable[[PyTree, PyTree, Micro, Key[Array, " b"]], tuple[Array, tuple[Means, PyTree]]]
+MIXUP_STREAM = 2**31 - 1  # of a step's random numbers; rows count from 0
 
 
 def build_train_step(
@@ -61,7 +65,11 @@ def build_train_step(
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Collection]:
         whole = jax.lax.with_sharding_constraint(state.variables.params, replicated(mesh))
         micro_loss = _build_micro_loss(cfg, model, batch, class_weights)
-        grads, means, stats = _accumulate(cfg, micro_loss, whole, state, batch)
+        root = jax.random.fold_in(jax.random.key(cfg.train.seed), state.step)
+        micro_batches: Micro = (batch, None)
+        if cfg.train.mixup:
+            micro_batches = mix(batch, jax.random.fold_in(root, MIXUP_STREAM), cfg.train.mixup)
+        grads, means, stats = _accumulate(cfg, micro_loss, whole, state, micro_batches, root)
         norm = optim.gradient_norm(grads, cfg.optim.frozen)
         finite = jnp.isfinite(means.loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(
@@ -123,14 +131,23 @@ def _build_micro_loss(
         apply = jax.checkpoint(apply, policy=keep_units)
 
     def micro_loss(
-        params: PyTree, stats: PyTree, micro_batch: Batch, keys: Key[Array, " b"]
+        params: PyTree, stats: PyTree, micro: Micro, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Means, PyTree]]:
-        image, keypoints, disc_radius, label, weight, _ = micro_batch
+        (image, keypoints, disc_radius, label, weight, _), mixed = micro
+        params = optim.stop_frozen(params, cfg.optim.frozen)
         outputs, stats = apply(Variables(params, stats), image, keys=keys)
+        hits = losses.top1_hits(outputs.logits, label)
         if label.ndim == 1:
-            each = losses.softmax_cross_entropy(
-                outputs.logits, label, cfg.train.label_smoothing, class_weights
+            cross_entropy = functools.partial(
+                losses.softmax_cross_entropy,
+                outputs.logits,
+                smoothing=cfg.train.label_smoothing,
+                class_weights=class_weights,
             )
+            each = cross_entropy(label)
+            if mixed is not None:
+                each = _blend(mixed.share, each, cross_entropy(mixed.label))
+                hits = _blend(mixed.share, hits, losses.top1_hits(outputs.logits, mixed.label))
         else:
             each = losses.sigmoid_cross_entropy(outputs.logits, label)
         if counts_unlabelled:
@@ -146,27 +163,34 @@ def _build_micro_loss(
             of_image = losses.pose_loss(outputs.pose, targets, cfg.pose.reduction)
             pose = losses.weighted_mean(of_image, jnp.ones_like(of_image), images)
         loss = action + cfg.pose.weight * pose
-        hits = losses.top1_hits(outputs.logits, label)
         accuracy = losses.weighted_mean(hits, weight, labelled)
         return loss, (Means(loss, action, pose, accuracy), stats)
 
     return micro_loss
 
 
+def _blend(share: Float[Array, " b"], own: Array, other: Array) -> Array:
+    return share * own + (1 - share) * other
+
+
 def _accumulate(
-    cfg: Config, micro_loss: MicroLoss, params: PyTree, state: TrainState, batch: Batch
+    cfg: Config,
+    micro_loss: MicroLoss,
+    params: PyTree,
+    state: TrainState,
+    batch: Micro,
+    root: Key[Array, ""],
 ) -> tuple[PyTree, Means, PyTree]:
     """The gradient and the means of the batch, and the mean (or last) updated statistics."""
-    micro_batches, images = batch.id.shape
-    root = jax.random.fold_in(jax.random.key(cfg.train.seed), state.step)
+    micro_batches, images = batch[0].id.shape
     rows = jnp.arange(micro_batches * images).reshape(micro_batches, images)
     keys = jax.vmap(jax.vmap(lambda row: jax.random.fold_in(root, row)))(rows)
 
     def differentiate(
-        micro_batch: Batch, row_keys: Key[Array, " b"], is_last: bool | Bool[Array, ""]
+        micro: Micro, row_keys: Key[Array, " b"], is_last: bool | Bool[Array, ""]
     ) -> tuple[PyTree, Means, PyTree]:
         gradient = jax.grad(micro_loss, has_aux=True)
-        grads, (means, stats) = gradient(params, state.variables.stats, micro_batch, row_keys)
+        grads, (means, stats) = gradient(params, state.variables.stats, micro, row_keys)
         if cfg.model.norm_running == "first":
             return grads, means, jax.tree.map(lambda leaf: jnp.where(is_last, leaf, 0), stats)
         return grads, means, jax.tree.map(lambda leaf: leaf / micro_batches, stats)
@@ -174,15 +198,15 @@ def _accumulate(
     last = micro_batches - 1
     if micro_batches <= MOST_UNROLLED and hardware.is_cpu():
         results = [
-            differentiate(Batch(*fields), keys[i], i == last)
-            for i, fields in enumerate(zip(*batch, strict=True))
+            differentiate(jax.tree.map(operator.itemgetter(i), batch), keys[i], i == last)
+            for i in range(micro_batches)
         ]
         return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *results)
     first = jax.tree.map(lambda leaf: leaf[0], batch)
     shapes = jax.eval_shape(differentiate, first, keys[0], micro_batches == 1)
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
-    def add(total: PyTree, arguments: tuple[Batch, Array, Array]) -> tuple[PyTree, None]:
+    def add(total: PyTree, arguments: tuple[Micro, Array, Array]) -> tuple[PyTree, None]:
         return jax.tree.map(jnp.add, total, differentiate(*arguments)), None
 
     return jax.lax.scan(add, zeros, (batch, keys, jnp.arange(micro_batches) == last))[0]

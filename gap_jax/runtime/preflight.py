@@ -11,9 +11,10 @@ from rich.text import Text
 from data_pipelines.core.files import quote
 from data_pipelines.manifest import Split, describe_skipped
 from gap_jax.config import OptimConfig
-from gap_jax.learning.losses import pose_weight_in_all_units
+from gap_jax.learning.losses import balanced_class_weights, pose_weight_in_all_units
 from gap_jax.learning.setup import Setup
 from gap_jax.learning.state import count_parameters
+from gap_jax.runtime.advice import advise, describe_length
 from gap_jax.runtime.run_folder import FIRST_BATCH
 
 WIDTH = 100
@@ -33,10 +34,12 @@ class Preflight:
 
     def render(self) -> str:
         """Renders the block; no line is wider than `WIDTH` cells."""
+        cfg = self.setup.cfg
         rows = [
             ("start", _start(self)),
             ("data", _data(self)),
             ("batch", _batch(self)),
+            *((("length", describe_length(cfg, self.setup.data)),) if cfg.train.epochs else ()),
             ("lr", _schedule(self)),
             ("init", _init(self)),
             ("loss", _loss(self)),
@@ -135,22 +138,38 @@ def _init(run: Preflight) -> str:
         return f"{counts} parameters from the checkpoint"
     return "; ".join(
         f"{name} {size:,} {'loaded' if name in run.loaded else 'random'}"
+        + (", frozen" if name in run.setup.cfg.optim.frozen else "")
         for name, size in sizes.items()
     )
 
 
 def _loss(run: Preflight) -> str:
-    pose, train = run.setup.cfg.pose, _train_split(run)
+    pose, train, targets = run.setup.cfg.pose, _train_split(run), _targets(run)
     if (cells := run.setup.map_size()) is None:
-        return "action only, there is no pose branch"
+        return f"action only, there is no pose branch{targets}"
     height, width = cells
     units = pose_weight_in_all_units(pose.weight, pose.reduction, height, width)
     weights = " = ".join(f"{weight:.4g} as {unit}" for unit, weight in units.items())
     return (
         f"action x 1 + pose x {pose.weight:g} ({pose.reduction}), which on {height} x {width} "
         f"cells is {weights}; {train.with_joints / max(train.examples, 1):.0%} of the training "
-        "images have joints"
+        f"images have joints{targets}"
     )
+
+
+def _targets(run: Preflight) -> str:
+    """Describes what changes the targets of the classes or the weights of their images."""
+    train, texts = run.setup.cfg.train, []
+    if train.label_smoothing:
+        texts.append(f"label smoothing {train.label_smoothing:g}")
+    if train.mixup:
+        texts.append(f"mixup {train.mixup:g}")
+    if train.class_weights == "balanced":
+        weights = balanced_class_weights(_train_split(run).class_counts)
+        used = weights[weights > 0]
+        low, high = (used.min(), used.max()) if used.size else (0, 0)
+        texts.append(f"classes weighted from {low:.2g} to {high:.2g} by their number of images")
+    return "".join(f"; {text}" for text in texts)
 
 
 def _warnings(run: Preflight) -> Iterable[str]:
@@ -166,6 +185,8 @@ def _warnings(run: Preflight) -> Iterable[str]:
         yield f"{count} without training images: {quote(absent[0])}"
     if train.labelled < train.examples:
         yield f"{train.examples - train.labelled:,} training images have no label and weigh nothing"
+    if run.setup.cfg.train.epochs:  # data of one's own
+        yield from advise(run.setup.cfg, run.setup.data)
 
 
 def _train_split(run: Preflight) -> Split:

@@ -103,8 +103,8 @@ def examine(workdir: Path, cfg: Config, data: Manifest) -> Opening:
     )
     if not (is_run and has_begun):  # for example, the first step did not compile
         return Opening(is_new=True, changes={})
+    _compare_data(run, record, data)  # first, as train.epochs counts its images
     changes = _compare_configs(run, load_config(run), cfg)
-    _compare_data(run, record, data)
     return Opening(is_new=False, changes=changes, run_id=record[checkpoints.RUN_ID])
 
 

@@ -23,8 +23,10 @@ from tests.support.step_courses import (
     begin,
     compile_step,
     configure,
+    count_convolutions,
     distance,
     draw_batch,
+    lower_step,
     take_steps,
 )
 
@@ -102,6 +104,14 @@ def test_frozen_parameters_stay_equal(field: str, value: str, still: tuple[str, 
     assert stayed == {name for name in name_leaves(before) if name.startswith(still)}
     if field == "model.norm":
         assert not any("gamma" in name or "beta" in name for name in stayed)
+
+
+def test_frozen_backbone_has_no_gradient() -> None:
+    """Each convolution of the backbone is there once, in the forward pass; the head has none."""
+    values = (*SMALLEST, ("pose.branch", False), ("model.saliency_input", "features"))
+    frozen = (*values, ("optim.frozen", "('backbone',)"))
+    moving, still = (count_convolutions(lower_step(1, v)[1].as_text()) for v in (values, frozen))
+    assert still == configure(values).model.stage < moving
 
 
 def step_from(number: int, **fields: Any) -> tuple[TrainState, Numbers]:

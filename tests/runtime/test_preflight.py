@@ -13,6 +13,7 @@ from rich.cells import cell_len
 
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
+from gap_jax.learning.length import resolve_length
 from gap_jax.learning.setup import Setup
 from gap_jax.learning.state import count_parameters
 from gap_jax.runtime.preflight import (
@@ -154,6 +155,80 @@ def test_warns_of_common_mistakes() -> None:
     assert "218 training images have no label and weigh nothing" in gone
     one = describe_run(data=mpii(class_counts=(0, 5, 1))).render()
     assert "1 class without training images: 'jumping'" in one
+
+
+def photos(counts: tuple[int, ...], evaluated: int, **fields: Any) -> str:
+    """Renders the description of a run on that many photographs of each class, on one CPU."""
+    cfg = Config()
+    cfg.train.epochs, cfg.train.min_steps, cfg.train.steps = 5.0, 200, 20_000
+    cfg.train.batch_size, cfg.train.accumulate, cfg.optim.frozen = 32, 1, ("backbone",)
+    cfg.train.class_weights, cfg.train.early_stop_evals, cfg.data.name = "balanced", 3, "folder"
+    for name, value in fields.items():
+        group, _, field = name.partition("__")
+        setattr(getattr(cfg, group), field, value)
+    names = tuple(f"class {k}" for k in range(len(counts)))
+    train = Split(sum(counts), sum(counts), 0, counts, "", ())
+    val = Split(evaluated, evaluated, 0, (evaluated,) * len(counts), "", ())
+    data = Manifest("folder", "single", names, 0, {"train": train, "val": val}, {})
+    cfg = resolve_length(cfg.resolved(), data)
+    return describe_run(Config(**vars_of(cfg)), data, ("cpu",), None).render()
+
+
+def vars_of(cfg: Config) -> dict[str, Any]:
+    """Returns mutable copies of the groups."""
+    return {f.name: dataclasses.replace(getattr(cfg, f.name)) for f in dataclasses.fields(cfg)}
+
+
+def warnings_of(text: str) -> str:
+    lines = text.splitlines()
+    first = next((i for i, each in enumerate(lines) if each.startswith("warning")), len(lines) - 1)
+    return " ".join(line[12:].strip() for line in lines[first:-1])
+
+
+def test_preflight_of_photographs_says_what_was_chosen_and_why() -> None:
+    text = photos((200,) * 15, 1_500)
+    assert row(text, "length") == (
+        "469 steps of 32 images (train.epochs=5); evaluated every 94 steps, ends early after 3 "
+        "evaluations without gain"
+    )
+    assert row(text, "init").startswith("backbone 42,500,160 loaded, frozen; pooling 9,000 random")
+    assert row(text, "loss").endswith("; classes weighted from 1 to 1 by their number of images")
+    assert not warnings_of(text)
+    text = photos((8,) * 4, 8, train__mixup=0.2, train__label_smoothing=0.1)
+    assert "200 steps of 32 images (train.min_steps, as train.epochs=5 would make 5)" in row(
+        text, "length"
+    )
+    assert "; label smoothing 0.1; mixup 0.2; classes weighted" in row(text, "loss")
+    text = photos((500_000, 500_000), 9_000, train__early_stop_evals=0)
+    assert row(text, "length").startswith(
+        "20,000 steps of 32 images (train.steps, as train.epochs=5 would make 156,250)"
+    )
+    assert row(text, "length").endswith("evaluated every 1,000 steps")  # eval.every_steps
+    assert "length" not in describe_run().render()
+
+
+@pytest.mark.parametrize(
+    ("counts", "evaluated", "fields", "expected"),
+    [
+        ((8, 8, 8, 8), 8, {},
+         ["32 training images of 4 classes are few", "one is 12.5 points", "by 35 points"]),
+        ((8, 8), 300, {"optim__frozen": ()}, ["a frozen backbone (:frozen) overfits less"]),
+        ((4, 50, 1, 50), 500, {},
+         ["fewer than 5 training images of 'class 0' (4), 'class 2' (1): add photographs"]),
+        ((300, 100), 500, {"train__class_weights": "none"},
+         ["classes have from 100 to 300 training images; train.class_weights=balanced"]),
+        ((300, 100), 500, {}, []),
+        ((299, 100), 500, {"train__class_weights": "none"}, []),
+        ((1, 0), 0, {}, ["1 class without training images", "of 'class 0' (1)"]),
+    ],
+)  # fmt: skip
+def test_advice_on_small_and_uneven_data(
+    counts: tuple[int, ...], evaluated: int, fields: dict[str, Any], expected: list[str]
+) -> None:
+    told = warnings_of(photos(counts, evaluated, **fields))
+    assert bool(told) == bool(expected)
+    for words in expected:
+        assert words in told
 
 
 def test_classes_without_evaluated_images_are_named() -> None:

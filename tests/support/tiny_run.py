@@ -36,7 +36,7 @@ def config(**values: Any) -> Config:
 
 def people(counts: tuple[int, ...] = (5, 5), kind: Any = "single") -> Manifest:
     split = Split(sum(counts), sum(counts), sum(counts), counts, "", ())
-    return Manifest("people", kind, tuple(map(str, counts)), 1, {"train": split}, {})
+    return Manifest("people", kind, tuple(map(str, counts)), 1, {"train": split, "val": split}, {})
 
 
 class Clock:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 COMPILE, DATA = "compile", "data"  # spans of time with a rule of their own
+TIMED_STEPS = 8
 TRAIN_SHOWN = ("epoch", "loss", "loss_action", "loss_pose", "accuracy", "lr")
 SHOWN = {
     **{f"train/{name}": name for name in TRAIN_SHOWN},
@@ -24,6 +25,7 @@ class Pace:
         self._spans = defaultdict[str, float](float)
         self._lap_spans = defaultdict[str, float](float)
         self._steps = self._lap_steps = 0
+        self._first_step_end = 0.0
 
     @contextlib.contextmanager
     def timing(self, name: str) -> Iterator[None]:
@@ -39,6 +41,17 @@ class Pace:
     def count_step(self) -> None:
         self._steps += 1
         self._lap_steps += 1
+        if self._steps == 1:
+            self._first_step_end = self._clock()
+
+    def seconds_per_step(self) -> float | None:
+        """Returns the pace after the first `TIMED_STEPS` steps, unless they were interrupted.
+
+        It is returned once. The first step, which waits for images and memory, is left out.
+        """
+        if self._steps != 1 + TIMED_STEPS or self._spans.keys() - {COMPILE, DATA}:
+            return None
+        return (self._clock() - self._first_step_end) / TIMED_STEPS
 
     def end_lap(self, images_per_step: int, devices: int) -> dict[str, float]:
         """Returns the perf/ metrics since the last lap ended, and starts another lap."""

@@ -18,6 +18,7 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.learning.steps import TrainMetrics
 from gap_jax.runtime.reporting.baseline import BaselineCheck, compute_baseline, remedies
+from gap_jax.runtime.reporting.forecast import forecast
 from gap_jax.runtime.reporting.jsonl import JsonlWriter, cut_after
 from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.progress import Pace, Progress, number
@@ -53,6 +54,7 @@ class Reporter(AbstractContextManager["Reporter"]):
     ) -> None:
         self.logger = logger
         self._train = cfg.train
+        self._forecast = partial(forecast, cfg, data)
         self._devices = devices
         self._pace = Pace(clock)
         self.timing = self._pace.timing
@@ -102,6 +104,8 @@ class Reporter(AbstractContextManager["Reporter"]):
         if is_due:
             self._row = self._end_window(step, self._window)
             self._write(self._row)
+        if pace := self._pace.seconds_per_step():
+            self.logger.info(self._forecast(step, pace))
         eta_s = self._pace.eta_s(self._train.steps - step)
         self.logger.progress(Progress(step, self._train.steps, self._row, eta_s, is_due))
         if in_row >= MOST_SKIPPED_IN_ROW or in_all >= MOST_SKIPPED:

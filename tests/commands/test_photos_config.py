@@ -1,0 +1,38 @@
+"""The config for photographs, and every other that is shipped."""
+
+from pathlib import Path
+
+import pytest
+
+from data_pipelines.core.errors import ConfigError
+from gap_jax.flags import read_config
+from gap_jax.variants import METHODS, list_configs
+
+
+def test_every_shipped_config_resolves() -> None:
+    assert list_configs() == ["gap_pose", "photos"]
+    for name in list_configs():
+        cfg = read_config(name)
+        assert cfg == cfg.resolved() and cfg.data.directory == Path("data") / cfg.data.name
+
+
+@pytest.mark.parametrize("training", ["", "frozen", "full"])
+@pytest.mark.parametrize("method", ["", *METHODS])
+def test_every_variant_of_photos_resolves(method: str, training: str) -> None:
+    cfg = read_config(f"photos:{training},{method}")
+    assert cfg.data.name == "folder"
+    assert cfg.model.pooling == (method or "attention").removesuffix("_pose")
+    assert cfg.pose.branch == ("pose" in method)
+    assert cfg.optim.freezes_backbone == (training != "full")
+    assert cfg.optim.multipliers == (("backbone=0.1",) if training == "full" else ())
+    assert (cfg.model.norm, cfg.init.weights) == ("frozen", "efficientnet_lite0")
+    assert 0 < cfg.train.min_steps < cfg.train.steps and cfg.train.epochs > 0
+    assert (cfg.train.mixup, cfg.data.erasing) == (0, 0)
+
+
+def test_parts_of_another_config_are_refused() -> None:
+    for parts in ("photos:demo", "photos:people", "photos:reference", "gap_pose:frozen"):
+        with pytest.raises(ConfigError, match=f"variant '{parts.split(':')[1]}' is unknown"):
+            read_config(parts)
+    with pytest.raises(ConfigError, match="names two trainings, frozen and full; keep one"):
+        read_config("photos:frozen,full")
