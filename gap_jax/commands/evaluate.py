@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
 from gap_jax.commands.arguments import Parser, checkpoint, parse
-from gap_jax.config import Config, MeshConfig
 from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
-from gap_jax.learning.sharding import make_mesh, replicated
+from gap_jax.learning.sharding import evaluation_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.runtime.bucket.workdir import open_for_reading
 from gap_jax.runtime.processes.group import ALONE, Processes
@@ -160,7 +157,7 @@ def score_model(
     ).resolved()
     manifest = _load_manifest(data.directory, opened.source)
     opened.check_data(manifest)
-    mesh = evaluation_mesh(opened.cfg, processes)
+    mesh = evaluation_mesh(opened.cfg, processes.count)
     folded = opened.fold()
     scores = evaluate.score_split(
         dataclasses.replace(opened.cfg, data=data),
@@ -174,11 +171,3 @@ def score_model(
     if scores is None:
         raise AssertionError("without is_stopping nothing ends an evaluation early")
     return scores, evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
-
-
-def evaluation_mesh(cfg: Config, processes: Processes) -> Mesh:
-    """Uses as many devices as divide the run's batches; several processes use all of theirs."""
-    count = jax.device_count()
-    if processes.count == 1:
-        count = math.gcd(count, cfg.train.micro_batch_size, cfg.eval.batch_size)
-    return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), jax.devices()[:count])

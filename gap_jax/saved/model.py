@@ -6,6 +6,7 @@ the digest of each of them in manifest.json.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CheckpointError, ConfigError, name_some
+from data_pipelines.example import LabelKind
 from data_pipelines.manifest import Manifest, list_moves
 from gap_jax.config import Config
 from gap_jax.learning.setup import check_clips, describe_state
@@ -50,6 +52,7 @@ class Origin:
     weights: Weights
     fingerprint: str
     metrics: dict[str, Any]
+    label_kind: LabelKind = "single"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +133,7 @@ def open_weights(path: Path, cfg: Config, data: Manifest) -> Opened:
             f"{len(data.classes)} classes, first {next(iter(report.left_random))}; use the config "
             "and the data that it was trained with"
         )
-    origin = Origin(path.name, 0, "raw", data.fingerprint, {})
+    origin = Origin(path.name, 0, "raw", data.fingerprint, {}, data.label_kind)
     return Opened(path, cfg, data.classes, origin, model, variables, is_exported=False)
 
 
@@ -164,9 +167,16 @@ def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
         weights="ema" if is_averaged else "raw",
         fingerprint=metadata["fingerprint"],
         metrics=metadata["metrics"],
+        label_kind=_read_label_kind(metadata),
     )
     classes = tuple(metadata["classes"])
     return Opened(run.root, cfg, classes, origin, model, variables, is_exported=False)
+
+
+def _read_label_kind(metadata: Mapping[str, Any]) -> LabelKind:
+    """Reads the kind of labels; older checkpoints show it only by metrics without an accuracy."""
+    is_multi = metadata["metrics"].get("accuracy", 0.0) is None
+    return metadata.get("label_kind", "multi" if is_multi else "single")
 
 
 def _choose_step(checkpoints: Checkpoints, which: Which) -> int:

@@ -22,9 +22,10 @@ from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import LinearSaliency
+from gap_jax.prediction.attention import upsample
 from gap_jax.report import measure
 from gap_jax.report.gallery import overlay
-from gap_jax.report.maps import predict, upsample
+from gap_jax.report.maps import predict
 from tests.support.reported_runs import grid_of
 from tests.support.tiny_data import CLASSES, build
 
