@@ -11,6 +11,7 @@ from typing import Any
 from data_pipelines import records
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite
+from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.page import Thumbnail, embed, fill_template
 from gap_jax.evaluation import evaluate
@@ -25,7 +26,6 @@ from gap_jax.saved.model import open_model
 
 LOSS = "train/loss_action"
 TEMPLATE = "report.html"
-DRAWN_DATA = ("people", "objects")
 
 
 def default_path(roots: Sequence[Path]) -> Path:
