@@ -64,7 +64,7 @@ class Predictor:
         cfg = opened.cfg
         if cfg.model.frames > 1:
             raise ConfigError(
-                f"{opened.source} takes clips of {cfg.model.frames} frames, and predict takes images"
+                f"{opened.source} takes clips of {cfg.model.frames} frames; predict takes images"
             )
         self.opened = opened
         self.classes = opened.classes

@@ -82,7 +82,7 @@ def read_image(path: str) -> Picture:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise DataError(f"it cannot be read ({error})") from error
-    return decode(data)
+    return decode(data, upright=True)
 
 
 def _expand(
