@@ -86,18 +86,22 @@ class Opened:
         variables = jax.jit(lambda raw: fold_network(self.model, raw)[1])(self.variables)
         return dataclasses.replace(self, model=folded, variables=variables)
 
-    def check_data(self, data: Manifest) -> None:
-        """Refuses data that the model was not trained on."""
+    def check_data(self, data: Manifest, *, is_named: bool = False) -> None:
+        """Refuses data that the model was not trained on; named ones only if classes differ.
+
+        The same names in another order are the same classes.
+        """
         moves = list_moves(self.classes, data.classes)
-        if moves:
+        if moves and (not is_named or set(self.classes) != set(data.classes)):
             raise CheckpointError(
-                f"{self.source} was trained on other classes: {moves}; evaluate it on its own data"
+                f"{self.source} was trained on other classes: {moves}; evaluate it on its own data "
+                "or on data with the same class names"
             )
-        if data.fingerprint != self.origin.fingerprint:
+        if not is_named and data.fingerprint != self.origin.fingerprint:
             raise CheckpointError(
                 f"{self.source} was trained on data with fingerprint {self.origin.fingerprint}; "
                 f"this data has {data.fingerprint}: other images, labels or order; "
-                "evaluate it on its own data"
+                "evaluate it on its own data, or name these with --data DIR"
             )
 
 
