@@ -17,7 +17,7 @@ from gap_jax.models.cells import Axis, Grid
 LOWEST_JOINT_PEAK = 0.25  # of a heatmap; the peak of the target is 1
 
 Map = Float[np.ndarray, "rows columns"]
-Points = Float[np.ndarray, " n"]
+Points = Float[np.ndarray, " _"]
 
 
 class ClassMaps(NamedTuple):
@@ -56,13 +56,13 @@ def upsample(
     return interpolate(cells, grid, np.arange(height, dtype=float), np.arange(width, dtype=float))
 
 
-def interpolate(cells: Map, grid: Grid, rows: Points, columns: Points) -> Float[np.ndarray, "y x"]:
+def interpolate(cells: Map, grid: Grid, rows: Points, columns: Points) -> Float[np.ndarray, "_ _"]:
     """Interpolates a map at pixels of the crop: bilinear between the cells' centres."""
     down, across = _cell_weights(grid.rows, rows), _cell_weights(grid.columns, columns)
     return down @ cells.astype(np.float64) @ across.T
 
 
-def _cell_weights(axis: Axis, pixels: Points) -> Float[np.ndarray, "n {axis.cells}"]:
+def _cell_weights(axis: Axis, pixels: Points) -> Float[np.ndarray, "_ {axis.cells}"]:
     """Returns the weight of each cell of an axis at each pixel."""
     places, cells = axis.place(pixels), np.arange(axis.cells)
     return np.stack([np.interp(places, cells, one) for one in np.eye(axis.cells)], axis=1)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.pictures.drawing import INK, PAPER, Picture, draw_skeletons, fit, shorten
@@ -25,6 +25,8 @@ GAP_PX = 8
 TEXT_PX = 14
 TITLES = {"bottom_up": "bottom-up", "top_down": "top-down", "combined": "combined"}
 NOBODY = np.zeros((0, 16, 3))
+
+Sheet = UInt8[np.ndarray, "_ _ 3"]
 
 
 class Spread(NamedTuple):
@@ -64,7 +66,7 @@ def draw(
     maps: Mapping[str, Map],
     joints: Float[np.ndarray, "16 3"] | None,
     label: str,
-) -> Picture:
+) -> Sheet:
     """Draws four panels: the photograph with its joints, and the three maps of the labelled class.
 
     Each map is divided by its own scale, which its caption gives. A constant map is not drawn.
@@ -86,14 +88,14 @@ def draw(
     return _arrange(panels)
 
 
-def encode(picture: Picture) -> bytes:
+def encode(picture: Sheet) -> bytes:
     """Encodes a picture as PNG."""
     file = io.BytesIO()
     Image.fromarray(picture).save(file, "PNG", compress_level=3)
     return file.getvalue()
 
 
-def _arrange(panels: list[tuple[Picture, str]]) -> Picture:
+def _arrange(panels: list[tuple[Picture, str]]) -> Sheet:
     """Arranges captioned panels in two columns above the colour bar."""
     height, width = panels[0][0].shape[:2]
     text_px = max(TEXT_PX, max(height, width) // 50)

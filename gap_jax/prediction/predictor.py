@@ -28,7 +28,7 @@ from gap_jax.saved.model import Opened, Which, open_model
 
 FEWEST_ROWS = 8  # on a CPU a smaller batch can change the last bit of a logit
 
-Input = str | os.PathLike[str] | Picture | Source
+Input = str | os.PathLike[str] | np.ndarray | Source
 
 
 def load(source: str | os.PathLike[str], *, checkpoint: Which = "best") -> "Predictor":

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from data_pipelines.core.errors import DataError
 from data_pipelines.decode import decode
 from data_pipelines.pictures.drawing import Picture
@@ -60,7 +62,7 @@ def find_sources(
             yield from _expand(word, every_s, left_out)
 
 
-def open_source(image: "str | os.PathLike[str] | Picture | Source") -> Source:
+def open_source(image: str | os.PathLike[str] | np.ndarray | Source) -> Source:
     """Wraps a path or an array as a source."""
     match image:
         case Source():
@@ -69,7 +71,16 @@ def open_source(image: "str | os.PathLike[str] | Picture | Source") -> Source:
             path = os.fspath(image)
             return Source(path, functools.partial(read_image, path))
         case _:
-            return Source("array", lambda: image)
+            return Source("array", functools.partial(_check_array, image))
+
+
+def _check_array(image: np.ndarray) -> Picture:
+    if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
+        raise DataError(
+            f"it has shape {image.shape} and type {image.dtype}; pass RGB as (height, width, 3) "
+            "of uint8"
+        )
+    return image
 
 
 def read_image(path: str) -> Picture:
