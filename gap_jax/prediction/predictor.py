@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+import math
 import os
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple, overload
@@ -115,12 +116,14 @@ class Predictor:
         batch_size = self.opened.cfg.eval.batch_size
         ready = map_ahead(functools.partial(_prepare, self.opened.cfg.data), images, batch_size)
         first = list(itertools.islice(ready, batch_size))
-        few = FEWEST_ROWS * self._mesh.size
-        is_small = hardware.is_cpu() and len(first) <= few < batch_size
-        batches = _cut(itertools.chain(first, ready), few if is_small else batch_size)
+        rows = batch_size
+        if hardware.is_cpu():
+            few = FEWEST_ROWS * self._mesh.size
+            rows = min(batch_size, few * math.ceil(len(first) / few) or few)
+        batches = _cut(itertools.chain(first, ready), rows)
         unread: tuple[list[_Ready | Refused], jax.Array | None] = [], None
         for batch in batches:  # the device computes one batch while the previous one is read
-            computing = batch, self._compute_logits(batch, few if is_small else batch_size)
+            computing = batch, self._compute_logits(batch, rows)
             yield from self._read(*unread)
             unread = computing
         yield from self._read(*unread)

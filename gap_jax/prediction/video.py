@@ -21,6 +21,7 @@ CONTAINERS = {  # suffixes: FFmpeg's name of their format
 SUFFIXES = frozenset(" ".join(CONTAINERS).split())
 DEFAULT_FPS = 25.0  # of a video that gives neither times nor a rate
 WARM_UP_FRAMES = 5  # a camera sets its exposure
+SIZE = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
 QUICK = (cv2.IMWRITE_PNG_COMPRESSION, 1)
 
 # without these a playlist in a file of such a name could read other files and addresses
@@ -37,7 +38,7 @@ def read_frames(path: str, every_s: float) -> Iterator[tuple[float, bytes]]:
     with _opened(path, cv2.CAP_FFMPEG) as capture:
         if not capture.isOpened():
             raise DataError("it is no video that OpenCV reads; convert it to MP4")
-        _check_size(capture)
+        _check_size(*map(capture.get, SIZE))
         rate = capture.get(cv2.CAP_PROP_FPS)
         rate = rate if 0 < rate < 1000 else DEFAULT_FPS
         index = taken = 0
@@ -58,7 +59,7 @@ def read_frames(path: str, every_s: float) -> Iterator[tuple[float, bytes]]:
 def photograph(camera: int) -> bytes:
     """Takes a photograph with a camera, as PNG."""
     with _opened(camera, cv2.CAP_ANY) as capture:
-        _check_size(capture)
+        _check_size(*map(capture.get, SIZE))
         frames = [capture.read() for _ in range(WARM_UP_FRAMES + 1)]
         is_read, frame = frames[-1]
         if not is_read:
@@ -78,12 +79,9 @@ def _opened(source: str | int, backend: int) -> Iterator[cv2.VideoCapture]:
         cv2.utils.logging.setLogLevel(level)
 
 
-def _check_size(capture: cv2.VideoCapture) -> None:
-    width, height = (
-        int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
-    )
+def _check_size(width: float, height: float) -> None:
     if width * height > LARGEST_PX:
-        raise DataError(f"its frames have {width} x {height} pixels; shrink it")
+        raise DataError(f"its frames have {width:.0f} x {height:.0f} pixels; shrink it")
 
 
 def _encode(frame: cv2.typing.MatLike) -> bytes:

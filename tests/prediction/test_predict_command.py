@@ -1,6 +1,7 @@
 """`gap_jax predict`: its table, files, pictures, refusals and exit codes."""
 
 import csv
+import dataclasses
 import io
 import json
 import os
@@ -15,17 +16,21 @@ from PIL import Image
 import gap_jax
 from gap_jax import cli
 from gap_jax.commands.predict import name_picture
-from tests.support.saved_runs import prepare_run
-from tests.support.tiny_data import CLASSES, names_in, write_photo
+from tests.support.saved_runs import save_run, tiny_config
+from tests.support.tiny_data import CLASSES, names_in, prepare_tiny_people, write_photo
 
 NOTE = "note: {} was trained on drawn people: on photographs its answers mean little"
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Saves a run of drawn people."""
-    sizes = {"train": 1, "val": 1, "test": 0}
-    return prepare_run(tmp_path_factory.mktemp("saved"), steps={2: 0.5, 3: 0.4}, sizes=sizes)[0]
+    """Saves a run of drawn people, whose evaluation takes large batches."""
+    folder = tmp_path_factory.mktemp("saved")
+    data = prepare_tiny_people(folder / "data", sizes={"train": 1, "val": 1, "test": 0})
+    cfg = tiny_config(folder / "data", "model.stage=2")
+    cfg = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=200))
+    save_run(folder / "run", cfg, data, {2: 0.5, 3: 0.4})
+    return folder / "run"
 
 
 @pytest.fixture
@@ -118,14 +123,14 @@ def test_one_bad_file_among_a_thousand_gives_one_row(
     assert code == 65 and len(out) == 1000 and len(err) == 2
     assert err[1] == (
         "gap_jax: error 65: 1 of 1,000 inputs have no answer, first 'many/123x.jpg': it is no "
-        "image; JPEG, PNG, WebP, BMP, GIF are read"
+        "image; JPEG, PNG, WebP, GIF, BMP are read"
     )
     assert out[124].startswith("many/123x.jpg  error: it is no image")
     images = json.loads((folder / "answers.json").read_text("utf-8"))["images"]
     assert [bool(row["top"]) for row in images] == [index != 124 for index in range(1000)]
     assert images[124] == {
         "name": "many/123x.jpg", "width_px": None, "height_px": None, "top": [], "overlay": None,
-        "error": "it is no image; JPEG, PNG, WebP, BMP, GIF are read",
+        "error": "it is no image; JPEG, PNG, WebP, GIF, BMP are read",
     }  # fmt: skip
     assert len({row["top"][0]["logit"] for row in images if row["top"]}) == 1
     assert len((folder / "answers.csv").read_text("utf-8").splitlines()) == 1001

@@ -93,7 +93,7 @@ def test_one_image_takes_a_small_batch(
 ) -> None:
     """The batch of evaluation may be large; a few rows already have its bits."""
     cfg = model.opened.cfg
-    large = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=128))
+    large = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=192))
     predictor = Predictor(dataclasses.replace(model.opened, cfg=large))
     sizes: list[int] = []
 
@@ -104,7 +104,9 @@ def test_one_image_takes_a_small_batch(
     monkeypatch.setattr("gap_jax.prediction.predictor.globalise", count)
     one = predictor.predict(photographs[3])
     many = predictor.predict([*photographs * 6])
-    assert sizes == [64, 128]  # eight for each of eight devices, and all
+    predictor.predict([*photographs * 24])
+    # eight rows for each of eight devices, no more than needed, and evaluation's batch
+    assert sizes == [64, 128, 192, 192]
     np.testing.assert_array_equal(one.logits, many[3].logits)
     np.testing.assert_array_equal(one.logits, many[COUNT + 3].logits)
 
@@ -160,7 +162,8 @@ def test_drawn_data_are_noted(model: Predictor) -> None:
 
 def test_models_that_take_no_images_are_refused(model: Predictor, tmp_path: Path) -> None:
     cfg: Config = model.opened.cfg
-    clips = dataclasses.replace(cfg, model=dataclasses.replace(cfg.model, frames=4))
+    pose = dataclasses.replace(cfg.pose, weight=0.0)
+    clips = dataclasses.replace(cfg, pose=pose, model=dataclasses.replace(cfg.model, frames=4))
     with pytest.raises(ConfigError, match="takes clips of 4 frames"):
         Predictor(dataclasses.replace(model.opened, cfg=clips))
     with pytest.raises(CheckpointError, match="is neither a run nor an exported model"):

@@ -79,11 +79,15 @@ def test_files_that_cannot_be_read_are_refused(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
     with (folder / "huge.jpg").open("wb") as file:
         file.truncate(LARGEST_BYTES + 2**20)
-    header = struct.pack(">II5B", 100_000, 100_000, 8, 2, 0, 0, 0)
-    chunk = b"IHDR" + header
-    png = (
-        b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    )
+    chunks = {
+        b"IHDR": struct.pack(">II5B", 100_000, 100_000, 8, 2, 0, 0, 0),
+        b"IDAT": b"",
+        b"IEND": b"",
+    }
+    png = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks.items():
+        png += struct.pack(">I", len(content)) + name + content
+        png += struct.pack(">I", zlib.crc32(name + content))
     (folder / "bomb.png").write_bytes(png)
     for path, reason in (
         ("pipe.jpg", "it is no file"),

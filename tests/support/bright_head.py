@@ -9,6 +9,7 @@ from gap_jax.learning.state import Model, Variables, split_network
 from gap_jax.models.cells import Axis
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
+from gap_jax.models.pose import PoseBranch
 from gap_jax.models.saliency import LinearSaliency
 from tests.support.tiny_data import CLASSES
 
@@ -31,13 +32,11 @@ class Brightness(nnx.Module):
         return Axis(-(-axis.cells // self.cell_px), 0.0, float(self.cell_px))
 
 
-class BrightJoint(nnx.Module):
-    """Replaces a pose branch: every joint is where the crop is bright."""
-
-    def __call__(
-        self, x: Float[Array, "b h w 1"]
-    ) -> tuple[Float[Array, "b h w 16"], Float[Array, "b h w 1"]]:
-        return jnp.repeat(x / 255, 16, axis=-1), x
+def bright_joints() -> PoseBranch:
+    """Makes a pose branch that finds every joint where the crop is brightest."""
+    branch = PoseBranch(1, (), rngs=nnx.Rngs(0))
+    branch.joints.kernel[...] = jnp.full_like(branch.joints.kernel[...], 1 / 255)
+    return branch
 
 
 def bright_head(cell_px: int = CELL_PX) -> tuple[Model, Variables]:
