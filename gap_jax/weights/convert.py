@@ -31,14 +31,15 @@ class Conversion(NamedTuple):
         sizes = {path: values.size for path, values in self.arrays.items()}
         absent = ", ".join(dict.fromkeys(path.partition("/")[0] for path in self.absent))
         return (
-            f"a {self.known}: {native.count_matched(sizes)}; absent: {absent or 'nothing'}; "
+            f"{self.known}: {native.count_matched(sizes)}; absent: {absent or 'nothing'}; "
             f"unused {native.count(self.unused)}"
         )
 
 
 def convert(file: ForeignFile, command: str) -> Conversion:
     """Converts a known network; its backbone must be complete, its head may be absent."""
-    known = recognise(str(file.path), file.arrays.keys())
+    sizes = {name: values.size for name, values in file.arrays.items()}
+    known = recognise(str(file.path), sizes.keys(), sizes)
     expected = _shapes_of(known.backbone)
     arrays: dict[str, Array] = {}
     absent: list[str] = []
@@ -52,7 +53,7 @@ def convert(file: ForeignFile, command: str) -> Conversion:
         shape = expected.get(path, arrays[path].shape)
         if arrays[path].shape != shape:
             raise CheckpointError(
-                f"{file.path} has the names of a {known}, but "
+                f"{file.path} has the names of {known}, but "
                 f"{source.names[0]} of shape {list(file.arrays[source.names[0]].shape)} gives "
                 f"{list(arrays[path].shape)} and not {list(shape)}; it is another network"
             )
@@ -63,7 +64,7 @@ def convert(file: ForeignFile, command: str) -> Conversion:
     }
     if unknown := [name for name in unused if not EXTRA.search(name)]:
         raise CheckpointError(
-            f"{file.path} holds all of a {known} and {len(unknown)} arrays more, first "
+            f"{file.path} holds all of {known} and {len(unknown)} arrays more, first "
             f"{unknown[0]}; it is another network"
         )
     _check_biases(file, arrays)

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from data_pipelines.core.errors import CheckpointError
 from gap_jax.model_config import BACKBONES, INPUTS, ModelConfig, Strides
 from gap_jax.models.backbones.resnet import BLOCKS, own_stem_padding
-from gap_jax.models.layers import PoolPadding
+from gap_jax.models.layers import Padding
 
 FORMAT_VERSION = 2
 READABLE = (1, 2)
@@ -113,7 +113,7 @@ def _check(metadata: Metadata) -> None:
         and metadata.backbone.isprintable()
         and len(metadata.backbone) < LONGEST_NAME
         and metadata.strides in ("", *get_args(Strides))
-        and metadata.stem_padding in ("", *get_args(PoolPadding))
+        and metadata.stem_padding in ("", *get_args(Padding))
         and bool(metadata.strides) == (metadata.backbone in BLOCKS)
         and bool(metadata.stem_padding) == padded
         and metadata.colours == "RGB"

@@ -5,7 +5,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,10 +15,10 @@ import safetensors
 import safetensors.numpy
 
 from data_pipelines.core import files
-from data_pipelines.core.errors import CheckpointError, name_some, nearest
+from data_pipelines.core.errors import CheckpointError, name_some
 from gap_jax.learning.optim import name_path
 from gap_jax.learning.state import Variables
-from gap_jax.model_config import InitConfig, ModelConfig
+from gap_jax.model_config import ModelConfig
 from gap_jax.weights.formats import Arrays
 from gap_jax.weights.metadata import KEY, Metadata, compare, parse_metadata
 
@@ -26,10 +26,24 @@ MOST_GROUPS, MOST_LETTERS = 8, 40  # groups of arrays that a line lists, and let
 DIGESTS = "sha256"  # in the safetensors metadata: a JSON object with the digest of each array
 BACKBONE = "backbone/"  # prefix of the backbone's arrays
 VARIANCE = "/norm/var"  # suffix of running variances
-SHIPPED_FOLDER = Path(__file__).parent
-SHIPPED: Mapping[str, str] = {  # NAME of NAME.safetensors in that folder: its SHA-256
-    "drawn_objects": "b17bcaa87b5eb7af6c002413c98b1a9f4daef8edfa1a9b73e4feec3c96168ba9",
-}
+
+
+class Form(NamedTuple):
+    """The type and the shape of a stored array."""
+
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}{list(self.shape)}"
+
+
+class Contents(NamedTuple):
+    """The contents of a weights file under our names; `read` reads and verifies arrays."""
+
+    metadata: Metadata
+    forms: Mapping[str, Form]
+    read: Callable[[Collection[str]], Arrays]
 
 
 class LoadReport(NamedTuple):
@@ -95,6 +109,14 @@ def write(path: Path, arrays: Arrays, metadata: Metadata) -> None:
 def load_backbone(
     source: Path, variables: Variables, model: ModelConfig, parts: str = "backbone"
 ) -> tuple[Variables, LoadReport]:
+    """Replaces the backbone by that of one of our files, see `fill_backbone`."""
+    with _opened(source) as contents:
+        return fill_backbone(source, contents, variables, model, parts)
+
+
+def fill_backbone(
+    source: Path, contents: Contents, variables: Variables, model: ModelConfig, parts: str
+) -> tuple[Variables, LoadReport]:
     """Replaces the backbone by the file's; each array keeps the sharding of the one it replaces.
 
     The file must hold every array of this backbone, as finite float32 of the right shape. Of its
@@ -103,18 +125,17 @@ def load_backbone(
     """
     named = name_arrays(variables)
     wanted = {name: leaf for name, leaf in named.items() if name.startswith(BACKBONE)}
-    with _opened(source) as file:
-        notes = compare(source, parse_metadata(source, file.metadata()), model)
-        names = file.keys()
-        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
-        sizes = {name: math.prod(shape) for name, shape in shapes.items()}
-        if parts == "all":
-            wanted |= {
-                name: leaf for name, leaf in named.items() if shapes.get(name, ()) == leaf.shape
-            }
-        _check_forms(source, file, wanted)
-        arrays = {name: file.get_tensor(name) for name in wanted}
-        _check_digests(source, file.metadata(), arrays)
+    notes = compare(source, contents.metadata, model)
+    forms = contents.forms
+    sizes = {name: math.prod(form.shape) for name, form in forms.items()}
+    if parts == "all":
+        wanted |= {
+            name: leaf
+            for name, leaf in named.items()
+            if name in forms and forms[name].shape == leaf.shape
+        }
+    _check_forms(source, forms, wanted)
+    arrays = contents.read(wanted)
     _check_values(source, arrays)
     sharded = {
         name: jax.make_array_from_callback(leaf.shape, leaf.sharding, arrays[name].__getitem__)
@@ -131,59 +152,41 @@ def load_backbone(
     return replace_arrays(variables, sharded), report
 
 
-def shipped_path(name: str) -> Path:
-    """The path of a shipped file."""
-    return SHIPPED_FOLDER / f"{name}.safetensors"
-
-
 def read_metadata(source: Path) -> Metadata:
     """Reads the metadata of one of our files."""
-    with _opened(source) as file:
-        return parse_metadata(source, file.metadata())
-
-
-def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Path | None:
-    """Finds the weights file of a fresh run; None if it is absent and a random start is allowed."""
-    name = init.weights
-    path = shipped_path(name) if name in SHIPPED else Path(name)
-    if name and files.is_file(path, CheckpointError):
-        if name in SHIPPED and files.sha256(path) != SHIPPED[name]:
-            raise CheckpointError(
-                f"{path} differs from the shipped file init.weights={name} in its SHA-256; "
-                "install gap_jax again"
-            )
-        return path
-    absent = f"init.weights={name} does not exist{nearest(name, list(SHIPPED))}"
-    if not init.allow_random:
-        reason = absent if name else "init.weights is empty and init.allow_random is off"
-        raise CheckpointError(
-            f"{reason}; name a file of weights with --config.init.weights=FILE, or start on a "
-            "random backbone with --config.init.allow_random=true"
-        )
-    if name:
-        warn(f"{absent}; the backbone starts random, because init.allow_random=true")
-    return None
+    with _opened(source) as contents:
+        return contents.metadata
 
 
 @contextlib.contextmanager
-def _opened(source: Path) -> Iterator[Any]:
+def _opened(source: Path) -> Iterator[Contents]:
     try:
         with safetensors.safe_open(source, framework="numpy") as file:
-            yield file
+            texts, every = file.metadata(), file.keys()
+
+            def read(names: Collection[str]) -> Arrays:
+                arrays = {name: file.get_tensor(name) for name in names}
+                _check_digests(source, texts, arrays)
+                return arrays
+
+            slices = {name: file.get_slice(name) for name in every}
+            forms = {
+                name: Form(each.get_dtype(), tuple(each.get_shape()))
+                for name, each in slices.items()
+            }
+            yield Contents(parse_metadata(source, texts), forms, read)
     except (OSError, safetensors.SafetensorError) as error:
         raise CheckpointError(
             f"{source} cannot be read as safetensors ({error}); make or copy it again"
         ) from error
 
 
-def _check_forms(source: Path, file: Any, wanted: Mapping[str, Any]) -> None:
+def _check_forms(source: Path, forms: Mapping[str, Form], wanted: Mapping[str, Any]) -> None:
     """Refuses a file in which a wanted array is absent or has another type or shape."""
-    names = set(file.keys())
     misfits = []
     for name, leaf in wanted.items():
-        form = file.get_slice(name) if name in names else None
-        found = "absent" if form is None else f"{form.get_dtype()}{form.get_shape()}"
-        fitting = f"F32{list(leaf.shape)}"
+        fitting = Form("F32", leaf.shape)
+        found = forms.get(name, "absent")
         if found != fitting:
             misfits.append(f"{name} is {found} in the file and {fitting} in the network")
     if misfits:

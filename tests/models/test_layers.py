@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from gap_jax.models.backbones.inception import Block, Pool
-from gap_jax.models.layers import BatchNorm, Conv, Norm, PoolPadding, max_pool
+from gap_jax.models.layers import BatchNorm, Conv, Norm, Padding, max_pool
 from tests.support import oracles
 from tests.support.compiling import FUSION_FLAG
 
@@ -214,7 +214,7 @@ def test_groups_are_independent_of_mesh(group_size: int, apart: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("padding", ["same", "symmetric"])
 @pytest.mark.parametrize("shape", [(2, 7, 10, 3), (1, 8, 9, 2)])
-def test_max_pool_gives_ties_to_first_cell(padding: PoolPadding, shape: tuple[int, ...]) -> None:
+def test_max_pool_gives_ties_to_first_cell(padding: Padding, shape: tuple[int, ...]) -> None:
     """Small whole numbers, many of them equal in every window."""
     x = np.random.default_rng(1).integers(0, 3, shape).astype(np.float32)
     before = [1 if padding == "symmetric" else size % 2 for size in shape[1:3]]
@@ -226,7 +226,7 @@ def test_max_pool_gives_ties_to_first_cell(padding: PoolPadding, shape: tuple[in
     np.testing.assert_allclose(gradient_of(jnp.asarray(dy))[0], dx, atol=1e-6)
 
 
-def reduce_window(x: Array, padding: PoolPadding) -> Array:
+def reduce_window(x: Array, padding: Padding) -> Array:
     """XLA's pooling, which also gives ties to the first cell."""
     edges = [(0, 0), (1, 1), (1, 1), (0, 0)] if padding == "symmetric" else padding.upper()
     return lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), edges)
@@ -234,11 +234,11 @@ def reduce_window(x: Array, padding: PoolPadding) -> Array:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("padding", ["same", "symmetric", "valid"])
-def test_max_pool_equals_xla_without_scatter(padding: PoolPadding) -> None:
+def test_max_pool_equals_xla_without_scatter(padding: Padding) -> None:
     x = jnp.asarray(np.random.default_rng(1).integers(0, 4, (2, 14, 13, 8)), jnp.float32)
     x = x.at[0, 5, 5, 0].set(jnp.nan)
 
-    def both(pool: Callable[[Array, PoolPadding], Array], x: Array) -> tuple[Array, Array]:
+    def both(pool: Callable[[Array, Padding], Array], x: Array) -> tuple[Array, Array]:
         y, gradient_of = jax.vjp(lambda x: pool(x, padding), x)
         dy = jnp.cos(jnp.arange(y.size, dtype=jnp.float32)).reshape(y.shape)
         return y, gradient_of(dy)[0]

@@ -12,7 +12,7 @@ from flax import nnx
 from gap_jax.model_config import Strides
 from gap_jax.models.backbones.resnet import BLOCKS, ResNet
 from gap_jax.models.backbones.small import SmallBackbone
-from gap_jax.models.layers import Norm, PoolPadding
+from gap_jax.models.layers import Norm, Padding
 from tests.support import oracles
 from tests.support.small_networks import UNOPTIMISED, drawn
 
@@ -54,9 +54,7 @@ def test_small_backbone_has_documented_size() -> None:
         assert sizes(functools.partial(SmallBackbone, stage=stage), 96)[0] == shape
 
 
-def random_resnet(
-    strides: Strides, stage: int = 0, stem_padding: PoolPadding | None = None
-) -> ResNet:
+def random_resnet(strides: Strides, stage: int = 0, stem_padding: Padding | None = None) -> ResNet:
     return drawn(
         lambda: ResNet(
             (2, 1, 2, 1),

@@ -20,7 +20,7 @@ from gap_jax.config import Config
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones import resnet as backbones
-from gap_jax.weights import native
+from gap_jax.weights import named, native
 from gap_jax.weights.convert import convert
 from gap_jax.weights.formats import ForeignFile
 from gap_jax.weights.metadata import Metadata, compare, parse_metadata
@@ -224,7 +224,7 @@ def test_strides_of_other_network_are_refused(there: str, here: str) -> None:
 
 
 def test_files_of_version_1_are_readable() -> None:
-    metadata = native.read_metadata(native.shipped_path("drawn_objects"))
+    metadata = native.read_metadata(named.shipped_path("drawn_objects"))
     assert (
         metadata.format_version == 1
         and metadata.backbone == "small"

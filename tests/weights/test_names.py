@@ -155,7 +155,7 @@ def test_every_network_is_recognised_by_names(monkeypatch: pytest.MonkeyPatch) -
     for known in every_network:
         every = {name for source in known.names.values() for name in source.names}
         for held in (every, known.backbone_names):
-            found = recognise("file", held)
+            found = recognise("file", held, dict([known.mark]))
             assert found.backbone == known.backbone
             assert found.names == known.names or held is not every
             assert found.convention.strides == known.convention.strides

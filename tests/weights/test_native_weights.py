@@ -19,7 +19,7 @@ from data_pipelines.core.errors import CheckpointError
 from gap_jax.config import Config
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import InitConfig, ModelConfig
-from gap_jax.weights import native
+from gap_jax.weights import named, native
 from gap_jax.weights.metadata import KEY, describe_backbone
 from tests.support.saved_runs import fill_variables, tiny_config
 from tests.support.saved_states import assert_same, refuse_warning
@@ -258,41 +258,41 @@ def test_nonfinite_weights_are_not_saved(tmp_path: Path, cfg: Config, shapes: Va
 def test_absent_weights_are_refused_or_random(tmp_path: Path) -> None:
     for name in ("", str(tmp_path / "no.safetensors"), str(tmp_path), "drawn_objcts"):
         with pytest.raises(CheckpointError) as refusal:
-            native.resolve_weights(InitConfig(name), refuse_warning)
+            named.resolve_weights(InitConfig(name), refuse_warning)
         assert f"init.weights={name} does not" in str(refusal.value) or not name
         assert "--config.init.allow_random=true" in str(refusal.value)
     with pytest.raises(CheckpointError, match=r"is empty .* --config\.init\.weights=FILE"):
-        native.resolve_weights(InitConfig(""), refuse_warning)
-    assert native.resolve_weights(InitConfig("", allow_random=True), refuse_warning) is None
+        named.resolve_weights(InitConfig(""), refuse_warning)
+    assert named.resolve_weights(InitConfig("", allow_random=True), refuse_warning) is None
     message: list[str] = []
-    assert native.resolve_weights(InitConfig("none", allow_random=True), message.append) is None
+    assert named.resolve_weights(InitConfig("none", allow_random=True), message.append) is None
     assert len(message) == 1 and "init.weights=none does not exist" in message[0]
     (tmp_path / "x").write_bytes(b"x")
-    assert native.resolve_weights(InitConfig(str(tmp_path / "x"))) == tmp_path / "x"
+    assert named.resolve_weights(InitConfig(str(tmp_path / "x"))) == tmp_path / "x"
 
 
 def test_shipped_file_is_found_by_name_and_verified(
     saved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(native, "SHIPPED_FOLDER", saved.parent)
-    monkeypatch.setattr(native, "SHIPPED", {"w": files.sha256(saved), "gone": ""})
-    assert native.resolve_weights(InitConfig("w")) == saved
+    monkeypatch.setattr(named, "FOLDER", saved.parent)
+    monkeypatch.setattr(named, "SHIPPED", {"w": files.sha256(saved), "gone": ""})
+    assert named.resolve_weights(InitConfig("w")) == saved
     with pytest.raises(CheckpointError, match="does not exist; did you mean 'w'"):
-        native.resolve_weights(InitConfig("ww"))
+        named.resolve_weights(InitConfig("ww"))
     with pytest.raises(CheckpointError, match=r"init\.weights=gone does not exist"):
-        native.resolve_weights(InitConfig("gone"))
+        named.resolve_weights(InitConfig("gone"))
     content = bytearray(saved.read_bytes())
     content[-1] ^= 1
     saved.write_bytes(content)
     for allowed in (False, True):
         with pytest.raises(CheckpointError, match="in its SHA-256; install gap_jax again"):
-            native.resolve_weights(InitConfig("w", allow_random=allowed))
+            named.resolve_weights(InitConfig("w", allow_random=allowed))
 
 
 def test_shipped_files_are_small_and_fit_their_network(cfg: Config) -> None:
-    found = {path.stem for path in native.SHIPPED_FOLDER.glob("*.safetensors")}
-    assert found == set(native.SHIPPED)
-    for name in native.SHIPPED:
-        path = native.resolve_weights(InitConfig(name), refuse_warning)
+    found = {path.stem for path in named.FOLDER.glob("*.safetensors")}
+    assert found == set(named.SHIPPED)
+    for name in named.SHIPPED:
+        path = named.resolve_weights(InitConfig(name), refuse_warning)
         assert path and path.stat().st_size < 2**20
         native.load_backbone(path, fill_variables(describe_model(cfg, 5)[1], 1), cfg.model)

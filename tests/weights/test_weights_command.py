@@ -8,7 +8,7 @@ import pytest
 from data_pipelines.core import files
 from gap_jax import cli
 from gap_jax.learning.state import TrainState
-from gap_jax.weights import download, native
+from gap_jax.weights import download, named, native
 from gap_jax.weights.sources import PUBLISHED
 from tests.support.saved_runs import fill_variables, model_of, prepare_run, tiny_config
 
@@ -72,13 +72,13 @@ def test_inconvertible_files_are_refused(
 def test_list_shows_shipped_files(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["weights", "list"]) == 0
     printed = capsys.readouterr().out
-    assert native.SHIPPED
-    for name, digest in native.SHIPPED.items():
-        assert files.sha256(native.shipped_path(name)) == digest
+    assert named.SHIPPED
+    for name, digest in named.SHIPPED.items():
+        assert files.sha256(named.shipped_path(name)) == digest
         assert (
-            digest in printed and native.read_metadata(native.shipped_path(name)).command in printed
+            digest in printed and native.read_metadata(named.shipped_path(name)).command in printed
         )
-        assert native.shipped_path(name).stat().st_size < 2**20
+        assert named.shipped_path(name).stat().st_size < 2**20
     for each in PUBLISHED:
         assert f"{each.name}: {each.holds}\n  {each.address}\n" in printed
         assert each.address.startswith("http") and (each.sha256 or each.known) in printed

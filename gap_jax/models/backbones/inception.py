@@ -11,7 +11,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from gap_jax.models.cells import Axis
-from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool
+from gap_jax.models.layers import ConvNorm, Norm, Padding, max_pool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Conv:
     features: int
     size: int | tuple[int, int] = 1
     stride: int = 1
-    padded: bool = True
+    padding: Padding = "symmetric"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pool:
 
     of: Literal["max", "mean", "mean of nine"]
     stride: int = 1
-    padding: PoolPadding = "same"
+    padding: Padding = "same"
 
 
 @dataclasses.dataclass(frozen=True)

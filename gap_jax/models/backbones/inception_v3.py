@@ -42,16 +42,16 @@ def _mixed_8(mean: Pool) -> Steps:
 
 def _halved_35() -> Steps:
     return fork(
-        (Conv(384, 3, 2, False),),
-        (Conv(64), Conv(96, 3), Conv(96, 3, 2, False)),
+        (Conv(384, 3, 2, "valid"),),
+        (Conv(64), Conv(96, 3), Conv(96, 3, 2, "valid")),
         (HALF,),
     )
 
 
 def _halved_17() -> Steps:
     return fork(
-        (Conv(192), Conv(320, 3, 2, False)),
-        (Conv(192), Conv(192, ROW), Conv(192, COLUMN), Conv(192, 3, 2, False)),
+        (Conv(192), Conv(320, 3, 2, "valid")),
+        (Conv(192), Conv(192, ROW), Conv(192, COLUMN), Conv(192, 3, 2, "valid")),
         (HALF,),
     )
 
@@ -59,8 +59,8 @@ def _halved_17() -> Steps:
 def _stages(mean: Pool) -> Stages:
     """Maps of side 147, 71, 35, 17 and 8 at 299 px."""
     return (
-        ((Conv(32, 3, 2, False),), (Conv(32, 3, 1, False),), (Conv(64, 3),)),
-        ((HALF, Conv(80)), (Conv(192, 3, 1, False),)),
+        ((Conv(32, 3, 2, "valid"),), (Conv(32, 3, 1, "valid"),), (Conv(64, 3),)),
+        ((HALF, Conv(80)), (Conv(192, 3, 1, "valid"),)),
         ((HALF, *_mixed_35(32, mean)), _mixed_35(64, mean), _mixed_35(64, mean)),
         (_halved_35(), *(_mixed_17(width, mean) for width in (128, 160, 160, 192))),
         (_halved_17(), _mixed_8(mean), _mixed_8(mean)),

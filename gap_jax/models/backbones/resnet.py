@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from gap_jax.model_config import Strides
 from gap_jax.models.cells import Axis
-from gap_jax.models.layers import ConvNorm, Norm, PoolPadding, max_pool, subsample
+from gap_jax.models.layers import ConvNorm, Norm, Padding, max_pool, subsample
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3), "resnet152": (3, 8, 36, 3)}
 
@@ -64,13 +64,13 @@ class ResNet(nnx.Module):
         blocks: tuple[int, ...],
         *,
         strides: Strides,
-        stem_padding: PoolPadding | None = None,
+        stem_padding: Padding | None = None,
         stage: int = 0,
         width: int = 64,
         norm: Norm,
         rngs: nnx.Rngs,
     ) -> None:
-        self.stem_padding: PoolPadding = stem_padding or own_stem_padding(strides)
+        self.stem_padding: Padding = stem_padding or own_stem_padding(strides)
         self.conv1 = ConvNorm(3, width, size=7, stride=2, norm=norm, rngs=rngs)
         self.stages = nnx.List()
         channels = width
@@ -100,6 +100,6 @@ class ResNet(nnx.Module):
         return axis
 
 
-def own_stem_padding(strides: str) -> PoolPadding:
+def own_stem_padding(strides: str) -> Padding:
     """The max-pool's padding in the library that the strides come from."""
     return "same" if strides == "slim" else "symmetric"

@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from gap_jax.models.cells import Axis
-from gap_jax.models.layers import Conv, max_pool
+from gap_jax.models.layers import Conv, Padding, max_pool
 
 STAGES = (  # side of the windows, channels divided by `width`, convolutions; the last are fc6, fc7
     (3, 1, 2), (3, 2, 2), (3, 4, 3), (3, 8, 3), (3, 8, 3), (7, 64, 1), (1, 64, 1),
@@ -32,7 +32,8 @@ class VGG16(nnx.Module):
         self.stages = nnx.List()
         self.features = 3
         for side, factor, depth in STAGES[: stage or 5]:
-            conv = functools.partial(Conv, size=side, padded=side == 3, bias=True, rngs=rngs)
+            padding: Padding = "symmetric" if side == 3 else "valid"
+            conv = functools.partial(Conv, size=side, padding=padding, bias=True, rngs=rngs)
             block = nnx.List()
             for _ in range(depth):
                 block.append(conv(self.features, factor * width))

@@ -2,11 +2,14 @@
 
 import itertools
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from data_pipelines.core.errors import CheckpointError
+from gap_jax.models.backbones import efficientnet_lite
 from gap_jax.models.backbones.resnet import BLOCKS
+from gap_jax.weights.names import efficientnet_lite as lite
 from gap_jax.weights.names import inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap, number_variables
 from gap_jax.weights.native import BACKBONE
@@ -40,18 +43,24 @@ RELEASED = Convention("slim", 1e-5, "reference")
 VGG = Convention("", 1e-5, "vgg")
 INCEPTION_V3 = Convention("", 1e-3, "inception")
 BN_INCEPTION = Convention("", 1e-5, "reference")
+EFFICIENTNET_LITE = Convention("", 1e-3, "efficientnet_lite")
 
 
 class Known(NamedTuple):
-    """A known network of a source, with its convention and its names."""
+    """A known network of a source, with its convention and its names.
+
+    `mark` tells it from networks with the same names: the name of an array and its size.
+    """
 
     source: str
     backbone: str
     convention: Convention
     names: NameMap
+    mark: tuple[str, int] = ("", 0)
 
     def __str__(self) -> str:
-        return f"{self.backbone} of {self.source}"
+        article = "an" if self.backbone[0] in "aeiou" else "a"
+        return f"{article} {self.backbone} of {self.source}"
 
     @property
     def every_name(self) -> set[str]:
@@ -100,15 +109,29 @@ def _other_networks() -> Iterator[Known]:
     yield Known("torch", "inception_v3_torch", INCEPTION_V3, inception.torch_names())
     names = inception.bn_inception_names()
     yield Known("temporal segment networks", "bn_inception", BN_INCEPTION, names)
+    for backbone, stages in sorted(efficientnet_lite.STAGES.items(), reverse=True):
+        names, mark = lite.torch_names(stages), lite.mark(stages)
+        yield Known("torch", backbone, EFFICIENTNET_LITE, names, mark)
 
 
-def recognise(file: str, names: Collection[str]) -> Known:
-    """Finds the network with the most names in the file, among those whose backbone is complete."""
+def recognise(
+    file: str, names: Collection[str], sizes: Mapping[str, int] = MappingProxyType({})
+) -> Known:
+    """Finds the network with the most names in the file, among those whose backbone is complete.
+
+    `sizes` are the numbers of values by name; they decide between networks with the same names.
+    """
     names = set(names)
     backbones = [(known, known.backbone_names) for known in every_known()]
     complete = [known for known, needed in backbones if needed <= names]
     if complete:
-        return max(complete, key=lambda known: len(known.every_name & names))
+        return max(
+            complete,
+            key=lambda known: (
+                len(known.every_name & names),
+                sizes.get(known.mark[0]) == known.mark[1],
+            ),
+        )
     nearest, needed = max(backbones, key=lambda each: len(each[1] & names) / len(each[1]))
     absent = sorted(needed - names)
     if len(absent) == len(needed):
@@ -117,6 +140,6 @@ def recognise(file: str, names: Collection[str]) -> Known:
             f"for example {min(names, default='')!r}; see `gap_jax weights list`"
         )
     raise CheckpointError(
-        f"{file} looks like a {nearest} and lacks {len(absent)} of its {len(needed)} arrays, "
+        f"{file} looks like {nearest} and lacks {len(absent)} of its {len(needed)} arrays, "
         f"first {absent[0]}; get it again"
     )
