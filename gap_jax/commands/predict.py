@@ -101,7 +101,7 @@ def _predict(options: argparse.Namespace, model: Predictor) -> None:
     if options.named is not None:
         model.find_class(options.named)
     if model.note:
-        print(f"note: {model.note}", file=sys.stderr)
+        print(f"note: {model.note}")
     left_out: list[str] = []
     listed = sys.stdin.buffer if "-" in options.paths and sys.stdin else ()
     sources = find_sources(
@@ -121,7 +121,7 @@ def _predict(options: argparse.Namespace, model: Predictor) -> None:
         files.write_atomically(options.csv, table.to_csv(found, count))
     if left_out:
         named = name_some([files.quote(path) for path in left_out])
-        print(f"left out, by their names no images: {named}", file=sys.stderr)
+        print(f"left out, by their names no images: {named}")
     refused = [row for row in found if row.error]
     if refused:
         first = refused[0]

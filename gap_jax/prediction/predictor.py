@@ -5,6 +5,7 @@ import itertools
 import math
 import os
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import NamedTuple, overload
 
 import jax
@@ -16,7 +17,6 @@ from data_pipelines.core.files import quote
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.pictures.drawing import Picture
-from gap_jax import hardware
 from gap_jax.learning.sharding import evaluation_mesh, globalise, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.prediction.answer import Answer
@@ -25,9 +25,11 @@ from gap_jax.prediction.parallel import map_ahead
 from gap_jax.prediction.photograph import Prepared, prepare
 from gap_jax.prediction.sources import Refused, Source, open_source
 from gap_jax.runtime.bucket.workdir import open_for_reading
+from gap_jax.saved import published
 from gap_jax.saved.model import Opened, Which, open_model
 
-FEWEST_ROWS = 8  # on a CPU a smaller batch can change the last bit of a logit
+FEW_IMAGES = 8
+MOST_PADDED_PX = 4_000_000  # of a batch that few images are padded to: about a second on two cores
 
 Input = str | os.PathLike[str] | np.ndarray | Source
 
@@ -47,7 +49,12 @@ def load(source: str | os.PathLike[str], *, checkpoint: Which = "best") -> "Pred
     `source` is a folder, an address in a bucket, or the name of a published classifier;
     `checkpoint` is "best", "latest" or a step.
     """
-    with open_for_reading(os.fspath(source)) as workdir:
+    name = os.fspath(source)
+    if name in published.SIDES_PX and not Path(name).exists():
+        if checkpoint != "best":
+            raise ConfigError(f"{name} is a published classifier: it has no --checkpoint to choose")
+        return Predictor(published.open_published(name))
+    with open_for_reading(name) as workdir:
         return Predictor(open_model(workdir.folder, checkpoint=checkpoint))
 
 
@@ -116,10 +123,7 @@ class Predictor:
         batch_size = self.opened.cfg.eval.batch_size
         ready = map_ahead(functools.partial(_prepare, self.opened.cfg.data), images, batch_size)
         first = list(itertools.islice(ready, batch_size))
-        rows = batch_size
-        if hardware.is_cpu():
-            few = FEWEST_ROWS * self._mesh.size
-            rows = min(batch_size, few * math.ceil(len(first) / few) or few)
+        rows = self._choose_rows(len(first))
         batches = _cut(itertools.chain(first, ready), rows)
         unread: tuple[list[_Ready | Refused], jax.Array | None] = [], None
         for batch in batches:  # the device computes one batch while the previous one is read
@@ -127,6 +131,19 @@ class Predictor:
             yield from self._read(*unread)
             unread = computing
         yield from self._read(*unread)
+
+    def _choose_rows(self, images: int) -> int:
+        """Returns evaluation's batch size, whose logits have its bits; for few images it may cost.
+
+        XLA sums in another order in a batch of another size.
+        """
+        cfg, devices = self.opened.cfg, self._mesh.size
+        batch_size = cfg.eval.batch_size
+        pixels = batch_size * cfg.data.eval_views * cfg.data.image_size_px**2
+        if images > FEW_IMAGES or pixels <= MOST_PADDED_PX:
+            return batch_size
+        few = 1 if images == 1 else FEW_IMAGES  # two sizes to compile
+        return min(batch_size, devices * math.ceil(few / devices))
 
     def _compute_logits(self, batch: list[_Ready | Refused], rows: int) -> jax.Array | None:
         """Starts to compute the logits of the images, padded to `rows`."""

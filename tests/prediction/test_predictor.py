@@ -88,12 +88,11 @@ def test_export_gives_the_logits_of_its_evaluation(
     np.testing.assert_array_equal([answer.logits for answer in answers], due)
 
 
-def test_one_image_takes_a_small_batch(
+def test_few_images_take_a_small_batch_where_a_whole_one_costs(
     model: Predictor, photographs: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The batch of evaluation may be large; a few rows already have its bits."""
     cfg = model.opened.cfg
-    large = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=192))
+    large = dataclasses.replace(cfg, eval=dataclasses.replace(cfg.eval, batch_size=48))
     predictor = Predictor(dataclasses.replace(model.opened, cfg=large))
     sizes: list[int] = []
 
@@ -102,13 +101,16 @@ def test_one_image_takes_a_small_batch(
         return globalise(batches, mesh)
 
     monkeypatch.setattr("gap_jax.prediction.predictor.globalise", count)
-    one = predictor.predict(photographs[3])
-    many = predictor.predict([*photographs * 6])
-    predictor.predict([*photographs * 24])
-    # eight rows for each of eight devices, no more than needed, and evaluation's batch
-    assert sizes == [64, 128, 192, 192]
-    np.testing.assert_array_equal(one.logits, many[3].logits)
-    np.testing.assert_array_equal(one.logits, many[COUNT + 3].logits)
+    monkeypatch.setattr("gap_jax.prediction.predictor.MOST_PADDED_PX", 48 * 32**2)
+    due = predictor.predict(photographs[3]).logits
+    monkeypatch.setattr("gap_jax.prediction.predictor.MOST_PADDED_PX", 48 * 32**2 - 1)
+    one = predictor.predict(photographs[3]).logits
+    many = [answer.logits for answer in predictor.predict([*photographs * 5])]
+    predictor.predict([*photographs[:8]])
+    predictor.predict([*photographs[:9]])
+    assert sizes == [48, 8, 48, 48, 8, 48]  # one row for each of eight devices
+    np.testing.assert_array_equal(many[3::COUNT], [due] * 5)
+    np.testing.assert_allclose(one, due, rtol=1e-4, atol=1e-5 * np.abs(due).max())
 
 
 def test_arrays_are_answered_as_their_files(model: Predictor, photographs: list[Path]) -> None:
