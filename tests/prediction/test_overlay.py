@@ -143,7 +143,8 @@ def test_what_the_network_does_not_see_stays_grey() -> None:
     grid = Grid(Axis(12, 0.0, 4.0), Axis(12, 0.0, 4.0))
     seen = spread(np.ones((12, 12)), grid, answer.placement).seen
     rows, columns = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
-    assert (seen == seen.any(1)[:, None] & seen.any(0)).all() and not seen.all()
+    np.testing.assert_array_equal(seen, np.outer(seen.any(1), seen.any(0)))
+    assert not seen.all()
     left, right = columns[0], columns[-1]
     assert abs((right - left + 1) - SIDE * 60 / 56) <= 1 and abs(left + right - 199) <= 1
     assert abs((rows[-1] - rows[0] + 1) - SIDE * 60 / 56) <= 1
@@ -169,7 +170,7 @@ def test_maps_are_of_the_named_class_and_explain_its_logit() -> None:
     pooling = AttentionalPooling(
         1, 3, saliency=saliency, init=nnx.initializers.normal(1.0), rngs=nnx.Rngs(2)
     )
-    predictor = open_predictor(Network(Brightness(), pooling, mean=(128.0,) * 3))
+    predictor = open_predictor(Network(Brightness(), pooling, mean=(128.0, 128.0, 128.0)))
     answer = predictor.predict(np.random.default_rng(3).integers(0, 256, (60, 80, 3), np.uint8))
     for k, name in enumerate(CLASSES):
         bottom_up, top_down, combined = answer.maps(name)
