@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from gap_jax.flags import read_config
     from gap_jax.models.pooling import AttentionalPooling, GeneralizedAttentionalPooling
     from gap_jax.models.saliency import FactoredSaliency
+    from gap_jax.prediction.predictor import load
 
 __version__ = "0.1.0"
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "GeneralizedAttentionalPooling",
     "__version__",
     "evaluate_run",
+    "load",
     "read_config",
     "train_config",
 ]
@@ -24,6 +26,7 @@ MODULES = {
     "FactoredSaliency": "gap_jax.models.saliency",
     "GeneralizedAttentionalPooling": "gap_jax.models.pooling",
     "evaluate_run": "gap_jax.commands.api",
+    "load": "gap_jax.prediction.predictor",
     "read_config": "gap_jax.flags",
     "train_config": "gap_jax.commands.api",
 }

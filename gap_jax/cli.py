@@ -15,6 +15,7 @@ COMMANDS = {
     "data": "prepare, check and show data sets",
     "config": "show, explain and compare configs",
     "weights": "list and make files for init.weights",
+    "predict": "classes, probabilities and attention of your images",
     "evaluate": "exact metrics of a run on a split",
     "report": "one page on one or more runs: scores, differences, attention",
     "export": "write a trained model as a folder without its run",

@@ -277,6 +277,7 @@ class Trainer:
             "config": dataclasses.asdict(self.setup.cfg),
             "classes": list(self.setup.data.classes),
             "fingerprint": self.setup.data.fingerprint,
+            "label_kind": self.setup.data.label_kind,
             "metrics": self.history.get(step, {}),
             "history": list(self.history.items()),
             "window": self.reporter.dump_window(),

@@ -31,7 +31,11 @@ def train_config(cfg: Config, workdir: Path | str) -> dict[str, Any]:
 
 
 def evaluate_run(
-    workdir: Path | str, split: str | None = None, *, checkpoint: Which = "best"
+    workdir: Path | str,
+    split: str | None = None,
+    *,
+    checkpoint: Which = "best",
+    data: Path | str | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run, or an exported model, on a split of its data; by default the run's own.
 
@@ -39,8 +43,10 @@ def evaluate_run(
     >>> evaluate_run("runs/small")["mAP"] == numbers["mAP"]
     True
 
-    `checkpoint` is "best", "latest" or a step. Nothing is written.
+    `checkpoint` is "best", "latest" or a step; `data` is a folder of other prepared data with the
+    same class names. Nothing is written.
     """
     with open_for_reading(str(workdir)) as opened_workdir:
         opened = open_model(opened_workdir.folder, checkpoint=checkpoint)
-        return score_model(opened, split or opened.cfg.data.eval_split)[1]
+        place = None if data is None else Path(data)
+        return score_model(opened, split or opened.cfg.data.eval_split, place)[1]

@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 import json
-import math
 import os
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -11,17 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
 
 from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
 from gap_jax.commands.arguments import Parser, checkpoint, parse
-from gap_jax.config import Config, MeshConfig
 from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
-from gap_jax.learning.sharding import make_mesh, replicated
+from gap_jax.learning.sharding import evaluation_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.runtime.bucket.workdir import open_for_reading
 from gap_jax.runtime.processes.group import ALONE, Processes
@@ -61,7 +58,10 @@ def run(
         "--flip", action=argparse.BooleanOptionalAction, default=None,
         help="average over mirrored crops too; default: the run's data.eval_flip",
     )  # fmt: skip
-    parser.add_argument("--data", type=Path, metavar="DIR", help="where the run's data lie now")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR",
+        help="prepared data: where the run's own lie now, or others with the same class names",
+    )  # fmt: skip
     parser.add_argument(
         "--out", type=Path, metavar="DIR",
         help="new folder for the scores and the table; default: of a run, one under RUN/eval",
@@ -85,18 +85,22 @@ def _evaluate(
     views = dataclasses.replace(trained_on, **changed)
     opened = dataclasses.replace(opened, cfg=dataclasses.replace(opened.cfg, data=views))
     protocol = evaluate.Protocol.of(opened.cfg)
+    place, data = _open_data(opened, options.data)
+    is_other = data.fingerprint != origin.fingerprint
     default = None
     if options.config is None and not opened.is_exported:
         default = RunFolder(opened.source).scores(split, origin.step)
         if views != trained_on:
             default = default.with_name(f"{default.name}-{protocol.views}")
+        if is_other:
+            default = default.with_name(f"{default.name}-{data.fingerprint}")
     folder = options.out or default
     with ExitStack() as held:
         is_new = options.out is not None
         is_kept = processes.broadcast(
             "out", lambda: folder is not None and _lock(folder, held, display, is_new=is_new)
         )
-        scores, summary = score_model(opened, split, options.data, processes)
+        scores, summary = _score(opened, split, place, data, processes)
         if not processes.is_first:
             return
         skipped = data_manifest.describe_skipped(
@@ -105,7 +109,8 @@ def _evaluate(
         print(
             f"{display(str(opened.source))}: step {origin.step:,}, {origin.weights} weights, "
             f"{summary['examples']:,} {'' if protocol.counts_unlabelled else 'labelled '}images of "
-            f"{split}{skipped and f'; {skipped}'}"
+            f"{split}{f' of {place} ({data.fingerprint})' if is_other else ''}"
+            f"{skipped and f'; {skipped}'}"
         )
         try:
             if is_kept and folder is not None:
@@ -152,20 +157,36 @@ def _load_manifest(directory: Path, whose: object) -> data_manifest.Manifest:
 
 
 def score_model(
-    opened: Opened, split: str, directory: Path | None = None, processes: Processes = ALONE
+    opened: Opened, split: str, directory: Path | None = None
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
-    """Returns the scores of a split of the model's data, and their summary."""
-    data = dataclasses.replace(
-        opened.cfg.data, eval_split=split, root=str(directory or opened.cfg.data.directory)
-    ).resolved()
-    manifest = _load_manifest(data.directory, opened.source)
-    opened.check_data(manifest)
-    mesh = evaluation_mesh(opened.cfg, processes)
+    """Returns the scores of a split and their summary; by default of the model's own data."""
+    return _score(opened, split, *_open_data(opened, directory))
+
+
+def _open_data(opened: Opened, directory: Path | None) -> tuple[Path, data_manifest.Manifest]:
+    """Opens the named data, which may be others than the model's own if their classes agree."""
+    place = directory or opened.cfg.data.directory
+    data = _load_manifest(place, opened.source)
+    opened.check_data(data, is_named=directory is not None)
+    return place, data
+
+
+def _score(
+    opened: Opened,
+    split: str,
+    place: Path,
+    data: data_manifest.Manifest,
+    processes: Processes = ALONE,
+) -> tuple[evaluate.Scores, dict[str, Any]]:
+    """Scores a split; of data other than the model's own the summary has the fingerprint."""
+    own = opened.cfg.data
+    settings = dataclasses.replace(own, eval_split=split, root=str(place)).resolved()
+    mesh = evaluation_mesh(opened.cfg, processes.count)
     folded = opened.fold()
     scores = evaluate.score_split(
-        dataclasses.replace(opened.cfg, data=data),
-        manifest,
-        jit_eval_step(folded.model, mesh, data.eval_views),
+        dataclasses.replace(opened.cfg, data=settings),
+        data,
+        jit_eval_step(folded.model, mesh, settings.eval_views),
         jax.device_put(jax.device_get(folded.variables), replicated(mesh)),
         mesh,
         process=processes.index_and_count,
@@ -173,12 +194,8 @@ def score_model(
     )
     if scores is None:
         raise AssertionError("without is_stopping nothing ends an evaluation early")
-    return scores, evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
-
-
-def evaluation_mesh(cfg: Config, processes: Processes) -> Mesh:
-    """Uses as many devices as divide the run's batches; several processes use all of theirs."""
-    count = jax.device_count()
-    if processes.count == 1:
-        count = math.gcd(count, cfg.train.micro_batch_size, cfg.eval.batch_size)
-    return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), jax.devices()[:count])
+    scores = evaluate.reorder_labels(scores, [opened.classes.index(name) for name in data.classes])
+    summary = evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
+    if data.fingerprint != opened.origin.fingerprint:
+        summary["fingerprint"] = data.fingerprint
+    return scores, summary

@@ -129,6 +129,15 @@ def score(
     return Scores(*(field[order] for field in scores))
 
 
+def reorder_labels(scores: Scores, order: Sequence[int]) -> Scores:
+    """Renames the class of each label: class k of the data is class order[k] of the logits."""
+    labels, places = scores.labels, np.asarray(order)
+    if labels.ndim == 2:
+        return scores._replace(labels=labels[:, np.argsort(places)])
+    renamed = np.where(labels == UNLABELLED, labels, places[labels]).astype(labels.dtype)
+    return scores._replace(labels=renamed)
+
+
 def summarise(
     scores: Scores, protocol: Protocol = PAPER, *, resamples: int = 1000
 ) -> dict[str, Any]:

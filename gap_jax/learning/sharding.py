@@ -1,5 +1,6 @@
 """The sharding of arrays: images over all devices, parameters over `fsdp`, the rest replicated."""
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from jaxtyping import Array, Int, PyTree
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.example import HostBatch
 from gap_jax.batch import Batch
-from gap_jax.config import Config
+from gap_jax.config import Config, MeshConfig
 
 SMALLEST_SHARDED = 2**12  # values; gathering a smaller array costs more than replicating it
 IMAGE_AXES = ("data", "fsdp")
@@ -40,6 +41,14 @@ def make_mesh(cfg: Config, devices: Sequence[Any] | None = None) -> Mesh:
     if processes != sorted(processes):
         raise RuntimeError("the mesh interleaves processes; their rows would be swapped")
     return mesh
+
+
+def evaluation_mesh(cfg: Config, processes: int = 1) -> Mesh:
+    """Uses as many devices as divide the run's batches; several processes use all of theirs."""
+    count = jax.device_count()
+    if processes == 1:
+        count = math.gcd(count, cfg.train.micro_batch_size, cfg.eval.batch_size)
+    return make_mesh(dataclasses.replace(cfg, mesh=MeshConfig()), jax.devices()[:count])
 
 
 def replicated(mesh: Mesh) -> NamedSharding:

@@ -1,14 +1,10 @@
-"""Builds the gallery: images that a model gets right or wrong, under its maps on one scale.
-
-Colours run from blue at -1 over white at 0 to red at 1.
-"""
+"""Builds the gallery: images that a model gets right or wrong, under its maps on one scale."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
 from data_pipelines.pictures.drawing import Picture, draw_skeletons, fit, label_text
 from data_pipelines.pictures.page import Thumbnail, embed
@@ -16,19 +12,15 @@ from data_pipelines.records import Record
 from data_pipelines.transforms import View
 from gap_jax.evaluation.metrics import positives_of
 from gap_jax.models.cells import Grid
-from gap_jax.report.maps import Map, Predictions, find_joints, upsample
+from gap_jax.prediction.attention import Map, find_joints, upsample
+from gap_jax.prediction.colours import find_scale, find_sign, lay_over, paint_bar
+from gap_jax.report.maps import Predictions
 from gap_jax.report.measure import NOBODY, deviation
 from gap_jax.report.runs import ReportedRun
 
 SEED = 0
 MOST_IMAGES, FEWEST_IMAGES, MOST_PANELS = 12, 4, 160
 SIDE_PX = 144
-VALUES = (-1.0, 0.0, 1.0)
-COLOURS = ((24, 72, 168), (245, 245, 242), (176, 24, 40))
-OPACITY = 0.72  # of a map over the grey crop
-CLIPPED_PERCENT = 0.5  # of a method's cells, beyond -1 or 1
-GREY_LEVEL = 128
-BAR_PX = (10, 240)  # height and width
 
 
 class Strip(NamedTuple):
@@ -99,12 +91,9 @@ def build_gallery(
 
 
 def _rescale(name: str, predictions: Predictions) -> _Panels:
-    """Divides the maps by their scales; h gets the sign that makes its peaks positive.
-
-    Only the product of h and the top-down map is determined, so both change sign together.
-    """
+    """Divides the maps by their scales; h gets the sign that makes its peaks positive."""
     h = predictions.bottom_up[..., 0].astype(np.float64)
-    sign = -1.0 if np.mean(h**3) < 0 else 1.0
+    sign = find_sign(h)
     is_constant = not deviation(predictions.bottom_up).any()
     scales = [find_scale(each) for each in (h, predictions.top_down, predictions.combined)]
     maps = {
@@ -143,30 +132,11 @@ def _picture(picture: Picture, alt: str, people: Float[np.ndarray, "p j 3"] = NO
     return embed(draw_skeletons(view.image, view.keypoints), alt=alt)
 
 
-def find_scale(values: Float[np.ndarray, "b h w"]) -> float:
-    """Returns the absolute value that maps to 1: 99.5 % of the values stay below it."""
-    return float(np.percentile(np.abs(values), 100 - CLIPPED_PERCENT)) or 1.0
-
-
-def paint(values: Float[np.ndarray, "y x"]) -> UInt8[np.ndarray, "y x 3"]:
-    """Converts values to colours; values beyond -1 and 1 are clipped."""
-    channels = [np.interp(values, VALUES, channel) for channel in zip(*COLOURS, strict=True)]
-    return np.rint(np.stack(channels, axis=-1)).astype(np.uint8)
-
-
 def overlay(cells: Map, grid: Grid, crop: Picture) -> Picture:
     """Lays the colours of a map over the crop in grey."""
-    height, width, _ = crop.shape
-    grey = np.repeat(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY)[..., None], 3, axis=-1)
-    return _blend(paint(upsample(cells, grid, height, width)), grey)
+    return lay_over(upsample(cells, grid, *crop.shape[:2]), crop)
 
 
 def draw_bar() -> Thumbnail:
-    """Draws the colour scale from -1 to 1 over a medium grey."""
-    values = np.broadcast_to(np.linspace(VALUES[0], VALUES[-1], BAR_PX[1]), BAR_PX)
-    bar = _blend(paint(values), np.full((*BAR_PX, 3), GREY_LEVEL, np.uint8))
-    return embed(bar, alt="colours from -1, blue, over 0, white, to 1, red")
-
-
-def _blend(colours: UInt8[np.ndarray, "y x 3"], grey: UInt8[np.ndarray, "y x 3"]) -> Picture:
-    return cv2.addWeighted(colours, OPACITY, grey, 1 - OPACITY, 0)
+    """Draws the colour scale from -1 to 1."""
+    return embed(paint_bar(), alt="colours from -1, blue, over 0, white, to 1, red")

@@ -20,7 +20,7 @@ from data_pipelines.example import NOT_ANNOTATED
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval, Resampled
 from gap_jax.models.cells import Grid
-from gap_jax.report.maps import Map, upsample
+from gap_jax.prediction.attention import Map, upsample
 
 Maps = Float[np.ndarray, "n h w p"]
 Mask = Float[np.ndarray, "y x"]

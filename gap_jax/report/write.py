@@ -11,9 +11,11 @@ from typing import Any
 from data_pipelines import records
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite
+from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.page import Thumbnail, embed, fill_template
 from gap_jax.evaluation import evaluate
+from gap_jax.prediction.attention import LOWEST_JOINT_PEAK
 from gap_jax.report import gallery, maps, measure, tables
 from gap_jax.report.comparison import Comparison, Method, compare
 from gap_jax.report.confusions import Confusion, find_confusions
@@ -24,7 +26,6 @@ from gap_jax.saved.model import open_model
 
 LOSS = "train/loss_action"
 TEMPLATE = "report.html"
-DRAWN_DATA = ("people", "objects")
 
 
 def default_path(roots: Sequence[Path]) -> Path:
@@ -92,7 +93,7 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
         "hits": len(hits),
         "misses": len(misses),
         "gallery_run": shown_run,
-        "lowest_joint_peak": maps.LOWEST_JOINT_PEAK,
+        "lowest_joint_peak": LOWEST_JOINT_PEAK,
         "settings": tables.list_settings(methods),
         "environments": tables.list_environments(runs),
     }

@@ -6,6 +6,7 @@ the digest of each of them in manifest.json.
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import jax.numpy as jnp
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CheckpointError, ConfigError, name_some
+from data_pipelines.example import LabelKind
 from data_pipelines.manifest import Manifest, list_moves
 from gap_jax.config import Config
 from gap_jax.learning.setup import check_clips, describe_state
@@ -50,6 +52,7 @@ class Origin:
     weights: Weights
     fingerprint: str
     metrics: dict[str, Any]
+    label_kind: LabelKind = "single"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,18 +86,22 @@ class Opened:
         variables = jax.jit(lambda raw: fold_network(self.model, raw)[1])(self.variables)
         return dataclasses.replace(self, model=folded, variables=variables)
 
-    def check_data(self, data: Manifest) -> None:
-        """Refuses data that the model was not trained on."""
+    def check_data(self, data: Manifest, *, is_named: bool = False) -> None:
+        """Refuses data that the model was not trained on; named ones only if classes differ.
+
+        The same names in another order are the same classes.
+        """
         moves = list_moves(self.classes, data.classes)
-        if moves:
+        if moves and (not is_named or set(self.classes) != set(data.classes)):
             raise CheckpointError(
-                f"{self.source} was trained on other classes: {moves}; evaluate it on its own data"
+                f"{self.source} was trained on other classes: {moves}; evaluate it on its own data "
+                "or on data with the same class names"
             )
-        if data.fingerprint != self.origin.fingerprint:
+        if not is_named and data.fingerprint != self.origin.fingerprint:
             raise CheckpointError(
                 f"{self.source} was trained on data with fingerprint {self.origin.fingerprint}; "
                 f"this data has {data.fingerprint}: other images, labels or order; "
-                "evaluate it on its own data"
+                "evaluate it on its own data, or name these with --data DIR"
             )
 
 
@@ -130,7 +137,7 @@ def open_weights(path: Path, cfg: Config, data: Manifest) -> Opened:
             f"{len(data.classes)} classes, first {next(iter(report.left_random))}; use the config "
             "and the data that it was trained with"
         )
-    origin = Origin(path.name, 0, "raw", data.fingerprint, {})
+    origin = Origin(path.name, 0, "raw", data.fingerprint, {}, data.label_kind)
     return Opened(path, cfg, data.classes, origin, model, variables, is_exported=False)
 
 
@@ -164,9 +171,16 @@ def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:
         weights="ema" if is_averaged else "raw",
         fingerprint=metadata["fingerprint"],
         metrics=metadata["metrics"],
+        label_kind=_read_label_kind(metadata),
     )
     classes = tuple(metadata["classes"])
     return Opened(run.root, cfg, classes, origin, model, variables, is_exported=False)
+
+
+def _read_label_kind(metadata: Mapping[str, Any]) -> LabelKind:
+    """Reads the kind of labels; older checkpoints show it only by metrics without an accuracy."""
+    is_multi = metadata["metrics"].get("accuracy", 0.0) is None
+    return metadata.get("label_kind", "multi" if is_multi else "single")
 
 
 def _choose_step(checkpoints: Checkpoints, which: Which) -> int:

@@ -23,7 +23,7 @@ from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import FactoredSaliency
 from tests.campaigns import api_reference
 from tests.support.saved_runs import tiny_config
-from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_data import prepare_tiny_people, write_photo
 
 pytestmark = pytest.mark.slow
 
@@ -76,12 +76,13 @@ def test_reference_is_up_to_date() -> None:
 
 def test_trains_in_a_thread_and_evaluates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare_tiny_people(tmp_path / "data" / "people")
+    write_photo(tmp_path / "my.jpg", 1)
     monkeypatch.chdir(tmp_path)
     problems: list[BaseException] = []
 
     def work() -> None:
         try:
-            run_docstrings("train_config", "evaluate_run")
+            run_docstrings("train_config", "evaluate_run", "load")
         except BaseException as error:
             problems.append(error)
 

@@ -8,10 +8,9 @@ import pytest
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax import cli
-from gap_jax.commands.evaluate import evaluation_mesh
 from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
-from gap_jax.runtime.processes.group import ALONE, Processes
+from gap_jax.learning.sharding import evaluation_mesh
 from tests.support.saved_runs import prepare_run
 from tests.support.saved_states import plan_fault
 from tests.support.tiny_data import SIZES, names_in
@@ -80,6 +79,6 @@ def test_evaluation_uses_the_devices_that_divide_its_batch() -> None:
     cfg = read_config(
         "gap_pose:demo", ["--config.eval.batch_size=6", "--config.train.batch_size=6"]
     )
-    assert evaluation_mesh(cfg, ALONE).size == 2
+    assert evaluation_mesh(cfg).size == 2
     with pytest.raises(ConfigError, match=r"train.batch_size / .*=6 is not divisible by 8 devices"):
-        evaluation_mesh(cfg, Processes(count=2))
+        evaluation_mesh(cfg, 2)

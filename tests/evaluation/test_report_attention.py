@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from jaxtyping import Array, Float
 from PIL import Image
 
 from data_pipelines import transforms
@@ -17,44 +16,21 @@ from data_pipelines.example import Entry, RawData, RawSplit
 from data_pipelines.loader import Rows
 from data_pipelines.manifest import Manifest
 from data_pipelines.records import open_split
-from gap_jax.learning.state import Model, Variables, split_network
+from gap_jax.learning.state import split_network
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import LinearSaliency
+from gap_jax.prediction.attention import upsample
 from gap_jax.report import measure
 from gap_jax.report.gallery import overlay
-from gap_jax.report.maps import predict, upsample
+from gap_jax.report.maps import predict
+from tests.support.bright_head import CELL_PX, Brightness, bright_head, centre_of
 from tests.support.reported_runs import grid_of
 from tests.support.tiny_data import CLASSES, build
 
-CELL_PX = 4
 SQUARE_PX = 12
 SPREAD = nnx.initializers.normal(1.0)
-
-
-class Brightness(nnx.Module):
-    """Returns the brightness above black at each cell's point."""
-
-    features = 1
-
-    def __init__(self, cell_px: int = CELL_PX) -> None:
-        self.cell_px = cell_px
-
-    def __call__(self, x: Float[Array, "b y x 3"], *, train: bool) -> Float[Array, "b h w 1"]:
-        del train
-        return x[:, :: self.cell_px, :: self.cell_px].mean(-1, keepdims=True) + 128
-
-    def locate(self, axis: Axis) -> Axis:
-        return Axis(-(-axis.cells // self.cell_px), 0.0, float(self.cell_px))
-
-
-def bright_head(cell_px: int = CELL_PX) -> tuple[Model, Variables]:
-    """Makes a network whose bottom-up map is the brightness of its crop."""
-    reads = LinearSaliency(1, init=nnx.initializers.ones, rngs=nnx.Rngs(0))
-    pooling = AttentionalPooling(1, len(CLASSES), saliency=reads, rngs=nnx.Rngs(0))
-    network = Network(Brightness(cell_px), pooling, mean=(128.0, 128.0, 128.0))
-    return split_network(network)
 
 
 def plant(folder: Path, centres: list[tuple[int, int]], size: tuple[int, int]) -> Manifest:
@@ -74,12 +50,6 @@ def plant(folder: Path, centres: list[tuple[int, int]], size: tuple[int, int]) -
     split = RawSplit(len(entries), len(entries), len(entries), entries)
     raw = RawData("people", "single", CLASSES, {"train": split}, [], {})
     return build(folder / "data", raw)
-
-
-def centre_of(mass: np.ndarray) -> tuple[float, float]:
-    """Returns x and y of the centre of mass."""
-    y, x = np.indices(mass.shape)
-    return float((mass * x).sum() / mass.sum()), float((mass * y).sum() / mass.sum())
 
 
 @pytest.mark.parametrize("preprocessing", ["reference", "modern"])

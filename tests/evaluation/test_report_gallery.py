@@ -6,8 +6,10 @@ import io
 import numpy as np
 from PIL import Image
 
-from gap_jax.report.gallery import build_gallery, choose, find_scale, paint
-from gap_jax.report.maps import Predictions, find_joints
+from gap_jax.prediction.attention import find_joints
+from gap_jax.prediction.colours import find_scale, paint
+from gap_jax.report.gallery import build_gallery, choose
+from gap_jax.report.maps import Predictions
 from tests.support.reported_runs import draw_scores, grid_of, make_run
 from tests.support.tiny_data import CLASSES
 

@@ -41,6 +41,7 @@ LAYERS = (
     ("gap_jax.evaluation",),
     ("gap_jax.runtime",),
     ("gap_jax.saved",),
+    ("gap_jax.prediction",),
     ("gap_jax.report",),
     ("gap_jax.train",),
     ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),

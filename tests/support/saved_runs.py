@@ -79,6 +79,7 @@ def save_run(
                 "config": dataclasses.asdict(cfg),
                 "classes": list(data.classes),
                 "fingerprint": data.fingerprint,
+                "label_kind": data.label_kind,
                 "metrics": {} if score is None else {"mAP": score},
             }
             checkpoints.save(step, states[step], metadata)

@@ -1,0 +1,1 @@
+"""Answers about single images: classes with probabilities, attention maps and joints."""

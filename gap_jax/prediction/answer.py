@@ -1,0 +1,133 @@
+"""An answer about one image: its classes with probabilities, attention maps and joints."""
+
+import base64
+import dataclasses
+import html
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines.core import files
+from data_pipelines.core.errors import ConfigError, nearest
+from data_pipelines.pictures.drawing import Picture
+from gap_jax.models.cells import Grid
+from gap_jax.prediction import overlay
+from gap_jax.prediction.attention import ClassMaps, Map, find_joints
+from gap_jax.prediction.colours import find_sign
+from gap_jax.prediction.photograph import Placement
+
+SHOWN_CLASSES = 5
+
+
+class Maps(NamedTuple):
+    """The maps of a class, on the cells of the network; `combined` has the logit as its mean.
+
+    With several pairs the first two are of the first pair. Both have the sign that makes the peaks
+    of `bottom_up` positive.
+    """
+
+    bottom_up: Map
+    top_down: Map
+    combined: Map
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Answer:
+    """The answer of a model about one image.
+
+    `crop` is what the network sees in its centre view; `placement` and `grid` relate its pixels
+    to those of the upright image and to the cells of maps.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    logits: Float[np.ndarray, " k"]
+    is_multi_label: bool
+    crop: Picture
+    placement: Placement
+    grid: Grid
+    load: Callable[[], Picture]
+    compute: Callable[[Picture, int], ClassMaps]
+    _computed: dict[int, ClassMaps] = dataclasses.field(default_factory=dict)
+
+    @property
+    def image(self) -> Picture:
+        """The upright photograph; it is read again."""
+        return self.load()
+
+    @property
+    def probabilities(self) -> Float[np.ndarray, " k"]:
+        """Softmax over the classes; a sigmoid of each if images have several labels."""
+        logits = self.logits.astype(np.float64)
+        if self.is_multi_label:
+            return np.exp(-np.logaddexp(0, -logits))
+        powers = np.exp(logits - logits.max())
+        return powers / powers.sum()
+
+    def top(self, count: int = SHOWN_CLASSES) -> list[tuple[str, float]]:
+        """Returns the classes of the highest probabilities, highest first."""
+        return [(self.classes[k], float(self.probabilities[k])) for k in self.rank()[:count]]
+
+    def rank(self) -> list[int]:
+        """Returns the ids of the classes, highest logit first."""
+        return np.argsort(-self.logits, kind="stable").tolist()
+
+    def maps(self, name: str | None = None) -> Maps:
+        """Computes the maps of a class, by default of the most probable one."""
+        found = self._compute(self._find(name))
+        h = np.asarray(found.bottom_up)[0, ..., 0]
+        sign = find_sign(h)
+        return Maps(sign * h, sign * np.asarray(found.top_down)[0], np.asarray(found.combined)[0])
+
+    @property
+    def joints(self) -> Float[np.ndarray, "16 3"] | None:
+        """The joints (x, y, visibility; 0 if not found), or None without a pose branch."""
+        pose = self._compute(next(iter(self._computed), self._find(None))).pose
+        if pose is None:
+            return None
+        joints = find_joints(np.asarray(pose)[0], *self.crop.shape[:2])[0]
+        joints[:, 0] = self.placement.columns.to_photograph(joints[:, 0])
+        joints[:, 1] = self.placement.rows.to_photograph(joints[:, 1])
+        return np.where(joints[:, 2:] > 0, joints, 0.0)
+
+    def draw(self, name: str | None = None) -> Picture:
+        """Draws the photograph with its joints, and the maps of a class over it."""
+        k = self._find(name)
+        label = f"{self.classes[k]} {100 * self.probabilities[k]:.1f} %"
+        maps = self.maps(self.classes[k])._asdict()
+        return overlay.draw(self.image, self.placement, self.grid, maps, self.joints, label)
+
+    def save(self, path: str | os.PathLike[str], name: str | None = None) -> None:
+        """Writes the picture of `draw` as a PNG."""
+        files.write_atomically(Path(path), overlay.encode(self.draw(name)))
+
+    def _find(self, name: str | None) -> int:
+        if name is None:
+            return int(self.logits.argmax())
+        if name not in self.classes:
+            known = nearest(name, self.classes)
+            raise ConfigError(f"the model has no class {files.quote(name)}{known}")
+        return self.classes.index(name)
+
+    def _compute(self, k: int) -> ClassMaps:
+        if k not in self._computed:
+            self._computed[k] = self.compute(self.crop, k)
+        return self._computed[k]
+
+    def __repr__(self) -> str:
+        listed = ", ".join(f"{name} {100 * share:.1f} %" for name, share in self.top(3))
+        return f"Answer({self.name!r}: {listed})"
+
+    def _repr_html_(self) -> str:
+        """Shows the picture and the highest classes in a notebook."""
+        source = base64.b64encode(overlay.encode(self.draw())).decode()
+        rows = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{100 * share:.1f} %</td></tr>"
+            for name, share in self.top()
+        )
+        alt = html.escape(f"attention maps of {self.name}", quote=True)
+        return f'<img alt="{alt}" src="data:image/png;base64,{source}"><table>{rows}</table>'
