@@ -12,6 +12,8 @@ METHODS = (
 )  # fmt: skip
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
+KINDS = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
+PARTS = {"gap_pose": KINDS}  # of the package's configs: the parts after the colon, by kind
 
 _INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -28,8 +30,7 @@ class Variant(NamedTuple):
 
 def parse_variant(text: str, *, method: str) -> Variant:
     """Reads the parts in any order; `demo` implies `people`, no part means the paper's run."""
-    known = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
-    kinds = {part: kind for kind, parts in known.items() for part in parts}
+    kinds = {part: kind for kind, parts in KINDS.items() for part in parts}
     chosen: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         if part not in kinds:
