@@ -51,7 +51,8 @@ def _quote(text: str) -> str:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "HOME": str(folder.parent), "TERM": "dumb", "LC_ALL": "C.UTF-8"}
+    home = str(folder.parent)  # shells write their own folders there
+    return {"PATH": os.environ["PATH"], "HOME": home, "TERM": "dumb", "LC_ALL": "C.UTF-8"}
 
 
 def _blocks(command: list[str], folder: Path) -> list[list[str]]:
@@ -68,10 +69,12 @@ def type_lines(shell: str, script: Path, folder: Path, *lines: str) -> list[list
 
     Of several completions the shell inserts what they have in common.
     """
-    pid, terminal = pty.fork()
-    if pid == 0:
-        os.chdir(folder)
-        os.execvpe(START[shell][0], START[shell], _environment(folder))
+    terminal, other = pty.openpty()
+    process = subprocess.Popen(
+        START[shell], stdin=other, stdout=other, stderr=other, cwd=folder,
+        env=_environment(folder), start_new_session=True,
+    )  # fmt: skip
+    os.close(other)
     try:
         os.write(terminal, f"{SETUP[shell]}source {script}\n".encode())
         _read(terminal)
@@ -83,7 +86,8 @@ def type_lines(shell: str, script: Path, folder: Path, *lines: str) -> list[list
         return found
     finally:
         os.close(terminal)
-        os.waitpid(pid, 0)
+        process.kill()
+        process.wait()
 
 
 def _read(terminal: int) -> str:
