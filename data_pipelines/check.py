@@ -1,24 +1,21 @@
 """Verifies prepared data, from the digests of shards to every joint, and warns of oddities."""
 
 import hashlib
-import io
-import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from data_pipelines import decode, manifest, records
 from data_pipelines.core import files
 from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.example import NOT_ANNOTATED
+from data_pipelines.exif import UPRIGHT, find_orientation
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.pictures.sheet import contact_sheet
 from data_pipelines.prepare import FEW_IMAGES, Log, count_images
 
 MAX_NAMED = 10  # in a message
 FAR_OUTSIDE = 0.1  # of the longer side: annotators mark joints a little beyond the border
-ORIENTATION_TAG, ROTATED_OR_MIRRORED = 0x0112, range(2, 9)
 
 
 def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
@@ -95,9 +92,10 @@ class _Inspection:
 
     def _find_fault(self, record: records.Record) -> str | None:
         try:
-            height_px, width_px, _ = decode.decode(record["image"]).shape
+            image = decode.decode(record["image"], upright=self._stated.exif_applied)
         except DataError as error:
             return str(error)
+        height_px, width_px, _ = image.shape
         stated = f"{record['width_px']} x {record['height_px']}"
         if (found := f"{width_px} x {height_px}") != stated:
             return f"it is {found} pixels, its record says {stated}"
@@ -114,10 +112,8 @@ class _Inspection:
         beyond = np.maximum(-annotated, annotated - (size - 1))
         if (beyond > FAR_OUTSIDE * size.max()).any():
             self._far_outside.append(named)
-        file = io.BytesIO(record["image"])
-        with warnings.catch_warnings(action="ignore"), Image.open(file) as image:
-            if image.getexif().get(ORIENTATION_TAG) in ROTATED_OR_MIRRORED:
-                self._rotated.append(named)
+        if not self._stated.exif_applied and find_orientation(record["image"]) != UPRIGHT:
+            self._rotated.append(named)
 
     def list_oddities(self) -> list[str]:
         train = self.tallies.get("train", Tally(len(self._stated.classes)))

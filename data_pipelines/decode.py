@@ -1,22 +1,40 @@
 """Decodes the bytes of an image file into uint8 RGB pixels, or refuses them with a reason."""
 
+import functools
 import io
+import struct
 import zlib
 from collections.abc import Callable
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, PngImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
 from data_pipelines.core.errors import DataError, first_line
+from data_pipelines.exif import find_orientation, turn_upright
 
 LARGEST_PX = 50_000_000
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_OTHER_FORMATS = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_OTHER_FORMATS = {  # which bytes at which offset, to name what is not read
+    "TIFF": (0, (b"II*\0", b"MM\0*")),
+    "HEIC": (4, (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    "AVIF": (4, (b"ftypavif", b"ftypavis")),
+    "PDF": (0, (b"%PDF",)),
+}
 _INK_SPACES = ("CMYK", "YCCK")  # colour spaces of a JPEG that stores inks
-_PARSER_ERRORS = (OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError)
+_PARSER_ERRORS = (
+    OSError, ValueError, SyntaxError, EOFError, OverflowError, MemoryError, LookupError, TypeError,
+    struct.error, Image.DecompressionBombError,
+)  # fmt: skip
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:
@@ -45,19 +63,36 @@ DECISIONS: dict[str, tuple[Callable[[Image.Image], Image.Image], str]] = {
 }
 """Maps each storage of pixels (Pillow's mode) to its conversion to RGB and the reason.
 
-The content decides, never the file's name. JPEG (also progressive) and PNG are read; other
-formats, damaged or cut-off files and more than `LARGEST_PX` pixels are refused, the last from the
-header alone. A JPEG is damaged where libjpeg warns, a PNG where any chunk's CRC differs. EXIF
-orientation is ignored, because annotations refer to the stored pixels.
+The content decides, never the file's name. The formats of `FORMATS` are read, of an animation its
+first frame; other formats, damaged or cut-off files and more than `LARGEST_PX` pixels are refused,
+the last from the header alone. A JPEG is damaged where libjpeg warns, a PNG where any chunk's CRC
+differs; the others have no checksum.
 """
 
 
-def decode(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes the pixels by the table of `DECISIONS`."""
+def decode(data: bytes, *, upright: bool = False) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes the pixels by the table of `DECISIONS`, as they are stored.
+
+    `upright` turns them by the EXIF orientation; annotations of MPII refer to the stored pixels.
+    """
     try:
-        return _decode_jpeg(data) if data.startswith(_JPEG) else _decode_png(data)
+        image = _find_decoder(data)(data)
     except _PARSER_ERRORS as error:
         raise DataError(f"it is damaged or cut off ({first_line(error)})") from error
+    return turn_upright(image, find_orientation(data)) if upright else image
+
+
+def _find_decoder(data: bytes) -> Callable[[bytes], UInt8[np.ndarray, "h w 3"]]:
+    for offset, start, decoder in FORMATS.values():
+        if data.startswith(start, offset):
+            return decoder
+    kinds = (
+        f"a {name}"
+        for name, (offset, starts) in _OTHER_FORMATS.items()
+        if data.startswith(starts, offset)
+    )
+    kind = next(kinds, "no image" if data else "empty")
+    raise DataError(f"it is {kind}; {', '.join(FORMATS)} are read")
 
 
 def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
@@ -77,18 +112,26 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     return _to_rgb(Image.frombytes("CMYK", size, inverted.tobytes()), "CMYK")
 
 
-def _decode_png(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    if not data.startswith(_PNG):
-        kinds = (f"a {name}" for start, name in _OTHER_FORMATS.items() if data.startswith(start))
-        kind = next(kinds, "no image" if data else "empty")
-        raise DataError(f"it is {kind}; JPEG and PNG are read")
+def _decode_by(plugin: type[ImageFile.ImageFile], data: bytes) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes the first frame with Pillow."""
     # Image.open would warn of a large image that _check_size refuses
-    image = PngImagePlugin.PngImageFile(io.BytesIO(data))
+    image = plugin(io.BytesIO(data))
     _check_size(*image.size)
-    _check_chunks(data)
+    if plugin is PngImagePlugin.PngImageFile:
+        _check_chunks(data)
     image.load()
     is_keyed = "transparency" in image.info and image.mode != "I;16"
     return _to_rgb(image, "transparency" if is_keyed else image.mode)
+
+
+FORMATS: dict[str, tuple[int, bytes, Callable[[bytes], UInt8[np.ndarray, "h w 3"]]]] = {
+    "JPEG": (0, b"\xff\xd8\xff", _decode_jpeg),
+    "PNG": (0, _PNG, functools.partial(_decode_by, PngImagePlugin.PngImageFile)),
+    "WebP": (8, b"WEBP", functools.partial(_decode_by, WebPImagePlugin.WebPImageFile)),
+    "GIF": (0, b"GIF8", functools.partial(_decode_by, GifImagePlugin.GifImageFile)),
+    "BMP": (0, b"BM", functools.partial(_decode_by, BmpImagePlugin.BmpImageFile)),
+}
+"""Maps each format that is read to an offset, the bytes there, and the decoder."""
 
 
 def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:

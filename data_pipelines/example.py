@@ -67,7 +67,10 @@ class RawSplit:
 
 @dataclasses.dataclass(frozen=True)
 class RawData:
-    """Describes a whole data set by its own files; `provenance` goes into the manifest."""
+    """Describes a whole data set by its own files; `provenance` goes into the manifest.
+
+    `upright` images are turned by their EXIF orientation, and their joints refer to that.
+    """
 
     name: str
     label_kind: LabelKind
@@ -75,6 +78,7 @@ class RawData:
     splits: Mapping[str, RawSplit]
     rejects: list[Reject]
     provenance: Mapping[str, str | int | float | list[str]]
+    upright: bool = False
 
     def __post_init__(self) -> None:
         if fault := find_class_fault(self.classes):

@@ -276,4 +276,5 @@ class Rows:
             fault = f"it shows {len(people)} people and the manifest says at most {most}"
         if fault:
             raise DataError(fault)
-        return make_view(decode(record["image"]), people, self._data), label
+        image = decode(record["image"], upright=manifest.exif_applied)
+        return make_view(image, people, self._data), label

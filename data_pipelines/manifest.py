@@ -16,6 +16,8 @@ from data_pipelines.example import NOT_ANNOTATED, UNLABELLED, LabelKind, find_cl
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
+EXIF_IGNORED = "ignored: annotations refer to the stored pixels"
+EXIF_APPLIED = "applied: images are turned upright after decoding"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,13 +52,18 @@ class Manifest:
     max_people: int
     splits: dict[str, Split]
     provenance: dict[str, Any]
-    exif: str = "ignored: annotations refer to the stored pixels"
+    exif: str = EXIF_IGNORED
     format_version: int = FORMAT_VERSION
 
     @property
     def fingerprint(self) -> str:
         """The digest of all that a model can learn from: classes, labels, pixels, order."""
         return _digest(dataclasses.asdict(self))
+
+    @property
+    def exif_applied(self) -> bool:
+        """Tells whether stored images are decoded upright, by their EXIF orientation."""
+        return self.exif == EXIF_APPLIED
 
 
 def is_labelled(label: Any) -> bool:
@@ -180,6 +187,8 @@ def _from_json(content: dict[str, Any]) -> Manifest:
 def _check_sums(manifest: Manifest) -> None:
     if fault := find_class_fault(manifest.classes):
         raise ValueError(fault)
+    if manifest.exif not in (EXIF_IGNORED, EXIF_APPLIED):
+        raise ValueError(f"its exif is {manifest.exif!r}, not {EXIF_IGNORED!r} or {EXIF_APPLIED!r}")
     for name, split in manifest.splits.items():
         if split.examples != sum(shard.examples for shard in split.shards):
             raise ValueError(f"the shards of split {name!r} do not add up to its examples")

@@ -14,7 +14,17 @@ from data_pipelines import decode, records
 from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from data_pipelines.example import Entry, RawData, Reject
-from data_pipelines.manifest import MANIFEST, Manifest, Shard, Tally, list_skipped, load, save
+from data_pipelines.manifest import (
+    EXIF_APPLIED,
+    EXIF_IGNORED,
+    MANIFEST,
+    Manifest,
+    Shard,
+    Tally,
+    list_skipped,
+    load,
+    save,
+)
 from data_pipelines.transforms import View, resize
 
 REJECTS = "rejects.csv"
@@ -168,6 +178,7 @@ class _Intake:
             max_people=max(tally.max_people for tally in self.tallies.values()),
             splits={name: tally.split(shards[name]) for name, tally in self.tallies.items()},
             provenance={**self._raw.provenance, **versions, "max_width_px": self._max_width_px},
+            exif=EXIF_APPLIED if self._raw.upright else EXIF_IGNORED,
         )
 
 
@@ -177,7 +188,7 @@ def _make_record(entry: Entry, raw: RawData, max_width_px: int) -> records.Recor
     if fault := records.find_fault(entry.label, entry.keypoints, kind, classes):
         raise DataError(fault)
     content = _read(entry.path)
-    view = View(decode.decode(content), entry.keypoints, 0.0)
+    view = View(decode.decode(content, upright=raw.upright), entry.keypoints, 0.0)
     height_px, width_px, _ = view.image.shape
     if 0 < max_width_px < width_px:
         height_px = max(1, round(height_px * max_width_px / width_px))

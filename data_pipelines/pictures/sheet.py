@@ -64,7 +64,7 @@ def _make_galleries(directory: Path, manifest: Manifest, sample: Sample) -> list
         for split in {split for positions in sample.values() for split, _ in positions}
     }
     figures = {
-        each: [_make_figure(split, sources[split][at], manifest.classes) for split, at in positions]
+        each: [_make_figure(split, sources[split][at], manifest) for split, at in positions]
         for each, positions in sample.items()
     }
     note = "Chosen at random with a fixed seed."
@@ -77,10 +77,11 @@ def _make_galleries(directory: Path, manifest: Manifest, sample: Sample) -> list
     return galleries
 
 
-def _make_figure(split: str, record: records.Record, classes: Sequence[str]) -> Figure:
-    label = label_text(record["label"], classes)
+def _make_figure(split: str, record: records.Record, manifest: Manifest) -> Figure:
+    label = label_text(record["label"], manifest.classes)
     people = len(record["keypoints"])
-    view = View(decode.decode(record["image"]), record["keypoints"], 0.0)
+    image = decode.decode(record["image"], upright=manifest.exif_applied)
+    view = View(image, record["keypoints"], 0.0)
     alt = f"{label}, with {people} annotated {'person' if people == 1 else 'people'}"
     return Figure(record["id"], f"{split} \u00b7 {label}", [thumbnail(view, alt=alt)])
 

@@ -1,7 +1,7 @@
 """Shows the batches of a config beside the stored images they were made from."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from data_pipelines import decode, loader, manifest, records
@@ -51,16 +51,15 @@ def _make_gallery(
     note = f"Split {split}. Left: as stored. Right: the crop; its circle has a disc target's size."
     if padding:
         note += f" {padding} more rows are padding."
-    figures = [_make_figure(batch, row, stored[int(batch.id[row])], stated.classes) for row in rows]
+    figures = [_make_figure(batch, row, stored[int(batch.id[row])], stated) for row in rows]
     return Gallery(heading, note, figures, wide=True)
 
 
-def _make_figure(
-    batch: HostBatch, row: int, record: records.Record, classes: Sequence[str]
-) -> Figure:
-    label = label_text(record["label"], classes)
+def _make_figure(batch: HostBatch, row: int, record: records.Record, stated: Manifest) -> Figure:
+    label = label_text(record["label"], stated.classes)
     weight = "" if batch.weight[row] else " \u00b7 weight 0"
-    whole = View(decode.decode(record["image"]), record["keypoints"], 0.0)
+    image = decode.decode(record["image"], upright=stated.exif_applied)
+    whole = View(image, record["keypoints"], 0.0)
     crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]))
     thumbnails = []
     for view, kind in ((whole, "as stored"), (crop, "as input of a model")):

@@ -205,7 +205,7 @@ def test_damaged_records_are_collected_and_counted(tmp_path: Path) -> None:
     for fault in (
         "'image 0': it is 30 x 20 pixels, its record says 31 x 20;",
         "'image 1': its label 7 is outside 0..1;",
-        "'image 2': it is no image; JPEG and PNG are read;",
+        "'image 2': it is no image; JPEG, PNG, WebP, GIF, BMP are read;",
         "'image 3': a keypoint is not finite;",
         "'image 9': its label -2 is outside 0..1 and 2 more; prepare",
     ):

@@ -1,5 +1,6 @@
 """Every kind of file that is refused, and every detectable kind of damage."""
 
+import contextlib
 import zlib
 
 import numpy as np
@@ -8,7 +9,17 @@ from PIL import Image, PngImagePlugin
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.decode import decode
-from tests.data.test_decode import GREY, JPEG, TRUE_COLOUR, chunk, png, saved, smooth
+from tests.data.test_decode import (
+    GREY,
+    JPEG,
+    TRUE_COLOUR,
+    bmp_of_size,
+    chunk,
+    gif_of_screen,
+    png,
+    saved,
+    smooth,
+)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
@@ -51,12 +62,18 @@ INKS = saved(smooth().convert("CMYK"), "JPEG")
 SAMPLED = saved(smooth().convert("CMYK"), "JPEG", subsampling=2)  # black as rarely as colours
 REFUSED = {
     "empty": (b"", "it is empty"),
-    "one byte": (b"x", "it is no image; JPEG and PNG are read"),
-    "text": (b"<html>not found</html>", "it is no image; JPEG and PNG are read"),
-    "GIF": (saved(smooth(), "GIF"), "it is a GIF; JPEG and PNG are read"),
-    "WebP": (b"RIFF\0\0\0\0WEBPVP8 ", "it is a WebP; JPEG and PNG are read"),
-    "BMP": (saved(smooth(), "BMP"), "it is a BMP; JPEG and PNG are read"),
-    "TIFF": (saved(smooth(), "TIFF"), "it is a TIFF; JPEG and PNG are read"),
+    "one byte": (b"x", "it is no image; JPEG, PNG, WebP, GIF, BMP are read"),
+    "text": (b"<html>not found</html>", "it is no image; JPEG, PNG, WebP, GIF, BMP are read"),
+    "TIFF": (saved(smooth(), "TIFF"), "it is a TIFF; JPEG, PNG, WebP, GIF, BMP are read"),
+    "HEIC": (b"\0\0\0\x18ftypheic", "it is a HEIC; JPEG, PNG, WebP, GIF, BMP are read"),
+    "WAV": (b"RIFF\0\0\0\0WAVEfmt ", "it is no image"),
+    "WebP header only": (b"RIFF\0\0\0\0WEBPVP8 ", "cut off"),
+    "BMP header only": (b"BM", "cut off"),
+    "BMP of no width": (bmp_of_size(0, 5), "cut off"),
+    "BMP of an odd header": (saved(smooth(), "BMP")[:14] + bytes(99), "cut off"),
+    "GIF header only": (b"GIF89a", "cut off"),
+    "GIF without a frame": (b"GIF89a" + bytes(7) + b";", "cut off"),
+    "GIF of no width": (gif_of_screen(0, 0)[:-600], "cut off"),
     "JPEG half": (JPEG[: len(JPEG) // 2], "cut off"),
     "JPEG without its last tenth": (JPEG[: len(JPEG) * 9 // 10], "cut off"),
     "JPEG without its end": (JPEG[:-2], "cut off"),
@@ -91,3 +108,27 @@ def test_undecodable_file_is_refused_in_one_line(case: str) -> None:
         decode(data)
     assert reason in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP"])
+def test_a_file_cut_anywhere_is_refused_or_lacks_only_its_end_mark(kind: str) -> None:
+    data = saved(smooth(20, 12), kind)
+    whole = decode(data)
+    for length in range(len(data)):
+        try:
+            cut = decode(data[:length])
+        except DataError:
+            continue
+        assert kind == "GIF" and length >= len(data) - 2  # after the last pixel
+        np.testing.assert_array_equal(cut, whole)
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP"])
+def test_flipped_bits_are_decoded_or_refused(kind: str) -> None:
+    data, rng = saved(smooth(20, 12), kind), np.random.default_rng(0)
+    for position in (*range(60), *rng.integers(len(data), size=40)):
+        for bit in range(8):
+            flipped = bytearray(data)
+            flipped[position] ^= 1 << bit
+            with contextlib.suppress(DataError):
+                assert decode(bytes(flipped)).dtype == np.uint8

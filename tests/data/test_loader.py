@@ -235,7 +235,9 @@ def test_cached_images_are_decoded_once(
 ) -> None:
     rows = loader.Rows(config(folder), stated, "train")
     decoded = []
-    monkeypatch.setattr(loader, "decode", lambda data: decoded.append(data) or decode(data))
+    monkeypatch.setattr(
+        loader, "decode", lambda data, **how: decoded.append(data) or decode(data, **how)
+    )
     if keeps:
         rows.cache_decoded()
     for seed in range(3):

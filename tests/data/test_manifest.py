@@ -50,10 +50,11 @@ def test_the_fingerprint_covers_everything_but_provenance(data: Path) -> None:
             {"name": "mpii"},
             {"classes": stated.classes[::-1]},
             {"max_people": 3},
+            {"exif": manifest.EXIF_APPLIED},
             {"splits": dict(list(stated.splits.items())[:1])},
         )
     }
-    assert len(digests) == 5
+    assert len(digests) == 6
     assert dataclasses.replace(stated, provenance={}).fingerprint == stated.fingerprint
 
 
@@ -144,6 +145,7 @@ TRAIN, SHARD = ("splits", "train"), ("splits", "train", "shards", 0)
         (changed([], "classes"), "it has no classes"),
         (changed(None, "classes"), "'classes'"),
         (changed(1, "surprise"), "surprise"),
+        (changed("applied", "exif"), "its exif is 'applied', not 'ignored: "),
         (changed([], "splits"), "'items'"),
         (changed(8, *TRAIN, "examples"), "do not add up to its examples"),
         (changed([3, 6], *TRAIN, "class_counts"), "does not count every class"),
