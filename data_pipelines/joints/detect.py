@@ -6,7 +6,7 @@ import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -16,6 +16,7 @@ from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from data_pipelines.decode import decode
 from data_pipelines.example import JOINTS, NOT_ANNOTATED
+from data_pipelines.joints.detector import Landmarks
 from data_pipelines.joints.landmarks import DERIVED, map_landmarks
 from data_pipelines.prepare import MAX_FILE_BYTES, PROGRESS_INTERVAL_S
 
@@ -24,12 +25,7 @@ IGNORED = ("__macosx",)  # folders of archives; names that begin with a dot are 
 DETECTOR_PX = 640  # of the longer side; the detector shrinks further itself
 
 
-class Finder(Protocol):
-    """Finds the landmarks of one person in a picture."""
-
-    version: str
-
-    def find(self, picture: UInt8[np.ndarray, "h w 3"]) -> Float[np.ndarray, "33 3"] | None: ...
+Find = Callable[[UInt8[np.ndarray, "h w 3"]], Landmarks | None]
 
 
 class Refused(NamedTuple):
@@ -39,9 +35,12 @@ class Refused(NamedTuple):
     reason: str
 
 
-def detect(root: Path, out: Path, finder: Finder, log: Callable[[str], None] = print) -> None:
+def detect(
+    root: Path, out: Path, find: Find, *, detector: str, log: Callable[[str], None] = print
+) -> None:
     """Writes the joints of one person in each photograph below `root` to the new file `out`.
 
+    `find` returns the landmarks of a picture, and `detector` names it in `out`.
     Coordinates are pixels of the upright picture, by its EXIF orientation. Files that cannot be
     used are listed in `out` and end in a `DataError` after the joints of the others are written.
     """
@@ -56,7 +55,7 @@ def detect(root: Path, out: Path, finder: Finder, log: Callable[[str], None] = p
             log(f"{done:,} of {len(names):,} images read, {len(annotations):,} with a person")
         try:
             picture = decode(_read(root / name), upright=True)
-            landmarks = finder.find(_shrink(picture))
+            landmarks = find(_shrink(picture))
         except DataError as error:
             refused.append(Refused(name, str(error)))
             log(f"left out {files.quote(name)}: {error}")
@@ -67,7 +66,7 @@ def detect(root: Path, out: Path, finder: Finder, log: Callable[[str], None] = p
         if landmarks is not None:
             keypoints, scores = map_landmarks(landmarks, width, height)
             annotations.append(_annotate(number, keypoints, scores))
-    files.write_atomically(out, _as_json(finder.version, images, annotations, refused))
+    files.write_atomically(out, _as_json(detector, images, annotations, refused))
     log(
         f"{out}: joints of one person in {len(annotations):,} of {len(names):,} images; other "
         "people in an image are left out"
@@ -127,7 +126,7 @@ def _read(path: Path) -> bytes:
         raise DataError(f"it cannot be read ({error.strerror})") from error
 
 
-def _shrink(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h w 3"]:
+def _shrink(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
     height, width, _ = picture.shape
     scale = DETECTOR_PX / max(height, width)
     if scale >= 1:
@@ -156,7 +155,7 @@ def _annotate(
 
 
 def _as_json(
-    version: str,
+    detector: str,
     images: list[dict[str, Any]],
     annotations: list[dict[str, Any]],
     refused: list[Refused],
@@ -164,7 +163,7 @@ def _as_json(
     content = {
         "info": {
             "description": "joints from a detector, one person an image, not checked by people",
-            "detector": f"mediapipe {version}, BlazePose",
+            "detector": detector,
             "coordinates": "0-based pixels of the image turned upright by its EXIF orientation",
         },
         "categories": [{"id": 1, "name": "person", "keypoints": list(JOINTS)}],

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,35 +30,13 @@ class Lost(Exception):
 
 
 class Detector:
-    """Finds the landmarks of one person in each picture.
+    """Finds the landmarks of one person in each picture."""
 
-    `python` is a Python that has the detector's package: it needs an older protobuf than Grain, so
-    it is installed in an environment of its own.
-    """
-
-    def __init__(self, python: str = sys.executable, script: Path = SCRIPT) -> None:
+    def __init__(self, python: str, script: Path, errors: IO[bytes]) -> None:
         self.version = ""
         self._command = [python, "-I", str(script)]
+        self._errors = errors  # what the child writes to stderr
         self._child: subprocess.Popen[bytes] | None = None
-        self._errors: IO[bytes] = tempfile.TemporaryFile()
-
-    def __enter__(self) -> "Detector":
-        try:
-            self._start()
-        except OSError as error:
-            raise ConfigError(
-                f"--python {self._command[0]} cannot be started ({error.strerror}); {_advise()}"
-            ) from error
-        except Lost as error:
-            self._stop()
-            raise ConfigError(
-                f"{self._command[0]} has no {PACKAGE} that works ({error}); {_advise()}"
-            ) from error
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop()
-        self._errors.close()
 
     def find(self, picture: UInt8[np.ndarray, "h w 3"]) -> Landmarks | None:
         """Returns x and y as shares of the picture, and visibilities; None without a person."""
@@ -65,10 +44,10 @@ class Detector:
         head = json.dumps({"height": height, "width": width}) + "\n"
         try:
             if self._child is None:
-                self._start()
+                self.start()
             answer = self._ask(head.encode() + picture.tobytes(), PICTURE_TIMEOUT_S)
         except (Lost, OSError) as error:
-            self._stop()
+            self.stop()
             raise DataError(f"the detector failed on it ({error})") from error
         if answer is None:
             return None
@@ -80,7 +59,8 @@ class Detector:
             raise DataError("the detector gave landmarks that are not finite")
         return found
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Starts the child, which loads the package and names its version."""
         self._child = subprocess.Popen(
             self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors,
             start_new_session=True,  # a Ctrl-C reaches this process only, which ends the child
@@ -112,7 +92,8 @@ class Detector:
             return escape_control(lines[-1]) if lines else "it ended without a message"
         return "it ended"
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Ends the child."""
         child, self._child = self._child, None
         if child is None:
             return
@@ -123,6 +104,30 @@ class Detector:
                     stream.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             child.wait(END_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def open_detector(python: str = sys.executable, script: Path = SCRIPT) -> Iterator[Detector]:
+    """Starts the detector with a Python that has its package, and ends it.
+
+    The package needs an older protobuf than Grain, so it is installed in its own environment.
+    """
+    with tempfile.TemporaryFile() as errors:
+        detector = Detector(python, script, errors)
+        try:
+            try:
+                detector.start()
+            except OSError as error:
+                raise ConfigError(
+                    f"--python {python} cannot be started ({error.strerror}); {_advise()}"
+                ) from error
+            except Lost as error:
+                raise ConfigError(
+                    f"{python} has no {PACKAGE} that works ({error}); {_advise()}"
+                ) from error
+            yield detector
+        finally:
+            detector.stop()
 
 
 def _advise() -> str:

@@ -13,7 +13,7 @@ from data_pipelines.core import files
 from data_pipelines.datasets import mpii, objects, people
 from data_pipelines.example import RawData
 from data_pipelines.joints.detect import detect, list_images, refuse_existing
-from data_pipelines.joints.detector import PACKAGE, SETUP, Detector
+from data_pipelines.joints.detector import PACKAGE, SETUP, open_detector
 from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive
 from gap_jax.flags import read_config
@@ -69,8 +69,9 @@ def _find_joints(options: argparse.Namespace) -> None:
     with files.locked(options.out):
         refuse_existing(options.out)
         list_images(options.root)  # refuses a wrong folder before the detector starts
-        with Detector(options.python) as detector:
-            detect(options.root, options.out, detector)
+        with open_detector(options.python) as found:
+            name = f"mediapipe {found.version}, BlazePose"
+            detect(options.root, options.out, found.find, detector=name)
 
 
 def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
