@@ -7,18 +7,19 @@ or null. Needs mediapipe and numpy alone, and runs on Python 3.9.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
+
+import numpy as np
 
 
 def main() -> None:
     """Answers until stdin ends; what native libraries print goes to stderr."""
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    import mediapipe
-    import numpy as np
-
+    mediapipe = importlib.import_module("mediapipe")  # no package of gap_jax's own environment
     pose = mediapipe.solutions.pose.Pose(static_image_mode=True)
     print(json.dumps(mediapipe.__version__), file=answers, flush=True)
     for line in sys.stdin.buffer:

@@ -42,7 +42,7 @@ def map_landmarks(
     xy = np.array([found[name][0] for name in JOINTS]) * (width, height) - 0.5
     scores = np.array([found[name][1] for name in JOINTS])
     kind = np.where(scores >= LEAST_VISIBILITY, VISIBLE, HIDDEN)
-    is_inside = ((xy >= -0.5) & (xy <= np.array((width, height)) - 0.5)).all(axis=1)
+    is_inside = np.all((xy >= -0.5) & (xy <= np.array((width, height)) - 0.5), axis=1)
     kind = np.where(is_inside, kind, NOT_ANNOTATED)
     xy = np.where(is_inside[:, None], xy, 0.0)
     return np.column_stack([xy, kind]), np.where(is_inside, scores, 0.0)

@@ -85,7 +85,7 @@ def run_self_test(devices: Devices, *, seconds: float = SELF_TEST_TIMEOUT_S) -> 
     ) as folder:
         command = [sys.executable, "-P", "-m", "gap_jax.doctor.selftest", folder]
         ended = run_program(
-            [*command, str(devices.count)],
+            [*command, str(devices.number)],
             seconds=seconds,
             environment={**environment, "XLA_FLAGS": flags},
             on_line=show,

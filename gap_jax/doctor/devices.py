@@ -23,7 +23,7 @@ import json, jax
 devices = jax.local_devices()
 limits = (devices[0].memory_stats() or {}).get("bytes_limit")
 kinds = sorted({each.device_kind for each in devices})
-print(json.dumps({"platform": devices[0].platform, "kinds": kinds, "count": len(devices),
+print(json.dumps({"platform": devices[0].platform, "kinds": kinds, "number": len(devices),
     "limit": limits}), flush=True)
 import os; os._exit(0)
 """
@@ -50,7 +50,7 @@ class Devices(NamedTuple):
 
     platform: str = ""
     kinds: tuple[str, ...] = ()
-    count: int = 0
+    number: int = 0
     limit: int | None = None  # bytes that JAX takes on each
     fault: str = ""
 
@@ -95,7 +95,7 @@ def describe_devices(devices: Devices) -> Row:
     if devices.fault:
         return Row("devices", f"JAX cannot list them: {devices.fault}", _advise_without(devices))
     given = [f"{name}={os.environ[name]}" for name in CHANGING if os.environ.get(name)]
-    text = f"{devices.count} x {', '.join(devices.kinds)} ({devices.platform})"
+    text = f"{devices.number} x {', '.join(devices.kinds)} ({devices.platform})"
     return Row("devices", text + (f", with {' '.join(given)}" if given else ""))
 
 

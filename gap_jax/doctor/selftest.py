@@ -68,8 +68,7 @@ class SelfTest:
 
     def mirror(self) -> None:
         """Checks that mirrored joints lie on the same pixels and change sides."""
-        size = {"image_size_px": 32, "short_side_px": 36}
-        data = DataConfig(name="people", eval_flip=True, limit_width_px=0, **size).resolved()
+        data = DataConfig(image_size_px=32, short_side_px=36, limit_width_px=0, eval_flip=True)
         for view in self._views("val"):
             plain, mirrored = evaluation_views(view, data)
             same = np.array_equal(mirrored.image, plain.image[:, ::-1])

@@ -124,25 +124,24 @@ def list_confusions(matrix: Matrix) -> MatrixTable:
 
     What the summed classes get right is not known from their sum.
     """
+    values = [value for row in matrix.rows for value in row.counts]
+    digits = 1 if any(abs(value - round(value)) > 1e-9 for value in values) else 0
     rows = []
     for index, row in enumerate(matrix.rows):
         is_summed = matrix.others > 0 and index == len(matrix.rows) - 1
         cells = [
             MatrixCell(
-                _count(value) if value else "",
+                f"{value:,.{digits}f}" if value else "",
                 math.ceil(8 * value / row.images) if value else 0,
-                position == index and not is_summed,
+                position == index,
             )
             for position, value in enumerate(row.counts)
         ]
+        if is_summed:
+            cells[index] = cells[index]._replace(shade=0)
         share = row.counts[index] / row.images if row.images and not is_summed else math.nan
-        rows.append((row.truth, cells, _count(row.images), _percent(share, ".0f")))
+        rows.append((row.truth, cells, f"{row.images:,.0f}", _percent(share, ".0f")))
     return MatrixTable(matrix.method, [row.truth for row in matrix.rows], rows, matrix.others)
-
-
-def _count(value: float) -> str:
-    """Formats a number of images, which is a mean if there are several seeds."""
-    return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
 
 
 def list_attention(found: Mapping[str, Attention]) -> Table:

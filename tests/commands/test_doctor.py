@@ -14,7 +14,7 @@ from data_pipelines.core.errors import DataError
 from gap_jax import cli
 from gap_jax.commands import doctor
 from gap_jax.doctor import devices, host, packages
-from gap_jax.doctor.child import run_program
+from gap_jax.doctor.child import Outcome, run_program
 from gap_jax.doctor.devices import Devices, Driver, Gpu
 from gap_jax.doctor.selftest import SelfTest
 from tests.support.compiling import FAST_COMPILING
@@ -23,7 +23,7 @@ CPU = Devices("cpu", ("cpu",), 2)
 CUDA = Devices("gpu", ("H200",), 1, limit=100 * host.GIB)
 
 
-def python(code: str, *, seconds: float = 20.0) -> tuple[tuple[str, ...], str]:
+def python(code: str, *, seconds: float = 20.0) -> Outcome:
     return run_program([sys.executable, "-c", code], seconds=seconds)
 
 
@@ -60,11 +60,10 @@ def test_program_that_hangs_is_killed_with_its_children() -> None:
     assert fault == "no answer within 2 s" and time.monotonic() - start < 10
     assert len(lines) == 2
     for _ in range(100):
-        alive = [pid for pid in lines if _is_running(int(pid))]
-        if not alive:
-            break
+        if not any(_is_running(int(pid)) for pid in lines):
+            return
         time.sleep(0.05)
-    assert not alive
+    raise AssertionError(f"{lines} are still running")
 
 
 def _is_running(pid: int) -> bool:
