@@ -212,6 +212,11 @@ def test_every_extra_of_the_project_has_a_purpose() -> None:
     assert "simplejpeg" in shown["decoder"].text and "webp" in shown["decoder"].text
 
 
+def test_parent_imports_nothing_that_may_hang() -> None:
+    code = "import sys, gap_jax.commands.doctor; print(sorted({'jax', 'cv2'} & set(sys.modules)))"
+    assert python(code) == (("[]",), "")
+
+
 def test_jax_that_does_not_start_ends_in_69(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
