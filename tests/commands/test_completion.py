@@ -42,7 +42,7 @@ OFFERS: dict[str, list[str]] = {
     "gap_jax train --config=gap_pose:": [
         f"--config=gap_pose:{part}" for part in [*METHODS, *OTHERS]
     ],
-    "gap_jax train --config gap_pose:gap,f": ["gap_pose:gap,full"],
+    "gap_jax train --config gap_pose:gap,fu": ["gap_pose:gap,full"],
     "gap_jax train --config=configs/gap_pose.py:mean,mpii,ours,": [
         f"--config=configs/gap_pose.py:mean,mpii,ours,{scale}" for scale in SCALES
     ],
@@ -152,7 +152,8 @@ def test_every_offered_part_and_field_is_accepted() -> None:
     for name in list_configs():
         for kind, parts in PARTS[name].items():
             read_config(f"{name}:{parts[-1]}")
-            assert getattr(parse_variant(parts[-1], method="gap"), kind) == parts[-1]
+            if name == "gap_pose":
+                assert getattr(parse_variant(parts[-1], method="gap"), kind) == parts[-1]
     names = {option.names[0] for option in table.read_fields()}
     assert names == {f"--config.{name}=" for name, _, _ in fields(Config())}
     field = next(each for each in table.read_fields() if each.names == ("--config.model.T=",))
