@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
 from data_pipelines.core.errors import ConfigError, nearest
 from gap_jax import __version__, process
@@ -19,7 +20,10 @@ COMMANDS = {
     "evaluate": "exact metrics of a run on a split",
     "report": "one page on one or more runs: scores, differences, attention",
     "export": "write a trained model as a folder without its run",
+    "doctor": "check this machine: devices, driver, memory, packages, a self-test",
+    "completion": "print the script that completes commands in bash, zsh or fish",
 }
+ELSEWHERE = {"demo": "gap_jax.demo", "completion": "gap_jax.completion.command"}
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
 
@@ -33,9 +37,14 @@ def run_process(*command: str) -> int:
     return process.run(lambda: _dispatch([*command, *sys.argv[1:]]))
 
 
+def import_command(name: str) -> ModuleType:
+    """Imports the module of a command; its `run` takes the command's arguments."""
+    return importlib.import_module(ELSEWHERE.get(name, f"gap_jax.commands.{name}"))
+
+
 def _dispatch(words: list[str]) -> int | None:
     match [_expand_home(word) for word in words]:
-        case ["--version"]:
+        case ["--version" | "-V"]:
             from importlib import metadata  # slow
 
             found = [f"{name} {metadata.version(name)}" for name in SHOWN_PACKAGES]
@@ -44,11 +53,10 @@ def _dispatch(words: list[str]) -> int | None:
         case ["--help" | "-h"] | ["help"]:
             print("gap_jax COMMAND ...\n")
             for name, text in COMMANDS.items():
-                print(f"  {name:<8}  {text}")
-            print("\n  --version, or --help after any command")
+                print(f"  {name:<10}  {text}")
+            print("\n  --version (-V), or --help after any command")
         case [word, *rest] if word in COMMANDS:
-            module = "gap_jax.demo" if word == "demo" else f"gap_jax.commands.{word}"
-            return importlib.import_module(module).run(rest)
+            return import_command(word).run(rest)
         case []:
             raise ConfigError(f"no command was given; use one of {', '.join(COMMANDS)}")
         case [word, *_]:

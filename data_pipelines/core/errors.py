@@ -29,6 +29,10 @@ class WorkerLost(Refusal, exit_code=PEER_LOST):
     """A worker process that decodes images was killed; the same command resumes."""
 
 
+class NotWorking(Refusal, exit_code=69):
+    """`gap_jax doctor` found that JAX or the self-test fails on this machine."""
+
+
 class InUse(Refusal, exit_code=77):
     """Another running process is writing the folder or file."""
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NoReturn
 from data_pipelines.core.errors import ConfigError
 
 OVERRIDES = ("--config.", "--noconfig.")
+DESCRIBE = ("\0",)  # for these words a command raises `Described` instead of doing anything
 
 
 class Parser(argparse.ArgumentParser):
@@ -21,8 +22,18 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message}; see {self.prog} --help")
 
 
+class Described(Exception):
+    """Carries the parser of a command, for the scripts that complete its command line."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__(parser.prog)
+        self.parser = parser
+
+
 def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     """Parses the options; `overrides` holds the --config.group.field=value words."""
+    if tuple(words) == DESCRIBE:
+        raise Described(parser)
     options, rest = parser.parse_known_args(words)
     overrides = [word for word in rest if options.takes_config and word.startswith(OVERRIDES)]
     unknown = [word for word in rest if word not in overrides]

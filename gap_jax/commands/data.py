@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from data_pipelines import check, prepare
 from data_pipelines.core import files
 from data_pipelines.datasets import mpii, objects, people
 from data_pipelines.example import RawData
+from data_pipelines.joints.detect import detect, list_images, refuse_existing
+from data_pipelines.joints.detector import PACKAGE, SETUP, open_detector
 from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive
 from gap_jax.flags import read_config
@@ -21,6 +24,11 @@ MPII_HELP = """Reads MPII Human Pose as published: mpii_human_pose_v1_u12_1.mat 
 mpii_human_pose_v1_u12_2.zip and the folder or archive of images (12.9 GB), both from
 http://human-pose.mpi-inf.mpg.de, and the lists images_mpii_{train,val,test}.txt of the Attentional
 Pooling release (src/data/mpii/lists). The images are for research only, not for commercial use."""
+
+JOINTS_HELP = f"""Finds the sixteen joints of MPII of one person in each photograph with BlazePose
+({PACKAGE}; no model is downloaded) and writes them as COCO keypoints with scores. Pelvis, thorax,
+upper neck and head top are derived from other landmarks. The detector needs an older protobuf than
+gap_jax, so install it apart: {SETUP}."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -39,8 +47,31 @@ def run(words: Sequence[str]) -> None:
     showing.add_argument("--config", metavar="FILE[:parts]", required=True, help="the config")
     showing.add_argument("--html", type=Path, help="the page; default DIR/batch.html")
     showing.set_defaults(command=_show)
+    _add_joints(actions)
     options = parse(parser, words)
     options.command(options)
+
+
+def _add_joints(actions: Any) -> None:
+    finding = actions.add_parser(
+        "joints", help="find joints in photographs with a detector", description=JOINTS_HELP
+    )
+    finding.add_argument("root", metavar="ROOT", type=Path, help="folder of photographs")
+    finding.add_argument("--out", type=Path, required=True, metavar="FILE.json", help="a new file")
+    finding.add_argument(
+        "--python", default=sys.executable, metavar="PATH",
+        help=f"the Python that has {PACKAGE}; default: this one",
+    )  # fmt: skip
+    finding.set_defaults(command=_find_joints)
+
+
+def _find_joints(options: argparse.Namespace) -> None:
+    with files.locked(options.out):
+        refuse_existing(options.out)
+        list_images(options.root)  # refuses a wrong folder before the detector starts
+        with open_detector(options.python) as found:
+            name = f"mediapipe {found.version}, BlazePose"
+            detect(options.root, options.out, found.find, detector=name)
 
 
 def _add_data_sets(preparing: argparse.ArgumentParser) -> None:

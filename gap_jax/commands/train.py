@@ -46,7 +46,17 @@ PREPARE = {
     "csv": "gap_jax data prepare csv --csv LABELS.csv --root PHOTOS",
 }
 DEMO = "configs/gap_pose.py:demo"
-PROCESS_FLAGS = ("coordinator", "processes", "process")
+PROCESS_FLAGS = {
+    "coordinator": "HOST:PORT of the first of several processes",
+    "processes": "number of processes that train together, or auto",
+    "process": "index of this process",
+}
+MODES = ("train", "evaluate")
+FLAGS = {
+    "workdir": "folder of the run, or an address in a bucket",
+    "mode": "train, or score the best checkpoint of the run in --workdir",
+    **PROCESS_FLAGS,
+}
 
 
 def run(words: Sequence[str]) -> int:
@@ -56,9 +66,10 @@ def run(words: Sequence[str]) -> int:
         return 0
     argv = ["gap_jax.main", *words]
     own = flags.FlagValues()
-    for name in ("workdir", *PROCESS_FLAGS):
-        flags.DEFINE_string(name, "", "see USAGE", flag_values=own)
-    flags.DEFINE_enum("mode", "train", ["train", "evaluate"], "see USAGE", flag_values=own)
+    for name, text in FLAGS.items():
+        if name != "mode":
+            flags.DEFINE_string(name, "", text, flag_values=own)
+    flags.DEFINE_enum("mode", MODES[0], list(MODES), FLAGS["mode"], flag_values=own)
     start = partial(_start, own, spec=find_spec(argv)[1])
     app.run(start, argv=argv, flags_parser=partial(parse, own=own))
     raise AssertionError("absl's app.run ends in SystemExit")

@@ -10,6 +10,7 @@ from data_pipelines.manifest import Split
 from gap_jax.config import Config, fields
 from gap_jax.evaluation.metrics import Interval
 from gap_jax.report.comparison import SEED, Comparison, Method, describe_difference, percent
+from gap_jax.report.confusions import Matrix
 from gap_jax.report.measure import Attention
 from gap_jax.report.runs import ReportedRun
 from gap_jax.runtime.run_folder import HARMLESS
@@ -99,6 +100,48 @@ def list_classes(methods: Sequence[Method], split: Split) -> Table:
     columns = ["class", "images", *(method.name for method in methods)]
     columns += ["last minus first"] * is_compared
     return Table("AP of each class in percent", columns, rows, bars=range(2, 2 + len(methods)))
+
+
+class MatrixCell(NamedTuple):
+    """A count of a confusion matrix; `shade` is its share of its row in eighths, rounded up."""
+
+    text: str
+    shade: int
+    is_right: bool
+
+
+class MatrixTable(NamedTuple):
+    """A confusion matrix as texts; `others` classes share the last row and column."""
+
+    method: str
+    names: Sequence[str]
+    rows: Sequence[tuple[str, Sequence[MatrixCell], str, str]]  # name, cells, images, % right
+    others: int
+
+
+def list_confusions(matrix: Matrix) -> MatrixTable:
+    """Lists the counts of a confusion matrix, the images of each class and the share of right ones.
+
+    What the summed classes get right is not known from their sum.
+    """
+    values = [value for row in matrix.rows for value in row.counts]
+    digits = 1 if any(abs(value - round(value)) > 1e-9 for value in values) else 0
+    rows = []
+    for index, row in enumerate(matrix.rows):
+        is_summed = matrix.others > 0 and index == len(matrix.rows) - 1
+        cells = [
+            MatrixCell(
+                f"{value:,.{digits}f}" if value else "",
+                math.ceil(8 * value / row.images) if value else 0,
+                position == index,
+            )
+            for position, value in enumerate(row.counts)
+        ]
+        if is_summed:
+            cells[index] = cells[index]._replace(shade=0)
+        share = row.counts[index] / row.images if row.images and not is_summed else math.nan
+        rows.append((row.truth, cells, f"{row.images:,.0f}", _percent(share, ".0f")))
+    return MatrixTable(matrix.method, [row.truth for row in matrix.rows], rows, matrix.others)
 
 
 def list_attention(found: Mapping[str, Attention]) -> Table:

@@ -18,7 +18,7 @@ from gap_jax.evaluation import evaluate
 from gap_jax.prediction.attention import LOWEST_JOINT_PEAK
 from gap_jax.report import gallery, maps, measure, tables
 from gap_jax.report.comparison import Comparison, Method, compare
-from gap_jax.report.confusions import Confusion, find_confusions
+from gap_jax.report.confusions import Confusion, build_matrices, find_confusions
 from gap_jax.report.curves import FRAME, draw_chart
 from gap_jax.report.images import EvaluatedImages, open_images
 from gap_jax.report.runs import ReportedRun, read_runs
@@ -85,6 +85,7 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
             (pair, [_show_example(row, pair, shown_run, images) for row in pair.examples])
             for pair in find_confusions(methods)
         ],
+        "matrices": [tables.list_confusions(each) for each in build_matrices(methods)],
         "images": images,
         "mask_file": masks.name,
         "measured_images": next((each.images for each in attention.values()), 0),

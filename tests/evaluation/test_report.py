@@ -108,6 +108,20 @@ def test_mistake_shows_counts_and_pictures(
     assert mistakes and all("<img " in pictures for pictures in mistakes)
 
 
+def test_confusion_matrix_is_a_table_with_headers(page: tuple[Reader, Comparison, str]) -> None:
+    """The last method's is open; every cell belongs to a row and a column with a header."""
+    _, compared, text = page
+    found = re.findall(r'<table class="matrix">(.*?)</table>', text, re.DOTALL)
+    names = [method.name for method in reversed(compared.methods)]
+    assert re.findall(r"<caption>Confusion matrix of ([^:]+):", text) == names
+    assert f"<details><summary>{names[1]}</summary>" in text
+    for table in found:
+        assert table.count('<th scope="col"') == 1 + 3 + 2 and table.count('<th scope="row">') == 3
+        rows = re.findall(r'<tr><th scope="row">.*?</tr>', table)
+        assert [row.count("<td") for row in rows] == [3 + 2] * 3
+        assert sum(int(n) for n in re.findall(r'<td class="total">(\d+)</td><td', table)) == 6
+
+
 def test_names_show_as_text(page: tuple[Reader, Comparison, str]) -> None:
     found, _, text = page
     for name in (EVIL, ODD, "a&b", "{{ 7 * 7 }}"):

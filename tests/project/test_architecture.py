@@ -45,7 +45,7 @@ LAYERS = (
     ("gap_jax.report",),
     ("gap_jax.train",),
     ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),
-    ("gap_jax.cli",),
+    ("gap_jax.cli", "gap_jax.completion"),
     ("gap_jax.main", "gap_jax.__main__"),
 )
 SHARED_MODULES = {"core", "example"}

@@ -1,0 +1,1 @@
+"""Joints of photographs from a detector, for people without annotators."""

@@ -1,0 +1,1 @@
+"""Scripts that let shells complete the command line of gap_jax."""
