@@ -10,15 +10,21 @@ from jaxtyping import Array, Float, Int
 Edges = tuple[tuple[int, int], tuple[int, int]]  # cells before and after the rows, the columns
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def sum_shifted(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c"], stride: int, edges: Edges
 ) -> Float[Array, "b h2 w2 c"]:
     """Sums the padded map, shifted by each cell of the window, times that cell's weights.
 
-    `edges` are the cells to add. The gradient is written out: XLA compiles that of the sum for
-    minutes, and sums each weight's products in steps as long as the map is wide.
+    `edges` are the cells to add. The gradient is written out: XLA takes three times as long to
+    compile that of the sum, and a training step four times as long with it.
     """
+    return _sum_shifted(x, kernel, stride, edges)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _sum_shifted(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c"], stride: int, edges: Edges
+) -> Float[Array, "b h2 w2 c"]:
     padded = _pad(x, edges)
     b, h, w, c = padded.shape
     rows, columns = h - kernel.shape[0] + 1, w - kernel.shape[1] + 1  # the extent of corners
@@ -60,15 +66,14 @@ def _differentiate_map(
     gradient: Float[Array, "b h2 w2 c"],
 ) -> Float[Array, "b h w c"]:
     """The sum of the gradient, spread by the stride, with the mirrored window."""
-    spread, around = [], []
-    for axis, (before, _) in enumerate(edges):
-        side, size, cells = kernel.shape[axis], x.shape[1 + axis], gradient.shape[1 + axis]
+    around = []
+    for (before, _), side, size, cells in zip(
+        edges, kernel.shape, x.shape[1:], gradient.shape[1:], strict=False
+    ):
         first = side - 1 - before
         around.append((first, size + before - (cells - 1) * stride - 1))
-        spread.append((0, 0))
-    return sum_shifted(
-        _pad(gradient, (spread[0], spread[1]), stride - 1), kernel[::-1, ::-1], 1, tuple(around)
-    )
+    spread = _pad(gradient, ((0, 0), (0, 0)), stride - 1)
+    return sum_shifted(spread, kernel[::-1, ::-1], 1, (around[0], around[1]))
 
 
 def _differentiate_kernel(
@@ -92,4 +97,4 @@ def _differentiate_kernel(
     return weights.reshape(kernel.shape).astype(kernel.dtype)
 
 
-sum_shifted.defvjp(_keep, _differentiate)
+_sum_shifted.defvjp(_keep, _differentiate)

@@ -106,6 +106,7 @@ def measure_centres(backbone: Backbone) -> list[np.ndarray]:
     def respond(state: nnx.State, image: jax.Array) -> jax.Array:
         return nnx.merge(graph, state)(image, train=False).mean(-1)
 
+    images = images / 1000  # below relu6's 6
     channels = [np.repeat(images[..., axis, None], 3, -1) for axis in (0, 1)]
     cells = jax.jit(respond, compiler_options=UNOPTIMISED)(
         state, np.concatenate(channels).astype(np.float32)

@@ -22,7 +22,8 @@ from tests.support.saved_runs import fill_variables
 from tests.support.saved_states import refuse_warning
 
 NAME = "efficientnet_lite0"
-PHOTOS = Path("/work/shared/data/photos/imagenet_sample")
+SAMPLE = "shared/data/photos/imagenet_sample"
+PHOTOS = next(filter(Path.is_dir, (each / SAMPLE for each in Path(__file__).parents)), Path(SAMPLE))
 
 
 @pytest.fixture
