@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
 from configs.gap_pose import get_config
@@ -24,10 +25,19 @@ from gap_jax.learning.optim import name_path
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import Model, Variables, describe_folded, fold_network, split_network
+from gap_jax.models.backbones.efficientnet_lite import STAGES
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.layers import Conv
+from gap_jax.weights.names import efficientnet_lite, resnet
+from gap_jax.weights.native import name_arrays
 
-LEAVES = {"gamma": "weight", "beta": "bias", "mean": "running_mean", "var": "running_var"}
+LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # PyTorch's by the forms of name maps
+    "same": lambda x: x,
+    "oihw": lambda x: x.transpose(3, 2, 0, 1),
+    "classifier_oi": lambda x: x[0].T,
+    "row": lambda x: x[0],
+}
+LAST = ("conv3", "project")  # convolution of a unit
 COMPILED = "compiled"  # folder of the compilation cache
 
 
@@ -48,6 +58,9 @@ def configure(task: Task) -> Config:
     model.backbone, model.stage = task.backbone, task.stage
     if task.backbone in BLOCKS:
         model.strides = "v1_5"  # as PyTorch
+    if task.backbone in STAGES:
+        model.norm_eps = 1e-3
+    model.input = task.input
     model.norm, model.norm_group_size = task.norm, task.norm_group or task.batch
     model.dtype = "bfloat16" if task.half else "float32"
     cfg.data.image_size_px = task.px
@@ -97,7 +110,7 @@ def _draw_variables(shapes: Variables) -> Variables:
                 values = rng.standard_normal(leaf.shape, np.float32)
                 values *= math.sqrt(2 / math.prod(leaf.shape[:-1]))
             case "gamma":
-                values = rng.uniform(*((0.1, 0.3) if module == "conv3" else (0.5, 1.5)), leaf.shape)
+                values = rng.uniform(*((0.1, 0.3) if module in LAST else (0.5, 1.5)), leaf.shape)
             case "var":
                 values = rng.uniform(0.5, 2, leaf.shape)
             case _:
@@ -109,6 +122,7 @@ def _draw_variables(shapes: Variables) -> Variables:
 
 class _OurStep:
     def __init__(self, task: Task, setup: Setup, variables: Variables, folder: Path) -> None:
+        self.task = task
         self.setup = setup
         self.variables = variables
         self.folder = folder
@@ -124,7 +138,9 @@ class _OurStep:
 
     def save_weights(self) -> None:
         """Writes the variables under PyTorch's names for the other rows."""
-        np.savez(self.folder / WEIGHTS, allow_pickle=False, **convert(self.variables))
+        np.savez(
+            self.folder / WEIGHTS, allow_pickle=False, **convert(self.variables, self.task.backbone)
+        )
 
 
 class TrainStep(_OurStep):
@@ -218,29 +234,15 @@ def _describe(compiled: Any) -> dict[str, Any]:
     }
 
 
-def convert(variables: PyTree) -> dict[str, np.ndarray]:
-    """Converts a mean-pooling ResNet to PyTorch's names and layouts."""
-    converted = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(variables):
-        _, *names = name_path(path).split("/")
-        value = np.asarray(leaf)
-        if names[0] == "pooling":
-            kernel = names[-1] == "kernel"
-            name, value = ("fc.weight", value[0].T) if kernel else ("fc.bias", value[0])
-        else:
-            name = _name(names[1:])
-            value = value.transpose(3, 2, 0, 1) if value.ndim == 4 else value
-        converted[name] = np.ascontiguousarray(value)
-    return converted
-
-
-def _name(names: list[str]) -> str:
-    """Converts stages/0/1/conv2/norm/gamma to layer1.1.bn2.weight."""
-    *place, pair, part, leaf = names
-    is_norm = part == "norm"
-    if pair == "shortcut":
-        pair = f"downsample.{int(is_norm)}"
-    elif is_norm:
-        pair = pair.replace("conv", "bn")
-    stage = [f"layer{int(place[1]) + 1}", place[2]] if place else []
-    return ".".join([*stage, pair, LEAVES.get(leaf, "weight")])
+def convert(variables: Variables, backbone: str) -> dict[str, np.ndarray]:
+    """Converts a mean-pooling network to PyTorch's names and layouts."""
+    if backbone in BLOCKS:
+        names = resnet.torch_names(BLOCKS[backbone])
+    else:
+        names = efficientnet_lite.torch_names(STAGES[backbone])
+    ours = name_arrays(variables)
+    return {
+        source.names[0]: np.ascontiguousarray(LAYOUTS[source.form](np.asarray(ours[path])))
+        for path, source in names.items()
+        if path in ours  # a shorter network has fewer
+    }

@@ -42,6 +42,11 @@ class Task:
     compiled: bool = False  # torch.compile
     pinned: bool = True
 
+    @property
+    def input(self) -> str:
+        """The choice of `model.input`; with large values relu6 would give the same everywhere."""
+        return "efficientnet_lite" if self.backbone.startswith("efficientnet") else "reference"
+
     def is_same_function(self, other: "Task") -> bool:
         """Returns whether both must compute the same numbers."""
         return all(

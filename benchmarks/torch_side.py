@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
+from benchmarks.torch_efficientnet_lite import BLOCKS, NETWORKS, EfficientNetLite
 from benchmarks.torch_resnet import MOMENTUM, ResNet, nn, torch
 from gap_jax.config import OptimConfig
 from gap_jax.model_config import INPUTS
-from gap_jax.models.backbones.resnet import BLOCKS
+from gap_jax.models.backbones import resnet
 
 WARM_UP_STEPS = 2  # the first choose algorithms
 
@@ -27,8 +28,10 @@ def build(task: Task, folder: Path) -> "TorchStep":
 
 
 def _network(task: Task) -> Any:
+    if task.backbone in NETWORKS:
+        return EfficientNetLite(task.backbone, task.classes, task.stage or len(BLOCKS))
     if task.side == "plain":
-        return ResNet(BLOCKS[task.backbone][: task.stage or None], task.classes)
+        return ResNet(resnet.BLOCKS[task.backbone][: task.stage or None], task.classes)
     timm: Any = importlib.import_module("timm")
     network = timm.create_model(task.backbone, num_classes=task.classes)
     for module in network.modules():
@@ -60,7 +63,9 @@ class TorchStep:
         pictures, labels = draw_batch(task)
         self.pictures = torch.from_numpy(pictures).to(self.device).permute(0, 3, 1, 2)
         self.labels = torch.from_numpy(labels).to(self.device)
-        self.mean = torch.tensor(INPUTS["reference"][0], device=self.device)[:, None, None]
+        self.mean, self.scale = (
+            torch.tensor(values, device=self.device)[:, None, None] for values in INPUTS[task.input]
+        )
         self._start()
 
     def prepare(self) -> dict[str, Any]:
@@ -113,7 +118,7 @@ class TorchStep:
         )
 
     def _forward(self) -> Any:
-        image = self.pictures.float() - self.mean
+        image = (self.pictures.float() - self.mean) / self.scale
         with torch.autocast(self.device, torch.bfloat16) if self.task.half else _AS_IT_IS:
             return self.call(image)
 

@@ -124,7 +124,8 @@ class InitConfig(Settings, group="init"):
     """The source of the initial parameters."""
 
     weights: str = setting(
-        "weights/resnet101.safetensors", "file of converted weights, or the name of a shipped one"
+        "weights/resnet101.safetensors",
+        "file of converted weights, or a shipped or installed name of `gap_jax weights list`",
     )
     parts: Literal["backbone", "all"] = setting(
         "backbone", "parameters to read: the backbone, or all: the classifier and pose branch too"

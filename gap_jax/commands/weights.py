@@ -120,7 +120,7 @@ def _convert_file(options: argparse.Namespace) -> None:
 
 
 def _locate(options: argparse.Namespace) -> Path:
-    """Returns the path of SRC; finds it in a package, or downloads it, if it is a name of `list`."""
+    """Returns the path of SRC; a name of `list` is found in its package, or downloaded."""
     if options.source in named.PACKAGED and not Path(options.source).exists():
         return named.find_packaged(options.source)
     published = {each.name: each for each in PUBLISHED}.get(options.source)

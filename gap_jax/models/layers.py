@@ -101,7 +101,7 @@ class Conv(nnx.Module):
             y = project(subsample(x, self.stride), kernel[0, 0])
         else:
             check_channels(x, kernel.shape[3] if self.depthwise else kernel.shape[2])
-            edges = [self.edges(size, axis) for axis, size in enumerate(x.shape[1:3])]
+            edges = self.edges(x.shape[1], 0), self.edges(x.shape[2], 1)
             if self.depthwise and hardware.is_cpu():
                 y = sum_shifted(x, kernel[:, :, 0], self.stride, edges)
             else:

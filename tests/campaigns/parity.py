@@ -23,10 +23,13 @@ from jaxtyping import Float
 
 from data_pipelines.core import files
 from gap_jax.config import Config
+from gap_jax.learning.state import split_network
+from gap_jax.models.backbones.efficientnet_lite import STAGES
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.build import build
 from gap_jax.models.network import Network
-from gap_jax.weights.names import inception, resnet, vgg
+from gap_jax.weights import named
+from gap_jax.weights.names import efficientnet_lite, inception, resnet, vgg
 from gap_jax.weights.names.forms import NameMap, Source
 from tests.campaigns.parity_references import PACKAGES, REFERENCES, Answer
 from tests.support.foreign_names import rename
@@ -43,13 +46,14 @@ FULL = (224, 450)
 
 
 class Case(NamedTuple):
-    """A network of ours, its reference, and the sides of the images."""
+    """A network of ours, its reference, the sides of the images, and weights other than random."""
 
     name: str
     reference: str
     fields: dict[str, Any]
     names: NameMap | None = None  # None: our names
     sides: tuple[int, ...] = FULL
+    weights: str = ""  # of a package
 
 
 def cases() -> Iterator[Case]:
@@ -66,6 +70,10 @@ def cases() -> Iterator[Case]:
     )  # fmt: skip
     bn_inception = inception.bn_inception_names()
     yield Case("bn_inception", "numpy", {"backbone": "bn_inception"}, bn_inception)
+    for name, stages in STAGES.items():
+        fields = {"backbone": name, "norm_eps": 1e-3, "input": "efficientnet_lite"}
+        theirs = efficientnet_lite.torch_names(stages)
+        yield Case(f"{name}_imagenet", "torch", fields, theirs, weights=name)
     for name, blocks in BLOCKS.items():
         sides = (65, *FULL) if name == "resnet50" else FULL
         caffe = {"backbone": name, "strides": "caffe", "norm_eps": 1.001e-5}
@@ -76,12 +84,18 @@ def cases() -> Iterator[Case]:
 
 
 def draw_network(case: Case) -> Network:
-    """Builds our network with mean pooling, and draws its values by their paths."""
+    """Builds our network with mean pooling; draws its values by their paths, or loads them."""
     cfg = Config()
     cfg.pose.branch, cfg.model.pooling = False, "mean"
     for name, value in case.fields.items():
         setattr(cfg.model, name, value)
-    return drawn(lambda: build(cfg.resolved(), 1000, 0))
+    network = drawn(lambda: build(cfg.resolved(), 1000, 0))
+    if not case.weights:
+        return network
+    model, variables = split_network(network)
+    path = named.find_packaged(case.weights)
+    (params, stats), _ = named.load_packaged(path, variables, cfg.model, "all")
+    return nnx.merge(model.graph, params, stats)
 
 
 def draw_image(side: int) -> Float[np.ndarray, "1 h w 3"]:

@@ -15,6 +15,7 @@ Arrays = Mapping[str, Array]
 PACKAGES = {
     "transformers": ("transformers", "torch"),
     "torchvision": ("torchvision", "torch"),
+    "torch": ("torch",),
     "keras": ("keras", "jax"),
     "numpy": ("numpy",),
 }
@@ -62,6 +63,23 @@ def ask_torchvision(backbone: str, theirs: Arrays, image: Array) -> Answer:
         pixels = torch.tensor(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
         logits = model.eval()(pixels).numpy()
         return Answer(maps[0].numpy().transpose(0, 2, 3, 1), logits)
+
+
+def ask_torch(backbone: str, theirs: Arrays, image: Array) -> Answer:
+    """Runs the EfficientNet-Lite of the benchmarks, written in PyTorch for this comparison."""
+    torch = importlib.import_module("torch")
+    built = importlib.import_module("benchmarks.torch_efficientnet_lite")
+    model = built.EfficientNetLite(backbone, 1000).eval()
+    absent = model.load_state_dict(
+        {name: torch.tensor(np.array(x)) for name, x in theirs.items()}, strict=False
+    )
+    left = [name for name in absent.missing_keys if "num_batches_tracked" not in name]
+    if left or absent.unexpected_keys:
+        raise ValueError(f"the network has {left} beyond our names")
+    with torch.no_grad():
+        pixels = torch.tensor(np.ascontiguousarray(image.transpose(0, 3, 1, 2)))
+        features = model.features(pixels).numpy().transpose(0, 2, 3, 1)
+        return Answer(features, model(pixels).numpy())
 
 
 def ask_keras(backbone: str, theirs: Arrays, image: Array) -> Answer:
@@ -116,6 +134,7 @@ def ask_numpy(backbone: str, theirs: Arrays, image: Array) -> Answer:
 
 
 REFERENCES: dict[str, Callable[[str, Arrays, Array], Answer]] = {
+    "torch": ask_torch,
     "transformers": ask_transformers,
     "torchvision": ask_torchvision,
     "keras": ask_keras,

@@ -14,6 +14,7 @@ from configs.gap_pose import get_config
 from gap_jax.learning.state import describe_model
 from gap_jax.model_config import Strides
 from gap_jax.models.backbones import bn_inception, inception_v3
+from gap_jax.models.backbones.efficientnet_lite import STAGES, EfficientNetLite
 from gap_jax.models.backbones.inception import Conv, Fork, Inception, Stages, Step, Steps
 from gap_jax.models.backbones.resnet import ResNet
 from gap_jax.models.backbones.small import SmallBackbone
@@ -56,6 +57,15 @@ def resnet(strides: Strides, stage: int = 0) -> Backbone:
     )
 
 
+def efficientnet_lite() -> Backbone:
+    """One block of each stage, with few channels."""
+    stages = tuple(
+        stage._replace(depth=1, width=1, expansion=min(stage.expansion, 2))
+        for stage in STAGES["efficientnet_lite0"]
+    )
+    return EfficientNetLite(stages, stem=1, head=1, norm=Norm(), rngs=nnx.Rngs(0))
+
+
 MAKERS: dict[str, Callable[[], Backbone]] = {
     "resnet slim": lambda: resnet("slim"),
     "resnet slim, stage 2": lambda: resnet("slim", 2),
@@ -65,6 +75,7 @@ MAKERS: dict[str, Callable[[], Backbone]] = {
     "vgg16, stage 7": lambda: VGG16(stage=7, width=1, rngs=nnx.Rngs(0)),
     "bn_inception": lambda: inception(bn_inception.STAGES),
     "inception_v3": lambda: inception(inception_v3.STAGES),
+    "efficientnet_lite": efficientnet_lite,
 }
 
 
@@ -95,6 +106,7 @@ def measure_centres(backbone: Backbone) -> list[np.ndarray]:
     def respond(state: nnx.State, image: jax.Array) -> jax.Array:
         return nnx.merge(graph, state)(image, train=False).mean(-1)
 
+    images = images / 1000  # below relu6's 6
     channels = [np.repeat(images[..., axis, None], 3, -1) for axis in (0, 1)]
     cells = jax.jit(respond, compiler_options=UNOPTIMISED)(
         state, np.concatenate(channels).astype(np.float32)

@@ -8,7 +8,9 @@ import pytest
 from gap_jax.config import Config
 from gap_jax.learning.state import describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
+from gap_jax.models.backbones.efficientnet_lite import STAGES
 from gap_jax.weights import native
+from gap_jax.weights.names import efficientnet_lite as lite
 from gap_jax.weights.names import inception, vgg
 from gap_jax.weights.names.forms import NameMap, number_variables, to_ours
 
@@ -29,6 +31,7 @@ def paths(backbone: str, stage: int = 0) -> set[str]:
                              inception.slim_names()), 94 * 4 + 2),
         ("inception_v3_torch", 0, (inception.torch_names(),), 94 * 5 + 2),
         ("bn_inception", 0, (inception.bn_inception_names(),), 69 * 6),
+        ("efficientnet_lite0", 0, (lite.torch_names(STAGES["efficientnet_lite0"]),), 49 * 5 + 2),
     ],
 )  # fmt: skip
 def test_names_and_arrays_match_one_to_one(

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from gap_jax.weights import named
 from gap_jax.weights.names import vgg
 from gap_jax.weights.names.forms import to_ours
 from tests.campaigns import parity
@@ -26,6 +27,17 @@ def test_backbone_matches_recorded_reference(name: str, side: int) -> None:
         limit = parity.TOLERANCE * golden["largest"]
         np.testing.assert_allclose(parity.thin_out(ours), golden["values"], atol=limit, rtol=0)
         assert np.std(golden["values"]) > 0.01 * golden["largest"]
+
+
+@pytest.mark.slow
+def test_published_weights_match_recorded_pytorch_network() -> None:
+    """In the last map and the logits, to 1e-5 of the largest value."""
+    case = CASES["efficientnet_lite0_imagenet"]
+    pytest.importorskip(named.PACKAGED[case.weights].package.replace("-", "_"))
+    answer = parity.ask_ours(parity.draw_network(case), parity.draw_image(224))
+    for array, golden in parity.read_golden(case.name, 224)["arrays"].items():
+        found = parity.thin_out(getattr(answer, array))
+        np.testing.assert_allclose(found, golden["values"], atol=1e-5 * golden["largest"], rtol=0)
 
 
 def test_every_reference_is_recorded_within_tolerance() -> None:
