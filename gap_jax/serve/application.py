@@ -1,0 +1,164 @@
+"""Answers the requests of the page: its files, the models, uploads, and the maps of an answer.
+
+Paths are compared with a fixed table; none is looked up on disk. Models compute one at a time. The
+latest answers are kept under random names, so that a click on a class needs no second upload.
+"""
+
+import contextlib
+import json
+import secrets
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+from importlib import resources
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+from data_pipelines.core.errors import DataError
+from data_pipelines.decode import decode
+from gap_jax.serve.layers import (
+    KINDS,
+    Answer,
+    Predictor,
+    draw_layer,
+    find_missing,
+    measure_layers,
+    shrink,
+)
+from gap_jax.serve.server import UPLOAD_PATH, Rejected, Response
+
+FILES = {
+    "/": ("page.html", "text/html"),
+    "/page.css": ("page.css", "text/css"),
+    "/page.js": ("page.js", "text/javascript"),
+    "/icon.svg": ("icon.svg", "image/svg+xml"),
+}
+MOST_KEPT, MOST_KEPT_PX = 8, 100_000_000  # answers, and the pixels of their photographs together
+ENCODING = (cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_PNG_COMPRESSION, 1)
+WAIT_S = 60.0
+
+
+class Model(NamedTuple):
+    """A model with its texts on the page; `notice` warns of photographs unlike its own, or is ""."""
+
+    name: str
+    about: str
+    notice: str
+    predictor: Predictor
+
+
+class Kept(NamedTuple):
+    """A photograph with the answer of each model."""
+
+    photo: bytes
+    answers: Sequence[Answer]
+    pixels: int
+
+
+class Application:
+    """Answers requests about models; `upload_bytes` is told to the page."""
+
+    def __init__(self, models: Sequence[Model], upload_bytes: int) -> None:
+        folder = resources.files("gap_jax.serve")
+        self._files = {
+            path: Response(folder.joinpath(name).read_bytes(), media_type)
+            for path, (name, media_type) in FILES.items()
+        }
+        texts = [{"name": each.name, "about": each.about, "notice": each.notice} for each in models]
+        self._models, self._texts = models, _json(models=texts, upload_bytes=upload_bytes)
+        self._kept: OrderedDict[str, Kept] = OrderedDict()
+        self._computing = threading.Lock()
+
+    def __call__(self, method: str, path: str, upload: bytes) -> Response:
+        """Answers one request; may be called by several threads at a time."""
+        if path in self._files:
+            return self._files[path]
+        match method, path.split("/")[1:]:
+            case "GET", ["models"]:
+                return self._texts
+            case "POST", _ if path == UPLOAD_PATH:
+                with self._compute():
+                    return self._ask(upload)
+            case "GET", ["answers", token, "photo"]:
+                return Response(self._find(token).photo, "image/jpeg")
+            case "GET", ["answers", token, model, index]:
+                with self._compute():
+                    return _json(**measure_layers(*self._choose(token, model, index)))
+            case "GET", ["answers", token, model, index, kind] if kind in KINDS:
+                with self._compute():
+                    layer = draw_layer(*self._choose(token, model, index), kind)
+                return Response(_encode(layer, ".png"), "image/png")
+        raise Rejected(HTTPStatus.NOT_FOUND, "there is no such page")
+
+    def close(self, seconds: float) -> None:
+        """Waits for the end of a computation, and allows no further one."""
+        self._computing.acquire(timeout=seconds)
+
+    @contextlib.contextmanager
+    def _compute(self) -> Iterator[None]:
+        if not self._computing.acquire(timeout=WAIT_S):
+            raise Rejected(HTTPStatus.SERVICE_UNAVAILABLE, "the models are busy; send it again")
+        try:
+            yield
+        finally:
+            self._computing.release()
+
+    def _ask(self, upload: bytes) -> Response:
+        try:
+            photo = decode(upload)
+            answers = [model.predictor.predict(photo) for model in self._models]
+        except DataError as error:
+            raise Rejected(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
+        height, width, _ = photo.shape
+        kept = Kept(_encode(shrink(photo), ".jpg"), answers, height * width)
+        token = self._keep(kept)
+        models = [_describe(model, each) for model, each in zip(self._models, answers, strict=True)]
+        return _json(id=token, width=width, height=height, answers=models)
+
+    def _keep(self, kept: Kept) -> str:
+        token = secrets.token_urlsafe()
+        self._kept[token] = kept
+        while len(self._kept) > MOST_KEPT or (
+            len(self._kept) > 1 and sum(each.pixels for each in self._kept.values()) > MOST_KEPT_PX
+        ):
+            self._kept.popitem(last=False)
+        return token
+
+    def _find(self, token: str) -> Kept:
+        kept = self._kept.get(token)
+        if kept is None:
+            raise Rejected(HTTPStatus.NOT_FOUND, "this answer is no longer kept; send it again")
+        return kept
+
+    def _choose(self, token: str, model: str, index: str) -> tuple[Answer, str]:
+        """Returns the kept answer of a model and the name of a class, by their numbers."""
+        kept = self._find(token)
+        numbers = [each for each in (model, index) if each.isascii() and each.isdecimal()]
+        with contextlib.suppress(ValueError, IndexError):  # too few, too long or too high
+            place, number = map(int, numbers)
+            return kept.answers[place], self._models[place].predictor.classes[number]
+        raise Rejected(HTTPStatus.NOT_FOUND, "there is no such model or class")
+
+
+def _describe(model: Model, answer: Answer) -> dict[str, Any]:
+    """Lists the classes, the most probable first, and the maps that the model does not have."""
+    order = np.argsort(-answer.probabilities, kind="stable").tolist()
+    classes = [
+        (model.predictor.classes[each], float(answer.probabilities[each]), each) for each in order
+    ]
+    return {"classes": classes, "missing": find_missing(answer)}
+
+
+def _json(**values: Any) -> Response:
+    return Response(json.dumps(values, allow_nan=False).encode(), "application/json")
+
+
+def _encode(picture: UInt8[np.ndarray, "h w c"], suffix: str) -> bytes:
+    """Encodes RGB or RGBA pixels."""
+    order = cv2.COLOR_RGBA2BGRA if picture.shape[-1] == 4 else cv2.COLOR_RGB2BGR
+    _, content = cv2.imencode(suffix, cv2.cvtColor(picture, order), ENCODING)
+    return content.tobytes()
