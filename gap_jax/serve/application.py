@@ -9,24 +9,24 @@ import json
 import secrets
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http import HTTPStatus
 from importlib import resources
 from typing import Any, NamedTuple
 
 import cv2
-import numpy as np
-from jaxtyping import UInt8
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.decode import decode
+from data_pipelines.pictures.drawing import Picture
+from gap_jax.prediction.answer import Answer
 from gap_jax.serve.layers import (
     KINDS,
-    Answer,
-    Predictor,
+    Layer,
+    describe_layers,
     draw_layer,
     find_missing,
-    measure_layers,
+    has_margins,
     shrink,
 )
 from gap_jax.serve.server import UPLOAD_PATH, Rejected, Response
@@ -38,23 +38,23 @@ FILES = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 MOST_KEPT, MOST_KEPT_PX = 8, 100_000_000  # answers, and the pixels of their photographs together
-ENCODING = (cv2.IMWRITE_JPEG_QUALITY, 90, cv2.IMWRITE_PNG_COMPRESSION, 1)
+JPEG, PNG = (cv2.IMWRITE_JPEG_QUALITY, 90), (cv2.IMWRITE_PNG_COMPRESSION, 1)
 WAIT_S = 60.0
 
 
 class Model(NamedTuple):
-    """A model with its texts on the page; `notice` warns of photographs unlike its own, or is ""."""
+    """A model with its texts on the page; `notice` says which photographs suit it, or is empty."""
 
     name: str
     about: str
     notice: str
-    predictor: Predictor
+    predict: Callable[[Picture], Answer]
 
 
 class Kept(NamedTuple):
     """A photograph with the answer of each model."""
 
-    photo: bytes
+    photo: Response
     answers: Sequence[Answer]
     pixels: int
 
@@ -84,14 +84,14 @@ class Application:
                 with self._compute():
                     return self._ask(upload)
             case "GET", ["answers", token, "photo"]:
-                return Response(self._find(token).photo, "image/jpeg")
+                return self._find(token).photo
             case "GET", ["answers", token, model, index]:
                 with self._compute():
-                    return _json(**measure_layers(*self._choose(token, model, index)))
+                    return _json(**describe_layers(*self._choose(token, model, index)))
             case "GET", ["answers", token, model, index, kind] if kind in KINDS:
                 with self._compute():
                     layer = draw_layer(*self._choose(token, model, index), kind)
-                return Response(_encode(layer, ".png"), "image/png")
+                return _picture(layer)
         raise Rejected(HTTPStatus.NOT_FOUND, "there is no such page")
 
     def close(self, seconds: float) -> None:
@@ -110,14 +110,14 @@ class Application:
     def _ask(self, upload: bytes) -> Response:
         try:
             photo = decode(upload)
-            answers = [model.predictor.predict(photo) for model in self._models]
+            answers = [model.predict(photo) for model in self._models]
         except DataError as error:
             raise Rejected(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
         height, width, _ = photo.shape
-        kept = Kept(_encode(shrink(photo), ".jpg"), answers, height * width)
+        kept = Kept(_picture(shrink(photo).image), answers, height * width)
         token = self._keep(kept)
-        models = [_describe(model, each) for model, each in zip(self._models, answers, strict=True)]
-        return _json(id=token, width=width, height=height, answers=models)
+        found = [_describe(each) for each in answers]
+        return _json(id=token, width=width, height=height, answers=found)
 
     def _keep(self, kept: Kept) -> str:
         token = secrets.token_urlsafe()
@@ -140,25 +140,27 @@ class Application:
         numbers = [each for each in (model, index) if each.isascii() and each.isdecimal()]
         with contextlib.suppress(ValueError, IndexError):  # too few, too long or too high
             place, number = map(int, numbers)
-            return kept.answers[place], self._models[place].predictor.classes[number]
+            answer = kept.answers[place]
+            return answer, answer.classes[number]
         raise Rejected(HTTPStatus.NOT_FOUND, "there is no such model or class")
 
 
-def _describe(model: Model, answer: Answer) -> dict[str, Any]:
-    """Lists the classes, the most probable first, and the maps that the model does not have."""
-    order = np.argsort(-answer.probabilities, kind="stable").tolist()
-    classes = [
-        (model.predictor.classes[each], float(answer.probabilities[each]), each) for each in order
-    ]
-    return {"classes": classes, "missing": find_missing(answer)}
+def _describe(answer: Answer) -> dict[str, Any]:
+    """Lists the classes, the most probable first, and the layers that the model does not have."""
+    shares = answer.probabilities
+    classes = [(answer.classes[each], float(shares[each]), each) for each in answer.rank()]
+    missing, is_cropped = find_missing(answer), has_margins(answer.prepared)
+    return {"classes": classes, "missing": missing, "is_cropped": is_cropped}
 
 
 def _json(**values: Any) -> Response:
     return Response(json.dumps(values, allow_nan=False).encode(), "application/json")
 
 
-def _encode(picture: UInt8[np.ndarray, "h w c"], suffix: str) -> bytes:
-    """Encodes RGB or RGBA pixels."""
-    order = cv2.COLOR_RGBA2BGRA if picture.shape[-1] == 4 else cv2.COLOR_RGB2BGR
-    _, content = cv2.imencode(suffix, cv2.cvtColor(picture, order), ENCODING)
-    return content.tobytes()
+def _picture(pixels: Layer) -> Response:
+    """Encodes RGB pixels as JPEG, and RGBA as PNG."""
+    if pixels.shape[-1] == 3:
+        _, content = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), JPEG)
+        return Response(content.tobytes(), "image/jpeg")
+    _, content = cv2.imencode(".png", cv2.cvtColor(pixels, cv2.COLOR_RGBA2BGRA), PNG)
+    return Response(content.tobytes(), "image/png")

@@ -61,7 +61,7 @@ function show(answer, name, seconds) {
   document.body.classList.add("answered");
   const firsts = cards.map(({ model, classes: [[best, probability]] }) =>
     `${cards.length > 1 ? `${model.name}: ` : ""}${best}, ${percent(probability)}`);
-  element("status").textContent = `${name}, after ${seconds.toFixed(1)} s: ${firsts.join("; ")}`;
+  element("status").textContent = `${firsts.join("; ")} (${name}, ${seconds.toFixed(1)} s)`;
   const hasJoints = answer.answers.some(({ missing }) => !("joints" in missing));
   const joints = document.querySelector("input[value=joints]");
   joints.disabled = !hasJoints;
@@ -71,7 +71,7 @@ function show(answer, name, seconds) {
 
 function makeCard(model, answer, index, name) {
   const root = element("card").content.cloneNode(true).firstElementChild;
-  const card = { model, root, name, path: `answers/${answer.id}/${index}`, ...answer.answers[index] };
+  const card = { model, root, name, details: {}, path: `answers/${answer.id}/${index}`, ...answer.answers[index] };
   const part = (selector) => root.querySelector(selector);
   root.setAttribute("aria-label", model.name);
   part("h2").textContent = model.name;
@@ -103,7 +103,7 @@ function listClasses(card, wanted) {
       span.className = part;
       return span;
     }));
-    button.children[0].textContent = name;
+    button.children[0].textContent = button.title = name;
     button.children[1].textContent = percent(probability);
     button.children[2].style.width = `${100 * probability}%`;
     button.setAttribute("aria-pressed", each === card.chosen);
@@ -150,20 +150,23 @@ async function draw(card) {
     miss(card, card.missing[shown]);
     return;
   }
-  const path = `${card.path}/${index}/${shown}`;
-  card.shown = path; // a slower answer to an earlier click is dropped
+  const path = `${card.path}/${index}`;
+  card.shown = `${path}/${shown}`; // a slow response to an earlier click is dropped
+  const isLatest = (shown => () => card.shown === shown)(card.shown);
   card.root.classList.add("waiting");
   try {
-    const { one, peak } = await request(`${path}.json`);
-    if (card.shown !== path) return;
-    const text = describe(shown, name);
-    caption.textContent = one === null ? text : `${text}; 1 stands for ${one}`;
-    photo.alt = `${card.name} under ${text.toLowerCase()}${peak ? `, which is highest in the ${peak}` : ""}`;
+    card.details[path] ??= await request(path);
+    if (!isLatest()) return;
+    const { one, text } = card.details[path][shown];
+    const title = describe(shown, name);
+    caption.textContent = `${title}: ${text}${one ? `; 1 stands for ${one}` : ""}.`;
+    if (card.is_cropped && shown !== "joints") caption.textContent += " The margins without colour are outside the model’s view.";
+    photo.alt = `${card.name} under ${title.toLowerCase()}: ${text}`;
     card.root.querySelector(".absent").hidden = true;
     layer.hidden = false;
-    layer.src = path;
+    layer.src = card.shown;
   } catch (error) {
-    if (card.shown === path) miss(card, error.message);
+    if (isLatest()) miss(card, error.message);
   }
 }
 
@@ -255,8 +258,8 @@ async function start() {
   setOpacity();
   try {
     server = await request("models");
-    const names = server.models.map(({ name, about }) => `${name} (${about})`);
-    element("lead").textContent = `Asks ${new Intl.ListFormat("en").format(names)}.`;
+    const names = new Intl.ListFormat("en").format(server.models.map(({ name }) => name));
+    element("lead").textContent = `Bottom-up and top-down attention of ${names}, on your photograph.`;
     document.body.classList.add("ready");
   } catch (error) {
     element("error").textContent = error.message;

@@ -216,9 +216,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         """Leaves the header to the check of the upload."""
         return True
 
-    def send_error(
-        self, code: int, message: str | None = None, explain: str | None = None
-    ) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """Sends a text, which no browser reads as HTML; then drops what is left of the request."""
         del explain
         status = HTTPStatus(code)
@@ -278,7 +276,9 @@ class TimedReader(io.RawIOBase):
 @contextlib.contextmanager
 def _reserve(uploads: threading.BoundedSemaphore) -> Iterator[None]:
     if not uploads.acquire(blocking=False):
-        raise Rejected(HTTPStatus.SERVICE_UNAVAILABLE, "too many photographs at once; send it again")
+        raise Rejected(
+            HTTPStatus.SERVICE_UNAVAILABLE, "too many photographs at once; send it again"
+        )
     try:
         yield
     finally:

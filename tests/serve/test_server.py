@@ -209,5 +209,5 @@ def test_a_bug_is_one_line_for_the_client_and_a_traceback_in_the_terminal(
 def test_a_taken_port_and_an_unknown_host_are_refused(server: Server) -> None:
     with pytest.raises(InUse, match=f"cannot listen on 127.0.0.1, port {server.server_port}: "):
         Server("127.0.0.1", server.server_port)
-    with pytest.raises(ConfigError, match="--host=no.such.invalid has no address"):
+    with pytest.raises(ConfigError, match=r"--host=no\.such\.invalid has no address"):
         Server("no.such.invalid", 0)

@@ -1,12 +1,26 @@
 """A server of the page with drawn answers, and raw requests to it."""
 
 import contextlib
+import functools
 import socket
 import threading
 from collections.abc import Iterator
 from typing import NamedTuple
 
+import jax.numpy as jnp
+import numpy as np
+
+from data_pipelines.config import DataConfig
+from data_pipelines.pictures.drawing import Picture
+from gap_jax.models.cells import Axis, Grid
+from gap_jax.prediction.answer import Answer
+from gap_jax.prediction.attention import ClassMaps
+from gap_jax.prediction.photograph import prepare
+from gap_jax.serve.application import Model
 from gap_jax.serve.server import Application, Limits, Server
+
+SIDE_PX, CELLS = 64, 8
+CLASSES = ("cycling", "reading a book", "<img src=x onerror=alert(1)>", "waving")
 
 
 class Reply(NamedTuple):
@@ -68,3 +82,46 @@ def ask(server: Server, line: str = "GET / HTTP/1.1", body: bytes = b"", **heade
     reply = send(server, "\r\n".join([*head, "", ""]).encode("latin-1") + body)
     assert reply is not None
     return reply
+
+
+def stand_in(
+    name: str = "runs/mine",
+    classes: tuple[str, ...] = CLASSES,
+    *,
+    notice: str = "",
+    has_joints: bool = True,
+    is_constant: bool = False,
+) -> Model:
+    """A model that computes nothing: the share of red gives the first class its logit.
+
+    Its bottom-up map is the brightness of each cell's block of the crop.
+    """
+    axis = Axis(CELLS, (SIDE_PX / CELLS - 1) / 2, SIDE_PX / CELLS)
+    data = DataConfig(image_size_px=SIDE_PX, short_side_px=SIDE_PX)
+    compute = functools.partial(_stand_in_maps, len(classes), has_joints, is_constant)
+
+    def predict(photo: Picture) -> Answer:
+        logits = np.linspace(2, 0, len(classes))
+        logits[0] += 4 * photo[..., 0].mean() / 255
+        return Answer(
+            "photo", classes, logits, False, prepare(photo, data), Grid(axis, axis),
+            lambda: photo, compute,
+        )  # fmt: skip
+
+    return Model(name, f"a stand-in, {len(classes)} classes", notice, predict)
+
+
+def _stand_in_maps(
+    classes: int, has_joints: bool, is_constant: bool, crop: Picture, k: int
+) -> ClassMaps:
+    block = SIDE_PX // CELLS
+    blocks = crop.reshape(CELLS, block, CELLS, block, 3).mean((1, 3, 4)) / 255
+    bottom_up = np.ones_like(blocks) if is_constant else blocks
+    slope = np.linspace(1, -1, CELLS)[:, None] * np.cos(k) + np.sin(k + np.arange(CELLS))
+    pose = np.zeros((1, CELLS, CELLS, 16))
+    if has_joints:
+        for joint in range(16):
+            pose[0, 1 + joint % 6, 1 + joint // 3, joint] = 1
+    maps = (bottom_up[None, ..., None], slope[None], (bottom_up * slope)[None], pose)
+    arrays = [jnp.asarray(each, jnp.float32) for each in maps]
+    return ClassMaps(jnp.zeros((1, classes)), *arrays[:3], arrays[3] if has_joints else None)
