@@ -1,12 +1,12 @@
 // Sends a photograph to the server of this page; shows each model's classes and maps for it.
 
-const SHOWN_CLASSES = 6; // before one searches
+const SHOWN_CLASSES = 8; // before one searches
 const FOUND_CLASSES = 12;
 const MEANINGS = {
   "combined": "Red adds to the score of the class, blue takes from it: bottom-up times top-down.",
   "bottom-up": "Where the model looks, whichever class is asked for.",
   "top-down": "What speaks for the class (red) or against it (blue), wherever the model looks.",
-  "joints": "The highest peak of each joint’s heatmap; with several people they may belong to different persons.",
+  "joints": "The highest peak of each joint’s heatmap; with several people, joints may be of different ones.",
 };
 
 const element = (id) => document.getElementById(id);
@@ -126,12 +126,11 @@ function choose(name) {
     }
   }
   drawAll();
-  element("status").textContent = `${describe(kind(), name)} is shown.`;
 }
 
 function describe(shown, name) {
-  if (shown === "joints") return "The picture of joints";
-  return `The ${shown} map${shown === "bottom-up" ? "" : ` of ${name}`}`;
+  if (shown === "joints") return "The joints";
+  return shown === "bottom-up" ? "The bottom-up map" : `The ${shown} map of ${name}`;
 }
 
 function drawAll() {
@@ -143,42 +142,37 @@ function drawAll() {
 async function draw(card) {
   const shown = kind();
   const [name, , index] = card.chosen;
-  const layer = card.root.querySelector(".layer");
-  const caption = card.root.querySelector("figcaption");
-  const photo = card.root.querySelector(".photo");
+  const path = `${card.path}/${index}`;
+  const source = card.source = `${path}/${shown}`;
   if (shown in card.missing) {
     miss(card, card.missing[shown]);
     return;
   }
-  const path = `${card.path}/${index}`;
-  card.shown = `${path}/${shown}`; // a slow response to an earlier click is dropped
-  const isLatest = (shown => () => card.shown === shown)(card.shown);
   card.root.classList.add("waiting");
   try {
     card.details[path] ??= await request(path);
-    if (!isLatest()) return;
+    if (card.source !== source) return; // another map was asked for meanwhile
     const { one, text } = card.details[path][shown];
     const title = describe(shown, name);
-    caption.textContent = `${title}: ${text}${one ? `; 1 stands for ${one}` : ""}.`;
-    if (card.is_cropped && shown !== "joints") caption.textContent += " The margins without colour are outside the model’s view.";
-    photo.alt = `${card.name} under ${title.toLowerCase()}: ${text}`;
-    card.root.querySelector(".absent").hidden = true;
-    layer.hidden = false;
-    layer.src = card.shown;
+    const parts = [`${title}: ${text}`, one ? `; 1 stands for ${one}` : "", "."];
+    if (one && card.is_cropped) parts.push(" The margins without colour are outside the model’s view.");
+    caption(card, parts.join(""), `${card.name} under ${title.toLowerCase()}: ${text}`);
+    card.root.querySelector(".layer").hidden = false;
+    card.root.querySelector(".layer").src = source;
   } catch (error) {
-    if (isLatest()) miss(card, error.message);
+    if (card.source === source) miss(card, error.message);
   }
 }
 
 function miss(card, reason) {
-  card.shown = null;
+  caption(card, reason, card.name);
   card.root.classList.remove("waiting");
   card.root.querySelector(".layer").hidden = true;
-  card.root.querySelector("figcaption").textContent = "";
-  card.root.querySelector(".photo").alt = card.name;
-  const absent = card.root.querySelector(".absent");
-  absent.textContent = reason;
-  absent.hidden = false;
+}
+
+function caption(card, text, alt) {
+  card.root.querySelector("figcaption").textContent = text;
+  card.root.querySelector(".photo").alt = alt;
 }
 
 function setOpacity() {

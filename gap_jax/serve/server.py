@@ -7,6 +7,7 @@ rebinding) nor sends a form. An application answers exact paths; this module ope
 
 import contextlib
 import dataclasses
+import errno
 import http.server
 import io
 import socket
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any
 
-from data_pipelines.core.errors import InUse
+from data_pipelines.core.errors import ConfigError, InUse
 from gap_jax.serve.host_names import HostNames, resolve
 
 VERSIONS = ("HTTP/1.0", "HTTP/1.1")
@@ -84,9 +85,10 @@ class Server(http.server.ThreadingHTTPServer):
         try:
             super().__init__(address, Handler)
         except OSError as error:
-            raise InUse(
-                f"cannot listen on {host}, port {port}: {error.strerror}; use another --port, or "
-                "leave it out for a free one"
+            kind = InUse if error.errno == errno.EADDRINUSE else ConfigError
+            raise kind(
+                f"cannot listen on --host={host} --port={port}: {error.strerror}; name another, or "
+                "leave both out"
             ) from error
         self.names = HostNames(host, *self.server_address[:2])
 

@@ -206,8 +206,11 @@ def test_a_bug_is_one_line_for_the_client_and_a_traceback_in_the_terminal(
     assert re.search(r"ValueError: a secret$", capfd.readouterr().err.strip())
 
 
-def test_a_taken_port_and_an_unknown_host_are_refused(server: Server) -> None:
-    with pytest.raises(InUse, match=f"cannot listen on 127.0.0.1, port {server.server_port}: "):
-        Server("127.0.0.1", server.server_port)
+def test_addresses_that_cannot_be_listened_on_are_refused(server: Server) -> None:
+    taken = server.server_port
+    with pytest.raises(InUse, match=f"cannot listen on --host=127.0.0.1 --port={taken}: "):
+        Server("127.0.0.1", taken)
+    with pytest.raises(ConfigError, match="cannot listen on --host=192.0.2.1 --port=0: "):
+        Server("192.0.2.1", 0)
     with pytest.raises(ConfigError, match=r"--host=no\.such\.invalid has no address"):
         Server("no.such.invalid", 0)
