@@ -15,7 +15,6 @@ from gap_jax.serve.server import Server
 DESCRIPTION = """Serves a page to browsers on this machine: drop or choose a photograph, or take one
 with the camera, and each model answers with its classes and its maps over the photograph. The page
 loads nothing from elsewhere, and photographs are kept in memory only. Ctrl-C ends it."""
-DRAWN = ("people", "objects")
 END_S = 15.0  # for the computation that Ctrl-C interrupts
 HIGHEST_PORT = 65535
 
@@ -64,6 +63,4 @@ def _open(source: str, which: Which) -> Model:
     predictor.predict(np.zeros((8, 8, 3), np.uint8)).maps()
     cfg = predictor.opened.cfg
     about = f"{cfg.model.pooling} on {cfg.model.backbone}, {len(predictor.classes):,} classes"
-    is_drawn = cfg.data.name in DRAWN
-    notice = "It was trained on drawings and knows no photographs." if is_drawn else ""
-    return Model(source, about, notice, predictor.predict)
+    return Model(source, about, predictor.note, predictor.predict)

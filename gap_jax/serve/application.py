@@ -43,11 +43,11 @@ WAIT_S = 60.0
 
 
 class Model(NamedTuple):
-    """A model with its texts on the page; `notice` says which photographs suit it, or is empty."""
+    """A model with its texts on the page; `note` is a warning, or empty."""
 
     name: str
     about: str
-    notice: str
+    note: str
     predict: Callable[[Picture], Answer]
 
 
@@ -68,7 +68,7 @@ class Application:
             path: Response(folder.joinpath(name).read_bytes(), media_type)
             for path, (name, media_type) in FILES.items()
         }
-        texts = [{"name": each.name, "about": each.about, "notice": each.notice} for each in models]
+        texts = [{"name": each.name, "about": each.about, "note": each.note} for each in models]
         self._models, self._texts = models, _json(models=texts, upload_bytes=upload_bytes)
         self._kept: OrderedDict[str, Kept] = OrderedDict()
         self._computing = threading.Lock()
@@ -109,7 +109,7 @@ class Application:
 
     def _ask(self, upload: bytes) -> Response:
         try:
-            photo = decode(upload)
+            photo = decode(upload, upright=True)
             answers = [model.predict(photo) for model in self._models]
         except DataError as error:
             raise Rejected(HTTPStatus.UNPROCESSABLE_ENTITY, str(error)) from error
@@ -149,7 +149,7 @@ def _describe(answer: Answer) -> dict[str, Any]:
     """Lists the classes, the most probable first, and the layers that the model does not have."""
     shares = answer.probabilities
     classes = [(answer.classes[each], float(shares[each]), each) for each in answer.rank()]
-    missing, is_cropped = find_missing(answer), has_margins(answer.prepared)
+    missing, is_cropped = find_missing(answer), has_margins(answer)
     return {"classes": classes, "missing": missing, "is_cropped": is_cropped}
 
 

@@ -13,7 +13,7 @@ from gap_jax.prediction.answer import Answer
 from gap_jax.prediction.attention import Map
 from gap_jax.prediction.colours import find_scale, paint
 from gap_jax.prediction.overlay import spread
-from gap_jax.prediction.photograph import Line, Prepared
+from gap_jax.prediction.photograph import Line
 
 LARGEST_SIDE_PX = 1280  # of a photograph and its layers on the page
 MAPS = {"combined": "combined", "bottom-up": "bottom_up", "top-down": "top_down"}
@@ -42,12 +42,10 @@ def find_missing(answer: Answer) -> dict[str, str]:
     return missing
 
 
-def has_margins(prepared: Prepared) -> bool:
+def has_margins(answer: Answer) -> bool:
     """Whether the network sees less than the photograph."""
-    sides = (prepared.rows, prepared.height), (prepared.columns, prepared.width)
-    crop = prepared.crop.shape[0]
-    places = [line.to_crop(np.array([0.0, pixels - 1.0])) for line, pixels in sides]
-    return any(place[0] < -1 or place[1] > crop for place in places)
+    cells, few_px = answer.maps().combined, 64
+    return not spread(cells, answer.grid, answer.placement, few_px, few_px).seen.all()
 
 
 def describe_layers(answer: Answer, name: str) -> dict[str, Any]:
@@ -69,8 +67,8 @@ def draw_layer(answer: Answer, name: str, kind: str) -> Layer:
         view = shrink(answer.image, NOBODY if joints is None else joints[None])
         return draw_skeletons(view.image, view.keypoints)
     cells = _select(answer, name, kind)
-    height, width = _page_size(answer.prepared.height, answer.prepared.width)
-    values, seen = spread(cells / find_scale(cells), answer.grid, answer.prepared, height, width)
+    size = _page_size(answer.placement.height, answer.placement.width)
+    values, seen = spread(cells / find_scale(cells), answer.grid, answer.placement, *size)
     return np.dstack([paint(values), np.where(seen, 255, 0).astype(np.uint8)])
 
 
@@ -86,9 +84,9 @@ def _page_size(height: int, width: int) -> tuple[int, int]:
 def _locate_peak(answer: Answer, cells: Map) -> str:
     """Says in words in which ninth of the photograph a map is highest."""
     row, column = np.unravel_index(cells.argmax(), cells.shape)
-    prepared, grid = answer.prepared, answer.grid
-    down = _third(int(row), grid.rows, prepared.rows, prepared.height)
-    across = _third(int(column), grid.columns, prepared.columns, prepared.width)
+    placed, grid = answer.placement, answer.grid
+    down = _third(int(row), grid.rows, placed.rows, placed.height)
+    across = _third(int(column), grid.columns, placed.columns, placed.width)
     place = "middle" if (down, across) == (1, 1) else f"{ROWS[down]} {COLUMNS[across]}"
     return f"highest in the {place}"
 

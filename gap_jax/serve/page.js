@@ -76,7 +76,7 @@ function makeCard(model, answer, index, name) {
   root.setAttribute("aria-label", model.name);
   part("h2").textContent = model.name;
   part(".about").textContent = model.about;
-  part(".notice").textContent = model.notice;
+  part(".note").textContent = model.note;
   part(".photo").src = `answers/${answer.id}/photo`;
   card.chosen = card.classes[0];
   const search = part("input[type=search]");

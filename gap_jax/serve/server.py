@@ -134,7 +134,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Server
     protocol_version = "HTTP/1.1"
     default_request_version = "HTTP/1.0"  # a request line without version gets headers too
-    server_version, sys_version = "gap_jax", ""
+    server_version = "gap_jax"
+
+    def version_string(self) -> str:
+        """Names the program, and not the version of Python."""
+        return self.server_version
 
     def setup(self) -> None:
         """Opens the connection's streams, the reading one with a deadline."""

@@ -210,7 +210,7 @@ def test_addresses_that_cannot_be_listened_on_are_refused(server: Server) -> Non
     taken = server.server_port
     with pytest.raises(InUse, match=f"cannot listen on --host=127.0.0.1 --port={taken}: "):
         Server("127.0.0.1", taken)
-    with pytest.raises(ConfigError, match="cannot listen on --host=192.0.2.1 --port=0: "):
+    with pytest.raises(ConfigError, match=r"cannot listen on --host=192\.0\.2\.1 --port=0: "):
         Server("192.0.2.1", 0)
     with pytest.raises(ConfigError, match=r"--host=no\.such\.invalid has no address"):
         Server("no.such.invalid", 0)

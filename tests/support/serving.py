@@ -88,7 +88,7 @@ def stand_in(
     name: str = "runs/mine",
     classes: tuple[str, ...] = CLASSES,
     *,
-    notice: str = "",
+    note: str = "",
     has_joints: bool = True,
     is_constant: bool = False,
 ) -> Model:
@@ -103,12 +103,20 @@ def stand_in(
     def predict(photo: Picture) -> Answer:
         logits = np.linspace(2, 0, len(classes))
         logits[0] += 4 * photo[..., 0].mean() / 255
+        prepared = prepare(photo, data)
         return Answer(
-            "photo", classes, logits, False, prepare(photo, data), Grid(axis, axis),
-            lambda: photo, compute,
-        )  # fmt: skip
+            name="photo",
+            classes=classes,
+            logits=logits,
+            is_multi_label=False,
+            crop=prepared.crop,
+            placement=prepared.placement,
+            grid=Grid(axis, axis),
+            load=lambda: photo,
+            compute=compute,
+        )
 
-    return Model(name, f"a stand-in, {len(classes)} classes", notice, predict)
+    return Model(name, f"a stand-in, {len(classes)} classes", note, predict)
 
 
 def _stand_in_maps(
