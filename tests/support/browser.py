@@ -57,10 +57,10 @@ class Page:
         assert "exceptionDetails" not in done, done["exceptionDetails"]
         return done["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 15.0) -> None:
+    def wait(self, script: str, seconds: float = 60.0) -> None:
         """Waits until an expression is true."""
         end = time.monotonic() + seconds
-        while not self.evaluate(script):
+        while not self.evaluate(f"Boolean({script})"):
             assert time.monotonic() < end, f"never true: {script}"
             time.sleep(0.02)
 
