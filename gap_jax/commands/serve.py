@@ -39,8 +39,9 @@ def run(words: Sequence[str]) -> None:
     options = parse(parser, words)
     if not 0 <= options.port <= HIGHEST_PORT:
         raise ConfigError(f"--port={options.port} must be in 0..{HIGHEST_PORT}")
-    if len(set(options.models)) < len(options.models):
-        raise ConfigError("a model is named twice; name each once")
+    for source in options.models:
+        if options.models.count(source) > 1:
+            raise ConfigError(f"{source} is named twice; name it once")
     with Server(options.host, options.port) as server:  # a taken port is known before models load
         if not server.names.is_local:
             print(

@@ -137,7 +137,7 @@ def test_a_connection_carries_one_request(server: Server) -> None:
 def test_a_slow_client_is_cut_off(server: Server, start: bytes) -> None:
     """However few bytes it sends at a time, the whole request has one deadline."""
     began = time.monotonic()
-    with connect(server) as connection:
+    with connect(server.server_port) as connection:
         connection.sendall(start)
         with pytest.raises(ConnectionError):
             while True:
@@ -159,7 +159,7 @@ def test_an_upload_that_ends_early_frees_its_place(
 ) -> None:
     own = f"127.0.0.1:{server.server_port}"
     head = f"POST /answers HTTP/1.1\r\nHost: {own}\r\nOrigin: http://{own}\r\nContent-Length: 9"
-    with connect(server) as connection:
+    with connect(server.server_port) as connection:
         connection.sendall(f"{head}\r\n\r\nabc".encode())
         connection.shutdown(socket.SHUT_WR)
         assert read(connection) is None
@@ -184,7 +184,7 @@ def test_uploads_and_connections_are_bounded() -> None:
         assert entered.wait(10)
         refused = ask(server, "POST /answers HTTP/1.1", b"y")
         assert (refused.status, refused.body[:9]) == (503, b"too many ")
-        idle = [connect(server) for _ in range(SMALL.connections - 1)]
+        idle = [connect(server.server_port) for _ in range(SMALL.connections - 1)]
         reply = send(server, b"")
         assert reply is not None and reply.status == 503
         leave.set()

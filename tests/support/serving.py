@@ -45,9 +45,9 @@ def serving(application: Application, limits: Limits | None = None) -> Iterator[
             thread.join()
 
 
-def connect(server: Server) -> socket.socket:
+def connect(port: int) -> socket.socket:
     """Opens a connection; a server that hangs fails the test."""
-    return socket.create_connection(("127.0.0.1", server.server_port), timeout=10)
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def read(connection: socket.socket) -> Reply | None:
@@ -66,20 +66,26 @@ def read(connection: socket.socket) -> Reply | None:
 
 def send(server: Server, request: bytes) -> Reply | None:
     """Sends bytes and reads the response."""
-    with connect(server) as connection:
+    with connect(server.server_port) as connection:
         connection.sendall(request)
         return read(connection)
 
 
 def ask(server: Server, line: str = "GET / HTTP/1.1", body: bytes = b"", **headers: str) -> Reply:
     """Sends a request with the headers that a browser sends, unless others are given."""
-    own = f"127.0.0.1:{server.server_port}"
-    sent = {"Host": own, "Connection": "keep-alive"}
+    return ask_port(server.server_port, line, body, **headers)
+
+
+def ask_port(port: int, line: str, body: bytes = b"", **headers: str) -> Reply:
+    """Sends the request of `ask` to a port."""
+    sent = {"Host": f"127.0.0.1:{port}", "Connection": "keep-alive"}
     if line.startswith("POST"):
-        sent |= {"Origin": f"http://{own}", "Content-Length": str(len(body))}
+        sent |= {"Origin": f"http://127.0.0.1:{port}", "Content-Length": str(len(body))}
     sent |= {name.replace("_", "-"): value for name, value in headers.items()}
     head = [line, *(f"{name}: {value}" for name, value in sent.items() if value != "")]
-    reply = send(server, "\r\n".join([*head, "", ""]).encode("latin-1") + body)
+    with connect(port) as connection:
+        connection.sendall("\r\n".join([*head, "", ""]).encode("latin-1") + body)
+        reply = read(connection)
     assert reply is not None
     return reply
 
