@@ -39,11 +39,14 @@ async function ask(file) {
   element("error").textContent = "";
   try {
     if (file.size > server.upload_bytes) {
-      throw new Error(`${name} is larger than ${server.upload_bytes / 2 ** 20} MB; shrink it`);
+      throw new Error(`it is larger than ${server.upload_bytes / 2 ** 20} MB; shrink it`);
     }
     document.body.classList.add("busy");
     element("status").textContent = `Looking at ${name} …`;
-    const answer = await request("answers", { method: "POST", body: file, signal: asking.signal });
+    const body = await file.arrayBuffer().catch(() => { // a folder, or a file that was deleted
+      throw new Error("it cannot be read; choose a photograph");
+    });
+    const answer = await request("answers", { method: "POST", body, signal: asking.signal });
     show(answer, name, (performance.now() - began) / 1000);
   } catch (error) {
     if (error.name === "AbortError") return; // another photograph was sent
@@ -103,7 +106,7 @@ function listClasses(card, wanted) {
       span.className = part;
       return span;
     }));
-    button.children[0].textContent = button.title = name;
+    button.children[0].textContent = button.children[0].title = name;
     button.children[1].textContent = percent(probability);
     button.children[2].style.width = `${100 * probability}%`;
     button.setAttribute("aria-pressed", each === card.chosen);

@@ -155,7 +155,7 @@ def test_what_is_no_photograph_is_refused_on_the_page(
     open_fresh(page, server)
     for name, content, error in (
         ("page.html", b"<html>", "page.html: it is no image; "),
-        ("large.jpg", bytes(2**20 + 1), "large.jpg is larger than 1 MB; shrink it"),
+        ("large.jpg", bytes(2**20 + 1), "large.jpg: it is larger than 1 MB; shrink it"),
     ):
         (tmp_path / name).write_bytes(content)
         page.drop(tmp_path / name)
