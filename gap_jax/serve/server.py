@@ -146,10 +146,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.reader = TimedReader(self.connection, self.server.limits.header_s)
         self.rfile = io.BufferedReader(self.reader)
 
-    def handle(self) -> None:
-        """Handles one request."""
-        self.handle_one_request()
-
     def do_GET(self) -> None:
         """Sends what the application has at a path."""
         self._answer(lambda: self.server.application("GET", self.path, b""))
@@ -232,7 +228,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._drain()
 
     def _send(self, response: Response) -> None:
-        self.close_connection = True
+        self.close_connection = True  # a second request of the connection is not read
         self.connection.settimeout(self.server.limits.send_s)
         self.send_response(response.status)
         self.send_header("Content-Type", f"{response.media_type}; charset=utf-8")
