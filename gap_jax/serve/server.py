@@ -228,12 +228,11 @@ class Handler(http.server.BaseHTTPRequestHandler):
             self._drain()
 
     def _send(self, response: Response) -> None:
-        self.close_connection = True  # a second request of the connection is not read
         self.connection.settimeout(self.server.limits.send_s)
         self.send_response(response.status)
         self.send_header("Content-Type", f"{response.media_type}; charset=utf-8")
         self.send_header("Content-Length", str(len(response.body)))
-        self.send_header("Connection", "close")
+        self.send_header("Connection", "close")  # http.server then reads no second request
         for name, value in HEADERS.items():
             self.send_header(name, value)
         self.end_headers()
