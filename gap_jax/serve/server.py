@@ -90,7 +90,7 @@ class Server(http.server.ThreadingHTTPServer):
                 f"cannot listen on --host={host} --port={port}: {error.strerror}; name another, or "
                 "leave both out"
             ) from error
-        self.names = HostNames(host, *self.server_address[:2])
+        self.names = HostNames(host, self.server_name, self.server_port)
 
     def serve(self, application: Application) -> None:
         """Answers requests with an application until the main thread is interrupted."""
@@ -100,7 +100,7 @@ class Server(http.server.ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Binds the socket; the base class would look up this host's name in the network."""
         socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = self.server_address[:2]
+        self.server_name, self.server_port = self.socket.getsockname()[:2]
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Starts a thread for a connection, or refuses one too many."""

@@ -136,6 +136,10 @@ def _stand_in_maps(
     if has_joints:
         for joint in range(16):
             pose[0, 1 + joint % 6, 1 + joint // 3, joint] = 1
-    maps = (bottom_up[None, ..., None], slope[None], (bottom_up * slope)[None], pose)
-    arrays = [jnp.asarray(each, jnp.float32) for each in maps]
-    return ClassMaps(jnp.zeros((1, classes)), *arrays[:3], arrays[3] if has_joints else None)
+    return ClassMaps(
+        logits=jnp.zeros((1, classes)),
+        bottom_up=jnp.asarray(bottom_up[None, ..., None], jnp.float32),
+        top_down=jnp.asarray(slope[None], jnp.float32),
+        combined=jnp.asarray((bottom_up * slope)[None], jnp.float32),
+        pose=jnp.asarray(pose, jnp.float32) if has_joints else None,
+    )
