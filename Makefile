@@ -42,6 +42,7 @@ $(VENV)/run-time: requirements.txt pyproject.toml
 
 $(VENV)/dev: $(VENV)/run-time
 	$(call install,--group dev)
+	$(call install,--no-deps "axe-playwright-python==0.1.8")
 	@touch $@
 
 $(VENV)/bytecode: $(VENV)/run-time # beside the development pins: the tests' processes need it at once

@@ -19,6 +19,7 @@ COMMANDS = {
     "predict": "classes, probabilities and attention of your images",
     "evaluate": "exact metrics of a run on a split",
     "report": "one page on one or more runs: scores, differences, attention",
+    "serve": "a page on which photographs are dropped and models answer",
     "export": "write a trained model as a folder without its run",
     "doctor": "check this machine: devices, driver, memory, packages, a self-test",
     "completion": "print the script that completes commands in bash, zsh or fish",

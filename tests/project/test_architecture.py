@@ -43,6 +43,7 @@ LAYERS = (
     ("gap_jax.saved",),
     ("gap_jax.prediction",),
     ("gap_jax.report",),
+    ("gap_jax.serve",),
     ("gap_jax.train",),
     ("gap_jax.sweep", "gap_jax.demo", "gap_jax.doctor", "gap_jax.commands"),
     ("gap_jax.cli", "gap_jax.completion"),

@@ -1,0 +1,1 @@
+"""Serves a page on which photographs are dropped and models answer."""
