@@ -7,7 +7,8 @@ from typing import Literal
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
 
-DATASETS = ("mpii", "people", "objects")
+OWN_PHOTOS = ("folder", "csv")  # either is a data set of one's own photographs
+DATASETS = ("mpii", "people", "objects", *OWN_PHOTOS)
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 
 

@@ -43,7 +43,7 @@ class Entry:
 
     id: str
     path: Path
-    label: int | tuple[int, ...]
+    label: int | tuple[int, ...] | Int8[np.ndarray, " k"]
     keypoints: Keypoints
     source_index: int = 0
     annotated_size_px: tuple[int, int] | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from data_pipelines import manifest, records
-from data_pipelines.config import DATASETS, DataConfig
+from data_pipelines.config import DATASETS, OWN_PHOTOS, DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
@@ -24,7 +24,7 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
-             objects), a scale (full demo), a recipe (ours; reference: what AP's released code does)
+             objects folder csv), a scale (full demo), a recipe (ours; reference: what AP's released code does)
   --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
              gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
@@ -41,6 +41,8 @@ PREPARE = {
     "--splits lists",
     "people": "gap_jax data prepare people",
     "objects": "gap_jax data prepare objects",
+    "folder": "gap_jax data prepare folder --root PHOTOS",
+    "csv": "gap_jax data prepare csv --csv LABELS.csv --root PHOTOS",
 }
 DEMO = "configs/gap_pose.py:demo"
 PROCESS_FLAGS = ("coordinator", "processes", "process")
@@ -135,7 +137,7 @@ def check_data(data: DataConfig, spec: str) -> None:
             hint += f"; without MPII, try the drawn people: {people} and --config={DEMO}"
         raise DataError(f"no prepared data in {folder} (data.root): run {hint}")
     found = manifest.load(folder)
-    if found.name != data.name:
+    if found.name != data.name and not {found.name, data.name} <= set(OWN_PHOTOS):
         raise ConfigError(
             f"data.name={data.name} and {folder} holds {found.name}; "
             f"{_advise_data(found.name, spec)}set data.root to a folder of {data.name}"
