@@ -27,8 +27,8 @@ Pooling release (src/data/mpii/lists). The images are for research only, not for
 FOLDER_HELP = """Reads photographs from ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/* (also valid,
 validation). Without a folder for it, val is drawn from train: a share of each class, with
 near-duplicates kept together. docs/photos.md describes layouts, formats and joints."""
-CSV_HELP = """Reads the photographs that a CSV file lists: path,label[;label...][,split] in each line,
-with a header or without. docs/photos.md describes the file."""
+CSV_HELP = """Reads the photographs that a CSV file lists, with a header or without; each line is
+path,label[;label...][,split]. docs/photos.md describes the file."""
 
 
 def run(words: Sequence[str]) -> None:

@@ -24,7 +24,8 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
-             objects folder csv), a scale (full demo), a recipe (ours; reference: what AP's released code does)
+             objects folder csv), a scale (full demo), a recipe (ours; reference: what AP's released
+             code does)
   --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
              gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
