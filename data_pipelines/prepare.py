@@ -148,7 +148,8 @@ def _write(
         for position in count_images(split, len(chosen), log, "written"):
             faults.point("prepare.entry")
             record = _make_record(chosen[position], raw, max_width_px)
-            tallies[split].add(record["id"], record["label"], record["keypoints"])
+            entry = chosen[position].entry
+            tallies[split].add(entry.id, entry.label, entry.keypoints)
             yield record
 
     written = {name: make_records(name) for name in raw.splits}
