@@ -36,55 +36,77 @@ def read(root: Path, options: Options) -> RawData:
     if not root.is_dir():
         raise DataError(f"--root {root} is no folder; pass the folder of {LAYOUTS}")
     status = root.stat()
-    seen: Seen = {(status.st_dev, status.st_ino)}
-    top = _list_folder(root, seen)
+    reader = _Reader(root, {(status.st_dev, status.st_ino)})
+    top = _list_folder(root, reader.seen)
     splits = _find_splits(root, top.folders)
-    photos: list[Photo] = []
-    rejects: list[Reject] = []
-    outside: list[str] = [] if "" in splits else [path.name for path in top.files]
-    without_files: list[str] = []
-    for split, folder in splits.items():
-        listing = _list_folder(folder, seen) if split else top
-        split = split or "train"
-        for class_folder in listing.folders:
-            label = unicodedata.normalize("NFC", class_folder.name)
-            files = 0
-            for path, is_loop in _walk(class_folder, seen):
-                name = path.relative_to(root).as_posix()
-                if is_loop:
-                    rejects.append(Reject(split, name, _READ_ALREADY))
-                else:
-                    photos.append(Photo(split, name, path, (label,)))
-                    files += 1
-            if not files:
-                without_files.append(class_folder.relative_to(root).as_posix())
-        rejects += [Reject(split, _name(path, root), _READ_ALREADY) for path in listing.loops]
-        loose = [_name(path, root) for path in listing.files]
-        if split == "test" and not listing.folders:
-            photos += [Photo(split, _name(path, root), path, ()) for path in listing.files]
-        elif not listing.folders:
-            raise DataError(
-                f"{folder} holds no folder of a class, only {len(loose):,} files; put photographs "
-                f"into {LAYOUTS}"
-            )
-        else:
-            outside += loose
-    notes = _note("files lie in no folder of a class and are left out", outside)
-    notes += _note("folders hold no file and are no classes", without_files)
+    if splits:
+        reader.leave_out("train", top)
+        for split, folder in splits.items():
+            reader.read_split(split, folder, _list_folder(folder, reader.seen))
+    else:
+        reader.read_split("train", root, top)
     return to_raw(
         "folder",
         f"--root {root}",
-        photos,
+        reader.photos,
         options,
         advice=f"pass the folder of {LAYOUTS}",
-        rejects=rejects,
-        notes=notes,
+        rejects=reader.rejects,
+        notes=[
+            *_note("files lie in no folder of a class and are left out", reader.outside),
+            *_note("folders hold no file and are no classes", reader.without_files),
+        ],
         provenance={"root": root.resolve().name},
     )
 
 
+class _Reader:
+    """Collects the photographs of splits, and what is left out."""
+
+    def __init__(self, root: Path, seen: Seen) -> None:
+        self.seen = seen
+        self.photos: list[Photo] = []
+        self.rejects: list[Reject] = []
+        self.outside: list[str] = []
+        self.without_files: list[str] = []
+        self._root = root
+
+    def read_split(self, split: str, folder: Path, listing: _Listing) -> None:
+        """Reads the folders of classes; a test split without them has images without labels."""
+        if split == "test" and not listing.folders:
+            self.photos += [Photo(split, self._name(path), path, ()) for path in listing.files]
+            return
+        if not listing.folders:
+            raise DataError(
+                f"{folder} holds no folder of a class, only {len(listing.files):,} files; put "
+                f"photographs into {LAYOUTS}"
+            )
+        self.leave_out(split, listing)
+        for class_folder in listing.folders:
+            label = unicodedata.normalize("NFC", class_folder.name)
+            found = [self._add(split, label, inner) for inner in _walk(class_folder, self.seen)]
+            if not any(found):
+                self.without_files.append(self._name(class_folder))
+
+    def leave_out(self, split: str, listing: _Listing) -> None:
+        """Notes the files beside the folders of classes, and rejects links that are loops."""
+        self.outside += map(self._name, listing.files)
+        self._reject(split, listing)
+
+    def _add(self, split: str, label: str, listing: _Listing) -> int:
+        self._reject(split, listing)
+        self.photos += [Photo(split, self._name(path), path, (label,)) for path in listing.files]
+        return len(listing.files)
+
+    def _reject(self, split: str, listing: _Listing) -> None:
+        self.rejects += [Reject(split, self._name(path), _READ_ALREADY) for path in listing.loops]
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self._root).as_posix()
+
+
 def _find_splits(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
-    """Maps each split to its folder; the split "" if the folders are classes."""
+    """Maps each split to its folder; empty if the folders are classes."""
     splits: dict[str, Path] = {}
     others: list[str] = []
     for folder in folders:
@@ -96,7 +118,7 @@ def _find_splits(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
         else:
             splits[split] = folder
     if not splits or (others and set(splits) == {"train"}):  # trains are a class, too
-        return {"": root}
+        return {}
     if others:
         raise DataError(
             f"{root} holds {name_some([*map(quote, others)])} beside the folders of splits "
@@ -135,18 +157,13 @@ def _is_ignored(name: str) -> bool:
     return name.startswith(".") or name.casefold() in _IGNORED
 
 
-def _walk(folder: Path, seen: Seen) -> Iterator[tuple[Path, bool]]:
-    """Yields the files below a folder, and with True the links to folders read before."""
+def _walk(folder: Path, seen: Seen) -> Iterator[_Listing]:
+    """Yields the content of a folder and of all folders below it."""
     waiting = [folder]
     while waiting:
         listing = _list_folder(waiting.pop(), seen)
-        yield from ((path, False) for path in listing.files)
-        yield from ((path, True) for path in listing.loops)
+        yield listing
         waiting += reversed(listing.folders)
-
-
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
 
 
 def _note(text: str, names: Sequence[str]) -> list[str]:
