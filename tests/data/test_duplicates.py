@@ -22,7 +22,7 @@ from data_pipelines.photographs.split import choose_val
 
 
 def photo(seed: int, side: int = 96) -> np.ndarray:
-    cells = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    cells = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     return cv2.resize(cells, (side, side), interpolation=cv2.INTER_CUBIC)
 
 

@@ -65,11 +65,12 @@ def test_classes_are_folders_and_val_is_drawn(tmp_path: Path) -> None:
     assert {**found["train"], **found["val"]} == {name: name.split("/")[0] for name in TWELVE}
     assert made.splits["val"].class_counts == (1, 1, 1)
     assert made.splits["train"].class_counts == (3, 3, 3)
-    assert lines[:3] == [
+    for line in (
         "split  listed  found  on disk  labelled  with joints  used",
         "train       9      9        9         9            0     9",
         "val         3      3        3         3            0     3",
-    ]
+    ):
+        assert line in lines
     assert "classes by name: 'ant', 'bee', 'cat'" in lines
     assert ("val: 20% of each class, drawn from seed 0; near-duplicates stay together") in lines
     assert made.provenance["split_kind"] == "val derived from train"
