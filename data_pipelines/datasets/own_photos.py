@@ -29,12 +29,16 @@ _NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 class Photo(NamedTuple):
-    """Names a photograph by its path from the root; `labels` are empty if it has none."""
+    """Names a photograph by its path from the root; `labels` are empty if it has none.
+
+    `line` is that of a list, 0 without one.
+    """
 
     split: str
     id: str
     path: Path
     labels: tuple[str, ...]
+    line: int = 0
 
 
 class Options(NamedTuple):
@@ -70,13 +74,13 @@ def to_raw(
     named = name_some([*map(quote, classes)], MAX_NAMED)
     annotated, lines, given = _read_joints(options.joints, [photo.id for photo in photos])
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
-    for row, photo in enumerate(photos, 1):
+    for photo in photos:
         numbers = [number[label] for label in photo.labels]
         label = (
             _multi_label(numbers, len(classes)) if kind == "multi" else [*numbers, UNLABELLED][0]
         )
         people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
-        entries[photo.split].append(Entry(photo.id, photo.path, label, people, row, size_px))
+        entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))
     splits = {
         split: RawSplit(len(listed), len(listed), len(listed), listed)
         for split, listed in entries.items()

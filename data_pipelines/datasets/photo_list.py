@@ -46,7 +46,7 @@ def read(listing: Path, root: Path, options: Options) -> RawData:
         if path is None:
             rejects.append(Reject(split, written, "it has no file below --root"))
         else:
-            photos.append(Photo(split, path.relative_to(root).as_posix(), path, labels))
+            photos.append(Photo(split, path.relative_to(root).as_posix(), path, labels, line))
     if rejects and not photos:
         raise DataError(
             f"none of the {len(rejects):,} files that {listing} lists is below {root}, as "

@@ -25,7 +25,7 @@ _BAND_BITS = 64 // (MAX_DISTANCE + 1)
 _CHUNK = 2**14  # candidates that are compared at once
 _MAX_EDGES = 2**21  # more are replaced by one for each photograph
 
-Edges = tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]
+Edges = tuple[Int64[np.ndarray, " _"], Int64[np.ndarray, " _"]]
 
 
 class Sketch(NamedTuple):

@@ -127,7 +127,7 @@ def test_trains_are_a_class_beside_others(tmp_path: Path) -> None:
         (["train/a/1.jpg", "val/b/1.jpg", "x/c/1.jpg"], "holds 'x' beside the folders of splits"),
         (["train/a/1.jpg", "val/b/1.jpg", "valid/b/1.jpg"], "are both split 'val'; keep one"),
         (["cat /1.jpg", "dog/1.jpg"], "class 'cat ' is empty or begins or ends with a blank"),
-        (["cat\n/1.jpg", "dog/1.jpg"], r"class 'cat\n' holds a control character; rename it"),
+        (["c\nat/1.jpg", "dog/1.jpg"], r"class 'c\nat' holds a control character; rename it"),
         (["a\udcff/1.jpg", "dog/1.jpg"], "holds a control character; rename it"),
     ],
 )  # fmt: skip
