@@ -97,10 +97,10 @@ class _Inspection:
             named = f"{split} {record['id']!r}"
             try:
                 image = decode.decode(record["image"], upright=self._stated.exif_applied)
-                fault = self._find_fault(record, image)
             except DataError as error:
-                fault = str(error)
-            if fault:
+                self.faults.append(f"{named}: {error}")
+                continue
+            if fault := self._find_fault(record, image):
                 self.faults.append(f"{named}: {fault}")
                 continue
             self.tallies[split].add(record["id"], record["label"], record["keypoints"])

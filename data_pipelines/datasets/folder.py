@@ -6,6 +6,7 @@ behind is passed over. Folders in a class belong to it. A folder is read once, w
 """
 
 import os
+import stat
 import unicodedata
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -138,19 +139,24 @@ def _list_folder(folder: Path, seen: Seen) -> _Listing:
     listing = _Listing([], [], [])
     for item in sorted(found, key=lambda item: item.is_symlink()):
         path = folder / item.name
-        try:
-            is_folder = item.is_dir()
-            status = item.stat()
-        except OSError:  # a link that leads nowhere or to itself is rejected when it is read
-            is_folder = False
-        if not is_folder:
+        identity = _identify_folder(item)
+        if identity is None:
             listing.files.append(path)
-        elif (status.st_dev, status.st_ino) in seen:
+        elif identity in seen:
             listing.loops.append(path)
         else:
-            seen.add((status.st_dev, status.st_ino))
+            seen.add(identity)
             listing.folders.append(path)
     return listing
+
+
+def _identify_folder(item: os.DirEntry[str]) -> tuple[int, int] | None:
+    """Returns the device and inode of a folder, None for anything else."""
+    try:
+        status = item.stat()
+    except OSError:  # a link that leads nowhere or to itself is rejected when it is read
+        return None
+    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
 
 
 def _is_ignored(name: str) -> bool:

@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def photographs(root: Path, *names: str) -> Path:
     return root
 
 
-def prepared(root: Path, lines: list[str] | None = None, **options: object) -> Manifest:
+def prepared(root: Path, lines: list[str] | None = None, **options: Any) -> Manifest:
     """Prepares the folder beside it as `out`."""
     chosen = Options(**{name: options.pop(name) for name in Options._fields if name in options})
     log = quiet if lines is None else lines.append
@@ -290,15 +291,3 @@ def test_joints_of_several_people_are_attached_to_their_photographs(tmp_path: Pa
     np.testing.assert_allclose(stored[TWELVE[0]], people, rtol=1e-6)
     np.testing.assert_allclose(stored[TWELVE[1]], people[:1], rtol=1e-6)
     assert stored[TWELVE[3]].shape == (0, 16, 3)
-
-
-@pytest.mark.slow
-def test_ten_thousand_classes_are_prepared(tmp_path: Path) -> None:
-    rng = np.random.default_rng(0)
-    for index in range(10_000):
-        path = tmp_path / "in" / "train" / f"class {index:05}" / "1.png"
-        path.parent.mkdir(parents=True)
-        Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(path)
-    photographs(tmp_path / "in", "val/class 00003/1.jpg", "val/class 09999/1.jpg")
-    made = prepared(tmp_path / "in")
-    assert len(made.classes) == 10_000 and made.splits["train"].examples == 10_000

@@ -52,7 +52,10 @@ def written(tmp_path: Path, content: Any) -> Path:
 def parsed(tmp_path: Path, content: Any) -> Joints:
     is_derived, rows = joints.parse(written(tmp_path, content))
     return Joints(
-        {name: Annotated(np.reshape(people, (-1, 16, 3)), size) for name, size, people in rows},
+        {
+            name: Annotated(np.reshape(people, (-1, 16, 3)), size and (size[0], size[1]))
+            for name, size, people in rows
+        },
         is_derived,
     )
 
@@ -61,7 +64,7 @@ def test_coco_keypoints_become_our_joints(tmp_path: Path) -> None:
     found = parsed(tmp_path, coco())
     assert found.is_derived and list(found.images) == ["cat/1.jpg"]
     people, size = found.images["cat/1.jpg"]
-    assert size == [100, 120] and len(people) == 2  # nobody is annotated in the third
+    assert size == (100, 120) and len(people) == 2  # nobody is annotated in the third
     points = dict(zip(COCO, STANDING, strict=True))
     for joint, (x, y, visibility) in zip(JOINTS, people[0], strict=True):
         if joint in points:
