@@ -53,7 +53,7 @@ def parsed(tmp_path: Path, content: Any) -> Joints:
     is_derived, rows = joints.parse(written(tmp_path, content))
     return Joints(
         {
-            name: Annotated(np.reshape(people, (-1, 16, 3)), size and (size[0], size[1]))
+            name: Annotated(np.reshape(people, (-1, 16, 3)), (size[0], size[1]) if size else None)
             for name, size, people in rows
         },
         is_derived,
