@@ -1,18 +1,29 @@
 """Verifies prepared data, from the digests of shards to every joint, and warns of oddities."""
 
-import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import UInt8
 
 from data_pipelines import decode, manifest, records
 from data_pipelines.core import files
 from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.example import NOT_ANNOTATED
-from data_pipelines.exif import UPRIGHT, find_orientation
 from data_pipelines.manifest import Manifest, Split, Tally
+from data_pipelines.photographs.duplicates import (
+    Member,
+    Sketch,
+    find_groups,
+    is_conflict,
+    list_conflicts,
+    sketch,
+)
+from data_pipelines.photographs.examine import Log, count_images
+from data_pipelines.photographs.exif import UPRIGHT, find_orientation
+from data_pipelines.photographs.intake import classes_of
 from data_pipelines.pictures.sheet import contact_sheet
-from data_pipelines.prepare import FEW_IMAGES, Log, count_images
+from data_pipelines.prepare import FEW_IMAGES
 
 MAX_NAMED = 10  # in a message
 FAR_OUTSIDE = 0.1  # of the longer side: annotators mark joints a little beyond the border
@@ -32,7 +43,8 @@ def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
             f"{name_some(inspection.faults, MAX_NAMED, '; ')}; prepare the data again"
         )
     compare(directory, stated, inspection.tallies)
-    oddities = inspection.list_oddities()
+    duplicates = inspection.group_duplicates()
+    oddities = inspection.list_oddities(duplicates)
     log(f"{directory}: data set {stated.name}, fingerprint {stated.fingerprint}")
     for name, split in stated.splits.items():
         shards = f"{len(split.shards)} shard" + "s" * (len(split.shards) != 1)
@@ -41,7 +53,8 @@ def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
     for oddity in oddities:
         log(f"warning: {oddity}")
     if html:
-        page = contact_sheet(directory, stated, inspection.first_classes, oddities)
+        conflicts = [group for group in duplicates if is_conflict(group)]
+        page = contact_sheet(directory, stated, inspection.first_classes, oddities, conflicts)
         files.write_atomically(html, page)
         log(f"contact sheet: {html}")
     return stated
@@ -73,8 +86,8 @@ class _Inspection:
         self.first_classes: dict[str, list[int | None]] = {name: [] for name in stated.splits}
         self._stated = stated
         self._log = log
-        self._seen: dict[bytes, tuple[str, str]] = {}  # split and name, by digest of the image
-        self._duplicates: list[str] = []
+        self._members: list[Member] = []  # with a sketch for each
+        self._sketches: list[Sketch] = []
         self._far_outside: list[str] = []
         self._rotated: list[str] = []
 
@@ -82,19 +95,22 @@ class _Inspection:
         for position in count_images(split, len(source), self._log):
             record = source[position]
             named = f"{split} {record['id']!r}"
-            if fault := self._find_fault(record):
+            try:
+                image = decode.decode(record["image"], upright=self._stated.exif_applied)
+            except DataError as error:
+                self.faults.append(f"{named}: {error}")
+                continue
+            if fault := self._find_fault(record, image):
                 self.faults.append(f"{named}: {fault}")
                 continue
             self.tallies[split].add(record["id"], record["label"], record["keypoints"])
-            classes = manifest.list_classes(record["label"])
+            classes = classes_of(record["label"])
             self.first_classes[split].append(classes[0] if classes else None)
-            self._note_oddities(split, named, record)
+            self._members.append(Member(split, record["id"], classes, position))
+            self._sketches.append(sketch(image))
+            self._note_oddities(named, record)
 
-    def _find_fault(self, record: records.Record) -> str | None:
-        try:
-            image = decode.decode(record["image"], upright=self._stated.exif_applied)
-        except DataError as error:
-            return str(error)
+    def _find_fault(self, record: records.Record, image: UInt8[np.ndarray, "h w 3"]) -> str | None:
         height_px, width_px, _ = image.shape
         stated = f"{record['width_px']} x {record['height_px']}"
         if (found := f"{width_px} x {height_px}") != stated:
@@ -102,11 +118,7 @@ class _Inspection:
         kind, classes = self._stated.label_kind, len(self._stated.classes)
         return records.find_fault(record["label"], record["keypoints"], kind, classes)
 
-    def _note_oddities(self, split: str, named: str, record: records.Record) -> None:
-        digest = hashlib.sha256(record["image"]).digest()
-        first_split, first_name = self._seen.setdefault(digest, (split, named))
-        if first_split != split:
-            self._duplicates.append(f"{first_name} = {named}")
+    def _note_oddities(self, named: str, record: records.Record) -> None:
         keypoints, size = record["keypoints"], np.array([record["width_px"], record["height_px"]])
         annotated = keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2]
         beyond = np.maximum(-annotated, annotated - (size - 1))
@@ -115,14 +127,19 @@ class _Inspection:
         if not self._stated.exif_applied and find_orientation(record["image"]) != UPRIGHT:
             self._rotated.append(named)
 
-    def list_oddities(self) -> list[str]:
+    def group_duplicates(self) -> list[list[Member]]:
+        """Groups the near-duplicates."""
+        groups = find_groups(self._sketches)
+        return [[self._members[position] for position in group] for group in groups]
+
+    def list_oddities(self, duplicates: Sequence[Sequence[Member]]) -> list[str]:
         train = self.tallies.get("train", Tally(len(self._stated.classes)))
         counts = list(zip(map(files.quote, self._stated.classes), train.class_counts, strict=True))
         few = [name for name, count in counts if 0 < count < FEW_IMAGES]
         found = {
             "classes without a training image": [name for name, count in counts if not count],
             f"classes with fewer than {FEW_IMAGES} training images": few,
-            "images that are in two splits, byte for byte": self._duplicates,
+            **list_conflicts(duplicates),
             "images with a joint far outside": self._far_outside,
             "images with an EXIF orientation, which is ignored": self._rotated,
         }

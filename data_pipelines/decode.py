@@ -19,7 +19,7 @@ from PIL import (
 )
 
 from data_pipelines.core.errors import DataError, first_line
-from data_pipelines.exif import find_orientation, turn_upright
+from data_pipelines.photographs.exif import find_orientation, turn_upright
 
 LARGEST_PX = 50_000_000
 

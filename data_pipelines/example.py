@@ -36,15 +36,17 @@ Keypoints = Float[np.ndarray, "people 16 3"]
 class Entry:
     """Describes one image by its data set's own files; the image itself is not read yet.
 
-    `keypoints` are 0-based pixels of the stored image (x, y, visibility); `label` is a class id, or
-    one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 without one.
+    `keypoints` are 0-based pixels of the decoded image (x, y, visibility); `label` is a class id,
+    or one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 without
+    one. `annotated_size_px` is the width and height that the joints' file states, if it does.
     """
 
     id: str
     path: Path
-    label: int | tuple[int, ...]
+    label: int | tuple[int, ...] | Int8[np.ndarray, " k"]
     keypoints: Keypoints
     source_index: int = 0
+    annotated_size_px: tuple[int, int] | None = None
 
 
 class Reject(NamedTuple):
@@ -65,11 +67,19 @@ class RawSplit:
     entries: list[Entry]
 
 
+class DerivedVal(NamedTuple):
+    """Asks for a split `val` out of `train`: this fraction of each class, drawn from the seed."""
+
+    fraction: float
+    seed: int
+
+
 @dataclasses.dataclass(frozen=True)
 class RawData:
     """Describes a whole data set by its own files; `provenance` goes into the manifest.
 
-    `upright` images are turned by their EXIF orientation, and their joints refer to that.
+    `upright` images are turned by their EXIF orientation, and their joints refer to that. `notes`
+    are lines for the summary.
     """
 
     name: str
@@ -79,6 +89,8 @@ class RawData:
     rejects: list[Reject]
     provenance: Mapping[str, str | int | float | list[str]]
     upright: bool = False
+    derived_val: DerivedVal | None = None
+    notes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if fault := find_class_fault(self.classes):

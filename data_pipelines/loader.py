@@ -26,10 +26,16 @@ from data_pipelines.decode import decode
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, evaluation_views, make_view
-from data_pipelines.workers import BUFFERED_BATCHES, ImageBlocks, refuse_lost_worker, start_worker
+from data_pipelines.workers import (
+    BUFFERED_BATCHES,
+    MAX_THREADS,
+    ImageBlocks,
+    available_cores,
+    refuse_lost_worker,
+    start_worker,
+)
 
 EPOCHS = 2**32  # endless; Grain's own infinite repeat overflows in batches of one row
-MAX_THREADS = 8  # with more, waiting for the GIL costs more than another thread gains
 SAMPLED_IMAGES = 32  # to estimate the size of all decoded images
 
 
@@ -172,12 +178,6 @@ def fill_batch(
         return None, rows.batch(specs, np.empty(rows.image_shape(len(specs)), np.uint8))
     batch = rows.batch(specs, blocks.images(block))
     return block, batch._replace(image=batch.image[:0].copy())
-
-
-def available_cores() -> int:
-    """Counts the processor cores that this process may use."""
-    known = hasattr(os, "sched_getaffinity")  # not on macOS
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def available_memory() -> int:

@@ -1,10 +1,10 @@
 """Prepares verified records from a data set's own files, and names every image it rejects."""
 
 import importlib.metadata
+import math
 import os
-import stat
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +13,34 @@ import simplejpeg
 from data_pipelines import decode, records
 from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
-from data_pipelines.example import Entry, RawData, Reject
+from data_pipelines.example import RawData, Reject
 from data_pipelines.manifest import (
     EXIF_APPLIED,
     EXIF_IGNORED,
     MANIFEST,
     Manifest,
-    Shard,
     Tally,
     list_skipped,
     load,
     save,
 )
+from data_pipelines.photographs.duplicates import describe_groups
+from data_pipelines.photographs.examine import Log, count_images, read_file
+from data_pipelines.photographs.intake import Accepted, accept, group_duplicates, list_members
+from data_pipelines.photographs.split import derive_val
 from data_pipelines.transforms import View, resize
 
 REJECTS = "rejects.csv"
 FEW_IMAGES = 5  # of a class: fewer give a warning
-MAX_FILE_BYTES = 256 * 2**20
+REJECTED_SHARE = 0.1  # of the listed images, rounded up: allowed if max_rejects is None
 JPEG_QUALITY = 95
-PROGRESS_INTERVAL_S = 15.0
-
-Log = Callable[[str], None]
 
 
 def build(
     out: Path,
     source: Callable[[Path], RawData],
     *,
-    max_rejects: int = 0,
+    max_rejects: int | None = 0,
     max_width_px: int = 0,
     overwrite: bool = False,
     log: Log = print,
@@ -49,7 +49,7 @@ def build(
 
     `source` may write raw files into the folder it is given. Images wider than `max_width_px` are
     shrunk to it; 0 shrinks none. More than `max_rejects` unusable images are an error and listed
-    beside `out`.
+    beside `out`; None allows a tenth of those listed.
     """
     with files.writing(out):
         out = Path(os.path.realpath(out))
@@ -58,20 +58,21 @@ def build(
         reject_list = out.with_name(f"{out.name}.{REJECTS}")
         with files.fresh_folder(out) as partial:
             raw = _read_source(source, partial)
-            intake = _Intake(raw, max_width_px, log)
-            entries = {name: intake.records(name) for name in raw.splits}
-            shards = records.write(partial, raw.label_kind, len(raw.classes), entries)
-            rejects = files.csv_table(Reject._fields, intake.rejects)
-            if len(intake.rejects) > max_rejects:
-                files.write_atomically(reject_list, rejects)
-                raise DataError(intake.describe_rejects(max_rejects, reject_list))
-            intake.refuse_untrainable()
-            if intake.rejects:
-                files.write_atomically(partial / REJECTS, rejects)
-            manifest = intake.describe(shards)
+            accepted, rejects = accept(raw, log)
+            table = files.csv_table(Reject._fields, rejects)
+            if fault := _find_excess(raw, rejects, max_rejects, reject_list):
+                files.write_atomically(reject_list, table)
+                raise DataError(fault)
+            groups = group_duplicates(accepted)
+            raw, accepted = derive_val(raw, accepted, groups)
+            _refuse_untrainable(raw, accepted)
+            manifest = _write(partial, raw, accepted, max_width_px, log)
+            if rejects:
+                files.write_atomically(partial / REJECTS, table)
             save(manifest, partial)
         reject_list.unlink(missing_ok=True)
-    for line in _summarise(out, raw, manifest, len(intake.rejects)):
+    notes = [*raw.notes, *describe_groups([list_members(accepted, group) for group in groups])]
+    for line in _summarise(out, raw, manifest, rejects, notes):
         log(line)
     return manifest
 
@@ -106,121 +107,94 @@ def _read_source(source: Callable[[Path], RawData], partial: Path) -> RawData:
         raise
 
 
-def count_images(split: str, total: int, log: Log) -> Iterator[int]:
-    """Yields the positions of a split's images and logs the progress at intervals."""
-    logged_at = time.monotonic()
-    for done in range(total):
-        if time.monotonic() - logged_at > PROGRESS_INTERVAL_S:
-            logged_at = time.monotonic()
-            log(f"{split}: {done:,} of {total:,} images read")
-        yield done
+def _find_excess(
+    raw: RawData, rejects: Sequence[Reject], max_rejects: int | None, reject_list: Path
+) -> str:
+    """Returns a message if too many images are rejected, else nothing."""
+    count, listed = len(rejects), sum(each.listed for each in raw.splits.values())
+    most = math.ceil(REJECTED_SHARE * listed) if max_rejects is None else max_rejects
+    if count <= most:
+        return ""
+    return (
+        f"{count:,} of {listed:,} listed images cannot be used, more than --max-rejects {most} "
+        f"({_name_rejects(rejects)}); {reject_list} lists them: repair them, or pass "
+        f"--max-rejects {count}"
+    )
 
 
-class _Intake:
-    """Turns entries into records one at a time; counts the records and collects the rejects."""
+def _name_rejects(rejects: Sequence[Reject]) -> str:
+    named = [f"{each.split} {each.id!r}: {each.reason}" for each in rejects]
+    return name_some(named, separator="; ")
 
-    def __init__(self, raw: RawData, max_width_px: int, log: Log) -> None:
-        self.rejects = list(raw.rejects)
-        self.tallies = {name: Tally(len(raw.classes)) for name in raw.splits}
-        self._raw = raw
-        self._max_width_px = max_width_px
-        self._split_of: dict[str, str] = {}  # by id
-        self._log = log
 
-    def records(self, split: str) -> Iterator[records.Record]:
-        entries = self._raw.splits[split].entries
-        for position in count_images(split, len(entries), self._log):
-            entry = entries[position]
+def _refuse_untrainable(raw: RawData, accepted: Sequence[Accepted]) -> None:
+    if "train" not in raw.splits:
+        raise DataError(f"data set {raw.name} has no split 'train', only {', '.join(raw.splits)}")
+    if not any(each.split == "train" for each in accepted):
+        raise DataError(
+            f"split 'train' of data set {raw.name} has no usable image of "
+            f"{raw.splits['train'].listed:,} listed; check its list and the folder of its images"
+        )
+
+
+def _write(
+    folder: Path, raw: RawData, accepted: Sequence[Accepted], max_width_px: int, log: Log
+) -> Manifest:
+    """Writes the records, and describes them."""
+    tallies = {name: Tally(len(raw.classes)) for name in raw.splits}
+
+    def make_records(split: str) -> Iterator[records.Record]:
+        chosen = [each for each in accepted if each.split == split]
+        for position in count_images(split, len(chosen), log, "written"):
             faults.point("prepare.entry")
-            try:
-                self._check_name(split, entry.id)
-                record = _make_record(entry, self._raw, self._max_width_px)
-            except DataError as error:
-                self.rejects.append(Reject(split, entry.id, str(error)))
-                continue
-            self.tallies[split].add(entry.id, entry.label, record["keypoints"])
+            record = _make_record(chosen[position], raw, max_width_px)
+            entry = chosen[position].entry
+            tallies[split].add(entry.id, entry.label, entry.keypoints)
             yield record
 
-    def _check_name(self, split: str, name: str) -> None:
-        if not name or name.encode("utf-8", "ignore").decode() != name:
-            raise DataError("its name is empty or not valid UTF-8; rename it")
-        if name in self._split_of:
-            split = self._split_of[name]
-            raise DataError(f"its name is already listed in split {split!r}; list it once")
-        self._split_of[name] = split
-
-    def describe_rejects(self, max_rejects: int, reject_list: Path) -> str:
-        count, listed = len(self.rejects), sum(each.listed for each in self._raw.splits.values())
-        named = [f"{each.split} {each.id!r}: {each.reason}" for each in self.rejects]
-        return (
-            f"{count:,} of {listed:,} listed images cannot be used, more than --max-rejects "
-            f"{max_rejects} ({name_some(named, separator='; ')}); {reject_list} lists them: "
-            f"repair them, or pass --max-rejects {count}"
-        )
-
-    def refuse_untrainable(self) -> None:
-        name, splits = self._raw.name, self._raw.splits
-        if "train" not in splits:
-            raise DataError(f"data set {name} has no split 'train', only {', '.join(splits)}")
-        if not self.tallies["train"].ids:
-            raise DataError(
-                f"split 'train' of data set {name} has no usable image of "
-                f"{splits['train'].listed:,} listed; check its list and the folder of its images"
-            )
-
-    def describe(self, shards: Mapping[str, Sequence[Shard]]) -> Manifest:
-        writers = ("tensorflow-datasets", "array-record")
-        versions = {name: importlib.metadata.version(name) for name in writers}
-        return Manifest(
-            name=self._raw.name,
-            label_kind=self._raw.label_kind,
-            classes=self._raw.classes,
-            max_people=max(tally.max_people for tally in self.tallies.values()),
-            splits={name: tally.split(shards[name]) for name, tally in self.tallies.items()},
-            provenance={**self._raw.provenance, **versions, "max_width_px": self._max_width_px},
-            exif=EXIF_APPLIED if self._raw.upright else EXIF_IGNORED,
-        )
+    written = {name: make_records(name) for name in raw.splits}
+    shards = records.write(folder, raw.label_kind, len(raw.classes), written)
+    writers = ("tensorflow-datasets", "array-record")
+    versions = {name: importlib.metadata.version(name) for name in writers}
+    return Manifest(
+        name=raw.name,
+        label_kind=raw.label_kind,
+        classes=raw.classes,
+        max_people=max(tally.max_people for tally in tallies.values()),
+        splits={name: tally.split(shards[name]) for name, tally in tallies.items()},
+        provenance={**raw.provenance, **versions, "max_width_px": max_width_px},
+        exif=EXIF_APPLIED if raw.upright else EXIF_IGNORED,
+    )
 
 
-def _make_record(entry: Entry, raw: RawData, max_width_px: int) -> records.Record:
-    """Reads, decodes and checks one image; a DataError gives the reason why it cannot be used."""
-    kind, classes = raw.label_kind, len(raw.classes)
-    if fault := records.find_fault(entry.label, entry.keypoints, kind, classes):
-        raise DataError(fault)
-    content = _read(entry.path)
-    view = View(decode.decode(content, upright=raw.upright), entry.keypoints, 0.0)
-    height_px, width_px, _ = view.image.shape
+def _make_record(accepted: Accepted, raw: RawData, max_width_px: int) -> records.Record:
+    """Reads an image again and shrinks it if it is too wide."""
+    _, entry, image = accepted
+    content = read_file(entry.path)
+    if zlib.crc32(content) != image.crc32:
+        raise DataError(f"{entry.path} was changed while it was prepared; run the command again")
+    width_px, height_px, keypoints = image.width_px, image.height_px, entry.keypoints
     if 0 < max_width_px < width_px:
         height_px = max(1, round(height_px * max_width_px / width_px))
         width_px = max_width_px
+        view = View(decode.decode(content, upright=raw.upright), keypoints, 0.0)
         view = resize(view, width_px, height_px, "area")
         content = simplejpeg.encode_jpeg(view.image, quality=JPEG_QUALITY)
+        keypoints = view.keypoints
     return {
         "id": entry.id,
         "image": content,
         "width_px": width_px,
         "height_px": height_px,
-        "label": np.array(entry.label, np.int8 if kind == "multi" else np.int64),
-        "keypoints": view.keypoints.astype(np.float32),
+        "label": np.array(entry.label, np.int8 if raw.label_kind == "multi" else np.int64),
+        "keypoints": keypoints.astype(np.float32),
         "source_index": entry.source_index,
     }
 
 
-def _read(path: Path) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError("it is not a regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise DataError(f"its file has {status.st_size:,} bytes, too many for an image")
-        return path.read_bytes()
-    except FileNotFoundError as error:
-        raise DataError("it has no file") from error
-    except OSError as error:
-        raise DataError(f"its file cannot be read ({error.strerror or error})") from error
-
-
-def _summarise(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> Iterator[str]:
+def _summarise(
+    out: Path, raw: RawData, manifest: Manifest, rejects: Sequence[Reject], notes: Sequence[str]
+) -> Iterator[str]:
     rows = [["split", "listed", "found", "on disk", "labelled", "with joints", "used"]]
     for name, split in raw.splits.items():
         held = manifest.splits[name]
@@ -237,7 +211,8 @@ def _summarise(out: Path, raw: RawData, manifest: Manifest, rejected: int) -> It
         f"classes: {len(manifest.classes):,}, of which {few:,} have fewer than {FEW_IMAGES} "
         f"training images; people in an image: at most {manifest.max_people}"
     )
-    yield from list_skipped(manifest)
-    if rejected:
-        yield f"rejected {rejected:,} images: {out / REJECTS} names them"
+    yield from (*notes, *list_skipped(manifest))
+    if rejects:
+        named = _name_rejects(rejects)
+        yield f"rejected {len(rejects):,} images ({named}): {out / REJECTS} names them"
     yield f"wrote {size / 2**20:,.1f} MiB of records to {out} (fingerprint {manifest.fingerprint})"

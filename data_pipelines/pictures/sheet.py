@@ -1,17 +1,19 @@
 """Makes the contact sheet of prepared data: numbers, classes and a sample of the images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines import decode, records
 from data_pipelines.manifest import Manifest
+from data_pipelines.photographs.duplicates import Member
 from data_pipelines.pictures.drawing import label_text, shorten
 from data_pipelines.pictures.page import Figure, Gallery, Page, Table, fill_template, thumbnail
 from data_pipelines.transforms import View
 
 MAX_PER_CLASS, MAX_EXAMPLES = 8, 96
+MAX_CONFLICTS, MAX_PER_CONFLICT = 24, 4  # groups of near-duplicates, images of one
 MIN_PER_GALLERY = 4  # examples of a class that has its own gallery
 SEED = 0
 
@@ -24,14 +26,21 @@ def contact_sheet(
     manifest: Manifest,
     first_classes: Mapping[str, Sequence[int | None]],
     warnings: Sequence[str],
+    conflicts: Sequence[Sequence[Member]] = (),
 ) -> str:
-    """Renders the page; `first_classes` has each record's first class by split in record order."""
+    """Renders the page; `first_classes` has each record's first class by split in record order.
+
+    `conflicts` are groups of near-duplicates that are shown side by side.
+    """
     examples = sum(split.examples for split in manifest.splits.values())
     page = Page(
         title=f"{manifest.name}: prepared data",
         lead=f"{examples:,} images, {len(manifest.classes):,} classes, "
         f"fingerprint {manifest.fingerprint}",
-        galleries=_make_galleries(directory, manifest, sample_records(first_classes)),
+        galleries=[
+            *_show_conflicts(directory, manifest, conflicts),
+            *_make_galleries(directory, manifest, sample_records(first_classes)),
+        ],
         facts_heading="Provenance",
         facts=_list_facts(directory, manifest),
         tables=[_tabulate_splits(manifest), _tabulate_classes(manifest)],
@@ -58,11 +67,37 @@ def sample_records(first_classes: Mapping[str, Sequence[int | None]]) -> Sample:
     }
 
 
+def _show_conflicts(
+    directory: Path, manifest: Manifest, conflicts: Sequence[Sequence[Member]]
+) -> list[Gallery]:
+    """Shows near-duplicates that lie in two splits or have different labels."""
+    if not conflicts:
+        return []
+    shown = conflicts[:MAX_CONFLICTS]
+    sources = _open_splits(directory, manifest, {each.split for group in shown for each in group})
+    figures = []
+    for group in shown:
+        thumbnails = []
+        for each in group[:MAX_PER_CONFLICT]:
+            figure = _make_figure(each.split, sources[each.split][each.position], manifest)
+            caption = f"{figure.details} \u00b7 {figure.title}"
+            thumbnails.append(figure.thumbnails[0]._replace(caption=caption))
+        more = len(group) - len(thumbnails)
+        details = f"{more:,} more are not shown" if more else ""
+        figures.append(Figure(f"{len(group):,} near-duplicates", details, thumbnails))
+    note = f"Groups in two splits or with different labels; {len(shown)} of {len(conflicts):,}."
+    return [Gallery("Near-duplicates", note, figures, wide=True)]
+
+
+def _open_splits(
+    directory: Path, manifest: Manifest, splits: Iterable[str]
+) -> dict[str, records.RecordSource]:
+    return {split: records.open_split(directory, split, manifest) for split in splits}
+
+
 def _make_galleries(directory: Path, manifest: Manifest, sample: Sample) -> list[Gallery]:
-    sources = {
-        split: records.open_split(directory, split, manifest)
-        for split in {split for positions in sample.values() for split, _ in positions}
-    }
+    splits = {split for positions in sample.values() for split, _ in positions}
+    sources = _open_splits(directory, manifest, splits)
     figures = {
         each: [_make_figure(split, sources[split][at], manifest) for split, at in positions]
         for each, positions in sample.items()

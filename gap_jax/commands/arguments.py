@@ -70,3 +70,11 @@ def natural(text: str, lowest: int = 0) -> int:
 def positive(text: str) -> int:
     """Parses an integer of 1 or more."""
     return natural(text, 1)
+
+
+def share(text: str) -> float:
+    """Parses a share between 0 and 1, without either."""
+    number = float(text)
+    if not 0 < number < 1:
+        raise argparse.ArgumentTypeError(f"{text} must be above 0 and below 1")
+    return number

@@ -10,12 +10,13 @@ from typing import Any
 
 from data_pipelines import check, prepare
 from data_pipelines.core import files
-from data_pipelines.datasets import mpii, objects, people
+from data_pipelines.datasets import folder, mpii, objects, people, photo_list
+from data_pipelines.datasets.own_photos import Options
 from data_pipelines.example import RawData
 from data_pipelines.joints.detect import detect, list_images, refuse_existing
 from data_pipelines.joints.detector import PACKAGE, SETUP, open_detector
 from data_pipelines.pictures.show import show
-from gap_jax.commands.arguments import Parser, natural, parse, positive
+from gap_jax.commands.arguments import Parser, natural, parse, positive, share
 from gap_jax.flags import read_config
 
 Read = Callable[[argparse.Namespace, Path], RawData]
@@ -29,6 +30,13 @@ JOINTS_HELP = f"""Finds the sixteen joints of MPII of one person in each photogr
 ({PACKAGE}; no model is downloaded) and writes them as COCO keypoints with scores. Pelvis, thorax,
 upper neck and head top are derived from other landmarks. The detector needs an older protobuf than
 gap_jax, so install it apart: {SETUP}."""
+
+
+FOLDER_HELP = """Reads photographs from ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/* (also valid,
+validation). Without a folder for it, val is drawn from train: a share of each class, with
+near-duplicates kept together. docs/photos.md describes layouts, formats and joints."""
+CSV_HELP = """Reads the photographs that a CSV file lists, with a header or without; each line is
+path,label[;label...][,split]. docs/photos.md describes the file."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -90,14 +98,46 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         metavar="DIR|derive",
         help="folder of the official lists; derive draws another split, not comparable with them",
     )
-    real.add_argument(
+    _add_max_width(real)
+    _add_output_options(real, command=_prepare_mpii, read=_read_mpii)
+    own = names.add_parser(
+        "folder", help="prepare a folder of photographs", description=FOLDER_HELP
+    )
+    own.add_argument("--root", type=Path, required=True, metavar="DIR", help="the folder")
+    _add_photo_options(own, _read_folder)
+    listed = names.add_parser("csv", help="prepare a list of photographs", description=CSV_HELP)
+    listed.add_argument("--csv", type=Path, required=True, metavar="FILE", help="the list")
+    listed.add_argument(
+        "--root", type=Path, metavar="DIR", help="where its paths begin; default: the list's folder"
+    )
+    _add_photo_options(listed, _read_csv)
+
+
+def _add_photo_options(parser: argparse.ArgumentParser, read: Read) -> None:
+    parser.add_argument(
+        "--val-fraction",
+        type=share,
+        default=0.2,
+        metavar="X",
+        help="share of each class for val, unless it is given; 0.2",
+    )
+    parser.add_argument("--seed", type=natural, default=0, help="seed that draws val; 0")
+    parser.add_argument(
+        "--joints", type=Path, metavar="FILE.json", help="people's joints, COCO's 17 or our 16"
+    )
+    _add_max_width(parser)
+    _add_output_options(parser, command=_prepare, read=read)
+    parser.set_defaults(max_rejects=None)
+
+
+def _add_max_width(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--max-width",
         type=natural,
         default=0,
         metavar="PX",
         help="shrink and encode wider images again; 0 (default) keeps the original bytes",
     )
-    _add_output_options(real, command=_prepare_mpii, read=_read_mpii)
 
 
 def _add_drawing_options(
@@ -118,7 +158,8 @@ def _add_output_options(parser: argparse.ArgumentParser, **defaults: object) -> 
         type=natural,
         default=0,
         metavar="N",
-        help="number of unusable images to leave out and list in rejects.csv; more end in 65",
+        help="number of unusable images to leave out and list in rejects.csv; more end in 65 "
+        "(default 0; a tenth of one's own photographs)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set")
     parser.set_defaults(**defaults)
@@ -163,6 +204,20 @@ def _read_mpii(spool: Path, options: argparse.Namespace, folder: Path) -> RawDat
     del folder  # keep no raw files, as they are the user's
     splits = None if options.splits == "derive" else Path(options.splits)
     return mpii.read(options.annotations, options.images, splits, spool=spool)
+
+
+def _read_folder(options: argparse.Namespace, out: Path) -> RawData:
+    del out  # keep no raw files, as they are the user's
+    return folder.read(options.root, _photo_options(options))
+
+
+def _read_csv(options: argparse.Namespace, out: Path) -> RawData:
+    del out
+    return photo_list.read(options.csv, options.root or options.csv.parent, _photo_options(options))
+
+
+def _photo_options(options: argparse.Namespace) -> Options:
+    return Options(options.joints, options.val_fraction, options.seed)
 
 
 def _check(options: argparse.Namespace) -> None:

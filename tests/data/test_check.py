@@ -242,7 +242,7 @@ def test_oddities_are_reported(tmp_path: Path) -> None:
     assert [line.removeprefix("warning: ") for line in lines if "warning" in line] == [
         "classes without a training image (1): 'swimming'",
         "classes with fewer than 5 training images (3): 'jumping'; 'résumé, reading'; 'waiting'",
-        "images that are in two splits, byte for byte (1): train 'train_003.jpg' = val 'twin'",
+        "groups of near-duplicates in two splits (1): train 'train_003.jpg' and val 'twin'",
         "images with a joint far outside (1): val 'far'",
         "images with an EXIF orientation, which is ignored (1): val 'turned'",
         "mAP over 3 of 4 classes; no image of val is of 'swimming'",

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageOps
 
 from data_pipelines.decode import decode
-from data_pipelines.exif import find_orientation
+from data_pipelines.photographs.exif import find_orientation
 from tests.data.test_decode import chunk, saved, smooth
 
 KINDS = {"JPEG": {"quality": 95}, "PNG": {}, "WEBP": {"lossless": True}}

@@ -4,13 +4,14 @@ import csv
 import dataclasses
 import io
 import itertools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from data_pipelines import check, decode, manifest, prepare, records
+from data_pipelines import check, decode, manifest, records
 from data_pipelines.core import files
 from data_pipelines.core.errors import DataError
 from data_pipelines.example import Entry, Reject
@@ -168,7 +169,7 @@ def test_every_unusable_image_is_named(tmp_path: Path) -> None:
     assert made.splits["val"].examples == 4
     assert not listed.exists()
     assert (tmp_path / "out" / "rejects.csv").read_text().count("\n") == count + 1
-    assert f"rejected {count} images: {tmp_path / 'out' / 'rejects.csv'} names them" in lines
+    assert any(line.endswith(f"{tmp_path / 'out' / 'rejects.csv'} names them") for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +288,7 @@ def test_class_names_that_are_no_single_line_of_text_are_refused(
 def test_progress_is_logged_at_intervals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = tiny_data(tmp_path)
     clock = itertools.count(step=10.0)
-    monkeypatch.setattr(prepare.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     for read in (
         lambda log: build(tmp_path / "out", raw, log=log),
         lambda log: check.check(tmp_path / "out", html=None, log=log),

@@ -1,0 +1,240 @@
+"""Reads joints from a JSON file in COCO's form, with COCO's 17 keypoints or our own 16.
+
+A category names its keypoints, in any order; an annotation belongs to one person. Twelve of our
+joints are COCO's; the others are derived and count as hidden. With s the middle of the shoulders
+and f the middle of the annotated points of the face (nose, eyes, ears):
+
+    pelvis     = middle of the hips        upper neck = (s + f) / 2
+    thorax     = s                         head top   = upper neck + 2.4 (f - upper neck)
+
+2.4 is the ratio of the distances head top to chin and face to chin of a standing adult.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines.core.errors import DataError, first_line, name_some
+from data_pipelines.core.files import quote
+from data_pipelines.datasets.child import parse_in_child
+from data_pipelines.example import HIDDEN, JOINTS, NOT_ANNOTATED, VISIBILITIES, Keypoints
+
+MAX_BYTES = 512 * 2**20
+MAX_PEOPLE = 100  # in an image
+MAX_COORDINATE_PX = 1e5
+
+FACE = ("nose", "left eye", "right eye", "left ear", "right ear")
+COCO = (
+    *FACE,
+    *(f"{side} {part}" for part in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+      for side in ("left", "right")),
+)  # fmt: skip
+DERIVED = ("pelvis", "thorax", "upper neck", "head top")
+HEAD_TOP_RATIO = 2.4
+
+Person = Float[np.ndarray, "16 3"]
+
+
+class Annotated(NamedTuple):
+    """Holds the people of an image, and its width and height if the file states them."""
+
+    keypoints: Keypoints
+    size_px: tuple[int, int] | None
+
+
+class Joints(NamedTuple):
+    """Holds the annotated images by file name; `is_derived` if they have COCO's 17 keypoints."""
+
+    images: Mapping[str, Annotated]
+    is_derived: bool
+
+
+def read(path: Path) -> Joints:
+    """Reads the file in a child process with limits of time and memory."""
+    is_derived, rows = parse_in_child(__name__, path)
+    images = {
+        name: Annotated(
+            np.array(people, np.float32).reshape(-1, len(JOINTS), 3), size and (size[0], size[1])
+        )
+        for name, size, people in rows
+    }
+    return Joints(images, is_derived)
+
+
+def match(path: Path, found: Joints, ids: Sequence[str]) -> dict[str, Annotated]:
+    """Finds the photograph of each annotated image; refuses two that fit, or if none fits.
+
+    A name fits if it ends with the other, part by part: `1.jpg` and `cat/1.jpg` fit.
+    """
+    by_name: dict[str, list[str]] = {}
+    for name in ids:
+        by_name.setdefault(PurePosixPath(name).name, []).append(name)
+    matched: dict[str, Annotated] = {}
+    for file_name, annotated in found.images.items():
+        parts = PurePosixPath(file_name).parts
+        fitting = [
+            name for name in by_name.get(parts[-1] if parts else "", ())
+            if _ends_with(PurePosixPath(name).parts, parts)
+        ]  # fmt: skip
+        if len(fitting) > 1:
+            named = " and ".join(map(quote, fitting[:2]))
+            raise DataError(f"{path}: file_name {quote(file_name)} fits {named}; write its whole "
+                            "path from --root")  # fmt: skip
+        if fitting and fitting[0] in matched:
+            raise DataError(f"{path}: two images fit {quote(fitting[0])}, one of them "
+                            f"{quote(file_name)}; keep one")  # fmt: skip
+        matched |= dict.fromkeys(fitting, annotated)
+    if found.images and not matched:
+        named = name_some([quote(name) for name in found.images])
+        raise DataError(f"none of the {len(found.images):,} images of {path} is among the "
+                        f"photographs ({named}); pass the file of these")  # fmt: skip
+    return matched
+
+
+def _ends_with(one: Sequence[str], other: Sequence[str]) -> bool:
+    shorter = min(len(one), len(other))
+    return one[-shorter:] == other[-shorter:]
+
+
+def describe(path: Path, found: Joints, matched: Mapping[str, Annotated], total: int) -> list[str]:
+    """Returns lines for the summary: how many people were found, and which joints are derived."""
+    people = sum(len(each.keypoints) for each in matched.values())
+    shown = sum(bool(len(each.keypoints)) for each in matched.values())
+    line = f"joints: {people:,} people in {shown:,} of {total:,} photographs"
+    if found.is_derived:
+        line += f"; {', '.join(DERIVED)} are derived from COCO's 17 keypoints"
+    lines = [line]
+    if absent := len(found.images) - len(matched):
+        lines.append(f"{absent:,} images of {path.name} are not among the photographs")
+    return lines
+
+
+def parse(path: Path) -> tuple[bool, list[tuple[str, list[int] | None, list[Any]]]]:
+    """Parses the file into whether joints are derived and rows of file name, size and people."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(
+                f"{path} has more than {MAX_BYTES // 2**20} MiB; keep its keypoints only"
+            )
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; pass a JSON file") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is no JSON ({first_line(error)}); get it again") from error
+    try:
+        return _parse_content(content)
+    except _Fault as error:
+        raise DataError(f"{path}: {error}; docs/photos.md describes the file") from error
+
+
+class _Fault(Exception):
+    """Names the first fault in the content of the file."""
+
+
+def _parse_content(content: Any) -> tuple[bool, list[tuple[str, list[int] | None, list[Any]]]]:
+    orders = _read_categories(content)
+    if len({len(order) for order in orders.values()}) > 1:
+        raise _Fault("its categories mix COCO's keypoints and our own")
+    is_derived = any(len(order) == len(COCO) for order in orders.values())
+    rows: dict[Any, tuple[str, list[int] | None, list[Any]]] = {}
+    names: set[str] = set()
+    for index, image in enumerate(_field(content, "images", list, "the file")):
+        where = f"images[{index}]"
+        name = _field(image, "file_name", str, where).replace("\\", "/")
+        number = _field(image, "id", (int, str), where)
+        if number in rows or name in names:
+            raise _Fault(f"{where} has the id or the file_name of another image")
+        names.add(name)
+        rows[number] = name, _read_size(image, where), []
+    for index, annotation in enumerate(_field(content, "annotations", list, "the file")):
+        where = f"annotations[{index}]"
+        order = orders.get(_field(annotation, "category_id", (int, str), where))
+        if order is None or "keypoints" not in annotation:
+            continue  # an object without keypoints
+        number = _field(annotation, "image_id", (int, str), where)
+        if number not in rows:
+            raise _Fault(f"{where} has image_id={number!r}, which is no image's id")
+        person = _read_person(_field(annotation, "keypoints", list, where), order, where)
+        people = rows[number][2]
+        if (person[:, 2] != NOT_ANNOTATED).any():
+            people.append(person.tolist())
+        if len(people) > MAX_PEOPLE:
+            raise _Fault(f"{rows[number][0]!r} shows more than {MAX_PEOPLE} people")
+    return is_derived, list(rows.values())
+
+
+def _read_categories(content: Any) -> dict[Any, list[int]]:
+    """Returns for each category with keypoints the position of each known keypoint in its list."""
+    orders: dict[Any, list[int]] = {}
+    for index, category in enumerate(_field(content, "categories", list, "the file")):
+        where = f"categories[{index}]"
+        number = _field(category, "id", (int, str), where)
+        if "keypoints" not in category:
+            continue
+        listed = _field(category, "keypoints", list, where)
+        names = [str(name).lower().replace("_", " ") for name in listed]
+        known = next((each for each in (COCO, JOINTS) if sorted(each) == sorted(names)), None)
+        if known is None:
+            raise _Fault(f"{where} has {len(names)} keypoints that are neither COCO's "
+                         f"{len(COCO)} nor our {len(JOINTS)}")  # fmt: skip
+        orders[number] = [names.index(name) for name in known]
+    if not orders:
+        raise _Fault("no category names its keypoints")
+    return orders
+
+
+def _read_size(image: Mapping[str, Any], where: str) -> list[int] | None:
+    if "width" not in image and "height" not in image:
+        return None
+    size = [_field(image, side, int, where) for side in ("width", "height")]
+    if min(size) < 1:
+        raise _Fault(f"{where} is {size[0]} x {size[1]} pixels")
+    return size
+
+
+def _read_person(numbers: list[Any], order: Sequence[int], where: str) -> Person:
+    if len(numbers) != 3 * len(order):
+        raise _Fault(f"{where} has {len(numbers)} numbers, not {3 * len(order)}")
+    for number in numbers:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not abs(number) <= MAX_COORDINATE_PX:
+            raise _Fault(f"{where} holds {str(number)[:40]!r}, which is no pixel")
+    points = np.array(numbers, float).reshape(-1, 3)[list(order)]
+    if not np.isin(points[:, 2], VISIBILITIES).all():
+        raise _Fault(f"{where} has a visibility that is not 0, 1 or 2")
+    points[points[:, 2] == NOT_ANNOTATED] = 0
+    return from_coco(points) if len(order) == len(COCO) else points
+
+
+def from_coco(points: Float[np.ndarray, "17 3"]) -> Person:
+    """Converts a person's keypoints of COCO to our joints."""
+    known = dict(zip(COCO, points, strict=True))
+    known["pelvis"] = _middle([known["left hip"], known["right hip"]])
+    known["thorax"] = _middle([known["left shoulder"], known["right shoulder"]])
+    face = _middle([each for each in map(known.get, FACE) if each is not None and each[2]])
+    known["upper neck"] = neck = _middle([known["thorax"], face])
+    known["head top"] = neck.copy()
+    known["head top"][:2] += HEAD_TOP_RATIO * (face[:2] - neck[:2]) * (neck[2] > 0)
+    return np.stack([known[name] for name in JOINTS])
+
+
+def _middle(points: Sequence[Float[np.ndarray, " 3"]]) -> Float[np.ndarray, " 3"]:
+    """Returns the mean as a hidden joint; not annotated if a point is not or there is none."""
+    if not points or min(point[2] for point in points) == NOT_ANNOTATED:
+        return np.zeros(3)
+    x, y, _ = np.mean(points, axis=0)
+    return np.array([x, y, HIDDEN])
+
+
+def _field(item: Any, name: str, kind: type | tuple[type, ...], where: str) -> Any:
+    """Returns a field of the wanted type, or names what is there instead."""
+    if not isinstance(item, dict) or name not in item:
+        raise _Fault(f"{where} has no {name}")
+    value = item[name]
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise _Fault(f"{where} has {name}={str(value)[:40]!r} of type {type(value).__name__}")
+    return value

@@ -1,0 +1,1 @@
+"""Examines single photographs: their orientation, and which of them are near-duplicates."""

@@ -1,0 +1,75 @@
+"""Reads and decodes image files in threads, once each; a fault becomes the reason of a reject."""
+
+import stat
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from data_pipelines.core.errors import DataError
+from data_pipelines.decode import decode
+from data_pipelines.photographs.duplicates import Sketch, sketch
+from data_pipelines.workers import MAX_THREADS, available_cores
+
+MAX_FILE_BYTES = 256 * 2**20
+PROGRESS_INTERVAL_S = 15.0
+
+Log = Callable[[str], None]
+
+
+class Examined(NamedTuple):
+    """Holds what is known of an image file that was decoded; `crc32` is that of its bytes."""
+
+    width_px: int
+    height_px: int
+    crc32: int
+    sketch: Sketch
+
+
+def examine(
+    split: str, paths: Sequence[Path], *, upright: bool, log: Log
+) -> list[Examined | DataError]:
+    """Examines the files of a split in their order."""
+
+    def examine_one(path: Path) -> Examined | DataError:
+        try:
+            content = read_file(path)
+            image = decode(content, upright=upright)
+        except DataError as error:
+            return error
+        height_px, width_px, _ = image.shape
+        return Examined(width_px, height_px, zlib.crc32(content), sketch(image))
+
+    with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as threads:
+        try:
+            found = threads.map(examine_one, paths)
+            return [next(found) for _ in count_images(split, len(paths), log)]
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+
+def read_file(path: Path) -> bytes:
+    """Reads a regular file of bounded size; a DataError gives the reason why it cannot be read."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("it is not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise DataError(f"its file has {status.st_size:,} bytes, too many for an image")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("it has no file") from error
+    except OSError as error:
+        raise DataError(f"its file cannot be read ({error.strerror or error})") from error
+
+
+def count_images(split: str, total: int, log: Log, done_to: str = "read") -> Iterator[int]:
+    """Yields the positions of a split's images and logs the progress at intervals."""
+    logged_at = time.monotonic()
+    for done in range(total):
+        if time.monotonic() - logged_at > PROGRESS_INTERVAL_S:
+            logged_at = time.monotonic()
+            log(f"{split}: {done:,} of {total:,} images {done_to}")
+        yield done

@@ -1,0 +1,77 @@
+"""Decides which listed images become records, and groups the near-duplicates among them."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from data_pipelines import records
+from data_pipelines.example import Entry, RawData, Reject
+from data_pipelines.manifest import is_labelled, list_classes
+from data_pipelines.photographs.duplicates import Member, find_groups
+from data_pipelines.photographs.examine import Examined, Log, examine
+
+
+class Accepted(NamedTuple):
+    """Holds an entry that becomes a record of a split, and what is known of its file."""
+
+    split: str
+    entry: Entry
+    image: Examined
+
+
+def accept(raw: RawData, log: Log) -> tuple[list[Accepted], list[Reject]]:
+    """Divides the entries into those that can be used and rejects with their reasons."""
+    rejects = list(raw.rejects)
+    accepted: list[Accepted] = []
+    split_of: dict[str, str] = {}  # by id
+    for split, listed in raw.splits.items():
+        paths = [entry.path for entry in listed.entries]
+        images = examine(split, paths, upright=raw.upright, log=log)
+        for entry, image in zip(listed.entries, images, strict=True):
+            fault = _find_fault(entry, raw, split_of)
+            split_of.setdefault(entry.id, split)
+            if not fault and isinstance(image, Examined):
+                fault = _find_size_fault(entry, image)
+                if not fault:
+                    accepted.append(Accepted(split, entry, image))
+                    continue
+            rejects.append(Reject(split, entry.id, fault or str(image)))
+    return accepted, rejects
+
+
+def _find_fault(entry: Entry, raw: RawData, split_of: Mapping[str, str]) -> str | None:
+    """Returns the first fault of an entry, or None."""
+    name = entry.id
+    if not name or name.encode("utf-8", "ignore").decode() != name:
+        return "its name is empty or not valid UTF-8; rename it"
+    if name in split_of:
+        return f"its name is already listed in split {split_of[name]!r}; list it once"
+    return records.find_fault(entry.label, entry.keypoints, raw.label_kind, len(raw.classes))
+
+
+def _find_size_fault(entry: Entry, image: Examined) -> str | None:
+    """Returns a fault if the joints were annotated in an image of another size, or None."""
+    if entry.annotated_size_px in (None, (image.width_px, image.height_px)):
+        return None
+    width_px, height_px = entry.annotated_size_px
+    return (
+        f"its joints are for {width_px} x {height_px} pixels and it has {image.width_px} x "
+        f"{image.height_px}; annotate the image as it is stored here"
+    )
+
+
+def group_duplicates(accepted: Sequence[Accepted]) -> list[list[int]]:
+    """Groups the positions of near-duplicates."""
+    return find_groups([each.image.sketch for each in accepted])
+
+
+def list_members(accepted: Sequence[Accepted], group: Sequence[int]) -> list[Member]:
+    """Names the members of a group for a report."""
+    return [
+        Member(each.split, each.entry.id, classes_of(each.entry.label))
+        for each in (accepted[position] for position in group)
+    ]
+
+
+def classes_of(label: object) -> tuple[int, ...] | None:
+    """Returns the ids of a label's classes, or None for an image without a label."""
+    return tuple(list_classes(label)) if is_labelled(label) else None
