@@ -27,8 +27,8 @@ SMALL = (
 
 
 def configure(data: Path, *fields: str, parts: str = "attention") -> Config:
-    words = (*SMALL, f"data.root={data}", *fields)
-    return read_config(f"photos:{parts}", [f"--config.{each}" for each in words])
+    chosen = {each.partition("=")[0]: each for each in (*SMALL, f"data.root={data}", *fields)}
+    return read_config(f"photos:{parts}", [f"--config.{each}" for each in chosen.values()])
 
 
 @pytest.fixture(scope="module")
