@@ -18,7 +18,7 @@ from data_pipelines.decode import decode
 from data_pipelines.example import JOINTS, NOT_ANNOTATED
 from data_pipelines.joints.detector import Landmarks
 from data_pipelines.joints.landmarks import DERIVED, map_landmarks
-from data_pipelines.prepare import MAX_FILE_BYTES, PROGRESS_INTERVAL_S
+from data_pipelines.photographs.examine import MAX_FILE_BYTES, PROGRESS_INTERVAL_S
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif")
 IGNORED = ("__macosx",)  # folders of archives; names that begin with a dot are ignored too
