@@ -28,7 +28,7 @@ from tests.support.step_courses import (
 PLAIN = (
     ("pose.branch", False), ("model.saliency_input", "features"), ("model.pooling", "mean"),
     ("model.dropout", 0), ("model.T", 3), ("model.widths", ()), ("model.stage", 1),
-    ("train.batch_size", 16), ("train.ema_decay", 0), ("model.norm_group_size", 4),
+    ("train.batch_size", 16), ("model.norm_group_size", 4),
 )  # fmt: skip
 MIXED = (*PLAIN, ("train.mixup", 0.4))
 
