@@ -68,7 +68,7 @@ def test_launchers_cover_every_exit_code() -> None:
     named = [each for each in vars(errors).values() if isinstance(each, type)]
     codes = {code for each in named if (code := getattr(each, "exit_code", None))}
     ours = {code for code in codes if isinstance(code, int)} | {errors.BUG}
-    assert ours == {*FINAL, 75, 76}
+    assert ours == {*FINAL, 75, 76, 69}  # 69: gap_jax doctor, which no launcher starts
 
 
 def test_readme_lists_every_exit_code() -> None:
