@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 from tests.support.compiling import FAST_COMPILING, keep_compiled
@@ -50,9 +51,10 @@ NEEDS_GPU = pytest.mark.skip(reason="needs a GPU: JAX_PLATFORMS=cuda pytest -m g
 NEEDS_CPU = pytest.mark.skip(reason="needs the CPU and its eight fake devices")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One worker more than cores for the whole suite, as tests of processes wait."""
-    return (os.cpu_count() or 1) + (not config.option.markexpr)
+@pytest.hookimpl(wrapper=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> Generator[None, int, int]:
+    """One worker more than xdist counts for the whole suite, as tests of processes wait."""
+    return (yield) + (not config.option.markexpr)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -22,7 +22,6 @@ def paths(backbone: str, stage: int = 0) -> set[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backbone", "stage", "maps", "count"),
     [

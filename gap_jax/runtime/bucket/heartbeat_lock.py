@@ -1,4 +1,4 @@
-"""The lock of a run in a bucket, which its owner rewrites; it is stale 90 s after a heartbeat."""
+"""The lock of a run in a bucket; a stale one is detected by a missing heartbeat (90 s)."""
 
 import contextlib
 import itertools
@@ -20,7 +20,7 @@ EMPTY_READS, EMPTY_POLL_S = 20, 0.05  # a local file is empty for a moment while
 
 
 class HeartbeatLock:
-    """The lock of a run, which its first process owns under a random `owner_id`."""
+    """The lock of a run: its owner, a random `owner_id`, rewrites it, so no clocks are compared."""
 
     def __init__(self, store: Store, log: Callable[[str], None]) -> None:
         self.owner = {**describe_owner(), "owner_id": secrets.token_hex(8)}
