@@ -58,7 +58,9 @@ def test_the_real_classes_in_the_real_lists(reference_data: Path, tmp_path: Path
     assert raw.provenance["act_ids"] == [row["act_ids"] for row in rows]
     assert sum(len(row["act_ids"].split(",")) for row in rows) == 611
     assert raw.provenance["split_kind"] == "official lists"
-    labels = {split: {str(entry.label) for entry in each.entries} for split, each in raw.splits.items()}
+    labels = {
+        split: {str(entry.label) for entry in each.entries} for split, each in raw.splits.items()
+    }
     assert (len(labels["train"]), len(labels["val"]), labels["test"]) == (393, 371, {"-1"})
     assert [each.listed for each in raw.splits.values()] == [8219, 6988, 5709]
     assert [each.annotated for each in raw.splits.values()] == [611, 371, 2]
