@@ -9,6 +9,7 @@ from data_pipelines.core.settings import Settings, setting
 
 OWN_PHOTOS = ("folder", "csv")  # either is a data set of one's own photographs
 DATASETS = ("mpii", "people", "objects", *OWN_PHOTOS)
+RANDOM_VIEWS = 4  # that a refusal proposes
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 
 
@@ -20,7 +21,21 @@ class DataConfig(Settings, group="data"):
     root: str = setting("", "folder of the prepared records; empty means data/NAME")
     train_split: str = setting("train", "split to train on")
     eval_split: str = setting("val", "split to evaluate on")
-    cache: Literal["none", "ram"] = setting("none", "ram keeps decoded images (needs workers=0)")
+    cache: Literal["none", "ram", "features"] = setting(
+        "none",
+        "ram keeps decoded images in memory, features the maps of a frozen backbone on disk; both "
+        "need workers=0",
+    )
+    feature_views: int = setting(
+        2,
+        "stored views of a training image: the centre crop, its mirror image (flip), then random "
+        "crops",
+        low=1,
+        high=1000,
+    )
+    feature_dtype: Literal["float16", "bfloat16", "float32"] = setting(
+        "float16", "type of the stored maps"
+    )
     workers: int = setting(0, "worker processes that decode; 0 decodes in threads", low=0, high=64)
     preprocessing: Literal["reference", "modern"] = setting(
         "reference", "reference: limit width, resize, crop; modern: random-resized crop"
@@ -69,15 +84,39 @@ class DataConfig(Settings, group="data"):
                 raise ConfigError(
                     f"data.{name}={(low, high)} is reversed; set data.{name}=({high},{low})"
                 )
-        if self.cache == "ram" and self.workers:
+        if self.cache != "none" and self.workers:
             raise ConfigError(
-                f"data.cache=ram with data.workers={self.workers} keeps a copy in each worker; "
-                "set data.workers=0 or data.cache=none"
+                f"data.cache={self.cache} with data.workers={self.workers} keeps a copy in each "
+                "worker; set data.workers=0 or data.cache=none"
+            )
+        if self.cache == "features":
+            self._check_feature_views()
+
+    def _check_feature_views(self) -> None:
+        """Refuses random changes of an image that no stored view would show."""
+        if self.random_views:
+            return
+        asked = [f"data.preprocessing={self.preprocessing}"] * (self.preprocessing == "modern")
+        asked += [
+            f"data.{name}={value:g}"
+            for name in ("brightness", "contrast", "saturation", "erasing")
+            if (value := getattr(self, name))
+        ]
+        if asked:
+            raise ConfigError(
+                f"{asked[0]} changes images at random, and data.feature_views="
+                f"{self.feature_views} stores no random crop; set data.feature_views="
+                f"{self.feature_views + RANDOM_VIEWS} for {RANDOM_VIEWS} of them"
             )
 
     @property
     def eval_views(self) -> int:
         return CROPS[self.eval_crops] * (2 if self.eval_flip else 1)
+
+    @property
+    def random_views(self) -> int:
+        """The random crops among the stored views of a training image."""
+        return max(0, self.feature_views - (2 if self.flip else 1))
 
     @property
     def directory(self) -> Path:

@@ -137,7 +137,7 @@ class HostBatch(NamedTuple):
     `weight` is 0 for unlabelled and padding rows; `id` is the position in its split, -1 if padded.
     """
 
-    image: UInt8[np.ndarray, "b *views h w 3"]
+    image: UInt8[np.ndarray, "b *views h w 3"] | Float[np.ndarray, "b *views h w f"]
     keypoints: Float[np.ndarray, "b people 16 3"]
     disc_radius: Float[np.ndarray, " b"]
     label: Int32[np.ndarray, " b"] | Int8[np.ndarray, "b k"]

@@ -7,25 +7,20 @@ neither changes the content of a batch.
 
 import functools
 import math
-import os
 import sys
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import grain
 import numpy as np
 from absl import flags
-from jaxtyping import UInt8
 
-from data_pipelines import records
 from data_pipelines.config import DataConfig
-from data_pipelines.core import faults
-from data_pipelines.core.errors import ConfigError, DataError
-from data_pipelines.decode import decode
-from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
-from data_pipelines.manifest import Manifest, is_labelled
-from data_pipelines.transforms import View, augment, evaluation_views, make_view
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.example import PADDING_ID, HostBatch
+from data_pipelines.feature_maps import FeatureMaps, FeatureRows
+from data_pipelines.manifest import Manifest
+from data_pipelines.rows import Rows, RowSpec
 from data_pipelines.workers import (
     BUFFERED_BATCHES,
     MAX_THREADS,
@@ -35,15 +30,8 @@ from data_pipelines.workers import (
     start_worker,
 )
 
+AnyRows = Rows | FeatureRows
 EPOCHS = 2**32  # endless; Grain's own infinite repeat overflows in batches of one row
-SAMPLED_IMAGES = 32  # to estimate the size of all decoded images
-
-
-class RowSpec(NamedTuple):
-    """Specifies a row of a batch: a record's position and the seed of its random crop."""
-
-    position: int
-    seed: int | None = None
 
 
 class Batches(Iterator[HostBatch]):
@@ -90,12 +78,19 @@ def training_batches(
     batch_size: int,
     start_step: int = 0,
     process: tuple[int, int] = (0, 1),
+    maps: FeatureMaps | None = None,
 ) -> Batches:
-    """Makes the endless batches of this process (index, count) from step `start_step` on."""
+    """Makes the endless batches of this process (index, count) from step `start_step` on.
+
+    With `maps` their images are maps of the backbone, each of a view that is drawn.
+    """
     row_count = _rows_per_process("train.batch_size", batch_size, process[1])
-    rows = Rows(data, manifest, data.train_split)
-    if data.cache == "ram":
-        rows.cache_decoded()
+    if maps:
+        rows: AnyRows = FeatureRows(maps, manifest)
+    else:
+        rows = Rows(data, manifest, data.train_split)
+        if data.cache == "ram":
+            rows.cache_decoded()
     sequence = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat(EPOCHS)
     specs = sequence.random_map(_add_crop_seed)
     return _make_batches(specs, rows, data, row_count, process, start_step)
@@ -108,14 +103,20 @@ def evaluation_batches(
     batch_size: int,
     max_examples: int = 0,
     process: tuple[int, int] = (0, 1),
+    maps: FeatureMaps | None = None,
 ) -> Batches:
     """Makes batches with every record once, or `max_examples` spread evenly over the split.
 
     Each process gets equally many full batches; rows with id -1 and weight 0 pad the last ones. If
-    `data.eval_views` is above 1, images have an axis of views after the batch axis.
+    `data.eval_views` is above 1, images have an axis of views after the batch axis. With `maps`
+    their images are maps of the backbone.
     """
     row_count = _rows_per_process("eval.batch_size", batch_size, process[1])
-    rows = Rows(data, manifest, data.eval_split, views=data.eval_views)
+    rows: AnyRows
+    if maps:
+        rows = FeatureRows(maps, manifest)
+    else:
+        rows = Rows(data, manifest, data.eval_split, views=data.eval_views)
     examples = min(len(rows), max_examples or len(rows))
     padded = math.ceil(examples / batch_size) * batch_size
     spread = functools.partial(_spread_evenly, examples, len(rows))
@@ -143,7 +144,7 @@ def _spread_evenly(examples: int, stored: int, index: int) -> RowSpec:
 
 def _make_batches(
     specs: grain.MapDataset[RowSpec],
-    rows: "Rows",
+    rows: AnyRows,
     data: DataConfig,
     row_count: int,
     process: tuple[int, int],
@@ -170,111 +171,11 @@ def _make_batches(
 
 
 def fill_batch(
-    rows: "Rows", blocks: ImageBlocks | None, specs: Sequence[RowSpec]
+    rows: AnyRows, blocks: ImageBlocks | None, specs: Sequence[RowSpec]
 ) -> tuple[int | None, HostBatch]:
     """Fills a batch; returns the block of its images if they lie in shared memory, else None."""
     block = blocks.find_free() if blocks else None
     if blocks is None or block is None:
-        return None, rows.batch(specs, np.empty(rows.image_shape(len(specs)), np.uint8))
+        return None, rows.batch(specs, np.empty(rows.image_shape(len(specs)), rows.image_type))
     batch = rows.batch(specs, blocks.images(block))
     return block, batch._replace(image=batch.image[:0].copy())
-
-
-def available_memory() -> int:
-    """Returns the bytes of memory that are available without swapping."""
-    try:
-        table = Path("/proc/meminfo").read_text("ascii")
-        return int(table.partition("MemAvailable:")[2].split()[0]) * 1024
-    except (OSError, IndexError):  # not Linux: total memory
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-class Rows:
-    """Decodes and crops the records of a split into rows of batches."""
-
-    def __init__(self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1) -> None:
-        self._data = data
-        self._views = (views,) if views > 1 else ()
-        self._manifest = manifest
-        self._records = records.open_split(data.directory, split, manifest)
-        self._cache: dict[int, tuple[View, Any]] | None = None
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def cache_decoded(self) -> None:
-        """Caches decoded images from now on; refuses if they do not fit into memory."""
-        self._cache = {}
-        sample = np.linspace(0, len(self) - 1, SAMPLED_IMAGES).astype(int).tolist()
-        needed = len(self) * float(np.mean([self._read(i)[0].image.nbytes for i in sample]))
-        free = available_memory()
-        if needed > free:
-            raise ConfigError(
-                f"data.cache=ram needs about {needed / 2**30:,.1f} GiB for {self._records.name} "
-                f"and {free / 2**30:,.1f} GiB are free; use data.cache=none"
-            )
-
-    def image_shape(self, rows: int) -> tuple[int, ...]:
-        return rows, *self._views, self._data.image_size_px, self._data.image_size_px, 3
-
-    def batch(
-        self, specs: Sequence[RowSpec], images: UInt8[np.ndarray, "b *views h w 3"]
-    ) -> HostBatch:
-        """Fills a batch whose images lie in the given memory."""
-        count, manifest = len(images), self._manifest
-        single = manifest.label_kind == "single"
-        multi_labels = count, len(manifest.classes)
-        batch = HostBatch(
-            image=images,
-            keypoints=np.zeros((count, manifest.max_people, len(JOINTS), 3), np.float32),
-            disc_radius=np.zeros(count, np.float32),
-            label=np.zeros(count, np.int32) if single else np.zeros(multi_labels, np.int8),
-            weight=np.zeros(count, np.float32),
-            id=np.full(count, PADDING_ID, np.int64),
-        )
-        for row, spec in enumerate(specs):
-            if spec.position == PADDING_ID:
-                batch.image[row] = 0
-                continue
-            whole, label = self._read(spec.position)
-            if spec.seed is None:
-                views = evaluation_views(whole, self._data)
-            else:
-                views = [augment(whole, self._data, np.random.default_rng(spec.seed))]
-            squares = batch.image[row].reshape(len(views), *batch.image.shape[-3:])
-            np.stack([each.image for each in views], out=squares)
-            view = views[0]
-            batch.keypoints[row, : len(view.keypoints)] = view.keypoints
-            batch.disc_radius[row] = view.disc_radius
-            batch.label[row] = label if is_labelled(label) else 0
-            batch.weight[row] = is_labelled(label)
-            batch.id[row] = spec.position
-        return batch
-
-    def _read(self, position: int) -> tuple[View, Any]:
-        """Reads and decodes a record, or takes it from the cache; returns its view and label."""
-        if self._cache is not None and position in self._cache:
-            return self._cache[position]
-        record = self._records[position]
-        faults.point("loader.decode")
-        try:
-            decoded = self._decode(record)
-        except DataError as error:
-            raise DataError(
-                f"record {position} ({record['id']!r}) of {self._records.name}: {error}; "
-                "prepare the data again"
-            ) from error
-        if self._cache is not None:
-            self._cache[position] = decoded
-        return decoded
-
-    def _decode(self, record: records.Record) -> tuple[View, Any]:
-        label, people = record["label"], record["keypoints"]
-        manifest, most = self._manifest, self._manifest.max_people
-        fault = records.find_label_fault(label, manifest.label_kind, len(manifest.classes))
-        if fault is None and len(people) > most:
-            fault = f"it shows {len(people)} people and the manifest says at most {most}"
-        if fault:
-            raise DataError(fault)
-        image = decode(record["image"], upright=manifest.exif_applied)
-        return make_view(image, people, self._data), label

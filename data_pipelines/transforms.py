@@ -96,6 +96,18 @@ def evaluation_views(view: View, data: DataConfig) -> list[View]:
     return views
 
 
+def feature_views(view: View, data: DataConfig, position: int) -> list[View]:
+    """Makes the `data.feature_views` views of a training image whose maps are stored.
+
+    They are the centre crop, its mirror image and random crops, which depend on `position` and
+    their number alone.
+    """
+    centre = center_crop(view, data)
+    views = [centre, _mirror(centre, data.swap_on_flip)] if data.flip else [centre]
+    drawn = (np.random.default_rng([position, k]) for k in range(data.random_views))
+    return [*views[: data.feature_views], *(augment(view, data, rng) for rng in drawn)]
+
+
 def _scale_short_side(view: View, data: DataConfig, rng: np.random.Generator | None) -> View:
     height, width = view.image.shape[:2]
     longest = LONGEST_ASPECT * min(height, width)

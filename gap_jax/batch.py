@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 class Batch(NamedTuple):
     """`data_pipelines.example.HostBatch` on the device, with the same fields."""
 
-    image: UInt8[Array, "b *views h w 3"]
+    image: UInt8[Array, "b *views h w 3"] | Float[Array, "b *views h w f"]
     keypoints: Float[Array, "b people 16 3"]
     disc_radius: Float[Array, " b"]
     label: Int[Array, " b"] | Int[Array, "b k"]

@@ -138,6 +138,8 @@ class Config(Settings, group="config"):
         """Checks fields that depend on each other; each group checks its own fields."""
         check_model(self.model, self.pose)
         _check_batches(self)
+        if self.data.cache == "features":
+            _check_features(self)
 
     def resolved(self) -> "Config":
         """Returns a frozen copy whose groups were checked again."""
@@ -168,6 +170,21 @@ def _check_batches(cfg: Config) -> None:
             f"train.batch_size / train.accumulate; set "
             f"model.norm_group_size={_divisor(micro, group)}"
         )
+
+
+def _check_features(cfg: Config) -> None:
+    """Refuses stored maps where a step would change them."""
+    for is_fit, field, value, fit in (
+        (cfg.optim.freezes_backbone, "optim.frozen", cfg.optim.frozen, "('backbone',)"),
+        (cfg.model.norm == "frozen", "model.norm", cfg.model.norm, "frozen"),
+        (not cfg.train.mixup, "train.mixup", cfg.train.mixup, "0"),
+        (cfg.model.frames == 1, "model.frames", cfg.model.frames, "1"),
+    ):
+        if not is_fit:
+            raise ConfigError(
+                f"data.cache=features stores maps that no step changes, and {field}={value} "
+                f"changes them; set {field}={fit} or data.cache=none"
+            )
 
 
 def _divisor(number: int, most: int) -> int:

@@ -23,10 +23,11 @@ from gap_jax.learning.length import resolve_length
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import TrainState
 from gap_jax.process import StopFlag
-from gap_jax.runtime import environment, preemption, run_folder
+from gap_jax.runtime import environment, extraction, preemption, run_folder
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.extraction import StoredMaps
 from gap_jax.runtime.preflight import Preflight, describe_memory
 from gap_jax.runtime.processes import agreement
 from gap_jax.runtime.processes.group import ALONE, Processes
@@ -114,13 +115,20 @@ def _train_on(
             window=metadata.get("window", {}),
             trackers=None if processes.is_first else {},
         ) as reporter:
+            maps = None
+            if cfg.data.cache == "features":
+                maps = extraction.store_maps(
+                    setup, state.variables, processes, logger.info, stop_flag.is_stopping
+                )
             root = workdir.display(str(folder.root))
             preflight = Preflight(setup, root, start, opening.changes, loaded).render()
             if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
             logger.info(preflight)
             history = dict(metadata.get("history", ()))
-            trainer = Trainer(setup, folder, processes, stop_flag, checkpoints, reporter, history)
+            trainer = Trainer(
+                setup, folder, processes, stop_flag, checkpoints, reporter, history, maps
+            )
             last = trainer.loop(state)
         if last < cfg.train.steps:
             logger.info(
@@ -158,6 +166,7 @@ class Trainer:
     checkpoints: Checkpoints
     reporter: Reporter
     history: dict[int, dict[str, Any]]
+    maps: StoredMaps | None = None
 
     def loop(self, state: TrainState) -> int:
         """Makes the remaining updates and reports each once, in order; returns the last step."""
@@ -174,6 +183,7 @@ class Trainer:
             batch_size=cfg.train.micro_batch_size,
             start_step=start * cfg.train.accumulate,
             process=self.processes.index_and_count,
+            maps=self.maps.training if self.maps else None,
         ) as batches, profile:  # fmt: skip
             train_step, unreported = None, None
             while not self._is_over(step):
@@ -184,7 +194,7 @@ class Trainer:
                     micro_batches = [next(batches) for _ in range(cfg.train.accumulate)]
                 batch = sharding.globalise(micro_batches, setup.mesh)
                 if train_step is None:
-                    if self.processes.is_first and not self.folder.first_batch.exists():
+                    if self._draws_first_batch():
                         picture = draw_batch(micro_batches[0], setup.data.classes)
                         files.write_atomically(self.folder.first_batch, picture)
                     with reporter.timing("compile"):
@@ -204,6 +214,11 @@ class Trainer:
                 self.processes.heartbeat()
         self.checkpoints.finish(step)
         return step
+
+    def _draws_first_batch(self) -> bool:
+        """Tells whether this process draws the first batch; maps of a backbone are no pictures."""
+        is_first = self.processes.is_first and not self.folder.first_batch.exists()
+        return is_first and self.maps is None
 
     def between(self, state: TrainState, step: int) -> None:
         """After `step` updates evaluates and saves if due, and stops if the stop flag is set."""
@@ -256,6 +271,7 @@ class Trainer:
                 process=self.processes.index_and_count,
                 max_examples=setup.cfg.eval.max_examples,
                 is_stopping=self._is_stopping,
+                maps=self.maps.evaluation if self.maps else None,
             )
         if scores is None:
             return

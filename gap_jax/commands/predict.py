@@ -14,10 +14,10 @@ from pathlib import Path
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
+from data_pipelines.parallel import map_ahead
 from gap_jax.commands.arguments import Parser, checkpoint, local_path, parse, positive
 from gap_jax.prediction import rows as table
 from gap_jax.prediction.answer import Answer
-from gap_jax.prediction.parallel import map_ahead
 from gap_jax.prediction.predictor import Predictor, load
 from gap_jax.prediction.rows import Row
 from gap_jax.prediction.sources import Refused, find_sources

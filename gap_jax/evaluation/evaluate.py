@@ -18,6 +18,7 @@ from data_pipelines import loader
 from data_pipelines.core import files
 from data_pipelines.core.errors import DataError
 from data_pipelines.example import PADDING_ID, UNLABELLED, HostBatch
+from data_pipelines.feature_maps import FeatureMaps
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, Ranking, Rule
 from gap_jax.evaluation import metrics
@@ -88,10 +89,16 @@ def score_split(
     max_examples: int = 0,
     is_stopping: Callable[[], bool] = lambda: False,
     after_batch: Callable[[], None] = lambda: None,
+    maps: FeatureMaps | None = None,
 ) -> Scores | None:
     """Scores `data.eval_split` once, or `max_examples` spread evenly over it; see `score`."""
     with loader.evaluation_batches(
-        cfg.data, data, batch_size=cfg.eval.batch_size, max_examples=max_examples, process=process
+        cfg.data,
+        data,
+        batch_size=cfg.eval.batch_size,
+        max_examples=max_examples,
+        process=process,
+        maps=maps,
     ) as batches:
         return score(eval_step, variables, batches, mesh, is_stopping, after_batch)
 

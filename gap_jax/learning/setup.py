@@ -120,5 +120,7 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
             lambda variables: state.fold_network(model, variables)[1],
             out_shardings=sharding.replicated(mesh),
         ),
-        eval_step=steps.jit_eval_step(folded, mesh, cfg.data.eval_views),
+        eval_step=steps.jit_eval_step(
+            folded, mesh, cfg.data.eval_views, from_map=cfg.data.cache == "features"
+        ),
     )

@@ -55,16 +55,21 @@ class Model:
     def apply(
         self,
         variables: Variables,
-        image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b *frames h w 3"],
+        image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b *frames h w f"],
         *,
         train: bool = False,
         keys: Key[Array, " b"] | None = None,
         want_maps: bool = False,
+        from_map: bool = False,
     ) -> tuple[Outputs, PyTree]:
         """Returns the network's outputs and its updated running statistics."""
         network = nnx.merge(self.graph, variables.params, variables.stats, copy=True)
-        outputs = network(image, train=train, keys=keys, want_maps=want_maps)
+        outputs = network(image, train=train, keys=keys, want_maps=want_maps, from_map=from_map)
         return outputs, nnx.state(network, nnx.BatchStat)
+
+    def extract(self, variables: Variables, image: UInt8[Array, "b h w 3"]) -> Array:
+        """Computes the backbone's map as in evaluation."""
+        return nnx.merge(self.graph, variables.params, variables.stats).extract(image)
 
     def locate_cells(self, variables: Variables, height: int, width: int) -> Grid:
         """Computes the axes of the backbone's map for an image of that size."""

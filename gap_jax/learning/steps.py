@@ -96,14 +96,16 @@ def build_train_step(
     return train_step
 
 
-def jit_eval_step(model: Model, mesh: Mesh, views: int = 1) -> Any:
+def jit_eval_step(model: Model, mesh: Mesh, views: int = 1, *, from_map: bool = False) -> Any:
     """Builds (variables, batch of one micro-batch) -> logits, replicated; not yet compiled.
 
     With several `views` along axis 1 of the images, logits are averaged over views.
     """
 
-    def score(variables: Variables, image: UInt8[Array, "b *frames h w 3"]) -> Float[Array, "b k"]:
-        return model.apply(variables, image)[0].logits
+    def score(
+        variables: Variables, image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b h w f"]
+    ) -> Float[Array, "b k"]:
+        return model.apply(variables, image, from_map=from_map)[0].logits
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
         whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
@@ -125,7 +127,8 @@ def _build_micro_loss(
     labelled = batch.weight.sum()
     counts_unlabelled = cfg.train.unlabelled == "reference" and batch.label.ndim == 2
     images = jnp.float32(batch.id.size)
-    apply = functools.partial(model.apply, train=True)
+    apply = functools.partial(model.apply, train=True, from_map=cfg.data.cache == "features")
+    side = cfg.data.image_size_px
     if cfg.model.remat:
         keep_units = jax.checkpoint_policies.save_only_these_names("unit")
         apply = jax.checkpoint(apply, policy=keep_units)
@@ -158,8 +161,8 @@ def _build_micro_loss(
             action = losses.weighted_mean(each, weight, labelled)
         pose = jnp.float32(0)
         if outputs.pose is not None and cfg.model.frames == 1:  # clips have no keypoints
-            sizes = image.shape[1:3], outputs.pose.shape[1:3]
-            targets = draw_heatmaps(keypoints, disc_radius, *sizes, cfg.pose)
+            cells = outputs.pose.shape[1:3]
+            targets = draw_heatmaps(keypoints, disc_radius, (side, side), cells, cfg.pose)
             of_image = losses.pose_loss(outputs.pose, targets, cfg.pose.reduction)
             pose = losses.weighted_mean(of_image, jnp.ones_like(of_image), images)
         loss = action + cfg.pose.weight * pose

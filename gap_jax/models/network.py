@@ -18,6 +18,7 @@ from gap_jax.models.saliency import Saliency
 
 Image = UInt8[Array, "b *frames h w 3"] | Float[Array, "b *frames h w 3"]
 Picture = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
+Map = Float[Array, "b h w f"]  # of the backbone
 SaliencySource = Literal["features", "hidden", "heatmaps"]  # the last two: of the pose branch
 
 
@@ -68,14 +69,16 @@ class Network(nnx.Module):
 
     def __call__(
         self,
-        image: Image,
+        image: Image | Map,
         *,
         train: bool = False,
         keys: Key[Array, " b"] | None = None,
         want_maps: bool = False,
+        from_map: bool = False,
     ) -> Outputs:
         """Computes logits, heatmaps and, with `want_maps`, attention maps.
 
+        With `from_map` the image is the map that the backbone computed of it.
         `train` uses and updates batch statistics. `keys`, one for each row, draw the dropout masks.
         With `over_frames` an image is a clip, and heatmaps and maps have its axis of frames.
         """
@@ -83,20 +86,26 @@ class Network(nnx.Module):
             due = "(b, h, w, 3)" if self.over_frames is None else "(b, frames, h, w, 3)"
             raise ValueError(f"the image has shape {image.shape}; this network takes {due}")
         if self.over_frames is None:
-            return self._compute(image, train, keys, want_maps)
+            x = image.astype(self.dtype) if from_map else self.extract(image, train=train)
+            return self._read(x, train, keys, want_maps)
         b, t = image.shape[:2]
         if keys is not None:
             keys = jax.vmap(lambda key: jax.random.split(key, t))(keys).reshape(-1)
-        frames = self._compute(image.reshape(b * t, *image.shape[2:]), train, keys, want_maps)
+        x = self.extract(image.reshape(b * t, *image.shape[2:]), train=train)
+        frames = self._read(x, train, keys, want_maps)
         frames = jax.tree.map(lambda leaf: leaf.reshape(b, t, *leaf.shape[1:]), frames)
         return _join_frames(frames, self.over_frames(frames.logits))
 
-    def _compute(
-        self, image: Picture, train: bool, keys: Key[Array, " b"] | None, want_maps: bool
-    ) -> Outputs:
+    def extract(self, image: Picture, *, train: bool = False) -> Map:
+        """Computes the backbone's map."""
+        return self.backbone(
+            normalise(image, self.mean, self.scale).astype(self.dtype), train=train
+        )
+
+    def _read(self, x: Map, train: bool, keys: Key[Array, " b"] | None, want_maps: bool) -> Outputs:
+        """Computes the outputs from the backbone's map."""
         if train and keys is None and self.pooling.dropout:
             raise ValueError("training with dropout needs `keys`, one for each row")
-        x = self.backbone(normalise(image, self.mean, self.scale).astype(self.dtype), train=train)
         heatmaps, hidden = (None, None) if self.pose is None else self.pose(x)
         read = {"features": None, "hidden": hidden, "heatmaps": heatmaps}[self.saliency_source]
         if want_maps:

@@ -16,12 +16,12 @@ from data_pipelines.core.errors import ConfigError, DataError, nearest
 from data_pipelines.core.files import quote
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
+from data_pipelines.parallel import map_ahead
 from data_pipelines.pictures.drawing import Picture
 from gap_jax.learning.sharding import evaluation_mesh, globalise, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.prediction.answer import Answer
 from gap_jax.prediction.attention import ClassMaps, compute_maps
-from gap_jax.prediction.parallel import map_ahead
 from gap_jax.prediction.photograph import Prepared, prepare
 from gap_jax.prediction.sources import Refused, Source, open_source
 from gap_jax.runtime.bucket.workdir import open_for_reading

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from data_pipelines.loader import MAX_THREADS, available_cores
+from data_pipelines.workers import MAX_THREADS, available_cores
 
 T = TypeVar("T")
 R = TypeVar("R")
