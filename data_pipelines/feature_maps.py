@@ -182,8 +182,8 @@ class FeatureMaps:
 
     def _refuse(self, fault: str) -> CheckpointError:
         return CheckpointError(
-            f"{self.folder}: {fault}; compute what is missing by `gap_jax data features --repair` "
-            "with the same --config, or remove the folder"
+            f"{self.folder}: {fault}; compute them again with `gap_jax features --repair` and "
+            "the same --config, or remove the folder"
         )
 
     def open(self) -> list[np.ndarray]:

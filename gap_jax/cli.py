@@ -15,6 +15,7 @@ COMMANDS = {
     "train": "train or evaluate; the same as python -m gap_jax.main",
     "data": "prepare, check and show data sets",
     "config": "show, explain and compare configs",
+    "features": "compute the maps of a frozen backbone once, to train on them",
     "weights": "list and make files for init.weights",
     "predict": "classes, probabilities and attention of your images",
     "evaluate": "exact metrics of a run on a split",

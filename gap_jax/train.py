@@ -146,13 +146,10 @@ def _restore_or_start(
     """Returns the newest good state and its metadata, or a fresh state and its loaded parts."""
     if restored := checkpoints.resume(setup.target):
         return restored.state, restored.metadata, ()
-    variables, init = setup.initial_variables(), setup.cfg.init
-    source = named.resolve_weights(init, logger.warning)
-    if source is None:
-        return setup.start(variables), {}, ()
-    variables, report = named.load_weights(source, init, variables, setup.cfg.model)
-    logger.info(str(report))
-    return setup.start(variables), {}, report.whole_parts
+    cfg = setup.cfg
+    variables = setup.initial_variables()
+    variables, loaded = named.load_start(cfg.init, variables, cfg.model, logger.info)
+    return setup.start(variables), {}, loaded
 
 
 @dataclasses.dataclass

@@ -205,6 +205,7 @@ class Extractor:
             if unread:
                 yield _fill_rows(maps, *unread)
             unread = group, computed
+            self._processes.heartbeat()
         if unread:
             yield _fill_rows(maps, *unread)
 

@@ -43,7 +43,7 @@ class Preflight:
             ("lr", _schedule(self)),
             ("init", _init(self)),
             ("loss", _loss(self)),
-            ("look at", f"{self.workdir}/{FIRST_BATCH}, the first batch as the model sees it"),
+            _views(self),
             *(("warning", text) for text in _warnings(self)),
         ]
         lines = ["-- preflight ".ljust(WIDTH, "-")]
@@ -105,6 +105,20 @@ def _batch(run: Preflight) -> str:
         f"{train.batch_size} images = {per_device} per device x {_plural(devices.size, 'device')} "
         f"({devices.flat[0].device_kind}) x {train.accumulate} accumulated; the reference run has "
         f"{REFERENCE_BATCH}; batch norm over {norm}"
+    )
+
+
+def _views(run: Preflight) -> tuple[str, str]:
+    """Says where to see what the model sees; maps of a backbone are no pictures."""
+    cfg = run.setup.cfg.data
+    if cfg.cache != "features":
+        return "look at", f"{run.workdir}/{FIRST_BATCH}, the first batch as the model sees it"
+    views = ["the centre crop", *(["its mirror image"] if cfg.flip else [])][: cfg.feature_views]
+    views += [_plural(cfg.random_views, "random crop")] if cfg.random_views else []
+    return (
+        "features",
+        f"each step draws one of {_plural(cfg.feature_views, 'stored view')} of an image "
+        f"({', '.join(views)}); maps are stored as {cfg.feature_dtype}",
     )
 
 

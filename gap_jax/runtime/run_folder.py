@@ -235,6 +235,8 @@ def _objection(name: str, before: Config, after: Config) -> str | None:
     """Returns why the field may not change, maybe without a reason; None if it may."""
     if name == "eval.every_steps" and before.train.early_stop_evals:
         return " (train.early_stop_evals counts evaluations)"
+    if name == "data.cache" and "features" in (before.data.cache, after.data.cache):
+        return " (stored maps show other crops)"
     if name != "train.steps":
         return None if name in HARMLESS else ""
     if after.train.steps < before.train.steps:

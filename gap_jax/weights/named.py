@@ -113,6 +113,18 @@ def resolve_weights(init: InitConfig, warn: Callable[[str], None] = print) -> Pa
     return None
 
 
+def load_start(
+    init: InitConfig, variables: Variables, model: ModelConfig, log: Callable[[str], None] = print
+) -> tuple[Variables, tuple[str, ...]]:
+    """Loads the weights of a fresh run into its variables; returns the parts that are loaded."""
+    source = resolve_weights(init, lambda text: log(f"warning: {text}"))
+    if source is None:
+        return variables, ()
+    variables, report = load_weights(source, init, variables, model)
+    log(str(report))
+    return variables, report.whole_parts
+
+
 def load_weights(
     source: Path, init: InitConfig, variables: Variables, model: ModelConfig
 ) -> tuple[Variables, LoadReport]:
