@@ -18,7 +18,7 @@ from gap_jax.models.saliency import Saliency
 
 Image = UInt8[Array, "b *frames h w 3"] | Float[Array, "b *frames h w 3"]
 Picture = UInt8[Array, "b h w 3"] | Float[Array, "b h w 3"]
-Map = Float[Array, "b h w f"]  # of the backbone
+Map = Float[Array, "b h2 w2 f"]  # of the backbone
 SaliencySource = Literal["features", "hidden", "heatmaps"]  # the last two: of the pose branch
 
 
