@@ -28,6 +28,8 @@ from data_pipelines.transforms import View
 FOLDER = "features"
 FORMAT_VERSION = 1
 SHARD_BYTES = 2**26
+LEAST_SHARDS = 16  # of many records, so that several processes share them
+BATCH_IMAGES = 32  # computed at once
 MAP_TYPES = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "float32": np.float32}
 STORED_TYPES = {"float16": "<f2", "bfloat16": "<u2", "float32": "<f4"}  # .npy has no bfloat16
 DIGITS = 16  # of a digest in a file's name
@@ -77,8 +79,14 @@ class FeatureMaps:
         return self.data / FOLDER / f"{self.origin['split']}-{digest[:DIGITS]}"
 
     @property
+    def records_per_batch(self) -> int:
+        return max(1, BATCH_IMAGES // self.origin["views"])
+
+    @property
     def rows_per_shard(self) -> int:
-        return max(1, SHARD_BYTES // self.row_type.itemsize)
+        """Whole batches, so that none is padded but the last; the number of processes is free."""
+        most = min(SHARD_BYTES // self.row_type.itemsize, math.ceil(self.rows / LEAST_SHARDS))
+        return max(1, most // self.records_per_batch) * self.records_per_batch
 
     @property
     def shard_count(self) -> int:

@@ -146,7 +146,6 @@ class Extractor:
         side = setup.cfg.data.image_size_px
         self._image_shape = (side, side, 3)
         self._sharding = NamedSharding(mesh, PartitionSpec("data"))
-        self._images = setup.cfg.eval.batch_size
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=replicated(mesh)),
             setup.target.variables,
@@ -184,7 +183,7 @@ class Extractor:
     def _compute(self, maps: FeatureMaps, positions: range) -> Iterator[np.ndarray]:
         """Yields rows with the maps of the records at `positions`."""
         data, split, views = self._setup.cfg.data, maps.origin["split"], maps.origin["views"]
-        records = max(1, self._images // views)  # in a batch
+        records = maps.records_per_batch
         devices = self._sharding.num_devices
         images = np.zeros((-(-records * views // devices) * devices, *self._image_shape), np.uint8)
         is_training = maps.origin["purpose"] == "training"

@@ -182,7 +182,7 @@ def contents(maps: StoredMaps) -> dict[str, bytes]:
 def test_a_stopped_extraction_goes_on_to_the_same_bytes(
     made: Made, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_maps, "SHARD_BYTES", 2 * made.maps.training.row_type.itemsize)
+    monkeypatch.setattr(feature_maps, "BATCH_IMAGES", 6)
     whole = contents(store(made, copied, "data.feature_views=3"))
     assert sum("train" in name for name in whole) == 5 + 1
     for folder in (copied / "features").iterdir():
@@ -280,7 +280,7 @@ def test_maps_that_do_not_fit_are_refused_before_anything_is_written(
 def test_a_full_disk_keeps_the_finished_files(
     made: Made, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feature_maps, "SHARD_BYTES", 4 * made.maps.training.row_type.itemsize)
+    monkeypatch.setattr(feature_maps, "BATCH_IMAGES", 16)
     shutil.rmtree(copied / "features")
     synced = os.fsync
 
@@ -295,7 +295,7 @@ def test_a_full_disk_keeps_the_finished_files(
     kept = {path.name: path.stat().st_mtime_ns for path in (copied / "features").rglob("*.npy")}
     assert len(kept) == 2
     monkeypatch.undo()
-    monkeypatch.setattr(feature_maps, "SHARD_BYTES", 4 * made.maps.training.row_type.itemsize)
+    monkeypatch.setattr(feature_maps, "BATCH_IMAGES", 16)
     store(made, copied)
     times = {path.name: path.stat().st_mtime_ns for path in (copied / "features").rglob("*.npy")}
     assert kept.items() <= times.items()

@@ -1,6 +1,7 @@
 """Two processes that train, save, evaluate and stop as one run, by the real command."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +70,27 @@ def test_failure_of_one_process_is_reported_by_the_other(tiny_runs: Path, tmp_pa
     assert [end.code for end in ends] == [70, 70]
     last = ends[1].complained.splitlines()[-1]
     assert last.startswith("gap_jax: error 70: process 0 ended with 70: unforeseen RuntimeError")
+
+
+def test_two_processes_store_the_maps_of_one_and_train_on_them(
+    tiny_runs: Path, tmp_path: Path
+) -> None:
+    """The files are equal to the bit, though each process computes one of two."""
+    fields = (
+        "data.cache=features", "data.feature_views=4", "optim.frozen=('backbone',)",
+        "model.norm=frozen",
+    )  # fmt: skip
+    stored, proofs = [], []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        shutil.copytree(tiny_runs / "data", folder / "data")
+        ends = train(folder, folder / "run", *fields, processes=processes, devices=2)
+        assert [end.code for end in ends] == [0] * processes
+        features = folder / "data" / "features"
+        found = filter(Path.is_file, features.rglob("*"))
+        stored.append({path.relative_to(features): path.read_bytes() for path in found})
+        proofs.append(read_ids(folder / "run"))
+    assert stored[0] == stored[1]
+    assert sum(path.suffix == ".npy" for path in stored[0]) == 2 + 1
+    assert proofs[0] == proofs[1]
+    assert distance(tmp_path / "1/run", tmp_path / "2/run", STEPS) < 1e-5
