@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -47,10 +47,8 @@ class Setup:
 
     def start(self, variables: Variables) -> TrainState:
         """Returns the state before the first step, with these variables."""
-        averaged = bool(self.target.ema)
-        start = functools.partial(start_state, optimizer=self.optimizer, averaged=averaged)
         shardings = sharding.state_shardings(self.target, self.mesh)
-        return jax.jit(start, out_shardings=shardings)(variables)
+        return jax.jit(_bind_start(self.cfg, self.optimizer), out_shardings=shardings)(variables)
 
     def map_size(self) -> tuple[int, int] | None:
         """Returns the rows and columns of the joint heatmaps; None without a pose branch."""
@@ -83,8 +81,13 @@ def describe_state(
 ) -> tuple[optax.GradientTransformationExtraArgs, TrainState]:
     """Returns the optimiser, and the shape and dtype of every leaf of the state."""
     optimizer = optim.build_optimizer(cfg.optim, cfg.train.steps, variables.params)
-    start = functools.partial(start_state, optimizer=optimizer, averaged=cfg.train.ema_decay > 0)
-    return optimizer, jax.eval_shape(start, variables)
+    return optimizer, jax.eval_shape(_bind_start(cfg, optimizer), variables)
+
+
+def _bind_start(
+    cfg: Config, optimizer: optax.GradientTransformationExtraArgs
+) -> Callable[[Variables], TrainState]:
+    return functools.partial(start_state, optimizer=optimizer, averaged=cfg.train.ema_decay > 0)
 
 
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
