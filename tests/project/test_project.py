@@ -29,7 +29,7 @@ def test_ci_runs_all_checks_and_the_commit_hook_uses_the_pinned_ruff() -> None:
 
 
 def test_wheel_lacks_no_file() -> None:
-    """It holds all files of its folders but those that git ignores; `make wheel-test` lists them."""
+    """It holds what git does not ignore in its folders; `make wheel-test` looks into it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel.keys() == {"packages", "force-include"}
