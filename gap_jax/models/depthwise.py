@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 Edges = tuple[tuple[int, int], tuple[int, int]]  # cells before and after the rows, the columns
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def sum_shifted(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c"], stride: int, edges: Edges
 ) -> Float[Array, "b h2 w2 c"]:
@@ -18,13 +19,6 @@ def sum_shifted(
     `edges` are the cells to add. The gradient is written out: XLA takes three times as long to
     compile that of the sum, and a training step four times as long with it.
     """
-    return _sum_shifted(x, kernel, stride, edges)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _sum_shifted(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c"], stride: int, edges: Edges
-) -> Float[Array, "b h2 w2 c"]:
     padded = _pad(x, edges)
     b, h, w, c = padded.shape
     rows, columns = h - kernel.shape[0] + 1, w - kernel.shape[1] + 1  # the extent of corners
@@ -97,4 +91,4 @@ def _differentiate_kernel(
     return weights.reshape(kernel.shape).astype(kernel.dtype)
 
 
-_sum_shifted.defvjp(_keep, _differentiate)
+sum_shifted.defvjp(_keep, _differentiate)
