@@ -55,7 +55,8 @@ def describe_length(cfg: Config, data: Manifest) -> str:
     made = f"train.epochs={train.epochs:g} would make {wanted:,}"
     why = f"train.epochs={train.epochs:g}"
     if train.steps != wanted:
-        why = f"{'train.min_steps' if train.steps > wanted else 'train.steps'}, as {made}"
+        least = train.steps == max(wanted, train.min_steps)
+        why = f"{'train.min_steps' if least else 'train.steps'}, as {made}"
     stop = train.early_stop_evals
     return (
         f"{train.steps:,} steps of {train.batch_size:,} images ({why}); evaluated every "
