@@ -11,9 +11,8 @@ from benchmarks import alternating, sides
 from benchmarks.alternating import Ratio, Rounds, serving
 from benchmarks.sides import Task, ask
 
-# Of our float32 from PyTorch's float64, relative to the largest value. Losses follow updates: even in
-# float64 one rounding of the weights, which flips units of relu6, moves the second loss of
-# efficientnet_lite0 by 7e-4.
+# Of our float32 from PyTorch's float64, relative to the largest value. Losses follow updates: one
+# rounding of efficientnet_lite0's weights to float32 moves its second loss by 7e-4 in float64 too.
 TOLERANCES = {"train": {"logits": 1e-4, "losses": 5e-3}, "eval": {"logits": 1e-4}}
 STEPS = {"train": 2, "eval": 3}  # of a turn
 RATIOS: dict[str, tuple[Ratio, ...]] = {
