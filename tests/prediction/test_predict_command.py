@@ -16,7 +16,7 @@ from PIL import Image
 
 from gap_jax import cli
 from gap_jax.commands.predict import name_picture
-from gap_jax.prediction.predictor import load
+from gap_jax.prediction.predictor import Predictor, load
 from tests.support.saved_runs import save_run, tiny_config
 from tests.support.tiny_data import CLASSES, names_in, prepare_tiny_people, write_photo
 
@@ -163,6 +163,18 @@ def test_names_cannot_act_in_a_terminal_a_table_or_a_path(
     pictures = names_in(folder / "looks")
     assert len(pictures) == len(names)
     assert all(name.isprintable() and not set(name) & set("<>|=:\\*?\"'") for name in pictures)
+
+
+@pytest.mark.usefixtures("folder")
+def test_classes_of_a_foreign_model_cannot_act_in_a_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_once(str(run), checkpoint="best").opened
+    named = dataclasses.replace(opened, classes=("\x1b[31ma", "b\nc", "d"))
+    monkeypatch.setattr("gap_jax.commands.predict.load", lambda *_, **__: Predictor(named))
+    code, out, _ = predict(capsys, run, "a.jpg")
+    assert code == 0 and len(out) == 1 and "\x1b" not in out[0]
+    assert "\\x1b[31ma" in out[0] and "b\\nc" in out[0]
 
 
 def test_names_of_pictures_are_unique_where_case_is_ignored() -> None:
