@@ -171,7 +171,7 @@ def test_joints_are_found_on_the_photograph() -> None:
 
 
 def test_maps_are_of_the_named_class_and_explain_its_logit() -> None:
-    saliency = LinearSaliency(1, init=nnx.initializers.normal(1.0), rngs=nnx.Rngs(1))
+    saliency = LinearSaliency(1, init=nnx.initializers.constant(-1.0), rngs=nnx.Rngs(1))
     pooling = AttentionalPooling(
         1, 3, saliency=saliency, init=nnx.initializers.normal(1.0), rngs=nnx.Rngs(2)
     )
