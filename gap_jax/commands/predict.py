@@ -16,7 +16,7 @@ from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from gap_jax.commands.arguments import Parser, checkpoint, local_path, parse, positive
 from gap_jax.prediction import rows as table
-from gap_jax.prediction.answer import Answer
+from gap_jax.prediction.answer import Answer, find_class
 from gap_jax.prediction.parallel import map_ahead
 from gap_jax.prediction.predictor import Predictor, load
 from gap_jax.prediction.rows import Row
@@ -99,7 +99,7 @@ def _seconds(text: str) -> float:
 
 def _predict(options: argparse.Namespace, model: Predictor) -> None:
     if options.named is not None:
-        model.find_class(options.named)
+        find_class(options.named, model.classes)
     if model.note:
         print(f"note: {model.note}")
     left_out: list[str] = []
@@ -114,7 +114,7 @@ def _predict(options: argparse.Namespace, model: Predictor) -> None:
         found.append(row)
         name = files.escape_control(row.name)
         width = max(width, min(len(name), LONGEST_STEM))
-        print(f"{name:<{width}}  {row}")
+        print(f"{name:<{width}}  {files.escape_control(str(row))}")
     if options.json:
         files.write_atomically(options.json, table.to_json(found, model.opened))
     if options.csv:

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.files import quote
 from data_pipelines.manifest import Manifest
+from gap_jax import hardware
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim, sharding, state, steps
 from gap_jax.learning.mixup import check_mixup
@@ -122,6 +123,7 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
         fold=jax.jit(
             lambda variables: state.fold_network(model, variables)[1],
             out_shardings=sharding.replicated(mesh),
+            compiler_options=hardware.ONE_RUN_OPTIONS,  # `Opened.fold` gives the same bits
         ),
         eval_step=steps.jit_eval_step(folded, mesh, cfg.data.eval_views),
     )
