@@ -10,7 +10,7 @@ const MEANINGS = {
 };
 
 const element = (id) => document.getElementById(id);
-const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}\u00a0%`; // does not wrap
 const kind = () => document.querySelector("input[name=kind]:checked").value;
 
 let server = { models: [], upload_bytes: 0 };
