@@ -10,6 +10,7 @@ from typing import IO, NamedTuple
 
 from data_pipelines.core.files import escape_control
 
+STDOUT = 1  # named, it is inherited also where it was closed and reopened
 KILL_TIMEOUT_S = 2.0
 MOST_BYTES = 2**20  # that are read of its output
 PREALLOCATE = "XLA_PYTHON_CLIENT_PREALLOCATE"
@@ -37,7 +38,7 @@ def run_program(
         try:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stderr=errors,
-                stdout=None if shown else output, start_new_session=True,
+                stdout=STDOUT if shown else output, start_new_session=True,
             )  # fmt: skip
         except OSError as error:
             return Outcome((), f"{NOT_STARTED}: {error.strerror or error}")

@@ -50,6 +50,7 @@ def test_output_of_a_program_is_returned_or_shown(
     expected = ("one", "--old --new false")
     assert run_program(command, seconds=20.0, flags="--new") == (expected, "")
     assert capfd.readouterr().out == ""
+    os.set_inheritable(1, False)  # as a file is that took the place of a closed stdout
     assert run_program(command, seconds=20.0, flags="--new", shown=True) == ((), "")
     assert tuple(capfd.readouterr().out.splitlines()) == expected
 
