@@ -63,7 +63,7 @@ def to_raw(
     """Describes the data set; photographs with several labels make all labels multi-labels.
 
     A class is a name in any split, so a class that a split lacks moves no other. Where no split is
-    `val`, it is derived from `train`.
+    `val`, it is derived from `train`; without a `train` the data are for scoring alone.
     """
     classes = sorted({label for photo in photos for label in photo.labels})
     kind: LabelKind = "multi" if any(len(photo.labels) > 1 for photo in photos) else "single"
@@ -86,7 +86,8 @@ def to_raw(
         for split, listed in entries.items()
         if listed
     }
-    derived = None if "val" in splits else DerivedVal(options.val_fraction, options.seed)
+    is_given = "val" in splits or "train" not in splits
+    derived = None if is_given else DerivedVal(options.val_fraction, options.seed)
     split_kind: dict[str, str | int | float] = {"split_kind": "given"}
     if derived:
         split_kind = {

@@ -89,7 +89,7 @@ def test_the_numbers_of_images_are_printed_in_columns(tmp_path: Path) -> None:
         "val         4      4        4         4            2     4",
     ]
     assert lines[3] == (
-        "classes: 3, of which 3 have fewer than 5 training images; people in an image: at most 2"
+        "classes: 3, of which 3 have fewer than 5 images in train; people in an image: at most 2"
     )
     assert lines[4].endswith(f"to {tmp_path / 'out'} (fingerprint {made.fingerprint})")
 
