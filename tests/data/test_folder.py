@@ -112,7 +112,7 @@ def test_a_split_without_val_draws_it_from_train_only(tmp_path: Path) -> None:
 def test_a_test_split_alone_is_prepared_for_scoring(tmp_path: Path) -> None:
     root = photographs(tmp_path / "in", *(f"test/{name}" for name in TWELVE))
     made = prepared(root, lines := [])
-    assert made.classes == CLASSES and made.splits["test"].class_counts == [4, 4, 4]
+    assert made.classes == CLASSES and made.splits["test"].class_counts == (4, 4, 4)
     assert list(made.splits) == ["test"] and made.provenance["split_kind"] == "given"
     assert "classes: 3, of which 3 have fewer than 5 images in test" in "\n".join(lines)
     check.check(tmp_path / "out", html=None, log=lines.append)
