@@ -65,6 +65,7 @@ def _show(value: Any) -> dict[str, Any]:
     """Returns the representations of a value by their MIME types."""
     shown: dict[str, Any] = {"text/plain": repr(value).splitlines(keepends=True)}
     if hasattr(value, "_repr_png_"):
+        shown["text/plain"] = [f"<{type(value).__name__}>"]  # its repr has an address in memory
         shown["image/png"] = base64.b64encode(value._repr_png_()).decode()
     elif hasattr(value, "_repr_html_"):
         shown["text/html"] = value._repr_html_().splitlines(keepends=True)
