@@ -71,7 +71,6 @@ def to_raw(
         named = f"one class, {quote(classes[0])}" if classes else "no class"
         raise DataError(f"{source} holds {named}; a classifier needs two: {advice}")
     number = {label: index for index, label in enumerate(classes)}
-    named = name_some([*map(quote, classes)], MAX_NAMED)
     annotated, lines, given = _read_joints(options.joints, [photo.id for photo in photos])
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
     for photo in photos:
@@ -86,8 +85,8 @@ def to_raw(
         for split, listed in entries.items()
         if listed
     }
-    is_given = "val" in splits or "train" not in splits
-    derived = None if is_given else DerivedVal(options.val_fraction, options.seed)
+    drawn = DerivedVal(options.val_fraction, options.seed)
+    derived = drawn if {"train", "val"} & set(splits) == {"train"} else None
     split_kind: dict[str, str | int | float] = {"split_kind": "given"}
     if derived:
         split_kind = {
@@ -108,8 +107,12 @@ def to_raw(
         {**(provenance or {}), **split_kind, **given},
         upright=True,
         derived_val=derived,
-        notes=[f"classes by name: {named}", *notes, *lines],
+        notes=[f"classes by name: {_name_classes(classes)}", *notes, *lines],
     )
+
+
+def _name_classes(classes: Sequence[str]) -> str:
+    return name_some([*map(quote, classes)], MAX_NAMED)
 
 
 def _read_joints(
