@@ -97,7 +97,7 @@ wheel-test: $(VENV)/dev
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/environment
 	build/wheel/environment/bin/python -m pip install --quiet "pip==26.1"
-	build/wheel/environment/bin/python -m pip install --quiet .
+	build/wheel/environment/bin/python -m pip install --quiet ".[photos]"
 	cd build/wheel/environment/lib/python*/site-packages && git -C $(CURDIR) ls-files gap_jax data_pipelines | xargs ls >/dev/null
 	$(BIN)/python -m tests.campaigns.docs --installed build/wheel/environment README.md
 

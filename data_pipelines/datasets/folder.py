@@ -33,7 +33,7 @@ class _Listing(NamedTuple):
 
 
 def read(root: Path, options: Options) -> RawData:
-    """Reads the folder; a split `val` is derived unless there is a folder for it."""
+    """Reads the folder; a split `val` is derived from `train` unless there is a folder for it."""
     if not root.is_dir():
         raise DataError(f"--root {root} is no folder; pass the folder of {LAYOUTS}")
     status = root.stat()
@@ -125,9 +125,6 @@ def _find_splits(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
             f"{root} holds {name_some([*map(quote, others)])} beside the folders of splits "
             f"({', '.join(path.name for path in splits.values())}); move them into a split"
         )
-    if "train" not in splits:
-        held = ", ".join(path.name for path in splits.values())
-        raise DataError(f"{root} holds {held} and no folder train; add it ({LAYOUTS})")
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
 
 

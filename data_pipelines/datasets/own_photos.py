@@ -63,7 +63,7 @@ def to_raw(
     """Describes the data set; photographs with several labels make all labels multi-labels.
 
     A class is a name in any split, so a class that a split lacks moves no other. Where no split is
-    `val`, it is derived from `train`.
+    `val`, it is derived from `train`; without a `train` the data are for scoring alone.
     """
     classes = sorted({label for photo in photos for label in photo.labels})
     kind: LabelKind = "multi" if any(len(photo.labels) > 1 for photo in photos) else "single"
@@ -71,7 +71,6 @@ def to_raw(
         named = f"one class, {quote(classes[0])}" if classes else "no class"
         raise DataError(f"{source} holds {named}; a classifier needs two: {advice}")
     number = {label: index for index, label in enumerate(classes)}
-    named = name_some([*map(quote, classes)], MAX_NAMED)
     annotated, lines, given = _read_joints(options.joints, [photo.id for photo in photos])
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
     for photo in photos:
@@ -86,7 +85,8 @@ def to_raw(
         for split, listed in entries.items()
         if listed
     }
-    derived = None if "val" in splits else DerivedVal(options.val_fraction, options.seed)
+    drawn = DerivedVal(options.val_fraction, options.seed)
+    derived = drawn if {"train", "val"} & set(splits) == {"train"} else None
     split_kind: dict[str, str | int | float] = {"split_kind": "given"}
     if derived:
         split_kind = {
@@ -107,8 +107,12 @@ def to_raw(
         {**(provenance or {}), **split_kind, **given},
         upright=True,
         derived_val=derived,
-        notes=[f"classes by name: {named}", *notes, *lines],
+        notes=[f"classes by name: {_name_classes(classes)}", *notes, *lines],
     )
+
+
+def _name_classes(classes: Sequence[str]) -> str:
+    return name_some([*map(quote, classes)], MAX_NAMED)
 
 
 def _read_joints(

@@ -109,6 +109,14 @@ def test_a_split_without_val_draws_it_from_train_only(tmp_path: Path) -> None:
     assert sizes == {"train": 9, "val": 3, "test": 2}
 
 
+def test_a_test_split_alone_is_prepared_for_scoring(tmp_path: Path) -> None:
+    made = prepared(photographs(tmp_path / "in", *(f"test/{x}" for x in TWELVE)), lines := [])
+    assert made.splits["test"].class_counts == (4, 4, 4) and list(made.splits) == ["test"]
+    assert "classes: 3, of which 3 have fewer than 5 images in test" in "\n".join(lines)
+    check.check(tmp_path / "out", html=None, log=lines.append)
+    assert "without a training image" not in "\n".join(lines)
+
+
 def test_trains_are_a_class_beside_others(tmp_path: Path) -> None:
     made = prepared(photographs(tmp_path / "in", *(f"{c}/{i}.jpg" for c in ("bus", "train")
                                                    for i in "12")))  # fmt: skip
@@ -124,7 +132,6 @@ def test_trains_are_a_class_beside_others(tmp_path: Path) -> None:
         (["cat/1.jpg", "dog/1.jpg"], "no image of data set folder is left for split 'val'"),
         (["train/cat/1.jpg"], "holds one class, 'cat'"),
         (["train/1.jpg", "train/2.jpg"], "train holds no folder of a class, only 2 files"),
-        (["val/cat/1.jpg", "test/dog/1.jpg"], "holds test, val and no folder train; add it"),
         (["train/a/1.jpg", "val/b/1.jpg", "x/c/1.jpg"], "holds 'x' beside the folders of splits"),
         (["train/a/1.jpg", "val/b/1.jpg", "valid/b/1.jpg"], "are both split 'val'; keep one"),
         (["cat /1.jpg", "dog/1.jpg"], "class 'cat ' is empty or begins or ends with a blank"),
