@@ -123,7 +123,7 @@ def _find_excess(
 
 
 def _name_rejects(rejects: Sequence[Reject]) -> str:
-    named = [f"{each.split} {each.id!r}: {each.reason}" for each in rejects]
+    named = [f"{each.split} {files.quote(each.id)}: {each.reason}" for each in rejects]
     return name_some(named, separator="; ")
 
 

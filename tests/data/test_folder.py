@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from data_pipelines.datasets import folder
 from data_pipelines.datasets.own_photos import Options
 from data_pipelines.example import JOINTS
 from data_pipelines.manifest import Manifest
-from data_pipelines.photographs import intake
 from tests.support.tiny_data import names_in, quiet, standing_people, write_photo
 
 NO_ROOT = "is no folder; pass the folder of ROOT/CLASS"
@@ -191,23 +190,6 @@ def test_loops_and_links_are_followed_once(tmp_path: Path) -> None:
         "train,ant/up,it is a link to a folder that is read already",
         "train,bee/to_cat,it is a link to a folder that is read already",
     ]  # fmt: skip
-
-
-@pytest.mark.parametrize("change", [Path.unlink, lambda path: write_photo(path, 777)])
-def test_a_file_that_changes_while_it_is_prepared_is_named(
-    tmp_path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    root = photographs(tmp_path / "in", *TWELVE)
-
-    def accept_and_change(*arguments: Any) -> Any:
-        found = intake.accept(*arguments)
-        change(root / "ant" / "0.jpg")
-        return found
-
-    monkeypatch.setattr(prepare, "accept", accept_and_change)
-    with pytest.raises(DataError, match=r"ant/0.jpg was changed while it was prepared; run the"):
-        prepared(root)
-    assert "out" not in names_in(tmp_path)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
