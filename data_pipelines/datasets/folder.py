@@ -10,9 +10,9 @@ from pathlib import Path
 
 from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.core.files import quote
+from data_pipelines.core.listing import Listing, Seen, list_folder, walk
 from data_pipelines.datasets.own_photos import SPLIT_NAMES, Options, Photo, to_raw
 from data_pipelines.example import RawData, Reject
-from data_pipelines.photographs.listing import Listing, Seen, list_folder, walk
 
 LAYOUTS = "ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*"
 _READ_ALREADY = "it is a link to a folder that is read already"

@@ -143,7 +143,7 @@ def _parse_content(content: Any) -> tuple[list[str], list[Row]]:
     if len({len(order) for order in orders.values()}) > 1:
         raise _Fault("its categories mix COCO's keypoints and our own")
     is_coco = any(len(order) == len(COCO) for order in orders.values())
-    derived = list(DERIVED) if is_coco else _read_derived(content)
+    derived: list[str] = [*DERIVED] if is_coco else _read_derived(content)
     rows: dict[Any, Row] = {}
     names: set[str] = set()
     for index, image in enumerate(_field(content, "images", list, "the file")):

@@ -72,7 +72,6 @@ def to_raw(
         named = f"one class, {quote(classes[0])}" if classes else "no class"
         raise DataError(f"{source} holds {named}; a classifier needs two: {advice}")
     number = {label: index for index, label in enumerate(classes)}
-    named = name_some([*map(quote, classes)], MAX_NAMED)
     annotated, lines, given = _read_joints(options.joints, [photo.id for photo in photos])
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
     for photo in photos:
@@ -109,7 +108,7 @@ def to_raw(
         {**(provenance or {}), **split_kind, **given},
         upright=True,
         derived_val=derived,
-        notes=[f"classes by name: {named}", *notes, *lines],
+        notes=[f"classes by name: {name_some([*map(quote, classes)], MAX_NAMED)}", *notes, *lines],
     )
 
 
