@@ -123,7 +123,7 @@ def _find_excess(
 
 
 def _name_rejects(rejects: Sequence[Reject]) -> str:
-    named = [f"{each.split} {each.id!r}: {each.reason}" for each in rejects]
+    named = [f"{each.split} {files.quote(each.id)}: {each.reason}" for each in rejects]
     return name_some(named, separator="; ")
 
 
@@ -170,9 +170,13 @@ def _write(
 def _make_record(accepted: Accepted, raw: RawData, max_width_px: int) -> records.Record:
     """Reads an image again and shrinks it if it is too wide."""
     _, entry, image = accepted
-    content = read_file(entry.path)
+    changed = f"{entry.path} was changed while it was prepared; run the command again"
+    try:
+        content = read_file(entry.path)
+    except DataError as error:
+        raise DataError(f"{changed} ({error})") from error
     if zlib.crc32(content) != image.crc32:
-        raise DataError(f"{entry.path} was changed while it was prepared; run the command again")
+        raise DataError(changed)
     width_px, height_px, keypoints = image.width_px, image.height_px, entry.keypoints
     if 0 < max_width_px < width_px:
         height_px = max(1, round(height_px * max_width_px / width_px))

@@ -1,5 +1,6 @@
 """Turns photographs that a user listed into entries: classes by name, joints, splits."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -80,8 +81,9 @@ def to_raw(
         )
         people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
         entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))
+    absent = Counter(each.split for each in rejects)
     splits = {
-        split: RawSplit(len(listed), len(listed), len(listed), listed)
+        split: RawSplit(len(listed) + absent[split], len(listed), len(listed), listed)
         for split, listed in entries.items()
         if listed
     }
@@ -107,12 +109,8 @@ def to_raw(
         {**(provenance or {}), **split_kind, **given},
         upright=True,
         derived_val=derived,
-        notes=[f"classes by name: {_name_classes(classes)}", *notes, *lines],
+        notes=[f"classes by name: {name_some([*map(quote, classes)], MAX_NAMED)}", *notes, *lines],
     )
-
-
-def _name_classes(classes: Sequence[str]) -> str:
-    return name_some([*map(quote, classes)], MAX_NAMED)
 
 
 def _read_joints(
@@ -125,8 +123,8 @@ def _read_joints(
     matched = joints_file.match(path, found, ids)
     lines = joints_file.describe(path, found, matched, len(ids))
     given = {"joints": path.name, "joints_sha256": sha256(path)}
-    if found.is_derived:
-        given["derived_joints"] = ", ".join(joints_file.DERIVED)
+    if found.derived:
+        given["derived_joints"] = ", ".join(found.derived)
     return matched, lines, given
 
 

@@ -127,6 +127,8 @@ def test_trains_are_a_class_beside_others(tmp_path: Path) -> None:
     ("names", "message"),
     [
         ([], NO_ROOT),
+        ([".hidden.jpg"], "holds no folder of a class, only 0 files; put photographs into"),
+        (["ant/.hidden.jpg", "bee/.hidden.jpg"], "holds no class; a classifier needs two"),
         (["a.jpg"], "holds no folder of a class, only 1 files; put photographs into"),
         (["cat/1.jpg"], "holds one class, 'cat'; a classifier needs two: pass the folder of"),
         (["cat/1.jpg", "dog/1.jpg"], "no image of data set folder is left for split 'val'"),
