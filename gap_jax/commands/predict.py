@@ -46,7 +46,7 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
-        help="which step of a run; best (default) is the one of highest mAP",
+        help="which step of a run; best (default) has the highest mAP, then accuracy",
     )  # fmt: skip
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes; default: 5")
     parser.add_argument(

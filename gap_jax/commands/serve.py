@@ -30,7 +30,7 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
-        help="which step of a run; best (default) is the one of highest mAP",
+        help="which step of a run; best (default) has the highest mAP, then accuracy",
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument(
