@@ -10,7 +10,6 @@ from jaxtyping import Array, Float, Int
 Edges = tuple[tuple[int, int], tuple[int, int]]  # cells before and after the rows, the columns
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def sum_shifted(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c"], stride: int, edges: Edges
 ) -> Float[Array, "b h2 w2 c"]:
@@ -19,6 +18,13 @@ def sum_shifted(
     `edges` are the cells to add. The gradient is written out: XLA takes three times as long to
     compile that of the sum, and a training step four times as long with it.
     """
+    return _sum_shifted(x, kernel, stride, edges)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _sum_shifted(  # custom_vjp has no type of its own
+    x: Float[Array, "b h w c"], kernel: Float[Array, "k l c"], stride: int, edges: Edges
+) -> Float[Array, "b h2 w2 c"]:
     padded = _pad(x, edges)
     b, h, w, c = padded.shape
     rows, columns = h - kernel.shape[0] + 1, w - kernel.shape[1] + 1  # the extent of corners
@@ -39,7 +45,7 @@ def _pad(x: Float[Array, "b h w c"], edges: Edges, inside: int = 0) -> Float[Arr
 def _keep(
     x: Float[Array, "b h w c"], kernel: Float[Array, "k l c"], stride: int, edges: Edges
 ) -> tuple[Float[Array, "b h2 w2 c"], tuple[Array, Array]]:
-    return sum_shifted(x, kernel, stride, edges), (x, kernel)
+    return _sum_shifted(x, kernel, stride, edges), (x, kernel)
 
 
 def _differentiate(
@@ -100,4 +106,4 @@ def _differentiate_kernel(
     return weights.reshape(kernel.shape).astype(kernel.dtype)
 
 
-sum_shifted.defvjp(_keep, _differentiate)
+_sum_shifted.defvjp(_keep, _differentiate)
