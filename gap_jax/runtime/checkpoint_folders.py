@@ -129,7 +129,7 @@ def rate(metrics: Mapping[str, Any]) -> tuple[float, float]:
 
     A few images are soon ranked without a fault, when most probabilities are still even.
     """
-    return metrics["mAP"], metrics.get("accuracy") or 0.0
+    return float(metrics["mAP"]), float(metrics.get("accuracy") or 0)
 
 
 def write_metadata(path: AnyPath, metadata: Metadata) -> None:
