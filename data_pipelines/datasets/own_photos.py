@@ -76,9 +76,8 @@ def to_raw(
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
     for photo in photos:
         numbers = [number[label] for label in photo.labels]
-        label = (
-            _multi_label(numbers, len(classes)) if kind == "multi" else [*numbers, UNLABELLED][0]
-        )
+        is_multi = kind == "multi"
+        label = _multi_label(numbers, len(classes)) if is_multi else [*numbers, UNLABELLED][0]
         people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
         entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))
     absent = Counter(each.split for each in rejects)
