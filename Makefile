@@ -25,7 +25,7 @@ help:
 	@echo "make parity     compare our networks' outputs with other libraries', where installed"
 	@echo "make learnability  train every pooling for 20 steps; results to docs/learnability.md"
 	@echo "make roundtrips convert files that other libraries write, and compare bit by bit"
-	@echo "make fuzz       decode 3,000 mutated JPEG and PNG files; results to docs/reliability.md"
+	@echo "make fuzz       decode 7,500 mutated image files; results to docs/reliability.md"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
 	@echo "make wheel-test run README's commands from an installed wheel in an empty folder"
 	@echo "make drawn-objects  train the demo's backbone again, as runs/drawn_objects.safetensors"
@@ -88,7 +88,7 @@ roundtrips: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.roundtrips $(PYTHONS)
 
 fuzz: $(VENV)/dev
-	$(BIN)/python -m tests.campaigns.fuzz --cases 3000 --seed 0 --out build/fuzz/$(shell git rev-parse --short HEAD)
+	$(BIN)/python -m tests.campaigns.fuzz --cases 7500 --seed 0 --out build/fuzz/$(shell git rev-parse --short HEAD)
 
 docs-test: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.docs
@@ -97,7 +97,8 @@ wheel-test: $(VENV)/dev
 	rm -rf build/wheel
 	$(PYTHON) -m venv build/wheel/environment
 	build/wheel/environment/bin/python -m pip install --quiet "pip==26.1"
-	build/wheel/environment/bin/python -m pip install --quiet .
+	build/wheel/environment/bin/python -m pip install --quiet ".[photos]"
+	cd build/wheel/environment/lib/python*/site-packages && git -C $(CURDIR) ls-files gap_jax data_pipelines | xargs ls >/dev/null
 	$(BIN)/python -m tests.campaigns.docs --installed build/wheel/environment README.md
 
 drawn-objects: $(VENV)/run-time

@@ -89,7 +89,7 @@ def _set_up(task: Task) -> Setup:
 
 def _with_convolutions(model: Model, shapes: Variables) -> Model:
     """Computes the 1x1 convolutions as convolutions, not as products."""
-    network = nnx.merge(model.graph, shapes.params, shapes.stats)
+    network = model.merge(shapes)
     for _, module in nnx.iter_modules(network):
         if isinstance(module, Conv):
             module.as_product = False

@@ -11,9 +11,10 @@ from benchmarks import alternating, sides
 from benchmarks.alternating import Ratio, Rounds, serving
 from benchmarks.sides import Task, ask
 
-TOLERANCE = 1e-3  # in float32, relative to the largest value
+# Of our float32 from PyTorch's float64, relative to the largest value. Losses follow updates: one
+# rounding of efficientnet_lite0's weights to float32 moves its second loss by 7e-4 in float64 too.
+TOLERANCES = {"train": {"logits": 1e-4, "losses": 5e-3}, "eval": {"logits": 1e-4}}
 STEPS = {"train": 2, "eval": 3}  # of a turn
-CHECKS = {"train": ("logits", "losses"), "eval": ("logits",)}
 RATIOS: dict[str, tuple[Ratio, ...]] = {
     "train": (
         ("mean", "torch eager", "<= 1.45"),
@@ -80,8 +81,11 @@ def measure(rows: dict[str, Task], turns: int) -> Result:
 
 
 def _compare(ours: Connection, theirs: Connection, mode: str) -> dict[str, float]:
-    answers = ({check: ask(row, check) for check in CHECKS[mode]} for row in (ours, theirs))
-    return sides.compare(*answers, most=TOLERANCE)
+    differences: dict[str, float] = {}
+    for check, most in TOLERANCES[mode].items():
+        answers = ({check: ask(row, check)} for row in (ours, theirs))
+        differences |= sides.compare(*answers, most=most)
+    return differences
 
 
 def render(result: Result) -> str:
@@ -97,7 +101,7 @@ def render(result: Result) -> str:
         result.machine,
         "",
         alternating.render(title, result.rounds, result.skipped, RATIOS[result.mode]),
-        f"  largest difference between the two sides: {', '.join(differences) or 'not compared'}",
+        f"  ours, compared with PyTorch in float64: {', '.join(differences) or 'not compared'}",
         f"  wall s until the first step was done: {', '.join(compiled)}",
     ]
     return "\n".join(lines)

@@ -1,8 +1,9 @@
-"""PyTorch's step: a plain or timm's ResNet, eager or compiled, with our weights."""
+"""PyTorch's step: a plain network or timm's ResNet, eager or compiled, with our weights."""
 
 import contextlib
 import importlib
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ def build(task: Task, folder: Path) -> "TorchStep":
 
 
 def _network(task: Task) -> Any:
-    if task.backbone in NETWORKS:
-        return EfficientNetLite(task.backbone, task.classes, task.stage or len(BLOCKS))
     if task.side == "plain":
+        if task.backbone in NETWORKS:
+            return EfficientNetLite(task.backbone, task.classes, task.stage or len(BLOCKS))
         return ResNet(resnet.BLOCKS[task.backbone][: task.stage or None], task.classes)
     timm: Any = importlib.import_module("timm")
     network = timm.create_model(task.backbone, num_classes=task.classes)
@@ -81,14 +82,13 @@ class TorchStep:
 
     def logits(self) -> Float[np.ndarray, "b k"]:
         """Returns the logits of the initial weights, with batch norm as in the step."""
-        self._start()
-        with torch.no_grad():
+        with self._exactly(), torch.no_grad():
             return self._forward().float().cpu().numpy()
 
     def losses(self) -> list[float]:
         """Returns the losses from the initial state on."""
-        self._start()
-        return [float(self._train()) for _ in range(LOSSES)]
+        with self._exactly():
+            return [float(self._train()) for _ in range(LOSSES)]
 
     def time(self, steps: int) -> dict[str, float]:
         """Returns the seconds of a step."""
@@ -105,6 +105,20 @@ class TorchStep:
         if self.device == "cuda":
             torch.cuda.synchronize()
 
+    @contextlib.contextmanager
+    def _exactly(self) -> Iterator[None]:
+        """Computes on CPU in float64, from the initial weights; they are restored at the end.
+
+        There PyTorch's batch norm of channels-last maps adds float32 values one after another:
+        it errs by 1e-5 in a norm of 8 maps of 112 x 112, which grows to 2e-3 through 49 norms.
+        """
+        if self.device == "cpu" and not self.task.half:
+            self.network.double()
+        self._start()
+        yield
+        self.network.float()
+        self._start()
+
     def _start(self) -> None:
         """Restores the initial weights and makes a new optimiser."""
         self.network.load_state_dict(self.initial)
@@ -118,7 +132,8 @@ class TorchStep:
         )
 
     def _forward(self) -> Any:
-        image = (self.pictures.float() - self.mean) / self.scale
+        dtype = next(self.network.parameters()).dtype
+        image = (self.pictures.to(dtype) - self.mean) / self.scale
         with torch.autocast(self.device, torch.bfloat16) if self.task.half else _AS_IT_IS:
             return self.call(image)
 

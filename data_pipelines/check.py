@@ -135,6 +135,8 @@ class _Inspection:
     def list_oddities(self, duplicates: Sequence[Sequence[Member]]) -> list[str]:
         train = self.tallies.get("train", Tally(len(self._stated.classes)))
         counts = list(zip(map(files.quote, self._stated.classes), train.class_counts, strict=True))
+        if "train" not in self.tallies:  # the data are for scoring alone
+            counts = []
         few = [name for name, count in counts if 0 < count < FEW_IMAGES]
         found = {
             "classes without a training image": [name for name, count in counts if not count],

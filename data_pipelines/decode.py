@@ -1,10 +1,10 @@
 """Decodes the bytes of an image file into uint8 RGB pixels, or refuses them with a reason."""
 
-import functools
 import io
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import simplejpeg
@@ -22,6 +22,7 @@ from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.photographs.exif import find_orientation, turn_upright
 
 LARGEST_PX = 50_000_000
+MOST_GIF_BLOCKS = 2**16  # before the first frame
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _OTHER_FORMATS = {  # which bytes at which offset, to name what is not read
@@ -112,26 +113,17 @@ def _decode_jpeg(data: bytes) -> UInt8[np.ndarray, "h w 3"]:
     return _to_rgb(Image.frombytes("CMYK", size, inverted.tobytes()), "CMYK")
 
 
-def _decode_by(plugin: type[ImageFile.ImageFile], data: bytes) -> UInt8[np.ndarray, "h w 3"]:
-    """Decodes the first frame with Pillow."""
-    # Image.open would warn of a large image that _check_size refuses
-    image = plugin(io.BytesIO(data))
+def _decode_by(
+    plugin: type[ImageFile.ImageFile], data: bytes, check: Callable[[bytes], None] | None = None
+) -> UInt8[np.ndarray, "h w 3"]:
+    """Decodes the first frame with Pillow; `check` refuses what Pillow would read and must not."""
+    if check:
+        check(data)
+    image = plugin(io.BytesIO(data))  # Image.open would warn of a large image
     _check_size(*image.size)
-    if plugin is PngImagePlugin.PngImageFile:
-        _check_chunks(data)
     image.load()
     is_keyed = "transparency" in image.info and image.mode != "I;16"
     return _to_rgb(image, "transparency" if is_keyed else image.mode)
-
-
-FORMATS: dict[str, tuple[int, bytes, Callable[[bytes], UInt8[np.ndarray, "h w 3"]]]] = {
-    "JPEG": (0, b"\xff\xd8\xff", _decode_jpeg),
-    "PNG": (0, _PNG, functools.partial(_decode_by, PngImagePlugin.PngImageFile)),
-    "WebP": (8, b"WEBP", functools.partial(_decode_by, WebPImagePlugin.WebPImageFile)),
-    "GIF": (0, b"GIF8", functools.partial(_decode_by, GifImagePlugin.GifImageFile)),
-    "BMP": (0, b"BM", functools.partial(_decode_by, BmpImagePlugin.BmpImageFile)),
-}
-"""Maps each format that is read to an offset, the bytes there, and the decoder."""
 
 
 def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -142,8 +134,8 @@ def _to_rgb(image: Image.Image, storage: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _check_chunks(data: bytes) -> None:
-    """Refuses a PNG without an end or with a wrong CRC; Pillow does not check most chunks."""
-    view, start, name = memoryview(data), len(_PNG), b""
+    """Refuses a PNG without an end, with a wrong CRC or a number of frames that Pillow warns of."""
+    view, start, name, is_animated = memoryview(data), len(_PNG), b"", False
     while name != b"IEND":
         end = start + 8 + int.from_bytes(view[start : start + 4])
         name = bytes(view[start + 4 : start + 8])
@@ -151,7 +143,40 @@ def _check_chunks(data: bytes) -> None:
             raise ValueError("it ends before its IEND chunk")
         if zlib.crc32(view[start + 4 : end]) != int.from_bytes(view[end : end + 4]):
             raise ValueError(f"wrong checksum of the chunk at byte {start}")
+        if name == b"acTL":
+            frames = int.from_bytes(view[start + 8 : start + 12])
+            if is_animated or not 0 < frames < 2**31:
+                raise ValueError("it does not say how many frames it has")
+            is_animated = True
         start = end + 4
+
+
+def _check_blocks(data: bytes) -> None:
+    """Refuses a GIF whose first frame is too large, or follows more blocks than metadata need.
+
+    Pillow warns of such a frame, and needs seconds for a million blocks.
+    """
+    width, height, flags = struct.unpack_from("<HHB", data, 6)
+    at, is_extension = 13 + (6 << (flags & 7) if flags & 0x80 else 0), False
+    for _ in range(MOST_GIF_BLOCKS):
+        if is_extension:
+            is_extension, at = data[at] > 0, at + 1 + data[at]
+        elif data[at] == ord(","):
+            break
+        else:
+            is_extension = data[at] == ord("!")
+            at += 1 + is_extension
+    else:
+        raise ValueError(f"no frame follows its first {MOST_GIF_BLOCKS:,} blocks")
+    left, top, across, down = struct.unpack_from("<4H", data, at + 1)
+    _check_size(max(width, left + across), max(height, top + down))
+
+
+def _check_compression(data: bytes) -> None:
+    """Refuses a BMP of runs: Pillow decodes them in Python, up to a minute for a small file."""
+    (header_bytes,) = struct.unpack_from("<I", data, 14)
+    if header_bytes > 12 and struct.unpack_from("<I", data, 30)[0] in (1, 2):
+        raise DataError("its pixels are run-length encoded; save it as PNG")
 
 
 def _check_size(width: int, height: int) -> None:
@@ -159,3 +184,13 @@ def _check_size(width: int, height: int) -> None:
         raise DataError(
             f"it has {width} x {height} pixels, more than {LARGEST_PX // 10**6} million; shrink it"
         )
+
+
+FORMATS: dict[str, tuple[int, bytes, Callable[[bytes], UInt8[np.ndarray, "h w 3"]]]] = {
+    "JPEG": (0, b"\xff\xd8\xff", _decode_jpeg),
+    "PNG": (0, _PNG, partial(_decode_by, PngImagePlugin.PngImageFile, check=_check_chunks)),
+    "WebP": (8, b"WEBP", partial(_decode_by, WebPImagePlugin.WebPImageFile)),
+    "GIF": (0, b"GIF8", partial(_decode_by, GifImagePlugin.GifImageFile, check=_check_blocks)),
+    "BMP": (0, b"BM", partial(_decode_by, BmpImagePlugin.BmpImageFile, check=_check_compression)),
+}
+"""Maps each format that is read to an offset, the bytes there, and the decoder."""

@@ -65,7 +65,7 @@ def build(
                 raise DataError(fault)
             groups = group_duplicates(accepted)
             raw, accepted = derive_val(raw, accepted, groups)
-            _refuse_untrainable(raw, accepted)
+            _refuse_unusable(raw, accepted)
             manifest = _write(partial, raw, accepted, max_width_px, log)
             if rejects:
                 files.write_atomically(partial / REJECTS, table)
@@ -123,17 +123,17 @@ def _find_excess(
 
 
 def _name_rejects(rejects: Sequence[Reject]) -> str:
-    named = [f"{each.split} {each.id!r}: {each.reason}" for each in rejects]
+    named = [f"{each.split} {files.quote(each.id)}: {each.reason}" for each in rejects]
     return name_some(named, separator="; ")
 
 
-def _refuse_untrainable(raw: RawData, accepted: Sequence[Accepted]) -> None:
-    if "train" not in raw.splits:
-        raise DataError(f"data set {raw.name} has no split 'train', only {', '.join(raw.splits)}")
-    if not any(each.split == "train" for each in accepted):
+def _refuse_unusable(raw: RawData, accepted: Sequence[Accepted]) -> None:
+    """Refuses `train`, or where there is none the split to score, without a usable image."""
+    split = "train" if "train" in raw.splits else next(iter(raw.splits))
+    if not any(each.split == split for each in accepted):
         raise DataError(
-            f"split 'train' of data set {raw.name} has no usable image of "
-            f"{raw.splits['train'].listed:,} listed; check its list and the folder of its images"
+            f"split {split!r} of data set {raw.name} has no usable image of "
+            f"{raw.splits[split].listed:,} listed; check its list and the folder of its images"
         )
 
 
@@ -170,9 +170,13 @@ def _write(
 def _make_record(accepted: Accepted, raw: RawData, max_width_px: int) -> records.Record:
     """Reads an image again and shrinks it if it is too wide."""
     _, entry, image = accepted
-    content = read_file(entry.path)
+    changed = f"{entry.path} was changed while it was prepared; run the command again"
+    try:
+        content = read_file(entry.path)
+    except DataError as error:
+        raise DataError(f"{changed} ({error})") from error
     if zlib.crc32(content) != image.crc32:
-        raise DataError(f"{entry.path} was changed while it was prepared; run the command again")
+        raise DataError(changed)
     width_px, height_px, keypoints = image.width_px, image.height_px, entry.keypoints
     if 0 < max_width_px < width_px:
         height_px = max(1, round(height_px * max_width_px / width_px))
@@ -205,11 +209,12 @@ def _summarise(
     for first, *others in rows:
         numbers = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
         yield "  ".join((f"{first:<{widths[0]}}", *numbers))
-    few = sum(count < FEW_IMAGES for count in manifest.splits["train"].class_counts)
+    most = "train" if "train" in manifest.splits else next(iter(manifest.splits))
+    few = sum(count < FEW_IMAGES for count in manifest.splits[most].class_counts)
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     yield (
         f"classes: {len(manifest.classes):,}, of which {few:,} have fewer than {FEW_IMAGES} "
-        f"training images; people in an image: at most {manifest.max_people}"
+        f"images in {most}; people in an image: at most {manifest.max_people}"
     )
     yield from (*notes, *list_skipped(manifest))
     if rejects:

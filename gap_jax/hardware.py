@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
+ONE_RUN_OPTIONS = {"xla_backend_optimization_level": 0}  # compiles in half the time, runs slower
 AVX512 = ("X86_V4", "AVX512_SKX")  # numpy's newer and older name
 
 

@@ -27,6 +27,7 @@ from gap_jax.runtime import environment, extraction, preemption, run_folder
 from gap_jax.runtime.bucket import workdir as workdirs
 from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.checkpoint import Checkpoints
+from gap_jax.runtime.checkpoint_folders import rate
 from gap_jax.runtime.extraction import StoredMaps
 from gap_jax.runtime.preflight import Preflight, describe_memory
 from gap_jax.runtime.processes import agreement
@@ -242,7 +243,7 @@ class Trainer:
 
     @property
     def _evals_without_gain(self) -> int:
-        scores = [numbers["mAP"] for numbers in self.history.values()]
+        scores = [rate(numbers) for numbers in self.history.values()]
         return len(scores) - 1 - scores.index(max(scores)) if scores else 0
 
     def _is_due(self, step: int) -> bool:

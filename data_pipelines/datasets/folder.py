@@ -1,49 +1,34 @@
 """Reads a folder of photographs: ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*.
 
 A class is the name of a folder, in Unicode's composed form. The content of a file decides whether
-it is an image, so every other file is a reject with its reason; only what systems and editors leave
-behind is passed over. Folders in a class belong to it. A folder is read once, wherever links lead.
+it is an image, so every other file is a reject with its reason. Folders in a class belong to it.
 """
 
-import os
-import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from data_pipelines.core.errors import DataError, name_some
-from data_pipelines.core.files import quote, reading
+from data_pipelines.core.files import quote
+from data_pipelines.core.listing import Listing, Seen, list_folder, walk
 from data_pipelines.datasets.own_photos import SPLIT_NAMES, Options, Photo, to_raw
 from data_pipelines.example import RawData, Reject
 
 LAYOUTS = "ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/*"
-_IGNORED = {"__macosx", "thumbs.db", "ehthumbs.db", "desktop.ini", "@eadir", "__pycache__"}
 _READ_ALREADY = "it is a link to a folder that is read already"
-
-Seen = set[tuple[int, int]]  # device and inode of the folders that were read
-
-
-class _Listing(NamedTuple):
-    """Holds the content of a folder: folders to read, files, and links to folders read before."""
-
-    folders: list[Path]
-    files: list[Path]
-    loops: list[Path]
 
 
 def read(root: Path, options: Options) -> RawData:
-    """Reads the folder; a split `val` is derived unless there is a folder for it."""
+    """Reads the folder; a split `val` is derived from `train` unless there is a folder for it."""
     if not root.is_dir():
         raise DataError(f"--root {root} is no folder; pass the folder of {LAYOUTS}")
-    status = root.stat()
-    reader = _Reader(root, {(status.st_dev, status.st_ino)})
-    top = _list_folder(root, reader.seen)
+    reader = _Reader(root)
+    top = list_folder(root, reader.seen)
     splits = _find_splits(root, top.folders)
     if splits:
         reader.leave_out("train", top)
         for split, folder in splits.items():
-            reader.read_split(split, folder, _list_folder(folder, reader.seen))
+            reader.read_split(split, folder, list_folder(folder, reader.seen))
     else:
         reader.read_split("train", root, top)
     return to_raw(
@@ -64,15 +49,15 @@ def read(root: Path, options: Options) -> RawData:
 class _Reader:
     """Collects the photographs of splits, and what is left out."""
 
-    def __init__(self, root: Path, seen: Seen) -> None:
-        self.seen = seen
+    def __init__(self, root: Path) -> None:
+        self.seen: Seen = set()
         self.photos: list[Photo] = []
         self.rejects: list[Reject] = []
         self.outside: list[str] = []
         self.without_files: list[str] = []
         self._root = root
 
-    def read_split(self, split: str, folder: Path, listing: _Listing) -> None:
+    def read_split(self, split: str, folder: Path, listing: Listing) -> None:
         """Reads the folders of classes; a test split without them has images without labels."""
         if split == "test" and not listing.folders:
             self.photos += [Photo(split, self._name(path), path, ()) for path in listing.files]
@@ -80,26 +65,26 @@ class _Reader:
         if not listing.folders:
             raise DataError(
                 f"{folder} holds no folder of a class, only {len(listing.files):,} files; put "
-                f"photographs into {LAYOUTS}"
+                f"photographs into {LAYOUTS}, or list them in a CSV file (data prepare csv)"
             )
         self.leave_out(split, listing)
         for class_folder in listing.folders:
             label = unicodedata.normalize("NFC", class_folder.name)
-            found = [self._add(split, label, inner) for inner in _walk(class_folder, self.seen)]
+            found = [self._add(split, label, inner) for inner in walk(class_folder, self.seen)]
             if not any(found):
                 self.without_files.append(self._name(class_folder))
 
-    def leave_out(self, split: str, listing: _Listing) -> None:
+    def leave_out(self, split: str, listing: Listing) -> None:
         """Notes the files beside the folders of classes, and rejects links that are loops."""
         self.outside += map(self._name, listing.files)
         self._reject(split, listing)
 
-    def _add(self, split: str, label: str, listing: _Listing) -> int:
+    def _add(self, split: str, label: str, listing: Listing) -> int:
         self._reject(split, listing)
         self.photos += [Photo(split, self._name(path), path, (label,)) for path in listing.files]
         return len(listing.files)
 
-    def _reject(self, split: str, listing: _Listing) -> None:
+    def _reject(self, split: str, listing: Listing) -> None:
         self.rejects += [Reject(split, self._name(path), _READ_ALREADY) for path in listing.loops]
 
     def _name(self, path: Path) -> str:
@@ -125,51 +110,7 @@ def _find_splits(root: Path, folders: Sequence[Path]) -> dict[str, Path]:
             f"{root} holds {name_some([*map(quote, others)])} beside the folders of splits "
             f"({', '.join(path.name for path in splits.values())}); move them into a split"
         )
-    if "train" not in splits:
-        held = ", ".join(path.name for path in splits.values())
-        raise DataError(f"{root} holds {held} and no folder train; add it ({LAYOUTS})")
     return {split: splits[split] for split in ("train", "val", "test") if split in splits}
-
-
-def _list_folder(folder: Path, seen: Seen) -> _Listing:
-    """Lists a folder by name; its own folders count as read before a link leads to them."""
-    with reading(folder, DataError), os.scandir(folder) as items:
-        found = sorted(items, key=lambda item: item.name)
-    found = [each for each in found if not _is_ignored(each.name)]
-    listing = _Listing([], [], [])
-    for item in sorted(found, key=lambda item: item.is_symlink()):
-        path = folder / item.name
-        identity = _identify_folder(item)
-        if identity is None:
-            listing.files.append(path)
-        elif identity in seen:
-            listing.loops.append(path)
-        else:
-            seen.add(identity)
-            listing.folders.append(path)
-    return listing
-
-
-def _identify_folder(item: os.DirEntry[str]) -> tuple[int, int] | None:
-    """Returns the device and inode of a folder, None for anything else."""
-    try:
-        status = item.stat()
-    except OSError:  # a link that leads nowhere or to itself is rejected when it is read
-        return None
-    return (status.st_dev, status.st_ino) if stat.S_ISDIR(status.st_mode) else None
-
-
-def _is_ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _IGNORED
-
-
-def _walk(folder: Path, seen: Seen) -> Iterator[_Listing]:
-    """Yields the content of a folder and of all folders below it."""
-    waiting = [folder]
-    while waiting:
-        listing = _list_folder(waiting.pop(), seen)
-        yield listing
-        waiting += reversed(listing.folders)
 
 
 def _note(text: str, names: Sequence[str]) -> list[str]:

@@ -37,6 +37,7 @@ DERIVED = ("pelvis", "thorax", "upper neck", "head top")
 HEAD_TOP_RATIO = 2.4
 
 Person = Float[np.ndarray, "16 3"]
+Row = tuple[str, list[int] | None, list[Any]]  # file name, width and height, people
 
 
 class Annotated(NamedTuple):
@@ -47,36 +48,38 @@ class Annotated(NamedTuple):
 
 
 class Joints(NamedTuple):
-    """Holds the annotated images by file name; `is_derived` if they have COCO's 17 keypoints."""
+    """Holds the annotated images by file name, and names the joints that nobody annotated."""
 
     images: Mapping[str, Annotated]
-    is_derived: bool
+    derived: Sequence[str] = ()
 
 
 def read(path: Path) -> Joints:
     """Reads the file in a child process with limits of time and memory."""
-    is_derived, rows = parse_in_child(__name__, path)
+    derived, rows = parse_in_child(__name__, path)
     images = {
         name: Annotated(
             np.array(people, np.float32).reshape(-1, len(JOINTS), 3), size and (size[0], size[1])
         )
         for name, size, people in rows
     }
-    return Joints(images, is_derived)
+    return Joints(images, derived)
 
 
 def match(path: Path, found: Joints, ids: Sequence[str]) -> dict[str, Annotated]:
     """Finds the photograph of each annotated image; refuses two that fit, or if none fits.
 
-    A name fits if it ends with the other, part by part: `1.jpg` and `cat/1.jpg` fit.
+    A name fits if it ends with the other, part by part: `1.jpg` and `cat/1.jpg` fit. An equal one
+    fits alone.
     """
     by_name: dict[str, list[str]] = {}
-    for name in ids:
+    known = dict.fromkeys(ids)  # a list may name a photograph twice
+    for name in known:
         by_name.setdefault(PurePosixPath(name).name, []).append(name)
     matched: dict[str, Annotated] = {}
     for file_name, annotated in found.images.items():
         parts = PurePosixPath(file_name).parts
-        fitting = [
+        fitting = [file_name] if file_name in known else [
             name for name in by_name.get(parts[-1] if parts else "", ())
             if _ends_with(PurePosixPath(name).parts, parts)
         ]  # fmt: skip
@@ -105,16 +108,16 @@ def describe(path: Path, found: Joints, matched: Mapping[str, Annotated], total:
     people = sum(len(each.keypoints) for each in matched.values())
     shown = sum(bool(len(each.keypoints)) for each in matched.values())
     line = f"joints: {people:,} people in {shown:,} of {total:,} photographs"
-    if found.is_derived:
-        line += f"; {', '.join(DERIVED)} are derived from COCO's 17 keypoints"
+    if found.derived:
+        line += f"; {', '.join(found.derived)} are derived from other joints"
     lines = [line]
     if absent := len(found.images) - len(matched):
         lines.append(f"{absent:,} images of {path.name} are not among the photographs")
     return lines
 
 
-def parse(path: Path) -> tuple[bool, list[tuple[str, list[int] | None, list[Any]]]]:
-    """Parses the file into whether joints are derived and rows of file name, size and people."""
+def parse(path: Path) -> tuple[list[str], list[Row]]:
+    """Parses the file into the derived joints and a row for each image."""
     try:
         if path.stat().st_size > MAX_BYTES:
             raise DataError(
@@ -135,12 +138,13 @@ class _Fault(Exception):
     """Names the first fault in the content of the file."""
 
 
-def _parse_content(content: Any) -> tuple[bool, list[tuple[str, list[int] | None, list[Any]]]]:
+def _parse_content(content: Any) -> tuple[list[str], list[Row]]:
     orders = _read_categories(content)
     if len({len(order) for order in orders.values()}) > 1:
         raise _Fault("its categories mix COCO's keypoints and our own")
-    is_derived = any(len(order) == len(COCO) for order in orders.values())
-    rows: dict[Any, tuple[str, list[int] | None, list[Any]]] = {}
+    is_coco = any(len(order) == len(COCO) for order in orders.values())
+    derived: list[str] = [*DERIVED] if is_coco else _read_derived(content)
+    rows: dict[Any, Row] = {}
     names: set[str] = set()
     for index, image in enumerate(_field(content, "images", list, "the file")):
         where = f"images[{index}]"
@@ -164,7 +168,15 @@ def _parse_content(content: Any) -> tuple[bool, list[tuple[str, list[int] | None
             people.append(person.tolist())
         if len(people) > MAX_PEOPLE:
             raise _Fault(f"{rows[number][0]!r} shows more than {MAX_PEOPLE} people")
-    return is_derived, list(rows.values())
+    return derived, list(rows.values())
+
+
+def _read_derived(content: Mapping[str, Any]) -> list[str]:
+    """Returns the joints that a file of our own joints names as derived, as a detector's does."""
+    derived = _field(content, "derived", list, "the file") if "derived" in content else []
+    if unknown := [each for each in derived if each not in JOINTS]:
+        raise _Fault(f"derived holds {str(unknown[0])[:40]!r}, which is no joint")
+    return derived
 
 
 def _read_categories(content: Any) -> dict[Any, list[int]]:

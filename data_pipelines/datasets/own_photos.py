@@ -1,5 +1,6 @@
 """Turns photographs that a user listed into entries: classes by name, joints, splits."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -63,7 +64,7 @@ def to_raw(
     """Describes the data set; photographs with several labels make all labels multi-labels.
 
     A class is a name in any split, so a class that a split lacks moves no other. Where no split is
-    `val`, it is derived from `train`.
+    `val`, it is derived from `train`; without a `train` the data are for scoring alone.
     """
     classes = sorted({label for photo in photos for label in photo.labels})
     kind: LabelKind = "multi" if any(len(photo.labels) > 1 for photo in photos) else "single"
@@ -71,22 +72,22 @@ def to_raw(
         named = f"one class, {quote(classes[0])}" if classes else "no class"
         raise DataError(f"{source} holds {named}; a classifier needs two: {advice}")
     number = {label: index for index, label in enumerate(classes)}
-    named = name_some([*map(quote, classes)], MAX_NAMED)
     annotated, lines, given = _read_joints(options.joints, [photo.id for photo in photos])
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
     for photo in photos:
         numbers = [number[label] for label in photo.labels]
-        label = (
-            _multi_label(numbers, len(classes)) if kind == "multi" else [*numbers, UNLABELLED][0]
-        )
+        is_multi = kind == "multi"
+        label = _multi_label(numbers, len(classes)) if is_multi else [*numbers, UNLABELLED][0]
         people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
         entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))
+    absent = Counter(each.split for each in rejects)
     splits = {
-        split: RawSplit(len(listed), len(listed), len(listed), listed)
+        split: RawSplit(len(listed) + absent[split], len(listed), len(listed), listed)
         for split, listed in entries.items()
         if listed
     }
-    derived = None if "val" in splits else DerivedVal(options.val_fraction, options.seed)
+    drawn = DerivedVal(options.val_fraction, options.seed)
+    derived = drawn if {"train", "val"} & set(splits) == {"train"} else None
     split_kind: dict[str, str | int | float] = {"split_kind": "given"}
     if derived:
         split_kind = {
@@ -107,7 +108,7 @@ def to_raw(
         {**(provenance or {}), **split_kind, **given},
         upright=True,
         derived_val=derived,
-        notes=[f"classes by name: {named}", *notes, *lines],
+        notes=[f"classes by name: {name_some([*map(quote, classes)], MAX_NAMED)}", *notes, *lines],
     )
 
 
@@ -121,8 +122,8 @@ def _read_joints(
     matched = joints_file.match(path, found, ids)
     lines = joints_file.describe(path, found, matched, len(ids))
     given = {"joints": path.name, "joints_sha256": sha256(path)}
-    if found.is_derived:
-        given["derived_joints"] = ", ".join(joints_file.DERIVED)
+    if found.derived:
+        given["derived_joints"] = ", ".join(found.derived)
     return matched, lines, given
 
 

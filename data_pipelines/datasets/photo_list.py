@@ -5,7 +5,7 @@ import io
 import os
 import unicodedata
 from collections.abc import Iterator, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.core.files import quote, sha256
@@ -26,10 +26,10 @@ def read(listing: Path, root: Path, options: Options) -> RawData:
     """
     if not root.is_dir():
         raise DataError(f"--root {root} is no folder; pass the folder where the paths begin")
-    root = root.resolve()
+    bases = Path(os.path.normpath(root.absolute())), root.resolve()
     rows = _read_rows(listing)
     titles = [cell.strip() for cell in rows[0][1]]
-    has_header = titles[1].casefold() in _LABEL_TITLES and _find_file(root, titles[0]) is None
+    has_header = titles[1].casefold() in _LABEL_TITLES and _find_name(bases, titles[0]) is None
     if has_header:
         rows = rows[1:]
         note = f"{listing}: the first line is a header ({','.join(titles)})"
@@ -37,22 +37,22 @@ def read(listing: Path, root: Path, options: Options) -> RawData:
         note = f"{listing}: no header, the first line is a photograph"
     photos: list[Photo] = []
     rejects: list[Reject] = []
-    widths = {len(cells) for _, cells in rows}
+    has_splits = any(len(cells) > 2 for _, cells in rows)
     for line, cells in rows:
-        split = _read_split(listing, line, cells) if max(widths) > 2 else "train"
+        split = _read_split(listing, line, cells) if has_splits else "train"
         written = cells[0].strip()
-        path = _find_file(root, written)
+        name = _find_name(bases, written)
         labels = tuple(dict.fromkeys(filter(None, map(_clean, cells[1].split(";")))))
-        if path is None:
+        if name is None:
             rejects.append(Reject(split, written, "it has no file below --root"))
         else:
-            photos.append(Photo(split, path.relative_to(root).as_posix(), path, labels, line))
+            photos.append(Photo(split, name, root / name, labels, line))
     if rejects and not photos:
         raise DataError(
             f"none of the {len(rejects):,} files that {listing} lists is below {root}, as "
             f"{quote(rejects[0].id)}; pass the folder where the paths begin as --root"
         )
-    provenance = {"list": listing.name, "list_sha256": sha256(listing), "root": root.name}
+    provenance = {"list": listing.name, "list_sha256": sha256(listing), "root": bases[-1].name}
     return to_raw(
         "csv",
         str(listing),
@@ -111,14 +111,14 @@ def _read_split(listing: Path, line: int, cells: Sequence[str]) -> str:
     return SPLIT_NAMES[written.casefold()]
 
 
-def _find_file(root: Path, written: str) -> Path | None:
-    """Finds a listed file below the root, also if its path has backslashes as on Windows."""
+def _find_name(bases: Sequence[Path], written: str) -> str | None:
+    """Finds a listed file, also if its path has backslashes as on Windows; returns its path below.
+
+    `bases` are the root as given and without links, as an absolute path may begin with either.
+    """
     for name in (written, written.replace("\\", "/")):
-        path = Path(os.path.normpath(root / name))
-        is_below = path != root and PurePosixPath(path).is_relative_to(os.path.normpath(root))
-        try:
-            if is_below and os.path.lexists(path):
-                return path
-        except ValueError:  # a zero byte
-            return None
+        for base in bases:
+            path = Path(os.path.normpath(base / name))
+            if path != base and path.is_relative_to(base) and os.path.lexists(path):
+                return path.relative_to(base).as_posix()
     return None

@@ -2,11 +2,9 @@
 
 import json
 import os
-import stat
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,30 +12,22 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
+from data_pipelines.core.listing import walk
+from data_pipelines.datasets.joints import DERIVED
 from data_pipelines.decode import decode
 from data_pipelines.example import JOINTS, NOT_ANNOTATED
 from data_pipelines.joints.detector import Landmarks
-from data_pipelines.joints.landmarks import DERIVED, map_landmarks
-from data_pipelines.photographs.examine import MAX_FILE_BYTES, PROGRESS_INTERVAL_S
+from data_pipelines.joints.landmarks import map_landmarks
+from data_pipelines.photographs.examine import Log, count_images, read_file
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".webp", ".bmp", ".gif")
-IGNORED = ("__macosx",)  # folders of archives; names that begin with a dot are ignored too
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif")
 DETECTOR_PX = 640  # of the longer side; the detector shrinks further itself
 
 
 Find = Callable[[UInt8[np.ndarray, "h w 3"]], Landmarks | None]
 
 
-class Refused(NamedTuple):
-    """A file that could not be used, and the reason."""
-
-    file_name: str
-    reason: str
-
-
-def detect(
-    root: Path, out: Path, find: Find, *, detector: str, log: Callable[[str], None] = print
-) -> None:
+def detect(root: Path, out: Path, find: Find, *, detector: str, log: Log = print) -> None:
     """Writes the joints of one person in each photograph below `root` to the new file `out`.
 
     `find` returns the landmarks of a picture, and `detector` names it in `out`.
@@ -47,17 +37,14 @@ def detect(
     names = list_images(root)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    refused: list[Refused] = []
-    logged_at = time.monotonic()
-    for done, name in enumerate(names):
-        if time.monotonic() - logged_at > PROGRESS_INTERVAL_S:
-            logged_at = time.monotonic()
-            log(f"{done:,} of {len(names):,} images read, {len(annotations):,} with a person")
+    refused: list[dict[str, str]] = []
+    for done in count_images("joints", len(names), log):
+        name = names[done]
         try:
-            picture = decode(_read(root / name), upright=True)
+            picture = decode(read_file(root / name), upright=True)
             landmarks = find(_shrink(picture))
         except DataError as error:
-            refused.append(Refused(name, str(error)))
+            refused.append({"file_name": name, "reason": str(error)})
             log(f"left out {files.quote(name)}: {error}")
             continue
         height, width, _ = picture.shape
@@ -72,7 +59,9 @@ def detect(
         "people in an image are left out"
     )
     if refused:
-        named = name_some([f"{files.quote(each.file_name)}: {each.reason}" for each in refused])
+        named = name_some(
+            [f"{files.quote(each['file_name'])}: {each['reason']}" for each in refused]
+        )
         raise DataError(
             f"{len(refused):,} of {len(names):,} images cannot be used ({named}); {out} lists them "
             "and holds the joints of the others"
@@ -87,43 +76,16 @@ def refuse_existing(out: Path) -> None:
 
 
 def list_images(root: Path) -> list[str]:
-    """Lists the image files below a folder by their paths, sorted; follows no link to a folder."""
-
-    def refuse(error: OSError) -> None:
-        raise DataError(
-            f"cannot read {error.filename}: {error.strerror}; name a folder that you may read"
-        ) from error
-
-    found = []
-    for folder, below, names in os.walk(root, onerror=refuse):
-        below[:] = sorted(each for each in below if not _is_hidden(each))
-        inside = Path(folder).relative_to(root)
-        found += [
-            (inside / name).as_posix()
-            for name in names
-            if not _is_hidden(name) and name.lower().endswith(SUFFIXES)
-        ]
+    """Lists the image files below a folder by their paths, sorted; a folder is read once."""
+    files = (path for listing in walk(root, set()) for path in listing.files)
+    found = [
+        path.relative_to(root).as_posix() for path in files if path.name.lower().endswith(SUFFIXES)
+    ]
     if not found:
         raise DataError(
             f"{root} holds no images, files named {' '.join(SUFFIXES)}; name the folder of yours"
         )
     return sorted(found)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in IGNORED
-
-
-def _read(path: Path) -> bytes:
-    try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError("it is no regular file")
-        if status.st_size > MAX_FILE_BYTES:
-            raise DataError(f"it has {status.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"it cannot be read ({error.strerror})") from error
 
 
 def _shrink(picture: UInt8[np.ndarray, "h w 3"]) -> UInt8[np.ndarray, "h2 w2 3"]:
@@ -158,7 +120,7 @@ def _as_json(
     detector: str,
     images: list[dict[str, Any]],
     annotations: list[dict[str, Any]],
-    refused: list[Refused],
+    refused: list[dict[str, str]],
 ) -> str:
     content = {
         "info": {
@@ -170,6 +132,6 @@ def _as_json(
         "derived": list(DERIVED),
         "images": images,
         "annotations": annotations,
-        "refused": [each._asdict() for each in refused],
+        "refused": refused,
     }
     return json.dumps(content) + "\n"

@@ -12,12 +12,6 @@ DIRECT = {
     "right wrist": 16, "right elbow": 14, "right shoulder": 12,
     "left shoulder": 11, "left elbow": 13, "left wrist": 15,
 }  # fmt: skip
-DERIVED = {
-    "pelvis": "middle of the hips",
-    "thorax": "middle of the shoulders",
-    "upper neck": "between the thorax and the mouth, half-way",
-    "head top": "from the upper neck through the middle of the ears, twice as far",
-}
 HEAD_FACTOR = 2.0
 LEAST_VISIBILITY = 0.5  # of a visible joint; a landmark below it is hidden
 
@@ -27,7 +21,9 @@ def map_landmarks(
 ) -> tuple[Float[np.ndarray, "16 3"], Float[np.ndarray, " 16"]]:
     """Returns the joints (x, y, visibility) in 0-based pixels, and their scores in 0..1.
 
-    The centre of the first pixel is at 0. A joint outside the picture is not annotated. The score
+    Pelvis and thorax are the middles of the hips and the shoulders, the upper neck is halfway from
+    the thorax to the mouth, the head top in the direction of the ears, twice as far. The centre of
+    the first pixel is at 0. A joint outside the picture is not annotated. The score
     of a derived joint is the least of its landmarks'.
     """
     points, seen = landmarks[:, :2], landmarks[:, 2].clip(0, 1)
@@ -37,8 +33,7 @@ def map_landmarks(
     )
     neck = (thorax[0] + mouth[0]) / 2, min(thorax[1], mouth[1])
     top = neck[0] + HEAD_FACTOR * (ears[0] - neck[0]), min(neck[1], ears[1])
-    derived = (pelvis, thorax, neck, top)
-    found |= dict(zip(DERIVED, derived, strict=True))
+    found |= {"pelvis": pelvis, "thorax": thorax, "upper neck": neck, "head top": top}
     xy = np.array([found[name][0] for name in JOINTS]) * (width, height) - 0.5
     scores = np.array([found[name][1] for name in JOINTS])
     kind = np.where(scores >= LEAST_VISIBILITY, VISIBLE, HIDDEN)

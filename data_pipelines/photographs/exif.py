@@ -50,6 +50,9 @@ def _find_exif(data: bytes) -> bytes:
 def _find_in_jpeg(data: bytes) -> bytes:
     start = 2
     while data[start] == 0xFF and data[start + 1] != _START_OF_SCAN:
+        if data[start + 1] == 0xFF:  # any number of them may precede a marker
+            start += 1
+            continue
         (length,) = struct.unpack_from(">H", data, start + 2)
         content = data[start + 4 : start + 2 + length]
         if data[start + 1] == _APP1 and content.startswith(_PREFIX):

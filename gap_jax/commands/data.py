@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import os
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Any
 
 from data_pipelines import check, prepare
 from data_pipelines.core import files
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.datasets import folder, mpii, objects, people, photo_list
 from data_pipelines.datasets.own_photos import Options
 from data_pipelines.example import RawData
@@ -30,7 +32,6 @@ JOINTS_HELP = f"""Finds the sixteen joints of MPII of one person in each photogr
 ({PACKAGE}; no model is downloaded) and writes them as COCO keypoints with scores. Pelvis, thorax,
 upper neck and head top are derived from other landmarks. The detector needs an older protobuf than
 gap_jax, so install it apart: {SETUP}."""
-
 
 FOLDER_HELP = """Reads photographs from ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/* (also valid,
 validation). Without a folder for it, val is drawn from train: a share of each class, with
@@ -207,7 +208,10 @@ def _read_mpii(spool: Path, options: argparse.Namespace, folder: Path) -> RawDat
 
 
 def _read_folder(options: argparse.Namespace, out: Path) -> RawData:
-    del out  # keep no raw files, as they are the user's
+    if Path(os.path.realpath(out)).is_relative_to(os.path.realpath(options.root)):
+        raise ConfigError(
+            f"--out {options.out} lies in --root {options.root}; choose another --out"
+        )
     return folder.read(options.root, _photo_options(options))
 
 

@@ -48,7 +48,7 @@ def run(
     parser.add_argument("--split", help="split to score; default: the run's data.eval_split")
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
-        help="which step of the run; best (default) is the one of highest mAP",
+        help="which step of the run; best (default) has the highest mAP, then accuracy",
     )  # fmt: skip
     parser.add_argument(
         "--crops", choices=tuple(CROPS),

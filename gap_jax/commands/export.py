@@ -27,7 +27,7 @@ def run(words: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
-        help="checkpoint of the run; best (default) has the highest mAP",
+        help="checkpoint of the run; best (default) has the highest mAP, then accuracy",
     )  # fmt: skip
     options = parse(parser, words)
     formats = options.format.split(",")

@@ -17,7 +17,7 @@ from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from data_pipelines.parallel import map_ahead
 from gap_jax.commands.arguments import Parser, checkpoint, local_path, parse, positive
 from gap_jax.prediction import rows as table
-from gap_jax.prediction.answer import Answer
+from gap_jax.prediction.answer import Answer, find_class
 from gap_jax.prediction.predictor import Predictor, load
 from gap_jax.prediction.rows import Row
 from gap_jax.prediction.sources import Refused, find_sources
@@ -46,7 +46,7 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
-        help="which step of a run; best (default) is the one of highest mAP",
+        help="which step of a run; best (default) has the highest mAP, then accuracy",
     )  # fmt: skip
     parser.add_argument("--top", type=positive, default=5, metavar="K", help="classes; default: 5")
     parser.add_argument(
@@ -99,7 +99,7 @@ def _seconds(text: str) -> float:
 
 def _predict(options: argparse.Namespace, model: Predictor) -> None:
     if options.named is not None:
-        model.find_class(options.named)
+        find_class(options.named, model.classes)
     if model.note:
         print(f"note: {model.note}")
     left_out: list[str] = []
@@ -114,7 +114,7 @@ def _predict(options: argparse.Namespace, model: Predictor) -> None:
         found.append(row)
         name = files.escape_control(row.name)
         width = max(width, min(len(name), LONGEST_STEM))
-        print(f"{name:<{width}}  {row}")
+        print(f"{name:<{width}}  {files.escape_control(str(row))}")
     if options.json:
         files.write_atomically(options.json, table.to_json(found, model.opened))
     if options.csv:

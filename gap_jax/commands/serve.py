@@ -1,5 +1,6 @@
 """`gap_jax serve MODEL...`: a page on which photographs are dropped and models answer."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.commands.arguments import Parser, checkpoint, parse
-from gap_jax.prediction.predictor import load
+from gap_jax.prediction.predictor import Predictor, load
 from gap_jax.saved.model import Which
 from gap_jax.serve.application import Application, Model
 from gap_jax.serve.server import Server
@@ -29,7 +30,7 @@ def run(words: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--checkpoint", type=checkpoint, default="best", metavar="best|latest|STEP",
-        help="which step of a run; best (default) is the one of highest mAP",
+        help="which step of a run; best (default) has the highest mAP, then accuracy",
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=0, help="default: a free one")
     parser.add_argument(
@@ -59,9 +60,11 @@ def run(words: Sequence[str]) -> None:
 
 
 def _open(source: str, which: Which) -> Model:
-    """Opens a model, and compiles it by answering once."""
-    predictor = load(source, checkpoint=which)
+    """Opens a model for one photograph at a time, and compiles it by answering once."""
+    opened = load(source, checkpoint=which).opened
+    one = dataclasses.replace(opened.cfg.eval, batch_size=1)  # others would be padding
+    cfg = dataclasses.replace(opened.cfg, eval=one)
+    predictor = Predictor(dataclasses.replace(opened, cfg=cfg))
     predictor.predict(np.zeros((8, 8, 3), np.uint8)).maps()
-    cfg = predictor.opened.cfg
     about = f"{cfg.model.pooling} on {cfg.model.backbone}, {len(predictor.classes):,} classes"
     return Model(source, about, predictor.note, predictor.predict)

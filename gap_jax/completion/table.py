@@ -14,7 +14,7 @@ from gap_jax.config import Config, fields
 
 LONGEST_HELP = 80
 CONFIG = "FILE[:parts]"  # the metavar of a config
-_FILES = ("FILE", "TAR", "SRC", "DST", "RUN", "EXPORT", "PATH", "IMAGE")
+_FILES = ("FILE", "TAR", "SRC", "DST", "RUN", "MODEL", "PATH")
 _FOLDERS = ("DIR", "ROOT")
 
 Kind = Literal["flag", "any", "file", "folder", "config", "words"]

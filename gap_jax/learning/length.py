@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from data_pipelines.manifest import Manifest
-from gap_jax.config import Config
+from gap_jax.config import Config, TrainConfig
 
 
 def resolve_length(cfg: Config, data: Manifest) -> Config:
@@ -17,8 +17,7 @@ def resolve_length(cfg: Config, data: Manifest) -> Config:
     train, split = cfg.train, data.splits.get(cfg.data.train_split)
     if not train.epochs or split is None:  # opening the split refuses its absence
         return cfg
-    steps = max(math.ceil(train.epochs * split.examples / train.batch_size), train.min_steps)
-    steps = min(steps, train.steps)
+    steps = min(max(count_steps(train, split.examples), train.min_steps), train.steps)
     every = math.ceil(steps / max(round(train.epochs), 1))
     return dataclasses.replace(
         cfg,
@@ -28,3 +27,8 @@ def resolve_length(cfg: Config, data: Manifest) -> Config:
             cfg.checkpoint, every_steps=min(cfg.checkpoint.every_steps, every)
         ),
     ).resolved()
+
+
+def count_steps(train: TrainConfig, images: int) -> int:
+    """Returns the steps of `train.epochs` passes over the images, without bounds."""
+    return math.ceil(train.epochs * images / train.batch_size)

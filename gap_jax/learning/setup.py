@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.files import quote
 from data_pipelines.manifest import Manifest
+from gap_jax import hardware
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim, sharding, state, steps
 from gap_jax.learning.mixup import check_mixup
@@ -47,10 +48,8 @@ class Setup:
 
     def start(self, variables: Variables) -> TrainState:
         """Returns the state before the first step, with these variables."""
-        averaged = bool(self.target.ema)
-        start = functools.partial(start_state, optimizer=self.optimizer, averaged=averaged)
         shardings = sharding.state_shardings(self.target, self.mesh)
-        return jax.jit(start, out_shardings=shardings)(variables)
+        return jax.jit(_bind_start(self.cfg, self.optimizer), out_shardings=shardings)(variables)
 
     def map_size(self) -> tuple[int, int] | None:
         """Returns the rows and columns of the joint heatmaps; None without a pose branch."""
@@ -83,8 +82,13 @@ def describe_state(
 ) -> tuple[optax.GradientTransformationExtraArgs, TrainState]:
     """Returns the optimiser, and the shape and dtype of every leaf of the state."""
     optimizer = optim.build_optimizer(cfg.optim, cfg.train.steps, variables.params)
-    start = functools.partial(start_state, optimizer=optimizer, averaged=cfg.train.ema_decay > 0)
-    return optimizer, jax.eval_shape(start, variables)
+    return optimizer, jax.eval_shape(_bind_start(cfg, optimizer), variables)
+
+
+def _bind_start(
+    cfg: Config, optimizer: optax.GradientTransformationExtraArgs
+) -> Callable[[Variables], TrainState]:
+    return functools.partial(start_state, optimizer=optimizer, averaged=cfg.train.ema_decay > 0)
 
 
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
@@ -119,6 +123,7 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
         fold=jax.jit(
             lambda variables: state.fold_network(model, variables)[1],
             out_shardings=sharding.replicated(mesh),
+            compiler_options=hardware.ONE_RUN_OPTIONS,  # `Opened.fold` gives the same bits
         ),
         eval_step=steps.jit_eval_step(
             folded, mesh, cfg.data.eval_views, from_map=cfg.data.cache == "features"

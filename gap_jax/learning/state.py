@@ -52,6 +52,10 @@ class Model:
 
     graph: Any
 
+    def merge(self, variables: Variables) -> Network:
+        """Returns the network with these variables; changes of it do not change them."""
+        return nnx.merge(self.graph, *variables, copy=True)
+
     def apply(
         self,
         variables: Variables,
@@ -63,29 +67,29 @@ class Model:
         from_map: bool = False,
     ) -> tuple[Outputs, PyTree]:
         """Returns the network's outputs and its updated running statistics."""
-        network = nnx.merge(self.graph, variables.params, variables.stats, copy=True)
+        network = self.merge(variables)
         outputs = network(image, train=train, keys=keys, want_maps=want_maps, from_map=from_map)
         return outputs, nnx.state(network, nnx.BatchStat)
 
     def extract(self, variables: Variables, image: UInt8[Array, "b h w 3"]) -> Array:
         """Computes the backbone's map as in evaluation."""
-        return nnx.merge(self.graph, variables.params, variables.stats).extract(image)
+        return self.merge(variables).extract(image)
 
     def locate_cells(self, variables: Variables, height: int, width: int) -> Grid:
         """Computes the axes of the backbone's map for an image of that size."""
-        backbone = nnx.merge(self.graph, variables.params, variables.stats).backbone
+        backbone = self.merge(variables).backbone
         return Grid(backbone.locate(Axis(height)), backbone.locate(Axis(width)))
 
 
 def split_network(network: Network) -> tuple[Model, Variables]:
-    """Splits a network into its structure and its variables."""
+    """Splits a network into its structure and its variables; `Model.merge` is the inverse."""
     graph, params, stats = nnx.split(network, nnx.Param, nnx.BatchStat)
     return Model(graph), Variables(params, stats)
 
 
 def fold_network(model: Model, variables: Variables) -> tuple[Model, Variables]:
     """Folds a network for evaluation (see `fold`); the given one is not changed."""
-    return split_network(fold(nnx.merge(model.graph, variables.params, variables.stats, copy=True)))
+    return split_network(fold(model.merge(variables)))
 
 
 def describe_model(cfg: Config, classes: int, *, folded: bool = False) -> tuple[Model, Variables]:

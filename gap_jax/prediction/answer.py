@@ -35,6 +35,14 @@ class Maps(NamedTuple):
     combined: Map
 
 
+def find_class(name: str, classes: tuple[str, ...]) -> int:
+    """Returns the id of a class; refuses a name that the model does not know."""
+    if name not in classes:
+        known = nearest(name, classes)
+        raise ConfigError(f"the model has no class {files.quote(name)}{known}")
+    return classes.index(name)
+
+
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
 class Answer:
     """The answer of a model about one image.
@@ -106,12 +114,7 @@ class Answer:
         files.write_atomically(Path(path), overlay.encode(self.draw(name)))
 
     def _find(self, name: str | None) -> int:
-        if name is None:
-            return int(self.logits.argmax())
-        if name not in self.classes:
-            known = nearest(name, self.classes)
-            raise ConfigError(f"the model has no class {files.quote(name)}{known}")
-        return self.classes.index(name)
+        return int(self.logits.argmax()) if name is None else find_class(name, self.classes)
 
     def _compute(self, k: int) -> ClassMaps:
         if k not in self._computed:

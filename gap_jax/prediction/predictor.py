@@ -12,8 +12,7 @@ import jax
 import numpy as np
 
 from data_pipelines.config import DataConfig
-from data_pipelines.core.errors import ConfigError, DataError, nearest
-from data_pipelines.core.files import quote
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.parallel import map_ahead
@@ -94,13 +93,6 @@ class Predictor:
             f"{self.opened.source} was trained on drawn {name}: on photographs its answers "
             "mean little"
         )
-
-    def find_class(self, name: str) -> int:
-        """Returns the id of a class; refuses a name that the model does not know."""
-        if name not in self.classes:
-            known = nearest(name, self.classes)
-            raise ConfigError(f"{self.opened.source} has no class {quote(name)}{known}")
-        return self.classes.index(name)
 
     @overload
     def predict(self, image: Input) -> Answer: ...

@@ -125,7 +125,11 @@ def _walk(folder: str, left_out: Callable[[str], object]) -> Iterator[str | Refu
     entered: set[tuple[int, int]] = set()
     faults: list[OSError] = []
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=faults.append):
-        status = Path(parent).stat()
+        try:
+            status = Path(parent).stat()
+        except OSError as error:  # the folder was removed meanwhile
+            faults.append(error)
+            continue
         if (status.st_dev, status.st_ino) in entered:
             folders.clear()
             continue

@@ -7,6 +7,7 @@ from data_pipelines.core.errors import name_some
 from data_pipelines.core.files import quote
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
+from gap_jax.learning.length import count_steps
 
 FEW_OF_CLASS = 5  # images; with fewer a class is hardly learned
 FEW_PER_CLASS = 20  # images on average
@@ -49,12 +50,13 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
 
 def describe_length(cfg: Config, data: Manifest) -> str:
     """Describes the resolved steps, and which field of `train` decided them."""
-    train, images = cfg.train, data.splits[cfg.data.train_split].examples
-    wanted = math.ceil(train.epochs * images / train.batch_size)
+    train = cfg.train
+    wanted = count_steps(train, data.splits[cfg.data.train_split].examples)
     made = f"train.epochs={train.epochs:g} would make {wanted:,}"
     why = f"train.epochs={train.epochs:g}"
     if train.steps != wanted:
-        why = f"{'train.min_steps' if train.steps > wanted else 'train.steps'}, as {made}"
+        least = train.steps == max(wanted, train.min_steps)
+        why = f"{'train.min_steps' if least else 'train.steps'}, as {made}"
     stop = train.early_stop_evals
     return (
         f"{train.steps:,} steps of {train.batch_size:,} images ({why}); evaluated every "

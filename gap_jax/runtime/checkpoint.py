@@ -32,7 +32,7 @@ class Restored(NamedTuple):
 
 @dataclasses.dataclass(eq=False, repr=False)
 class Checkpoints(contextlib.AbstractContextManager["Checkpoints"]):
-    """Keeps the latest `keep` checkpoints in a folder, and the one of the highest mAP.
+    """Keeps the latest `keep` checkpoints in a folder, and the best one.
 
     Each contains `run_id`. A save fails if `before_commit` raises.
     """

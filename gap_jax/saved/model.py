@@ -5,24 +5,24 @@ the digest of each of them in manifest.json.
 """
 
 import dataclasses
+import functools
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CheckpointError, ConfigError, name_some
 from data_pipelines.example import LabelKind
 from data_pipelines.manifest import Manifest, list_moves
+from gap_jax import hardware
 from gap_jax.config import Config
 from gap_jax.learning.setup import check_clips, describe_state
 from gap_jax.learning.state import (
     Model,
     Variables,
-    describe_folded,
     describe_model,
     fold_network,
 )
@@ -82,9 +82,11 @@ class Opened:
         """Folds batch norm and weight-space saliency into the weights, as an export does."""
         if self.is_exported:
             return self
-        folded, _ = describe_folded(self.model, self.variables)
-        variables = jax.jit(lambda raw: fold_network(self.model, raw)[1])(self.variables)
-        return dataclasses.replace(self, model=folded, variables=variables)
+        fold = jax.jit(
+            functools.partial(fold_network, self.model), compiler_options=hardware.ONE_RUN_OPTIONS
+        )
+        model, variables = fold(self.variables)
+        return dataclasses.replace(self, model=model, variables=variables)
 
     def check_data(self, data: Manifest, *, is_named: bool = False) -> None:
         """Refuses data that the model was not trained on; named ones only if classes differ.
@@ -128,8 +130,7 @@ def open_weights(path: Path, cfg: Config, data: Manifest) -> Opened:
     """Fills the network of a config from a weights file; refuses a file that lacks an array."""
     check_clips(cfg, data)
     model, shapes = describe_model(cfg, len(data.classes))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    variables, report = load_backbone(path, zeros, cfg.model, "all")
+    variables, report = load_backbone(path, shapes, cfg.model, "all")
     print(report)
     if report.left_random:
         raise CheckpointError(

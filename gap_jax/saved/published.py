@@ -1,9 +1,5 @@
 """Opens a published classifier: a network with its own classes, from an installed package."""
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import ConfigError, nearest
 from gap_jax.config import Config
@@ -44,8 +40,7 @@ def open_published(name: str) -> Opened:
     path = named.find_packaged(name)
     cfg, classes = configure_published(name), tuple(CLASSES.read_text("utf-8").splitlines())
     model, shapes = describe_model(cfg, len(classes))
-    zeros = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape, leaf.dtype)), shapes)
-    variables, report = named.load_packaged(path, zeros, cfg.model, cfg.init.parts)
+    variables, report = named.load_packaged(path, shapes, cfg.model, cfg.init.parts)
     if report.left_random:
         raise AssertionError(f"{path} lacks {', '.join(report.left_random)}")
     origin = Origin(name, 0, "raw", "", {})

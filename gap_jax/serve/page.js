@@ -10,11 +10,12 @@ const MEANINGS = {
 };
 
 const element = (id) => document.getElementById(id);
-const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)} %`;
+const percent = (value) => `${(100 * value).toFixed(value < 0.1 ? 1 : 0)}\u00a0%`; // does not wrap
 const kind = () => document.querySelector("input[name=kind]:checked").value;
 
 let server = { models: [], upload_bytes: 0 };
 let cards = []; // one for each model: its answer, its part of the page and the chosen class
+let answered = ""; // the status of the shown answer
 let asking = new AbortController();
 let stream = null; // of the camera
 
@@ -50,7 +51,7 @@ async function ask(file) {
     show(answer, name, (performance.now() - began) / 1000);
   } catch (error) {
     if (error.name === "AbortError") return; // another photograph was sent
-    element("status").textContent = "";
+    element("status").textContent = answered;
     element("error").textContent = `${name}: ${error.message}`;
   }
   document.body.classList.remove("busy");
@@ -64,7 +65,7 @@ function show(answer, name, seconds) {
   document.body.classList.add("answered");
   const firsts = cards.map(({ model, classes: [[best, probability]] }) =>
     `${cards.length > 1 ? `${model.name}: ` : ""}${best}, ${percent(probability)}`);
-  element("status").textContent = `${firsts.join("; ")} (${name}, ${seconds.toFixed(1)} s)`;
+  element("status").textContent = answered = `${firsts.join("; ")} (${name}, ${seconds.toFixed(1)} s)`;
   const hasJoints = answer.answers.some(({ missing }) => !("joints" in missing));
   const joints = document.querySelector("input[value=joints]");
   joints.disabled = !hasJoints;

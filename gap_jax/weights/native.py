@@ -119,6 +119,8 @@ def fill_backbone(
 ) -> tuple[Variables, LoadReport]:
     """Replaces the backbone by the file's; each array keeps the sharding of the one it replaces.
 
+    `variables` may hold shapes instead of arrays.
+
     The file must hold every array of this backbone, as finite float32 of the right shape. Of its
     other arrays `parts="all"` also loads those with the name and the shape of an array here, such
     as a classifier; the rest, such as later stages, is left out and reported.
@@ -139,6 +141,8 @@ def fill_backbone(
     _check_values(source, arrays)
     sharded = {
         name: jax.make_array_from_callback(leaf.shape, leaf.sharding, arrays[name].__getitem__)
+        if leaf.sharding
+        else jax.device_put(arrays[name])
         for name, leaf in wanted.items()
     }
     report = LoadReport(

@@ -7,10 +7,12 @@ import re
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,13 +22,17 @@ import numpy as np
 from tests.support.denied_paths import drop_overrides
 from tests.support.tiny_training import ROOT, SPEC, overrides
 
-DOCUMENTED = (0, 64, 65, 66, 73, 75, 76, 77)
+DOCUMENTED = (0, 64, 65, 66, 69, 73, 75, 76, 77)
 LONGEST_S = 600
 FILE_LIMIT_BYTES = 1000  # of a file, to simulate a full disk
 LONG_NAME = "x" * 300
 TRACES = ("Traceback", "Exception ignored", "Fatal Python error")
 
-# {work} is an empty folder, {run} a trained run, {data} its training data
+INPUTS = ("run", "data", "other", "photos", "listed")  # folders that every case has its own copy of
+SERVE = "serve"  # runs until Ctrl-C, which follows its first page
+
+# {work} is an empty folder, {run} a trained run, {data} its training data, {other} others of the
+# same classes, {photos} a folder of photographs, {listed} that of a list of them
 COMMANDS: Mapping[str, str] = {
     "--version": "--version",
     "--help": "--help",
@@ -36,14 +42,23 @@ COMMANDS: Mapping[str, str] = {
     "weights list": "weights list",
     "weights convert": "weights convert {run} {work}/backbone.safetensors",
     "data prepare": "data prepare people --train=8 --val=4 --test=0 --out={work}/people",
+    "data prepare folder": "data prepare folder --root={photos} --out={work}/mine",
+    "data prepare csv": "data prepare csv --csv={listed}/photos.csv --root={photos} "
+    "--out={work}/mine",
+    "data joints": "data joints {photos} --out={work}/joints.json --python={detector}",
     "data check": "data check {data} --html={work}/sheet.html",
     "data show": "data show {data} --config={config} --html={work}/batch.html {small}",
     "train": "train --config={config} --workdir={work}/run {fields}",
     "train --mode=evaluate": "train --mode=evaluate --config={config} --workdir={run} {fields}",
     "evaluate": "evaluate {run} --data={data}",
     "evaluate --out": "evaluate {run} --data={data} --out={work}/scores",
+    "evaluate --data": "evaluate {run} --data={other} --out={work}/scores",
+    "predict": "predict {photos} --model={run} --json={work}/answers.json --overlay={work}/looks",
+    SERVE: "serve {run} --port={port}",
     "report": "report {run} --data={data} --out={work}/page.html",
     "export": "export {run} --out={work}/export",
+    "doctor": "doctor",
+    "completion": "completion bash",
     "demo": "demo --quick --out={work}/demo --data={data} {small}",
 }
 SIGNALS = {"SIGTERM": signal.SIGTERM, "Ctrl-C": signal.SIGINT, "SIGHUP": signal.SIGHUP}
@@ -85,17 +100,16 @@ class Site:
     root: Path
     seconds: Mapping[str, float]
 
-    def words(self, command: str, work: Path, inputs: Path) -> list[str]:
+    def words(self, command: str, work: Path, inputs: Path, port: int) -> list[str]:
         """Returns the arguments of a command with its own copy of the inputs."""
-        data = inputs / "data"
-        fields = overrides(data)
+        fields = overrides(inputs / "data")
         small = [each for each in fields if "data.root=" not in each]
-        config = ROOT / SPEC
         filled = COMMANDS[command].format(
+            **{name: inputs / name for name in INPUTS},
             work=work,
-            run=inputs / "run",
-            data=data,
-            config=config,
+            detector=self.root / "detector",
+            port=port,
+            config=ROOT / SPEC,
             fields=" ".join(fields),
             small=" ".join(small),
         )
@@ -117,13 +131,15 @@ def try_case(case: Case, site: Site) -> Verdict:
         home = Path(made)
         work, inputs = home / "work", home / "inputs"
         work.mkdir()
-        for name in ("run", "data"):
+        for name in INPUTS:
             shutil.copytree(site.root / name, inputs / name)
         with contextlib.ExitStack() as opened:
             options = _arrange(case.situation, work, inputs, opened)
-            command = site.words(case.command, *_place(case.situation, work, inputs))
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            command = site.words(case.command, *_place(case.situation, work, inputs), port)
             start = time.monotonic()
-            code, err = _run(command, options, site, case)
+            code, err = _run(command, options, site, case, port)
             seconds = time.monotonic() - start
         fault = judge(code, err)
         if case.situation in SIGNALS and (left := [*home.rglob("*.partial*")]):
@@ -176,7 +192,7 @@ def _forbid(folders: Sequence[Path], mode: int, opened: contextlib.ExitStack) ->
 
 
 def _run(
-    command: Sequence[str], options: Mapping[str, object], site: Site, case: Case
+    command: Sequence[str], options: Mapping[str, object], site: Site, case: Case, port: int
 ) -> tuple[int, str]:
     environment = {
         **os.environ,
@@ -192,6 +208,8 @@ def _run(
             if case.situation in SIGNALS and _wait_for_handler(process):
                 time.sleep(case.instant * site.seconds[case.command])
                 process.send_signal(SIGNALS[case.situation])
+            elif case.command == SERVE and _wait_for_page(process, port):
+                process.send_signal(signal.SIGINT)
             process.wait(LONGEST_S)
         finally:
             process.kill()
@@ -207,6 +225,16 @@ def _wait_for_handler(process: subprocess.Popen[Any]) -> bool:
         if caught and int(caught[1], 16) >> (signal.SIGTERM - 1) & 1:
             return True
         time.sleep(0.002)
+    return False
+
+
+def _wait_for_page(process: subprocess.Popen[Any], port: int) -> bool:
+    """Waits until the program answers on its port; returns whether it still runs."""
+    while process.poll() is None:
+        with contextlib.suppress(OSError):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}", timeout=LONGEST_S).close()
+            return True
+        time.sleep(0.1)
     return False
 
 

@@ -31,10 +31,18 @@ from tests.campaigns.command_cases import (
 from tests.campaigns.kept import identify, judge
 from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
-from tests.support.tiny_data import prepare_tiny_people
+from tests.support.tiny_data import prepare_tiny_people, write_photo
 from tests.support.tiny_training import ROOT, train
 
 PROGRAM = "tests.campaigns.commands"
+# takes the place of a Python with mediapipe, and finds nobody
+DETECTOR = """import json, sys
+print(json.dumps("fake"), flush=True)
+for line in sys.stdin.buffer:
+    size = json.loads(line)
+    sys.stdin.buffer.read(3 * size["height"] * size["width"])
+    print(json.dumps(None), flush=True)
+"""
 PAGE = ROOT / "docs" / "reliability.md"
 
 
@@ -65,11 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def prepare_site(root: Path, jobs: int) -> Site:
-    """Prepares people and a run, and runs every command once, which fills the cache."""
+    """Prepares inputs and a run, and runs every command once, which fills the cache."""
     times = root / "seconds.json"
     if not times.exists():
         shutil.rmtree(root, ignore_errors=True)
-        prepare_tiny_people(root / "data")
+        _write_inputs(root)
         end = train(root / "data", root / "run")
         if end.code:
             raise SystemExit(f"undisturbed training ended with {end.code}: {end.complained}")
@@ -81,6 +89,21 @@ def prepare_site(root: Path, jobs: int) -> Site:
                 raise SystemExit(f"{each.command} undisturbed: {each.code}, {each.fault}")
         times.write_text(json.dumps({each.command: each.seconds for each in verdicts}), "utf-8")
     return Site(root, json.loads(times.read_text("utf-8")))
+
+
+def _write_inputs(root: Path) -> None:
+    """Prepares people, others of the same classes, photographs, a list of them and a detector."""
+    prepare_tiny_people(root / "data")
+    prepare_tiny_people(root / "other", sizes={"train": 9, "val": 5, "test": 0})
+    names = [f"{label}/{index}.jpg" for label in ("cat", "dog") for index in range(4)]
+    for seed, name in enumerate(names):
+        write_photo(root / "photos" / name, seed)
+    rows = [f"{name},{name.partition('/')[0]}\n" for name in names]
+    (root / "listed").mkdir()
+    (root / "listed" / "photos.csv").write_text("".join(["path,label\n", *rows]), "utf-8")
+    detector = root / "detector"
+    detector.write_text(f"#!{sys.executable}\n{DETECTOR}", "utf-8")
+    detector.chmod(0o755)
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:

@@ -184,10 +184,10 @@ def _misses_data(block: Block, stage: Stage) -> Verdict:
         done = _run(["bash", "-c", command], stage)
         last = done.stdout.strip().rpartition("\n")[2]
         named = [each for each in _absent_files(command, stage.folder) if each in last]
-        if done.returncode != 65 or not named:
+        if done.returncode not in (65, 66) or not named:
             return Verdict(
-                f"{command}\nends in {done.returncode} and not in 65 with the name of a missing "
-                f"file\n{_tail(done.stdout)}"
+                f"{command}\nends in {done.returncode} and not in 65 or 66 with the name of a "
+                f"missing file\n{_tail(done.stdout)}"
             )
     return Verdict("")
 

@@ -1,9 +1,10 @@
-"""Mutates JPEG and PNG files and checks that decoding neither crashes nor accepts damage.
+"""Mutates image files and checks that decoding neither crashes nor warns nor accepts damage.
 
-    python -m tests.campaigns.fuzz --cases 3000 --seed 0 --out DIR       make fuzz
+    python -m tests.campaigns.fuzz --cases 7500 --seed 0 --out DIR       make fuzz
 
 Independent readers find the damage: binascii checks the chunks of a PNG; OpenCV's libjpeg, and
-djpeg if it is installed, print warnings for a JPEG. Files are decoded in a child process, so that a
+djpeg if it is installed, print warnings for a JPEG. WebP, GIF and BMP have no checksum. A warning
+from Python counts as a crash. Files are decoded in a child process, so that a
 crash does not end the campaign. The verdicts are stored in DIR/verdicts.jsonl, so that a stopped
 campaign resumes. The table is written to docs/reliability.md; the exit code is 1 on any failure.
 """
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -28,7 +30,7 @@ import numpy as np
 from data_pipelines.core.errors import DataError
 from data_pipelines.decode import decode
 from tests.campaigns.kept import identify, keep_rows, read_rows
-from tests.campaigns.mutations import ORIGINALS, PNG_START, mutate
+from tests.campaigns.mutations import JPEG_START, ORIGINALS, PNG_START, mutate
 from tests.campaigns.table import describe, replace_marked
 from tests.support.tiny_training import ROOT
 
@@ -61,7 +63,7 @@ class Verdict(NamedTuple):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the files of the campaign that are left."""
     parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
-    parser.add_argument("--cases", type=int, default=3000, help="mutated files")
+    parser.add_argument("--cases", type=int, default=7500, help="mutated files")
     parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
     parser.add_argument("--out", type=Path, help="folder for the verdicts")
     parser.add_argument("--page", type=Path, default=PAGE, help="page with the table")
@@ -124,15 +126,17 @@ def judge(seed: int, case: int, stderr: IO[bytes]) -> Verdict:
     outcome, message, damage = "accepted", "", ""
     start = time.monotonic()
     try:
-        decode(content)
+        with warnings.catch_warnings(action="error"):
+            decode(content, upright=True)
     except DataError as error:
         outcome, message = "refused", str(error)
-    except Exception as error:  # a bug for the user
+    except Exception as error:  # a bug for the user, or a warning
         outcome, message = "crash", repr(error)
     seconds = time.monotonic() - start
-    if outcome == "accepted":
-        is_png = content.startswith(PNG_START)
-        damage = chunk_damage(content) if is_png else libjpeg_warning(content, stderr)
+    if outcome == "accepted" and content.startswith(PNG_START):
+        damage = chunk_damage(content)
+    elif outcome == "accepted" and content.startswith(JPEG_START):
+        damage = libjpeg_warning(content, stderr)
     peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return Verdict(case, kind, mutation, outcome, message, damage, seconds, peak_mib)
 

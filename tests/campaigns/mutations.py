@@ -1,4 +1,4 @@
-"""Makes JPEG and PNG files of every kind, and mutates them by a seed."""
+"""Makes image files of every kind that is read, and mutates them by a seed."""
 
 import functools
 import io
@@ -12,7 +12,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image, PngImagePlugin
 
-PNG_START = b"\x89PNG\r\n\x1a\n"
+PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 WIDTH_PX, HEIGHT_PX = 97, 71
 SIDES = (0, 1, 7, 255, 4096, 7071, 65535)  # written to headers
 
@@ -61,6 +61,18 @@ def ycck(subsampling: str) -> bytes:
     return simplejpeg.encode_jpeg(inks, colorspace="CMYK", colorsubsampling=subsampling)
 
 
+def clear_edge() -> Image.Image:
+    """Draws the picture with pixels that let half of the ground through."""
+    image = picture().convert("RGBA")
+    image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+ANIMATED: dict[str, object] = {
+    "save_all": True,
+    "append_images": [picture().rotate(90), picture().rotate(180)],
+    "duration": 9,
+}
 ORIGINALS: dict[str, Callable[[], bytes]] = {
     "JPEG baseline": lambda: saved(picture(), "JPEG"),
     "JPEG 4:4:4, optimised": lambda: saved(picture(), "JPEG", subsampling=0, optimize=True),
@@ -80,6 +92,18 @@ ORIGINALS: dict[str, Callable[[], bytes]] = {
     "PNG of 1 bit": lambda: saved(picture().convert("1"), "PNG"),
     "PNG palette": lambda: saved(picture().convert("P"), "PNG"),
     "PNG palette, transparent": lambda: saved(picture().convert("P"), "PNG", transparency=3),
+    "WebP": lambda: saved(picture(), "WEBP", exif=b"Exif\0\0any"),
+    "WebP lossless": lambda: saved(picture(), "WEBP", lossless=True),
+    "WebP RGBA": lambda: saved(clear_edge(), "WEBP"),
+    "WebP animated": lambda: saved(picture(), "WEBP", **ANIMATED),
+    "GIF": lambda: saved(picture(), "GIF", interlace=0, comment="some text" * 99),
+    "GIF interlaced": lambda: saved(picture(), "GIF", interlace=1),
+    "GIF transparent": lambda: saved(picture().convert("P"), "GIF", transparency=3),
+    "GIF animated": lambda: saved(picture(), "GIF", **ANIMATED),
+    "BMP RGB": lambda: saved(picture(), "BMP"),
+    "BMP RGBA": lambda: saved(clear_edge(), "BMP"),
+    "BMP palette": lambda: saved(picture().convert("P"), "BMP"),
+    "BMP of 1 bit": lambda: saved(picture().convert("1"), "BMP"),
 }
 
 
@@ -140,11 +164,15 @@ def splice(data: bytes, rng: np.random.Generator) -> bytes:
             parts.insert(to, parts.pop(at))
         case _:
             parts[at] = foreign[rng.integers(len(foreign))]
+    if data.startswith(b"RIFF"):
+        start = start[:4] + struct.pack("<I", 4 + sum(map(len, parts))) + start[8:]
     return b"".join([start, *parts])
 
 
 def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
     """Changes a field in the header; corrects the CRC of a PNG."""
+    if not data.startswith((PNG_START, JPEG_START)):
+        return edit_fields(data, rng)
     start, *parts = split(data)
     at = next(i for i, part in enumerate(parts) if part[4:8] == b"IHDR" or _is_frame(part))
     header = bytearray(parts[at])
@@ -158,6 +186,13 @@ def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
     if is_png:
         header[-4:] = struct.pack(">I", zlib.crc32(header[4:-4]))
     return b"".join([start, *parts[:at], bytes(header), *parts[at + 1 :]])
+
+
+def edit_fields(data: bytes, rng: np.random.Generator) -> bytes:
+    """Overwrites a number of two or four bytes at the start of a WebP, GIF or BMP."""
+    header, form = bytearray(data), ("<H", "<I")[rng.integers(2)]
+    struct.pack_into(form, header, int(rng.integers(4, 60)), SIDES[rng.integers(len(SIDES))])
+    return bytes(header)
 
 
 def recheck(data: bytes, rng: np.random.Generator) -> bytes:
@@ -195,7 +230,13 @@ def png_chunk(name: bytes, content: bytes) -> bytes:
 
 
 def split(data: bytes) -> list[bytes]:
-    """Splits a valid file into its signature and its chunks (PNG) or segments (JPEG)."""
+    """Splits a valid file into its signature and its chunks, segments or blocks."""
+    if data.startswith(b"RIFF"):
+        return split_riff(data)
+    if data.startswith(b"GIF"):
+        return split_gif(data)
+    if data.startswith(b"BM"):
+        return [data[:2], data[2:14], data[14:54], data[54:]]
     if data.startswith(PNG_START):
         parts, rest = [PNG_START], data[len(PNG_START) :]
         while rest:
@@ -210,6 +251,35 @@ def split(data: bytes) -> list[bytes]:
         parts.append(rest[:end])
         rest = rest[end:]
     return parts
+
+
+def split_riff(data: bytes) -> list[bytes]:
+    """Splits a WebP into its first twelve bytes and its chunks."""
+    parts, at = [data[:12]], 12
+    while at < len(data):
+        size = int.from_bytes(data[at + 4 : at + 8], "little")
+        parts.append(data[at : at + 8 + size + size % 2])
+        at += len(parts[-1])
+    return parts
+
+
+def split_gif(data: bytes) -> list[bytes]:
+    """Splits a GIF into its screen with the palette, its extensions and frames, and its end."""
+    at = _palette_end(13, data[10])
+    parts = [data[:at]]
+    while data[at] != ord(";"):
+        start, at = at, at + 2
+        if data[start] == ord(","):
+            at = _palette_end(start + 10, data[start + 9]) + 1
+        while data[at]:
+            at += 1 + data[at]
+        at += 1
+        parts.append(data[start:at])
+    return [*parts, data[at:]]
+
+
+def _palette_end(start: int, flags: int) -> int:
+    return start + (6 << (flags & 7)) * (flags >> 7)
 
 
 def _scan_end(rest: bytes) -> int:

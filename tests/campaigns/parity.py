@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from data_pipelines.core import files
 from gap_jax.config import Config
-from gap_jax.learning.state import split_network
+from gap_jax.learning.state import Variables, split_network
 from gap_jax.models.backbones.efficientnet_lite import STAGES
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.build import build
@@ -94,8 +94,7 @@ def draw_network(case: Case) -> Network:
         return network
     model, variables = split_network(network)
     path = named.find_packaged(case.weights)
-    (params, stats), _ = named.load_packaged(path, variables, cfg.model, "all")
-    return nnx.merge(model.graph, params, stats)
+    return model.merge(named.load_packaged(path, variables, cfg.model, "all")[0])
 
 
 def draw_image(side: int) -> Float[np.ndarray, "1 h w 3"]:
@@ -106,14 +105,14 @@ def draw_image(side: int) -> Float[np.ndarray, "1 h w 3"]:
 
 def ask_ours(network: Network, image: Float[np.ndarray, "1 h w 3"]) -> Answer:
     """Computes our last map and logits, in float32."""
-    graph, state = nnx.split(network)
+    model, variables = split_network(network)
 
-    def apply(state: nnx.State, image: jax.Array) -> tuple[jax.Array, jax.Array]:
-        ours = nnx.merge(graph, state)
+    def apply(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
+        ours = model.merge(variables)
         features = ours.backbone(image, train=False)
         return features, ours.pooling(features, keys=None)
 
-    features, logits = jax.jit(apply, compiler_options=UNOPTIMISED)(state, image)
+    features, logits = jax.jit(apply, compiler_options=UNOPTIMISED)(variables, image)
     return Answer(np.asarray(features), np.asarray(logits))
 
 

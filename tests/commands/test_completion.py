@@ -61,6 +61,7 @@ OFFERS: dict[str, list[str]] = {
     "gap_jax config diff gap_pose:pe": ["gap_pose:people"],
     "gap_jax report runs/x --config.": [],
     "gap_jax report runs/x ru": ["runs/"],
+    "gap_jax predict --model ru": ["runs/"],
     "gap_jax evaluate --checkpoint b": ["best"],
     "gap_jax evaluate ph": ["photo 1.jpg"],
     "gap_jax --v": ["--version"],
@@ -145,6 +146,7 @@ def test_every_command_describes_itself() -> None:
     for name in set(cli.COMMANDS) - {"train"}:
         with pytest.raises(Described):
             cli.import_command(name).run(DESCRIBE)
+    assert not [path for path, node in nodes.items() if table.Value("any") in node.places]
     assert nodes["data prepare people"].options and nodes["evaluate"].takes_config
 
 

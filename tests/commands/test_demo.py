@@ -8,6 +8,7 @@ import pytest
 from gap_jax import cli, demo
 from gap_jax.flags import read_config
 from gap_jax.runtime.run_folder import RunFolder
+from tests.campaigns import notebook
 from tests.support.saved_runs import SMALL
 from tests.support.tiny_data import names_in, prepare_tiny_people
 
@@ -53,6 +54,25 @@ def test_demo_trains_and_reports_and_repeats_nothing(
     step_log = run.step_log.read_bytes()
     assert "is complete at step 2" in run_demo(folder, capsys)
     assert run.step_log.read_bytes() == step_log
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_on_the_demo(
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run_demo(folder, capsys)
+    for name, target in {"runs/demo": "runs", "data/people": "people"}.items():
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).symlink_to(folder / target)
+    monkeypatch.chdir(tmp_path)
+    cells = notebook.read_cells()
+    stored = [[list(each.get("data", ())) for each in cell.get("outputs", ())] for cell in cells]
+    notebook.execute(cells)
+    found = [[list(each.get("data", ())) for each in cell.get("outputs", ())] for cell in cells]
+    assert found == stored and notebook.PAGE.stat().st_size < 600_000
 
 
 def test_every_head_has_its_own_config() -> None:

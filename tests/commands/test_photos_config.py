@@ -21,6 +21,7 @@ def test_every_shipped_config_resolves() -> None:
 def test_every_variant_of_photos_resolves(method: str, training: str) -> None:
     cfg = read_config(f"photos:{training},{method}")
     assert cfg.data.name == "folder"
+    assert (cfg.data.image_size_px, cfg.data.short_side_px) == (224, 256)
     assert cfg.model.pooling == (method or "attention").removesuffix("_pose")
     assert cfg.pose.branch == ("pose" in method)
     assert cfg.optim.freezes_backbone == (training != "full")

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from PIL import Image
 
 import gap_jax
 from gap_jax import cli
+from gap_jax.commands import serve
 from tests.support.saved_runs import prepare_run
 from tests.support.serving import ask_port
 
@@ -41,8 +43,11 @@ def refusal(capsys: pytest.CaptureFixture[str], code: int, *words: str) -> str:
 
 @pytest.mark.slow
 def test_a_run_answers_like_predict_until_ctrl_c(
-    run: Path, capsys: pytest.CaptureFixture[str]
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also computes no rows of a batch that are padding."""
+    opened = mock.Mock(wraps=serve.Predictor)
+    monkeypatch.setattr(serve, "Predictor", opened)
     picture = np.random.default_rng(0).integers(0, 256, (50, 70, 3), np.uint8)
     file, port, replies = io.BytesIO(), free_port(), dict[str, Any]()
     Image.fromarray(picture).save(file, "PNG")
@@ -69,9 +74,13 @@ def test_a_run_answers_like_predict_until_ctrl_c(
     printed = capsys.readouterr()
     assert printed.out == f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends\n"
     assert printed.err == ""
-    expected = gap_jax.load(run).predict(picture)
+    model = gap_jax.load(run)
+    batches = [each.cfg.eval.batch_size for each in (opened.call_args.args[0], model.opened)]
+    assert batches[0] == 1 < batches[1]
     (found,) = replies["answer"]["answers"]
-    assert [tuple(each[:2]) for each in found["classes"]] == expected.top(3)
+    names, shares, _ = zip(*found["classes"], strict=True)
+    expected = dict(model.predict(picture).top(3))
+    assert names == (*expected,) and shares == pytest.approx((*expected.values(),), rel=1e-4)
     assert {"combined", "bottom-up", "top-down"} <= replies["details"].keys()
     assert Image.open(io.BytesIO(replies["layer"])).size == (70, 50)
     (model,) = replies["models"]["models"]

@@ -204,6 +204,12 @@ def gif_of_screen(width: int, height: int) -> bytes:
     return data[:6] + struct.pack("<HH", width, height) + data[10:]
 
 
+def gif_of_frame(width: int, height: int, before: bytes = b"") -> bytes:
+    """Returns a GIF whose screen has one pixel and whose first frame has a size of its own."""
+    frame = b"," + struct.pack("<HHHHB", 0, 0, width, height, 0) + b"\2\2\x44\1\0;"
+    return b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0x80, 0, 0) + bytes(6) + before + frame
+
+
 def bmp_of_size(width: int, height: int) -> bytes:
     data = saved(smooth(), "BMP")
     return data[:18] + struct.pack("<ii", width, height) + data[26:]
@@ -217,6 +223,7 @@ BOMBS = {
     "JPEG of 4 Gpx": jpeg_with_header_size(65500, 65500),
     "GIF of 90 Mpx": gif_of_screen(9500, 9500),
     "GIF of 4 Gpx": gif_of_screen(65500, 65500),
+    "GIF with a frame of 100 Mpx": gif_of_frame(10_000, 10_000, b"!\xfe\x03, !\0\0"),
     "BMP of 90 Mpx": bmp_of_size(9500, 9500),
     "BMP of 4 Gpx upside down": bmp_of_size(65500, -65500),
 }

@@ -1,6 +1,8 @@
 """Every kind of file that is refused, and every detectable kind of damage."""
 
 import contextlib
+import struct
+import warnings
 import zlib
 
 import numpy as np
@@ -15,6 +17,7 @@ from tests.data.test_decode import (
     TRUE_COLOUR,
     bmp_of_size,
     chunk,
+    gif_of_frame,
     gif_of_screen,
     png,
     saved,
@@ -57,6 +60,12 @@ def padded(data: bytes) -> bytes:
     return data[:start] + b"\0\0" + data[start:]
 
 
+def animated(*frames: int) -> bytes:
+    """Returns a PNG that gives its number of frames once for each argument."""
+    extra = b"".join(chunk(b"acTL", struct.pack(">II", count, 0)) for count in frames)
+    return png(1, 1, 8, GREY, b"\0\0", extra)
+
+
 PROGRESSIVE = saved(smooth(), "JPEG", progressive=True)
 INKS = saved(smooth().convert("CMYK"), "JPEG")
 SAMPLED = saved(smooth().convert("CMYK"), "JPEG", subsampling=2)  # black as rarely as colours
@@ -74,6 +83,14 @@ REFUSED = {
     "GIF header only": (b"GIF89a", "cut off"),
     "GIF without a frame": (b"GIF89a" + bytes(7) + b";", "cut off"),
     "GIF of no width": (gif_of_screen(0, 0)[:-600], "cut off"),
+    "GIF of comments": (gif_of_frame(1, 1, b"!\xfe\1a\0" * 33_000), "no frame follows its first"),
+    "GIF of empty comments": (gif_of_frame(1, 1, b"!\xfe\0" * 33_000), "no frame follows its"),
+    "BMP of runs": (
+        saved(smooth().convert("P"), "BMP").replace(bytes([8, 0, 0, 0]), bytes([8, 0, 1, 0]), 1),
+        "its pixels are run-length encoded; save it as PNG",
+    ),
+    "PNG of no frame": (animated(0), "it does not say how many frames it has"),
+    "PNG of two numbers of frames": (animated(1, 1), "it does not say how many frames it has"),
     "JPEG half": (JPEG[: len(JPEG) // 2], "cut off"),
     "JPEG without its last tenth": (JPEG[: len(JPEG) * 9 // 10], "cut off"),
     "JPEG without its end": (JPEG[:-2], "cut off"),
@@ -104,10 +121,18 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_undecodable_file_is_refused_in_one_line(case: str) -> None:
     data, reason = REFUSED[case]
-    with pytest.raises(DataError) as refusal:
+    with warnings.catch_warnings(action="error"), pytest.raises(DataError) as refusal:
         decode(data)
     assert reason in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_metadata_before_the_first_frame_are_passed_over() -> None:
+    comments = b"!\xfe\3,;!\0\0" * 9_000
+    gif = saved(smooth(20, 12), "GIF")
+    frame = gif.index(b",\0\0\0\0\x14\0\x0c\0")
+    np.testing.assert_array_equal(decode(gif[:frame] + comments + gif[frame:]), decode(gif))
+    np.testing.assert_array_equal(decode(animated(1)), np.zeros((1, 1, 3)))
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "GIF", "BMP"])

@@ -73,6 +73,21 @@ def test_odd_exif_is_read_or_ignored(block: bytes, orientation: int) -> None:
     assert find_orientation(saved(smooth(), "JPEG", exif=b"Exif\0\0" + block)) == orientation
 
 
+def test_fill_bytes_before_a_marker_are_passed_over() -> None:
+    jpeg = turned(6, "JPEG")
+    filled = jpeg.replace(b"\xff\xe1", b"\xff\xff\xff\xe1", 1)
+    assert decode(filled, upright=True).shape == decode(jpeg, upright=True).shape
+    assert find_orientation(filled) == 6
+
+
+@pytest.mark.parametrize("size", [2, 3])
+def test_chunks_of_a_webp_before_exif_are_passed_over(size: int) -> None:
+    webp = turned(6, "WEBP")
+    at = webp.rindex(b"EXIF")
+    other = b"XTRA" + struct.pack("<I", size) + bytes(size + size % 2)
+    assert find_orientation(webp[:at] + other + webp[at:]) == 6
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_damaged_exif_neither_warns_nor_stops_the_search(kind: str) -> None:
     data, rng = turned(6, kind), np.random.default_rng(0)

@@ -109,6 +109,14 @@ def test_a_split_without_val_draws_it_from_train_only(tmp_path: Path) -> None:
     assert sizes == {"train": 9, "val": 3, "test": 2}
 
 
+def test_a_test_split_alone_is_prepared_for_scoring(tmp_path: Path) -> None:
+    made = prepared(photographs(tmp_path / "in", *(f"test/{x}" for x in TWELVE)), lines := [])
+    assert made.splits["test"].class_counts == (4, 4, 4) and list(made.splits) == ["test"]
+    assert "classes: 3, of which 3 have fewer than 5 images in test" in "\n".join(lines)
+    check.check(tmp_path / "out", html=None, log=lines.append)
+    assert "without a training image" not in "\n".join(lines)
+
+
 def test_trains_are_a_class_beside_others(tmp_path: Path) -> None:
     made = prepared(photographs(tmp_path / "in", *(f"{c}/{i}.jpg" for c in ("bus", "train")
                                                    for i in "12")))  # fmt: skip
@@ -119,12 +127,13 @@ def test_trains_are_a_class_beside_others(tmp_path: Path) -> None:
     ("names", "message"),
     [
         ([], NO_ROOT),
+        ([".hidden.jpg"], "holds no folder of a class, only 0 files; put photographs into"),
+        (["ant/.hidden.jpg", "bee/.hidden.jpg"], "holds no class; a classifier needs two"),
         (["a.jpg"], "holds no folder of a class, only 1 files; put photographs into"),
         (["cat/1.jpg"], "holds one class, 'cat'; a classifier needs two: pass the folder of"),
         (["cat/1.jpg", "dog/1.jpg"], "no image of data set folder is left for split 'val'"),
         (["train/cat/1.jpg"], "holds one class, 'cat'"),
         (["train/1.jpg", "train/2.jpg"], "train holds no folder of a class, only 2 files"),
-        (["val/cat/1.jpg", "test/dog/1.jpg"], "holds test, val and no folder train; add it"),
         (["train/a/1.jpg", "val/b/1.jpg", "x/c/1.jpg"], "holds 'x' beside the folders of splits"),
         (["train/a/1.jpg", "val/b/1.jpg", "valid/b/1.jpg"], "are both split 'val'; keep one"),
         (["cat /1.jpg", "dog/1.jpg"], "class 'cat ' is empty or begins or ends with a blank"),
@@ -278,8 +287,7 @@ def test_joints_of_several_people_are_attached_to_their_photographs(tmp_path: Pa
                                 "categories": [{"id": 1, "keypoints": JOINTS}]}))  # fmt: skip
     lines: list[str] = []
     made = prepared(root, lines, joints=path)
-    assert made.max_people == 2
-    assert sum(split.with_joints for split in made.splits.values()) == 2
+    assert made.max_people == sum(each.with_joints for each in made.splits.values()) == 2
     assert "joints: 4 people in 3 of 12 photographs" in lines
     assert any("its joints are for 61 x 44 pixels and it has 60 x 44" in line for line in lines)
     stored = {
@@ -288,6 +296,5 @@ def test_joints_of_several_people_are_attached_to_their_photographs(tmp_path: Pa
         for source in [records.open_split(tmp_path / "out", split, made)]
         for record in (source[at] for at in range(len(source)))
     }
-    np.testing.assert_allclose(stored[TWELVE[0]], people, rtol=1e-6)
-    np.testing.assert_allclose(stored[TWELVE[1]], people[:1], rtol=1e-6)
-    assert stored[TWELVE[3]].shape == (0, 16, 3)
+    for at, shown in ((0, people), (1, people[:1]), (3, people[:0])):
+        np.testing.assert_allclose(stored[TWELVE[at]], shown, rtol=1e-6)

@@ -12,11 +12,13 @@ import pytest
 from PIL import Image
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.datasets import joints
+from data_pipelines.datasets.joints import DERIVED
 from data_pipelines.example import JOINTS
 from data_pipelines.joints import detector as driver
 from data_pipelines.joints.detect import DETECTOR_PX, detect, list_images
 from data_pipelines.joints.detector import open_detector
-from data_pipelines.joints.landmarks import DERIVED, map_landmarks
+from data_pipelines.joints.landmarks import map_landmarks
 from gap_jax import cli
 from gap_jax.commands import data as commands
 
@@ -131,6 +133,10 @@ def test_pixels_are_found_where_they_are(tmp_path: Path) -> None:
     (person,) = content["annotations"]
     assert person["score"] == 0.9 and person["num_keypoints"] == 16
     assert content["info"]["detector"] == "mediapipe fake, BlazePose"
+    derived, rows = joints.parse(tmp_path / "out.json")
+    assert tuple(derived) == DERIVED
+    assert rows[0][:2] == ("a/one.png", [30, 20]) and rows[1][2] == []
+    np.testing.assert_array_equal(rows[0][2], [found["a/one.png"]])
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])
@@ -182,20 +188,23 @@ def test_unusable_files_are_named_and_the_others_kept(
     assert reasons["b.png"] == "the detector failed on it (out of luck)"
     assert "cut off" in reasons["c.png"]
     assert reasons["d.png"] == "the detector failed on it (no answer in 1 s)"
-    assert reasons["f.png"] == "it is no regular file" and "empty" in reasons["g\x1b[1m.png"]
+    assert reasons["f.png"] == "it is not a regular file" and "empty" in reasons["g\x1b[1m.png"]
     printed = capsys.readouterr()
     assert printed.err.count("\n") == 1 and "5 of 7 images cannot be used" in printed.err
     assert "\x1b" not in printed.out + printed.err
 
 
-def test_hidden_files_and_loops_are_no_images(tmp_path: Path) -> None:
+def test_the_images_are_those_that_a_folder_of_photographs_has(tmp_path: Path) -> None:
     good = picture_of(8, 8, None)
     root = fill(tmp_path / "photos", z=good, a__b=good, __MACOSX__c=good)
     fill(root / ".ipynb_checkpoints", d=good)
+    fill(tmp_path / "elsewhere", f=good)
     (root / "loop").symlink_to(root)
+    (root / "link").symlink_to(tmp_path / "elsewhere")
     (root / "._e.png").write_bytes(good)
     (root / "notes.txt").write_text("no image")
-    assert list_images(root) == ["a/b.png", "z.png"]
+    (root / "p.JFIF").touch()
+    assert list_images(root) == ["a/b.png", "link/f.png", "p.JFIF", "z.png"]
 
 
 @pytest.mark.usefixtures("fake")

@@ -50,19 +50,19 @@ def written(tmp_path: Path, content: Any) -> Path:
 
 
 def parsed(tmp_path: Path, content: Any) -> Joints:
-    is_derived, rows = joints.parse(written(tmp_path, content))
+    derived, rows = joints.parse(written(tmp_path, content))
     return Joints(
         {
             name: Annotated(np.reshape(people, (-1, 16, 3)), (size[0], size[1]) if size else None)
             for name, size, people in rows
         },
-        is_derived,
+        derived,
     )
 
 
 def test_coco_keypoints_become_our_joints(tmp_path: Path) -> None:
     found = parsed(tmp_path, coco())
-    assert found.is_derived and list(found.images) == ["cat/1.jpg"]
+    assert found.derived == list(DERIVED) and list(found.images) == ["cat/1.jpg"]
     people, size = found.images["cat/1.jpg"]
     assert size == (100, 120) and len(people) == 2  # nobody is annotated in the third
     points = dict(zip(COCO, STANDING, strict=True))
@@ -99,7 +99,8 @@ def test_our_own_joints_are_read_in_any_order(tmp_path: Path) -> None:
         {"image_id": 7, "category_id": "p", "keypoints": person[order].ravel().tolist()}
     ]
     found = parsed(tmp_path, content)
-    assert not found.is_derived
+    assert not found.derived
+    assert parsed(tmp_path, {**content, "derived": ["thorax"]}).derived == ["thorax"]
     expected = np.where(person[:, 2:] > 0, person, 0)
     np.testing.assert_array_equal(found.images["cat/1.jpg"].keypoints, [expected])
 
@@ -141,6 +142,13 @@ HOSTILE: dict[str, tuple[Any, str]] = {
     "far": (changed(10**400, "annotations", 0, "keypoints", 4), "which is no pixel"),
     "visibility": (changed(3, "annotations", 0, "keypoints", 5), "not 0, 1 or 2"),
     "21 names": (changed(["x"] * 21, "categories", 0, "keypoints"), "has 21 keypoints that are"),
+    "odd derived": (
+        lambda content: {
+            **changed(list(JOINTS), "categories", 0, "keypoints")(content),
+            "derived": [["x"]],
+        },
+        "derived holds \"['x']\", which is no joint",
+    ),
     "no names": (changed([{"id": 1}], "categories"), "no category names its keypoints"),
     "a crowd": (
         lambda content: changed(content["annotations"][:1] * 101, "annotations")(content),
@@ -175,8 +183,14 @@ def test_mixed_forms_large_and_absent_files_are_refused(
 
 @pytest.mark.parametrize("name", ["1.jpg", "cat/1.jpg", "train/cat/1.jpg", "/x/train/cat/1.jpg"])
 def test_file_names_fit_by_their_ends(name: str) -> None:
-    found = Joints({name: Annotated(np.zeros((1, 16, 3), np.float32), None)}, False)
+    found = Joints({name: Annotated(np.zeros((1, 16, 3), np.float32), None)})
     ids = ["train/cat/1.jpg", "train/cat/11.jpg", "train/at/2.jpg"]
+    assert list(joints.match(Path("j"), found, [*ids, ids[0]])) == ids[:1]
+
+
+def test_an_equal_name_fits_alone() -> None:
+    found = Joints({"cat/1.jpg": Annotated(np.zeros((1, 16, 3), np.float32), None)})
+    ids = ["cat/1.jpg", "train/cat/1.jpg"]
     assert list(joints.match(Path("j"), found, ids)) == ids[:1]
 
 
@@ -184,15 +198,14 @@ def test_file_names_that_fit_none_or_two_are_refused() -> None:
     one = Annotated(np.zeros((1, 16, 3), np.float32), None)
     ids = ["cat/1.jpg", "dog/1.jpg"]
     with pytest.raises(DataError, match=r"'1.jpg' fits 'cat/1.jpg' and 'dog/1.jpg'; write its"):
-        joints.match(Path("j"), Joints({"1.jpg": one}, False), ids)
+        joints.match(Path("j"), Joints({"1.jpg": one}), ids)
     with pytest.raises(DataError, match=r"two images fit 'cat/1.jpg', one of them 'x/cat/1.jpg'"):
-        joints.match(Path("j"), Joints({"cat/1.jpg": one, "x/cat/1.jpg": one}, False), ids)
+        joints.match(Path("j"), Joints({"cat/1.jpg": one, "x/cat/1.jpg": one}), ids)
     with pytest.raises(DataError, match=r"none of the 2 images of j is among .*'at/1.jpg', ''"):
-        joints.match(Path("j"), Joints({"at/1.jpg": one, "": one}, False), ids)
-    found = Joints({"cat/1.jpg": one, "gone.jpg": one}, True)
+        joints.match(Path("j"), Joints({"at/1.jpg": one, "": one}), ids)
+    found = Joints({"cat/1.jpg": one, "gone.jpg": one}, ["thorax", "pelvis"])
     lines = joints.describe(Path("j"), found, joints.match(Path("j"), found, ids), 2)
     assert lines == [
-        "joints: 1 people in 1 of 2 photographs; pelvis, thorax, upper neck, head top are derived "
-        "from COCO's 17 keypoints",
+        "joints: 1 people in 1 of 2 photographs; thorax, pelvis are derived from other joints",
         "1 images of j are not among the photographs",
     ]

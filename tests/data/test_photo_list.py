@@ -74,7 +74,16 @@ def test_paths_may_have_backslashes_or_be_absolute_but_not_leave_the_root(root: 
     raw = listed(root, "\n".join(lines))
     assert list(labels(raw)) == ["deep/c.jpg", "a.jpg", "b.jpg"]
     assert len(raw.rejects) == 6
+    assert (raw.splits["train"].listed, raw.splits["train"].on_disk) == (9, 3)
     assert {each.reason for each in raw.rejects} == {"it has no file below --root"}
+
+
+def test_absolute_paths_may_begin_with_the_root_as_given_or_without_links(root: Path) -> None:
+    link = root.parent / "link"
+    link.symlink_to(root)
+    raw = listed(link, f"{root}/a.jpg,cat\n{link}/b.jpg,dog\n{root.parent}/in2/../in/a.jpg,dog\n")
+    assert [entry.id for entry in raw.splits["train"].entries] == ["a.jpg", "b.jpg", "a.jpg"]
+    assert all(entry.path.is_file() for entry in raw.splits["train"].entries)
 
 
 @pytest.mark.parametrize(

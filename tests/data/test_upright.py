@@ -1,6 +1,7 @@
 """An upright data set is read as its twin whose pixels were turned before they were stored."""
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from data_pipelines import check, manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.example import Entry, RawData, RawSplit
 from data_pipelines.loader import evaluation_batches
+from data_pipelines.pictures.show import show
 from tests.support.tiny_data import build, standing_people, write_photo
 
 COUNT = 8
@@ -44,7 +46,7 @@ def test_pixels_and_joints_are_those_of_upright_twins(tmp_path: Path, max_width_
         raw = photographs(tmp_path / name, upright=name == "twin")
         made[name] = build(tmp_path / f"{name}.out", raw, max_width_px=max_width_px)
         lines: list[str] = []
-        check.check(tmp_path / f"{name}.out", html=None, log=lines.append)
+        check.check(tmp_path / f"{name}.out", html=tmp_path / f"{name}.html", log=lines.append)
         assert not any("EXIF" in line for line in lines)
     assert made["turned"].exif.startswith("applied") and made["twin"].exif.startswith("ignored")
     assert made["turned"].fingerprint != made["twin"].fingerprint
@@ -56,6 +58,8 @@ def test_pixels_and_joints_are_those_of_upright_twins(tmp_path: Path, max_width_
         for field in ("width_px", "height_px", "keypoints"):
             np.testing.assert_array_equal(one[field], other[field])
         assert max_width_px == 0 or one["width_px"] <= max_width_px
+    assert len(pictures(tmp_path / "twin.html")) == COUNT
+    assert pictures(tmp_path / "turned.html") == pictures(tmp_path / "twin.html")
     batches = [
         next(
             evaluation_batches(data_config(tmp_path / f"{name}.out"), made[name], batch_size=COUNT)
@@ -64,6 +68,22 @@ def test_pixels_and_joints_are_those_of_upright_twins(tmp_path: Path, max_width_
     ]
     for one, other in zip(*batches, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+def pictures(page: Path) -> list[str]:
+    """Lists the pictures that are embedded in a page."""
+    return re.findall('src="(data:image[^"]+)"', page.read_text())
+
+
+def test_stored_images_are_shown_upright(tmp_path: Path) -> None:
+    for name in ("turned", "twin"):
+        (tmp_path / name).mkdir()
+        out = tmp_path / f"{name}.out"
+        build(out, photographs(tmp_path / name, upright=name == "twin"))
+        page = tmp_path / f"{name}.html"
+        show(data_config(out), seed=0, batch_size=COUNT, html=page, log=print)
+    assert len(pictures(tmp_path / "twin.html")) == 4 * COUNT
+    assert pictures(tmp_path / "turned.html") == pictures(tmp_path / "twin.html")
 
 
 def data_config(root: Path) -> DataConfig:

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import os
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import gap_jax
 from gap_jax import cli
 from gap_jax.commands.predict import name_picture
+from gap_jax.prediction.predictor import Predictor, load
 from tests.support.saved_runs import save_run, tiny_config
 from tests.support.tiny_data import CLASSES, names_in, prepare_tiny_people, write_photo
+
+open_once = functools.cache(load)  # every command would compile its own
 
 NOTE = "note: {} was trained on drawn people: on photographs its answers mean little"
 
@@ -37,6 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Makes three photographs in the working folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("gap_jax.commands.predict.load", open_once)
     for index, name in enumerate(("a.jpg", "more/b.jpg", "more/a.jpg")):
         write_photo(tmp_path / name, index)
     return tmp_path
@@ -62,7 +66,7 @@ def test_answers_are_printed_and_written(
         "--overlay", "looks",
     )  # fmt: skip
     assert (code, err) == (0, [])
-    model = gap_jax.load(run)
+    model = open_once(str(run), checkpoint="best")
     paths = ["a.jpg", "more/a.jpg", "more/b.jpg"]
     answers = [model.predict(path) for path in paths]
     assert [line.split()[0] for line in out] == paths
@@ -98,9 +102,9 @@ def test_answers_are_printed_and_written(
 def test_one_class_and_one_checkpoint_can_be_named(
     run: Path, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = gap_jax.load(run, checkpoint="latest")
+    model = open_once(str(run), checkpoint=3)
     code, _, _ = predict(
-        capsys, run, "a.jpg", "--class", CLASSES[2], "--overlay", "looks", "--checkpoint", "3",
+        capsys, run, "a.jpg", "--class", CLASSES[2], "--overlay", "looks", "--checkpoint", "latest",
         "--top", "99", "--json", "all.json",
     )  # fmt: skip
     assert code == 0
@@ -159,6 +163,18 @@ def test_names_cannot_act_in_a_terminal_a_table_or_a_path(
     pictures = names_in(folder / "looks")
     assert len(pictures) == len(names)
     assert all(name.isprintable() and not set(name) & set("<>|=:\\*?\"'") for name in pictures)
+
+
+@pytest.mark.usefixtures("folder")
+def test_classes_of_a_foreign_model_cannot_act_in_a_terminal(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = open_once(str(run), checkpoint="best").opened
+    named = dataclasses.replace(opened, classes=("\x1b[31ma", "b\nc", "d"))
+    monkeypatch.setattr("gap_jax.commands.predict.load", lambda *_, **__: Predictor(named))
+    code, out, _ = predict(capsys, run, "a.jpg")
+    assert code == 0 and len(out) == 1 and "\x1b" not in out[0]
+    assert "\\x1b[31ma" in out[0] and "b\\nc" in out[0]
 
 
 def test_names_of_pictures_are_unique_where_case_is_ignored() -> None:

@@ -12,12 +12,12 @@ from data_pipelines import manifest, records
 from data_pipelines.core.errors import CheckpointError, ConfigError, DataError
 from data_pipelines.decode import decode
 from data_pipelines.example import HostBatch
+from data_pipelines.parallel import map_ahead
 from gap_jax.batch import Batch
 from gap_jax.commands.evaluate import score_model
 from gap_jax.config import Config
 from gap_jax.learning.sharding import globalise
 from gap_jax.prediction.answer import Answer
-from gap_jax.prediction.parallel import map_ahead
 from gap_jax.prediction.predictor import Predictor
 from gap_jax.prediction.sources import Refused
 from gap_jax.saved.export import export

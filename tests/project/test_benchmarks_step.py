@@ -68,7 +68,7 @@ def test_step_without_torch_has_a_skipped_row_and_no_ratio(
     printed = capsys.readouterr().out
     assert "torch eager                 skipped: torch is not installed" in printed
     assert "mean : torch eager          skipped" in printed
-    assert "sides: not compared" in printed
+    assert "float64: not compared" in printed
     numbers = json.loads(file.read_text())
     assert len(numbers["rounds"]["mean"]) == 2 and min(numbers["rounds"]["mean"]) > 0
     assert numbers["skipped"] == {"torch eager": "torch is not installed"}
@@ -88,8 +88,10 @@ def test_rows_are_compared_before_they_are_measured() -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 @pytest.mark.usefixtures("in_threads")
-def test_pytorch_takes_the_same_steps() -> None:
-    result = step.measure(step.plan(Task(**TINY), ["torch eager"]), turns=1)
+@pytest.mark.parametrize("backbone", ["resnet50", "efficientnet_lite0"])
+def test_pytorch_takes_the_same_steps(backbone: str) -> None:
+    task = Task(**{**TINY, "backbone": backbone})
+    result = step.measure(step.plan(task, ["torch eager"]), turns=1)
     assert list(result.rounds) == ["mean", "torch eager"]
     assert set(result.differences) == {"logits", "losses"}
     assert max(result.differences.values()) < 1e-5

@@ -258,8 +258,9 @@ def page_of(folder: Path, *blocks: str) -> Path:
         ("console\n$ echo a b c\na ... d", "and not"),
         ("bash\n# needs-data\nbash -c 'echo error 65: no a.mat; exit 65' a.mat", "more than one"),
         ("bash\n# needs-data\n./refuse 65 a.mat", ""),
+        ("bash\n# needs-data\n./refuse 66 a.mat", ""),
         ("bash\n# needs-data\n./refuse 64 a.mat", "ends in 64"),
-        ("bash\n# needs-data\n./refuse 65 refuse.md", "ends in 65 and not in 65 with the name"),
+        ("bash\n# needs-data\n./refuse 65 refuse.md", "ends in 65 and not in 65 or 66 with the"),
     ],
 )
 def test_blocks_are_executed_by_their_marks(text: str, problem: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""Project files: reasons of dependencies, CI, the commit hook."""
+"""Project files: reasons of dependencies, CI, the commit hook, the contents of the wheel."""
 
 import re
+import subprocess
 import tomllib
 
 import yaml
@@ -25,3 +26,14 @@ def test_ci_runs_all_checks_and_the_commit_hook_uses_the_pinned_ruff() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     (ruff,) = (pin for pin in project["dependency-groups"]["dev"] if pin.startswith("ruff"))
     assert hooks["repos"][0]["rev"] == ruff.replace("ruff==", "v")
+
+
+def test_wheel_lacks_no_file() -> None:
+    """It holds what git does not ignore in its folders; `make wheel-test` looks into it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel.keys() == {"packages", "force-include"}
+    folders = [*wheel["packages"], *wheel["force-include"]]
+    ignored = ["git", "ls-files", "--cached", "--ignored", "--exclude-standard", *folders]
+    found = subprocess.run(ignored, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not found.stdout

@@ -160,11 +160,13 @@ def test_saves_leave_nothing_in_memory(tmp_path: Path) -> None:
 
 
 def test_the_latest_and_the_best_are_kept(tmp_path: Path) -> None:
-    scores = {2: 0.5, 4: 0.9, 6: 0.9, 8: None, 10: 0.1, 12: 0.2}
+    scores = {1: (0.9, 0.6), 2: (0.5, 0.9), 4: (0.9, 0.7), 6: (0.9, 0.7), 8: None, 10: (0.1, None),
+              12: (0.2, 0.3)}  # fmt: skip
     with Checkpoints(tmp_path, warn=refuse_warning, keep=2) as checkpoints:
         assert find_best(checkpoints.survey().good) is None
         for step, score in scores.items():
-            metrics = {} if score is None else {"metrics": {"mAP": score}}
+            measured = {} if score is None else dict(zip(("mAP", "accuracy"), score, strict=True))
+            metrics = {"metrics": measured}
             checkpoints.save(step, make_state(step), metrics)
             checkpoints.wait()
         checkpoints.finish(12)

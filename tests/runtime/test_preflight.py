@@ -199,12 +199,20 @@ def test_preflight_of_photographs_says_what_was_chosen_and_why() -> None:
         text, "length"
     )
     assert "; label smoothing 0.1; mixup 0.2; classes weighted" in row(text, "loss")
+    text = photos((8,) * 4, 8, train__steps=7)
+    assert "(train.steps, as train.epochs=5 would make 5)" in row(text, "length")
     text = photos((500_000, 500_000), 9_000, train__early_stop_evals=0)
     assert row(text, "length").startswith(
         "20,000 steps of 32 images (train.steps, as train.epochs=5 would make 156,250)"
     )
     assert row(text, "length").endswith("evaluated every 1,000 steps")  # eval.every_steps
     assert "length" not in describe_run().render()
+
+
+def test_preflight_of_ten_thousand_rare_classes_is_short() -> None:
+    text = photos((3,) * 10_000, 20_000)
+    assert len(text.splitlines()) < 30
+    assert "fewer than 5 training images of 'class 0' (3), 'class 1' (3)" in warnings_of(text)
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,8 @@ def test_an_upload_gets_the_classes_of_each_model(app: Application) -> None:
     assert [CLASSES[index] for _, _, index in first["classes"]] == [*CLASSES]
     assert sum(share for _, share, _ in first["classes"]) == pytest.approx(1)
     assert first["missing"] == {} and list(second["missing"]) == ["bottom-up", "joints"]
+    photo = decode(app("GET", f"/answers/{reply['id']}/photo", b"").body)
+    assert np.abs(photo[10, 20].astype(int) - (255, 0, 0)).max() < 20
     texts = get(app, "/models")
     assert texts["upload_bytes"] == UPLOAD_BYTES
     assert [each["name"] for each in texts["models"]] == ["runs/mine", "runs/mean"]

@@ -4,7 +4,8 @@ A bash or python block says in its first line how it is executed:
 
     # run          as it is
     # shrink       with `shrink` applied to each command: a few steps on a few small images
-    # needs-data   not further than to the missing file: it must end in exit code 65 and name it
+    # needs-data   not further than to the missing file or model: it must name it and end in exit
+                   code 65 or 66
 
 A console block needs no mark: each `$ command` runs as it is and must print what stands below it,
 where `...` stands for any text. A text block, or one without a language, is nothing to execute.

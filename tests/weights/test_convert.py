@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from flax import nnx
 
 from data_pipelines.core.errors import CheckpointError
 from gap_jax import cli
@@ -167,8 +166,8 @@ def test_released_head_matches_formula(tmp_path: Path, reads_pose: bool) -> None
 def features(cfg: Config, variables: Variables, image: jax.Array) -> jax.Array:
     """The last map of the network's backbone."""
     model, _ = describe_model(cfg, 7)
-    network = nnx.merge(model.graph, variables.params, variables.stats)
-    return jax.jit(lambda x: network.backbone(x, train=False))(image.astype(np.float32) - 128)
+    backbone = model.merge(variables).backbone
+    return jax.jit(lambda x: backbone(x, train=False))(image.astype(np.float32) - 128)
 
 
 @pytest.mark.usefixtures("tiny")

@@ -137,6 +137,16 @@ def test_classes_are_unique_names() -> None:
         open_published("efficientnet_lite")
 
 
+def test_published_classifiers_see_their_publishers_pixels() -> None:
+    """A crop of 224, 240 or 260 px with 32 px of the short side around it."""
+    for name, side in zip(sorted(SIDES_PX), (224, 240, 260), strict=True):
+        cfg = configure_published(name)
+        assert (cfg.data.image_size_px, cfg.data.short_side_px) == (side, side + 32)
+        assert (cfg.data.resize, cfg.data.limit_width_px) == ("antialias", 0)
+        assert (cfg.model.backbone, cfg.model.pooling, cfg.model.norm_eps) == (name, "mean", 1e-3)
+        assert (cfg.model.input_mean, cfg.model.input_scale) == ((127,) * 3, (128,) * 3)
+
+
 @pytest.mark.skipif(not PHOTOS.is_dir(), reason=f"needs {PHOTOS.name}")
 def test_classes_are_in_the_order_of_imagenet() -> None:
     """Two names are longer here, because ImageNet has them twice."""
