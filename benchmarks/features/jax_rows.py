@@ -22,7 +22,10 @@ from gap_jax.learning.sharding import globalise
 from gap_jax.runtime.digests import copy_to_host
 from gap_jax.runtime.extraction import Extractor, store_maps
 from gap_jax.runtime.processes.group import ALONE
-from gap_jax.weights.native import name_arrays
+from gap_jax.weights.native import name_arrays, replace_arrays
+
+COLOURS = "torchvision"  # pixels near 1, and so are the maps; larger ones make the steps diverge
+SMALL = 0.1  # factor of the head's last weights
 
 
 def build_extraction(task: Task, folder: Path) -> "Extraction":
@@ -96,7 +99,7 @@ def configure(task: HeadTask) -> Config:
         short_side_px=math.ceil(task.px * SHORT_SIDE),
         cache="features" if task.on_maps else "none",
     )
-    model = dataclasses.replace(cfg.model, **fields)
+    model = dataclasses.replace(cfg.model, input=COLOURS, **fields)
     optim = dataclasses.replace(cfg.optim, frozen=("backbone",))
     return dataclasses.replace(cfg, data=data, model=model, optim=optim).resolved()
 
@@ -107,7 +110,10 @@ class HeadSteps:
     def __init__(self, task: HeadTask, folder: Path) -> None:
         self._task, self._folder = task, folder
         self.setup = assemble(configure(task), manifest.load(task.data), jax.devices()[:1])
-        self.variables = jax_side.draw_variables(self.setup.target.variables)
+        variables = jax_side.draw_variables(self.setup.target.variables)
+        head = {name: leaf for name, leaf in name_arrays(variables).items() if "pooling/" in name}
+        small = {name: leaf * SMALL for name, leaf in head.items() if "/chain/" not in name}
+        self.variables = replace_arrays(variables, small)
         self._maps = None
 
     def store(self) -> Stored:

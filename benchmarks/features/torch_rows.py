@@ -168,7 +168,7 @@ class HeadSteps:
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self._optimizer.step()
-        return float(loss)
+        return float(loss.detach())
 
     def _next(self) -> tuple[Any, Any]:
         batch = next(self._batches)
