@@ -61,7 +61,8 @@ class Extraction:
         backbone = Backbone(network, task.input).eval().to(memory_format=torch.channels_last)
         self._call = backbone
         if task.compiled:
-            importlib.import_module("torch._inductor.config").freezing = True
+            inductor: Any = importlib.import_module("torch._inductor.config")
+            inductor.freezing = True
             self._call = torch.compile(backbone)
 
     def prepare(self) -> dict[str, Any]:
