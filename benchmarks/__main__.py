@@ -48,7 +48,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--px", type=int, default=224)
     command.add_argument("--batch", type=int, default=32, help="images computed at once")
     command.add_argument("--head-batch", type=int, default=16, help="images of a training step")
-    command.add_argument("--records", type=int, default=200, help="whose maps are stored")
+    command.add_argument(
+        "--records", type=int, default=200, help="50 or fewer, or a multiple of 50"
+    )
     command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
     _add_turns(command, measure_features, turns=5)
 

@@ -42,7 +42,10 @@ def without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("without_torch")
-def test_command_measures_each_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_measures_each_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heads, "DRAWN", 2)
     file = tmp_path / "features.json"
     words = "features --tiny --heads attention --batch 8 --head-batch 8 --records 8 --pairs 1"
     options = command.parse([*words.split(), "--parts", "extraction,heads", "--json", str(file)])
