@@ -5,7 +5,7 @@ import dataclasses
 import importlib.util
 import statistics
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ CLASSES = tuple(map(str, range(393)))
 
 
 class Result(NamedTuple):
-    """The CPU ms of a step in every row and turn, and the seconds of storing the maps."""
+    """The CPU ms of a step in every row and turn, and the seconds of storing maps of `images`."""
 
     task: dict[str, Any]
     row_bytes: int
@@ -40,17 +40,16 @@ class Result(NamedTuple):
 
 def measure_all(
     base: HeadTask, heads: Sequence[str], records: int, turns: int, rows: Sequence[str] = ROWS
-) -> list[Result]:
-    """Stores the maps of drawn photos once, and measures the rows of each head."""
+) -> Iterator[Result]:
+    """Stores the maps of drawn photos for the first head, and yields the result of each."""
     with tempfile.TemporaryDirectory() as name:
         data = Path(name) / "data"
         drawn = min(DRAWN, records)
         photos.prepare(data, KILOBYTES, drawn, records // drawn, classes=CLASSES)
-        results = []
-        for head in heads:
+        for index, head in enumerate(heads):
             task = dataclasses.replace(base, data=data, head=head)
-            results.append(_measure(task, turns, rows, Path(name)))
-        return results
+            result = _measure(task, turns, rows, Path(name))
+            yield result._replace(images=0) if index else result
 
 
 def _measure(task: HeadTask, turns: int, rows: Sequence[str], folder: Path) -> Result:
@@ -105,19 +104,8 @@ def build_torch(task: HeadTask, folder: Path, stored: Stored) -> Any:
     return torch_rows.build_head(task, folder, stored)
 
 
-def render_all(results: Sequence[Result]) -> str:
-    """Renders a table for each head, and the cost of storing the maps, which the first did."""
-    first = results[0]
-    task, per_image = first.task, first.store_cpu_s / first.images
-    stored = (
-        f"maps of {first.images:,} images of {task['px']} px stored in {first.store_cpu_s:.0f} CPU "
-        f"s ({first.store_wall_s:.0f} wall s), {1 / per_image:.2f} images/s, with compiling, "
-        f"decoding and writing; {first.row_bytes:,} bytes for the {first.views} views of a record"
-    )
-    return "\n\n".join([stored, *map(_render, results)])
-
-
-def _render(result: Result) -> str:
+def render(result: Result) -> str:
+    """Renders the table of a head, and the cost of storing the maps if it did."""
     task = result.task
     title = (
         f"training step of {task['head']}, {task['backbone']}, {task['px']} px, batch "
@@ -130,4 +118,11 @@ def _render(result: Result) -> str:
         f"  steps/s: {', '.join(speeds)}",
         f"  largest difference between the two sides: {', '.join(differences) or 'not compared'}",
     ]
+    if result.images:
+        lines.append(
+            f"  maps of {result.images:,} images stored in {result.store_cpu_s:.0f} CPU s "
+            f"({result.store_wall_s:.0f} wall s), {result.images / result.store_cpu_s:.2f} "
+            "images/s, with compiling, decoding and writing; "
+            f"{result.row_bytes:,} bytes for the {result.views} views of a record"
+        )
     return "\n".join(lines)

@@ -54,8 +54,8 @@ def measure(settings: Settings) -> Iterator[tuple[str, str, Any]]:
             result = extraction.measure(rows, turns)
             yield f"extraction {backbone}", extraction.render(result), result._asdict()
     if "heads" in parts:
-        results = heads.measure_all(step, settings.heads, settings.records, turns)
-        yield "heads", heads.render_all(results), [each._asdict() for each in results]
+        for result in heads.measure_all(step, settings.heads, settings.records, turns):
+            yield f"head {result.task['head']}", heads.render(result), result._asdict()
     if "mpii" in parts:
         yield "mpii", *_measure_mpii(settings, base, step)
 
@@ -70,7 +70,7 @@ def _measure_mpii(settings: Settings, base: Task, step: HeadTask) -> tuple[str, 
         step = dataclasses.replace(step, px=MPII_PX)
     rows = {extraction.EXTRACTION: base}
     extracted = extraction.measure(rows, settings.turns)
-    stepped = heads.measure_all(step, settings.heads, records, settings.turns, (ON_MAPS,))
+    stepped = list(heads.measure_all(step, settings.heads, records, settings.turns, (ON_MAPS,)))
     numbers = {"extraction": extracted._asdict(), "heads": [each._asdict() for each in stepped]}
     return work_out(extracted, stepped), numbers
 
