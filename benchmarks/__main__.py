@@ -1,4 +1,4 @@
-"""Runs `python -m benchmarks input|step|head|scaling|gpu` and prints the table."""
+"""Runs `python -m benchmarks input|step|head|features|scaling|gpu` and prints the table."""
 
 import argparse
 import dataclasses
@@ -35,6 +35,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--side", type=int, default=15, help="cells along the map")
     command.add_argument("--features", type=int, default=2048)
     _add_turns(command, measure_head, turns=7)
+
+    command = commands.add_parser("features", help="extraction of maps, and steps of heads on them")
+    command.add_argument("--parts", type=_split, default=("extraction", "heads", "mpii"))
+    command.add_argument(
+        "--backbones",
+        type=_split,
+        default=("resnet101", "vgg16", "efficientnet_lite0"),
+        help="rows of the extraction; the heads read the maps of the first",
+    )
+    command.add_argument("--heads", type=_split, help="such as 'attention,gap'; by default all")
+    command.add_argument("--px", type=int, default=224)
+    command.add_argument("--batch", type=int, default=32, help="images computed at once")
+    command.add_argument("--head-batch", type=int, default=16, help="images of a training step")
+    command.add_argument(
+        "--records", type=int, default=200, help="50 or fewer, or a multiple of 50"
+    )
+    command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
+    _add_turns(command, measure_features, turns=5)
 
     command = commands.add_parser("scaling", help="collectives of eight devices, simulated times")
     command.add_argument("--full", action="store_true", help="ResNet-101 at 450 px; minutes")
@@ -97,6 +115,30 @@ def measure_head(options: argparse.Namespace) -> None:
 
     result = head.measure(options.batch, options.side, options.pairs, options.features)
     _output(head.render(result), result._asdict(), options.json)
+
+
+def measure_features(options: argparse.Namespace) -> None:
+    """Measures extraction and heads, and prints each part when it is done."""
+    from benchmarks.features import page
+    from benchmarks.features.tasks import HEADS
+
+    settings = page.Settings(
+        parts=options.parts,
+        backbones=options.backbones,
+        heads=options.heads or tuple(HEADS),
+        px=options.px,
+        batch=options.batch,
+        head_batch=options.head_batch,
+        records=options.records,
+        turns=options.pairs,
+        is_tiny=options.tiny,
+    )
+    numbers = {}
+    for part, text, measured in page.measure(settings):
+        print(f"{text}\n", flush=True)
+        numbers[part] = measured
+        if options.json:
+            options.json.write_text(json.dumps(numbers, indent=1) + "\n")
 
 
 def measure_scaling(options: argparse.Namespace) -> None:

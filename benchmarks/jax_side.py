@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from gap_jax.learning.state import Model, Variables, describe_folded, fold_netwo
 from gap_jax.models.backbones.efficientnet_lite import STAGES
 from gap_jax.models.backbones.resnet import BLOCKS
 from gap_jax.models.layers import Conv
-from gap_jax.weights.names import efficientnet_lite, resnet
+from gap_jax.weights.names import efficientnet_lite, resnet, vgg
 from gap_jax.weights.native import name_arrays
 
 LAYOUTS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # PyTorch's by the forms of name maps
@@ -45,9 +46,9 @@ def build(task: Task, folder: Path) -> "TrainStep | EvalStep":
     """Builds the step of a task without compiling it."""
     if jax.default_backend() != "cpu":
         jax.config.update("jax_compilation_cache_dir", str(folder / COMPILED))
-    setup = _set_up(task)
+    setup = set_up(task)
     kind = TrainStep if task.mode == "train" else EvalStep
-    return kind(task, setup, _draw_variables(setup.target.variables), folder)
+    return kind(task, setup, draw_variables(setup.target.variables), folder)
 
 
 def configure(task: Task) -> Config:
@@ -68,7 +69,8 @@ def configure(task: Task) -> Config:
     return cfg.resolved()
 
 
-def _set_up(task: Task) -> Setup:
+def set_up(task: Task) -> Setup:
+    """Sets up the network and the steps of a task."""
     classes = tuple(map(str, range(task.classes)))
     cfg = configure(task)
     setup = assemble(cfg, Manifest("mpii", "single", classes, 1, {}, {}), jax.devices()[:1])
@@ -96,15 +98,16 @@ def _with_convolutions(model: Model, shapes: Variables) -> Model:
     return split_network(network)[0]
 
 
-def _draw_variables(shapes: Variables) -> Variables:
+def draw_variables(shapes: Variables) -> Variables:
     """Draws He's weights, and norms that differ between channels like trained ones.
 
-    The last norm of a unit is small; otherwise the maps would double in every unit.
+    The last norm of a unit is small; otherwise the maps would double in every unit. Each leaf
+    follows from its path, so a backbone is the same below every head.
     """
-    rng = np.random.default_rng(0)
 
     def draw(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> Array:
         *_, module, _, name = ("", "", *name_path(path).split("/"))
+        rng = np.random.default_rng(zlib.crc32(name_path(path).encode()))
         match name:
             case "kernel":
                 values = rng.standard_normal(leaf.shape, np.float32)
@@ -235,9 +238,11 @@ def _describe(compiled: Any) -> dict[str, Any]:
 
 
 def convert(variables: Variables, backbone: str) -> dict[str, np.ndarray]:
-    """Converts a mean-pooling network to PyTorch's names and layouts."""
+    """Converts a mean-pooling network to PyTorch's names and layouts; of VGG16 the backbone."""
     if backbone in BLOCKS:
         names = resnet.torch_names(BLOCKS[backbone])
+    elif backbone == "vgg16":
+        names = vgg.torch_names(dense=False)
     else:
         names = efficientnet_lite.torch_names(STAGES[backbone])
     ours = name_arrays(variables)

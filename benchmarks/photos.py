@@ -1,6 +1,6 @@
 """Draws photo-like JPEGs of a given file size as a prepared data set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -47,16 +47,24 @@ def encode(image: UInt8[np.ndarray, "h w 3"], kilobytes: int) -> bytes:
 
 
 def prepare(
-    folder: Path, kilobytes: int, images: int, copies: int = 1, seed: int = 0
+    folder: Path,
+    kilobytes: int,
+    images: int,
+    copies: int = 1,
+    seed: int = 0,
+    classes: Sequence[str] = CLASSES,
 ) -> manifest.Manifest:
-    """Writes a data set with one training split of photos, one annotated person in each."""
+    """Writes a data set with one training split of photos, one annotated person in each.
+
+    Labels are of the first classes.
+    """
     drawn = list(_photos(kilobytes, images, seed))
-    shards = records.write(folder, "single", len(CLASSES), {"train": drawn * copies})["train"]
-    tally = manifest.Tally(len(CLASSES))
+    shards = records.write(folder, "single", len(classes), {"train": drawn * copies})["train"]
+    tally = manifest.Tally(len(classes))
     for index in range(images * copies):
         tally.add(str(index), index % len(CLASSES), _person())
     described = manifest.Manifest(
-        "objects", "single", CLASSES, 1, {"train": tally.split(shards)}, {"seed": seed}
+        "objects", "single", tuple(classes), 1, {"train": tally.split(shards)}, {"seed": seed}
     )
     manifest.save(described, folder)
     return described

@@ -58,9 +58,13 @@ class ResNet(nn.Module):
             self.stages.append(f"layer{index + 1}")
         self.fc = nn.Linear(features, classes)
 
-    def forward(self, x: Any) -> Any:
-        """Returns the logits."""
+    def features(self, x: Any) -> Any:
+        """Returns the last map."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         for name in self.stages:
             x = getattr(self, name)(x)
-        return self.fc(x.mean((2, 3)))
+        return x
+
+    def forward(self, x: Any) -> Any:
+        """Returns the logits."""
+        return self.fc(self.features(x).mean((2, 3)))

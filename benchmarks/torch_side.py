@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from benchmarks.features.torch_vgg import VGG16
 from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
 from benchmarks.torch_efficientnet_lite import BLOCKS, NETWORKS, EfficientNetLite
 from benchmarks.torch_resnet import MOMENTUM, ResNet, nn, torch
@@ -25,11 +26,18 @@ def build(task: Task, folder: Path) -> "TorchStep":
     if task.pinned:
         torch.set_num_threads(1)
     torch.backends.cudnn.benchmark = True
-    return TorchStep(task, _load(_network(task), folder / WEIGHTS))
+    return TorchStep(task, load_network(task, folder))
+
+
+def load_network(task: Task, folder: Path) -> Any:
+    """Builds a task's network with the weights that our row wrote to the folder."""
+    return _load(_network(task), folder / WEIGHTS)
 
 
 def _network(task: Task) -> Any:
     if task.side == "plain":
+        if task.backbone == "vgg16":
+            return VGG16()
         if task.backbone in NETWORKS:
             return EfficientNetLite(task.backbone, task.classes, task.stage or len(BLOCKS))
         return ResNet(resnet.BLOCKS[task.backbone][: task.stage or None], task.classes)

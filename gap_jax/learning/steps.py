@@ -76,8 +76,8 @@ def build_train_step(
             grads, state.opt_state, state.variables.params, step=state.step
         )
         params = optax.apply_updates(state.variables.params, updates)
-        variables = Variables(params, _keep_frozen(cfg, stats, state.variables.stats))
-        ema = _average(state.ema, variables, cfg.train.ema_decay)
+        variables = _keep_frozen(cfg, Variables(params, stats), state.variables)
+        ema = _average(cfg, state.ema, variables)
         skipped_in_row, skipped = state.skipped_in_row + 1, state.skipped + 1
         after = jax.tree.map(
             lambda updated, kept: jnp.where(finite, updated, kept),
@@ -215,16 +215,20 @@ def _accumulate(
     return jax.lax.scan(add, zeros, (batch, keys, jnp.arange(micro_batches) == last))[0]
 
 
-def _keep_frozen(cfg: Config, stats: PyTree, before: PyTree) -> PyTree:
-    if cfg.model.norm == "frozen":
-        return before
-    return jax.tree.map(
-        lambda is_frozen, new, old: old if is_frozen else new,
-        optim.mask_frozen(stats, cfg.optim.frozen),
-        stats,
-        before,
-    )
+def _keep_frozen(cfg: Config, new: Variables, before: Variables) -> Variables:
+    """Passes frozen leaves on as they are: equal to the bit, and not written by the step."""
+
+    def keep(new: PyTree, before: PyTree) -> PyTree:
+        is_frozen = optim.mask_frozen(before, cfg.optim.frozen)
+        return jax.tree.map(lambda frozen, a, b: b if frozen else a, is_frozen, new, before)
+
+    stats = before.stats if cfg.model.norm == "frozen" else keep(new.stats, before.stats)
+    return Variables(keep(new.params, before.params), stats)
 
 
-def _average(ema: Variables | tuple[()], new: Variables, decay: float) -> Variables | tuple[()]:
-    return jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, new) if ema else ()
+def _average(cfg: Config, ema: Variables | tuple[()], new: Variables) -> Variables | tuple[()]:
+    if not ema:
+        return ()
+    decay = cfg.train.ema_decay
+    average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, ema, new)
+    return _keep_frozen(cfg, average, ema)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float, UInt8
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, Preempted
@@ -22,6 +23,7 @@ from data_pipelines.feature_maps import MAP_TYPES, FeatureMaps, fill_row, make_r
 from data_pipelines.parallel import map_ahead
 from data_pipelines.rows import Rows
 from data_pipelines.transforms import View, evaluation_views, feature_views
+from gap_jax import hardware
 from gap_jax.learning.setup import Setup
 from gap_jax.learning.sharding import replicated
 from gap_jax.learning.state import Variables, fold_network
@@ -152,9 +154,14 @@ class Extractor:
         )
         model, self._variables = fold_network(setup.model, place(host, target))
         dtype = MAP_TYPES[setup.cfg.data.feature_dtype]
-        self._extract = jax.jit(
-            lambda variables, image: model.extract(variables, image).astype(dtype)
+        self._jitted = jax.jit(
+            lambda variables, image: model.extract(variables, image).astype(dtype),
+            compiler_options=hardware.list_eval_options(),
         )
+
+    def extract(self, images: UInt8[np.ndarray, "b h w 3"]) -> Float[jax.Array, "b h2 w2 f"]:
+        """Computes the maps of images, whose number the local devices divide."""
+        return self._jitted(self._variables, jax.device_put(images, self._sharding))
 
     def store(self, maps: FeatureMaps) -> None:
         """Computes and stores the shards that are absent."""
@@ -200,7 +207,7 @@ class Extractor:
         while group := list(itertools.islice(ready, records)):
             drawn = [view.image for of_record, _ in group for view in of_record]
             batch = np.concatenate([np.stack(drawn), images[len(drawn) :]])
-            computed = self._extract(self._variables, jax.device_put(batch, self._sharding))
+            computed = self.extract(batch)
             if unread:
                 yield _fill_rows(maps, *unread)
             unread = group, computed
