@@ -116,11 +116,9 @@ def _train_on(
             window=metadata.get("window", {}),
             trackers=None if processes.is_first else {},
         ) as reporter:
-            maps = None
-            if cfg.data.cache == "features":
-                maps = extraction.store_maps(
-                    setup, state.variables, processes, logger.info, stop_flag.is_stopping
-                )
+            maps = extraction.find_maps(
+                setup, state.variables, processes, logger.info, stop_flag.is_stopping
+            )
             root = workdir.display(str(folder.root))
             preflight = Preflight(setup, root, start, opening.changes, loaded).render()
             if processes.is_first:
@@ -192,7 +190,7 @@ class Trainer:
                     micro_batches = [next(batches) for _ in range(cfg.train.accumulate)]
                 batch = sharding.globalise(micro_batches, setup.mesh)
                 if train_step is None:
-                    if self._draws_first_batch():
+                    if self.processes.is_first and self._draws_first_batch():
                         picture = draw_batch(micro_batches[0], setup.data.classes)
                         files.write_atomically(self.folder.first_batch, picture)
                     with reporter.timing("compile"):
@@ -214,9 +212,8 @@ class Trainer:
         return step
 
     def _draws_first_batch(self) -> bool:
-        """Tells whether this process draws the first batch; maps of a backbone are no pictures."""
-        is_first = self.processes.is_first and not self.folder.first_batch.exists()
-        return is_first and self.maps is None
+        """Whether the first batch is drawn; maps of a backbone are no pictures."""
+        return self.maps is None and not self.folder.first_batch.exists()
 
     def between(self, state: TrainState, step: int) -> None:
         """After `step` updates evaluates and saves if due, and stops if the stop flag is set."""

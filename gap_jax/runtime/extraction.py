@@ -53,6 +53,19 @@ class StoredMaps(NamedTuple):
     evaluation: FeatureMaps
 
 
+def find_maps(
+    setup: Setup,
+    variables: Variables,
+    processes: Processes,
+    log: Callable[[str], None],
+    is_stopping: Callable[[], bool],
+) -> StoredMaps | None:
+    """Returns the maps of a run with data.cache=features, computed if need be; else None."""
+    if setup.cfg.data.cache != "features":
+        return None
+    return store_maps(setup, variables, processes, log, is_stopping)
+
+
 def store_maps(
     setup: Setup,
     variables: Variables,
