@@ -1,77 +1,43 @@
-"""Maps of a frozen backbone: their values, training and evaluation on them, stops, refusals."""
+"""Maps of a frozen backbone: their values, and training and evaluation on them."""
 
 import dataclasses
-import errno
-import os
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
 from data_pipelines import feature_maps, loader
-from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError, Preempted
+from data_pipelines.core.errors import ConfigError
 from data_pipelines.example import HostBatch
-from data_pipelines.feature_maps import FeatureMaps
 from data_pipelines.rows import Rows
 from data_pipelines.transforms import View, center_crop, feature_views
 from gap_jax.config import Config
 from gap_jax.evaluation.evaluate import score_split
-from gap_jax.flags import read_config
-from gap_jax.learning.setup import Setup, assemble
+from gap_jax.learning.setup import assemble
 from gap_jax.learning.sharding import globalise
-from gap_jax.runtime.extraction import StoredMaps, store_maps
+from gap_jax.runtime.extraction import store_maps
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.saved.model import open_model
 from gap_jax.train import train
-from tests.support.tiny_data import prepare_tiny_people, quiet
-from tests.support.tiny_training import FIELDS, prove
+from tests.support.stored_maps import Made, configure, make_maps, store
+from tests.support.tiny_data import quiet
+from tests.support.tiny_training import prove
 
-OURS = (
-    "data.cache=features", "data.feature_views=4", "data.feature_dtype=float32", "model.stage=1",
-    "optim.frozen=('backbone',)", "model.norm=frozen", "train.ema_decay=0",
-    "optim.schedule=constant",
-)  # fmt: skip
 PLAIN = ("data.brightness=0.0", "data.preprocessing=reference")
 EPSILON = {"float32": 2.0**-20, "float16": 2.0**-11, "bfloat16": 2.0**-8}  # relative
 
 
-def configure(data: Path, *fields: str) -> Config:
-    chosen = {each.partition("=")[0]: each for each in (*FIELDS, *OURS, *fields)}
-    overrides = [f"--config.{each}" for each in chosen.values()]
-    return read_config("gap_pose:gap_pose,demo", [*overrides, f"--config.data.root={data}"])
-
-
-class Made(NamedTuple):
-    """Tiny people, their maps as float32, and what made them."""
-
-    data: Path
-    setup: Setup
-    variables: Any
-    maps: StoredMaps
-
-
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    data = tmp_path_factory.mktemp("maps") / "data"
-    stated = prepare_tiny_people(data)
-    setup = assemble(configure(data), stated)
-    variables = setup.initial_variables()
-    return Made(data, setup, variables, store_maps(setup, variables, log=quiet))
+    return make_maps(tmp_path_factory.mktemp("maps") / "data")
 
 
 @pytest.fixture
 def copied(made: Made, tmp_path: Path) -> Path:
     """A copy of the data and their maps that a test may damage."""
     return shutil.copytree(made.data, tmp_path / "data")
-
-
-def store(made: Made, data: Path, *fields: str, **options: Any) -> StoredMaps:
-    """Stores the maps of another config for the same parameters."""
-    setup = assemble(configure(data, *fields), made.setup.data)
-    return store_maps(setup, made.variables, log=quiet, **options)
 
 
 def views_of(made: Made, cfg: Config, position: int) -> list[View]:
@@ -169,136 +135,6 @@ def test_scores_on_maps_equal_those_on_images(
     ours, theirs = (each.logits for each in scores if each is not None)
     assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
     assert np.array_equal(*(each.labels for each in scores if each is not None))
-
-
-def contents(maps: StoredMaps) -> dict[str, bytes]:
-    return {
-        f"{folder.name}/{path.name}": path.read_bytes()
-        for folder in (each.folder for each in maps)
-        for path in folder.iterdir()
-    }
-
-
-def test_a_stopped_extraction_goes_on_to_the_same_bytes(
-    made: Made, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feature_maps, "BATCH_IMAGES", 6)
-    whole = contents(store(made, copied, "data.feature_views=3"))
-    assert sum("train" in name for name in whole) == 5 + 1
-    for folder in (copied / "features").iterdir():
-        shutil.rmtree(folder)
-    for kept in (2, 3):
-        asked = iter([False] * (kept - 1) + [True])
-        with pytest.raises(Preempted, match=rf"stopped after {kept} of 5 files"):
-            store(made, copied, "data.feature_views=3", is_stopping=asked.__next__)
-    assert contents(store(made, copied, "data.feature_views=3")) == whole
-
-
-def shard_of(maps: FeatureMaps, data: Path) -> Path:
-    folder = data / "features" / maps.folder.name
-    return next(folder.glob("*.npy"))
-
-
-def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 1)
-
-
-@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
-def test_a_damaged_file_is_named_and_computed_again_only_if_asked(
-    made: Made, copied: Path, damage: Any
-) -> None:
-    shard = shard_of(made.maps.training, copied)
-    whole = shard.read_bytes()
-    damage(shard)
-    for _ in range(2):
-        with pytest.raises(CheckpointError, match=rf"{shard.name} is .*features --repair"):
-            store(made, copied)
-    store(made, copied, repair=True)
-    assert shard.read_bytes() == whole
-
-
-def test_each_origin_has_a_folder_and_a_foreign_one_is_refused_by_name(
-    made: Made, copied: Path
-) -> None:
-    setup = assemble(configure(copied), made.setup.data)
-    other = setup.cfg.train.seed + 1
-    others = dataclasses.replace(setup, cfg=configure(copied, f"train.seed={other}"))
-    found = [
-        *store(made, copied),
-        *store_maps(setup, others.initial_variables(), log=quiet),
-        *store(made, copied, "data.feature_views=5"),
-        *store(made, copied, "data.brightness=0.3"),
-        *store(made, copied, "data.resize=antialias"),
-        *store(made, copied, "data.feature_dtype=float16"),
-    ]
-    names = {each.folder.name for each in found}
-    # an evaluation view knows neither the number of training views nor their colours
-    assert len(names) == 6 + 4
-    own, foreign = found[0].folder, found[2].folder
-    shutil.rmtree(own)
-    foreign.rename(own)
-    with pytest.raises(CheckpointError, match="it holds other maps: weights"):
-        store(made, copied)
-
-
-@pytest.mark.parametrize(
-    ("fields", "named"),
-    [
-        (("optim.frozen=()",), "optim.frozen=.*set optim.frozen=.'backbone',."),
-        (("model.norm=train",), "model.norm=train"),
-        (("train.mixup=0.2", "pose.weight=0.0"), "train.mixup=0.2"),
-        (("data.workers=1",), "data.workers=1"),
-        (("data.feature_views=2", "data.brightness=0.2"), "data.brightness=0.2.*feature_views=6"),
-        (("data.feature_views=2", "data.brightness=0.0", "data.preprocessing=modern"), "modern"),
-        (("data.feature_views=1", "data.flip=false", "data.erasing=0.5"), "erasing|brightness"),
-    ],
-)
-def test_what_would_change_the_maps_is_refused(
-    made: Made, fields: tuple[str, ...], named: str
-) -> None:
-    with pytest.raises(ConfigError, match=named):
-        configure(made.data, *fields)
-
-
-def test_maps_that_do_not_fit_are_refused_before_anything_is_written(
-    made: Made, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shutil.rmtree(copied / "features")
-    needed = sum(each.rows * each.row_type.itemsize for each in made.maps)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(0, 0, needed - 1))
-    with pytest.raises(CannotWrite, match=r"data\.cache=features needs"):
-        store(made, copied)
-    assert not (copied / "features").exists()
-
-
-def test_a_full_disk_keeps_the_finished_files(
-    made: Made, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(feature_maps, "BATCH_IMAGES", 16)
-    shutil.rmtree(copied / "features")
-    synced = os.fsync
-
-    def fill_disk(handle: int) -> None:
-        if len(list((copied / "features").rglob("*.npy"))) == 2:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        synced(handle)
-
-    monkeypatch.setattr(os, "fsync", fill_disk)
-    with pytest.raises(CannotWrite, match="no room"):
-        store(made, copied)
-    kept = {path.name: path.stat().st_mtime_ns for path in (copied / "features").rglob("*.npy")}
-    assert len(kept) == 2
-    monkeypatch.undo()
-    monkeypatch.setattr(feature_maps, "BATCH_IMAGES", 16)
-    store(made, copied)
-    times = {path.name: path.stat().st_mtime_ns for path in (copied / "features").rglob("*.npy")}
-    assert kept.items() <= times.items()
 
 
 def test_values_beyond_the_stored_type_are_refused(made: Made, copied: Path) -> None:
