@@ -23,8 +23,8 @@ class DataConfig(Settings, group="data"):
     eval_split: str = setting("val", "split to evaluate on")
     held_out: float = setting(
         0.0,
-        "share of train_split, drawn at random by position, that is not trained on and is evaluated "
-        "instead of eval_split; chooses settings without touching it",
+        "share of train_split, drawn at random by position, that is evaluated and not trained on, "
+        "instead of eval_split; chooses settings without touching that",
         low=0,
         high=0.5,
     )

@@ -74,7 +74,7 @@ def test_evaluation_shows_each_held_image_once(folder: Path, stated: Manifest, c
     ]
     found = np.concatenate([batch.id for batch in rows])
     assert sorted(found[found >= 0]) == split(folder, STORED, 0.2)[1]
-    whole = list(evaluation_batches(config(folder), stated, batch_size=STORED))[0]
+    whole = next(evaluation_batches(config(folder), stated, batch_size=STORED))
     for batch in rows:
         for row, position in enumerate(batch.id):
             if position >= 0:
