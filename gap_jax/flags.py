@@ -60,9 +60,35 @@ def read_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     >>> read_config("gap_pose:attention,demo", ["--config.train.steps=50"]).train.steps
     50
     """
+    return resolve(read_unchecked(spec, overrides))
+
+
+def read_unchecked(spec: str, overrides: Sequence[str] = ()) -> Any:
+    """Reads FILE[:parts] with overrides; whatever get_config returned, which may not be valid."""
     own = flags.FlagValues()
     parse(["gap_jax", f"--config={spec}", *overrides], own)
-    return resolve(own["config"].value)
+    return own["config"].value
+
+
+def spell_overrides(spec: str, cfg: Config) -> list[str]:
+    """Returns the overrides that make the config of FILE[:parts] equal to `cfg`."""
+    before = {name: value for name, _, value in fields(read_unchecked(spec))}
+    return [
+        f"--{OVERRIDE}{name}={_spell(value)}"
+        for name, _, value in fields(cfg)
+        if value != before[name]
+    ]
+
+
+def name_field(override: str) -> str:
+    """Returns the field that --config.group.field=value sets."""
+    return override.partition("=")[0].lstrip("-").removeprefix("no").removeprefix(OVERRIDE)
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else repr(value)
 
 
 def resolve(config: Any) -> Config:
