@@ -11,7 +11,7 @@ from gap_jax.commands.arguments import Parser, local_path, parse, positive, shar
 from gap_jax.commands.train import check_data
 from gap_jax.flags import read_config
 from gap_jax.runtime import preemption
-from gap_jax.sweep import execute, results
+from gap_jax.sweep import batch, execute, results
 from gap_jax.sweep.plan import HELD_OUT, SEEDS, SWEEP, Plan, make_rates
 from gap_jax.sweep.rows import KINDS, make_rows, parse_over
 from gap_jax.weights import named
@@ -20,6 +20,7 @@ DESCRIPTION = """Runs the rows of a table or figure of the papers, or a grid, on
 learning rate of each row is chosen on a held-out part of the training split, with equal steps; then
 each row is trained with several seeds and scored on the evaluation split. A command that was
 stopped or killed goes on where it stopped."""
+log = partial(print, flush=True)  # also into a file, so that a long sweep can be followed
 EPILOG = "kinds: " + "; ".join(f"{name}: {text}" for name, text in KINDS.items())
 
 
@@ -36,27 +37,43 @@ def run(words: Sequence[str]) -> int:
         options.kind, options.out, tuple(rows), rates, options.seeds, options.held_out, data
     )
     for line in plan.describe():
-        print(line)
+        log(line)
     if not plan.runnable:
         raise ConfigError(f"no row of {options.kind} runs: {rows[0].reason}")
     slots = execute.choose_slots(options.jobs)
     if options.dry_run:
-        print(execute.estimate(plan.cells, len(slots)))
+        log(execute.estimate(plan.cells, len(slots)))
         return 0
-    return _run(plan, slots)
-
-
-def _run(plan: Plan, slots: Sequence[execute.Slot]) -> int:
     for row in plan.runnable:
         if row.cfg:
             named.resolve_weights(row.cfg.init)  # absent weights would end every run
+    if options.write:
+        plan.enter()
+        log(f"submit the runs with: bash {batch.write_script(plan, words)}")
+        return 0
+    return _run_one(plan, options.only, slots[0]) if options.only else _run(plan, slots)
+
+
+def _run_one(plan: Plan, name: str, slot: execute.Slot) -> int:
+    """Runs one run of a sweep, as a task of a batch job."""
+    plan.enter()
+    cell = batch.pick_cell(plan, name)
+    if cell.is_done():
+        log(f"{cell.label} is complete")
+        return 0
+    with preemption.catching_signals() as stop_flag:
+        run_cells = partial(execute.run_children, slots=[slot], stop_flag=stop_flag, log=log)
+        return execute.run_phase([cell], run_cells, log)
+
+
+def _run(plan: Plan, slots: Sequence[execute.Slot]) -> int:
     with files.locked(plan.out / SWEEP), preemption.catching_signals() as stop_flag:
         plan.enter()
-        run_cells = partial(execute.run_children, slots=slots, stop_flag=stop_flag)
-        code = execute.execute(plan, run_cells)
+        run_cells = partial(execute.run_children, slots=slots, stop_flag=stop_flag, log=log)
+        code = execute.execute(plan, run_cells, log)
         for line in results.write_results(plan):
-            print(line)
-    print(f"page: {plan.out / results.PAGE}")
+            log(line)
+    log(f"page: {plan.out / results.PAGE}")
     return code
 
 
@@ -98,5 +115,14 @@ def _make_parser() -> Parser:
         "--jobs", type=positive, metavar="N",
         help="runs at once; default: one for each GPU, else one",
     )  # fmt: skip
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument(
+        batch.WRITE, choices=("slurm",), help="write the script that submits the runs, run nothing"
+    )
+    where.add_argument(
+        batch.ONLY,
+        metavar="PHASE-INDEX",
+        help="run one run, as that script does: search-3, final-0",
+    )
     add("--dry-run", action="store_true", help="print the rows, runs and cost, and run nothing")
     return parser

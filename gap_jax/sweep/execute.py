@@ -45,28 +45,35 @@ def execute(plan: Plan, runner: Runner, log: Callable[[str], None] = print) -> i
     """
     failure = 0
     if not all(cell.is_done() for cell in plan.cells):
-        for cell, code in runner(plan.list_extractions()):
-            log(f"{cell.label}: {read_last_line(cell.log)}")
-            if code:  # without maps no run can start
-                return code
+        failure = run_phase(plan.list_extractions(), runner, log)
+        if failure:  # without maps no run can start
+            return failure
     for list_cells in (lambda: plan.searches, plan.finals):
-        cells = [cell for cell in list_cells() if not cell.is_done()]
-        for number, (cell, code) in enumerate(runner(cells), 1):
-            done = f"[{number}/{len(cells)}] {cell.label}"
-            if code == Diverged.exit_code and cell.is_search:
-                cell.mark_diverged()
-                log(f"{done}: diverged, this rate loses")
-            elif code:
-                failure = failure or code
-                log(f"{done}: ended with {code}: {read_last_line(cell.log)}")
-            else:
-                metrics = cell.read_metrics() or {}
-                log(f"{done}: mAP {100 * metrics['mAP']:.1f} on {cell.cfg.data.scored_split}")
-        for row in plan.runnable:
-            found = plan.scores_of(row)
-            if len(found) > 1 and not any(found.values()):
-                log(f"{row.name}: diverged at every rate; lower --rates")
-                failure = failure or Diverged.exit_code
+        code = run_phase([cell for cell in list_cells() if not cell.is_done()], runner, log)
+        failure = failure or code
+    for row in plan.runnable:
+        found = plan.scores_of(row)
+        if len(found) > 1 and not any(found.values()):
+            log(f"{row.name}: diverged at every rate; lower --rates")
+            failure = failure or Diverged.exit_code
+    return failure
+
+
+def run_phase(cells: Sequence[Cell], runner: Runner, log: Callable[[str], None] = print) -> int:
+    """Runs cells that do not depend on each other; returns the first failure's code."""
+    failure = 0
+    for number, (cell, code) in enumerate(runner(cells), 1):
+        done = f"[{number}/{len(cells)}] {cell.label}"
+        if code == Diverged.exit_code and cell.is_search:
+            cell.mark_diverged()
+            log(f"{done}: diverged, this rate loses")
+        elif code:
+            failure = failure or code
+            log(f"{done}: ended with {code}: {read_last_line(cell.log)}")
+        elif metrics := cell.read_metrics():
+            log(f"{done}: mAP {100 * metrics['mAP']:.1f} on {cell.cfg.data.scored_split}")
+        else:
+            log(f"{done}: {read_last_line(cell.log)}")
     return failure
 
 

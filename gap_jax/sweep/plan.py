@@ -109,8 +109,8 @@ class Extraction(Cell):
         seed = None if cfg.init.weights else cfg.train.seed  # of a random backbone
         return json.dumps([data, network, dataclasses.asdict(cfg.init), seed])
 
-    def is_done(self) -> bool:
-        return False  # it looks at the stored maps itself
+    def read_metrics(self) -> Metrics | None:
+        return None  # it looks at the stored maps itself
 
 
 def choose_rate(scores: Mapping[float, float]) -> float:

@@ -144,7 +144,10 @@ def _make_row(
         if method.endswith("_pose") and not data.splits[raw.data.train_split].with_joints:
             return Row(name, spec, None, f"{data.name} has no joints")
         words = {**given, **{field: f"--{OVERRIDE}{field}={value}" for field, value in own.items()}}
-        words = {field: word for field, word in words.items() if field in own or _reads(raw, field)}
+        read_by = own.get("model.pooling", raw.model.pooling)
+        words = {
+            field: word for field, word in words.items() if field in own or _is_read(field, read_by)
+        }
         cfg = resolve(read_unchecked(spec, [*words.values()]))
         if method and cfg.model.pooling != pooling:
             raise ConfigError(
@@ -155,10 +158,10 @@ def _make_row(
     return Row(name, spec, cfg)
 
 
-def _reads(raw: Config, field: str) -> bool:
+def _is_read(field: str, pooling: str) -> bool:
     """Tells whether the pooling of a row reads a field; overrides of the others are left out."""
     group, _, leaf = field.partition(".")
-    return group != "model" or raw.model.pooling in READ_BY.get(leaf, (raw.model.pooling,))
+    return group != "model" or pooling in READ_BY.get(leaf, (pooling,))
 
 
 def _is_of_paper(cfg: Config, data: Manifest) -> bool:
