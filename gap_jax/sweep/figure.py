@@ -75,10 +75,7 @@ def draw_figure(title: str, summaries: Sequence[Summary]) -> str:
         summary="; ".join(texts),
         width=WIDTH,
         height=bottom + BELOW,
-        left=LEFT,
-        right=RIGHT,
-        top=TOP,
-        bottom=bottom,
+        frame={"left": LEFT, "right": RIGHT, "top": TOP, "bottom": bottom},
         ticks=[Tick(locate(tick), number(tick)) for tick in ticks],
         marks=[
             _mark(each, TOP + ROW * index + ROW // 2, locate) for index, each in enumerate(shown)

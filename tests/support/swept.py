@@ -1,16 +1,23 @@
-"""Sweeps of tiny people, whose runs are trained in this process or only recorded."""
+"""Sweeps of tiny people, whose runs are trained in this process or only recorded.
 
+python -m tests.support.swept WORDS      `gap_jax sweep WORDS` whose runs train in one process
+"""
+
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from data_pipelines import manifest
 from data_pipelines.loader import split_held_out
 from data_pipelines.manifest import Manifest
+from gap_jax import cli
 from gap_jax.evaluation import evaluate
 from gap_jax.runtime import run_folder
 from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.sweep import execute
 from gap_jax.sweep.plan import Cell, Plan, make_rates
 from gap_jax.sweep.rows import make_rows, parse_over
 from gap_jax.train import train
@@ -47,7 +54,7 @@ def make_plan(
     return Plan(kind, out, tuple(rows), chosen, seeds, 0.2, stated)
 
 
-def train_here(cells: Sequence[Cell]) -> Iterator[tuple[Cell, int]]:
+def train_here(cells: Sequence[Cell], **_: Any) -> Iterator[tuple[Cell, int]]:
     """Trains one run after the other in this process."""
     for cell in cells:
         train(cell.cfg, cell.workdir)
@@ -90,3 +97,13 @@ class Recorder:
             if not code:
                 record(cell, self._data, self._skill(cell))
             yield cell, code
+
+
+def main() -> int:
+    """Runs the command of this process; its runs are not child processes."""
+    execute.run_children = train_here
+    return cli.run_process("sweep")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

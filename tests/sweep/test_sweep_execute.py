@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import itertools
 import json
 import signal
 import sys
@@ -69,7 +70,7 @@ def test_each_slot_has_one_run_at_a_time(tmp_path: Path, slots: int) -> None:
         spans.setdefault(gpu, []).append((float(start), float(end)))
     assert set(spans) == {str(index) for index in range(slots)}
     for each in map(sorted, spans.values()):
-        assert all(one[1] <= other[0] for one, other in zip(each, each[1:], strict=False))
+        assert all(one[1] <= other[0] for one, other in itertools.pairwise(each))
 
 
 def test_exit_codes_are_those_of_shells_and_the_log_has_both_streams(tmp_path: Path) -> None:
