@@ -42,13 +42,16 @@ Value = str | int | float
 
 
 def interval_over_seeds(scores: Sequence[float]) -> Interval:
-    """Returns the mean of runs that differ in their seed, with Student's 95 % interval of it."""
+    """Returns the mean of runs that differ in their seed, with Student's 95 % interval of it.
+
+    Scores, and so the ends of the interval, lie between 0 and 1.
+    """
     mean, count = float(np.mean(scores)), len(scores)
     if count < 2:
         return Interval(mean, math.nan, math.nan)
     error = float(np.std(scores, ddof=1)) / math.sqrt(count)
     half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
-    return Interval(mean, mean - half, mean + half)
+    return Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
 def write_results(plan: Plan) -> list[str]:
