@@ -169,7 +169,7 @@ def _tabulate(summaries: Sequence[Summary]) -> tuple[list[str], list[list[str]]]
 def _build_page(
     plan: Plan, finals: Sequence[Cell], summaries: Sequence[Summary], comparison: Comparison
 ) -> Page:
-    shown = [Table("Results", NOTE, *_tabulate(summaries))]
+    shown = [Table("Results", "", *_tabulate(summaries))]
     paired = tables.list_differences(comparison)
     if paired.rows:
         shown.append(Table("Differences", paired.caption, paired.columns, paired.rows))

@@ -21,7 +21,7 @@ KINDS = {
     "fig2": "the weight of the pose loss, for each of its reductions (GAP, Fig. 2)",
     "fig3": "the layers T of the factored saliency (GAP, Fig. 3)",
     "ranks": "the rank P of attentional pooling",
-    "grid": "all combinations of the values of --over",
+    "grid": "all combinations of the values of chosen fields",
 }
 TABLE1: Mapping[str, tuple[str, dict[str, str]]] = {  # the method and fields of each row
     "mean": ("mean", {}),
