@@ -63,16 +63,16 @@ def read_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     return resolve(read_unchecked(spec, overrides))
 
 
-def read_unchecked(spec: str, overrides: Sequence[str] = ()) -> Any:
-    """Reads FILE[:parts] with overrides; whatever get_config returned, which may not be valid."""
+def read_unchecked(spec: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads FILE[:parts] with overrides into a config whose values may contradict each other."""
     own = flags.FlagValues()
     parse(["gap_jax", f"--config={spec}", *overrides], own)
-    return own["config"].value
+    return _require_config(own["config"].value)
 
 
-def spell_overrides(spec: str, cfg: Config) -> list[str]:
-    """Returns the overrides that make the config of FILE[:parts] equal to `cfg`."""
-    before = {name: value for name, _, value in fields(read_unchecked(spec))}
+def spell_overrides(base: Config, cfg: Config) -> list[str]:
+    """Returns the overrides that make the config `base` equal to `cfg`."""
+    before = {name: value for name, _, value in fields(base)}
     return [
         f"--{OVERRIDE}{name}={_spell(value)}"
         for name, _, value in fields(cfg)
@@ -93,6 +93,10 @@ def _spell(value: Any) -> str:
 
 def resolve(config: Any) -> Config:
     """Checks a config with its final values and freezes it."""
+    return _require_config(config).resolved()
+
+
+def _require_config(config: Any) -> Config:
     if config is None:
         raise ConfigError(
             "no --config=FILE was given; use --config=configs/gap_pose.py for the paper's run"
@@ -101,7 +105,7 @@ def resolve(config: Any) -> Config:
         raise ConfigError(
             f"get_config returned a {type(config).__name__}; it must return gap_jax.config.Config"
         )
-    return config.resolved()
+    return config
 
 
 def find_spec(argv: Sequence[str]) -> tuple[int, str]:

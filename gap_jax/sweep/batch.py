@@ -1,6 +1,5 @@
 """Writes the runs of a sweep as array jobs of SLURM, and picks the run of a task."""
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -18,9 +17,9 @@ def write_script(plan: Plan, words: Sequence[str]) -> Path:
     text = resources.files("gap_jax.sweep").joinpath(SCRIPT).read_text("utf-8")
     phases = {name: len(list_cells()) for name, list_cells in _phases(plan).items()}
     filled = {
-        "FOLDER": shlex.quote(str(Path.cwd())),
-        "OUT": shlex.quote(str(plan.out.absolute())),
-        "SWEEP": shlex.join(_without_write(words)),
+        "FOLDER": _quote(str(Path.cwd())),
+        "OUT": _quote(str(plan.out.absolute())),
+        "SWEEP": " ".join(map(_quote, _without_write(words))),
         "PHASES": " ".join(f"{name}:{count}" for name, count in phases.items() if count),
     }
     for name, value in filled.items():
@@ -66,3 +65,8 @@ def _without_write(words: Sequence[str]) -> list[str]:
         if word.partition("=")[0] != WRITE and not is_value:
             kept.append(word)
     return kept
+
+
+def _quote(word: str) -> str:
+    """Quotes a word for bash, also where shlex would see no need."""
+    return "'" + word.replace("'", "'\\''") + "'"

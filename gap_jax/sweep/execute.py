@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -82,7 +82,7 @@ def run_children(
     slots: Sequence[Slot],
     stop_flag: StopFlag,
     log: Callable[[str], None] = print,
-) -> Iterator[tuple[Cell, int]]:
+) -> Generator[tuple[Cell, int], None, None]:
     """Runs cells as processes, one in each slot; on a signal they save and this raises.
 
     A run that another process still writes, such as a child of a sweep that was killed, is started

@@ -54,7 +54,9 @@ class Cell:
     @property
     def words(self) -> list[str]:
         """The arguments of `gap_jax train`."""
-        overrides = spell_overrides(self.row.spec, self.cfg)
+        if self.row.base is None:
+            raise AssertionError(f"{self.row.name} is only quoted")
+        overrides = spell_overrides(self.row.base, self.cfg)
         return [f"--config={self.row.spec}", f"--workdir={self.workdir}", *overrides]
 
     @property

@@ -3,9 +3,10 @@
 A method is a part of --config=FILE:parts, so that FILE decides about its other settings.
 """
 
+import functools
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from data_pipelines.core.errors import ConfigError
@@ -59,10 +60,11 @@ class Row(NamedTuple):
     """A row of a sweep; without a config it is only quoted, for `reason`."""
 
     name: str
-    spec: str
+    spec: str  # FILE[:parts], whose config is `base`
     cfg: Config | None
     reason: str = ""
     published: float | None = None  # mAP in percent, where data and metric are the paper's
+    base: Config | None = None
 
 
 def make_rows(
@@ -74,8 +76,9 @@ def make_rows(
 ) -> list[Row]:
     """Makes the rows of a kind from FILE[:parts] and overrides; a refused config names its row."""
     given = {name_field(word): word for word in overrides}
+    read_base = functools.cache(read_unchecked)  # a method has many rows
     rows = [
-        _make_row(name, _with_method(spec, method), method, own, given, data)
+        _make_row(name, _with_method(spec, method), read_base, method, own, given, data)
         for name, method, own in _list_rows(kind, spec, overrides, over)
     ]
     published = PUBLISHED.get(kind, {})
@@ -128,23 +131,24 @@ def _with_method(spec: str, method: str) -> str:
 def _make_row(
     name: str,
     spec: str,
+    read_base: Callable[[str], Config],
     method: str,
     own: Mapping[str, str],
     given: Mapping[str, str],
     data: Manifest,
 ) -> Row:
     try:
-        raw = read_unchecked(spec)
+        base = read_base(spec)
         pooling = method.removesuffix("_pose")
-        if method and getattr(getattr(raw, "model", None), "pooling", None) != pooling:
+        if method and base.model.pooling != pooling:
             raise ConfigError(
                 f"{spec.partition(':')[0]} does not take the method {method} as its part; "
                 "sweep a config of the package, or let get_config call gap_jax.variants.set_method"
             )
-        if method.endswith("_pose") and not data.splits[raw.data.train_split].with_joints:
+        if method.endswith("_pose") and not data.splits[base.data.train_split].with_joints:
             return Row(name, spec, None, f"{data.name} has no joints")
         words = {**given, **{field: f"--{OVERRIDE}{field}={value}" for field, value in own.items()}}
-        read_by = own.get("model.pooling", raw.model.pooling)
+        read_by = own.get("model.pooling", base.model.pooling)
         words = {
             field: word for field, word in words.items() if field in own or _is_read(field, read_by)
         }
@@ -155,7 +159,7 @@ def _make_row(
             )
     except ConfigError as error:
         raise ConfigError(f"row {name}: {error}") from error
-    return Row(name, spec, cfg)
+    return Row(name, spec, cfg, base=base)
 
 
 def _is_read(field: str, pooling: str) -> bool:

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -118,7 +117,7 @@ def test_a_run_that_ignores_the_signal_is_killed(
 def test_leaving_the_loop_ends_the_other_runs(tmp_path: Path) -> None:
     cells = [stub(tmp_path, "", "a"), stub(tmp_path, SAVES + SLEEPS, "b")]
     ended = run_children(cells, [{}] * 2, StopFlag(), quiet)
-    assert isinstance(ended, Iterator) and next(ended)[1] == 0
+    assert next(ended)[1] == 0
     wait_for(cells[1].log, "begun")
     ended.close()
     assert cells[1].log.read_text() == "begun\nsaved\n"

@@ -2,7 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,11 +23,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def two_rows(data: Path, out: Path, *fields: str, **options: object) -> Plan:
+def two_rows(data: Path, out: Path, *fields: str, **options: Any) -> Plan:
     return make_plan(data, out, "grid", *fields, over=["model.rank=1,2"], **options)
 
 
-def by_rate(best: float) -> object:
+def by_rate(best: float) -> Callable[[Cell], float]:
     """More skill the nearer a search's rate is to the best one."""
     return lambda cell: 9.0 if cell.cfg.optim.learning_rate == best else 0.0
 
@@ -203,7 +205,9 @@ def test_maps_are_extracted_once_before_the_runs(data: Path, tmp_path: Path) -> 
     assert [each.is_search for each in flipped.list_extractions()] == [True, False]
     runner = Recorder(plan.data, code=lambda cell: 66 * cell.name.startswith("features"))
     assert execute(plan, runner, quiet) == 66
-    assert runner.started == ["model.rank=1/features-search-0.00133"]
+    assert runner.started == [
+        "model.rank=1/features-search-0.00133", "model.rank=1/features-seed-1",
+    ]  # fmt: skip
 
 
 def test_sweep_json_lists_what_determines_the_numbers(data: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,7 +33,9 @@ def config_of(row: Row) -> Config:
     return row.cfg
 
 
-def rows_of(folder: Path, stated: Manifest, kind: str, *fields: str, **options: object) -> dict:
+def rows_of(
+    folder: Path, stated: Manifest, kind: str, *fields: str, **options: Any
+) -> dict[str, Any]:
     over = [parse_over(each) for each in options.get("over", ())]
     spec = str(options.get("spec", SPEC))
     return {row.name: row for row in make_rows(kind, spec, words_of(folder, *fields), stated, over)}
@@ -115,7 +118,7 @@ def test_grid_is_the_product(folder: Path, stated: Manifest) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grid"])
 def test_overrides_spell_the_config(folder: Path, stated: Manifest, kind: str) -> None:
     for row in rows_of(folder, stated, kind, "optim.frozen=('backbone',)").values():
-        again = read_config(row.spec, spell_overrides(row.spec, row.cfg))
+        again = read_config(row.spec, spell_overrides(row.base, row.cfg))
         assert not differences(row.cfg, again)
 
 

@@ -40,8 +40,9 @@ def test_a_sweep_killed_twice_ends_with_the_same_numbers(
 ) -> None:
     monkeypatch.setattr(execute, "run_children", train_here)
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    assert cli.main(["sweep", *words(data, whole, *GRID)]) == 0
-    command = [sys.executable, "-m", "tests.support.swept", *words(data, broken, *GRID)]
+    program = [sys.executable, "-m", "tests.support.swept"]
+    unbroken = Forked([*program, *words(data, whole, *GRID)], {**os.environ})
+    command = [*program, *words(data, broken, *GRID)]
     # before the last step of the second search, then between the first final run's checkpoint and
     # the record of its end
     for point in ("train.step:kill9@4", "checkpoint.after_commit:kill9@2"):
@@ -53,6 +54,8 @@ def test_a_sweep_killed_twice_ends_with_the_same_numbers(
     assert cli.main(["sweep", *words(data, broken, *GRID)]) == 0
     out = capsys.readouterr().out
     assert "2 of 4 runs are left" in out
+    unbroken.communicate(timeout=300)
+    assert unbroken.returncode == 0
     for name in FILES:
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
     assert out.count("over 2 seeds") == 1
