@@ -12,8 +12,8 @@ from gap_jax.commands.train import check_data
 from gap_jax.flags import read_config
 from gap_jax.runtime import preemption
 from gap_jax.sweep import batch, execute, results
-from gap_jax.sweep.plan import HELD_OUT, SEEDS, SWEEP, Plan, make_rates
-from gap_jax.sweep.rows import KINDS, make_rows, parse_over
+from gap_jax.sweep.plan import HELD_OUT, SEEDS, SWEEP, Plan
+from gap_jax.sweep.rows import KINDS, make_rates, make_rows, parse_over
 from gap_jax.weights import named
 
 DESCRIPTION = """Runs the rows of a table or figure of the papers, or a grid, on one data set. The

@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from gap_jax.runtime.run_folder import HARMLESS, RunFolder
 from gap_jax.sweep.rows import Row
 
 HELD_OUT = 0.2
-RATE_FACTORS = (1 / 3, 1.0, 3.0)
 SEEDS = 5
 SAVED_EVERY_STEPS = 2_000  # a shorter run has one checkpoint, at its end
 SWEEP, RUNS = "sweep.json", "runs"
@@ -177,7 +176,7 @@ class Plan:
                 yield f"{row.name}: not run: {row.reason}"
                 continue
             rates = ", ".join(f"{rate:g}" for rate in self.rates[row.name])
-            steps = self.finals_of(row, self.rates[row.name][0])[0].cfg.train.steps
+            steps = self._bases[row.name].train.steps
             yield f"{row.name}: {steps:,} steps, learning rates {rates}"
         steps = sum(cell.cfg.train.steps for cell in self.cells)
         trained = sum(cell.cfg.train.steps * cell.cfg.train.batch_size for cell in self.cells)
@@ -210,20 +209,29 @@ class Plan:
         scores = {rate: each["mAP"] for rate, each in found.items() if each}
         return choose_rate(scores) if len(found) == len(rates) and scores else None
 
-    def _cell(self, row: Row, name: str, rate: float, seed: int, held_out: float) -> Cell:
-        cfg = row.cfg
-        if cfg is None:
-            raise AssertionError(f"{row.name} is only quoted")
+    @cached_property
+    def _bases(self) -> Mapping[str, Config]:
+        """The config of each row with the same budget for all its runs."""
+        return {row.name: self._prepare(row.cfg) for row in self.runnable if row.cfg}
+
+    def _prepare(self, cfg: Config) -> Config:
         cfg = resolve_length(cfg, self.data)  # with all images, so that a search takes as many
         every = min(cfg.train.steps, SAVED_EVERY_STEPS)
-        cfg = dataclasses.replace(
+        return dataclasses.replace(
             cfg,
-            data=dataclasses.replace(cfg.data, held_out=held_out),
-            optim=dataclasses.replace(cfg.optim, learning_rate=rate),
-            train=dataclasses.replace(cfg.train, epochs=0.0, early_stop_evals=0, seed=seed),
+            train=dataclasses.replace(cfg.train, epochs=0.0, early_stop_evals=0),
             eval=dataclasses.replace(cfg.eval, every_steps=0),
             checkpoint=dataclasses.replace(cfg.checkpoint, every_steps=every, keep=1),
-        ).resolved()
+        )
+
+    def _cell(self, row: Row, name: str, rate: float, seed: int, held_out: float) -> Cell:
+        base = self._bases[row.name]
+        cfg = dataclasses.replace(  # the constructors check it
+            base,
+            data=dataclasses.replace(base.data, held_out=held_out),
+            optim=dataclasses.replace(base.optim, learning_rate=rate),
+            train=dataclasses.replace(base.train, seed=seed),
+        )
         return Cell(row, name, cfg, self.out / RUNS / row.name / name)
 
     def identify(self) -> dict[str, Any]:
@@ -257,14 +265,6 @@ class Plan:
                 f"{self.out} holds another sweep, {name_some(differing, separator='; ')}; use its "
                 "values or another --out"
             )
-
-
-def make_rates(row: Row, given: Sequence[float]) -> tuple[float, ...]:
-    """Returns the rates of a row in rising order: those given, or its own x 1/3, 1 and 3."""
-    if given or row.cfg is None:
-        return tuple(sorted(given))
-    base = row.cfg.optim.learning_rate
-    return tuple(float(f"{base * factor:.3g}") for factor in RATE_FACTORS)
 
 
 def _count_evaluated(cell: Cell, data: Manifest) -> int:

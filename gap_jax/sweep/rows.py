@@ -36,6 +36,7 @@ TABLE1: Mapping[str, tuple[str, dict[str, str]]] = {  # the method and fields of
 }
 REDUCTIONS = ("reference", "mean", "sum_per_image")
 POSE_WEIGHTS = tuple(float(f"1e-{power}") for power in range(9))
+RATE_FACTORS = (1 / 3, 1.0, 3.0)
 LAYERS, RANKS = range(6), range(1, 6)
 
 # mAP on MPII val in percent, from the two papers and the AP authors' page
@@ -176,6 +177,14 @@ def _is_of_paper(cfg: Config, data: Manifest) -> bool:
         and cfg.eval.average_precision == "envelope"
         and not cfg.eval.max_examples
     )
+
+
+def make_rates(row: Row, given: Sequence[float]) -> tuple[float, ...]:
+    """Returns the rates of a row in rising order: those given, or its own x 1/3, 1 and 3."""
+    if given or row.cfg is None:
+        return tuple(sorted(given))
+    base = row.cfg.optim.learning_rate
+    return tuple(float(f"{base * factor:.3g}") for factor in RATE_FACTORS)
 
 
 def parse_over(text: str) -> Over:

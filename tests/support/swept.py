@@ -18,8 +18,8 @@ from gap_jax.evaluation import evaluate
 from gap_jax.runtime import run_folder
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.sweep import execute
-from gap_jax.sweep.plan import Cell, Plan, make_rates
-from gap_jax.sweep.rows import make_rows, parse_over
+from gap_jax.sweep.plan import Cell, Plan
+from gap_jax.sweep.rows import make_rates, make_rows, parse_over
 from gap_jax.train import train
 from tests.support.reported_runs import draw_scores
 from tests.support.tiny_data import CLASSES

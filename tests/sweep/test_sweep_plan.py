@@ -11,7 +11,8 @@ import pytest
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
 from gap_jax.config import differences
 from gap_jax.sweep.execute import execute
-from gap_jax.sweep.plan import SWEEP, Cell, Plan, choose_rate, make_rates
+from gap_jax.sweep.plan import SWEEP, Cell, Plan, choose_rate
+from gap_jax.sweep.rows import make_rates
 from tests.support.swept import SIZES, Recorder, make_plan
 from tests.support.tiny_data import prepare_tiny_people, quiet
 
