@@ -21,6 +21,13 @@ class DataConfig(Settings, group="data"):
     root: str = setting("", "folder of the prepared records; empty means data/NAME")
     train_split: str = setting("train", "split to train on")
     eval_split: str = setting("val", "split to evaluate on")
+    held_out: float = setting(
+        0.0,
+        "share of train_split, drawn at random by position, that is evaluated and not trained on, "
+        "instead of eval_split; chooses settings without touching that",
+        low=0,
+        high=0.5,
+    )
     cache: Literal["none", "ram", "features"] = setting(
         "none",
         "ram keeps decoded images in memory, features the maps of a frozen backbone on disk; both "
@@ -117,6 +124,15 @@ class DataConfig(Settings, group="data"):
     def random_views(self) -> int:
         """The random crops among the stored views of a training image."""
         return max(0, self.feature_views - (2 if self.flip else 1))
+
+    @property
+    def scored_split(self) -> str:
+        """The name of the evaluated images: a split, or the held-out part of the training split."""
+        return f"{self.train_split}-held_out" if self.held_out else self.eval_split
+
+    def count_held_out(self, stored: int) -> int:
+        """Returns how many of the `stored` images of the training split are held out."""
+        return round(self.held_out * stored)
 
     @property
     def directory(self) -> Path:

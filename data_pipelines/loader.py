@@ -31,6 +31,7 @@ from data_pipelines.workers import (
 )
 
 AnyRows = Rows | FeatureRows
+HELD_OUT_SEED = 20  # the same part of the training split for every run, whatever its seed
 EPOCHS = 2**32  # endless; Grain's own infinite repeat overflows in batches of one row
 
 
@@ -82,7 +83,8 @@ def training_batches(
 ) -> Batches:
     """Makes the endless batches of this process (index, count) from step `start_step` on.
 
-    With `maps` their images are maps of the backbone, each of a view that is drawn.
+    With `maps` their images are maps of the backbone, each of a view that is drawn. No batch shows
+    a record that `data.held_out` holds out.
     """
     row_count = _rows_per_process("train.batch_size", batch_size, process[1])
     if maps:
@@ -91,8 +93,9 @@ def training_batches(
         rows = Rows(data, manifest, data.train_split)
         if data.cache == "ram":
             rows.cache_decoded()
-    sequence = grain.MapDataset.range(len(rows)).seed(seed).shuffle().repeat(EPOCHS)
-    specs = sequence.random_map(_add_crop_seed)
+    kept, _ = split_held_out(data, len(rows))
+    sequence = grain.MapDataset.range(len(kept)).seed(seed).shuffle().repeat(EPOCHS)
+    specs = sequence.random_map(functools.partial(_add_crop_seed, kept))
     return _make_batches(specs, rows, data, row_count, process, start_step)
 
 
@@ -107,6 +110,7 @@ def evaluation_batches(
 ) -> Batches:
     """Makes batches with every record once, or `max_examples` spread evenly over the split.
 
+    The split is `data.eval_split`, or with `data.held_out` that part of `data.train_split`.
     Each process gets equally many full batches; rows with id -1 and weight 0 pad the last ones. If
     `data.eval_views` is above 1, images have an axis of views after the batch axis. With `maps`
     their images are maps of the backbone.
@@ -116,12 +120,28 @@ def evaluation_batches(
     if maps:
         rows = FeatureRows(maps, manifest)
     else:
-        rows = Rows(data, manifest, data.eval_split, views=data.eval_views)
-    examples = min(len(rows), max_examples or len(rows))
+        split = data.train_split if data.held_out else data.eval_split
+        rows = Rows(data, manifest, split, views=data.eval_views)
+    positions = split_held_out(data, len(rows))[1] if data.held_out else range(len(rows))
+    examples = min(len(positions), max_examples or len(positions))
     padded = math.ceil(examples / batch_size) * batch_size
-    spread = functools.partial(_spread_evenly, examples, len(rows))
+    spread = functools.partial(_spread_evenly, examples, positions)
     specs = grain.MapDataset.range(padded).map(spread)
     return _make_batches(specs, rows, data, row_count, process, 0)
+
+
+def split_held_out(data: DataConfig, stored: int) -> tuple[Sequence[int], Sequence[int]]:
+    """Splits the positions of the training split into those to train on and those held out."""
+    if not data.held_out:
+        return range(stored), ()
+    held = data.count_held_out(stored)
+    if not 0 < held < stored:
+        raise ConfigError(
+            f"data.held_out={data.held_out:g} of the {stored:,} images of {data.train_split} is "
+            f"{held:,}; hold out one or more, and not all"
+        )
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(stored)
+    return np.sort(order[held:]).tolist(), np.sort(order[:held]).tolist()
 
 
 def _rows_per_process(name: str, batch_size: int, count: int) -> int:
@@ -134,12 +154,13 @@ def _rows_per_process(name: str, batch_size: int, count: int) -> int:
     return batch_size // count
 
 
-def _add_crop_seed(position: int, rng: np.random.Generator) -> RowSpec:
-    return RowSpec(position, int(rng.integers(2**63)))
+def _add_crop_seed(positions: Sequence[int], index: int, rng: np.random.Generator) -> RowSpec:
+    return RowSpec(positions[index], int(rng.integers(2**63)))
 
 
-def _spread_evenly(examples: int, stored: int, index: int) -> RowSpec:
-    return RowSpec(index * stored // examples if index < examples else PADDING_ID)
+def _spread_evenly(examples: int, positions: Sequence[int], index: int) -> RowSpec:
+    is_padding = index >= examples
+    return RowSpec(PADDING_ID if is_padding else positions[index * len(positions) // examples])
 
 
 def _make_batches(

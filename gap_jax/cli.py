@@ -16,6 +16,7 @@ COMMANDS = {
     "data": "prepare, check and show data sets",
     "config": "show, explain and compare configs",
     "features": "compute the maps of a frozen backbone once, to train on them",
+    "sweep": "the papers' tables and figures, or a grid: learning rates, seeds, intervals",
     "weights": "list and make files for init.weights",
     "predict": "classes, probabilities and attention of your images",
     "evaluate": "exact metrics of a run on a split",
@@ -25,7 +26,11 @@ COMMANDS = {
     "doctor": "check this machine: devices, driver, memory, packages, a self-test",
     "completion": "print the script that completes commands in bash, zsh or fish",
 }
-ELSEWHERE = {"demo": "gap_jax.demo", "completion": "gap_jax.completion.command"}
+ELSEWHERE = {
+    "demo": "gap_jax.demo",
+    "completion": "gap_jax.completion.command",
+    "sweep": "gap_jax.sweep.command",
+}
 SHOWN_PACKAGES = ("jax", "jaxlib", "flax", "grain", "tensorflow-datasets", "numpy")
 
 

@@ -60,13 +60,43 @@ def read_config(spec: str, overrides: Sequence[str] = ()) -> Config:
     >>> read_config("gap_pose:attention,demo", ["--config.train.steps=50"]).train.steps
     50
     """
+    return resolve(read_unchecked(spec, overrides))
+
+
+def read_unchecked(spec: str, overrides: Sequence[str] = ()) -> Config:
+    """Reads FILE[:parts] with overrides into a config whose values may contradict each other."""
     own = flags.FlagValues()
     parse(["gap_jax", f"--config={spec}", *overrides], own)
-    return resolve(own["config"].value)
+    return _require_config(own["config"].value)
+
+
+def spell_overrides(base: Config, cfg: Config) -> list[str]:
+    """Returns the overrides that make the config `base` equal to `cfg`."""
+    before = {name: value for name, _, value in fields(base)}
+    return [
+        f"--{OVERRIDE}{name}={_spell(value)}"
+        for name, _, value in fields(cfg)
+        if value != before[name]
+    ]
+
+
+def name_field(override: str) -> str:
+    """Returns the field that --config.group.field=value sets."""
+    return override.partition("=")[0].lstrip("-").removeprefix("no").removeprefix(OVERRIDE)
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return value if isinstance(value, str) else repr(value)
 
 
 def resolve(config: Any) -> Config:
     """Checks a config with its final values and freezes it."""
+    return _require_config(config).resolved()
+
+
+def _require_config(config: Any) -> Config:
     if config is None:
         raise ConfigError(
             "no --config=FILE was given; use --config=configs/gap_pose.py for the paper's run"
@@ -75,7 +105,7 @@ def resolve(config: Any) -> Config:
         raise ConfigError(
             f"get_config returned a {type(config).__name__}; it must return gap_jax.config.Config"
         )
-    return config.resolved()
+    return config
 
 
 def find_spec(argv: Sequence[str]) -> tuple[int, str]:

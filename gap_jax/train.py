@@ -254,8 +254,8 @@ class Trainer:
         )
 
     def _evaluate(self, state: TrainState, step: int) -> None:
-        """Scores the evaluation split, unless the run is stopping: then its next start does."""
-        setup, split = self.setup, self.setup.cfg.data.eval_split
+        """Scores the evaluated images, unless the run is stopping: then its next start does."""
+        setup, split = self.setup, self.setup.cfg.data.scored_split
         with self.reporter.timing("eval"):
             scores = evaluate.score_split(
                 setup.cfg,

@@ -180,7 +180,7 @@ def _score(
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
     """Scores a split; of data other than the model's own the summary has the fingerprint."""
     own = opened.cfg.data
-    settings = dataclasses.replace(own, eval_split=split, root=str(place)).resolved()
+    settings = dataclasses.replace(own, eval_split=split, held_out=0.0, root=str(place)).resolved()
     mesh = evaluation_mesh(opened.cfg, processes.count)
     folded = opened.fold()
     scores = evaluate.score_split(

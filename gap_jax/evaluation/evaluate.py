@@ -91,7 +91,7 @@ def score_split(
     after_batch: Callable[[], None] = lambda: None,
     maps: FeatureMaps | None = None,
 ) -> Scores | None:
-    """Scores `data.eval_split` once, or `max_examples` spread evenly over it; see `score`."""
+    """Scores the evaluated images once, or `max_examples` spread evenly over them; see `score`."""
     with loader.evaluation_batches(
         cfg.data,
         data,

@@ -17,7 +17,8 @@ def resolve_length(cfg: Config, data: Manifest) -> Config:
     train, split = cfg.train, data.splits.get(cfg.data.train_split)
     if not train.epochs or split is None:  # opening the split refuses its absence
         return cfg
-    steps = min(max(count_steps(train, split.examples), train.min_steps), train.steps)
+    images = split.examples - cfg.data.count_held_out(split.examples)
+    steps = min(max(count_steps(train, images), train.min_steps), train.steps)
     every = math.ceil(steps / max(round(train.epochs), 1))
     return dataclasses.replace(
         cfg,

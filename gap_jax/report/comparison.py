@@ -82,8 +82,11 @@ class Comparison(NamedTuple):
         return "\n".join([*lines, *filter(None, [self.skipped])])
 
 
-def compare(runs: Sequence[ReportedRun]) -> Comparison:
-    """Groups the runs into methods and computes 95 % intervals over the counted images."""
+def compare(runs: Sequence[ReportedRun], names: Sequence[str] = ()) -> Comparison:
+    """Groups the runs into methods and computes 95 % intervals over the counted images.
+
+    `names` are those of the methods, in the order of their first runs.
+    """
     protocol = evaluate.Protocol.of(runs[0].cfg)
     _, labels = protocol.rank(runs[0].scores)
     mean_ap = functools.partial(metrics.resampled_map, rule=protocol.rule)
@@ -91,7 +94,7 @@ def compare(runs: Sequence[ReportedRun]) -> Comparison:
     methods: list[Method] = []
     precise: list[Resampled] = []
     accurate: list[Resampled] = []  # empty if images have several labels
-    for name, group in zip(_name(groups), groups, strict=True):
+    for name, group in zip(names or _name(groups), groups, strict=True):
         systems = [protocol.rank(run.scores)[0] for run in group]
         by_seed = [metrics.mean_average_precision(each, labels, protocol.rule) for each in systems]
         precise.append(_resample(mean_ap, systems, labels))

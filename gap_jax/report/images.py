@@ -8,9 +8,9 @@ import numpy as np
 from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import CheckpointError, DataError
-from data_pipelines.loader import Rows, RowSpec
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.drawing import Picture
+from data_pipelines.rows import Rows, RowSpec
 from gap_jax.report.runs import ReportedRun
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from data_pipelines.example import PADDING_ID
-from data_pipelines.loader import Rows, RowSpec
+from data_pipelines.rows import Rows, RowSpec
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.cells import Grid
 from gap_jax.prediction.attention import compute_maps

@@ -50,8 +50,8 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
 
 def describe_length(cfg: Config, data: Manifest) -> str:
     """Describes the resolved steps, and which field of `train` decided them."""
-    train = cfg.train
-    wanted = count_steps(train, data.splits[cfg.data.train_split].examples)
+    train, images = cfg.train, data.splits[cfg.data.train_split].examples
+    wanted = count_steps(train, images - cfg.data.count_held_out(images))
     made = f"train.epochs={train.epochs:g} would make {wanted:,}"
     why = f"train.epochs={train.epochs:g}"
     if train.steps != wanted:

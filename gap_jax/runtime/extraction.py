@@ -47,7 +47,7 @@ LOGGED_EVERY_S = 10.0
 
 
 class StoredMaps(NamedTuple):
-    """The maps of a run: those of its training and of its evaluation split."""
+    """The maps of a run: those of its training and of its evaluated images."""
 
     training: FeatureMaps
     evaluation: FeatureMaps
@@ -77,25 +77,35 @@ def store_maps(
 ) -> StoredMaps:
     """Computes the maps of a run that are not stored yet, and checks those that are."""
     host = copy_to_host(variables)
-    stored = StoredMaps(
-        _describe(setup, host, setup.cfg.data.train_split, is_training=True),
-        _describe(setup, host, setup.cfg.data.eval_split, is_training=False),
-    )
+    stored = _describe_maps(setup, host)
+    distinct = [stored.training]
+    if stored.evaluation is not stored.training:
+        distinct.append(stored.evaluation)
     if repair and processes.is_first:
-        for maps in stored:
+        for maps in distinct:
             maps.repair()
-    absent = processes.broadcast("maps", lambda: [not each.is_complete() for each in stored])
-    unfinished = [each for each, is_absent in zip(stored, absent, strict=True) if is_absent]
+    absent = processes.broadcast("maps", lambda: [not each.is_complete() for each in distinct])
+    unfinished = [each for each, is_absent in zip(distinct, absent, strict=True) if is_absent]
     if unfinished:
         if processes.is_first:
             _check_room(unfinished)
         extractor = Extractor(setup, host, processes, log, is_stopping)
         for maps in unfinished:
             extractor.store(maps)
-    for maps, is_absent in zip(stored, absent, strict=True):
+    for maps, is_absent in zip(distinct, absent, strict=True):
         if not is_absent:
             maps.check(processes.index_and_count)
     return stored
+
+
+def _describe_maps(setup: Setup, host: dict[str, np.ndarray]) -> StoredMaps:
+    """Describes the maps of a run; those of held-out images are among those of training."""
+    data = setup.cfg.data
+    training = _describe(setup, host, data.train_split, is_training=True)
+    if data.held_out and data.eval_views == 1 and data.eval_crops == "center":
+        return StoredMaps(training, training)  # its first view is the centre crop
+    split = data.train_split if data.held_out else data.eval_split
+    return StoredMaps(training, _describe(setup, host, split, is_training=False))
 
 
 def _describe(

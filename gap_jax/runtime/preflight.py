@@ -88,9 +88,13 @@ def _data(run: Preflight) -> str:
     ranked = sorted(zip(train.class_counts, data.classes, strict=True))
     (fewest, rarest), (most, commonest) = ranked[0], ranked[-1]
     skipped = describe_skipped(data.classes, val.class_counts, cfg.eval_split)
+    evaluated = f"{val.examples:,} in {cfg.eval_split}"
+    if cfg.held_out:
+        held = cfg.count_held_out(train.examples)
+        evaluated = f"{held:,} of them held out and evaluated instead of {cfg.eval_split}"
     return (
         f"{data.name} in {cfg.directory} (fingerprint {data.fingerprint}): {train.examples:,} "
-        f"images in {cfg.train_split}, {val.examples:,} in {cfg.eval_split}; "
+        f"images in {cfg.train_split}, {evaluated}; "
         f"{len(data.classes):,} classes, from {quote(rarest)} with {fewest:,} training images to "
         f"{quote(commonest)} with {most:,}{skipped and f'; {skipped}'}"
     )

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from absl import flags
 
-from data_pipelines import loader, manifest, records
+from data_pipelines import manifest, records
+from data_pipelines import rows as rows_module
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.decode import decode
 from data_pipelines.example import HostBatch
@@ -233,15 +234,15 @@ def test_caching_decoded_images_changes_nothing(
 def test_cached_images_are_decoded_once(
     folder: Path, stated: Manifest, keeps: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = loader.Rows(config(folder), stated, "train")
+    rows = rows_module.Rows(config(folder), stated, "train")
     decoded = []
     monkeypatch.setattr(
-        loader, "decode", lambda data, **how: decoded.append(data) or decode(data, **how)
+        rows_module, "decode", lambda data, **how: decoded.append(data) or decode(data, **how)
     )
     if keeps:
         rows.cache_decoded()
     for seed in range(3):
-        specs = [loader.RowSpec(position, seed) for position in range(STORED)]
+        specs = [rows_module.RowSpec(position, seed) for position in range(STORED)]
         rows.batch(specs, np.empty(rows.image_shape(STORED), np.uint8))
     assert len(decoded) == STORED * (1 if keeps else 3)
 
@@ -250,18 +251,18 @@ def test_a_cache_that_does_not_fit_in_memory_is_refused(
     folder: Path, stated: Manifest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = STORED * 24 * 18 * 3
-    monkeypatch.setattr(loader, "available_memory", lambda: size - 1)
+    monkeypatch.setattr(rows_module, "available_memory", lambda: size - 1)
     message = (
         r"data.cache=ram needs about 0.0 GiB for split 'train' in .* and 0.0 GiB are free; use"
     )
     with pytest.raises(ConfigError, match=message):
         training_batches(config(folder, cache="ram"), stated, seed=0, batch_size=4)
-    monkeypatch.setattr(loader, "available_memory", lambda: size)
+    monkeypatch.setattr(rows_module, "available_memory", lambda: size)
     training_batches(config(folder, cache="ram"), stated, seed=0, batch_size=4).close()
 
 
 def test_the_free_memory_of_this_machine_is_known() -> None:
-    assert 2**26 < loader.available_memory() < 2**50
+    assert 2**26 < rows_module.available_memory() < 2**50
 
 
 @pytest.mark.parametrize("cores", [1, 2])

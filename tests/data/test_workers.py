@@ -18,7 +18,8 @@ import pytest
 from data_pipelines import loader, workers
 from data_pipelines.core.errors import ConfigError, DataError, WorkerLost
 from data_pipelines.example import HostBatch
-from data_pipelines.loader import Batches, Rows, RowSpec, training_batches
+from data_pipelines.loader import Batches, training_batches
+from data_pipelines.rows import Rows, RowSpec
 from data_pipelines.workers import BLOCKS_PER_WORKER, SHARED_MEMORY, ImageBlocks
 from tests.support.loader_data import (
     ARGUMENTS,

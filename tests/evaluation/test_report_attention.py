@@ -13,9 +13,9 @@ from data_pipelines import transforms
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import DataError
 from data_pipelines.example import Entry, RawData, RawSplit
-from data_pipelines.loader import Rows
 from data_pipelines.manifest import Manifest
 from data_pipelines.records import open_split
+from data_pipelines.rows import Rows
 from gap_jax.learning.state import split_network
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network

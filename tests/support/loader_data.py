@@ -13,7 +13,8 @@ from PIL import Image
 from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.example import HostBatch, LabelKind
-from data_pipelines.loader import Batches, Rows, RowSpec
+from data_pipelines.loader import Batches
+from data_pipelines.rows import Rows, RowSpec
 
 CLASSES = ("a", "b", "c")
 MOST_PEOPLE = 3

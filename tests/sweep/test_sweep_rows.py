@@ -1,0 +1,184 @@
+"""The rows of each kind of sweep, the values of --over, and what is refused by name."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines import manifest
+from data_pipelines.core.errors import ConfigError
+from data_pipelines.manifest import Manifest
+from gap_jax.config import Config, differences
+from gap_jax.flags import read_config, spell_overrides
+from gap_jax.sweep.rows import KINDS, POSE_WEIGHTS, REDUCTIONS, TABLE1, Row, make_rows, parse_over
+from tests.support.swept import SIZES, SPEC, words_of
+from tests.support.tiny_data import prepare_tiny_people
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    data = tmp_path_factory.mktemp("rows") / "data"
+    prepare_tiny_people(data, sizes=SIZES)
+    return data
+
+
+@pytest.fixture(scope="module")
+def stated(folder: Path) -> Manifest:
+    return manifest.load(folder)
+
+
+def config_of(row: Row) -> Config:
+    assert row.cfg
+    return row.cfg
+
+
+def rows_of(
+    folder: Path, stated: Manifest, kind: str, *fields: str, **options: Any
+) -> dict[str, Any]:
+    over = [parse_over(each) for each in options.get("over", ())]
+    spec = str(options.get("spec", SPEC))
+    return {row.name: row for row in make_rows(kind, spec, words_of(folder, *fields), stated, over)}
+
+
+def without_joints(data: Manifest) -> Manifest:
+    splits = {name: dataclasses.replace(it, with_joints=0) for name, it in data.splits.items()}
+    return dataclasses.replace(data, splits=splits)
+
+
+def test_table_has_the_methods_of_the_config_parts(folder: Path, stated: Manifest) -> None:
+    rows = rows_of(folder, stated, "table1")
+    assert list(rows) == list(TABLE1)
+    words = [word for word in words_of(folder) if "widths" not in word]
+    for name in ("mean", "max", "attention", "attention_pose"):
+        expected = read_config(f"gap_pose:{name},demo", words)
+        assert not differences(expected, config_of(rows[name])), name
+    control = differences(
+        config_of(rows["attention_pose"]), config_of(rows["attention_pose_weight0"])
+    )
+    assert control == {"pose.weight": "pose.weight: 0.1 -> 0.0"}
+    reading = differences(config_of(rows["gap"]), config_of(rows["gap_weight_space"]))
+    assert set(reading) == {"model.space", "model.gate_init"}
+    assert config_of(rows["gap"]).model.widths == (8, 4)
+
+
+def test_pose_rows_without_joints_are_only_listed(folder: Path, stated: Manifest) -> None:
+    rows = rows_of(folder, without_joints(stated), "table1")
+    quoted = {name: row.reason for name, row in rows.items() if row.cfg is None}
+    assert list(quoted) == ["attention_pose_weight0", "attention_pose", "gap_pose"]
+    assert set(quoted.values()) == {"people has no joints"}
+
+
+def test_pose_weights_are_swept_for_each_reduction(folder: Path, stated: Manifest) -> None:
+    rows = rows_of(folder, stated, "fig2")
+    found = [(row.cfg.pose.reduction, row.cfg.pose.weight) for row in rows.values()]
+    assert found == [(each, weight) for each in REDUCTIONS for weight in POSE_WEIGHTS]
+    assert tuple(pytest.approx(10.0**-power) for power in range(9)) == POSE_WEIGHTS
+    assert {row.cfg.model.pooling for row in rows.values()} == {"gap"}
+    swept = rows_of(folder, stated, "fig2", spec="gap_pose:attention_pose,demo")
+    assert {row.cfg.model.pooling for row in swept.values()} == {"attention"}
+    other = rows_of(folder, stated, "fig2", spec="gap_pose:mean,demo")
+    assert all(row.cfg.model.pooling == "gap" and row.cfg.pose.branch for row in other.values())
+
+
+@pytest.mark.parametrize(
+    ("widths", "expected"),
+    [
+        ("(8,4)", [(), (8,), (8, 4), (8, 4, 2), (8, 4, 2, 1), (8, 4, 2, 1, 1)]),
+        ("()", [()] * 6),
+    ],
+)
+def test_layers_halve_the_first_width(
+    folder: Path, stated: Manifest, widths: str, expected: list[tuple[int, ...]]
+) -> None:
+    rows = rows_of(folder, stated, "fig3", f"model.widths={widths}")
+    assert [row.cfg.model.T for row in rows.values()] == list(range(6))
+    assert [row.cfg.model.widths for row in rows.values()] == expected
+    assert not any(row.cfg.pose.branch for row in rows.values())
+
+
+def test_ranks(folder: Path, stated: Manifest) -> None:
+    rows = rows_of(folder, stated, "ranks")
+    assert {name: row.cfg.model.rank for name, row in rows.items()} == {
+        f"P={rank}": rank for rank in range(1, 6)
+    }
+    assert {row.cfg.model.pooling for row in rows.values()} == {"attention"}
+
+
+def test_grid_is_the_product(folder: Path, stated: Manifest) -> None:
+    over = ["model.T=1,2", "model.widths=(),(4,2)"]
+    fine = ["model.T=2", "model.widths=(),(4,2)", "optim.name=sgd,adamw"]
+    with pytest.raises(ConfigError, match=r"^row model.T=1,model.widths=_4,2_: model.widths=\(4,"):
+        rows_of(folder, stated, "grid", over=over)
+    rows = rows_of(folder, stated, "grid", over=fine)
+    found = [(row.cfg.model.widths, row.cfg.optim.name) for row in rows.values()]
+    assert found == [((), "sgd"), ((), "adamw"), ((4, 2), "sgd"), ((4, 2), "adamw")]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "grid"])
+def test_overrides_spell_the_config(folder: Path, stated: Manifest, kind: str) -> None:
+    for row in rows_of(folder, stated, kind, "optim.frozen=('backbone',)").values():
+        again = read_config(row.spec, spell_overrides(row.base, row.cfg))
+        assert not differences(row.cfg, again)
+
+
+def test_published_values_only_stand_beside_their_data_and_metric(
+    folder: Path, stated: Manifest
+) -> None:
+    paper = dataclasses.replace(stated, name="mpii")
+    rows = rows_of(folder, paper, "table1")
+    assert rows["mean"].published == 26.2 and rows["gap_pose"].published == 31.6
+    assert rows["max"].published is None
+    assert rows["R*CNN (VGG16)"] == Row("R*CNN (VGG16)", SPEC, None, "the paper's", 21.7)
+    assert [
+        row.published for row in rows_of(folder, paper, "ranks").values()
+    ] == [30.3, 29.2, None, None, 30.0]  # fmt: skip
+    for data, field in (
+        (stated, "eval.batch_size=8"),
+        (paper, "data.eval_split=train"),
+        (paper, "eval.average_precision=step"),
+        (paper, "eval.max_examples=3"),
+    ):
+        other = rows_of(folder, data, "table1", field)
+        assert not any(row.published for row in other.values()), field
+        assert len(other) == len(TABLE1)
+
+
+def test_a_refused_config_names_its_row(folder: Path, stated: Manifest) -> None:
+    with pytest.raises(ConfigError, match=r"^row mean: train.batch_size=9 cannot be divided"):
+        rows_of(folder, stated, "table1", "train.batch_size=9", "train.accumulate=2")
+    with pytest.raises(ConfigError, match=r"^row mean: model.pooling=max would replace the row's"):
+        rows_of(folder, stated, "table1", "model.pooling=max")
+
+
+def test_a_file_without_methods_is_refused(folder: Path, stated: Manifest, tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from gap_jax.config import Config\n\ndef get_config(parts=''):\n    return Config()\n"
+    )
+    message = rf"^row mean: {file} does not take the method mean as its part; "
+    with pytest.raises(ConfigError, match=message):
+        rows_of(folder, stated, "table1", spec=str(file))
+    fields = ("model.widths=(4,4,2)", "pose.branch=false")  # no widths where none are read
+    rows = rows_of(folder, stated, "grid", *fields, spec=str(file), over=["model.pooling=mean,gap"])
+    assert len(rows) == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("model.TT=1", r"config has no field 'model.TT'; did you mean 'model.T'"),
+        ("model.T", r"--over model.T must be FIELD=VALUE,VALUE"),
+        ("model.T=1,", r"--over model.T=1, must be FIELD=VALUE,VALUE"),
+        ("model.T=1,1", r"--over model.T=1,1 names a value twice"),
+        ("optim.learning_rate=1", r"a sweep chooses optim.learning_rate; use --rates"),
+        ("train.seed=1", r"a sweep chooses train.seed; use --seeds"),
+    ],
+)
+def test_a_wrong_field_of_a_grid_is_refused(text: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        parse_over(text)
+
+
+def test_commas_in_brackets_separate_no_values() -> None:
+    assert parse_over("model.widths=(8,4),(2,),()") == ("model.widths", ("(8,4)", "(2,)", "()"))
