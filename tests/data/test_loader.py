@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from absl import flags
 
-from data_pipelines import manifest, records
+from data_pipelines import loader, manifest, records
 from data_pipelines import rows as rows_module
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.decode import decode
