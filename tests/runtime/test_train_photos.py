@@ -43,7 +43,7 @@ def test_length_follows_the_images_and_a_resumed_run_is_equal(
     photographs: tuple[Path, Manifest], tmp_path: Path
 ) -> None:
     root, manifest = photographs
-    cfg = configure(root)
+    cfg = configure(root, "optim.schedule=constant")  # with the cosine train.steps may not grow
     check_data(cfg.data, "photos")  # a list for data.name=folder
     whole = train(cfg, tmp_path / "whole")
     run = RunFolder(tmp_path / "whole")
@@ -59,11 +59,9 @@ def test_length_follows_the_images_and_a_resumed_run_is_equal(
     assert train(cfg, run.root) == whole  # complete
 
     short = configure(root, "train.steps=3", "optim.schedule=constant")
-    longer = configure(root, "optim.schedule=constant")
     train(short, tmp_path / "cut")
-    train(longer, tmp_path / "cut")
-    train(longer, tmp_path / "unbroken")
-    ends = [prove(tmp_path / each, step=5) for each in ("cut", "unbroken")]
+    train(cfg, tmp_path / "cut")
+    ends = [prove(tmp_path / each, step=5) for each in ("cut", "whole")]
     assert ends[0].leaves == ends[1].leaves
     record = json.loads(RunFolder(tmp_path / "cut").record.read_text("utf-8"))
     assert "train.steps: 3 -> 5" in record["attempts"][1]["config_changes"]
