@@ -12,6 +12,7 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,15 @@ class FeatureMaps:
     row_type: np.dtype
     rows: int
 
+    @cached_property
+    def key(self) -> str:
+        """The digest of the origin and the format, by which folder and shards are named."""
+        text = json.dumps([FORMAT_VERSION, self.origin], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]
+
     @property
     def folder(self) -> Path:
-        text = json.dumps(self.origin, sort_keys=True)
-        digest = hashlib.sha256(text.encode()).hexdigest()
-        return self.data / FOLDER / f"{self.origin['split']}-{digest[:DIGITS]}"
+        return self.data / FOLDER / f"{self.origin['split']}-{self.key}"
 
     @property
     def records_per_batch(self) -> int:
@@ -108,7 +113,7 @@ class FeatureMaps:
         return sum(len(self.positions(index)) for index in absent) * self.row_type.itemsize
 
     def _name(self, shard: int) -> str:
-        return f"{shard:05}-of-{self.shard_count:05}"
+        return f"{self.key}-{shard:05}-of-{self.shard_count:05}"
 
     def write_shard(self, shard: int, rows: Iterable[np.ndarray]) -> None:
         """Writes a shard and names it by its digest; `rows` are arrays of `row_type`."""
@@ -165,27 +170,30 @@ class FeatureMaps:
         """Compares the manifest, and the digest of this process's share of the shards."""
         try:
             content = json.loads((self.folder / MANIFEST).read_text("utf-8"))
-            origin = content["origin"]
+            origin = dict(content["origin"])
+            differing = [name for name in self.origin if origin.get(name) != self.origin[name]]
             shards = [Shard(**each) for each in content["shards"]]
-            is_known = content["format_version"] == FORMAT_VERSION
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            names = [each.file.partition(".")[0] for each in shards]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise self._refuse(f"{MANIFEST} is not readable") from error
-        differing = [name for name in self.origin if origin.get(name) != self.origin[name]]
-        if differing or not is_known or len(shards) != self.shard_count:
-            raise self._refuse(f"it holds other maps: {name_some(differing or ['the format'])}")
+        if differing:
+            raise self._refuse(f"it holds other maps: {name_some(differing)}")
+        if names != [self._name(index) for index in range(self.shard_count)]:
+            raise self._refuse(f"{MANIFEST} names other files")
         index, count = share
         for each in shards[index::count]:
-            path = self.folder / each.file
+            path = self.folder / Path(each.file).name
             if not path.is_file():
-                raise self._refuse(f"{each.file} is missing")
+                raise self._refuse(f"{path.name} is missing")
             if path.stat().st_size != each.bytes or files.sha256(path) != each.sha256:
-                raise self._refuse(f"{each.file} is damaged")
+                raise self._refuse(f"{path.name} is damaged")
 
     def repair(self) -> None:
-        """Removes damaged shards, and the manifest, so that they are computed again."""
+        """Removes damaged and foreign shards, and the manifest, so that they are computed again."""
         (self.folder / MANIFEST).unlink(missing_ok=True)
         for path in self.folder.glob("*.npy"):
-            if files.sha256(path)[:DIGITS] != path.suffixes[-2][1:]:
+            name, _, digest = path.stem.partition(".")
+            if not name.startswith(self.key) or files.sha256(path)[:DIGITS] != digest:
                 path.unlink()
 
     def _refuse(self, fault: str) -> CheckpointError:
@@ -196,8 +204,19 @@ class FeatureMaps:
 
     def open(self) -> list[np.ndarray]:
         """Maps the shards into memory, read when used."""
-        paths = [self.find_shard(index) for index in range(self.shard_count)]
-        return [np.load(path, mmap_mode="r") for path in paths if path is not None]
+        return [self._open(index) for index in range(self.shard_count)]
+
+    def _open(self, shard: int) -> np.ndarray:
+        path = self.find_shard(shard)
+        if path is None:
+            raise self._refuse(f"{self._name(shard)} is missing")
+        try:
+            rows = np.load(path, mmap_mode="r")
+        except (OSError, ValueError) as error:
+            raise self._refuse(f"{path.name} is not readable") from error
+        if (rows.dtype, len(rows)) != (self.row_type, len(self.positions(shard))):
+            raise self._refuse(f"{path.name} holds other rows")
+        return rows
 
 
 class FeatureRows:

@@ -124,10 +124,9 @@ def _train_on(
             if processes.is_first:
                 files.write_atomically(folder.preflight, preflight + "\n")
             logger.info(preflight)
-            history = dict(metadata.get("history", ()))
-            trainer = Trainer(
-                setup, folder, processes, stop_flag, checkpoints, reporter, history, maps
-            )
+            past = dict(metadata.get("history", ()))
+            parts = setup, folder, processes, stop_flag, checkpoints, reporter
+            trainer = Trainer(*parts, history=past, maps=maps)
             last = trainer.loop(state)
         if last < cfg.train.steps:
             logger.info(

@@ -10,6 +10,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any, NamedTuple
 
 import jax
@@ -44,6 +45,7 @@ NETWORK_FIELDS = (
     "backbone", "strides", "stem_padding", "final_relu", "input", "stage", "norm_eps",
 )  # fmt: skip
 LOGGED_EVERY_S = 10.0
+IN_USE_ADVICE = "wait until it has computed these maps, and run the same command again"
 
 
 class StoredMaps(NamedTuple):
@@ -86,12 +88,18 @@ def store_maps(
             maps.repair()
     absent = processes.broadcast("maps", lambda: [not each.is_complete() for each in distinct])
     unfinished = [each for each, is_absent in zip(distinct, absent, strict=True) if is_absent]
-    if unfinished:
-        if processes.is_first:
+    with ExitStack() as held:
+
+        def enter() -> None:
+            for maps in unfinished:
+                held.enter_context(files.locked(maps.folder, advice=IN_USE_ADVICE))
             _check_room(unfinished)
-        extractor = Extractor(setup, host, processes, log, is_stopping)
-        for maps in unfinished:
-            extractor.store(maps)
+
+        processes.broadcast("maps_entered", enter)
+        if unfinished:
+            extractor = Extractor(setup, host, processes, log, is_stopping)
+            for maps in unfinished:
+                extractor.store(maps)
     for maps, is_absent in zip(distinct, absent, strict=True):
         if not is_absent:
             maps.check(processes.index_and_count)
@@ -142,6 +150,8 @@ def _digest_backbone(host: dict[str, np.ndarray]) -> str:
 
 def _check_room(unfinished: list[FeatureMaps]) -> None:
     """Refuses maps that do not fit on the disk, before anything is written."""
+    if not unfinished:
+        return
     needed = sum(each.missing_bytes() for each in unfinished)
     folder = unfinished[0].data
     free = shutil.disk_usage(files.existing_ancestor(folder)).free
@@ -244,9 +254,11 @@ def _fill_rows(
 ) -> np.ndarray:
     found, views = np.asarray(computed), maps.origin["views"]
     if not np.isfinite(found).all():
+        wider = {"float16": "bfloat16 or float32", "bfloat16": "float32"}.get(maps.origin["dtype"])
+        fix = f"set data.feature_dtype={wider}, or " if wider else ""
         raise ConfigError(
-            f"data.feature_dtype={maps.origin['dtype']} cannot hold a value of the backbone's map; "
-            "set data.feature_dtype=bfloat16 or float32"
+            f"a value of the backbone's map is not finite as {maps.origin['dtype']}; {fix}use "
+            "other weights"
         )
     rows = np.zeros(len(group), maps.row_type)
     for index, (of_record, label) in enumerate(group):

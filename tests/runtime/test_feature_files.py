@@ -7,10 +7,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from data_pipelines import feature_maps
-from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError, Preempted
+from data_pipelines.core import files
+from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError, InUse, Preempted
 from data_pipelines.feature_maps import FeatureMaps
 from gap_jax.learning.setup import assemble
 from gap_jax.runtime.extraction import StoredMaps, store_maps
@@ -102,6 +104,30 @@ def test_each_origin_has_a_folder_and_a_foreign_one_is_refused_by_name(
     shutil.rmtree(own)
     foreign.rename(own)
     with pytest.raises(CheckpointError, match="it holds other maps: weights"):
+        store(made, copied)
+    (own / "notes.npy").write_bytes(b"of somebody")
+    repaired = store(made, copied, repair=True).training
+    assert {path.name.partition("-")[0] for path in own.glob("*.npy")} == {repaired.key}
+    assert np.array_equal(
+        np.concatenate(repaired.open()), np.concatenate(made.maps.training.open())
+    )
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["{", "[]", '{"origin": [], "shards": []}', '{"origin": {}, "shards": [{"file": 1}]}'],
+)
+def test_a_manifest_that_is_none_is_refused(made: Made, copied: Path, content: str) -> None:
+    folder = copied / "features" / made.maps.training.folder.name
+    (folder / "manifest.json").write_text(content, "utf-8")
+    with pytest.raises(CheckpointError, match=r"manifest\.json is not readable|other maps"):
+        store(made, copied)
+
+
+def test_maps_that_another_process_computes_are_in_use(made: Made, copied: Path) -> None:
+    shutil.rmtree(copied / "features")
+    folder = copied / "features" / made.maps.training.folder.name
+    with files.locked(folder), pytest.raises(InUse, match="has computed these maps"):
         store(made, copied)
 
 
