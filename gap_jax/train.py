@@ -135,7 +135,7 @@ def _train_on(
             )
     if processes.is_first:
         run_folder.complete(folder, last)
-    return history[last]
+    return past[last]
 
 
 def _restore_or_start(

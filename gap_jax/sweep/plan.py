@@ -163,7 +163,7 @@ class Plan:
     def list_extractions(self) -> list[Extraction]:
         """Lists the extractions that store the maps of all runs on maps."""
         found: dict[str, Extraction] = {}
-        for cell in self.cells:
+        for cell in sorted(self.cells, key=lambda cell: cell.is_search):  # finals need all maps
             if cell.cfg.data.cache == "features":
                 own = Extraction(cell.row, f"features-{cell.name}", cell.cfg, cell.workdir)
                 found.setdefault(own.identify(), own)

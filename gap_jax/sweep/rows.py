@@ -184,7 +184,7 @@ def make_rates(row: Row, given: Sequence[float]) -> tuple[float, ...]:
     if given or row.cfg is None:
         return tuple(sorted(given))
     base = row.cfg.optim.learning_rate
-    return tuple(float(f"{base * factor:.3g}") for factor in RATE_FACTORS)
+    return tuple(base if factor == 1 else float(f"{base * factor:.3g}") for factor in RATE_FACTORS)
 
 
 def parse_over(text: str) -> Over:

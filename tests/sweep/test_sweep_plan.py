@@ -200,14 +200,15 @@ def test_maps_are_extracted_once_before_the_runs(data: Path, tmp_path: Path) -> 
     assert len(plan.list_extractions()) == 2  # random backbones of two seeds
     given = two_rows(data, tmp_path, *fields, "init.weights=drawn_objects")
     (only,) = given.list_extractions()
+    assert not only.is_search  # whose held-out images need no maps of val
     assert only.command[1:4] == ["-m", "gap_jax", "features"]
     assert not any("workdir" in word for word in only.command)
     flipped = two_rows(data, tmp_path, *fields, "init.weights=drawn_objects", "data.eval_flip=true")
-    assert [each.is_search for each in flipped.list_extractions()] == [True, False]
+    assert [each.is_search for each in flipped.list_extractions()] == [False, True]
     runner = Recorder(plan.data, code=lambda cell: 66 * cell.name.startswith("features"))
     assert execute(plan, runner, quiet) == 66
     assert runner.started == [
-        "model.rank=1/features-search-0.00133", "model.rank=1/features-seed-1",
+        "model.rank=1/features-seed-0", "model.rank=1/features-seed-1",
     ]  # fmt: skip
 
 
