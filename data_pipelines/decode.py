@@ -22,6 +22,7 @@ from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.photographs.exif import find_orientation, turn_upright
 
 LARGEST_PX = 50_000_000
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif")
 MOST_GIF_BLOCKS = 2**16  # before the first frame
 
 _PNG = b"\x89PNG\r\n\x1a\n"

@@ -4,7 +4,7 @@ import importlib.metadata
 import math
 import os
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -127,9 +127,14 @@ def _name_rejects(rejects: Sequence[Reject]) -> str:
     return name_some(named, separator="; ")
 
 
+def _main_split(splits: Iterable[str]) -> str:
+    """Returns `train`, or of data for scoring alone the first split."""
+    return "train" if "train" in splits else next(iter(splits))
+
+
 def _refuse_unusable(raw: RawData, accepted: Sequence[Accepted]) -> None:
     """Refuses `train`, or where there is none the split to score, without a usable image."""
-    split = "train" if "train" in raw.splits else next(iter(raw.splits))
+    split = _main_split(raw.splits)
     if not any(each.split == split for each in accepted):
         raise DataError(
             f"split {split!r} of data set {raw.name} has no usable image of "
@@ -209,7 +214,7 @@ def _summarise(
     for first, *others in rows:
         numbers = (f"{cell:>{width}}" for cell, width in zip(others, widths[1:], strict=True))
         yield "  ".join((f"{first:<{widths[0]}}", *numbers))
-    most = "train" if "train" in manifest.splits else next(iter(manifest.splits))
+    most = _main_split(manifest.splits)
     few = sum(count < FEW_IMAGES for count in manifest.splits[most].class_counts)
     size = sum(shard.bytes for split in manifest.splits.values() for shard in split.shards)
     yield (

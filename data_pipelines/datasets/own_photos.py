@@ -67,7 +67,8 @@ def to_raw(
     `val`, it is derived from `train`; without a `train` the data are for scoring alone.
     """
     classes = sorted({label for photo in photos for label in photo.labels})
-    kind: LabelKind = "multi" if any(len(photo.labels) > 1 for photo in photos) else "single"
+    is_multi = any(len(photo.labels) > 1 for photo in photos)
+    kind: LabelKind = "multi" if is_multi else "single"
     if len(classes) < 2:
         named = f"one class, {quote(classes[0])}" if classes else "no class"
         raise DataError(f"{source} holds {named}; a classifier needs two: {advice}")
@@ -76,7 +77,6 @@ def to_raw(
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
     for photo in photos:
         numbers = [number[label] for label in photo.labels]
-        is_multi = kind == "multi"
         label = _multi_label(numbers, len(classes)) if is_multi else [*numbers, UNLABELLED][0]
         people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
         entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))

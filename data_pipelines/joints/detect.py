@@ -14,13 +14,12 @@ from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from data_pipelines.core.listing import walk
 from data_pipelines.datasets.joints import DERIVED
-from data_pipelines.decode import decode
+from data_pipelines.decode import SUFFIXES, decode
 from data_pipelines.example import JOINTS, NOT_ANNOTATED
 from data_pipelines.joints.detector import Landmarks
 from data_pipelines.joints.landmarks import map_landmarks
 from data_pipelines.photographs.examine import Log, count_images, read_file
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".dib", ".gif")
 DETECTOR_PX = 640  # of the longer side; the detector shrinks further itself
 
 

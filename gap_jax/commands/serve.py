@@ -8,7 +8,7 @@ import numpy as np
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.commands.arguments import Parser, checkpoint, parse
-from gap_jax.prediction.predictor import Predictor, load
+from gap_jax.prediction.predictor import Predictor, find_model
 from gap_jax.saved.model import Which
 from gap_jax.serve.application import Application, Model
 from gap_jax.serve.server import Server
@@ -61,7 +61,7 @@ def run(words: Sequence[str]) -> None:
 
 def _open(source: str, which: Which) -> Model:
     """Opens a model for one photograph at a time, and compiles it by answering once."""
-    opened = load(source, checkpoint=which).opened
+    opened = find_model(source, checkpoint=which)
     one = dataclasses.replace(opened.cfg.eval, batch_size=1)  # others would be padding
     cfg = dataclasses.replace(opened.cfg, eval=one)
     predictor = Predictor(dataclasses.replace(opened, cfg=cfg))

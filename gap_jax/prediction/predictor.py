@@ -48,13 +48,18 @@ def load(source: str | os.PathLike[str], *, checkpoint: Which = "best") -> "Pred
     `source` is a folder, an address in a bucket, or the name of a published classifier;
     `checkpoint` is "best", "latest" or a step.
     """
+    return Predictor(find_model(source, checkpoint=checkpoint))
+
+
+def find_model(source: str | os.PathLike[str], *, checkpoint: Which = "best") -> Opened:
+    """Opens what `load` takes, before it is made ready for images."""
     name = os.fspath(source)
     if name in published.SIDES_PX and not Path(name).exists():
         if checkpoint != "best":
             raise ConfigError(f"{name} is a published classifier: it has no --checkpoint to choose")
-        return Predictor(published.open_published(name))
+        return published.open_published(name)
     with open_for_reading(name) as workdir:
-        return Predictor(open_model(workdir.folder, checkpoint=checkpoint))
+        return open_model(workdir.folder, checkpoint=checkpoint)
 
 
 class _Ready(NamedTuple):

@@ -12,14 +12,13 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.decode import decode
+from data_pipelines.decode import SUFFIXES, decode
 from data_pipelines.pictures.drawing import Picture
 from gap_jax.prediction import video
 
 LARGEST_BYTES = 2**29  # of a file; 50 million pixels without compression need 150 MB
-READ = ("jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "dib", "gif")
 NOT_READ = ("tif", "tiff", "heic", "heif", "avif", "jp2", "jxl")  # images, so each gets a reason
-IMAGES = frozenset((*READ, *NOT_READ))
+IMAGES = frozenset((*(each[1:] for each in SUFFIXES), *NOT_READ))
 STDIN = "-"
 
 
