@@ -11,7 +11,7 @@ import io
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,9 @@ class FeatureMaps:
         start = shard * self.rows_per_shard
         return range(start, min(start + self.rows_per_shard, self.rows))
 
+    def batch_count(self, shard: int) -> int:
+        return math.ceil(len(self.positions(shard)) / self.records_per_batch)
+
     def find_shard(self, shard: int) -> Path | None:
         """Finds a finished shard."""
         found = sorted(self.folder.glob(f"{self._name(shard)}.*.npy"))
@@ -143,9 +146,8 @@ class FeatureMaps:
         for each in rows:
             yield each.tobytes()
 
-    def complete(self) -> None:
-        """Writes the manifest of the finished shards."""
-        shards = [self._describe(index) for index in range(self.shard_count)]
+    def complete(self, shards: Sequence[Shard]) -> None:
+        """Writes the manifest, which lists all shards."""
         content = {
             "format_version": FORMAT_VERSION,
             "origin": self.origin,
@@ -154,7 +156,8 @@ class FeatureMaps:
         }
         files.write_atomically(self.folder / MANIFEST, json.dumps(content, indent=2) + "\n")
 
-    def _describe(self, index: int) -> Shard:
+    def describe(self, index: int) -> Shard:
+        """Describes a finished shard for the manifest; refuses one that is damaged."""
         path = self.find_shard(index)
         if path is None:
             raise self._refuse(f"shard {self._name(index)} is missing")
@@ -166,8 +169,18 @@ class FeatureMaps:
     def is_complete(self) -> bool:
         return files.is_file(self.folder / MANIFEST, CheckpointError)
 
-    def check(self, share: tuple[int, int] = (0, 1)) -> None:
-        """Compares the manifest, and the digest of this process's share of the shards."""
+    def digest(self) -> str:
+        """Returns the digest of all shards of a manifest that `check` accepts."""
+        shards = json.loads((self.folder / MANIFEST).read_text("utf-8"))["shards"]
+        return hashlib.sha256(" ".join(each["sha256"] for each in shards).encode()).hexdigest()
+
+    def check(
+        self, share: tuple[int, int] = (0, 1), report: Callable[[], None] = lambda: None
+    ) -> None:
+        """Compares the manifest, and the digest of this process's share of the shards.
+
+        Calls `report` after each shard.
+        """
         try:
             content = json.loads((self.folder / MANIFEST).read_text("utf-8"))
             origin = dict(content["origin"])
@@ -187,6 +200,7 @@ class FeatureMaps:
                 raise self._refuse(f"{path.name} is missing")
             if path.stat().st_size != each.bytes or files.sha256(path) != each.sha256:
                 raise self._refuse(f"{path.name} is damaged")
+            report()
 
     def repair(self) -> None:
         """Removes damaged and foreign shards, and the manifest, so that they are computed again."""

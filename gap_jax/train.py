@@ -117,7 +117,7 @@ def _train_on(
             trackers=None if processes.is_first else {},
         ) as reporter:
             maps = extraction.find_maps(
-                setup, state.variables, processes, logger.info, stop_flag.is_stopping
+                setup, state.variables, folder, processes, logger.info, stop_flag.is_stopping
             )
             root = workdir.display(str(folder.root))
             preflight = Preflight(setup, root, start, opening.changes, loaded).render()
@@ -277,7 +277,7 @@ class Trainer:
         self.reporter.evaluated(step, split, summary, is_best=not self._evals_without_gain)
 
     def _is_stopping(self) -> bool:
-        if self.processes.last_heartbeat is not None:  # compiling the first step may take longer
+        if not self.processes.is_starting:  # compiling the first step may take longer
             self.processes.heartbeat()
         return self.stop_flag.is_stopping()
 

@@ -20,7 +20,8 @@ from gap_jax.config import Config
 from gap_jax.learning.setup import assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.runtime.digests import copy_to_host
-from gap_jax.runtime.extraction import Extractor, store_maps
+from gap_jax.runtime.extraction import store_maps
+from gap_jax.runtime.extractor import Extractor
 from gap_jax.runtime.processes.group import ALONE
 from gap_jax.weights.native import name_arrays, replace_arrays
 

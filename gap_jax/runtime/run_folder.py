@@ -25,7 +25,8 @@ ADDRESS = ".address"
 FIRST_BATCH = "samples/train_batch0.png"
 FORMAT_VERSION = 1
 EMPTY_RECORD: dict[str, Any] = {
-    checkpoints.RUN_ID: None, "fingerprint": None, "completed_step": None, "attempts": [],
+    checkpoints.RUN_ID: None, "fingerprint": None, "maps": None, "completed_step": None,
+    "attempts": [],
 }  # fmt: skip
 
 # These may change between two starts: they decide when a run reports, saves or evaluates, where
@@ -136,11 +137,25 @@ def enter(workdir: Path, cfg: Config, data: Manifest, environment: Mapping[str, 
         "data": str(cfg.data.directory.absolute()),
         "config_changes": list(opening.changes.values()),
     }
-    content = {**EMPTY_RECORD, checkpoints.RUN_ID: opening.run_id, "fingerprint": data.fingerprint}
-    save(run.record, {**content, "attempts": [*record["attempts"], attempt]})
+    identity = {checkpoints.RUN_ID: opening.run_id, "fingerprint": data.fingerprint}
+    attempts = {"completed_step": None, "attempts": [*record["attempts"], attempt]}
+    save(run.record, {**record, **identity, **attempts})
     if opening.changes:
         save(run.config, dataclasses.asdict(cfg))
     return opening
+
+
+def pin_maps(run: RunFolder, digest: str) -> None:
+    """Records the digest of the stored maps that the run is trained on; refuses any other."""
+    record = load_record(run)
+    if record["maps"] not in (None, digest):
+        raise CheckpointError(
+            f"{run.root} was trained on stored maps with digest {record['maps']} and these have "
+            f"{digest}: they were computed again by other versions or devices; restore the folder "
+            "features of its data, or use another --workdir"
+        )
+    if record["maps"] is None:
+        save(run.record, {**record, "maps": digest})
 
 
 def complete(run: RunFolder, step: int) -> None:
@@ -177,7 +192,7 @@ def load_record(run: RunFolder) -> dict[str, Any]:
     """Reads run.json; if it is lost, the checkpoints give the run's id."""
     if not run.record.exists():
         return {**EMPTY_RECORD, checkpoints.RUN_ID: _recover_id(run)}
-    content = _load(run.record)
+    content = {"maps": None, **_load(run.record)}  # earlier runs have none
     if content.keys() != EMPTY_RECORD.keys():
         raise _damaged(run.record, f"it must hold exactly {', '.join(EMPTY_RECORD)}")
     return content

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,6 +17,8 @@ from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError
 from data_pipelines.feature_maps import FeatureMaps
 from gap_jax.learning.setup import assemble
 from gap_jax.runtime.extraction import StoredMaps, store_maps
+from gap_jax.runtime.extractor import Extractor
+from gap_jax.runtime.processes.group import Processes
 from tests.support.stored_maps import Made, configure, make_maps, store
 from tests.support.tiny_data import quiet
 
@@ -51,7 +54,34 @@ def test_a_stopped_extraction_goes_on_to_the_same_bytes(
         asked = iter([False] * (kept - 1) + [True])
         with pytest.raises(Preempted, match=rf"stopped after {kept} of 5 files"):
             store(made, copied, "data.feature_views=3", is_stopping=asked.__next__)
-    assert contents(store(made, copied, "data.feature_views=3")) == whole
+    processes = Processes()
+    assert contents(store(made, copied, "data.feature_views=3", processes=processes)) == whole
+    # so that reading files and compiling the first step have runtime.start_within_s
+    assert processes.last_heartbeat is not None and processes.is_starting
+
+
+def test_the_files_are_the_same_bytes_on_any_number_of_devices(
+    made: Made, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each device computes whole batches: of smaller ones XLA may sum in another order."""
+    monkeypatch.setattr(feature_maps, "BATCH_IMAGES", 4)
+    extract, computed = Extractor.extract, set[int]()
+
+    def note_size(extractor: Extractor, images: np.ndarray) -> jax.Array:
+        maps = extract(extractor, images)
+        computed.update(each.data.shape[0] for each in maps.addressable_shards)
+        return maps
+
+    monkeypatch.setattr(Extractor, "extract", note_size)
+    stored = []
+    for devices in (1, 2, 4):
+        shutil.rmtree(copied / "features")
+        setup = assemble(made.setup.cfg, made.setup.data, jax.devices()[:devices])
+        setup = dataclasses.replace(setup, cfg=configure(copied))
+        stored.append(contents(store_maps(setup, made.variables, log=quiet)))
+    assert stored[0] == stored[1] == stored[2]
+    assert sum(name.endswith(".npy") for name in stored[0]) == 9 + 1
+    assert computed == {4}
 
 
 def shard_of(maps: FeatureMaps, data: Path) -> Path:

@@ -1,7 +1,9 @@
 """Maps of a frozen backbone: their values, and training and evaluation on them."""
 
+import contextlib
 import dataclasses
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -9,8 +11,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import feature_maps, loader
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import CheckpointError, ConfigError
 from data_pipelines.example import HostBatch
+from data_pipelines.feature_maps import FeatureMaps
 from data_pipelines.rows import Rows
 from data_pipelines.transforms import View, center_crop, feature_views
 from gap_jax.config import Config
@@ -144,17 +147,32 @@ def test_values_beyond_the_stored_type_are_refused(made: Made, copied: Path) -> 
         store_maps(setup, large, log=quiet)
 
 
+@contextlib.contextmanager
+def exchanged(maps: FeatureMaps) -> Iterator[None]:
+    """Replaces maps by others of the same origin, as another device computes them."""
+    whole = shutil.copytree(maps.folder, maps.folder.with_suffix(".whole"))
+    (shard,) = maps.folder.glob("*-00000-of-*.npy")
+    rows = np.load(shard)
+    shard.unlink()
+    maps.write_shard(0, [rows[::-1]])
+    maps.complete([maps.describe(index) for index in range(maps.shard_count)])
+    yield
+    shutil.rmtree(maps.folder)
+    whole.rename(maps.folder)
+
+
 def test_a_run_on_maps_resumes_to_the_bit_and_is_evaluated_without_them(
     made: Made, copied: Path, tmp_path: Path
 ) -> None:
-    cfg = configure(copied, "train.steps=6", "train.batch_size=8", "data.feature_dtype=float16")
-    longer = configure(copied, "train.steps=12", "data.feature_dtype=float16")
-    short = dataclasses.replace(longer, train=dataclasses.replace(longer.train, steps=6))
-    assert cfg.data == short.data
-    train(short.resolved(), tmp_path / "cut")
+    often = ("eval.every_steps=4", "checkpoint.every_steps=2", "data.feature_dtype=float16")
+    longer = configure(copied, "train.steps=4", *often)
+    train(configure(copied, "train.steps=2", *often), tmp_path / "cut")
+    refused = pytest.raises(CheckpointError, match="cut was trained on stored maps with digest")
+    with exchanged(store(made, copied, *often).training), refused:
+        train(longer, tmp_path / "cut")
     train(longer, tmp_path / "cut")
     last = train(longer, tmp_path / "whole")
-    ends = [prove(tmp_path / each, step=12) for each in ("cut", "whole")]
+    ends = [prove(tmp_path / each, step=4) for each in ("cut", "whole")]
     assert ends[0].leaves == ends[1].leaves
     run = RunFolder(tmp_path / "whole")
     assert not run.first_batch.exists()
@@ -168,7 +186,7 @@ def test_a_run_on_maps_resumes_to_the_bit_and_is_evaluated_without_them(
                       made.setup.data)  # fmt: skip
     scores = score_split(images.cfg, images.data, images.eval_step, opened.variables, images.mesh)
     assert scores is not None
-    with np.load(run.scores("val", 12) / "scores.npz") as stored:
+    with np.load(run.scores("val", 4) / "scores.npz") as stored:
         bound = 2.0**-10 * np.abs(scores.logits).max()
         assert np.abs(stored["logits"] - scores.logits).max() <= bound
     assert last["examples"] == len(scores.ids)

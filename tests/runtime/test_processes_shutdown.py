@@ -16,7 +16,7 @@ from gap_jax.runtime.processes import shutdown
 from gap_jax.runtime.processes.group import Exit
 
 class Processes:
-    index, is_first, last_heartbeat = 1, False, None
+    index, is_first, last_heartbeat, is_starting = 1, False, None, True
     def read_exits(self):
         return []
     def report_exit(self, cause):
@@ -27,7 +27,8 @@ with shutdown.Watchdog(processes, stuck_after_s=0.5, start_within_s=START):
     BODY
 """
 HANG = "time.sleep(60)"
-STEP = "processes.last_heartbeat = time.monotonic(); "
+BEAT = "processes.last_heartbeat = time.monotonic(); "
+STEP = BEAT + "processes.is_starting = False; "
 FAIL = "raise RuntimeError('a slip')"
 LOST = "processes.read_exits = lambda: [Exit(0, 71, 'no finite loss')]; "
 BLIND = "processes.read_exits = None; "  # the watchdog itself fails
@@ -64,7 +65,7 @@ def end(body: str, start_s: float, how: str) -> tuple[int, str, str]:
         (STEP + HANG, 60, 76, "process 1 made no progress for", "read"),
         (STEP + HANG, 60, 76, "process 1 made no progress for", "closed"),
         (HANG, 0.5, 76, "with a larger runtime.start_within_s", "read"),
-        (STEP + FAIL, 60, 70, "unforeseen RuntimeError: a slip", "read"),
+        (BEAT + "time.sleep(1.5); " + FAIL, 60, 70, "unforeseen RuntimeError: a slip", "read"),
         (STEP + FAIL, 60, 70, "unforeseen RuntimeError: a slip", "closed"),
         (BLIND + HANG, 60, 70, "unforeseen TypeError", "read"),
     ],

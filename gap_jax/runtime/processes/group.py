@@ -33,12 +33,13 @@ class Processes:
         self.index, self.count = self.index_and_count = index, count
         self.is_first = index == 0  # prints and writes the run's files
         self.last_heartbeat: float | None = None
+        self.is_starting = True  # the next heartbeat is due within runtime.start_within_s
         self._client = client
         self._calls: Counter[str] = Counter()
 
-    def heartbeat(self) -> None:
-        """Records progress; called from the first step on."""
-        self.last_heartbeat = time.monotonic()
+    def heartbeat(self, *, is_starting: bool = False) -> None:
+        """Records progress; `is_starting` if work before the first step made it."""
+        self.last_heartbeat, self.is_starting = time.monotonic(), is_starting
 
     def broadcast(self, name: str, make: Callable[[], T]) -> T:
         """Calls `make` in the first process; all return its JSON value or raise its refusal."""

@@ -43,7 +43,8 @@ PEER_ERROR = re.compile(
 class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
     """Ends this process if another one has ended, or if this one makes no progress.
 
-    The first heartbeat is due within `start_within_s`, each later one within `stuck_after_s`.
+    A heartbeat is due within `start_within_s` of the start or of an earlier one that is part of the
+    start, and within `stuck_after_s` of any other.
     After the block all processes shut down together, or each as soon as one has failed.
     """
 
@@ -105,10 +106,10 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
             self._end(error)
 
     def _check_progress(self) -> None:
-        if (last := self._processes.last_heartbeat) is None:
-            last, field, limit_s = self._started_at, "start_within_s", self._start_within_s
-        else:
-            field, limit_s = "stuck_after_s", self._stuck_after_s
+        field, limit_s = "stuck_after_s", self._stuck_after_s
+        if self._processes.is_starting:
+            field, limit_s = "start_within_s", self._start_within_s
+        last = self._processes.last_heartbeat or self._started_at
         if (silent_s := time.monotonic() - last) > limit_s:
             message = (
                 f"process {self._processes.index} made no progress for {silent_s:.0f} s; the "
