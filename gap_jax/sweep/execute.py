@@ -90,6 +90,7 @@ def run_children(
     """
     waiting, free = list(cells), list(slots)
     running: list[Program] = []
+    awaited: list[Cell] = []
     try:
         while waiting or running:
             if stop_flag.is_stopping():
@@ -107,7 +108,9 @@ def run_children(
                 running.remove(program)
                 free.append(program.slot)
                 if code == InUse.exit_code:
-                    log(f"{program.cell.label} is in use; waiting for it")
+                    if program.cell not in awaited:
+                        log(f"{program.cell.label} is in use; waiting for it")
+                    awaited.append(program.cell)
                     waiting.append(program.cell)
                 else:
                     _record(program, code)

@@ -5,14 +5,18 @@ import fcntl
 import itertools
 import json
 import signal
+import subprocess
 import sys
 import threading
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from data_pipelines.core import files
 from data_pipelines.core.errors import Preempted
+from gap_jax import cli
 from gap_jax.config import Config
 from gap_jax.process import StopFlag
 from gap_jax.runtime.run_folder import LOCK
@@ -20,8 +24,13 @@ from gap_jax.sweep import execute
 from gap_jax.sweep.execute import choose_slots, estimate, read_last_line, run_children
 from gap_jax.sweep.plan import Cell
 from gap_jax.sweep.rows import Row
-from tests.support.tiny_data import quiet
+from tests.support.swept import SIZES, make_plan
+from tests.support.tiny_data import prepare_tiny_people, quiet
 
+ON_MAPS = (
+    "data.cache=features", "model.norm=frozen", "optim.frozen=('backbone',)", "model.stage=1",
+    "data.brightness=0.0", "data.feature_views=2", "data.preprocessing=reference",
+)  # fmt: skip
 SAVES = "import signal, sys, time; signal.signal(15, lambda *_: (print('saved'), sys.exit(75)))\n"
 SLEEPS = "print('begun', flush=True); time.sleep(60)"
 
@@ -140,6 +149,45 @@ def test_a_run_that_is_in_use_is_started_again(tmp_path: Path) -> None:
         "if not it.exists(): it.touch(); sys.exit(77)"
     )
     assert run(stub(tmp_path, script)) == [("seed-0", 0)]
+
+
+class Called:
+    """A command of gap_jax that runs in this process, with what `run_children` uses of Popen."""
+
+    def __init__(self, command: list[str], **_: object) -> None:
+        self._code = cli.main(command[3:])
+
+    def poll(self) -> int:
+        return self._code
+
+
+def test_maps_that_a_child_of_a_killed_sweep_computes_are_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepare_tiny_people(tmp_path / "data", sizes=SIZES)
+    plan = make_plan(tmp_path / "data", tmp_path / "out", "ranks", *ON_MAPS, seeds=1)
+    (extraction,) = plan.list_extractions()
+    assert cli.main(extraction.command[3:]) == 0
+    (folder, *_) = (tmp_path / "data" / "features").iterdir()
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "manifest.json").unlink()
+    next(folder.glob("*.npy")).unlink()
+    orphan = ExitStack()
+    orphan.enter_context(files.locked(folder))
+    starts, lines = list[list[str]](), list[str]()
+
+    def start(command: list[str], **_: object) -> Called:
+        starts.append(command)
+        if len(starts) == 3:
+            orphan.close()
+        return Called(command)
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    assert list(run_children([extraction], [{}], StopFlag(), lines.append)) == [(extraction, 0)]
+    assert starts == [extraction.command] * 3
+    assert lines == ["P=1/features-seed-0 is in use; waiting for it"]
+    assert capsys.readouterr().err.count("error 77: ") == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
 @pytest.mark.parametrize(
