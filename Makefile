@@ -68,6 +68,7 @@ check: $(VENV)/dev
 faults: FOUND := build/faults/$(shell git rev-parse --short HEAD)
 faults: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.faults --kills 28 --seed 0 --out $(FOUND)/alone
+	$(BIN)/python -m tests.campaigns.faults_sweeps --kills 10 --seed 0 --out $(FOUND)/sweeps
 	$(BIN)/python -m tests.campaigns.processes --faults 20 --terminations 20 --seed 0 --out $(FOUND)/processes
 	$(BIN)/python -m tests.campaigns.processes_meshes --out $(FOUND)/meshes
 	$(BIN)/python -m tests.campaigns.processes_evaluation --out $(FOUND)/evaluation
