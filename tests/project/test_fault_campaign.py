@@ -1,10 +1,14 @@
-"""The fault campaign: it resumes after a stop, and a divergence makes it fail."""
+"""The fault campaigns: they resume after a stop, and a divergence makes them fail."""
 
+import hashlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from tests.campaigns import faults
+from tests.campaigns import faults, faults_sweeps
 from tests.campaigns.cases import Case, Site, Verdict, draw_cases
 from tests.support.tiny_training import Proof
 
@@ -76,3 +80,44 @@ def test_cases_are_drawn_from_the_seed() -> None:
     cases = draw_cases(200, 0, 9.0)
     assert sum(case.kind.startswith("kill -9") for case in cases) == 200
     assert {case.damage for case in cases} == {"", "flipped bit", "truncation", "deletion"}
+
+
+PROGRAM = """
+import pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+with (folder / "starts").open("a") as file: file.write("x")
+time.sleep(0.4)
+(folder / "result").write_text(RESULT)
+"""
+
+
+@pytest.mark.parametrize(
+    ("result", "divergence"), [("'done'", ""), ("(folder / 'starts').read_text()", "result")]
+)
+def test_a_job_that_a_kill_changes_is_a_divergence(
+    tmp_path: Path, result: str, divergence: str
+) -> None:
+    program = [sys.executable, "-S", "-E", "-c", PROGRAM.replace("RESULT", result)]
+    job = faults_sweeps.Job(lambda folder: [*program, str(folder)], ("result",), "starts")
+    (tmp_path / "data").mkdir()
+    content = b"done" if not divergence else b"x"
+    end = faults_sweeps.Unbroken({"result": hashlib.sha256(content).hexdigest()}, 0.5, 0.1)
+    site = faults_sweeps.Site(tmp_path / "data", tmp_path, {"job": job}, {"job": end})
+    kills = (faults_sweeps.Kill(0.0), faults_sweeps.Kill(0.1, from_start=True))
+    verdict = faults_sweeps.run_case(faults_sweeps.Case("a", "kind", "job", kills), site)
+    assert (verdict.hit, verdict.codes, verdict.divergence) == (True, (-9, -9, 0), divergence)
+    assert (tmp_path / "a").exists() == bool(divergence)
+
+
+def test_half_of_the_sweeps_lose_their_runs_too() -> None:
+    ends = {name: faults_sweeps.Unbroken({}, 9.0, 3.0) for name in faults_sweeps.JOBS}
+    cases = faults_sweeps.draw_cases(10, 3, ends)
+    assert cases == faults_sweeps.draw_cases(10, 3, ends) != faults_sweeps.draw_cases(10, 4, ends)
+    assert [case.job for case in cases] == ["extraction"] * 10 + ["sweep"] * 10
+    assert sum(kill.with_children for case in cases for kill in case.kills[:1]) == 5
+    assert all(kill.delay_s < (9 if kill.from_start else 6) for c in cases for kill in c.kills)
+
+
+def test_children_of_a_process_are_listed() -> None:
+    with subprocess.Popen([sys.executable, "-S", "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert child.pid in faults_sweeps.list_children(os.getpid())

@@ -4,6 +4,8 @@ import dataclasses
 import errno
 import os
 import shutil
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +17,14 @@ from data_pipelines import feature_maps
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError, InUse, Preempted
 from data_pipelines.feature_maps import FeatureMaps
+from gap_jax import cli
 from gap_jax.learning.setup import assemble
 from gap_jax.runtime.extraction import StoredMaps, store_maps
 from gap_jax.runtime.extractor import Extractor
 from gap_jax.runtime.processes.group import Processes
-from tests.support.stored_maps import Made, configure, make_maps, store
+from tests.support.compiling import FAST_COMPILING
+from tests.support.forking import Forked
+from tests.support.stored_maps import SPEC, Made, configure, make_maps, store, words_of
 from tests.support.tiny_data import quiet
 
 
@@ -58,6 +63,25 @@ def test_a_stopped_extraction_goes_on_to_the_same_bytes(
     assert contents(store(made, copied, "data.feature_views=3", processes=processes)) == whole
     # so that reading files and compiling the first step have runtime.start_within_s
     assert processes.last_heartbeat is not None and processes.is_starting
+
+
+@pytest.mark.processes
+def test_a_killed_extraction_goes_on_to_the_same_bytes(made: Made, copied: Path) -> None:
+    """One moment of one device's; `make faults` tries random ones."""
+    folder = copied / "features" / made.maps.training.folder.name
+    whole = {path.name: path.read_bytes() for path in folder.iterdir()}
+    shutil.rmtree(copied / "features")
+    words = ["features", f"--config={SPEC}", *words_of(copied)]
+    environment = {**os.environ, "XLA_FLAGS": FAST_COMPILING}
+    killed = Forked(
+        [sys.executable, "-m", "gap_jax", *words],
+        {**environment, "GAP_JAX_FAULTS": "files.before_rename:kill9@2"},
+    )
+    killed.communicate(timeout=120)
+    assert killed.returncode == -signal.SIGKILL
+    assert sorted(path.suffix for path in folder.iterdir()) == [".npy", ".partial"]
+    assert cli.main(words) == 0
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
 
 
 def test_the_files_are_the_same_bytes_on_any_number_of_devices(

@@ -15,12 +15,18 @@ OURS = (
     "optim.frozen=('backbone',)", "model.norm=frozen", "train.ema_decay=0",
     "optim.schedule=constant",
 )  # fmt: skip
+SPEC = "gap_pose:gap_pose,demo"
+
+
+def words_of(data: Path, *fields: str) -> list[str]:
+    """Returns the config's arguments; of a field the last value counts."""
+    given = (*FIELDS, *OURS, f"data.root={data}", *fields)
+    chosen = {each.partition("=")[0]: each for each in given}
+    return [f"--config.{each}" for each in chosen.values()]
 
 
 def configure(data: Path, *fields: str) -> Config:
-    chosen = {each.partition("=")[0]: each for each in (*FIELDS, *OURS, *fields)}
-    overrides = [f"--config.{each}" for each in chosen.values()]
-    return read_config("gap_pose:gap_pose,demo", [*overrides, f"--config.data.root={data}"])
+    return read_config(SPEC, words_of(data, *fields))
 
 
 class Made(NamedTuple):
