@@ -81,7 +81,7 @@ def store_maps(
 ) -> StoredMaps:
     """Computes the maps of a run that are not stored yet, and checks those that are."""
     host = copy_to_host(variables)
-    stored = _describe_maps(setup, host)
+    stored = describe_maps(setup, host)
     distinct = [stored.training]
     if stored.evaluation is not stored.training:
         distinct.append(stored.evaluation)
@@ -108,7 +108,7 @@ def store_maps(
     return stored
 
 
-def _describe_maps(setup: Setup, host: dict[str, np.ndarray]) -> StoredMaps:
+def describe_maps(setup: Setup, host: dict[str, np.ndarray]) -> StoredMaps:
     """Describes the maps of a run; those of held-out images are among those of training."""
     data = setup.cfg.data
     training = _describe(setup, host, data.train_split, is_training=True)

@@ -19,7 +19,8 @@ from data_pipelines.core.errors import CannotWrite, CheckpointError, ConfigError
 from data_pipelines.feature_maps import FeatureMaps
 from gap_jax import cli
 from gap_jax.learning.setup import assemble
-from gap_jax.runtime.extraction import StoredMaps, store_maps
+from gap_jax.runtime.digests import Leaves, copy_to_host
+from gap_jax.runtime.extraction import StoredMaps, describe_maps, store_maps
 from gap_jax.runtime.extractor import Extractor
 from gap_jax.runtime.processes.group import Processes
 from tests.support.compiling import FAST_COMPILING
@@ -59,8 +60,18 @@ def test_a_stopped_extraction_goes_on_to_the_same_bytes(
         asked = iter([False] * (kept - 1) + [True])
         with pytest.raises(Preempted, match=rf"stopped after {kept} of 5 files"):
             store(made, copied, "data.feature_views=3", is_stopping=asked.__next__)
-    processes = Processes()
+    sha256, hashed, exchanged = files.sha256, list[Path](), list[int]()
+    monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path) or sha256(path))
+
+    class Exchanging(Processes):
+        def gather(self, name: str, value: Any) -> list[Any]:
+            exchanged.append(len(hashed))
+            return super().gather(name, value)
+
+    processes = Exchanging()
     assert contents(store(made, copied, "data.feature_views=3", processes=processes)) == whole
+    # no other process waits while one reads more than a file
+    assert exchanged[:5] == [1, 2, 3, 4, 5] and len(hashed) == len(exchanged)
     # so that reading files and compiling the first step have runtime.start_within_s
     assert processes.last_heartbeat is not None and processes.is_starting
 
@@ -140,23 +151,29 @@ def test_a_damaged_file_is_named_and_computed_again_only_if_asked(
 def test_each_origin_has_a_folder_and_a_foreign_one_is_refused_by_name(
     made: Made, copied: Path
 ) -> None:
-    setup = assemble(configure(copied), made.setup.data)
-    other = setup.cfg.train.seed + 1
-    others = dataclasses.replace(setup, cfg=configure(copied, f"train.seed={other}"))
+    host = copy_to_host(made.variables)
+    name = next(each for each in host if "/backbone/" in each)
+    others = {**host, name: host[name] + 1}
+
+    def describe(*fields: str, leaves: Leaves = host) -> StoredMaps:
+        return describe_maps(assemble(configure(copied, *fields), made.setup.data), leaves)
+
+    mine, foreign = describe().training, describe(leaves=others).training
     found = [
-        *store(made, copied),
-        *store_maps(setup, others.initial_variables(), log=quiet),
-        *store(made, copied, "data.feature_views=5"),
-        *store(made, copied, "data.brightness=0.3"),
-        *store(made, copied, "data.resize=antialias"),
-        *store(made, copied, "data.feature_dtype=float16"),
+        *(each for leaves in (host, others) for each in describe(leaves=leaves)),
+        *describe("data.feature_views=5"),
+        *describe("data.brightness=0.3"),
+        *describe("data.resize=antialias"),
+        *describe("data.feature_dtype=float16"),
     ]
-    names = {each.folder.name for each in found}
     # an evaluation view knows neither the number of training views nor their colours
-    assert len(names) == 6 + 4
-    own, foreign = found[0].folder, found[2].folder
-    shutil.rmtree(own)
-    foreign.rename(own)
+    assert len({each.folder.name for each in found}) == 6 + 4
+    own = mine.folder
+    manifest = (own / "manifest.json").read_text("utf-8").replace(mine.key, foreign.key)
+    one, another = (str(each.origin["weights"]) for each in (mine, foreign))
+    (own / "manifest.json").write_text(manifest.replace(one, another), "utf-8")
+    for path in own.glob("*.npy"):
+        path.rename(own / path.name.replace(mine.key, foreign.key))
     with pytest.raises(CheckpointError, match="it holds other maps: weights"):
         store(made, copied)
     (own / "notes.npy").write_bytes(b"of somebody")
