@@ -30,6 +30,13 @@ TRAFFIC_PX = 448
 TOLERANCE = {True: 5e-2, False: 1e-3}  # bfloat16, float32
 CHECKS = {"train": "losses", "eval": "logits"}
 TURNS = 3
+FLAGS = (  # of XLA, measured one by one
+    "xla_gpu_experimental_enable_fusion_autotuner=true",
+    "xla_gpu_experimental_enable_same_shape_multi_output_fusion=true",
+    "xla_gpu_triton_gemm_any=true",
+    "xla_gpu_experimental_enable_conv_fusion=true",
+    "xla_gpu_enable_triton_gemm=false",
+)
 NO_TIME = "no time is left"
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "torch", "timm", "nvidia-cudnn-cu13")
 
@@ -91,11 +98,15 @@ def plan(settings: Settings) -> list[Group]:
     change = functools.partial(dataclasses.replace, trains[0].base)
     choices = {
         "1x1 as conv": change(one_by_one="conv"),
+        "norms recomputed": change(recomputed="norms"),
+        "both": change(one_by_one="conv", recomputed="norms"),
+        "units recomputed": change(recomputed="units"),
         "batch norm frozen": change(norm="frozen"),
         "batch norm by 16": change(norm_group=min(16, batches[0])),
         "attention": change(head="attention"),
         "gap": change(head="gap"),
     }
+    flags = {flag: change(flags=f"--{flag}") for flag in FLAGS if not settings.is_tiny}
     change = functools.partial(change, mode="eval")
     evaluations = {
         **_theirs(change(), settings),
@@ -103,8 +114,10 @@ def plan(settings: Settings) -> list[Group]:
         "1x1 as conv": change(one_by_one="conv"),
     }
     return [
-        *trains[:2],
+        trains[0],
         Group(f"choices b{batches[0]}", trains[0].base, choices),
+        Group(f"flags b{batches[0]}", trains[0].base, flags),
+        *trains[1:2],
         Group(f"eval b{batches[0]}", change(), evaluations),
         *trains[2:],
     ]

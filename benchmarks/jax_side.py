@@ -64,6 +64,7 @@ def configure(task: Task) -> Config:
     model.input = task.input
     model.norm, model.norm_group_size = task.norm, task.norm_group or task.batch
     model.dtype = "bfloat16" if task.half else "float32"
+    model.remat = task.recomputed == "units"
     cfg.data.image_size_px = task.px
     train.batch_size, train.accumulate, cfg.eval.batch_size = task.batch, 1, task.batch
     return cfg.resolved()
@@ -74,9 +75,13 @@ def set_up(task: Task) -> Setup:
     classes = tuple(map(str, range(task.classes)))
     cfg = configure(task)
     setup = assemble(cfg, Manifest("mpii", "single", classes, 1, {}, {}), jax.devices()[:1])
-    if task.one_by_one == "dot":
+    if task.one_by_one == "dot" and task.recomputed != "norms":
         return setup
-    model = _with_convolutions(setup.model, setup.target.variables)
+    model = setup.model
+    if task.one_by_one == "conv":
+        model = _with_convolutions(model, setup.target.variables)
+    if task.recomputed == "norms":
+        model = _WithRecomputedNorms(model.graph)
     train_step = steps.build_train_step(cfg, model, setup.optimizer, setup.mesh)
     return dataclasses.replace(
         setup,
@@ -87,6 +92,22 @@ def set_up(task: Task) -> Setup:
             describe_folded(model, setup.target.variables)[0], setup.mesh
         ),
     )
+
+
+class _WithRecomputedNorms(Model):
+    """Stores the outputs of convolutions and products only; the backward pass computes the rest."""
+
+    def apply(
+        self, variables: Variables, *arguments: Any, keys: Any = None, **choices: Any
+    ) -> tuple[Any, Any]:
+        def apply(variables: Variables, keys: Any, *arguments: Any) -> tuple[Any, Any]:
+            return Model.apply(self, variables, *arguments, keys=keys, **choices)
+
+        return jax.checkpoint(apply, policy=_is_product)(variables, keys, *arguments)
+
+
+def _is_product(primitive: Any, *_: Any, **__: Any) -> bool:
+    return primitive.name in ("conv_general_dilated", "dot_general")
 
 
 def _with_convolutions(model: Model, shapes: Variables) -> Model:

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import os
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -39,6 +40,8 @@ class Task:
     norm_group: int = 0  # images; 0 is the whole batch, as in PyTorch
     folded: bool = True  # batch norm, in evaluation
     one_by_one: Literal["dot", "conv"] = "dot"
+    recomputed: Literal["nothing", "units", "norms"] = "nothing"  # in the backward pass
+    flags: str = ""  # of XLA, beside those of the environment
     compiled: bool = False  # torch.compile
     pinned: bool = True
 
@@ -97,6 +100,8 @@ def build(task: Task, folder: Path) -> Step:
     """Builds the step of a task; imports its framework only in the row's process."""
     if task.pinned:
         pin()
+    if task.flags:
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {task.flags}"
     module = "jax_side" if task.side == "ours" else "torch_side"
     return importlib.import_module(f"benchmarks.{module}").build(task, folder)
 

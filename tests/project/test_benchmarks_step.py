@@ -175,13 +175,23 @@ def test_gpu_benchmark_stops_at_its_time_limit(capsys: pytest.CaptureFixture[str
 def test_plan_covers_every_choice_and_each_can_be_built() -> None:
     groups = gpu.plan(gpu.Settings())
     assert [group.name for group in groups] == [
-        "train b64", "train b16", "choices b64", "eval b64", "train b128",
+        "train b64", "choices b64", "flags b64", "train b16", "eval b64", "train b128",
     ]  # fmt: skip
     for task in (task for group in groups for task in (group.base, *group.others.values())):
         cfg = jax_side.configure(task)
         assert cfg.train.micro_batch_size == task.batch
         assert cfg.model.dtype == "bfloat16" and cfg.model.norm == task.norm
         assert (task.mode, task.norm if task.mode == "train" else "folded") in gpu.TRAFFIC_GB
+
+
+@pytest.mark.parametrize("recomputed", ["nothing", "norms"])
+def test_norms_are_recomputed_in_the_backward_pass_if_chosen(
+    recomputed: Any, tmp_path: Path
+) -> None:
+    task = dataclasses.replace(EVALUATED, mode="train", recomputed=recomputed)
+    made: Any = jax_side.build(task, tmp_path)
+    text = made.setup.train_step.lower(made.setup.start(made.variables), made.batch).as_text()
+    assert ("optimization_barrier" in text) == (recomputed == "norms")
 
 
 @pytest.mark.parametrize(("one_by_one", "convolutions"), [("dot", 1 + 3), ("conv", 1 + 3 * 3 + 1)])
