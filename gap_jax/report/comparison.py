@@ -63,7 +63,7 @@ class Comparison(NamedTuple):
         """Describes the classes that no mean includes; empty if there is none."""
         run = self.methods[0].runs[0]
         return describe_skipped(
-            run.classes, evaluate.count_positives(run.scores), run.cfg.data.eval_split
+            run.classes, evaluate.count_positives(run.scores), run.cfg.data.scored_split
         )
 
     def __str__(self) -> str:

@@ -269,10 +269,7 @@ class Plan:
 
 def _count_evaluated(cell: Cell, data: Manifest) -> int:
     cfg = cell.cfg.data
-    if cell.is_search:
-        images = cfg.count_held_out(data.splits[cfg.train_split].examples)
-    else:
-        images = data.splits[cfg.eval_split].examples
+    images = cfg.count_evaluated(data.splits[cfg.evaluated_split].examples)
     return min(images, cell.cfg.eval.max_examples or images) * cfg.eval_views
 
 
