@@ -69,6 +69,59 @@ def test_pose_rows_without_joints_are_only_listed(folder: Path, stated: Manifest
     assert set(quoted.values()) == {"people has no joints"}
 
 
+def test_joints_are_those_of_the_split_that_a_row_trains_on(folder: Path, stated: Manifest) -> None:
+    blind = dataclasses.replace(stated.splits["train"], with_joints=0)
+    data = dataclasses.replace(stated, splits={**stated.splits, "train": blind})
+    for kind, spec in (("table1", SPEC), ("fig2", SPEC), ("fig2", "gap_pose:attention_pose,demo")):
+        seen = rows_of(folder, data, kind, "data.train_split=val", spec=spec)
+        assert all(row.cfg for row in seen.values())
+        rows = rows_of(folder, data, kind, spec=spec)
+        assert {row.reason for row in rows.values() if not row.cfg} == {"people has no joints"}
+    over = ["data.train_split=train,val"]
+    train, val = rows_of(folder, data, "grid", over=over).values()
+    assert not train.cfg and val.cfg
+    with pytest.raises(ConfigError, match=r"^row data.train_split=all: people has no split 'all'"):
+        rows_of(folder, data, "grid", over=["data.train_split=train,all"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "fields", "over", "problem"),
+    [
+        (
+            "table1",
+            ("model.space=weight", "model.gate_init=paper"),
+            (),
+            r"^rows gap and gap_weight_space are the same run; leave out the override that makes ",
+        ),
+        ("table1", ("pose.weight=0",), (), r"^rows attention_pose_weight0 and attention_pose are "),
+        (
+            "grid",
+            (),
+            ["eval.every_steps=1,2"],
+            r", as no number depends on eval.every_steps; leave out one of them$",
+        ),
+        ("grid", (), ["optim.warmup_steps=1,01"], r"^rows \S+=1 and \S+=01 are the same run; "),
+        (
+            "grid",
+            ("train.steps=3",),
+            ["train.epochs=1,4,5"],  # 15 images in batches of 8: 2, 8 and 10 steps
+            r"^rows train.epochs=4 and train.epochs=5 are the same run, as no number depends on ",
+        ),
+        ("grid", (), ["init.weights=a b,a_b"], r"^two rows are named init.weights=a_b; "),
+    ],
+)
+def test_rows_that_would_be_the_same_run_are_refused(
+    folder: Path,
+    stated: Manifest,
+    kind: str,
+    fields: tuple[str, ...],
+    over: list[str],
+    problem: str,
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        rows_of(folder, stated, kind, *fields, over=over)
+
+
 def test_pose_weights_are_swept_for_each_reduction(folder: Path, stated: Manifest) -> None:
     rows = rows_of(folder, stated, "fig2")
     found = [(row.cfg.pose.reduction, row.cfg.pose.weight) for row in rows.values()]

@@ -90,6 +90,13 @@ def test_runs_are_child_processes(
         (["grid", "--over", "model.T=x"], 64, "row model.T=x: model.T='x' is not of type int"),
         (["ranks", "--rates", "0.1,0.1"], 64, "0.1,0.1 names a rate twice"),
         (["ranks", "--rates", "0.1,-1"], 64, "optim.learning_rate=-1.0 is out of range"),
+        (["ranks", "--config.train.seed=3"], 64, "train.seed=3 is set by the sweep; use --seeds"),
+        (["ranks", "--config.data.held_out=0.1"], 64, "by the sweep; use --held-out"),
+        (
+            ["ranks", "--rates=0.1", "--config.optim.learning_rate=0.1"],
+            64,
+            "optim.learning_rate=0.1 is set by the sweep; use --rates",
+        ),
         (["ranks", "--seeds", "0"], 64, "0 must be 1 or more"),
         (["ranks", "--held-out", "0.9"], 64, "data.held_out=0.9 is out of range"),
         (["ranks", "--only", "final-99"], 64, "--only final-99 must be below final-25"),
@@ -105,7 +112,9 @@ def test_a_wrong_sweep_is_refused_in_one_line(
     code: int,
     problem: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(execute, "run_children", None)  # nothing starts
     given = words(data, tmp_path / "out")
     if "--config.init.allow_random=false" in options:
         given.remove("--config.init.allow_random=true")
