@@ -121,7 +121,7 @@ def _make_parser() -> Parser:
         batch.WRITE, choices=("slurm",), help="write the script that submits the runs, run nothing"
     )
     where.add_argument(
-        batch.ONLY,
+        execute.ONLY,
         metavar="PHASE-INDEX",
         help="run one run, as that script does: search-3, final-0",
     )
