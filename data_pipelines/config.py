@@ -126,6 +126,11 @@ class DataConfig(Settings, group="data"):
         return max(0, self.feature_views - (2 if self.flip else 1))
 
     @property
+    def evaluated_split(self) -> str:
+        """The split that holds the evaluated images; with `held_out` they are a part of it."""
+        return self.train_split if self.held_out else self.eval_split
+
+    @property
     def scored_split(self) -> str:
         """The name of the evaluated images: a split, or the held-out part of the training split."""
         return f"{self.train_split}-held_out" if self.held_out else self.eval_split
@@ -133,6 +138,14 @@ class DataConfig(Settings, group="data"):
     def count_held_out(self, stored: int) -> int:
         """Returns how many of the `stored` images of the training split are held out."""
         return round(self.held_out * stored)
+
+    def count_evaluated(self, stored: int) -> int:
+        """Returns how many of the `stored` images of `evaluated_split` are evaluated."""
+        return self.count_held_out(stored) if self.held_out else stored
+
+    def count_trained(self, stored: int) -> int:
+        """Returns how many of the `stored` images of the training split are trained on."""
+        return stored - self.count_held_out(stored)
 
     @property
     def directory(self) -> Path:

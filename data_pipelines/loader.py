@@ -120,8 +120,7 @@ def evaluation_batches(
     if maps:
         rows = FeatureRows(maps, manifest)
     else:
-        split = data.train_split if data.held_out else data.eval_split
-        rows = Rows(data, manifest, split, views=data.eval_views)
+        rows = Rows(data, manifest, data.evaluated_split, views=data.eval_views)
     positions = split_held_out(data, len(rows))[1] if data.held_out else range(len(rows))
     examples = min(len(positions), max_examples or len(positions))
     padded = math.ceil(examples / batch_size) * batch_size

@@ -17,7 +17,7 @@ def resolve_length(cfg: Config, data: Manifest) -> Config:
     train, split = cfg.train, data.splits.get(cfg.data.train_split)
     if not train.epochs or split is None:  # opening the split refuses its absence
         return cfg
-    images = split.examples - cfg.data.count_held_out(split.examples)
+    images = cfg.data.count_trained(split.examples)
     steps = min(max(count_steps(train, images), train.min_steps), train.steps)
     every = math.ceil(steps / max(round(train.epochs), 1))
     return dataclasses.replace(

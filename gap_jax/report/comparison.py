@@ -63,7 +63,7 @@ class Comparison(NamedTuple):
         """Describes the classes that no mean includes; empty if there is none."""
         run = self.methods[0].runs[0]
         return describe_skipped(
-            run.classes, evaluate.count_positives(run.scores), run.cfg.data.eval_split
+            run.classes, evaluate.count_positives(run.scores), run.cfg.data.scored_split
         )
 
     def __str__(self) -> str:
@@ -153,11 +153,11 @@ def _group(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, ...]]:
 
 
 def _identify(run: ReportedRun) -> dict[str, str]:
-    """Returns the fields that define a method, as text."""
+    """Returns the fields that define a method, as text; stored maps show other crops."""
     return {
         name: f"{name}={value}"
         for name, _, value in fields(run.cfg)
-        if name not in HARMLESS and name != SEED
+        if name != SEED and (name not in HARMLESS or (name, value) == ("data.cache", "features"))
     }
 
 
@@ -169,7 +169,7 @@ def _name(groups: Sequence[tuple[ReportedRun, ...]]) -> list[str]:
     for name, own, group in zip(names, fields_of, groups, strict=True):
         alike = [each for each, other in zip(fields_of, names, strict=True) if other == name]
         differing = [
-            text for field, text in own.items() if len({each[field] for each in alike}) > 1
+            text for field, text in own.items() if len({each.get(field) for each in alike}) > 1
         ]
         if len(differing) > MOST_NAMED_FIELDS:
             differing = [group[0].root.absolute().name]

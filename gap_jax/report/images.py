@@ -29,7 +29,7 @@ class EvaluatedImages:
 
     def rows_of(self, run: ReportedRun) -> Rows:
         """Returns the images with the preprocessing of a run."""
-        return Rows(self.config_of(run), self.data, run.cfg.data.eval_split)
+        return Rows(self.config_of(run), self.data, run.cfg.data.evaluated_split)
 
     def record(self, row: int) -> records.Record:
         """Returns the stored record of a row of the scores."""
@@ -55,7 +55,7 @@ def open_images(run: ReportedRun, folder: Path | None) -> EvaluatedImages:
             f"{run.root} was trained on data with fingerprint {run.fingerprint}; the data in "
             f"{folder} has {data.fingerprint}; name the run's own data with --data DIR"
         )
-    source = records.open_split(folder, run.cfg.data.eval_split, data)
+    source = records.open_split(folder, run.cfg.data.evaluated_split, data)
     positions = tuple(run.scores.ids.tolist())
     if positions[-1] >= len(source):
         raise DataError(

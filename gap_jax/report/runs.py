@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from data_pipelines.config import DataConfig
 from data_pipelines.core import files
 from data_pipelines.core.errors import CheckpointError, ConfigError, DataError
 from data_pipelines.pictures.drawing import shorten
@@ -70,7 +71,7 @@ def _read_run(run: RunFolder) -> ReportedRun:
     if files.is_file(run.root / PREPROCESSING, CheckpointError):
         raise CheckpointError(f"{run.root} is an exported model and holds no scores; name its run")
     cfg, classes = run_folder.load_config(run), run_folder.load_classes(run)
-    step, scores = _read_last_evaluation(run, cfg.data.eval_split)
+    step, scores = _read_last_evaluation(run, cfg.data)
     if scores.logits.shape[1] != len(classes):
         raise DataError(
             f"the scores of {run.root} at step {step} are of {scores.logits.shape[1]} classes and "
@@ -92,10 +93,16 @@ def _read_run(run: RunFolder) -> ReportedRun:
     )
 
 
-def _read_last_evaluation(run: RunFolder, split: str) -> tuple[int, Scores]:
+def _read_last_evaluation(run: RunFolder, data: DataConfig) -> tuple[int, Scores]:
     """Reads the last evaluation, as choosing the best would bias the score upwards."""
+    split = data.scored_split
     names = [path.name.removeprefix(STEP) for path in (run.evaluation / split).glob(f"{STEP}*")]
     steps = [int(name) for name in names if name.isdecimal()]
+    if not steps and data.held_out:  # gap_jax evaluate scores whole splits
+        raise DataError(
+            f"{run.root} has no evaluation of its held-out images; run its gap_jax train again, "
+            "which evaluates at its end"
+        )
     if not steps:
         raise DataError(
             f"{run.root} has no evaluation of split {split!r}; "
@@ -120,8 +127,8 @@ def _check_same_images(first: ReportedRun, other: ReportedRun) -> None:
     clash = None
     if first.fingerprint != other.fingerprint:
         clash = f"data with fingerprints {first.fingerprint} and {other.fingerprint}"
-    elif first.cfg.data.eval_split != other.cfg.data.eval_split:
-        clash = f"splits {first.cfg.data.eval_split!r} and {other.cfg.data.eval_split!r}"
+    elif first.cfg.data.scored_split != other.cfg.data.scored_split:
+        clash = f"splits {first.cfg.data.scored_split!r} and {other.cfg.data.scored_split!r}"
     elif not np.array_equal(first.scores.ids, other.scores.ids):
         clash = f"{len(first.scores.ids):,} and {len(other.scores.ids):,} images, not the same ones"
     elif not np.array_equal(first.scores.labels, other.scores.labels):

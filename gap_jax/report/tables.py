@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from data_pipelines.manifest import Split
 from gap_jax.config import Config, fields
+from gap_jax.evaluation.evaluate import count_positives
 from gap_jax.evaluation.metrics import Interval
 from gap_jax.report.comparison import SEED, Comparison, Method, describe_difference, percent
 from gap_jax.report.confusions import Matrix
@@ -59,7 +59,7 @@ def _percent(value: float | np.floating, form: str = ".1f") -> str:
 
 def _highest(run: ReportedRun) -> str:
     """Returns the highest mAP of all evaluations of a run, and its step."""
-    name = f"{run.cfg.data.eval_split}/mAP"
+    name = f"{run.cfg.data.scored_split}/mAP"
     scores = [(row[name], -row["step"]) for row in run.rows if row.get(name) is not None]
     if not scores:
         return UNKNOWN
@@ -83,15 +83,16 @@ def _gain(interval: Interval | None) -> list[str]:
     return [percent(interval, signed=True), describe_difference(interval)]
 
 
-def list_classes(methods: Sequence[Method], split: Split) -> Table:
+def list_classes(methods: Sequence[Method]) -> Table:
     """Lists the AP of every class by the gain of the last method over the first."""
+    images = count_positives(methods[0].runs[0].scores)
     gaps = methods[-1].per_class - methods[0].per_class
     is_compared = len(methods) > 1
     order: list[int] = np.argsort(-gaps, kind="stable").tolist()  # nan comes last
     rows = [
         [
             methods[0].runs[0].classes[k],
-            f"{split.class_counts[k]:,}",
+            f"{images[k]:,}",
             *(_percent(method.per_class[k]) for method in methods),
             *[_percent(gaps[k], "+.1f")] * is_compared,
         ]

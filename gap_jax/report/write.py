@@ -59,7 +59,7 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
     runs = [run for method in methods for run in method.runs]
     shown_run = methods[-1].runs[0]
     names = [method.name for method in methods]
-    split = shown_run.cfg.data.eval_split
+    split = shown_run.cfg.data.scored_split
     hits, misses = gallery.choose(shown_run, len(methods))
     chosen = [*hits, *misses]
     stored = [images.record(row) for row in chosen]
@@ -80,7 +80,7 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
         "results": tables.list_results(comparison),
         "differences": tables.list_differences(comparison),
         "charts": [chart for chart in charts if chart],
-        "classes": tables.list_classes(methods, images.data.splits[split]),
+        "classes": tables.list_classes(methods),
         "mistakes": [
             (pair, [_show_example(row, pair, shown_run, images) for row in pair.examples])
             for pair in find_confusions(methods)

@@ -17,7 +17,10 @@ UNEVEN = 3  # times as many images of a class as of another
 
 def advise(cfg: Config, data: Manifest) -> Iterator[str]:
     """Yields a line for each weakness of the data, with what to do about it."""
-    train, evaluated = (data.splits[each] for each in (cfg.data.train_split, cfg.data.eval_split))
+    train, settings = data.splits[cfg.data.train_split], cfg.data
+    images = settings.count_trained(train.examples)
+    evaluated = settings.count_evaluated(data.splits[settings.evaluated_split].examples)
+    shown = "held-out images" if settings.held_out else f"images in {settings.eval_split}"
     counts = dict(zip(data.classes, train.class_counts, strict=True))
     rare = [f"{quote(name)} ({n:,})" for name, n in counts.items() if 0 < n < FEW_OF_CLASS]
     if rare:
@@ -26,12 +29,12 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
             "join the class with another"
         )
     seen = [n for n in counts.values() if n]
-    if train.examples < FEW_PER_CLASS * len(data.classes):
+    if images < FEW_PER_CLASS * len(data.classes):
         less = (
             "" if cfg.optim.freezes_backbone else ", and a frozen backbone (:frozen) overfits less"
         )
         yield (
-            f"{train.examples:,} training images of {len(data.classes):,} classes are few: more "
+            f"{images:,} training images of {len(data.classes):,} classes are few: more "
             f"photographs, {FEW_PER_CLASS} of a class or more, gain more than any setting{less}"
         )
     if seen and max(seen) >= UNEVEN * min(seen) and cfg.train.class_weights == "none":
@@ -39,19 +42,18 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
             f"classes have from {min(seen):,} to {max(seen):,} training images; "
             "train.class_weights=balanced weights all classes equally"
         )
-    if 0 < evaluated.examples < FEW_EVALUATED:
+    if 0 < evaluated < FEW_EVALUATED:
         yield (
-            f"{evaluated.examples:,} images in {cfg.data.eval_split}: one is "
-            f"{100 / evaluated.examples:.1f} points of accuracy, and accuracies of 50 % are "
-            f"uncertain by {98 / math.sqrt(evaluated.examples):.0f} points; smaller differences "
-            "between runs are noise"
+            f"{evaluated:,} {shown}: one is {100 / evaluated:.1f} points of accuracy, and "
+            f"accuracies of 50 % are uncertain by {98 / math.sqrt(evaluated):.0f} points; smaller "
+            "differences between runs are noise"
         )
 
 
 def describe_length(cfg: Config, data: Manifest) -> str:
     """Describes the resolved steps, and which field of `train` decided them."""
     train, images = cfg.train, data.splits[cfg.data.train_split].examples
-    wanted = count_steps(train, images - cfg.data.count_held_out(images))
+    wanted = count_steps(train, cfg.data.count_trained(images))
     made = f"train.epochs={train.epochs:g} would make {wanted:,}"
     why = f"train.epochs={train.epochs:g}"
     if train.steps != wanted:

@@ -114,8 +114,7 @@ def describe_maps(setup: Setup, host: dict[str, np.ndarray]) -> StoredMaps:
     training = _describe(setup, host, data.train_split, is_training=True)
     if data.held_out and data.eval_views == 1 and data.eval_crops == "center":
         return StoredMaps(training, training)  # its first view is the centre crop
-    split = data.train_split if data.held_out else data.eval_split
-    return StoredMaps(training, _describe(setup, host, split, is_training=False))
+    return StoredMaps(training, _describe(setup, host, data.evaluated_split, is_training=False))
 
 
 def _describe(

@@ -84,14 +84,16 @@ def _start(run: Preflight) -> str:
 
 def _data(run: Preflight) -> str:
     data, cfg = run.setup.data, run.setup.cfg.data
-    train, val = data.splits[cfg.train_split], data.splits[cfg.eval_split]
+    train = data.splits[cfg.train_split]
     ranked = sorted(zip(train.class_counts, data.classes, strict=True))
     (fewest, rarest), (most, commonest) = ranked[0], ranked[-1]
-    skipped = describe_skipped(data.classes, val.class_counts, cfg.eval_split)
-    evaluated = f"{val.examples:,} in {cfg.eval_split}"
     if cfg.held_out:
-        held = cfg.count_held_out(train.examples)
+        held, skipped = cfg.count_held_out(train.examples), ""  # the classes of a part are unknown
         evaluated = f"{held:,} of them held out and evaluated instead of {cfg.eval_split}"
+    else:
+        val = data.splits[cfg.eval_split]
+        skipped = describe_skipped(data.classes, val.class_counts, cfg.eval_split)
+        evaluated = f"{val.examples:,} in {cfg.eval_split}"
     return (
         f"{data.name} in {cfg.directory} (fingerprint {data.fingerprint}): {train.examples:,} "
         f"images in {cfg.train_split}, {evaluated}; "
@@ -128,7 +130,7 @@ def _views(run: Preflight) -> tuple[str, str]:
 
 def _schedule(run: Preflight) -> str:
     optim, train = run.setup.cfg.optim, run.setup.cfg.train
-    images = _train_split(run).examples
+    images = run.setup.cfg.data.count_trained(_train_split(run).examples)
     epochs = train.steps * train.batch_size / max(images, 1)
     rule = f"momentum {optim.momentum:g}, " if optim.name == "sgd" else ""
     return (

@@ -6,10 +6,11 @@ from pathlib import Path
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError, DataError
+from gap_jax.sweep.execute import ONLY
 from gap_jax.sweep.plan import Cell, Plan
 
 SCRIPT = "slurm.sh"
-WRITE, ONLY = "--write", "--only"
+WRITE = "--write"
 
 
 def write_script(plan: Plan, words: Sequence[str]) -> Path:

@@ -13,7 +13,7 @@ from gap_jax.flags import read_config
 from gap_jax.runtime import preemption
 from gap_jax.sweep import batch, execute, results
 from gap_jax.sweep.plan import HELD_OUT, SEEDS, SWEEP, Plan
-from gap_jax.sweep.rows import KINDS, make_rates, make_rows, parse_over
+from gap_jax.sweep.rows import KINDS, check_overrides, make_rates, make_rows, parse_over
 from gap_jax.weights import named
 
 DESCRIPTION = """Runs the rows of a table or figure of the papers, or a grid, on one data set. The
@@ -28,6 +28,7 @@ def run(words: Sequence[str]) -> int:
     """Runs `gap_jax sweep` with its arguments."""
     options = parse(_make_parser(), words)
     _check_over(options)
+    check_overrides(options.overrides, options.rates)
     cfg = read_config(options.config, options.overrides)
     check_data(cfg.data, options.config)
     data = manifest.load(cfg.data.directory)
@@ -120,7 +121,7 @@ def _make_parser() -> Parser:
         batch.WRITE, choices=("slurm",), help="write the script that submits the runs, run nothing"
     )
     where.add_argument(
-        batch.ONLY,
+        execute.ONLY,
         metavar="PHASE-INDEX",
         help="run one run, as that script does: search-3, final-0",
     )

@@ -20,6 +20,7 @@ from gap_jax.sweep.plan import Cell, Plan
 
 POLL_S = 0.1
 PATIENCE_S = 60.0  # from a signal to the kill of a run that does not save and end
+ONLY = "--only"  # the option that makes one run
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 TAIL_BYTES = 4096
 TIMINGS = "timings.jsonl"  # one line for each end of a run; no result depends on it
@@ -187,7 +188,11 @@ def estimate(cells: Sequence[Cell], slots: int) -> str:
     left = sum(cell.cfg.train.steps for cell in cells if not cell.is_done())
     steps = sum(cell.cfg.train.steps for cell in done)
     if not steps:
-        return "time: not known before a run is complete; then this prints an estimate"
+        first = f"{ONLY} {'search' if cells[0].is_search else 'final'}-0"
+        return (
+            f"time: no estimate yet, as no run is complete; the same command with {first} instead "
+            "of --dry-run makes the first one, then --dry-run estimates the others"
+        )
     seconds = left * sum(taken[cell.label] for cell in done) / steps / slots
     return (
         f"time: about {duration(seconds)} for the runs that are left, {slots} at once, from "

@@ -1,4 +1,7 @@
-"""Draws the rows of a sweep as SVG: means, with intervals over images and over seeds."""
+"""Draws a sweep as SVG: means, with intervals over images and over seeds.
+
+Rows that differ in a number are points of a line over it, others are lines of a list.
+"""
 
 import itertools
 import math
@@ -9,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from data_pipelines.pictures.page import fill_template
+from gap_jax.config import fields
 from gap_jax.evaluation.metrics import Interval
 from gap_jax.report.curves import Tick, number, round_ticks
 from gap_jax.report.tables import UNKNOWN
@@ -16,7 +20,13 @@ from gap_jax.sweep.rows import Row
 
 TEMPLATE = "figure.svg"
 WIDTH, LEFT, RIGHT, TOP, ROW, BELOW = 760, 230, 740, 12, 28, 76
-KEYS = (("images", LEFT), ("seeds", LEFT + 165), ("published", LEFT + 375))
+KEYS = (("images", 0), ("seeds", 165), ("published", 375))  # their distances from the left
+AXES = {  # the field of the horizontal axis, and its title
+    "fig2": ("pose.weight", "weight of the pose loss, logarithmic"),
+    "fig3": ("model.T", "layers T"),
+    "ranks": ("model.rank", "rank P"),
+}
+LINES_LEFT, LINES_TOP, LINES_BOTTOM, NAMES, BESIDE = 60, 34, 334, 24, 14
 
 Ends = tuple[float, float] | None
 
@@ -47,7 +57,7 @@ class Mark(NamedTuple):
     """A row of the figure; numbers are positions."""
 
     name: str
-    y: int
+    y: float
     mean: float | None
     images: Ends
     seeds: Ends
@@ -55,16 +65,42 @@ class Mark(NamedTuple):
     published: float | None
 
 
-def draw_figure(title: str, summaries: Sequence[Summary]) -> str:
-    """Draws a line for each row that has a number."""
+class Line(NamedTuple):
+    """Marks of one colour, and the line through their means."""
+
+    name: str
+    marks: Sequence[Mark]
+
+    @property
+    def path(self) -> str:
+        return "M" + " L".join(f"{each.mean:g} {each.y:g}" for each in self.marks if each.mean)
+
+
+class Axis(NamedTuple):
+    """The horizontal axis of lines."""
+
+    title: str
+    ticks: Sequence[Tick]
+
+
+def draw_figure(title: str, summaries: Sequence[Summary], kind: str = "") -> str:
+    """Draws all rows that have a number; a mark of a line is that of a row, turned."""
     shown = [each for each in summaries if each.numbers]
     values = [*itertools.chain.from_iterable(each.numbers for each in shown)]
     ticks = round_ticks(min(values), max(values))
+    left, top, bottom = LEFT, TOP, TOP + ROW * len(shown)
+    if kind in AXES:
+        left, top, bottom = LINES_LEFT, LINES_TOP, LINES_BOTTOM
+    ends = (bottom, top) if kind in AXES else (left, RIGHT)
 
     def locate(percent: float) -> float:
-        return round(float(np.interp(percent, (ticks[0], ticks[-1]), (LEFT, RIGHT))), 1)
+        return round(float(np.interp(percent, (ticks[0], ticks[-1]), ends)), 1)
 
-    bottom = TOP + ROW * len(shown)
+    if kind in AXES:
+        axis, lines = _draw_lines(shown, *AXES[kind], locate)
+    else:
+        marks = [_mark(each, TOP + ROW * (i + 0.5), locate) for i, each in enumerate(shown)]
+        axis, lines = None, [Line("", marks)]
     names = {"images", "seeds"} | {"published" for each in shown if each.row.published is not None}
     texts = [f"{each.row.name}: {_describe(each)}" for each in shown]
     template = resources.files("gap_jax.sweep").joinpath(TEMPLATE).read_text("utf-8")
@@ -74,23 +110,50 @@ def draw_figure(title: str, summaries: Sequence[Summary]) -> str:
         title=title,
         summary="; ".join(texts),
         width=WIDTH,
-        height=bottom + BELOW,
-        frame={"left": LEFT, "right": RIGHT, "top": TOP, "bottom": bottom},
+        height=bottom + BELOW + NAMES * (len(lines) > 1),
+        frame={"left": left, "right": RIGHT, "top": top, "bottom": bottom},
         ticks=[Tick(locate(tick), number(tick)) for tick in ticks],
-        marks=[
-            _mark(each, TOP + ROW * index + ROW // 2, locate) for index, each in enumerate(shown)
-        ],
-        keys=[key for key in KEYS if key[0] in names],
+        axis=axis,
+        lines=lines,
+        keys=[(name, left + x) for name, x in KEYS if name in names],
     )
 
 
-def _mark(summary: Summary, y: int, locate: Callable[[float], float]) -> Mark:
+def _draw_lines(
+    shown: Sequence[Summary], field: str, title: str, locate: Callable[[float], float]
+) -> tuple[Axis, list[Line]]:
+    """Draws a line for each reduction of the pose loss; values of `field` are equally far apart.
+
+    So powers of ten lie on a logarithmic scale, and whole numbers on a linear one.
+    """
+    settings = [
+        {name: value for name, _, value in fields(each.row.cfg)} if each.row.cfg else {}
+        for each in shown
+    ]
+    values = sorted({each[field] for each in settings if each})
+    names = [*dict.fromkeys(each["pose.reduction"] for each in settings if each)]
+    stride = (RIGHT - LINES_LEFT) / len(values)
+    places = {value: LINES_LEFT + stride * (i + 0.5) for i, value in enumerate(values)}
+    lines = []
+    for index, name in enumerate(names):
+        aside = BESIDE * (index - (len(names) - 1) / 2)
+        marks = [
+            _mark(each, round(places[own[field]] + aside, 1), locate)
+            for each, own in zip(shown, settings, strict=True)
+            if own and own["pose.reduction"] == name
+        ]
+        lines.append(Line(name, sorted(marks, key=lambda mark: mark.y)))
+    return Axis(title, [Tick(round(x, 1), f"{value:g}") for value, x in places.items()]), lines
+
+
+def _mark(summary: Summary, y: float, locate: Callable[[float], float]) -> Mark:
     images, published = summary.over_images, summary.row.published
 
     def ends(interval: Interval | None) -> Ends:
         if interval is None or not math.isfinite(interval.low):
             return None
-        return locate(100 * interval.low), locate(100 * interval.high)
+        low, high = sorted((locate(100 * interval.low), locate(100 * interval.high)))
+        return low, high
 
     return Mark(
         summary.row.name,

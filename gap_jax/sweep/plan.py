@@ -11,14 +11,14 @@ from typing import Any
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError, name_some
 from data_pipelines.manifest import Manifest
-from gap_jax.config import Config, fields
+from gap_jax.config import Config
 from gap_jax.evaluation.evaluate import METRICS_FILE
 from gap_jax.flags import spell_overrides
 from gap_jax.learning.length import resolve_length
 from gap_jax.runtime import run_folder
 from gap_jax.runtime.extraction import NETWORK_FIELDS
-from gap_jax.runtime.run_folder import HARMLESS, RunFolder
-from gap_jax.sweep.rows import Row
+from gap_jax.runtime.run_folder import RunFolder
+from gap_jax.sweep.rows import Row, identify
 
 HELD_OUT = 0.2
 SEEDS = 5
@@ -241,7 +241,7 @@ class Plan:
             "data": self.data.fingerprint,
             "held_out": self.held_out,
             "rates": {row.name: list(self.rates[row.name]) for row in self.runnable},
-            "rows": {row.name: _identify(row.cfg) for row in self.runnable if row.cfg},
+            "rows": {row.name: identify(row.cfg) for row in self.runnable if row.cfg},
         }
 
     def enter(self) -> None:
@@ -269,17 +269,8 @@ class Plan:
 
 def _count_evaluated(cell: Cell, data: Manifest) -> int:
     cfg = cell.cfg.data
-    if cell.is_search:
-        images = cfg.count_held_out(data.splits[cfg.train_split].examples)
-    else:
-        images = data.splits[cfg.eval_split].examples
+    images = cfg.count_evaluated(data.splits[cfg.evaluated_split].examples)
     return min(images, cell.cfg.eval.max_examples or images) * cfg.eval_views
-
-
-def _identify(cfg: Config) -> dict[str, Any]:
-    varying = {*HARMLESS, "train.seed", "optim.learning_rate", "data.held_out"}
-    found = {name: value for name, _, value in fields(cfg) if name not in varying}
-    return {**found, "data.cache=features": cfg.data.cache == "features"}
 
 
 def _list_differences(name: str, held: Any, own: Any) -> Iterator[str]:

@@ -69,7 +69,7 @@ def write_results(plan: Plan) -> list[str]:
     summaries = [_summarise(row, by_row, methods) for row in plan.rows]
     table = files.csv_table(SUMMARY_COLUMNS, [_list_summary(each) for each in summaries])
     files.write_atomically(plan.out / SUMMARY_CSV, table)
-    figure = draw_figure(describe_kind(plan), summaries)
+    figure = draw_figure(describe_kind(plan), summaries, plan.kind)
     files.write_atomically(plan.out / FIGURE, figure)
     template = resources.files("gap_jax.sweep").joinpath(TEMPLATE).read_text("utf-8")
     page = _build_page(plan, finals, summaries, comparison)

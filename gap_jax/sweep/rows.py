@@ -7,14 +7,16 @@ import functools
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, name_some
 from data_pipelines.core.settings import unknown_field
 from data_pipelines.manifest import Manifest
-from gap_jax.config import Config, fields
+from gap_jax.config import Config, differences, fields
 from gap_jax.flags import OVERRIDE, name_field, read_unchecked, resolve
+from gap_jax.learning.length import resolve_length
 from gap_jax.model_config import READ_BY
+from gap_jax.runtime.run_folder import HARMLESS
 from gap_jax.variants import METHODS
 
 KINDS = {
@@ -47,8 +49,9 @@ PUBLISHED = {
     },
     "ranks": {"P=1": 30.3, "P=2": 29.2, "P=5": 30.0},
 }  # fmt: skip
+RATE = "optim.learning_rate"
 CHOSEN_BY_SWEEP = {
-    "optim.learning_rate": "--rates",
+    RATE: "--rates",
     "train.seed": "--seeds",
     "data.held_out": "--held-out",
 }
@@ -82,6 +85,7 @@ def make_rows(
         _make_row(name, _with_method(spec, method), read_base, method, own, given, data)
         for name, method, own in _list_rows(kind, spec, overrides, over)
     ]
+    _refuse_equal_rows(kind, rows, data)
     published = PUBLISHED.get(kind, {})
     if not published or not all(_is_of_paper(row.cfg, data) for row in rows if row.cfg):
         return rows
@@ -146,8 +150,6 @@ def _make_row(
                 f"{spec.partition(':')[0]} does not take the method {method} as its part; "
                 "sweep a config of the package, or let get_config call gap_jax.variants.set_method"
             )
-        if method.endswith("_pose") and not data.splits[base.data.train_split].with_joints:
-            return Row(name, spec, None, f"{data.name} has no joints")
         words = {**given, **{field: f"--{OVERRIDE}{field}={value}" for field, value in own.items()}}
         read_by = own.get("model.pooling", base.model.pooling)
         words = {
@@ -158,9 +160,37 @@ def _make_row(
             raise ConfigError(
                 f"model.pooling={cfg.model.pooling} would replace the row's; leave it out"
             )
+        for split in (cfg.data.train_split, cfg.data.eval_split):
+            if split not in data.splits:
+                raise ConfigError(f"{data.name} has no split {split!r}; choose another split")
     except ConfigError as error:
         raise ConfigError(f"row {name}: {error}") from error
+    if cfg.pose.branch and not data.splits[cfg.data.train_split].with_joints:
+        return Row(name, spec, None, f"{data.name} has no joints")
     return Row(name, spec, cfg, base=base)
+
+
+def _refuse_equal_rows(kind: str, rows: Sequence[Row], data: Manifest) -> None:
+    """Refuses rows that a comparison could not tell apart, before anything is trained."""
+    remedy = "leave out " + ("one of them" if kind == "grid" else "the override that makes them so")
+    names, found = set[str](), dict[str, tuple[str, Config]]()
+    for name, cfg in ((row.name, row.cfg) for row in rows if row.cfg):
+        if name in names:
+            raise ConfigError(f"two rows are named {name}; sweep one of them in another --out")
+        names.add(name)
+        steps = {**identify(resolve_length(cfg, data)), "train.epochs": 0}  # its steps count
+        other, same = found.setdefault(repr(steps), (name, cfg))
+        if other != name:
+            unread = name_some([*differences(same, cfg)])
+            reason = f", as no number depends on {unread}" if unread else ""
+            raise ConfigError(f"rows {other} and {name} are the same run{reason}; {remedy}")
+
+
+def identify(cfg: Config) -> dict[str, Any]:
+    """Returns the fields that determine the numbers of a row and are not chosen by the sweep."""
+    varying = {*HARMLESS, *CHOSEN_BY_SWEEP}
+    found = {name: value for name, _, value in fields(cfg) if name not in varying}
+    return {**found, "data.cache=features": cfg.data.cache == "features"}
 
 
 def _is_read(field: str, pooling: str) -> bool:
@@ -185,6 +215,13 @@ def make_rates(row: Row, given: Sequence[float]) -> tuple[float, ...]:
         return tuple(sorted(given))
     base = row.cfg.optim.learning_rate
     return tuple(base if factor == 1 else float(f"{base * factor:.3g}") for factor in RATE_FACTORS)
+
+
+def check_overrides(words: Sequence[str], rates: Sequence[float]) -> None:
+    """Refuses overrides of fields that the sweep sets; the config's rate is the middle one."""
+    for field, word in ((name_field(word), word) for word in words):
+        if field in CHOSEN_BY_SWEEP and (rates or field != RATE):
+            raise ConfigError(f"{word} is set by the sweep; use {CHOSEN_BY_SWEEP[field]} instead")
 
 
 def parse_over(text: str) -> Over:

@@ -43,19 +43,19 @@ def copied(made: Made, tmp_path: Path) -> Path:
     return shutil.copytree(made.data, tmp_path / "data")
 
 
-def views_of(made: Made, cfg: Config, position: int) -> list[View]:
+def list_views(made: Made, cfg: Config) -> list[list[View]]:
+    """Makes the views of all training images."""
     rows = Rows(cfg.data, made.setup.data, "train")
-    return feature_views(rows.read(position)[0], cfg.data, position)
+    return [feature_views(rows.read(i)[0], cfg.data, i) for i in range(len(rows))]
 
 
 @pytest.mark.parametrize("kind", EPSILON)
 def test_a_stored_map_is_the_backbone_of_its_view(made: Made, copied: Path, kind: str) -> None:
     maps = store(made, copied, f"data.feature_dtype={kind}").training
     rows = np.concatenate(maps.open())
-    cfg = configure(copied)
+    views = list_views(made, configure(copied))
     for position in (0, 4, 8):
-        views = views_of(made, cfg, position)
-        images = np.stack([each.image for each in views])
+        images = np.stack([each.image for each in views[position]])
         expected = np.asarray(made.setup.model.extract(made.variables, jax.numpy.asarray(images)))
         found = rows[position]["maps"].view(feature_maps.MAP_TYPES[kind]).astype(np.float32)
         assert np.abs(found - expected).max() <= EPSILON[kind] * np.abs(expected).max()
@@ -80,15 +80,13 @@ def test_views_are_the_centre_its_mirror_image_and_crops_of_the_position(made: M
     assert len(feature_views(whole, unmirrored.data, 5)) == 1
 
 
-def picture_batch(made: Made, batch: HostBatch) -> HostBatch:
+def picture_batch(batch: HostBatch, stored: np.ndarray, views: list[list[View]]) -> HostBatch:
     """Replaces the maps of a batch by the images of the views that they were computed of."""
-    stored = np.concatenate(made.maps.training.open())
-    side = made.setup.cfg.data.image_size_px
-    images = np.empty((len(batch.id), side, side, 3), np.uint8)
+    images = np.empty((len(batch.id), *views[0][0].image.shape), np.uint8)
     keypoints = np.zeros_like(batch.keypoints)
     for row, position in enumerate(batch.id):
         found = [np.array_equal(each, batch.image[row]) for each in stored[position]["maps"]]
-        view = views_of(made, made.setup.cfg, int(position))[found.index(True)]
+        view = views[position][found.index(True)]
         images[row] = view.image
         keypoints[row, : len(view.keypoints)] = view.keypoints
         assert batch.disc_radius[row] == np.float32(view.disc_radius)
@@ -100,6 +98,7 @@ def test_twenty_steps_on_maps_equal_those_on_their_images(made: Made) -> None:
     setups = [made.setup, assemble(configure(made.data, "data.cache=none"), made.setup.data)]
     states = [each.start(jax.tree.map(jax.numpy.copy, made.variables)) for each in setups]
     cfg = made.setup.cfg
+    stored, views = np.concatenate(made.maps.training.open()), list_views(made, cfg)
     drawn = set[bytes]()
     with loader.training_batches(
         cfg.data, made.setup.data, seed=3, batch_size=8, maps=made.maps.training
@@ -108,7 +107,7 @@ def test_twenty_steps_on_maps_equal_those_on_their_images(made: Made) -> None:
             batch = next(batches)
             drawn.update(row.tobytes() for row in batch.image)
             for index, (setup, each) in enumerate(
-                zip(setups, (batch, picture_batch(made, batch)), strict=True)
+                zip(setups, (batch, picture_batch(batch, stored, views)), strict=True)
             ):
                 states[index], metrics = setup.train_step(
                     states[index], globalise([each], setup.mesh)

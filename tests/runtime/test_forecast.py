@@ -22,6 +22,7 @@ FORECAST = (  # after 9 steps: 11 steps, and an evaluation of 10 images, which a
         ({"optim__frozen": ("backbone",)}, 9, "about 0:04:42 to the end"),
         ({"eval__max_examples": 6}, 9, "0:00:10 of evaluation (10 x 6 images)"),
         ({"eval__every_steps": 0}, 9, "0:00:03 of evaluation (1 x 20 images)"),
+        ({"data__held_out": 0.5}, 9, "0:00:17 of evaluation (10 x 10 images)"),
         ({"data__eval_flip": True}, 9, "0:01:07 of evaluation"),
     ],
 )

@@ -1,12 +1,14 @@
 """Runs that hold out a part of their training images: scores, their folder, and stored maps."""
 
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from data_pipelines import manifest
+from data_pipelines import manifest, records
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.loader import split_held_out
 from gap_jax import cli
@@ -72,8 +74,19 @@ def test_nobody_takes_the_scores_for_those_of_val(
     assert '"train-held_out/mAP"' in run.metrics.read_text()
     text = " ".join(run.preflight.read_text().split())
     assert "15 images in train, 3 of them held out and evaluated instead of val" in text
+    assert "2 steps = 1.3 epochs" in text  # 2 x 8 images of 12
+    assert cli.main(["report", str(run.root)]) == 0
+    page = (run.root / "report.html").read_text()
+    assert "split train-held_out: 3 labelled images" in page
+    assert "mAP on train-held_out" in page
+    source = records.open_split(data, "train", manifest.load(data))
+    held = {str(source[position]["id"]) for position in split_held_out(cfg.data, 15)[1]}
+    assert set(re.findall(r"\w+\.jpg", page)) == held
+    scores = run.scores(cfg.data.scored_split, 2)
+    shutil.move(scores, tmp_path / "lost")
     assert cli.main(["report", str(run.root)]) == 65
-    assert "has no evaluation of split 'val'" in capsys.readouterr().err
+    assert "no evaluation of its held-out images; run its gap_jax train" in capsys.readouterr().err
+    shutil.move(tmp_path / "lost", scores)
     assert cli.main(["evaluate", str(run.root), "--checkpoint", "latest"]) == 0
     assert evaluate.load_scores(run.scores("val", 2)).ids.tolist() == [0, 1, 2, 3]
     changed = tiny_config(data, *FIELDS[:-1], "train.steps=2", "eval.every_steps=0")

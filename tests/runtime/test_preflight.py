@@ -126,6 +126,17 @@ def test_schedules_are_described(values: dict[str, Any], label: str, words: str)
     assert words in row(describe_run(cfg).render(), label)
 
 
+def test_held_out_images_are_not_trained_on() -> None:
+    cfg = Config()
+    cfg.data.held_out, cfg.train.epochs = 0.2, 200.0
+    text = describe_run(cfg).render()
+    assert "12,000 steps = 233.6 epochs" in row(text, "lr")  # 128 x 12,000 images of 6,574
+    few = mpii(examples=50, labelled=50, with_joints=0)
+    text = describe_run(cfg, few).render()
+    assert "warning   : 10 held-out images: one is 10.0 points of accuracy" in text
+    assert "40 training images of 3 classes are few" in text
+
+
 def test_batches_losses_and_frozen_statistics_are_described() -> None:
     cfg = Config()
     cfg.train.batch_size, cfg.train.accumulate, cfg.model.norm_group_size = 8, 1, 16

@@ -222,7 +222,10 @@ def test_the_time_left_follows_the_steps_of_complete_runs(
     cfg = Config()
     cfg.train.steps = 100
     cells = [dataclasses.replace(stub(tmp_path, "", f"seed-{seed}"), cfg=cfg) for seed in range(5)]
-    assert estimate(cells, 1).startswith("time: not known before a run is complete")
+    assert estimate(cells, 1) == (
+        "time: no estimate yet, as no run is complete; the same command with --only final-0 "
+        "instead of --dry-run makes the first one, then --dry-run estimates the others"
+    )
     assert run(*cells[:2]) == [("seed-0", 0), ("seed-1", 0)]
     path = tmp_path / execute.TIMINGS
     rows = [json.loads(line) for line in path.read_text().splitlines()]

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from gap_jax.config import Config
 from gap_jax.evaluation import evaluate, metrics
 from gap_jax.evaluation.metrics import Interval
 from gap_jax.runtime.run_folder import RunFolder
@@ -137,7 +138,11 @@ def test_the_page_has_tables_figure_and_commands(swept: Swept) -> None:
     assert swept.lines[0].endswith(" over 3 seeds")
 
 
-def test_a_best_rate_at_the_edge_is_warned_of(swept: Swept) -> None:
+def test_a_best_rate_at_the_edge_is_warned_of_and_writing_again_changes_nothing(
+    swept: Swept,
+) -> None:
+    names = ("sweep.csv", "search.csv", "summary.csv", "figure.svg", "sweep.html")
+    before = [(swept.plan.out / name).read_bytes() for name in names]
     html = (swept.plan.out / "sweep.html").read_text()
     assert "rate won for" not in html
     shifted = dataclasses.replace(
@@ -147,13 +152,40 @@ def test_a_best_rate_at_the_edge_is_warned_of(swept: Swept) -> None:
     edge = (swept.plan.out / "sweep.html").read_text()
     write_results(swept.plan)
     assert "the lowest or highest rate won for model.rank=1, model.rank=2" in edge
-
-
-def test_writing_again_changes_nothing(swept: Swept) -> None:
-    names = ("sweep.csv", "search.csv", "summary.csv", "figure.svg", "sweep.html")
-    before = [(swept.plan.out / name).read_bytes() for name in names]
-    write_results(swept.plan)
     assert [(swept.plan.out / name).read_bytes() for name in names] == before
+
+
+def test_lines_place_values_and_intervals() -> None:
+    def summarise(reduction: str, weight: float, mean: float) -> Summary:
+        cfg = Config()
+        for name, value in (("reduction", reduction), ("weight", weight)):
+            setattr(cfg.pose, name, value)
+        row = Row(f"{reduction}-{weight:g}", "", cfg)
+        images, seeds = Interval(mean, mean - 0.1, mean + 0.1), Interval(mean, mean - 0.05, mean)
+        return Summary(row, 0.1, images, seeds, (mean,))
+
+    given = [("mean", 1.0, 0.4), ("mean", 0.1, 0.3), ("mean", 0.01, 0.5), ("reference", 0.1, 0.2)]
+    text = draw_figure("t", [summarise(*each) for each in given], "fig2")
+    labels = re.findall(r'x="([\d.]+)" y="\S+" text-anchor="middle">([^<]+)<', text)
+    assert [name for _, name in labels[:3]] == ["0.01", "0.1", "1"]
+    x = [float(each) for each, _ in labels[:3]]
+    assert x[2] - x[1] == pytest.approx(x[1] - x[0])  # logarithmic
+    ticks = re.findall(r'y="([\d.]+)" text-anchor="end">([\d.]+)<', text)
+    ends = sorted((float(value), float(y) - 4) for y, value in ticks)
+    assert (ends[0][0], ends[-1][0]) == (10, 60) and ends[0][1] > ends[-1][1]
+    place = functools.partial(np.interp, xp=[10, 60], fp=[ends[0][1], ends[-1][1]])
+    one, other = text.split('<g class="line1">')
+    assert re.findall(r'<path class="course" d="(.*)"/>', one) == [
+        "M" + " L".join(f"{place(100 * mean):g} {at - 7:g}" for mean, at in zip(
+            (0.5, 0.3, 0.4), x, strict=True))
+    ]  # fmt: skip
+    (seeds,) = re.findall(r'<rect class="seeds" x="(\S+)" y="(\S+)" width="(\S+)" h', other)[:1]
+    assert [*map(float, seeds)] == pytest.approx(
+        [place(20), x[1] + 7 - 6, place(15) - place(20)], abs=0.11
+    )
+    (images,) = re.findall(r'class="images" d="M(\S+) .* H(\S+)', other)[:1]
+    assert [*map(float, images)] == pytest.approx([place(30), place(10)], abs=0.06)
+    assert "mean</text>" in other and "reference</text>" in other
 
 
 def test_the_figure_places_means_intervals_and_published_values() -> None:

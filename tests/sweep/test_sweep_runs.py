@@ -14,7 +14,7 @@ from tests.support.swept import SIZES, train_here, words_of
 from tests.support.tiny_data import prepare_tiny_people
 
 CONFIG = "gap_pose:demo"
-GRID = ["grid", "--over", "model.rank=1", "--rates", "0.002,0.02", "--seeds", "2"]
+GRID = ["grid", "--over", "model.rank=1", "--rates", "0.002,0.02", "--seeds", "1"]
 FILES = ("sweep.csv", "search.csv", "summary.csv", "figure.svg")
 SMALLEST = ("model.stage=1", "train.steps=2", "data.image_size_px=24", "data.short_side_px=24")
 
@@ -53,12 +53,12 @@ def test_a_sweep_killed_twice_ends_with_the_same_numbers(
     capsys.readouterr()
     assert cli.main(["sweep", *words(data, broken, *GRID)]) == 0
     out = capsys.readouterr().out
-    assert "2 of 4 runs are left" in out
+    assert "1 of 3 runs are left" in out
     unbroken.communicate(timeout=300)
     assert unbroken.returncode == 0
     for name in FILES:
         assert (broken / name).read_bytes() == (whole / name).read_bytes(), name
-    assert out.count("over 2 seeds") == 1
+    assert out.count("over 1 seeds") == 1
 
 
 @pytest.mark.slow
@@ -90,6 +90,13 @@ def test_runs_are_child_processes(
         (["grid", "--over", "model.T=x"], 64, "row model.T=x: model.T='x' is not of type int"),
         (["ranks", "--rates", "0.1,0.1"], 64, "0.1,0.1 names a rate twice"),
         (["ranks", "--rates", "0.1,-1"], 64, "optim.learning_rate=-1.0 is out of range"),
+        (["ranks", "--config.train.seed=3"], 64, "train.seed=3 is set by the sweep; use --seeds"),
+        (["ranks", "--config.data.held_out=0.1"], 64, "by the sweep; use --held-out"),
+        (
+            ["ranks", "--rates=0.1", "--config.optim.learning_rate=0.1"],
+            64,
+            "optim.learning_rate=0.1 is set by the sweep; use --rates",
+        ),
         (["ranks", "--seeds", "0"], 64, "0 must be 1 or more"),
         (["ranks", "--held-out", "0.9"], 64, "data.held_out=0.9 is out of range"),
         (["ranks", "--only", "final-99"], 64, "--only final-99 must be below final-25"),
@@ -105,7 +112,9 @@ def test_a_wrong_sweep_is_refused_in_one_line(
     code: int,
     problem: str,
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(execute, "run_children", None)  # nothing starts
     given = words(data, tmp_path / "out")
     if "--config.init.allow_random=false" in options:
         given.remove("--config.init.allow_random=true")
@@ -130,5 +139,5 @@ def test_a_dry_run_writes_nothing(
     assert cli.main(["sweep", *words(data, tmp_path / "out", "table1", "--dry-run")]) == 0
     out = capsys.readouterr().out
     assert "24 runs choose a learning rate, 40 use it: 128 steps" in out
-    assert "time: not known before a run is complete" in out
+    assert "time: no estimate yet" in out and "--only search-0 instead of --dry-run" in out
     assert not (tmp_path / "out").exists()
