@@ -187,12 +187,12 @@ def make_rates(row: Row, given: Sequence[float]) -> tuple[float, ...]:
     return tuple(base if factor == 1 else float(f"{base * factor:.3g}") for factor in RATE_FACTORS)
 
 
-def parse_over(text: str) -> Over:
+def parse_over(text: str, chosen: Mapping[str, str] = CHOSEN_BY_SWEEP) -> Over:
     """Parses FIELD=v1,v2; commas in brackets do not separate values."""
     field, equals, values = text.partition("=")
     if field not in {name for name, _, _ in fields(Config())}:
         raise unknown_field(field)
-    if option := CHOSEN_BY_SWEEP.get(field):
+    if option := chosen.get(field):
         raise ConfigError(f"--over {text}: a sweep chooses {field}; use {option}")
     found = tuple(each.strip() for each in re.split(r",(?![^(]*\))", values))
     if not equals or not all(found):
