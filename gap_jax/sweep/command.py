@@ -62,7 +62,7 @@ def run(words: Sequence[str]) -> int:
             named.resolve_weights(row.cfg.init)  # absent weights would end every run
     if options.write:
         plan.enter()
-        log(f"submit the runs with: bash {batch.write_script(plan, words)}")
+        log(f"submit the runs with: {batch.write_jobs(plan, words, options.write)}")
         return 0
     return _run_one(plan, options.only, slots[0]) if options.only else _run(plan, slots)
 
@@ -71,6 +71,9 @@ def _run_one(plan: Plan, name: str, slot: execute.Slot) -> int:
     """Runs one run of a sweep, as a task of a batch job."""
     plan.enter()
     cell = batch.pick_cell(plan, name)
+    if cell is None:
+        log(f"{name}: its row diverged at every rate, so that there is no final run")
+        return 0
     if cell.is_done():
         log(f"{cell.label} is complete")
         return 0
@@ -161,7 +164,10 @@ def _make_parser() -> Parser:
     )  # fmt: skip
     where = parser.add_mutually_exclusive_group()
     where.add_argument(
-        batch.WRITE, choices=("slurm",), help="write the script that submits the runs, run nothing"
+        batch.WRITE,
+        choices=("slurm", "jobset"),
+        help="write the jobs of the runs, run nothing; jobset reads the variables "
+        f"{', '.join(batch.REQUIRED)}, NAME and MOUNT (docs/sweeps.md)",
     )
     where.add_argument(
         batch.ONLY,
