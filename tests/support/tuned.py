@@ -97,7 +97,7 @@ def main() -> int:
         return 0
 
     recorder = Recorder(manifest.load(Path(root.partition("=")[2])), code=kill)
-    execute.run_children = lambda cells, more=(), **_: recorder(cells, more=more)
+    execute.run_children = lambda cells, *_, more=(), **__: recorder(cells, more=more)
     return cli.run_process("sweep")
 
 

@@ -25,7 +25,7 @@ GRID = ["grid", "--over", "model.rank=1,2", "--seeds", "1"]
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("jobset") / "it's data $(HOME)"
+    folder = tmp_path_factory.mktemp("jobset") / "it's data $(INDEX)"
     prepare_tiny_people(folder, sizes=SIZES)
     return folder
 
