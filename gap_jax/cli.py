@@ -16,7 +16,7 @@ COMMANDS = {
     "data": "prepare, check and show data sets",
     "config": "show, explain and compare configs",
     "features": "compute the maps of a frozen backbone once, to train on them",
-    "sweep": "the papers' tables and figures, or a grid: learning rates, seeds, intervals",
+    "sweep": "the papers' tables and figures, a grid, or a search of the best values",
     "weights": "list and make files for init.weights",
     "predict": "classes, probabilities and attention of your images",
     "evaluate": "exact metrics of a run on a split",

@@ -1,5 +1,8 @@
-"""Writes the runs of a sweep as array jobs of SLURM, and picks the run of a task."""
+"""Writes the runs of a sweep as jobs of SLURM or Kubernetes, and picks the run of a task."""
 
+import json
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -9,19 +12,57 @@ from data_pipelines.core.errors import ConfigError, DataError
 from gap_jax.sweep.execute import ONLY
 from gap_jax.sweep.plan import Cell, Plan
 
-SCRIPT = "slurm.sh"
+SCRIPT, JOBSET = "slurm.sh", "jobset.yaml"
 WRITE = "--write"
+REQUIRED = ("IMAGE", "CLAIM", "CPUS", "MEMORY", "ACCELERATOR", "PODS")  # variables of a JobSet
+
+
+def write_jobs(plan: Plan, words: Sequence[str], system: str) -> str:
+    """Writes the jobs of a sweep for a system; returns the command that submits them."""
+    if system == "slurm":
+        return f"bash {write_script(plan, words)}"
+    return f"kubectl create --filename={write_jobset(plan, words, os.environ)}"
+
+
+def write_jobset(plan: Plan, words: Sequence[str], environment: Mapping[str, str]) -> Path:
+    """Writes the JobSet of a sweep: a Job for each phase, which waits for the one before."""
+    if unset := [name for name in REQUIRED if not environment.get(name)]:
+        raise ConfigError(f"{', '.join(unset)} not set; --write jobset needs them, see --help")
+    if not environment["PODS"].isdecimal() or environment["PODS"].strip("0") == "":
+        raise ConfigError(f"PODS={environment['PODS']} must be an integer of 1 or more")
+    given = {"NAME": f"sweep-{plan.kind}", "MOUNT": "/shared", **environment}
+    out = plan.out.absolute()
+    if not out.is_relative_to(given["MOUNT"]):
+        raise ConfigError(f"--out {out} must be in MOUNT={given['MOUNT']}, where the pods write")
+    text = resources.files("gap_jax.sweep").joinpath(JOBSET).read_text("utf-8")
+    head, start, job = text.partition("  replicatedJobs:\n")
+    escaped = [word.replace("$", "$$") for word in _without_write(words)]  # as $(NAME) is expanded
+    jobs, before = "", ""
+    for phase, count in {**_count(plan), "results": 1}.items():
+        only = [] if phase == "results" else [ONLY, f"{phase}-$(INDEX)"]
+        parallel = min(count, int(given["PODS"]))
+        own = {"PHASE": phase, "BEFORE": before, "COUNT": count, "PARALLEL": parallel}
+        kept = job if before else re.sub(r".*@BEFORE@.*\n", "", job)
+        jobs += _fill(kept, {**given, **own, "ARGUMENTS": [*escaped, *only]})
+        before = phase
+    path = plan.out / JOBSET
+    files.write_atomically(path, _fill(head, given) + start + jobs)
+    return path
+
+
+def _fill(template: str, values: Mapping[str, object]) -> str:
+    """Replaces @NAME@ by its value in JSON, which is YAML, too."""
+    return re.sub("@([A-Z]+)@", lambda found: json.dumps(values[found[1]]), template)
 
 
 def write_script(plan: Plan, words: Sequence[str]) -> Path:
     """Writes the script that submits the sweep; `words` are the arguments of `gap_jax sweep`."""
     text = resources.files("gap_jax.sweep").joinpath(SCRIPT).read_text("utf-8")
-    phases = {name: len(list_cells()) for name, list_cells in _phases(plan).items()}
     filled = {
         "FOLDER": _quote(str(Path.cwd())),
         "OUT": _quote(str(plan.out.absolute())),
         "SWEEP": " ".join(map(_quote, _without_write(words))),
-        "PHASES": " ".join(f"{name}:{count}" for name, count in phases.items() if count),
+        "PHASES": " ".join(f"{name}:{count}" for name, count in _count(plan).items()),
     }
     for name, value in filled.items():
         text = text.replace(f"@{name}@", value, 1)
@@ -30,8 +71,11 @@ def write_script(plan: Plan, words: Sequence[str]) -> Path:
     return path
 
 
-def pick_cell(plan: Plan, text: str) -> Cell:
-    """Returns the run that PHASE-INDEX names; a final run needs the rate that its row chose."""
+def pick_cell(plan: Plan, text: str) -> Cell | None:
+    """Returns the run that PHASE-INDEX names; a final run needs the rate that its row chose.
+
+    A row that diverged at every rate has no final run.
+    """
     phase, _, index = text.rpartition("-")
     phases = _phases(plan)
     if phase not in phases or not index.isdecimal():
@@ -43,6 +87,9 @@ def pick_cell(plan: Plan, text: str) -> Cell:
     if phase != "final":
         return cell
     rate = plan.choose(cell.row)
+    scores = plan.scores_of(cell.row)
+    if rate is None and len(scores) == len(plan.rates[cell.row.name]):
+        return None
     if rate is None:
         raise DataError(
             f"the learning rates of {cell.row.name} are not all searched; do that first"
@@ -56,6 +103,12 @@ def _phases(plan: Plan) -> Mapping[str, Callable[[], Sequence[Cell]]]:
         "search": lambda: plan.searches,
         "final": lambda: plan.cells[len(plan.searches) :],
     }
+
+
+def _count(plan: Plan) -> dict[str, int]:
+    """Counts the runs of the phases that have any."""
+    counts = {name: len(list_cells()) for name, list_cells in _phases(plan).items()}
+    return {name: count for name, count in counts.items() if count}
 
 
 def _without_write(words: Sequence[str]) -> list[str]:

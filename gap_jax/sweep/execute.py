@@ -7,9 +7,9 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import Diverged, InUse, Preempted
@@ -26,8 +26,15 @@ TAIL_BYTES = 4096
 TIMINGS = "timings.jsonl"  # one line for each end of a run; no result depends on it
 
 Slot = Mapping[str, str]  # the environment of one of the runs at a time
-Runner = Callable[[Sequence[Cell]], Iterator[tuple[Cell, int]]]
-"""Runs cells; yields each with its exit code when it ends."""
+
+
+@runtime_checkable
+class Runner(Protocol):
+    """Runs cells, then `more` ones as they are asked for; yields each with its exit code."""
+
+    def __call__(
+        self, cells: Sequence[Cell], *, more: Iterable[Cell] = ()
+    ) -> Iterator[tuple[Cell, int]]: ...
 
 
 class Program(NamedTuple):
@@ -64,18 +71,24 @@ def run_phase(cells: Sequence[Cell], runner: Runner, log: Callable[[str], None] 
     """Runs cells that do not depend on each other; returns the first failure's code."""
     failure = 0
     for number, (cell, code) in enumerate(runner(cells), 1):
-        done = f"[{number}/{len(cells)}] {cell.label}"
-        if code == Diverged.exit_code and cell.is_search:
-            cell.mark_diverged()
-            log(f"{done}: diverged, this rate loses")
-        elif code:
-            failure = failure or code
-            log(f"{done}: ended with {code}: {read_last_line(cell.log)}")
-        elif metrics := cell.read_metrics():
-            log(f"{done}: mAP {100 * metrics['mAP']:.1f} on {cell.cfg.data.scored_split}")
-        else:
-            log(f"{done}: {read_last_line(cell.log)}")
+        settled = settle(cell, code, f"[{number}/{len(cells)}] {cell.label}", log)
+        failure = failure or settled
     return failure
+
+
+def settle(cell: Cell, code: int, name: str, log: Callable[[str], None]) -> int:
+    """Logs how a run ended, and returns its code; 0 of a search that diverged and so loses."""
+    if code == Diverged.exit_code and cell.is_search:
+        cell.mark_diverged()
+        log(f"{name}: diverged, this rate loses")
+        return 0
+    if code:
+        log(f"{name}: ended with {code}: {read_last_line(cell.log)}")
+    elif metrics := cell.read_metrics():
+        log(f"{name}: mAP {100 * metrics['mAP']:.1f} on {cell.cfg.data.scored_split}")
+    else:
+        log(f"{name}: {read_last_line(cell.log)}")
+    return code
 
 
 def run_children(
@@ -83,17 +96,19 @@ def run_children(
     slots: Sequence[Slot],
     stop_flag: StopFlag,
     log: Callable[[str], None] = print,
+    *,
+    more: Iterable[Cell] = (),
 ) -> Generator[tuple[Cell, int], None, None]:
     """Runs cells as processes, one in each slot; on a signal they save and this raises.
 
     A run that another process still writes, such as a child of a sweep that was killed, is started
-    when that process has ended.
+    when that process has ended. `more` is asked for a cell when a slot is free and none waits.
     """
-    waiting, free = list(cells), list(slots)
+    waiting, free, source = list(cells), list(slots), iter(more)
     running: list[Program] = []
     awaited: list[Cell] = []
     try:
-        while waiting or running:
+        while True:
             if stop_flag.is_stopping():
                 raise Preempted(f"stopped by {stop_flag.cause}; {RETRY_HINT}")
             for cell in list(waiting):
@@ -102,6 +117,10 @@ def run_children(
                 if not _is_locked(cell.workdir):
                     waiting.remove(cell)
                     running.append(_start(cell, free.pop(0)))
+            while len(free) > len(waiting) and (cell := next(source, None)):
+                waiting.append(cell)
+            if not waiting and not running:
+                return
             for program in list(running):
                 code = program.process.poll()
                 if code is None:

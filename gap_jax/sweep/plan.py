@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,6 +114,16 @@ class Extraction(Cell):
         return None  # it looks at the stored maps itself
 
 
+def list_extractions(cells: Iterable[Cell]) -> list[Extraction]:
+    """Lists the extractions that store the maps of cells on maps, each once."""
+    found: dict[str, Extraction] = {}
+    for cell in cells:
+        if cell.cfg.data.cache == "features":
+            own = Extraction(cell.row, f"features-{cell.name}", cell.cfg, cell.workdir)
+            found.setdefault(own.identify(), own)
+    return [*found.values()]
+
+
 def choose_rate(scores: Mapping[float, float]) -> float:
     """Returns the rate with the highest score; of equal ones the lowest."""
     return max(scores, key=lambda rate: (scores[rate], -rate))
@@ -139,11 +149,15 @@ class Plan:
     def searches(self) -> list[Cell]:
         """The runs that choose rates; none of a row with one rate."""
         return [
-            self._cell(row, f"search-{rate:g}", rate, 0, self.held_out)
+            self.search_of(row, rate)
             for row in self.runnable
             for rate in self.rates[row.name]
             if len(self.rates[row.name]) > 1
         ]
+
+    def search_of(self, row: Row, rate: float) -> Cell:
+        """Returns the run of a row that is scored on the held-out part."""
+        return self._cell(row, f"search-{rate:g}", rate, 0, self.held_out)
 
     def finals_of(self, row: Row, rate: float) -> list[Cell]:
         """Returns the runs of a row on the whole training split, one for each seed."""
@@ -161,30 +175,25 @@ class Plan:
         return [*self.searches, *(cell for row, rate in rows for cell in self.finals_of(row, rate))]
 
     def list_extractions(self) -> list[Extraction]:
-        """Lists the extractions that store the maps of all runs on maps."""
-        found: dict[str, Extraction] = {}
-        for cell in sorted(self.cells, key=lambda cell: cell.is_search):  # finals need all maps
-            if cell.cfg.data.cache == "features":
-                own = Extraction(cell.row, f"features-{cell.name}", cell.cfg, cell.workdir)
-                found.setdefault(own.identify(), own)
-        return [*found.values()]
+        """Lists the extractions of all runs; final runs come first, as they need all maps."""
+        return list_extractions(sorted(self.cells, key=lambda cell: cell.is_search))
 
     def describe(self) -> Iterator[str]:
         """Describes the rows, the runs, and the images that they train on and evaluate."""
         for row in self.rows:
-            if row.cfg is None:
+            if row.cfg:
+                steps = self._bases[row.name].train.steps
+                rates = ", ".join(f"{rate:g}" for rate in self.rates[row.name])
+                yield f"{row.name}: {steps:,} steps, learning rates {rates}"
+            else:
                 yield f"{row.name}: not run: {row.reason}"
-                continue
-            rates = ", ".join(f"{rate:g}" for rate in self.rates[row.name])
-            steps = self._bases[row.name].train.steps
-            yield f"{row.name}: {steps:,} steps, learning rates {rates}"
         steps = sum(cell.cfg.train.steps for cell in self.cells)
         trained = sum(cell.cfg.train.steps * cell.cfg.train.batch_size for cell in self.cells)
         evaluated = sum(_count_evaluated(cell, self.data) for cell in self.cells)
         left = sum(not cell.is_done() for cell in self.cells)
-        searches = len(self.searches)
         yield (
-            f"{searches:,} runs choose a learning rate, {len(self.cells) - searches:,} use it: "
+            f"{len(self.searches):,} runs choose a learning rate, "
+            f"{len(self.cells) - len(self.searches):,} use it: "
             f"{steps:,} steps, {trained:,} images trained on and {evaluated:,} evaluated; "
             f"{left:,} of {len(self.cells):,} runs are left"
         )

@@ -224,12 +224,12 @@ def check_overrides(words: Sequence[str], rates: Sequence[float]) -> None:
             raise ConfigError(f"{word} is set by the sweep; use {CHOSEN_BY_SWEEP[field]} instead")
 
 
-def parse_over(text: str) -> Over:
+def parse_over(text: str, chosen: Mapping[str, str] = CHOSEN_BY_SWEEP) -> Over:
     """Parses FIELD=v1,v2; commas in brackets do not separate values."""
     field, equals, values = text.partition("=")
     if field not in {name for name, _, _ in fields(Config())}:
         raise unknown_field(field)
-    if option := CHOSEN_BY_SWEEP.get(field):
+    if option := chosen.get(field):
         raise ConfigError(f"--over {text}: a sweep chooses {field}; use {option}")
     found = tuple(each.strip() for each in re.split(r",(?![^(]*\))", values))
     if not equals or not all(found):

@@ -63,6 +63,8 @@ OFFERS: dict[str, list[str]] = {
     "gap_jax report runs/x ru": ["runs/"],
     "gap_jax predict --model ru": ["runs/"],
     "gap_jax evaluate --checkpoint b": ["best"],
+    "gap_jax sweep t": ["table1", "tune"],
+    "gap_jax sweep tune --tr": ["--trials"],
     "gap_jax evaluate ph": ["photo 1.jpg"],
     "gap_jax --v": ["--version"],
 }

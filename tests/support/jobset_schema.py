@@ -17,8 +17,8 @@ GOLDEN = Path(__file__).parents[1] / "goldens" / "jobset.json"
 SOURCE = "kubernetes-sigs/jobset, config/components/crd/bases/jobset.x-k8s.io_jobsets.yaml"
 KEPT = ("type", "enum", "required", "minItems", "maxItems")
 UNUSED = {
-    "status", "affinity", "lifecycle", "ephemeralContainers", "initContainers", "dnsConfig",
-    "livenessProbe", "readinessProbe", "startupProbe", "volumeClaimPolicies", "dependsOn",
+    "affinity", "lifecycle", "ephemeralContainers", "initContainers", "dnsConfig",
+    "livenessProbe", "readinessProbe", "startupProbe", "volumeClaimPolicies",
     "topologySpreadConstraints", "resourceClaims", "selector", "manualSelector", "envFrom",
     "awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "configMap", "csi",
     "downwardAPI", "ephemeral", "fc", "flexVolume", "flocker", "gcePersistentDisk", "gitRepo",
@@ -69,6 +69,7 @@ def main(definition: str, commit: str) -> None:
     """Cuts the definition and writes the golden."""
     versions = yaml.safe_load(Path(definition).read_text("utf-8"))["spec"]["versions"]
     (schema,) = [v["schema"]["openAPIV3Schema"] for v in versions if v["name"] == "v1alpha2"]
+    del schema["properties"]["status"]
     schema["properties"]["metadata"] = {  # Kubernetes' own, of which the definition says no more
         "type": "object",
         "required": ["name"],

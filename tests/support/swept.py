@@ -3,8 +3,9 @@
 python -m tests.support.swept WORDS      `gap_jax sweep WORDS` whose runs train in one process
 """
 
+import itertools
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,9 +55,11 @@ def make_plan(
     return Plan(kind, out, tuple(rows), chosen, seeds, 0.2, stated)
 
 
-def train_here(cells: Sequence[Cell], **_: Any) -> Iterator[tuple[Cell, int]]:
+def train_here(
+    cells: Sequence[Cell], *, more: Iterable[Cell] = (), **_: Any
+) -> Iterator[tuple[Cell, int]]:
     """Trains one run after the other in this process."""
-    for cell in cells:
+    for cell in itertools.chain(cells, more):
         train(cell.cfg, cell.workdir)
         yield cell, 0
 
@@ -90,8 +93,10 @@ class Recorder:
         self.started: list[str] = []
         self._data, self._skill, self._code = data, skill, code
 
-    def __call__(self, cells: Sequence[Cell]) -> Iterator[tuple[Cell, int]]:
-        for cell in cells:
+    def __call__(
+        self, cells: Sequence[Cell], *, more: Iterable[Cell] = ()
+    ) -> Iterator[tuple[Cell, int]]:
+        for cell in itertools.chain(cells, more):
             self.started.append(cell.label)
             code = self._code(cell)
             if not code:

@@ -83,8 +83,8 @@ def test_runs_are_child_processes(
     ("options", "code", "problem"),
     [
         (["table2"], 64, "invalid choice: 'table2'"),
-        (["grid"], 64, "grid needs --over FIELD=v1,v2, and the other kinds take none"),
-        (["ranks", "--over", "model.T=1"], 64, "grid needs --over FIELD=v1,v2"),
+        (["grid"], 64, "grid and tune need --over FIELD=v1,v2, and the other kinds take none"),
+        (["ranks", "--over", "model.T=1"], 64, "grid and tune need --over FIELD=v1,v2"),
         (["grid", "--over=model.T=1", "--over=model.T=2"], 64, "--over names a field twice"),
         (["grid", "--over", "model.Q=1"], 64, "config has no field 'model.Q'"),
         (["grid", "--over", "model.T=x"], 64, "row model.T=x: model.T='x' is not of type int"),

@@ -98,9 +98,8 @@ def test_a_task_is_the_cell_of_its_index(data: Path, tmp_path: Path) -> None:
     execute(
         plan, Recorder(plan.data, lambda cell: 9 * (cell.cfg.optim.learning_rate == 0.2)), quiet
     )
-    assert [pick_cell(plan, f"search-{index}").label for index in range(4)] == [
-        cell.label for cell in plan.searches
-    ]
+    found = [pick_cell(plan, f"search-{index}") for index in range(4)]
+    assert found == plan.searches
     finals = [pick_cell(plan, f"final-{index}") for index in range(6)]
-    assert [cell.label for cell in finals] == [cell.label for cell in plan.finals()]
-    assert {cell.cfg.optim.learning_rate for cell in finals} == {0.2}
+    assert finals == plan.finals()
+    assert {cell.cfg.optim.learning_rate for cell in plan.finals()} == {0.2}
