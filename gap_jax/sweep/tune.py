@@ -78,7 +78,9 @@ class Study(Plan):
     def check_values(self) -> None:
         """Refuses choices and ends of ranges that the config does not take."""
         for axis in self.axes:
-            make_rows("grid", self.rows[0].spec, self.overrides, self.data, [axis[:2]])
+            for text in axis.texts:
+                over = [(axis.field, (text,))]
+                make_rows("grid", self.rows[0].spec, self.overrides, self.data, over)
 
     def make_cell(self, trial: Trial | FrozenTrial, *, is_final: bool = False) -> Cell:
         """Makes the run of a trial: its search, or the one on the whole training split."""
