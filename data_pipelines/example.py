@@ -26,6 +26,8 @@ BONES = (
 VISIBILITIES = NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
 
 UNLABELLED = -1  # a missing single label; such an image trains with weight 0
+# the values of a multi-label; the last says that no known label of the image names the class's object
+LABEL_VALUES = POSITIVE, NEGATIVE, AMBIGUOUS, UNKNOWN, OBJECT_ABSENT = 1, 0, -1, -2, -3
 PADDING_ID = -1  # the id of a padding row
 
 LabelKind = Literal["single", "multi"]
@@ -37,7 +39,7 @@ class Entry:
     """Describes one image by its data set's own files; the image itself is not read yet.
 
     `keypoints` are 0-based pixels of the decoded image (x, y, visibility); `label` is a class id,
-    or one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 without
+    or one of LABEL_VALUES per class; `source_index` is the 1-based row in the source's own table, 0 without
     one. `annotated_size_px` is the width and height that the joints' file states, if it does.
     """
 
