@@ -12,7 +12,14 @@ import numpy as np
 
 from data_pipelines.core.errors import DataError, first_line, name_some
 from data_pipelines.core.files import is_file, quote, write_atomically
-from data_pipelines.example import NEGATIVE, NOT_ANNOTATED, POSITIVE, UNLABELLED, LabelKind, find_class_fault
+from data_pipelines.example import (
+    NEGATIVE,
+    NOT_ANNOTATED,
+    POSITIVE,
+    UNLABELLED,
+    LabelKind,
+    find_class_fault,
+)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"

@@ -16,7 +16,14 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.core.files import sha256
-from data_pipelines.example import JOINTS, LABEL_VALUES, UNLABELLED, VISIBILITIES, LabelKind, record_features
+from data_pipelines.example import (
+    JOINTS,
+    LABEL_VALUES,
+    UNLABELLED,
+    VISIBILITIES,
+    LabelKind,
+    record_features,
+)
 from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]

@@ -23,7 +23,9 @@ def literal_curve(scores: np.ndarray, labels: np.ndarray) -> Curve:
     for threshold in sorted({s for s, _ in kept}, reverse=True):
         retrieved = [y for s, y in kept if s >= threshold]
         if total:
-            curve.append((Fraction(sum(retrieved), total), Fraction(sum(retrieved), len(retrieved))))
+            curve.append(
+                (Fraction(sum(retrieved), total), Fraction(sum(retrieved), len(retrieved)))
+            )
     return curve
 
 
