@@ -2,7 +2,7 @@
 
     gap_jax train --config=hico --config.data.root=data/hico            # attention
     python -m gap_jax.main --config=configs/hico.py:mean                # another row
-    python -m gap_jax.main --config=configs/hico.py:attention,reference # as AP's code
+    python -m gap_jax.main --config=configs/hico.py:attention,reference  # as AP's code
 
 Published for HICO's test split (mAP, 11-point AP over all images); not yet run here:
     mean 30.2 · attention 35.0 · attention_pose 34.6
@@ -24,9 +24,7 @@ def get_config(variant: str = "") -> Config:
     chosen = parse_parts(variant, PARTS["hico"])
     cfg = Config()
     set_method(cfg, chosen.get("method", "attention"))
-    branch, saliency_input = cfg.pose.branch, cfg.model.saliency_input
-    set_data(cfg, "hico")
-    cfg.pose.branch, cfg.model.saliency_input = branch, saliency_input  # joints may be given
+    set_data(cfg, "hico", keeps_pose=True)  # joints may be given
     if chosen.get("recipe") == "reference":
         set_reference_recipe(cfg)
     return cfg

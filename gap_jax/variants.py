@@ -86,12 +86,15 @@ def set_method(cfg: Config, method: str) -> None:
             pass  # the defaults are gap_pose
 
 
-def set_data(cfg: Config, name: str) -> None:
-    """Sets a data set, its evaluated split and its own metric; call `set_method` before."""
+def set_data(cfg: Config, name: str, *, keeps_pose: bool = False) -> None:
+    """Sets a data set, its evaluated split and its own metric; call `set_method` before.
+
+    Without joints there is no pose branch, unless the config `keeps_pose`.
+    """
     cfg.data.name = name
     if name in WITHOUT_VAL:
         cfg.data.eval_split = "test"
-    if name in WITHOUT_JOINTS:
+    if name in WITHOUT_JOINTS and not keeps_pose:
         cfg.pose.branch, cfg.model.saliency_input = False, "features"
     if name == "hico":
         cfg.eval.average_precision, cfg.eval.unknown = "voc2007", "negative"

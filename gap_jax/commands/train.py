@@ -172,7 +172,7 @@ def _advise_data(name: str, wanted: str, spec: str) -> str:
     file, _, parts = spec.partition(":")
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
     better = f"{file}:{','.join([name, *kept])}"
-    if "data" not in PARTS.get(Path(file).stem, KINDS):
+    if wanted in OWN_PHOTOS or "data" not in PARTS.get(Path(file).stem, KINDS):
         better = f"gap_pose:{name}"
     if name in OWN_PHOTOS:
         better = "photos"

@@ -113,8 +113,8 @@ def _bind_start(
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
     """Builds all parts of a run; compiles and computes nothing yet."""
     check_clips(cfg, data)
-    check_labels(cfg, data)
     check_mixup(cfg, data)
+    check_labels(cfg, data)
     mesh = sharding.make_mesh(cfg, devices)
     model, shapes = state.describe_model(cfg, len(data.classes))
     optimizer, abstract = describe_state(cfg, shapes)
