@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gap_jax import cli
-from gap_jax.evaluation.evaluate import Scores, load_scores
+from gap_jax.evaluation.evaluate import Protocol, Scores, load_scores, summarise
 from gap_jax.runtime.run_folder import RunFolder
 from tests.support.precision import literal_curve, literal_envelope, literal_voc2007
 from tests.support.still_data import (
@@ -56,7 +56,7 @@ def count_hico(scores: Scores, anno: np.ndarray, *, known_object: bool = False) 
     logits = scores.logits.astype(np.float64)
     if known_object:
         logits = np.where(np.isnan(anno).T, -1e10, logits)
-    return mean_of_classes(literal_voc2007, logits, labels)
+    return mean_of_classes(literal_voc2007, logits, labels.astype(int))
 
 
 @pytest.mark.slow
@@ -67,6 +67,9 @@ def test_hico_from_its_files_to_its_metric(tmp_path: Path) -> None:
     train("hico:mean", tmp_path / "data", tmp_path / "run", "train.positive_weight=10")
     found, scores = evaluate(tmp_path / "run", tmp_path / "data", tmp_path / "scores")
     assert found == pytest.approx(count_hico(scores, labels[1]), abs=1e-12)
+    known = summarise(scores, Protocol("voc2007", unknown="known_object"), resamples=2)["mAP"]
+    expected = count_hico(scores, labels[1], known_object=True)
+    assert known == pytest.approx(expected, abs=1e-12) and known > found
     [own] = (RunFolder(tmp_path / "run").evaluation / "test").iterdir()
     assert json.loads((own / "metrics.json").read_text("utf-8"))["mAP"] == found
 
