@@ -74,16 +74,16 @@ def test_contradicting_lists_of_stanford40_are_refused(tmp_path: Path) -> None:
     write_stanford40(tmp_path, LISTED)
     lists = tmp_path / "ImageSplits"
     (lists / "train.txt").write_text("a_001.jpg\n")
-    with pytest.raises(DataError, match="its actions differ in 1 images: 'b_001.jpg'"):
+    with pytest.raises(DataError, match=r"its actions differ in 1 images: 'b_001.jpg'"):
         stanford40.read(tmp_path)
     (lists / f"{ACTIONS[2]}_train.txt").write_text("a_001.jpg\n")
-    with pytest.raises(DataError, match="'a_001.jpg', which is already in the list of 'applaud"):
+    with pytest.raises(DataError, match=r"'a_001.jpg', which is already in the list of 'applaud"):
         stanford40.read(tmp_path)
     (lists / f"{ACTIONS[2]}_train.txt").write_bytes(b"\xff\xfe\n")
     with pytest.raises(DataError, match="is not UTF-8 text; get Stanford40"):
         stanford40.read(tmp_path)
     (lists / f"{ACTIONS[2]}_train.txt").write_text("a b c\n")
-    with pytest.raises(DataError, match="line 1 of .* has 3 words, not 1; get Stanford40"):
+    with pytest.raises(DataError, match=r"line 1 of .* has 3 words, not 1; get Stanford40"):
         stanford40.read(tmp_path)
 
 
