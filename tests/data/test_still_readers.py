@@ -29,7 +29,10 @@ def test_stanford40_takes_labels_from_its_lists(tmp_path: Path) -> None:
     raw = stanford40.read(tmp_path)
     assert (raw.name, raw.label_kind, raw.classes) == ("stanford40", "single", ACTIONS)
     found = {
-        split: [(entry.id, ACTIONS[int(entry.label)], entry.box_px) for entry in each.entries]
+        split: [
+            (entry.id, raw.classes[np.asarray(entry.label).item()], entry.box_px)
+            for entry in each.entries
+        ]
         for split, each in raw.splits.items()
     }
     assert found == {k: [(name, done, None) for name, done in v] for k, v in LISTED.items()}

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from gap_jax import cli
 from gap_jax.evaluation.evaluate import Protocol, Scores, load_scores, summarise
 from gap_jax.runtime.run_folder import RunFolder
-from tests.support.precision import literal_curve, literal_envelope, literal_voc2007
+from tests.support.precision import Curve, literal_curve, literal_envelope, literal_voc2007
 from tests.support.still_data import (
     ACTIONS,
     VOC_ACTIONS,
@@ -43,7 +44,7 @@ def evaluate(run: Path, data: Path, out: Path) -> tuple[float, Scores]:
 
 
 def mean_of_classes(
-    literal: Callable[[list], float], logits: np.ndarray, labels: np.ndarray
+    literal: Callable[[Curve], Fraction | float], logits: np.ndarray, labels: np.ndarray
 ) -> float:
     """Averages over the classes with a positive; only labels of 0 and 1 count."""
     curves = [literal_curve(*each) for each in zip(logits.T, labels.T, strict=True)]
