@@ -15,7 +15,7 @@ joints and cells, halved, per image (0.0036 on the AP release's scale at 15 x 15
 """
 
 from gap_jax.config import Config
-from gap_jax.variants import Variant, parse_variant, set_method
+from gap_jax.variants import Variant, parse_variant, set_data, set_method, set_reference_recipe
 
 
 def get_config(variant: str = "") -> Config:
@@ -23,13 +23,11 @@ def get_config(variant: str = "") -> Config:
     chosen = parse_variant(variant, method="gap_pose")
     cfg = Config()
     set_method(cfg, chosen.method)
-    cfg.data.name = chosen.data
-    if chosen.data == "objects":  # they have no joints
-        cfg.pose.branch, cfg.model.saliency_input = False, "features"
+    set_data(cfg, chosen.data)
     if chosen.scale == "demo":
         _set_demo_scale(cfg, chosen)
     if chosen.recipe == "reference":
-        _set_reference_recipe(cfg)
+        set_reference_recipe(cfg)
     return cfg
 
 
@@ -56,18 +54,3 @@ def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
     if chosen.data == "objects":  # this run trains those weights
         cfg.init.weights, cfg.init.allow_random = "", True
         optim.learning_rate, cfg.train.steps = 1e-3, 600
-
-
-def _set_reference_recipe(cfg: Config) -> None:
-    """Sets the recipe of AP's released code and checkpoints, including fields at their defaults."""
-    data, model = cfg.data, cfg.model
-    data.preprocessing, data.limit_width_px, data.resize = "reference", 512, "legacy"
-    data.swap_on_flip, data.eval_crops, data.eval_flip = False, "center", False
-    model.strides, model.stem_padding, model.dtype = "slim", "auto", "float32"
-    model.input, model.norm_running = "reference", "first"
-    if model.pooling in ("attention", "gap"):  # others ignore the field
-        model.rank_form = "chained"
-    model.sketch_normalisation = "none"
-    cfg.pose.weight, cfg.pose.reduction = 1.0, "reference"
-    cfg.train.unlabelled = "reference"
-    cfg.eval.average_precision, cfg.eval.ranking = "envelope", "softmax"

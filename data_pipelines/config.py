@@ -8,7 +8,7 @@ from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
 
 OWN_PHOTOS = ("folder", "csv")  # either is a data set of one's own photographs
-DATASETS = ("mpii", "people", "objects", *OWN_PHOTOS)
+DATASETS = ("mpii", "people", "objects", "hico", "stanford40", "voc_action", *OWN_PHOTOS)
 RANDOM_VIEWS = 4  # that a refusal proposes
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 

@@ -26,10 +26,13 @@ BONES = (
 VISIBILITIES = NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a keypoint
 
 UNLABELLED = -1  # a missing single label; such an image trains with weight 0
+# of a multi-label; the last: unknown, and no known label of the image names the class's object
+LABEL_VALUES = POSITIVE, NEGATIVE, AMBIGUOUS, UNKNOWN, OBJECT_ABSENT = 1, 0, -1, -2, -3
 PADDING_ID = -1  # the id of a padding row
 
 LabelKind = Literal["single", "multi"]
 Keypoints = Float[np.ndarray, "people 16 3"]
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are outside
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,8 +40,9 @@ class Entry:
     """Describes one image by its data set's own files; the image itself is not read yet.
 
     `keypoints` are 0-based pixels of the decoded image (x, y, visibility); `label` is a class id,
-    or one 0/1 per class; `source_index` is the 1-based row in the source's own table, 0 without
-    one. `annotated_size_px` is the width and height that the joints' file states, if it does.
+    or one of LABEL_VALUES per class; `source_index` is the 1-based row in the source's own table, 0
+    without one. `annotated_size_px` is the width and height that the joints' file states, if it
+    does. With `box_px` the record holds this part of the image, encoded again.
     """
 
     id: str
@@ -47,6 +51,7 @@ class Entry:
     keypoints: Keypoints
     source_index: int = 0
     annotated_size_px: tuple[int, int] | None = None
+    box_px: Box | None = None
 
 
 class Reject(NamedTuple):

@@ -12,7 +12,14 @@ import numpy as np
 
 from data_pipelines.core.errors import DataError, first_line, name_some
 from data_pipelines.core.files import is_file, quote, write_atomically
-from data_pipelines.example import NOT_ANNOTATED, UNLABELLED, LabelKind, find_class_fault
+from data_pipelines.example import (
+    NEGATIVE,
+    NOT_ANNOTATED,
+    POSITIVE,
+    UNLABELLED,
+    LabelKind,
+    find_class_fault,
+)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
@@ -67,15 +74,17 @@ class Manifest:
 
 
 def is_labelled(label: Any) -> bool:
-    """Tells whether the image has a label; a label of several classes always counts as one."""
-    return not isinstance(label, numbers.Integral) or bool(label != UNLABELLED)
+    """Tells whether the image has a label; of several classes, whether any is known."""
+    if isinstance(label, numbers.Integral):
+        return bool(label != UNLABELLED)
+    return bool((np.asarray(label) >= NEGATIVE).any())
 
 
 def list_classes(label: Any) -> list[int]:
     """Lists the ids of the classes in a label."""
     if isinstance(label, numbers.Integral):
         return [int(label)] if is_labelled(label) else []
-    return [int(each) for each in np.flatnonzero(label)]
+    return [int(each) for each in np.flatnonzero(np.asarray(label) == POSITIVE)]
 
 
 def describe_skipped(classes: Sequence[str], counts: Iterable[int], split: str) -> str:

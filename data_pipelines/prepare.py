@@ -3,6 +3,7 @@
 import importlib.metadata
 import math
 import os
+import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from data_pipelines.manifest import (
     load,
     save,
 )
+from data_pipelines.photographs.crops import cut_boxes
 from data_pipelines.photographs.duplicates import describe_groups
 from data_pipelines.photographs.examine import Log, count_images, read_file
 from data_pipelines.photographs.intake import Accepted, accept, group_duplicates, list_members
@@ -31,6 +33,7 @@ from data_pipelines.photographs.split import derive_val
 from data_pipelines.transforms import View, resize
 
 REJECTS = "rejects.csv"
+CROPS = "crops"  # folder of temporary files
 FEW_IMAGES = 5  # of a class: fewer give a warning
 REJECTED_SHARE = 0.1  # of the listed images, rounded up: allowed if max_rejects is None
 JPEG_QUALITY = 95
@@ -57,7 +60,7 @@ def build(
         _refuse_existing(out, overwrite)
         reject_list = out.with_name(f"{out.name}.{REJECTS}")
         with files.fresh_folder(out) as partial:
-            raw = _read_source(source, partial)
+            raw = cut_boxes(_read_source(source, partial), partial / CROPS)
             accepted, rejects = accept(raw, log)
             table = files.csv_table(Reject._fields, rejects)
             if fault := _find_excess(raw, rejects, max_rejects, reject_list):
@@ -67,6 +70,7 @@ def build(
             raw, accepted = derive_val(raw, accepted, groups)
             _refuse_unusable(raw, accepted)
             manifest = _write(partial, raw, accepted, max_width_px, log)
+            shutil.rmtree(partial / CROPS, ignore_errors=True)  # there are none without boxes
             if rejects:
                 files.write_atomically(partial / REJECTS, table)
             save(manifest, partial)

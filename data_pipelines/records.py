@@ -16,7 +16,14 @@ from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.core.errors import DataError, first_line
 from data_pipelines.core.files import sha256
-from data_pipelines.example import JOINTS, UNLABELLED, VISIBILITIES, LabelKind, record_features
+from data_pipelines.example import (
+    JOINTS,
+    LABEL_VALUES,
+    UNLABELLED,
+    VISIBILITIES,
+    LabelKind,
+    record_features,
+)
 from data_pipelines.manifest import Manifest, Shard
 
 Record = Mapping[str, Any]
@@ -36,7 +43,9 @@ def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | N
     shape = np.shape(label)
     if shape != (classes,):
         return f"its label has shape {shape}, not one number for each of {classes} classes"
-    return None if np.isin(label, (0, 1)).all() else "its label holds something other than 0 and 1"
+    if np.isin(label, LABEL_VALUES).all():
+        return None
+    return f"its label holds a value outside {min(LABEL_VALUES)}..{max(LABEL_VALUES)}"
 
 
 def find_fault(

@@ -52,7 +52,7 @@ def blank_batch(manifest: Manifest, images: np.ndarray) -> HostBatch:
 
 def label_row(batch: HostBatch, row: int, position: int, label: Any) -> None:
     """Writes a record's position and label into a row; without a label its weight is 0."""
-    batch.label[row] = label if is_labelled(label) else 0
+    batch.label[row] = label if batch.label.ndim == 2 or is_labelled(label) else 0
     batch.weight[row] = is_labelled(label)
     batch.id[row] = position
 

@@ -14,6 +14,7 @@ from gap_jax.model_config import InitConfig, ModelConfig, PoseConfig, check_mode
 
 Rule = Literal["envelope", "step", "eleven_point", "voc2007"]
 Ranking = Literal["softmax", "logits"]
+Unknown = Literal["ignored", "negative", "known_object"]
 
 
 @dataclasses.dataclass
@@ -66,6 +67,12 @@ class TrainConfig(Settings, group="train"):
     unlabelled: Literal["masked", "reference"] = setting(
         "masked", "images without a label add no action loss, or (reference) only its gradient"
     )
+    unknown: Literal["masked", "negative"] = setting(
+        "masked", "several labels: unknown and ambiguous ones add no loss, or are negatives (AP)"
+    )
+    positive_weight: float = setting(
+        1.0, "several labels: factor of the positives' loss (AP on HICO: 10)", above=0, high=1e6
+    )
     ema_decay: float = setting(0.0, "average parameters over steps; 0 is off", low=0, high=0.99999)
     early_stop_evals: int = setting(0, "evaluations without gain before a stop; 0 is off", low=0)
     log_every_steps: int = setting(50, "steps between lines of metrics", low=1)
@@ -89,6 +96,11 @@ class EvalConfig(Settings, group="eval"):
         "mean at eleven recalls: exact tenths, or floating-point ones (VOC 2007's, HICO's code)",
     )
     ranking: Ranking = setting("softmax", "scores that rank images within a class")
+    unknown: Unknown = setting(
+        "ignored",
+        "several labels: an unknown one leaves its class's AP, or is a negative, also where no "
+        "label names the class's object (HICO's default setting) or only elsewhere (known object)",
+    )
 
 
 @dataclasses.dataclass

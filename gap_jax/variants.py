@@ -18,8 +18,12 @@ TRAININGS = ("frozen", "full")
 KINDS = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
 PARTS = {  # of the package's configs: the parts after the colon, by kind
     "gap_pose": KINDS,
+    "hico": {"method": METHODS, "recipe": RECIPES},
     "photos": {"method": METHODS, "training": TRAININGS},
 }
+
+WITHOUT_JOINTS = ("objects", "hico", "stanford40", "voc_action")
+WITHOUT_VAL = ("hico", "stanford40")  # they are published as train and test
 
 _INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"
@@ -80,6 +84,39 @@ def set_method(cfg: Config, method: str) -> None:
             pose.weight, pose.reduction = 1.0, "reference"
         case _:
             pass  # the defaults are gap_pose
+
+
+def set_data(cfg: Config, name: str, *, keeps_pose: bool = False) -> None:
+    """Sets a data set, its evaluated split and its own metric; call `set_method` before.
+
+    Without joints there is no pose branch, unless the config `keeps_pose`.
+    """
+    cfg.data.name = name
+    if name in WITHOUT_VAL:
+        cfg.data.eval_split = "test"
+    if name in WITHOUT_JOINTS and not keeps_pose:
+        cfg.pose.branch, cfg.model.saliency_input = False, "features"
+    if name == "hico":
+        cfg.eval.average_precision, cfg.eval.unknown = "voc2007", "negative"
+
+
+def set_reference_recipe(cfg: Config) -> None:
+    """Sets the recipe of AP's released code and checkpoints, including fields at their defaults."""
+    data, model = cfg.data, cfg.model
+    data.preprocessing, data.limit_width_px, data.resize = "reference", 512, "legacy"
+    data.swap_on_flip, data.eval_crops, data.eval_flip = False, "center", False
+    model.strides, model.stem_padding, model.dtype = "slim", "auto", "float32"
+    model.input, model.norm_running = "reference", "first"
+    if model.pooling in ("attention", "gap"):  # others ignore the field
+        model.rank_form = "chained"
+    model.sketch_normalisation = "none"
+    cfg.pose.weight, cfg.pose.reduction = 1.0, "reference"
+    cfg.train.unlabelled = "reference"
+    cfg.eval.ranking = "softmax"
+    if cfg.data.name == "hico":
+        cfg.train.unknown, cfg.train.positive_weight = "negative", 10.0
+    else:
+        cfg.eval.average_precision = "envelope"
 
 
 def locate(spec: str) -> str:

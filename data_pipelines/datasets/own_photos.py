@@ -73,7 +73,7 @@ def to_raw(
         named = f"one class, {quote(classes[0])}" if classes else "no class"
         raise DataError(f"{source} holds {named}; a classifier needs two: {advice}")
     number = {label: index for index, label in enumerate(classes)}
-    annotated, lines, given = _read_joints(options.joints, [photo.id for photo in photos])
+    annotated, lines, given = read_joints(options.joints, [photo.id for photo in photos])
     entries: dict[str, list[Entry]] = {split: [] for split in _ORDER}
     for photo in photos:
         numbers = [number[label] for label in photo.labels]
@@ -112,7 +112,7 @@ def to_raw(
     )
 
 
-def _read_joints(
+def read_joints(
     path: Path | None, ids: Sequence[str]
 ) -> tuple[Mapping[str, joints_file.Annotated], list[str], dict[str, str]]:
     """Returns the joints by id, lines for the summary and the provenance."""

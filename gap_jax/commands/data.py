@@ -1,15 +1,13 @@
 """`gap_jax data`: parses the command line and calls data_pipelines."""
 
 import argparse
-import functools
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import check, prepare
+from data_pipelines import check
 from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.datasets import folder, mpii, objects, people, photo_list
@@ -19,9 +17,15 @@ from data_pipelines.joints.detect import detect, list_images, refuse_existing
 from data_pipelines.joints.detector import PACKAGE, SETUP, open_detector
 from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive, share
+from gap_jax.commands.prepared import still
+from gap_jax.commands.prepared.options import (
+    Read,
+    add_max_width,
+    add_output_options,
+    prepare_data,
+    prepare_unpacked,
+)
 from gap_jax.flags import read_config
-
-Read = Callable[[argparse.Namespace, Path], RawData]
 
 MPII_HELP = """Reads MPII Human Pose as published: mpii_human_pose_v1_u12_1.mat from
 mpii_human_pose_v1_u12_2.zip and the folder or archive of images (12.9 GB), both from
@@ -99,8 +103,8 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         metavar="DIR|derive",
         help="folder of the official lists; derive draws another split, not comparable with them",
     )
-    _add_max_width(real)
-    _add_output_options(real, command=_prepare_mpii, read=_read_mpii)
+    add_max_width(real)
+    add_output_options(real, command=prepare_unpacked, read=_read_mpii)
     own = names.add_parser(
         "folder", help="prepare a folder of photographs", description=FOLDER_HELP
     )
@@ -112,6 +116,7 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         "--root", type=Path, metavar="DIR", help="where its paths begin; default: the list's folder"
     )
     _add_photo_options(listed, _read_csv)
+    still.add_data_sets(names)
 
 
 def _add_photo_options(parser: argparse.ArgumentParser, read: Read) -> None:
@@ -126,19 +131,9 @@ def _add_photo_options(parser: argparse.ArgumentParser, read: Read) -> None:
     parser.add_argument(
         "--joints", type=Path, metavar="FILE.json", help="people's joints, COCO's 17 or our 16"
     )
-    _add_max_width(parser)
-    _add_output_options(parser, command=_prepare, read=read)
+    add_max_width(parser)
+    add_output_options(parser, command=prepare_data, read=read)
     parser.set_defaults(max_rejects=None)
-
-
-def _add_max_width(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-width",
-        type=natural,
-        default=0,
-        metavar="PX",
-        help="shrink and encode wider images again; 0 (default) keeps the original bytes",
-    )
 
 
 def _add_drawing_options(
@@ -148,31 +143,8 @@ def _add_drawing_options(
     for split, size in sizes.items():
         kind = natural if split == "test" else positive
         parser.add_argument(f"--{split}", type=kind, default=size, help=f"images; {size}")
-    _add_output_options(parser, command=_prepare, read=read, split_names=tuple(sizes), max_width=0)
-
-
-def _add_output_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
-    out = Path("data", parser.prog.rpartition(" ")[2])
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR")
-    parser.add_argument(
-        "--max-rejects",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="number of unusable images to leave out and list in rejects.csv; more end in 65 "
-        "(default 0; a tenth of one's own photographs)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set")
-    parser.set_defaults(**defaults)
-
-
-def _prepare(options: argparse.Namespace) -> None:
-    prepare.build(
-        options.out,
-        functools.partial(options.read, options),
-        max_rejects=options.max_rejects,
-        max_width_px=options.max_width,
-        overwrite=options.overwrite,
+    add_output_options(
+        parser, command=prepare_data, read=read, split_names=tuple(sizes), max_width=0
     )
 
 
@@ -191,14 +163,6 @@ def _drawing(options: argparse.Namespace) -> dict[str, Any]:
     sizes = {name: getattr(options, name) for name in options.split_names}
     print(f"drawing {sum(sizes.values()):,} images from seed {options.seed}", flush=True)
     return {"seed": options.seed, "sizes": sizes}
-
-
-def _prepare_mpii(options: argparse.Namespace) -> None:
-    with files.writing(options.out):
-        near = files.existing_ancestor(options.out)
-    with files.writing(near), tempfile.TemporaryDirectory(prefix=".unpacked", dir=near) as spool:
-        options.read = functools.partial(_read_mpii, Path(spool))
-        _prepare(options)
 
 
 def _read_mpii(spool: Path, options: argparse.Namespace, folder: Path) -> RawData:

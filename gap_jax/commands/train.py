@@ -18,14 +18,16 @@ from gap_jax.config import Config
 from gap_jax.flags import explain, find_spec, parse, resolve
 from gap_jax.runtime.processes.group import ALONE, Processes
 from gap_jax.runtime.processes.rendezvous import Rendezvous, find_rendezvous
+from gap_jax.variants import KINDS, PARTS
 
 USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
                        [--mode=train|evaluate] [--config.group.field=value ...]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
-             objects folder csv), a scale (full demo), a recipe (ours; reference: what AP's released
-             code does); of photos: a method, and frozen or full (train the backbone too)
+             objects hico stanford40 voc_action folder csv), a scale (full demo), a recipe (ours;
+             reference: what AP's released code does); of hico: a method, a recipe; of photos: a
+             method, and frozen or full (train the backbone too)
   --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
              gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
@@ -42,6 +44,9 @@ PREPARE = {
     "--splits lists",
     "people": "gap_jax data prepare people",
     "objects": "gap_jax data prepare objects",
+    "hico": "gap_jax data prepare hico --anno anno.mat --images images",
+    "stanford40": "gap_jax data prepare stanford40 --root Stanford40",
+    "voc_action": "gap_jax data prepare voc_action --root VOCdevkit/VOC2012",
     "folder": "gap_jax data prepare folder --root PHOTOS",
     "csv": "gap_jax data prepare csv --csv LABELS.csv --root PHOTOS",
 }
@@ -167,7 +172,7 @@ def _advise_data(name: str, wanted: str, spec: str) -> str:
     file, _, parts = spec.partition(":")
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
     better = f"{file}:{','.join([name, *kept])}"
-    if wanted in OWN_PHOTOS:
+    if wanted in OWN_PHOTOS or "data" not in PARTS.get(Path(file).stem, KINDS):
         better = f"gap_pose:{name}"
     if name in OWN_PHOTOS:
         better = "photos"

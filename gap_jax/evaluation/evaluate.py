@@ -20,7 +20,7 @@ from data_pipelines.core.errors import DataError
 from data_pipelines.example import PADDING_ID, UNLABELLED, HostBatch
 from data_pipelines.feature_maps import FeatureMaps
 from data_pipelines.manifest import Manifest
-from gap_jax.config import Config, Ranking, Rule
+from gap_jax.config import Config, Ranking, Rule, Unknown
 from gap_jax.evaluation import metrics
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import Variables
@@ -50,13 +50,15 @@ class Scores(NamedTuple):
 class Protocol(NamedTuple):
     """The rule of average precision, the ranking scores, and whether unlabelled images count.
 
-    `views` names the crops behind the scores and changes no metric.
+    `views` names the crops behind the scores and changes no metric. `unknown` says which unknown
+    labels are negatives, where images have several.
     """
 
     rule: Rule = "envelope"
     ranking: Ranking = "softmax"
     counts_unlabelled: bool = False
     views: str = "center"
+    unknown: Unknown = "ignored"
 
     @classmethod
     def of(cls, cfg: Config) -> "Protocol":
@@ -66,12 +68,13 @@ class Protocol(NamedTuple):
             cfg.eval.ranking,
             cfg.train.unlabelled == "reference",
             cfg.data.eval_crops + ("+flip" if cfg.data.eval_flip else ""),
+            cfg.eval.unknown,
         )
 
     def rank(self, scores: Scores) -> tuple[metrics.Scores, metrics.Labels]:
         """Returns the ranking scores and the labels of the counted rows."""
         counted = scores.is_labelled | self.counts_unlabelled
-        labels = scores.labels[counted]
+        labels = metrics.resolve_unknown(scores.labels[counted], self.unknown)
         return metrics.ranking_scores(scores.logits[counted], labels, self.ranking), labels
 
 
@@ -176,6 +179,7 @@ def summarise(
         "rule": protocol.rule,
         "ranking": protocol.ranking,
         "views": protocol.views,
+        **({} if is_single else {"unknown": protocol.unknown}),
     }
 
 

@@ -1,8 +1,9 @@
 """Computes metrics from stored scores, on the host in float64: AP, accuracy, tables, intervals.
 
-Callers leave out rows of weight 0 (padding, images without a label). A label of -1 counts as an
-error and as a negative of every class, as in AP's released code. The order of rows has no effect:
-equal scores are retrieved together, as one threshold.
+Callers leave out rows of weight 0 (padding, images without a label). A single label of -1 counts as
+an error and as a negative of every class, as in AP's released code. Of several labels one below 0
+leaves the metrics of its class. The order of rows has no effect: equal scores are retrieved
+together, as one threshold.
 
 A rule defines average precision. With P(r) the precision at a recall r: `envelope`, the area under
 max_{s >= r} P(s), VOC 2010's; `step`, the area under P itself, summed where recall rises
@@ -18,7 +19,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from data_pipelines.core.errors import DataError
-from gap_jax.config import Ranking, Rule
+from data_pipelines.example import NEGATIVE, OBJECT_ABSENT, UNKNOWN
+from gap_jax.config import Ranking, Rule, Unknown
 
 Scores = Float[np.ndarray, "n k"]
 Labels = Int[np.ndarray, " n"] | Int[np.ndarray, "n k"]
@@ -106,22 +108,42 @@ def ranking_scores(
     return shifted - np.log1p(others.sum(axis=1))[:, None]
 
 
+def resolve_unknown(labels: Labels, unknown: Unknown) -> Labels:
+    """Replaces the unknown labels that count as negatives by 0; ambiguous ones never count.
+
+    `negative`: in all images. `known_object`: in images where a known label names the class's
+    object; without objects in the data, in all.
+    """
+    if labels.ndim == 1 or unknown == "ignored":
+        return labels
+    lowest = OBJECT_ABSENT if unknown == "negative" else UNKNOWN
+    return np.where((lowest <= labels) & (labels <= UNKNOWN), labels.dtype.type(NEGATIVE), labels)
+
+
 def average_precision(
     scores: Float[np.ndarray, " n"],
     positives: Bool[np.ndarray, " n"],
     rule: Rule = "envelope",
+    ignored: Bool[np.ndarray, " n"] | None = None,
 ) -> float:
-    """Computes the average precision of one class; nan without a positive."""
-    return float(_average(rule, *_retrieve(scores, positives, np.ones((len(scores), 1))))[0])
+    """Computes the average precision of one class without the ignored images.
+
+    It is nan without a positive.
+    """
+    found = _retrieve(scores, positives, np.ones((len(scores), 1)), ignored)
+    return float(_average(rule, *found)[0])
 
 
 def mean_average_precision(
     scores: Scores, labels: Labels, rule: Rule = "envelope"
 ) -> MeanPrecision:
     """Averages the average precision over the classes that have a positive."""
-    positives = positives_of(labels, scores.shape[1])
+    positives, ignored = positives_of(labels, scores.shape[1]), _list_ignored(labels, scores)
     per_class = np.array(
-        [average_precision(scores[:, k], positives[:, k], rule) for k in range(scores.shape[1])]
+        [
+            average_precision(scores[:, k], positives[:, k], rule, ignored[k])
+            for k in range(scores.shape[1])
+        ]
     )
     counted = int(positives.any(axis=0).sum())
     mean = float(np.nanmean(per_class)) if counted else float("nan")
@@ -176,10 +198,10 @@ def resampled_map(
     scores: Scores, labels: Labels, counts: Counts, rule: Rule = "envelope"
 ) -> Float[np.ndarray, " r"]:
     """Computes mAP of each resample over the classes with a positive in it."""
-    positives = positives_of(labels, scores.shape[1])
+    positives, ignored = positives_of(labels, scores.shape[1]), _list_ignored(labels, scores)
     total, counted = np.zeros(counts.shape[1]), np.zeros(counts.shape[1])
     for k in range(scores.shape[1]):
-        area = _average(rule, *_retrieve(scores[:, k], positives[:, k], counts))
+        area = _average(rule, *_retrieve(scores[:, k], positives[:, k], counts, ignored[k]))
         total += np.nan_to_num(area)
         counted += ~np.isnan(area)
     return np.divide(total, counted, out=np.full_like(total, np.nan), where=counted > 0)
@@ -195,8 +217,17 @@ def positives_of(labels: Labels, classes: int) -> Bool[np.ndarray, "n k"]:
     return labels > 0 if labels.ndim == 2 else labels[:, None] == np.arange(classes)
 
 
+def _list_ignored(labels: Labels, scores: Scores) -> Sequence[Bool[np.ndarray, " n"] | None]:
+    """Returns for each class which images leave its metrics, or None if none does."""
+    ignored = labels < 0 if labels.ndim == 2 else np.zeros((0, 0), bool)
+    return list(ignored.T) if ignored.any() else [None] * scores.shape[1]
+
+
 def _retrieve(
-    scores: Float[np.ndarray, " n"], positives: Bool[np.ndarray, " n"], counts: Counts
+    scores: Float[np.ndarray, " n"],
+    positives: Bool[np.ndarray, " n"],
+    counts: Counts,
+    ignored: Bool[np.ndarray, " n"] | None = None,
 ) -> tuple[Float[np.ndarray, "m r"], Float[np.ndarray, "m r"]]:
     """Counts positives and images at or above each distinct score of a positive, in falling order.
 
@@ -207,6 +238,8 @@ def _retrieve(
         nothing = np.zeros((0, counts.shape[1]))
         return nothing, nothing
     order = np.argsort(-scores, kind="stable")
+    if ignored is not None:
+        order = order[~ignored[order]]
     falls = np.append(scores[order][1:] != scores[order][:-1], True)
     threshold = np.cumsum(falls) - falls
     ranks = np.flatnonzero(positives[order])

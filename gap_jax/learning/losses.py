@@ -55,11 +55,16 @@ def unlabelled_cross_entropy(logits: Float[Array, "b k"]) -> Float[Array, " b"]:
 
 
 def sigmoid_cross_entropy(
-    logits: Float[Array, "b k"], labels: Int[Array, "b k"]
+    logits: Float[Array, "b k"], labels: Int[Array, "b k"], positive_weight: float = 1.0
 ) -> Float[Array, " b"]:
-    """mean_k of -y log sigmoid(z) - (1 - y) log sigmoid(-z), for 0/1 labels y."""
-    losses = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), labels)
-    return losses.mean(axis=-1)
+    """mean_k of -w y log sigmoid(z) - (1 - y) log sigmoid(-z) over the 0/1 labels y.
+
+    w is `positive_weight`. Labels below 0 are not known and leave the mean; it is 0 without others.
+    """
+    is_known, is_positive = labels >= 0, labels > 0
+    losses = optax.losses.sigmoid_binary_cross_entropy(logits.astype(jnp.float32), is_positive)
+    factors = jnp.where(is_positive, positive_weight, 1.0) * is_known
+    return (losses * factors).sum(axis=-1) / jnp.maximum(is_known.sum(axis=-1), 1)
 
 
 def top1_hits(

@@ -14,7 +14,7 @@ from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.files import quote
 from data_pipelines.manifest import Manifest
 from gap_jax import hardware
-from gap_jax.config import Config
+from gap_jax.config import Config, EvalConfig, TrainConfig
 from gap_jax.learning import losses, optim, sharding, state, steps
 from gap_jax.learning.mixup import check_mixup
 from gap_jax.learning.state import Model, TrainState, Variables, start_state
@@ -68,9 +68,28 @@ def check_clips(cfg: Config, data: Manifest) -> None:
         )
 
 
-def check_classes(data: Manifest) -> None:
-    """Refuses single labels of one class, which every image would have."""
-    if data.label_kind == "single" and len(data.classes) == 1:
+def check_labels(cfg: Config, data: Manifest) -> None:
+    """Refuses fields for the other kind of labels, and single labels of one class."""
+    train, values = cfg.train, cfg.eval
+    if data.label_kind == "multi":
+        if train.label_smoothing or train.class_weights != "none":
+            raise ConfigError(
+                f"train.label_smoothing={train.label_smoothing} and train.class_weights="
+                f"{train.class_weights} are for single labels, and {data.name} has several for an "
+                "image; set train.label_smoothing=0 and train.class_weights=none"
+            )
+        return
+    for field, value, default in (
+        ("train.unknown", train.unknown, TrainConfig.unknown),
+        ("train.positive_weight", train.positive_weight, TrainConfig.positive_weight),
+        ("eval.unknown", values.unknown, EvalConfig.unknown),
+    ):
+        if value != default:
+            raise ConfigError(
+                f"{field}={value} is for several labels of an image, and {data.name} has one; "
+                f"set {field}={default}"
+            )
+    if len(data.classes) == 1:
         raise DataError(
             f"{data.name} has one class, {quote(data.classes[0])}, so there is nothing to tell "
             "apart; add a class, such as a folder of other photographs, and prepare the data again"
@@ -94,8 +113,8 @@ def _bind_start(
 def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) -> Setup:
     """Builds all parts of a run; compiles and computes nothing yet."""
     check_clips(cfg, data)
-    check_classes(data)
     check_mixup(cfg, data)
+    check_labels(cfg, data)
     mesh = sharding.make_mesh(cfg, devices)
     model, shapes = state.describe_model(cfg, len(data.classes))
     optimizer, abstract = describe_state(cfg, shapes)
@@ -104,12 +123,6 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
     if cfg.train.class_weights == "balanced":
         counts = data.splits[cfg.data.train_split].class_counts
         weights = jnp.asarray(losses.balanced_class_weights(counts))
-    if data.label_kind == "multi" and (cfg.train.label_smoothing or weights is not None):
-        raise ConfigError(
-            f"train.label_smoothing={cfg.train.label_smoothing} and train.class_weights="
-            f"{cfg.train.class_weights} are for single labels, and {data.name} has several for an "
-            "image; set train.label_smoothing=0 and train.class_weights=none"
-        )
     folded, _ = state.describe_folded(model, shapes)
     train_step = steps.build_train_step(cfg, model, optimizer, mesh, weights)
     return Setup(

@@ -152,7 +152,8 @@ def _build_micro_loss(
                 each = _blend(mixed.share, each, cross_entropy(mixed.label))
                 hits = _blend(mixed.share, hits, losses.top1_hits(outputs.logits, mixed.label))
         else:
-            each = losses.sigmoid_cross_entropy(outputs.logits, label)
+            known = jnp.maximum(label, 0) if cfg.train.unknown == "negative" else label
+            each = losses.sigmoid_cross_entropy(outputs.logits, known, cfg.train.positive_weight)
         if counts_unlabelled:
             unlabelled = losses.unlabelled_cross_entropy(outputs.logits)
             each = jnp.where(weight > 0, each, unlabelled)

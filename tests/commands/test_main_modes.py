@@ -70,3 +70,18 @@ def test_fields_for_single_labels_are_refused_with_several(
         assemble(configure((field,)), several)
     assert "; set train.label_smoothing=0 and train.class_weights=none" in str(refusal.value)
     assemble(configure(), several)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "fix"),
+    [
+        ("train.unknown", "negative", "masked"),
+        ("train.positive_weight", 10.0, "1.0"),
+        ("eval.unknown", "known_object", "ignored"),
+    ],
+)
+def test_fields_for_several_labels_are_refused_with_one(name: str, value: object, fix: str) -> None:
+    with pytest.raises(ConfigError, match="is for several labels of an image, and") as refusal:
+        assemble(configure(((name, value),)), PEOPLE)
+    assert str(refusal.value).endswith(f"; set {name}={fix}")
+    assemble(configure(((name, value),)), dataclasses.replace(PEOPLE, label_kind="multi"))

@@ -10,7 +10,7 @@ from gap_jax.variants import METHODS, list_configs
 
 
 def test_every_shipped_config_resolves() -> None:
-    assert list_configs() == ["gap_pose", "photos"]
+    assert list_configs() == ["gap_pose", "hico", "photos"]
     for name in list_configs():
         cfg = read_config(name)
         assert cfg == cfg.resolved() and cfg.data.directory == Path("data") / cfg.data.name

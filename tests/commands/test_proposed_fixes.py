@@ -134,11 +134,11 @@ def test_proposed_model_takes_the_weights(facts: Metadata, mistake: str) -> None
 
 @pytest.mark.parametrize("found", [*DATASETS, "photos"])
 def test_proposed_data_set_is_accepted(found: str, tmp_path: Path) -> None:
-    root, sizes = tmp_path / "data", {"train": 1, "val": 1}
+    root, sizes = tmp_path / "data", {"train": 1, "val": 1, "test": 1}
     build(root, tiny_data(tmp_path, name=found, sizes=sizes))
     words = [f"--config.data.root={root}"]
-    for parts in ("", "demo", "gap,objects,demo", "attention,mpii"):
-        spec = f"{GAP_POSE}:{parts}"
+    specs = [f"{GAP_POSE}:{each}" for each in ("", "demo", "gap,objects,demo", "attention,mpii")]
+    for spec in (*specs, "hico:mean,reference"):
         data = read_config(spec, words).data
         if data.name == found:
             check_data(data, spec)

@@ -149,3 +149,28 @@ def test_invalid_joint_has_no_gradient() -> None:
     )
     moved = np.asarray(gradient).any(axis=(1, 2))
     np.testing.assert_array_equal(moved, targets.valid)
+
+
+def test_labels_below_0_leave_the_loss_and_its_gradient() -> None:
+    """Against sums in float64 over the known labels; without a known one the loss is 0."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(scale=3, size=(6, 5)).astype(np.float32)
+    labels = rng.choice((1, 0, -1, -2, -3), size=(6, 5)).astype(np.int8)
+    labels[0], labels[1] = -3, (1, 0, 0, 1, 0)
+    for weight in (1.0, 10.0):
+        expected = np.zeros(6)
+        for i, row in enumerate(labels):
+            terms = [
+                np.log1p(np.exp(-float(z))) * weight if y else np.log1p(np.exp(float(z)))
+                for z, y in zip(logits[i], row, strict=True)
+                if y >= 0
+            ]
+            expected[i] = np.mean(terms) if terms else 0
+        found = losses.sigmoid_cross_entropy(jnp.asarray(logits), jnp.asarray(labels), weight)
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+    def total(logits: jax.Array) -> jax.Array:
+        return losses.sigmoid_cross_entropy(logits, jnp.asarray(labels)).sum()
+
+    gradient = np.asarray(jax.grad(total)(jnp.asarray(logits)))
+    assert np.array_equal(gradient != 0, labels >= 0)

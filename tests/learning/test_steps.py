@@ -1,20 +1,26 @@
 """The training step with any number of micro-batches; the evaluation step's compiler options."""
 
+import dataclasses
 import re
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax import hardware
 from gap_jax.learning import steps
-from gap_jax.learning.sharding import make_mesh
+from gap_jax.learning.setup import assemble
+from gap_jax.learning.sharding import globalise, make_mesh
 from tests.support.step_courses import (
+    PEOPLE,
     assert_agree,
+    begin,
     compile_step,
     configure,
     count_convolutions,
+    draw_batch,
     lower_step,
     set_up,
     take_steps,
@@ -86,3 +92,28 @@ def test_avx512_detection(
 ) -> None:
     monkeypatch.setattr(np, "show_config", lambda **_: {"SIMD Extensions": names})
     assert hardware.has_avx512() == expected
+
+
+def first_loss(labels: np.ndarray, **values: object) -> float:
+    """Takes a step on images of several labels and returns its loss."""
+    fields = {
+        "model.pooling": "mean",
+        "model.saliency_input": "features",
+        "model.stage": 1,
+        "pose.branch": False,
+        **values,
+    }
+    cfg = configure((*fields.items(), ("model.widths", ()), ("model.T", 3)))
+    setup = assemble(cfg, dataclasses.replace(PEOPLE, label_kind="multi"), jax.devices()[:1])
+    drawn = [each._replace(label=labels) for each in draw_batch(0, cfg)]
+    _, metrics = setup.train_step(begin(setup), globalise(drawn, setup.mesh))
+    return float(jax.device_get(metrics).compute()["loss_action"])
+
+
+@pytest.mark.slow
+def test_unknown_labels_are_masked_or_negatives() -> None:
+    labels = np.random.default_rng(0).choice((1, 0, -1, -2, -3), size=(128, 8)).astype(np.int8)
+    negatives = np.maximum(labels, 0)
+    masked, known = (first_loss(each) for each in (labels, negatives))
+    negative = first_loss(labels, **{"train.unknown": "negative"})
+    assert negative == pytest.approx(known, rel=1e-6) and masked != pytest.approx(known, rel=1e-2)

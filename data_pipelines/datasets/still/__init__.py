@@ -1,0 +1,1 @@
+"""Reads the formats of data sets of still images: HICO, Stanford40, Pascal VOC's actions."""

@@ -1,0 +1,31 @@
+"""Reads the text lists of data sets: lines of words."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from data_pipelines.core.errors import DataError
+
+MAX_BYTES = 16 * 2**20
+
+
+def read_rows(path: Path, columns: Sequence[int], advice: str) -> list[list[str]]:
+    """Reads the words of each line; a line may have one of the given numbers of words."""
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise DataError(f"{path} has more than {MAX_BYTES // 2**20} MiB; is it a list?")
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; {advice}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text; {advice}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if words and len(words) not in columns:
+            raise DataError(
+                f"line {number} of {path} has {len(words)} words, not "
+                f"{' or '.join(map(str, columns))}; {advice}"
+            )
+        if words:
+            rows.append(words)
+    return rows
