@@ -60,11 +60,25 @@ class Setup:
 
 
 def check_clips(cfg: Config, data: Manifest) -> None:
-    """Refuses a network over frames for data of single images."""
-    if cfg.model.frames > 1:
+    """Refuses clips of single images, more frames than are stored, and maps of videos."""
+    if data.frames == 1:
+        if cfg.model.frames > 1:
+            raise ConfigError(
+                f"model.frames={cfg.model.frames} takes clips, and {data.name} holds pictures; "
+                "set model.frames=1, or feed the network yourself (docs/method.md)"
+            )
+        return
+    field = "data.eval_frames" if cfg.model.frames == 1 else "model.frames"
+    count = cfg.data.eval_frames if cfg.model.frames == 1 else cfg.model.frames
+    if count > data.frames:
         raise ConfigError(
-            f"model.frames={cfg.model.frames} takes clips, and {data.name} holds pictures; "
-            "set model.frames=1, or feed the network yourself (docs/method.md)"
+            f"{field}={count} and {data.name} holds {data.frames} frames of each video; set "
+            f"{field}={data.frames}, or prepare the data with more --frames-per-video"
+        )
+    if cfg.data.cache == "features":
+        raise ConfigError(
+            f"data.cache=features stores maps of images, and {data.name} holds videos; set "
+            "data.cache=none"
         )
 
 
