@@ -26,6 +26,8 @@ def get_config(variant: str = "") -> Config:
     cfg.data.name = chosen.data
     if chosen.data == "objects":  # they have no joints
         cfg.pose.branch, cfg.model.saliency_input = False, "features"
+    if chosen.data == "hmdb51":  # its splits are train and test
+        cfg.data.eval_split = "test"
     if chosen.scale == "demo":
         _set_demo_scale(cfg, chosen)
     if chosen.recipe == "reference":

@@ -13,7 +13,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.core import faults
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.decode import decode
-from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
+from data_pipelines.example import JOINTS, PADDING_ID, HostBatch, spread_frames
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, evaluation_views, make_view
 
@@ -60,11 +60,6 @@ def label_row(batch: HostBatch, row: int, position: int, label: Any) -> None:
     batch.label[row] = label if is_labelled(label) else 0
     batch.weight[row] = is_labelled(label)
     batch.id[row] = position
-
-
-def spread_frames(count: int, stored: int) -> list[int]:
-    """Returns the middles of `count` equal parts of the stored frames."""
-    return [(2 * part + 1) * stored // (2 * count) for part in range(count)]
 
 
 def draw_frames(count: int, stored: int, seed: int) -> list[int]:

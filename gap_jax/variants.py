@@ -15,10 +15,12 @@ METHODS = (
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
 TRAININGS = ("frozen", "full")
+SPLITS = ("split1", "split2", "split3")  # of HMDB51
 KINDS = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
 PARTS = {  # of the package's configs: the parts after the colon, by kind
     "gap_pose": KINDS,
     "photos": {"method": METHODS, "training": TRAININGS},
+    "hmdb51": {"method": METHODS, "split": SPLITS},
 }
 
 _INSTALLED = Path(__file__).parent / "configs"  # in a wheel

@@ -1,6 +1,7 @@
 """`gap_jax data`: parses the command line and calls data_pipelines."""
 
 import argparse
+import dataclasses
 import functools
 import os
 import sys
@@ -14,9 +15,12 @@ from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.datasets import folder, mpii, objects, people, photo_list
 from data_pipelines.datasets.own_photos import Options
+from data_pipelines.datasets.videos import hmdb51
 from data_pipelines.example import RawData
 from data_pipelines.joints.detect import detect, list_images, refuse_existing
 from data_pipelines.joints.detector import PACKAGE, SETUP, open_detector
+from data_pipelines.joints.openpose import JointFiles
+from data_pipelines.manifest import MOST_FRAMES
 from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive, share
 from gap_jax.flags import read_config
@@ -33,6 +37,9 @@ JOINTS_HELP = f"""Finds the sixteen joints of MPII of one person in each photogr
 upper neck and head top are derived from other landmarks. The detector needs an older protobuf than
 gap_jax, so install it apart: {SETUP}."""
 
+HMDB51_HELP = """Reads HMDB51: the split lists of testTrainMulti_7030_splits and the unpacked videos
+(hmdb51_org.rar), or folders of frames. One of the three splits becomes splits train and test; the
+videos with tag 0 are in neither. Videos are decoded by PyAV if it is installed, else by OpenCV."""
 FOLDER_HELP = """Reads photographs from ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/* (also valid,
 validation). Without a folder for it, val is drawn from train: a share of each class, with
 near-duplicates kept together. docs/photos.md describes layouts, formats and joints."""
@@ -100,7 +107,8 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         help="folder of the official lists; derive draws another split, not comparable with them",
     )
     _add_max_width(real)
-    _add_output_options(real, command=_prepare_mpii, read=_read_mpii)
+    _add_output_options(real, command=_prepare_unpacking, read=_read_mpii)
+    _add_videos(names)
     own = names.add_parser(
         "folder", help="prepare a folder of photographs", description=FOLDER_HELP
     )
@@ -112,6 +120,26 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         "--root", type=Path, metavar="DIR", help="where its paths begin; default: the list's folder"
     )
     _add_photo_options(listed, _read_csv)
+
+
+def _add_videos(names: Any) -> None:
+    videos = names.add_parser("hmdb51", help="prepare a split of HMDB51", description=HMDB51_HELP)
+    videos.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its split lists")
+    source = videos.add_mutually_exclusive_group(required=True)
+    source.add_argument("--videos", type=Path, metavar="DIR", help="DIR/CLASS/VIDEO.avi")
+    source.add_argument(
+        "--frames", type=Path, metavar="DIR", help="DIR/CLASS/VIDEO/image_00001.jpg and so on"
+    )
+    videos.add_argument("--split", type=int, choices=hmdb51.SPLITS, required=True)
+    videos.add_argument(
+        "--frames-per-video", type=positive, default=hmdb51.FRAMES, metavar="N",
+        help=f"frames to store of each video, 2 to {MOST_FRAMES}; {hmdb51.FRAMES}",
+    )  # fmt: skip
+    videos.add_argument(
+        "--joints", type=Path, metavar="DIR", help="OpenPose's DIR/CLASS/VIDEO/image_00001.json"
+    )
+    _add_output_options(videos, command=_prepare_unpacking, read=_read_hmdb51, max_width=0)
+    videos.set_defaults(out=None)
 
 
 def _add_photo_options(parser: argparse.ArgumentParser, read: Read) -> None:
@@ -193,11 +221,13 @@ def _drawing(options: argparse.Namespace) -> dict[str, Any]:
     return {"seed": options.seed, "sizes": sizes}
 
 
-def _prepare_mpii(options: argparse.Namespace) -> None:
+def _prepare_unpacking(options: argparse.Namespace) -> None:
+    """Prepares a data set whose files are unpacked or decoded into a folder beside the records."""
+    options.out = options.out or Path("data", f"hmdb51_split{options.split}")
     with files.writing(options.out):
         near = files.existing_ancestor(options.out)
     with files.writing(near), tempfile.TemporaryDirectory(prefix=".unpacked", dir=near) as spool:
-        options.read = functools.partial(_read_mpii, Path(spool))
+        options.read = functools.partial(options.read, Path(spool))
         _prepare(options)
 
 
@@ -205,6 +235,23 @@ def _read_mpii(spool: Path, options: argparse.Namespace, folder: Path) -> RawDat
     del folder  # keep no raw files, as they are the user's
     splits = None if options.splits == "derive" else Path(options.splits)
     return mpii.read(options.annotations, options.images, splits, spool=spool)
+
+
+def _read_hmdb51(spool: Path, options: argparse.Namespace, folder: Path) -> RawData:
+    del folder
+    count = options.frames_per_video
+    if not 2 <= count <= MOST_FRAMES:
+        raise ConfigError(f"--frames-per-video {count} must be in 2..{MOST_FRAMES}")
+    joints = options.joints and JointFiles(options.joints)
+    raw = hmdb51.read(
+        options.splits,
+        hmdb51.Options(
+            options.split, options.videos, options.frames, count,
+            find_joints=joints and joints.find,
+        ),
+        spool,
+    )  # fmt: skip
+    return dataclasses.replace(raw, notes=[*raw.notes, *(joints.describe() if joints else ())])
 
 
 def _read_folder(options: argparse.Namespace, out: Path) -> RawData:

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from data_pipelines import manifest, records
-from data_pipelines.config import DATASETS, OWN_PHOTOS, DataConfig
+from data_pipelines.config import DATASETS, OWN_PHOTOS, VIDEOS, DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
@@ -24,8 +24,9 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
-             objects folder csv), a scale (full demo), a recipe (ours; reference: what AP's released
-             code does); of photos: a method, and frozen or full (train the backbone too)
+             objects folder csv hmdb51), a scale (full demo), a recipe (ours; reference: what AP's
+             released code does); of photos: a method, and frozen or full (train the backbone too);
+             of hmdb51: a method, and split1, split2 or split3
   --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
              gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
@@ -43,6 +44,8 @@ PREPARE = {
     "people": "gap_jax data prepare people",
     "objects": "gap_jax data prepare objects",
     "folder": "gap_jax data prepare folder --root PHOTOS",
+    "hmdb51": "gap_jax data prepare hmdb51 --splits testTrainMulti_7030_splits --videos VIDEOS "
+    "--split 1",
     "csv": "gap_jax data prepare csv --csv LABELS.csv --root PHOTOS",
 }
 DEMO = "configs/gap_pose.py:demo"
@@ -165,9 +168,11 @@ def _advise_data(name: str, wanted: str, spec: str) -> str:
     if name not in DATASETS:
         return ""
     file, _, parts = spec.partition(":")
+    if name in VIDEOS:
+        return f"use --config={name}, set data.name={name}, or "
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
     better = f"{file}:{','.join([name, *kept])}"
-    if wanted in OWN_PHOTOS:
+    if wanted in (*OWN_PHOTOS, *VIDEOS):
         better = f"gap_pose:{name}"
     if name in OWN_PHOTOS:
         better = "photos"
