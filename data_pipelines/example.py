@@ -145,11 +145,6 @@ def record_features(label_kind: LabelKind, classes: int, frames: int = 1) -> fea
     )
 
 
-def spread_frames(count: int, total: int) -> list[int]:
-    """Returns the middles of `count` equal parts of `total` frames; of fewer some are repeated."""
-    return [(2 * part + 1) * total // (2 * count) for part in range(count)]
-
-
 class HostBatch(NamedTuple):
     """Holds a batch in host memory; the device normalises it and draws its heatmaps.
 

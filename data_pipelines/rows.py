@@ -12,8 +12,9 @@ from data_pipelines import records
 from data_pipelines.config import DataConfig
 from data_pipelines.core import faults
 from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.spread import spread_frames
 from data_pipelines.decode import decode
-from data_pipelines.example import JOINTS, PADDING_ID, HostBatch, spread_frames
+from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, evaluation_views, make_view
 

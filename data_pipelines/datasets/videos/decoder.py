@@ -12,17 +12,17 @@ import json
 import os
 import resource
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import simplejpeg
 
 from data_pipelines.core.errors import DataError, first_line
+from data_pipelines.core.spread import spread_frames
 from data_pipelines.datasets.child import set_limit
-from data_pipelines.example import spread_frames
 
 MEMORY_BYTES = 4 * 2**30
 LARGEST_PX = 50_000_000
@@ -35,24 +35,8 @@ NAME = "image_{:05}.jpg"
 OPEN_OPTIONS = {"protocol_whitelist": "file", "format_whitelist": FORMATS}
 
 
-class Video(Protocol):
-    """An open video: the frames that its container states, 0 if unknown, and its frames."""
-
-    stated: int
-
-    def skip(self) -> bool:
-        """Goes to the next frame; returns False after the last one."""
-        ...
-
-    def encode(self) -> bytes:
-        """Returns the frame as a JPEG."""
-        ...
-
-    def close(self) -> None: ...
-
-
 class PyAvVideo:
-    """A video that PyAV reads."""
+    """A video that PyAV reads; `stated` are the frames that its container states, 0 if unknown."""
 
     def __init__(self, path: str) -> None:
         av = importlib.import_module("av")
@@ -67,10 +51,12 @@ class PyAvVideo:
         self._frame: Any = None
 
     def skip(self) -> bool:
+        """Goes to the next frame; returns False after the last one."""
         self._frame = next(self._frames, None)
         return self._frame is not None
 
     def encode(self) -> bytes:
+        """Returns the frame as a JPEG."""
         _check_size(self._frame.width, self._frame.height)
         pixels = np.ascontiguousarray(self._frame.to_ndarray(format="rgb24"))
         return simplejpeg.encode_jpeg(pixels, quality=JPEG_QUALITY)
@@ -80,7 +66,7 @@ class PyAvVideo:
 
 
 class OpenCvVideo:
-    """A video that OpenCV reads."""
+    """A video that OpenCV reads; it has the interface of `PyAvVideo`."""
 
     def __init__(self, path: str) -> None:
         self._cv2 = importlib.import_module("cv2")  # reads its settings when it is imported
@@ -105,7 +91,8 @@ class OpenCvVideo:
         self._capture.release()
 
 
-DECODERS = {"PyAV": ("av", PyAvVideo), "OpenCV": ("cv2", OpenCvVideo)}
+Open = Callable[[str], PyAvVideo | OpenCvVideo]
+DECODERS: dict[str, tuple[str, Open]] = {"PyAV": ("av", PyAvVideo), "OpenCV": ("cv2", OpenCvVideo)}
 
 
 def _check_size(width: float, height: float) -> None:
@@ -113,9 +100,9 @@ def _check_size(width: float, height: float) -> None:
         raise DataError(f"its frames have {width:.0f} x {height:.0f} pixels")
 
 
-def extract(make: type[Video], path: str, folder: Path, count: int) -> int:
+def extract(open_video: Open, path: str, folder: Path, count: int) -> int:
     """Writes `count` frames, spread evenly, into the folder; returns the number of all frames."""
-    with closing(make(path)) as video:
+    with closing(open_video(path)) as video:
         total, stated = 0, video.stated
         while video.skip():
             total += 1
@@ -126,7 +113,7 @@ def extract(make: type[Video], path: str, folder: Path, count: int) -> int:
     if stated - total > max(2, MOST_MISSING * stated):
         raise DataError(f"it is cut off: {total:,} of {stated:,} frames can be decoded")
     wanted = set(spread_frames(count, total))
-    with closing(make(path)) as video:
+    with closing(open_video(path)) as video:
         for index in range(max(wanted) + 1):
             if not video.skip():
                 raise DataError(f"it gave {index:,} frames, and {total:,} before")
@@ -135,11 +122,11 @@ def extract(make: type[Video], path: str, folder: Path, count: int) -> int:
     return total
 
 
-def answer(make: type[Video], request: dict[str, Any]) -> dict[str, Any]:
+def answer(open_video: Open, request: dict[str, Any]) -> dict[str, Any]:
     """Answers a request by the number of frames, or by the reason why there are none."""
     try:
         folder = Path(request["folder"])
-        return {"frames": extract(make, request["path"], folder, request["count"])}
+        return {"frames": extract(open_video, request["path"], folder, request["count"])}
     except OSError as error:
         if "av." in type(error).__module__:
             return {"error": f"it is damaged or no video ({first_line(error)})"}
@@ -165,11 +152,11 @@ def main(wanted: str) -> None:
     os.environ["OPENCV_LOG_LEVEL"] = "SILENT"
     is_there = importlib.util.find_spec("av") is not None
     name = wanted or ("PyAV" if is_there else "OpenCV")
-    package, make = DECODERS[name]
+    package, open_video = DECODERS[name]
     version = importlib.import_module(package).__version__
     print(json.dumps(f"{name} {version}"), file=answers, flush=True)
     for line in sys.stdin.buffer:
-        print(json.dumps(answer(make, json.loads(line))), file=answers, flush=True)
+        print(json.dumps(answer(open_video, json.loads(line))), file=answers, flush=True)
 
 
 if __name__ == "__main__":

@@ -146,7 +146,7 @@ def _log_progress(videos: Sequence[Listed], split: str, log: Log) -> Iterator[Li
         yield video
 
 
-def stack_frames(people: Sequence[Keypoints]) -> Keypoints:
+def stack_frames(people: Sequence[np.ndarray]) -> Keypoints:
     """Joins the people of all frames, padded to equally many with people without joints."""
     most = max(map(len, people))
     stacked = np.zeros((len(people), most, 16, 3), np.float32)

@@ -18,9 +18,9 @@ from typing import IO, Any, NamedTuple
 from data_pipelines.core.child_process import ChildProcess, Lost
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import writing
+from data_pipelines.core.spread import spread_frames
 from data_pipelines.datasets.videos import decoder
 from data_pipelines.datasets.videos.lists import Listed
-from data_pipelines.example import spread_frames
 
 MAX_FILE_BYTES = 2**30
 MAX_FILES = 200_000  # in a folder of frames
