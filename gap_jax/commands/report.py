@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.commands.arguments import Parser, local_path, parse
+from gap_jax.report.runs import read_each
 from gap_jax.report.splits import describe_mean
 from gap_jax.report.write import default_path, write_report
 from gap_jax.runtime.bucket.store import is_address
@@ -43,7 +44,7 @@ def run(words: Sequence[str]) -> None:
         workdirs = [opened.enter_context(open_for_reading(each)) for each in options.runs]
         folders = [each.folder for each in workdirs]
         if options.mean:
-            print(describe_mean(folders))
+            print(describe_mean(read_each(folders)))
             return
         out = options.out or default_path(folders)
         print(write_report(folders, out, options.data))

@@ -169,7 +169,7 @@ def _advise_data(name: str, wanted: str, spec: str) -> str:
         return ""
     file, _, parts = spec.partition(":")
     if name in VIDEOS:
-        return f"use --config={name}, set data.name={name}, or "
+        return f"use --config={name}, or "
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
     better = f"{file}:{','.join([name, *kept])}"
     if wanted in (*OWN_PHOTOS, *VIDEOS):

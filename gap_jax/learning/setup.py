@@ -53,10 +53,11 @@ class Setup:
 
     def map_size(self) -> tuple[int, int] | None:
         """Returns the rows and columns of the joint heatmaps; None without a pose branch."""
-        side = self.cfg.data.image_size_px
-        image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+        side, frames = self.cfg.data.image_size_px, self.cfg.model.frames
+        clip = (frames,) if frames > 1 else ()
+        image = jax.ShapeDtypeStruct((1, *clip, side, side, 3), "float32")
         outputs, _ = jax.eval_shape(self.model.apply, self.target.variables, image)
-        return None if outputs.pose is None else outputs.pose.shape[1:3]
+        return None if outputs.pose is None else outputs.pose.shape[-3:-1]
 
 
 def check_clips(cfg: Config, data: Manifest) -> None:

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
@@ -11,7 +10,7 @@ from data_pipelines.core.errors import CheckpointError, ConfigError
 from gap_jax.evaluation import evaluate, metrics
 from gap_jax.evaluation.metrics import Interval
 from gap_jax.report.comparison import identify, percent
-from gap_jax.report.runs import ReportedRun, read_each
+from gap_jax.report.runs import ReportedRun
 
 LEVEL = 0.95
 
@@ -29,9 +28,8 @@ def interval_over_runs(scores: Sequence[float]) -> Interval:
     return Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
-def describe_mean(roots: Sequence[Path]) -> str:
+def describe_mean(runs: Sequence[ReportedRun]) -> str:
     """Describes the mean over runs of one config on different splits, with its interval."""
-    runs = read_each(roots)
     if len(runs) < 2:
         raise ConfigError("a mean needs two runs or more; name one run for each split")
     for run in runs[1:]:
