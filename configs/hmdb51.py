@@ -1,6 +1,6 @@
 """Defines the rows of Attentional Pooling on HMDB51, RGB, for each of its three splits.
 
-    gap_jax train --config=hmdb51 --workdir=runs/hmdb51-1               # attention, split 1
+    python -m gap_jax.main --config=configs/hmdb51.py --workdir=runs/hmdb51-1  # attention, split 1
     gap_jax train --config=hmdb51:split2 --workdir=runs/hmdb51-2
     gap_jax train --config=hmdb51:attention_pose,split3 --workdir=runs/hmdb51-3
     gap_jax report --mean runs/hmdb51-1 runs/hmdb51-2 runs/hmdb51-3     # the mean over the splits

@@ -11,21 +11,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import check, loader, manifest, prepare, records
+from data_pipelines import check, loader, manifest, records
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.spread import spread_frames
 from data_pipelines.datasets.videos import hmdb51, lists, sources
 from data_pipelines.joints.openpose import JointFiles
-from data_pipelines.manifest import Manifest
-from data_pipelines.rows import Rows, draw_frames
-from data_pipelines.transforms import augment, make_view
 from tests.support.tiny_data import build, quiet, tiny_data
 from tests.support.tiny_videos import (
     FRAMES,
     HEIGHT_PX,
     TAGS,
     WIDTH_PX,
+    prepare_videos,
     write_frames,
     write_lists,
     write_video,
@@ -44,19 +42,6 @@ TRAIN = [
 TEST = ["brush_hair/three_brush_hair_u_nm_np1_fr_goo_2", "jump/third_jump_h_nm_np2_ba_goo_2"]
 
 
-def prepared(folder: Path, lines: list[str] | None = None, **options: object) -> Manifest:
-    """Prepares split 1 of the lists and videos, or frames, in `folder` as `out`."""
-    kind = "videos" if (folder / "videos").is_dir() else "frames"
-    chosen = hmdb51.Options(1, **{kind: folder / kind, **options})
-    return prepare.build(
-        folder / "out",
-        lambda _: hmdb51.read(folder / "lists", chosen, folder / "spool", log=quiet),
-        max_rejects=99,
-        overwrite=True,
-        log=quiet if lines is None else lines.append,
-    )
-
-
 def _skip_without(decoder: str) -> None:
     if decoder == "PyAV":
         pytest.importorskip("av", reason="the extra `video` is not installed")
@@ -68,7 +53,7 @@ def of_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("frames")
     write_lists(folder / "lists")
     write_frames(folder / "frames")
-    prepared(folder)
+    prepare_videos(folder)
     return folder
 
 
@@ -96,11 +81,11 @@ def test_videos_are_decoded_twice_to_the_same_bytes(decoder: str, tmp_path: Path
     write_lists(tmp_path / "lists")
     write_videos(tmp_path / "videos")
     lines: list[str] = []
-    made = prepared(tmp_path, lines, decoder=decoder)
+    made = prepare_videos(tmp_path, lines, decoder=decoder)
     assert made.provenance["decoder"].startswith(f"{decoder} ")
     assert any(line.startswith(f"25 frames of each video, spread evenly, decoded by {decoder}")
                for line in lines)  # fmt: skip
-    assert prepared(tmp_path, decoder=decoder).fingerprint == made.fingerprint
+    assert prepare_videos(tmp_path, decoder=decoder).fingerprint == made.fingerprint
     train = records.open_split(tmp_path / "out", "train", made)
     for index, frame in enumerate(train[2]["frames"]):
         number = spread_frames(25, FRAMES)[index]
@@ -241,7 +226,7 @@ def test_frame_folders_with_faults_are_rejects(tmp_path: Path) -> None:
     Image.new("RGB", (20, 10)).save(root / TRAIN[1] / "image_00001.jpg")
     (root / TRAIN[2] / "img_2.png").write_bytes(b"")
     lines: list[str] = []
-    made = prepared(tmp_path, lines)
+    made = prepare_videos(tmp_path, lines)
     assert made.splits["train"].examples == 1
     told = "\n".join(lines)
     for part in ("frame image_00004.jpg: it is no image", "its frames have more than one size",
@@ -260,7 +245,7 @@ def test_openpose_joints_lie_with_their_frames(tmp_path: Path) -> None:
         (folder / f"image_{number:05}.json").write_text(text)
     (folder / "image_00005.json").write_text("[" * 100_000)
     files = JointFiles(tmp_path / "joints")
-    made = prepared(tmp_path, find_joints=files.find)
+    made = prepare_videos(tmp_path, find_joints=files.find)
     assert made.max_people == 2 and made.splits["train"].with_joints == 1
     record = records.open_split(tmp_path / "out", "train", made)[0]
     first, second, third = record["frame_keypoints"][:3]
@@ -268,78 +253,9 @@ def test_openpose_joints_lie_with_their_frames(tmp_path: Path) -> None:
     assert (second[:, 9] == [2, 2, 2]).all() and not third.any()
     assert len(files.unreadable) == 1 and "image_00005.json: it is no JSON" in files.unreadable[0]
     assert "joints: 1 images without people, as their file cannot be read" in files.describe()[1]
-    cfg = config(tmp_path)
+    cfg = DataConfig(name="hmdb51", root=str(tmp_path / "out"), eval_split="test").resolved()
     with loader.evaluation_batches(cfg, made, batch_size=2) as batches:
-        batch = next(batches)
-    assert batch.keypoints.shape == (2, 2, 16, 3)
-
-
-def config(folder: Path, **values: object) -> DataConfig:
-    fields = {
-        "name": "hmdb51", "root": str(folder / "out"), "eval_split": "test", "image_size_px": 32,
-        "short_side_px": 36, "limit_width_px": 0,
-    }  # fmt: skip
-    return DataConfig(**(fields | values)).resolved()
-
-
-def test_training_draws_a_frame_for_each_video_and_step(of_frames: Path) -> None:
-    cfg, stated = config(of_frames), manifest.load(of_frames / "out")
-    drawn: dict[int, set[bytes]] = {}
-    with loader.training_batches(cfg, stated, seed=3, batch_size=4) as batches:
-        made = [next(batches) for _ in range(12)]
-    with loader.training_batches(cfg, stated, seed=3, batch_size=4, start_step=7) as batches:
-        np.testing.assert_array_equal(next(batches).image, made[7].image)
-    for batch in made:
-        assert sorted(batch.id) == [0, 1, 2, 3], "each video once in an epoch"
-        for row, position in enumerate(batch.id.tolist()):
-            drawn.setdefault(position, set()).add(batch.image[row].tobytes())
-    assert all(len(images) > 6 for images in drawn.values())
-    counts = np.bincount([draw_frames(1, 25, seed)[0] for seed in range(5000)], minlength=25)
-    assert len(counts) == 25 and np.abs(counts - 200).max() < 70, "each frame is as likely"
-
-
-def test_frames_of_a_clip_come_from_equal_parts_and_share_their_crop(of_frames: Path) -> None:
-    cfg, stated = config(of_frames), manifest.load(of_frames / "out")
-    with loader.training_batches(cfg, stated, seed=1, batch_size=2, clip=3) as batches:
-        assert next(batches).image.shape == (2, 3, 32, 32, 3)
-    for seed in range(50):
-        chosen = draw_frames(3, 25, seed)
-        assert [part * 25 // 3 <= each < (part + 1) * 25 // 3 for part, each in enumerate(chosen)]
-    rows = Rows(cfg, stated, "train", clip=3)
-    images = np.empty(rows.image_shape(1), np.uint8)
-    seed = 11
-    batch = rows.batch([loader.RowSpec(1, seed)], images)
-    record = records.open_split(of_frames / "out", "train", stated)[1]
-    for image, frame in zip(batch.image[0], draw_frames(3, 25, seed), strict=True):
-        pixels = np.asarray(Image.open(io.BytesIO(record["frames"][frame])))
-        whole = make_view(pixels, record["keypoints"], cfg)
-        expected = augment(whole, cfg, np.random.default_rng(seed)).image
-        assert np.abs(image.astype(int) - expected).max() <= 2
-
-
-def test_evaluation_gives_rows_of_evenly_spread_frames(of_frames: Path) -> None:
-    stated = manifest.load(of_frames / "out")
-    cfg = config(of_frames, eval_frames=5, eval_flip=True)
-    with loader.evaluation_batches(cfg, stated, batch_size=4) as batches:
-        made = list(batches)
-    assert [batch.id.tolist() for batch in made] == [[0] * 4, [0, 1, 1, 1], [1, 1, -1, -1]]
-    assert made[0].image.shape == (4, 2, 32, 32, 3)
-    assert spread_frames(5, 25) == [2, 7, 12, 17, 22] and spread_frames(1, 25) == [12]
-    brightness = made[0].image[:, 0].mean(axis=(1, 2, 3))
-    assert (np.diff(brightness) > 5).all(), "frames brighten"
-    clips = config(of_frames, eval_flip=True)
-    with loader.evaluation_batches(clips, stated, batch_size=2, clip=3) as batches:
-        assert next(batches).image.shape == (2, 2, 3, 32, 32, 3)
-
-
-def test_decoded_frames_may_be_cached(of_frames: Path) -> None:
-    stated = manifest.load(of_frames / "out")
-    found = []
-    for cache in ("none", "ram"):
-        cfg = config(of_frames, cache=cache)
-        with loader.training_batches(cfg, stated, seed=3, batch_size=4) as batches:
-            found.append([next(batches).image for _ in range(10)])
-    np.testing.assert_array_equal(*found)
+        assert next(batches).keypoints.shape == (2, 2, 16, 3)
 
 
 def test_manifests_of_images_are_as_before(tmp_path: Path) -> None:
@@ -356,6 +272,6 @@ def test_manifests_of_images_are_as_before(tmp_path: Path) -> None:
 def test_relabelled_lists_make_other_data(of_frames: Path, tmp_path: Path) -> None:
     write_lists(tmp_path / "lists", {**TAGS, "jump": {**TAGS["jump"], list(TAGS["jump"])[3]: 2}})
     (tmp_path / "frames").symlink_to(of_frames / "frames")
-    made = prepared(tmp_path)
+    made = prepare_videos(tmp_path)
     assert made.splits["test"].class_counts == (1, 2)
     assert made.fingerprint != manifest.load(of_frames / "out").fingerprint

@@ -7,6 +7,11 @@ import cv2
 import numpy as np
 from PIL import Image
 
+from data_pipelines import prepare
+from data_pipelines.datasets.videos import hmdb51
+from data_pipelines.manifest import Manifest
+from tests.support.tiny_data import quiet
+
 TRAIN, TEST, UNUSED = 1, 2, 0
 WIDTH_PX, HEIGHT_PX = 64, 48
 Tags = Mapping[str, Mapping[str, int]]  # by class and name of the video
@@ -71,3 +76,16 @@ def write_frames(root: Path, tags: Tags = TAGS) -> Path:
             Image.fromarray(frame).save(folder / f"image_{index:05}.jpg", quality=95)
         (folder / "flow_x_00001.jpg").write_bytes(b"flow")
     return root
+
+
+def prepare_videos(folder: Path, lines: list[str] | None = None, **options: object) -> Manifest:
+    """Prepares split 1 of the lists and videos, or frames, in `folder` as `out`."""
+    kind = "videos" if (folder / "videos").is_dir() else "frames"
+    chosen = hmdb51.Options(1, **{kind: folder / kind, **options})
+    return prepare.build(
+        folder / "out",
+        lambda _: hmdb51.read(folder / "lists", chosen, folder / "spool", log=quiet),
+        max_rejects=99,
+        overwrite=True,
+        log=quiet if lines is None else lines.append,
+    )
