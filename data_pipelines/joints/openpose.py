@@ -109,7 +109,7 @@ def map_keypoints(points: np.ndarray) -> np.ndarray:
     """Maps the 18 keypoints (x, y, score) of a person to MPII's joints (x, y, visibility)."""
     joints = np.zeros((len(JOINTS), 3), np.float32)
     found = points[_FROM]
-    known = (found > 0).all(axis=1)
+    known = np.all(found > 0, axis=1)
     joints[_TO, :2] = np.where(known[:, None], found[:, :2], 0)
     joints[_TO, 2] = np.where(known, VISIBLE, 0)
     return joints

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,8 +26,8 @@ def of_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def config(folder: Path, **values: object) -> DataConfig:
-    fields = {
+def config(folder: Path, **values: Any) -> DataConfig:
+    fields: dict[str, Any] = {
         "name": "hmdb51", "root": str(folder / "out"), "eval_split": "test", "image_size_px": 32,
         "short_side_px": 36, "limit_width_px": 0,
     }  # fmt: skip

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -78,7 +79,7 @@ def write_frames(root: Path, tags: Tags = TAGS) -> Path:
     return root
 
 
-def prepare_videos(folder: Path, lines: list[str] | None = None, **options: object) -> Manifest:
+def prepare_videos(folder: Path, lines: list[str] | None = None, **options: Any) -> Manifest:
     """Prepares split 1 of the lists and videos, or frames, in `folder` as `out`."""
     kind = "videos" if (folder / "videos").is_dir() else "frames"
     chosen = hmdb51.Options(1, **{kind: folder / kind, **options})

@@ -37,7 +37,7 @@ class Options(NamedTuple):
     split: int
     videos: Path | None = None
     frames: Path | None = None
-    count: int = FRAMES
+    frames_per_video: int = FRAMES
     decoder: str = ""  # its name; by default PyAV if it is installed, else OpenCV
     find_joints: FindJoints | None = None
 
@@ -75,7 +75,7 @@ def read(splits: Path, options: Options, spool: Path, log: Log = print) -> RawDa
             "decoder": f"{name}, JPEG quality {decoder.JPEG_QUALITY}" if name else "none",
         },
         notes=[*_describe_decoder(name, options), *_describe_joints(entries, options)],
-        frames=options.count,
+        frames=options.frames_per_video,
     )
 
 
@@ -85,7 +85,7 @@ def _name_first(raw: dict[str, tuple[RawSplit, list[Reject]]]) -> str:
 
 
 def _describe_decoder(name: str, options: Options) -> Iterator[str]:
-    frames = f"{options.count} frames of each video, spread evenly"
+    frames = f"{options.frames_per_video} frames of each video, spread evenly"
     if not name:
         yield f"{frames}, from folders of frames whose files are kept as they are"
         return
@@ -107,10 +107,10 @@ def _read(
 
     def read_one(video: Listed) -> Entry | DataError:
         try:
-            frames = find(video, options.count)
+            frames = find(video, options.frames_per_video)
         except DataError as error:
             return error
-        people = [_NO_PEOPLE] * options.count
+        people = [_NO_PEOPLE] * options.frames_per_video
         if options.find_joints is not None:
             people = [options.find_joints(video.id, each) for each in frames.numbers]
         return Entry(
