@@ -45,11 +45,12 @@ def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
     compare(directory, stated, inspection.tallies)
     duplicates = inspection.group_duplicates()
     oddities = inspection.list_oddities(duplicates)
+    kind = "images" if stated.frames == 1 else f"videos of {stated.frames} frames"
     log(f"{directory}: data set {stated.name}, fingerprint {stated.fingerprint}")
     for name, split in stated.splits.items():
         shards = f"{len(split.shards)} shard" + "s" * (len(split.shards) != 1)
         read = ", each read and decoded" if split.examples else ""
-        log(f"{name}: {split.examples:,} images in {shards}{read}")
+        log(f"{name}: {split.examples:,} {kind} in {shards}{read}")
     for oddity in oddities:
         log(f"warning: {oddity}")
     if html:

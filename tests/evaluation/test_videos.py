@@ -136,6 +136,24 @@ def test_clips_train_and_are_evaluated_as_clips(
     assert (tmp_path / "run" / "samples").is_dir()
 
 
+@pytest.mark.slow
+def test_data_with_fewer_frames_are_refused(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ["--splits", trained / "lists", "--videos", trained / "videos", "--split", 1]
+    words = ["data", "prepare", "hmdb51", *map(str, given), "--out", str(tmp_path / "few")]
+    assert cli.main([*words, "--frames-per-video", "1"]) == 64
+    assert "--frames-per-video 1 must be in 2..100" in capsys.readouterr().err
+    assert cli.main([*words, "--frames-per-video", "3"]) == 0
+    evaluate = ["evaluate", str(trained / "run"), "--data", str(tmp_path / "few")]
+    assert cli.main(evaluate) == 64
+    assert "data.eval_frames=25 and hmdb51 holds 3 frames" in capsys.readouterr().err
+    empty = ["--frames", str(tmp_path), "--overwrite"]
+    assert cli.main([*words[:5], *words[7:], *empty]) == 65
+    assert "none of the 7 listed videos can be read in" in capsys.readouterr().err
+    assert cli.main([*words, "--frames", str(tmp_path)]) == 64
+
+
 def test_settings_that_the_videos_cannot_serve_are_refused() -> None:
     stated = Manifest("hmdb51", "single", ("a", "b"), 0, {}, {}, frames=25)
     frozen = ("data.cache=features", "optim.frozen=('backbone',)", "model.norm=frozen")
