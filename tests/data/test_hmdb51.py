@@ -130,7 +130,7 @@ def test_damaged_and_hostile_videos_are_rejects(
     for name, part in {
         "cut": {"OpenCV": "cut off", "PyAV": "damaged"}[decoder],
         "large": "1,000,004 bytes", "pipe": "not a regular file",
-        "folder": "not a regular file", "absent": "has no file a/absent.avi",
+        "folder": "not a regular file", "absent": "has no file 'a/absent.avi'",
     }.items():  # fmt: skip
         assert part in reasons[name]
     assert all("\n" not in reason and len(reason) < 300 for reason in reasons.values())

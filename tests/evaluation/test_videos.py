@@ -102,6 +102,8 @@ def test_evaluation_is_the_mean_of_25_single_frames(
     hits = expected.argmax(1) == scores.labels
     assert (summary["accuracy"], summary["examples"]) == (hits.mean(), len(hits))
     assert summary["views"] == "center+25frames"
+    assert cli.main(["report", "--mean", str(trained / "run")]) == 64
+    assert "a mean needs two runs or more" in capsys.readouterr().err
     assert scores.labels.tolist() == [0, 1, 1]
 
 

@@ -17,7 +17,7 @@ from typing import IO, Any, NamedTuple
 
 from data_pipelines.core.child_process import ChildProcess, Lost
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.files import writing
+from data_pipelines.core.files import quote, writing
 from data_pipelines.core.spread import spread_frames
 from data_pipelines.datasets.videos import decoder
 from data_pipelines.datasets.videos.lists import Listed
@@ -46,7 +46,9 @@ def find_in_folder(root: Path, video: Listed, count: int) -> Frames:
         with os.scandir(folder) as items:
             matches = [_FRAME.fullmatch(item.name) for item in itertools.islice(items, MAX_FILES)]
     except OSError as error:
-        raise DataError(f"it has no folder {video.id} ({error.strerror or error})") from error
+        raise DataError(
+            f"it has no folder {quote(video.id)} ({error.strerror or error})"
+        ) from error
     if len(matches) == MAX_FILES:
         raise DataError(f"its folder holds {MAX_FILES:,} files or more")
     numbered = sorted((int(match[1]), match[0]) for match in matches if match)
@@ -79,7 +81,7 @@ class Decoders:
         try:
             status = path.stat()
         except OSError as error:
-            raise DataError(f"it has no file {video.label}/{video.file}") from error
+            raise DataError(f"it has no file {quote(video.label + '/' + video.file)}") from error
         if not stat.S_ISREG(status.st_mode):
             raise DataError("it is not a regular file")
         if status.st_size > MAX_FILE_BYTES:
