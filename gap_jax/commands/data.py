@@ -1,31 +1,31 @@
 """`gap_jax data`: parses the command line and calls data_pipelines."""
 
 import argparse
-import dataclasses
-import functools
 import os
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from data_pipelines import check, prepare
+from data_pipelines import check
 from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.datasets import folder, mpii, objects, people, photo_list
 from data_pipelines.datasets.own_photos import Options
-from data_pipelines.datasets.videos import hmdb51
 from data_pipelines.example import RawData
 from data_pipelines.joints.detect import detect, list_images, refuse_existing
 from data_pipelines.joints.detector import PACKAGE, SETUP, open_detector
-from data_pipelines.joints.openpose import JointFiles
-from data_pipelines.manifest import MOST_FRAMES
 from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive, share
+from gap_jax.commands.prepared import videos
+from gap_jax.commands.prepared.options import (
+    Read,
+    add_max_width,
+    add_output_options,
+    prepare_data,
+    prepare_unpacked,
+)
 from gap_jax.flags import read_config
-
-Read = Callable[[argparse.Namespace, Path], RawData]
 
 MPII_HELP = """Reads MPII Human Pose as published: mpii_human_pose_v1_u12_1.mat from
 mpii_human_pose_v1_u12_2.zip and the folder or archive of images (12.9 GB), both from
@@ -37,9 +37,6 @@ JOINTS_HELP = f"""Finds the sixteen joints of MPII of one person in each photogr
 upper neck and head top are derived from other landmarks. The detector needs an older protobuf than
 gap_jax, so install it apart: {SETUP}."""
 
-HMDB51_HELP = """Reads HMDB51: the split lists of testTrainMulti_7030_splits and the unpacked videos
-(hmdb51_org.rar), or folders of frames. One of the three splits becomes splits train and test; the
-videos with tag 0 are in neither. Videos are decoded by PyAV if it is installed, else by OpenCV."""
 FOLDER_HELP = """Reads photographs from ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/* (also valid,
 validation). Without a folder for it, val is drawn from train: a share of each class, with
 near-duplicates kept together. docs/photos.md describes layouts, formats and joints."""
@@ -106,9 +103,8 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         metavar="DIR|derive",
         help="folder of the official lists; derive draws another split, not comparable with them",
     )
-    _add_max_width(real)
-    _add_output_options(real, command=_prepare_unpacking, read=_read_mpii)
-    _add_videos(names)
+    add_max_width(real)
+    add_output_options(real, command=prepare_unpacked, read=_read_mpii)
     own = names.add_parser(
         "folder", help="prepare a folder of photographs", description=FOLDER_HELP
     )
@@ -120,26 +116,7 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
         "--root", type=Path, metavar="DIR", help="where its paths begin; default: the list's folder"
     )
     _add_photo_options(listed, _read_csv)
-
-
-def _add_videos(names: Any) -> None:
-    videos = names.add_parser("hmdb51", help="prepare a split of HMDB51", description=HMDB51_HELP)
-    videos.add_argument("--splits", type=Path, required=True, metavar="DIR", help="its split lists")
-    source = videos.add_mutually_exclusive_group(required=True)
-    source.add_argument("--videos", type=Path, metavar="DIR", help="DIR/CLASS/VIDEO.avi")
-    source.add_argument(
-        "--frames", type=Path, metavar="DIR", help="DIR/CLASS/VIDEO/image_00001.jpg and so on"
-    )
-    videos.add_argument("--split", type=int, choices=hmdb51.SPLITS, required=True)
-    videos.add_argument(
-        "--frames-per-video", type=positive, default=hmdb51.FRAMES, metavar="N",
-        help=f"frames to store of each video, 2 to {MOST_FRAMES}; {hmdb51.FRAMES}",
-    )  # fmt: skip
-    videos.add_argument(
-        "--joints", type=Path, metavar="DIR", help="OpenPose's DIR/CLASS/VIDEO/image_00001.json"
-    )
-    _add_output_options(videos, command=_prepare_unpacking, read=_read_hmdb51, max_width=0)
-    videos.set_defaults(out=None)
+    videos.add_data_sets(names)
 
 
 def _add_photo_options(parser: argparse.ArgumentParser, read: Read) -> None:
@@ -154,19 +131,9 @@ def _add_photo_options(parser: argparse.ArgumentParser, read: Read) -> None:
     parser.add_argument(
         "--joints", type=Path, metavar="FILE.json", help="people's joints, COCO's 17 or our 16"
     )
-    _add_max_width(parser)
-    _add_output_options(parser, command=_prepare, read=read)
+    add_max_width(parser)
+    add_output_options(parser, command=prepare_data, read=read)
     parser.set_defaults(max_rejects=None)
-
-
-def _add_max_width(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--max-width",
-        type=natural,
-        default=0,
-        metavar="PX",
-        help="shrink and encode wider images again; 0 (default) keeps the original bytes",
-    )
 
 
 def _add_drawing_options(
@@ -176,31 +143,8 @@ def _add_drawing_options(
     for split, size in sizes.items():
         kind = natural if split == "test" else positive
         parser.add_argument(f"--{split}", type=kind, default=size, help=f"images; {size}")
-    _add_output_options(parser, command=_prepare, read=read, split_names=tuple(sizes), max_width=0)
-
-
-def _add_output_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
-    out = Path("data", parser.prog.rpartition(" ")[2])
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR")
-    parser.add_argument(
-        "--max-rejects",
-        type=natural,
-        default=0,
-        metavar="N",
-        help="number of unusable images to leave out and list in rejects.csv; more end in 65 "
-        "(default 0; a tenth of one's own photographs)",
-    )
-    parser.add_argument("--overwrite", action="store_true", help="replace a prepared data set")
-    parser.set_defaults(**defaults)
-
-
-def _prepare(options: argparse.Namespace) -> None:
-    prepare.build(
-        options.out,
-        functools.partial(options.read, options),
-        max_rejects=options.max_rejects,
-        max_width_px=options.max_width,
-        overwrite=options.overwrite,
+    add_output_options(
+        parser, command=prepare_data, read=read, split_names=tuple(sizes), max_width=0
     )
 
 
@@ -221,37 +165,10 @@ def _drawing(options: argparse.Namespace) -> dict[str, Any]:
     return {"seed": options.seed, "sizes": sizes}
 
 
-def _prepare_unpacking(options: argparse.Namespace) -> None:
-    """Prepares a data set whose files are unpacked or decoded into a folder beside the records."""
-    options.out = options.out or Path("data", f"hmdb51_split{options.split}")
-    with files.writing(options.out):
-        near = files.existing_ancestor(options.out)
-    with files.writing(near), tempfile.TemporaryDirectory(prefix=".unpacked", dir=near) as spool:
-        options.read = functools.partial(options.read, Path(spool))
-        _prepare(options)
-
-
 def _read_mpii(spool: Path, options: argparse.Namespace, folder: Path) -> RawData:
     del folder  # keep no raw files, as they are the user's
     splits = None if options.splits == "derive" else Path(options.splits)
     return mpii.read(options.annotations, options.images, splits, spool=spool)
-
-
-def _read_hmdb51(spool: Path, options: argparse.Namespace, folder: Path) -> RawData:
-    del folder
-    count = options.frames_per_video
-    if not 2 <= count <= MOST_FRAMES:
-        raise ConfigError(f"--frames-per-video {count} must be in 2..{MOST_FRAMES}")
-    joints = options.joints and JointFiles(options.joints)
-    raw = hmdb51.read(
-        options.splits,
-        hmdb51.Options(
-            options.split, options.videos, options.frames, count,
-            find_joints=joints and joints.find,
-        ),
-        spool,
-    )  # fmt: skip
-    return dataclasses.replace(raw, notes=[*raw.notes, *(joints.describe() if joints else ())])
 
 
 def _read_folder(options: argparse.Namespace, out: Path) -> RawData:
