@@ -76,6 +76,8 @@ def test_evaluation_gives_rows_of_evenly_spread_frames(of_frames: Path) -> None:
         made = list(batches)
     assert [batch.id.tolist() for batch in made] == [[0] * 4, [0, 1, 1, 1], [1, 1, -1, -1]]
     assert made[0].image.shape == (4, 2, 32, 32, 3)
+    with loader.evaluation_batches(cfg, stated, batch_size=5, max_examples=1) as batches:
+        assert [batch.id.tolist() for batch in batches] == [[0] * 5], "videos, not frames"
     assert spread_frames(5, 25) == [2, 7, 12, 17, 22] and spread_frames(1, 25) == [12]
     brightness = made[0].image[:, 0].mean(axis=(1, 2, 3))
     assert (np.diff(brightness) > 5).all(), "frames brighten"
