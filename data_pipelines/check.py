@@ -45,11 +45,12 @@ def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
     compare(directory, stated, inspection.tallies)
     duplicates = inspection.group_duplicates()
     oddities = inspection.list_oddities(duplicates)
+    kind = "images" if stated.frames == 1 else f"videos of {stated.frames} frames"
     log(f"{directory}: data set {stated.name}, fingerprint {stated.fingerprint}")
     for name, split in stated.splits.items():
         shards = f"{len(split.shards)} shard" + "s" * (len(split.shards) != 1)
         read = ", each read and decoded" if split.examples else ""
-        log(f"{name}: {split.examples:,} images in {shards}{read}")
+        log(f"{name}: {split.examples:,} {kind} in {shards}{read}")
     for oddity in oddities:
         log(f"warning: {oddity}")
     if html:
@@ -82,7 +83,7 @@ class _Inspection:
 
     def __init__(self, stated: Manifest, log: Log) -> None:
         self.faults: list[str] = []
-        self.tallies = {name: Tally(len(stated.classes)) for name in stated.splits}
+        self.tallies = {name: Tally(len(stated.classes), stated.frames) for name in stated.splits}
         self.first_classes: dict[str, list[int | None]] = {name: [] for name in stated.splits}
         self._stated = stated
         self._log = log
@@ -90,42 +91,50 @@ class _Inspection:
         self._sketches: list[Sketch] = []
         self._far_outside: list[str] = []
         self._rotated: list[str] = []
+        self._short: list[str] = []  # videos that repeat frames
 
     def inspect_split(self, split: str, source: records.RecordSource) -> None:
         for position in count_images(split, len(source), self._log):
             record = source[position]
             named = f"{split} {record['id']!r}"
             try:
-                image = decode.decode(record["image"], upright=self._stated.exif_applied)
+                upright = self._stated.exif_applied
+                images = [decode.decode(each, upright=upright) for each in record["frames"]]
             except DataError as error:
                 self.faults.append(f"{named}: {error}")
                 continue
-            if fault := self._find_fault(record, image):
+            if fault := self._find_fault(record, images):
                 self.faults.append(f"{named}: {fault}")
                 continue
-            self.tallies[split].add(record["id"], record["label"], record["keypoints"])
+            people = record["frame_keypoints"].reshape(-1, *record["keypoints"].shape[1:])
+            self.tallies[split].add(record["id"], record["label"], people)
             classes = classes_of(record["label"])
             self.first_classes[split].append(classes[0] if classes else None)
             self._members.append(Member(split, record["id"], classes, position))
-            self._sketches.append(sketch(image))
+            self._sketches.append(sketch(images[len(images) // 2]))
             self._note_oddities(named, record)
 
-    def _find_fault(self, record: records.Record, image: UInt8[np.ndarray, "h w 3"]) -> str | None:
-        height_px, width_px, _ = image.shape
+    def _find_fault(
+        self, record: records.Record, images: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> str | None:
         stated = f"{record['width_px']} x {record['height_px']}"
-        if (found := f"{width_px} x {height_px}") != stated:
-            return f"it is {found} pixels, its record says {stated}"
+        for height_px, width_px, _ in (each.shape for each in images):
+            if (found := f"{width_px} x {height_px}") != stated:
+                return f"it is {found} pixels, its record says {stated}"
         kind, classes = self._stated.label_kind, len(self._stated.classes)
         return records.find_fault(record["label"], record["keypoints"], kind, classes)
 
     def _note_oddities(self, named: str, record: records.Record) -> None:
-        keypoints, size = record["keypoints"], np.array([record["width_px"], record["height_px"]])
+        keypoints = record["frame_keypoints"]
+        size = np.array([record["width_px"], record["height_px"]])
         annotated = keypoints[keypoints[..., 2] != NOT_ANNOTATED][:, :2]
         beyond = np.maximum(-annotated, annotated - (size - 1))
         if (beyond > FAR_OUTSIDE * size.max()).any():
             self._far_outside.append(named)
         if not self._stated.exif_applied and find_orientation(record["image"]) != UPRIGHT:
             self._rotated.append(named)
+        if record.get("source_frames", 1) < self._stated.frames:
+            self._short.append(named)
 
     def group_duplicates(self) -> list[list[Member]]:
         """Groups the near-duplicates."""
@@ -144,6 +153,7 @@ class _Inspection:
             **list_conflicts(duplicates),
             "images with a joint far outside": self._far_outside,
             "images with an EXIF orientation, which is ignored": self._rotated,
+            f"videos of fewer than {self._stated.frames} frames, which are repeated": self._short,
         }
         lines = [
             f"{text} ({len(named):,}): {name_some(named, MAX_NAMED, '; ')}"

@@ -8,7 +8,10 @@ from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
 
 OWN_PHOTOS = ("folder", "csv")  # either is a data set of one's own photographs
-DATASETS = ("mpii", "people", "objects", "hico", "stanford40", "voc_action", *OWN_PHOTOS)
+VIDEOS = ("hmdb51",)  # data sets whose records hold frames of videos
+DATASETS = (
+    "mpii", "people", "objects", "hico", "stanford40", "voc_action", *OWN_PHOTOS, *VIDEOS
+)  # fmt: skip
 RANDOM_VIEWS = 4  # that a refusal proposes
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 
@@ -68,6 +71,13 @@ class DataConfig(Settings, group="data"):
         choices=tuple(CROPS),
     )
     eval_flip: bool = setting(False, "evaluation also sees every crop mirrored, and averages")
+    eval_frames: int = setting(
+        25,
+        "videos: evaluation averages the logits of so many frames, spread evenly (a clip of "
+        "model.frames has its own)",
+        low=1,
+        high=100,
+    )
     flip: bool = setting(True, "mirror half of the training images")
     swap_on_flip: bool = setting(True, "a mirrored left wrist becomes a right one (AP: off)")
     brightness: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)

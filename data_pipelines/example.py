@@ -43,6 +43,9 @@ class Entry:
     or one of LABEL_VALUES per class; `source_index` is the 1-based row in the source's own table, 0
     without one. `annotated_size_px` is the width and height that the joints' file states, if it
     does. With `box_px` the record holds this part of the image, encoded again.
+
+    Of a video `frames` are the files of the frames to store, equally many for every video, of
+    `source_frames` in all; `keypoints` are those of all frames in turn, equally many for each.
     """
 
     id: str
@@ -52,6 +55,13 @@ class Entry:
     source_index: int = 0
     annotated_size_px: tuple[int, int] | None = None
     box_px: Box | None = None
+    frames: tuple[Path, ...] = ()
+    source_frames: int = 1
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The image files of the record."""
+        return self.frames or (self.path,)
 
 
 class Reject(NamedTuple):
@@ -84,7 +94,7 @@ class RawData:
     """Describes a whole data set by its own files; `provenance` goes into the manifest.
 
     `upright` images are turned by their EXIF orientation, and their joints refer to that. `notes`
-    are lines for the summary.
+    are lines for the summary. `frames` is above 1 for videos: the frames stored of each.
     """
 
     name: str
@@ -96,6 +106,7 @@ class RawData:
     upright: bool = False
     derived_val: DerivedVal | None = None
     notes: Sequence[str] = ()
+    frames: int = 1
 
     def __post_init__(self) -> None:
         if fault := find_class_fault(self.classes):
@@ -116,15 +127,20 @@ def find_class_fault(classes: Sequence[str]) -> str | None:
     return None
 
 
-def record_features(label_kind: LabelKind, classes: int) -> features.FeaturesDict:
-    """Returns the TFDS features of a stored record: the image file's bytes and annotation."""
+def record_features(label_kind: LabelKind, classes: int, frames: int = 1) -> features.FeaturesDict:
+    """Returns the TFDS features of a stored record: the image file's bytes and annotation.
+
+    A record of a video holds the bytes of `frames` image files, and how many frames the video has.
+    """
     integer = features.Scalar(np.int64)
     person = features.Tensor(shape=(len(JOINTS), 3), dtype=np.float32)
     multi_label = features.Tensor(shape=(classes,), dtype=np.int8)
+    images = {"image": features.Image(shape=(None, None, 3), encoding_format="jpeg")}
+    videos = {"frames": features.Sequence(features.Text()), "source_frames": integer}
     return features.FeaturesDict(
         {
             "id": features.Text(),
-            "image": features.Image(shape=(None, None, 3), encoding_format="jpeg"),
+            **(images if frames == 1 else videos),
             "width_px": integer,
             "height_px": integer,
             "label": integer if label_kind == "single" else multi_label,
@@ -140,6 +156,7 @@ class HostBatch(NamedTuple):
     `keypoints` are pixels of the crop (of the first view, if evaluation takes several), padded with
     people without joints; `disc_radius` is 5 % of the whole image's width, in pixels of the crop;
     `weight` is 0 for unlabelled and padding rows; `id` is the position in its split, -1 if padded.
+    The axes of views are those of crops in evaluation, then of the frames of a clip.
     """
 
     image: UInt8[np.ndarray, "b *views h w 3"] | Float[np.ndarray, "b *views h w f"]

@@ -80,17 +80,19 @@ def training_batches(
     start_step: int = 0,
     process: tuple[int, int] = (0, 1),
     maps: FeatureMaps | None = None,
+    clip: int = 1,
 ) -> Batches:
     """Makes the endless batches of this process (index, count) from step `start_step` on.
 
     With `maps` their images are maps of the backbone, each of a view that is drawn. No batch shows
-    a record that `data.held_out` holds out.
+    a record that `data.held_out` holds out. A row shows one random frame of a video, or `clip` of
+    them, one from each of as many parts.
     """
     row_count = _rows_per_process("train.batch_size", batch_size, process[1])
     if maps:
         rows: AnyRows = FeatureRows(maps, manifest)
     else:
-        rows = Rows(data, manifest, data.train_split)
+        rows = Rows(data, manifest, data.train_split, clip=clip)
         if data.cache == "ram":
             rows.cache_decoded()
     kept, _ = split_held_out(data, len(rows))
@@ -107,26 +109,34 @@ def evaluation_batches(
     max_examples: int = 0,
     process: tuple[int, int] = (0, 1),
     maps: FeatureMaps | None = None,
+    clip: int = 1,
 ) -> Batches:
     """Makes batches with every record once, or `max_examples` spread evenly over the split.
 
     The split is `data.eval_split`, or with `data.held_out` that part of `data.train_split`.
     Each process gets equally many full batches; rows with id -1 and weight 0 pad the last ones. If
     `data.eval_views` is above 1, images have an axis of views after the batch axis. With `maps`
-    their images are maps of the backbone.
+    their images are maps of the backbone. A video gives `count_frames` rows, one after the other,
+    or one with a `clip` of frames.
     """
     row_count = _rows_per_process("eval.batch_size", batch_size, process[1])
     rows: AnyRows
     if maps:
         rows = FeatureRows(maps, manifest)
     else:
-        rows = Rows(data, manifest, data.evaluated_split, views=data.eval_views)
+        rows = Rows(data, manifest, data.evaluated_split, views=data.eval_views, clip=clip)
     positions = split_held_out(data, len(rows))[1] if data.held_out else range(len(rows))
     examples = min(len(positions), max_examples or len(positions))
-    padded = math.ceil(examples / batch_size) * batch_size
-    spread = functools.partial(_spread_evenly, examples, positions)
+    frames = count_frames(data, manifest, clip)
+    padded = math.ceil(examples * frames / batch_size) * batch_size
+    spread = functools.partial(_spread_evenly, examples, positions, frames)
     specs = grain.MapDataset.range(padded).map(spread)
     return _make_batches(specs, rows, data, row_count, process, 0)
+
+
+def count_frames(data: DataConfig, manifest: Manifest, clip: int = 1) -> int:
+    """Returns the evaluated rows of an example: of a video one for each of `data.eval_frames`."""
+    return data.eval_frames if manifest.frames > 1 and clip == 1 else 1
 
 
 def split_held_out(data: DataConfig, stored: int) -> tuple[Sequence[int], Sequence[int]]:
@@ -157,9 +167,11 @@ def _add_crop_seed(positions: Sequence[int], index: int, rng: np.random.Generato
     return RowSpec(positions[index], int(rng.integers(2**63)))
 
 
-def _spread_evenly(examples: int, positions: Sequence[int], index: int) -> RowSpec:
-    is_padding = index >= examples
-    return RowSpec(PADDING_ID if is_padding else positions[index * len(positions) // examples])
+def _spread_evenly(examples: int, positions: Sequence[int], frames: int, index: int) -> RowSpec:
+    example, frame = divmod(index, frames)
+    if example >= examples:
+        return RowSpec(PADDING_ID)
+    return RowSpec(positions[example * len(positions) // examples], frame=frame)
 
 
 def _make_batches(

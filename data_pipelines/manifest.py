@@ -22,6 +22,7 @@ from data_pipelines.example import (
 )
 
 FORMAT_VERSION = 1
+MOST_FRAMES = 100  # of a video in a record
 MANIFEST = "manifest.json"
 EXIF_IGNORED = "ignored: annotations refer to the stored pixels"
 EXIF_APPLIED = "applied: images are turned upright after decoding"
@@ -61,11 +62,19 @@ class Manifest:
     provenance: dict[str, Any]
     exif: str = EXIF_IGNORED
     format_version: int = FORMAT_VERSION
+    frames: int = 1  # stored of each video; 1: images
 
     @property
     def fingerprint(self) -> str:
         """The digest of all that a model can learn from: classes, labels, pixels, order."""
-        return _digest(dataclasses.asdict(self))
+        return _digest(self.to_json())
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns the content of manifest.json; that of images is as before there were videos."""
+        content = dataclasses.asdict(self)
+        if self.frames == 1:
+            del content["frames"]
+        return content
 
     @property
     def exif_applied(self) -> bool:
@@ -109,9 +118,10 @@ def list_skipped(manifest: Manifest) -> list[str]:
 
 
 class Tally:
-    """Counts the records of a split for its manifest."""
+    """Counts the records of a split for its manifest; `frames` is that of the manifest."""
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, frames: int = 1) -> None:
+        self._frames = frames
         self.ids: list[str] = []
         self.labelled = 0
         self.with_joints = 0
@@ -122,7 +132,7 @@ class Tally:
         self.ids.append(id)
         self.labelled += is_labelled(label)
         self.with_joints += bool((keypoints[..., 2] != NOT_ANNOTATED).any())
-        self.max_people = max(self.max_people, len(keypoints))
+        self.max_people = max(self.max_people, len(keypoints) // self._frames)
         for each in list_classes(label):
             self.class_counts[each] += 1
 
@@ -133,7 +143,7 @@ class Tally:
 
 def save(manifest: Manifest, directory: Path) -> None:
     """Writes manifest.json; call it last, as a folder with a manifest counts as complete."""
-    content = {"fingerprint": manifest.fingerprint, **dataclasses.asdict(manifest)}
+    content = {"fingerprint": manifest.fingerprint, **manifest.to_json()}
     text = json.dumps(content, indent=1, ensure_ascii=False)
     write_atomically(directory / MANIFEST, (text + "\n").encode("utf-8", "backslashreplace"))
 
@@ -198,6 +208,8 @@ def _check_sums(manifest: Manifest) -> None:
         raise ValueError(fault)
     if manifest.exif not in (EXIF_IGNORED, EXIF_APPLIED):
         raise ValueError(f"its exif is {manifest.exif!r}, not {EXIF_IGNORED!r} or {EXIF_APPLIED!r}")
+    if not 1 <= manifest.frames <= MOST_FRAMES:
+        raise ValueError(f"its frames={manifest.frames} is not in 1..{MOST_FRAMES}")
     for name, split in manifest.splits.items():
         if split.examples != sum(shard.examples for shard in split.shards):
             raise ValueError(f"the shards of split {name!r} do not add up to its examples")

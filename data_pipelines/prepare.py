@@ -1,5 +1,6 @@
 """Prepares verified records from a data set's own files, and names every image it rejects."""
 
+import functools
 import importlib.metadata
 import math
 import os
@@ -150,7 +151,7 @@ def _write(
     folder: Path, raw: RawData, accepted: Sequence[Accepted], max_width_px: int, log: Log
 ) -> Manifest:
     """Writes the records, and describes them."""
-    tallies = {name: Tally(len(raw.classes)) for name in raw.splits}
+    tallies = {name: Tally(len(raw.classes), raw.frames) for name in raw.splits}
 
     def make_records(split: str) -> Iterator[records.Record]:
         chosen = [each for each in accepted if each.split == split]
@@ -162,7 +163,7 @@ def _write(
             yield record
 
     written = {name: make_records(name) for name in raw.splits}
-    shards = records.write(folder, raw.label_kind, len(raw.classes), written)
+    shards = records.write(folder, raw.label_kind, len(raw.classes), written, raw.frames)
     writers = ("tensorflow-datasets", "array-record")
     versions = {name: importlib.metadata.version(name) for name in writers}
     return Manifest(
@@ -173,30 +174,35 @@ def _write(
         splits={name: tally.split(shards[name]) for name, tally in tallies.items()},
         provenance={**raw.provenance, **versions, "max_width_px": max_width_px},
         exif=EXIF_APPLIED if raw.upright else EXIF_IGNORED,
+        frames=raw.frames,
     )
 
 
 def _make_record(accepted: Accepted, raw: RawData, max_width_px: int) -> records.Record:
-    """Reads an image again and shrinks it if it is too wide."""
+    """Reads the files of a record again, and shrinks an image that is too wide."""
     _, entry, image = accepted
     changed = f"{entry.path} was changed while it was prepared; run the command again"
     try:
-        content = read_file(entry.path)
+        frames = [read_file(path) for path in entry.files]
     except DataError as error:
         raise DataError(f"{changed} ({error})") from error
-    if zlib.crc32(content) != image.crc32:
+    if functools.reduce(lambda crc32, each: zlib.crc32(each, crc32), frames, 0) != image.crc32:
         raise DataError(changed)
+    content = frames[0]
     width_px, height_px, keypoints = image.width_px, image.height_px, entry.keypoints
-    if 0 < max_width_px < width_px:
+    if 0 < max_width_px < width_px and raw.frames == 1:
         height_px = max(1, round(height_px * max_width_px / width_px))
         width_px = max_width_px
         view = View(decode.decode(content, upright=raw.upright), keypoints, 0.0)
         view = resize(view, width_px, height_px, "area")
         content = simplejpeg.encode_jpeg(view.image, quality=JPEG_QUALITY)
         keypoints = view.keypoints
+    stored = {"image": content}
+    if raw.frames > 1:
+        stored = {"frames": frames, "source_frames": entry.source_frames}
     return {
         "id": entry.id,
-        "image": content,
+        **stored,
         "width_px": width_px,
         "height_px": height_px,
         "label": np.array(entry.label, np.int8 if raw.label_kind == "multi" else np.int64),

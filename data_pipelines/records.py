@@ -49,7 +49,7 @@ def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | N
 
 
 def find_fault(
-    label: Any, keypoints: np.ndarray, label_kind: LabelKind, classes: int
+    label: Any, keypoints: np.ndarray, label_kind: LabelKind, classes: int, frames: int = 1
 ) -> str | None:
     """Returns the first fault of a record's label or keypoints, or None."""
     if fault := find_label_fault(label, label_kind, classes):
@@ -60,17 +60,23 @@ def find_fault(
         return "a keypoint is not finite"
     if not np.isin(keypoints[..., 2], VISIBILITIES).all():
         return "a keypoint's visibility is not 0, 1 or 2"
+    if len(keypoints) % frames:
+        return f"its {len(keypoints)} people cannot be divided among {frames} frames"
     return None
 
 
 def write(
-    folder: Path, label_kind: LabelKind, classes: int, splits: Mapping[str, Iterable[Record]]
+    folder: Path,
+    label_kind: LabelKind,
+    classes: int,
+    splits: Mapping[str, Iterable[Record]],
+    frames: int = 1,
 ) -> dict[str, list[Shard]]:
     """Streams every split into shards and describes them.
 
     TFDS's own builders hold a whole split in memory, and need TensorFlow beyond 1 GB.
     """
-    features = record_features(label_kind, classes)
+    features = record_features(label_kind, classes, frames)
     target = folder.absolute() / FOLDER
     target.mkdir(parents=True)
     naming = tfds.core.ShardedFileTemplate(
@@ -103,7 +109,9 @@ def write(
 
 def _serialize(features: tfds.features.FeaturesDict, record: Record) -> bytes:
     """Serializes a record deterministically; by default the order of the features is random."""
-    content = features.serialize_example({**record, "image": io.BytesIO(record["image"])})
+    if "image" in record:
+        record = {**record, "image": io.BytesIO(record["image"])}
+    content = features.serialize_example(record)
     example = cast(Any, tf_example_pb2).Example.FromString(content)
     return example.SerializeToString(deterministic=True)
 
@@ -151,11 +159,14 @@ def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
 class RecordSource:
     """Reads the records of a split by index; a record's `image` is the bytes of the image file.
 
-    TFDS's lists are turned into arrays, and its errors into refusals.
+    TFDS's lists are turned into arrays, and its errors into refusals. A record of a video has all
+    its `frames`, and `frame_keypoints` of each; its `image` is the middle frame, with its people as
+    `keypoints`. Of an image both hold one.
     """
 
     source: Any
     name: str
+    frames: int = 1
 
     def __len__(self) -> int:
         return len(self.source)
@@ -169,7 +180,21 @@ class RecordSource:
                 "prepare the data again"
             ) from error
         keypoints = np.asarray(record["keypoints"], np.float32).reshape(-1, len(JOINTS), 3)
-        return {**record, "id": record["id"].decode(), "keypoints": keypoints}
+        frames = record["frames"] if self.frames > 1 else [record["image"]]
+        if len(frames) != self.frames or len(keypoints) % self.frames:
+            raise DataError(
+                f"record {index} of {self.name} holds {len(frames)} frames with {len(keypoints)} "
+                f"people, and its manifest says {self.frames} frames; prepare the data again"
+            )
+        of_frame = keypoints.reshape(self.frames, -1, len(JOINTS), 3)
+        return {
+            **record,
+            "id": record["id"].decode(),
+            "image": frames[self.frames // 2],
+            "keypoints": of_frame[self.frames // 2],
+            "frames": frames,
+            "frame_keypoints": of_frame,
+        }
 
 
 def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
@@ -182,11 +207,12 @@ def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
         raise DataError(f"split {split!r} of {directory} is empty; choose another split")
     for shard in contents.shards:
         check_shard_size(directory, shard)
-    features = record_features(manifest.label_kind, len(manifest.classes))
+    features = record_features(manifest.label_kind, len(manifest.classes), manifest.frames)
+    stored_bytes = {"image": tfds.decode.SkipDecoding()} if manifest.frames == 1 else {}
     try:
         folder = (directory / contents.shards[0].file).parent
         builder = cast(Any, tfds.builder_from_directory(folder))
-        source = builder.as_data_source(split, decoders={"image": tfds.decode.SkipDecoding()})
+        source = builder.as_data_source(split, decoders=stored_bytes)
         stored = builder.info.splits[split]
         matches = (
             [Path(file).name for file in stored.filepaths]
@@ -204,7 +230,7 @@ def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
             f"the metadata in {folder} and the manifest of {directory} differ for split {split!r}; "
             "prepare the data again"
         )
-    return RecordSource(source, f"split {split!r} in {directory}")
+    return RecordSource(source, f"split {split!r} in {directory}", manifest.frames)
 
 
 def check_shard_size(directory: Path, shard: Shard) -> None:

@@ -12,19 +12,25 @@ from data_pipelines import records
 from data_pipelines.config import DataConfig
 from data_pipelines.core import faults
 from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.spread import spread_frames
 from data_pipelines.decode import decode
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, evaluation_views, make_view
 
 SAMPLED_IMAGES = 32  # to estimate the size of all decoded images
+FRAME_STREAM = 1  # of a row's random numbers; the crop has those of its seed alone
 
 
 class RowSpec(NamedTuple):
-    """Specifies a row of a batch: a record's position and the seed of its random crop."""
+    """Specifies a row of a batch: a record's position and the seed of its random crop.
+
+    Without a seed, `frame` counts the evaluated frames of a video.
+    """
 
     position: int
     seed: int | None = None
+    frame: int = 0
 
 
 def available_memory() -> int:
@@ -57,15 +63,28 @@ def label_row(batch: HostBatch, row: int, position: int, label: Any) -> None:
     batch.id[row] = position
 
 
-class Rows:
-    """Decodes and crops the records of a split into rows of batches."""
+def draw_frames(count: int, stored: int, seed: int) -> list[int]:
+    """Draws one stored frame from each of `count` equal parts."""
+    rng = np.random.default_rng([FRAME_STREAM, seed])
+    ends = [part * stored // count for part in range(count + 1)]
+    return rng.integers(ends[:-1], ends[1:]).tolist()
 
-    def __init__(self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1) -> None:
+
+class Rows:
+    """Decodes and crops the records of a split into rows of batches.
+
+    With a `clip` above 1 an image is so many frames of a video, on an axis after that of views.
+    """
+
+    def __init__(
+        self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1, clip: int = 1
+    ) -> None:
         self._data = data
-        self._views = (views,) if views > 1 else ()
+        self._clip = clip
+        self._axes = (*((views,) if views > 1 else ()), *((clip,) if clip > 1 else ()))
         self._manifest = manifest
         self._records = records.open_split(data.directory, split, manifest)
-        self._cache: dict[int, tuple[View, Any]] | None = None
+        self._cache: dict[tuple[int, int], tuple[View, Any]] | None = None
 
     def __len__(self) -> int:
         return len(self._records)
@@ -74,7 +93,8 @@ class Rows:
         """Caches decoded images from now on; refuses if they do not fit into memory."""
         self._cache = {}
         sample = np.linspace(0, len(self) - 1, SAMPLED_IMAGES).astype(int).tolist()
-        needed = len(self) * float(np.mean([self.read(i)[0].image.nbytes for i in sample]))
+        each = float(np.mean([self.read(i)[0].image.nbytes for i in sample]))
+        needed = len(self) * self._manifest.frames * each
         free = available_memory()
         if needed > free:
             raise ConfigError(
@@ -85,7 +105,7 @@ class Rows:
     image_type = np.dtype(np.uint8)
 
     def image_shape(self, rows: int) -> tuple[int, ...]:
-        return rows, *self._views, self._data.image_size_px, self._data.image_size_px, 3
+        return rows, *self._axes, self._data.image_size_px, self._data.image_size_px, 3
 
     def batch(
         self, specs: Sequence[RowSpec], images: UInt8[np.ndarray, "b *views h w 3"]
@@ -96,43 +116,64 @@ class Rows:
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
                 continue
-            whole, label = self.read(spec.position)
-            if spec.seed is None:
-                views = evaluation_views(whole, self._data)
-            else:
-                views = [augment(whole, self._data, np.random.default_rng(spec.seed))]
-            squares = batch.image[row].reshape(len(views), *batch.image.shape[-3:])
-            np.stack([each.image for each in views], out=squares)
-            view = views[0]
+            frames, label = self.read_frames(spec.position, self._choose_frames(spec))
+            views = list(zip(*(self._crop(each, spec.seed) for each in frames), strict=True))
+            crops = [each.image for of_view in views for each in of_view]
+            np.stack(crops, out=batch.image[row].reshape(len(crops), *batch.image.shape[-3:]))
+            view = views[0][len(frames) // 2]
             batch.keypoints[row, : len(view.keypoints)] = view.keypoints
             batch.disc_radius[row] = view.disc_radius
             label_row(batch, row, spec.position, label)
         return batch
 
+    def _choose_frames(self, spec: RowSpec) -> list[int]:
+        """Chooses the frames of a row: drawn from its seed, or for evaluation spread evenly."""
+        stored = self._manifest.frames
+        if stored == 1:
+            return [0]
+        if spec.seed is not None:
+            return draw_frames(self._clip, stored, spec.seed)
+        if self._clip > 1:
+            return spread_frames(self._clip, stored)
+        return [spread_frames(self._data.eval_frames, stored)[spec.frame]]
+
+    def _crop(self, whole: View, seed: int | None) -> list[View]:
+        """Makes the views of a frame; all frames of a clip are cropped and mirrored alike."""
+        if seed is None:
+            return evaluation_views(whole, self._data)
+        return [augment(whole, self._data, np.random.default_rng(seed))]
+
     def read(self, position: int) -> tuple[View, Any]:
-        """Reads and decodes a record, or takes it from the cache; returns its view and label."""
-        if self._cache is not None and position in self._cache:
-            return self._cache[position]
+        """Reads a record; returns the view of its image, or of its first frame, and its label."""
+        views, label = self.read_frames(position, [0])
+        return views[0], label
+
+    def read_frames(self, position: int, frames: Sequence[int]) -> tuple[list[View], Any]:
+        """Reads and decodes frames of a record, or takes them from the cache; returns the label."""
+        cache, keys = self._cache, [(position, frame) for frame in frames]
+        if cache is not None and all(key in cache for key in keys):
+            found = [cache[key] for key in keys]
+            return [view for view, _ in found], found[0][1]
         record = self._records[position]
         faults.point("loader.decode")
         try:
-            decoded = self._decode(record)
+            decoded = [self._decode(record, frame) for frame in frames]
         except DataError as error:
             raise DataError(
                 f"record {position} ({record['id']!r}) of {self._records.name}: {error}; "
                 "prepare the data again"
             ) from error
-        if self._cache is not None:
-            self._cache[position] = decoded
-        return decoded
+        if cache is not None:
+            cache.update(zip(keys, decoded, strict=True))
+        return [view for view, _ in decoded], record["label"]
 
-    def _decode(self, record: records.Record) -> tuple[View, Any]:
-        label, people = record["label"], record["keypoints"]
+    def _decode(self, record: records.Record, frame: int) -> tuple[View, Any]:
+        label, people = record["label"], record["frame_keypoints"][frame]
         manifest, most = self._manifest, self._manifest.max_people
         fault = records.find_label_fault(label, manifest.label_kind, len(manifest.classes))
         if fault is None and len(people) > most:
             fault = f"it shows {len(people)} people and the manifest says at most {most}"
         if fault:
             raise DataError(fault)
-        image = decode(record["image"], upright=manifest.exif_applied)
+        image = decode(record["frames"][frame], upright=manifest.exif_applied)
         return make_view(image, people, self._data), label

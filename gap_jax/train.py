@@ -179,6 +179,7 @@ class Trainer:
             start_step=start * cfg.train.accumulate,
             process=self.processes.index_and_count,
             maps=self.maps.training if self.maps else None,
+            clip=cfg.model.frames,
         ) as batches, profile:  # fmt: skip
             train_step, unreported = None, None
             while not self._is_over(step):

@@ -15,15 +15,17 @@ METHODS = (
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
 TRAININGS = ("frozen", "full")
+SPLITS = ("split1", "split2", "split3")  # of HMDB51
 KINDS = {"method": METHODS, "data": DATASETS, "scale": SCALES, "recipe": RECIPES}
 PARTS = {  # of the package's configs: the parts after the colon, by kind
     "gap_pose": KINDS,
     "hico": {"method": METHODS, "recipe": RECIPES},
     "photos": {"method": METHODS, "training": TRAININGS},
+    "hmdb51": {"method": METHODS, "split": SPLITS},
 }
 
 WITHOUT_JOINTS = ("objects", "hico", "stanford40", "voc_action")
-WITHOUT_VAL = ("hico", "stanford40")  # they are published as train and test
+WITHOUT_VAL = ("hico", "stanford40", "hmdb51")  # they are published as train and test
 
 _INSTALLED = Path(__file__).parent / "configs"  # in a wheel
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parent.parent / "configs"

@@ -20,7 +20,10 @@ Log = Callable[[str], None]
 
 
 class Examined(NamedTuple):
-    """Holds what is known of an image file that was decoded; `crc32` is that of its bytes."""
+    """Holds what is known of the image files of a record, which were decoded.
+
+    `crc32` is that of their bytes, one after the other; the sketch is that of the middle frame.
+    """
 
     width_px: int
     height_px: int
@@ -29,18 +32,25 @@ class Examined(NamedTuple):
 
 
 def examine(
-    split: str, paths: Sequence[Path], *, upright: bool, log: Log
+    split: str, paths: Sequence[Sequence[Path]], *, upright: bool, log: Log
 ) -> list[Examined | DataError]:
-    """Examines the files of a split in their order."""
+    """Examines the files of each record of a split in their order; all have one size."""
 
-    def examine_one(path: Path) -> Examined | DataError:
-        try:
-            content = read_file(path)
-            image = decode(content, upright=upright)
-        except DataError as error:
-            return error
-        height_px, width_px, _ = image.shape
-        return Examined(width_px, height_px, zlib.crc32(content), sketch(image))
+    def examine_one(frames: Sequence[Path]) -> Examined | DataError:
+        sizes: set[tuple[int, int]] = set()
+        crc32, middle = 0, None
+        for index, path in enumerate(frames):
+            try:
+                content = read_file(path)
+                image = decode(content, upright=upright)
+            except DataError as error:
+                return DataError(f"frame {path.name}: {error}") if len(frames) > 1 else error
+            sizes.add((image.shape[1], image.shape[0]))
+            crc32 = zlib.crc32(content, crc32)
+            middle = sketch(image) if index == len(frames) // 2 else middle
+        if middle is None or len(sizes) != 1:
+            return DataError("its frames have more than one size")
+        return Examined(*sizes.pop(), crc32, middle)
 
     with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as threads:
         try:

@@ -24,7 +24,7 @@ def accept(raw: RawData, log: Log) -> tuple[list[Accepted], list[Reject]]:
     accepted: list[Accepted] = []
     split_of: dict[str, str] = {}  # by id
     for split, listed in raw.splits.items():
-        paths = [entry.path for entry in listed.entries]
+        paths = [entry.files for entry in listed.entries]
         images = examine(split, paths, upright=raw.upright, log=log)
         for entry, image in zip(listed.entries, images, strict=True):
             fault = _find_fault(entry, raw, split_of)
@@ -45,7 +45,8 @@ def _find_fault(entry: Entry, raw: RawData, split_of: Mapping[str, str]) -> str 
         return "its name is empty or not valid UTF-8; rename it"
     if name in split_of:
         return f"its name is already listed in split {split_of[name]!r}; list it once"
-    return records.find_fault(entry.label, entry.keypoints, raw.label_kind, len(raw.classes))
+    kind, classes = raw.label_kind, len(raw.classes)
+    return records.find_fault(entry.label, entry.keypoints, kind, classes, raw.frames)
 
 
 def _find_size_fault(entry: Entry, image: Examined) -> str | None:

@@ -112,7 +112,8 @@ def draw_batch(batch: HostBatch, classes: Sequence[str], *, side_px: int = 240) 
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(TEXT_PX)
     for index in range(count):
         left, top = GAP_PX + index % columns * wide, GAP_PX + index // columns * high
-        view = fit(View(batch.image[index], batch.keypoints[index], 0.0), side_px)
+        clip = batch.image[index].reshape(-1, *batch.image.shape[-3:])  # of a picture one frame
+        view = fit(View(clip[len(clip) // 2], batch.keypoints[index], 0.0), side_px)
         drawn = draw_skeletons(view.image, view.keypoints)
         sheet.paste(Image.fromarray(drawn), (left, top))
         text = label_text(batch.label[index], classes) if batch.weight[index] else "no label"

@@ -19,10 +19,11 @@ def show(
 ) -> None:
     """Writes a page of training batch 0 of `seed` and of the first evaluation batch.
 
-    Evaluation images are shown as their centre crops, whatever `data.eval_crops` is.
+    Evaluation images are shown as their centre crops, whatever `data.eval_crops` is, and videos by
+    their middle frame.
     """
     stated = manifest.load(data.directory)
-    centre = dataclasses.replace(data, eval_crops="center", eval_flip=False)
+    centre = dataclasses.replace(data, eval_crops="center", eval_flip=False, eval_frames=1)
     with loader.training_batches(data, stated, seed=seed, batch_size=batch_size) as batches:
         training = next(batches)
     with loader.evaluation_batches(centre, stated, batch_size=batch_size) as batches:

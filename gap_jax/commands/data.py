@@ -17,7 +17,7 @@ from data_pipelines.joints.detect import detect, list_images, refuse_existing
 from data_pipelines.joints.detector import PACKAGE, SETUP, open_detector
 from data_pipelines.pictures.show import show
 from gap_jax.commands.arguments import Parser, natural, parse, positive, share
-from gap_jax.commands.prepared import still
+from gap_jax.commands.prepared import still, videos
 from gap_jax.commands.prepared.options import (
     Read,
     add_max_width,
@@ -117,6 +117,7 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
     )
     _add_photo_options(listed, _read_csv)
     still.add_data_sets(names)
+    videos.add_data_sets(names)
 
 
 def _add_photo_options(parser: argparse.ArgumentParser, read: Read) -> None:

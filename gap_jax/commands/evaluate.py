@@ -18,6 +18,7 @@ from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
 from gap_jax.commands.arguments import Parser, checkpoint, parse
 from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
+from gap_jax.learning.setup import check_clips
 from gap_jax.learning.sharding import evaluation_mesh, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.runtime.bucket.workdir import open_for_reading
@@ -168,6 +169,7 @@ def _open_data(opened: Opened, directory: Path | None) -> tuple[Path, data_manif
     place = directory or opened.cfg.data.directory
     data = _load_manifest(place, opened.source)
     opened.check_data(data, is_named=directory is not None)
+    check_clips(opened.cfg, data)
     return place, data
 
 

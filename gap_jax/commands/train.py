@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 
 from data_pipelines import manifest, records
-from data_pipelines.config import DATASETS, OWN_PHOTOS, DataConfig
+from data_pipelines.config import DATASETS, OWN_PHOTOS, VIDEOS, DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
 from gap_jax import process
 from gap_jax.config import Config
@@ -25,9 +25,10 @@ USAGE = """python -m gap_jax.main --config=FILE[:part,part...] [--workdir=DIR]
 
   --config   a file in configs/; parts, in any order: a method (mean attention attention_pose gap
              gap_pose max second_order compact_bilinear pose_parts), a data set (mpii people
-             objects hico stanford40 voc_action folder csv), a scale (full demo), a recipe (ours;
-             reference: what AP's released code does); of hico: a method, a recipe; of photos: a
-             method, and frozen or full (train the backbone too)
+             objects hico stanford40 voc_action hmdb51 folder csv), a scale (full demo), a recipe
+             (ours; reference: what AP's released code does); of hico: a method, a recipe; of
+             photos: a method, and frozen or full (train the backbone too); of hmdb51: a method,
+             and split1, split2 or split3
   --workdir  folder of the run, runs/ and the config's name by default, or an address in a bucket,
              gs://BUCKET/RUN; the same command there goes on where an earlier one stopped
   --mode     train (default); evaluate: score the best checkpoint of the run in --workdir
@@ -48,6 +49,8 @@ PREPARE = {
     "stanford40": "gap_jax data prepare stanford40 --root Stanford40",
     "voc_action": "gap_jax data prepare voc_action --root VOCdevkit/VOC2012",
     "folder": "gap_jax data prepare folder --root PHOTOS",
+    "hmdb51": "gap_jax data prepare hmdb51 --splits testTrainMulti_7030_splits --videos VIDEOS "
+    "--split 1",
     "csv": "gap_jax data prepare csv --csv LABELS.csv --root PHOTOS",
 }
 DEMO = "configs/gap_pose.py:demo"
@@ -170,9 +173,11 @@ def _advise_data(name: str, wanted: str, spec: str) -> str:
     if name not in DATASETS:
         return ""
     file, _, parts = spec.partition(":")
+    if name in VIDEOS:
+        return f"use --config={name}, or "
     kept = [part for part in parts.split(",") if part and part not in DATASETS]
     better = f"{file}:{','.join([name, *kept])}"
-    if wanted in OWN_PHOTOS or "data" not in PARTS.get(Path(file).stem, KINDS):
+    if wanted in (*OWN_PHOTOS, *VIDEOS) or "data" not in PARTS.get(Path(file).stem, KINDS):
         better = f"gap_pose:{name}"
     if name in OWN_PHOTOS:
         better = "photos"

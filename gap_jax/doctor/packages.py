@@ -21,6 +21,7 @@ PURPOSES = {
     "gcs": "runs in buckets, gs://",
     "joints": "joints from a detector, gap_jax data joints",
     "photos": "weights of ImageNet for photographs",
+    "video": "decode videos with PyAV, gap_jax data prepare hmdb51",
     "tune": "search the values of fields, gap_jax sweep tune",
 }
 

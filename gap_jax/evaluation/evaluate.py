@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from jaxtyping import Bool, Float32, Int8, Int32, Int64
 
 from data_pipelines import loader
+from data_pipelines.config import VIDEOS
 from data_pipelines.core import files
 from data_pipelines.core.errors import DataError
 from data_pipelines.example import PADDING_ID, UNLABELLED, HostBatch
@@ -50,8 +51,8 @@ class Scores(NamedTuple):
 class Protocol(NamedTuple):
     """The rule of average precision, the ranking scores, and whether unlabelled images count.
 
-    `views` names the crops behind the scores and changes no metric. `unknown` says which unknown
-    labels are negatives, where images have several.
+    `views` names the crops and frames behind the scores and changes no metric. `unknown` says which
+    unknown labels are negatives, where images have several.
     """
 
     rule: Rule = "envelope"
@@ -63,11 +64,18 @@ class Protocol(NamedTuple):
     @classmethod
     def of(cls, cfg: Config) -> "Protocol":
         """Reads the protocol from a config."""
+        frames = cfg.data.eval_frames if cfg.model.frames == 1 else cfg.model.frames
         return cls(
             cfg.eval.average_precision,
             cfg.eval.ranking,
             cfg.train.unlabelled == "reference",
-            cfg.data.eval_crops + ("+flip" if cfg.data.eval_flip else ""),
+            "+".join(
+                [
+                    cfg.data.eval_crops,
+                    *["flip"] * cfg.data.eval_flip,
+                    *[f"{frames}frames"] * (cfg.data.name in VIDEOS),
+                ]
+            ),
             cfg.eval.unknown,
         )
 
@@ -95,6 +103,7 @@ def score_split(
     maps: FeatureMaps | None = None,
 ) -> Scores | None:
     """Scores the evaluated images once, or `max_examples` spread evenly over them; see `score`."""
+    clip = cfg.model.frames
     with loader.evaluation_batches(
         cfg.data,
         data,
@@ -102,8 +111,12 @@ def score_split(
         max_examples=max_examples,
         process=process,
         maps=maps,
+        clip=clip,
     ) as batches:
-        return score(eval_step, variables, batches, mesh, is_stopping, after_batch)
+        return score(
+            eval_step, variables, batches, mesh, is_stopping, after_batch,
+            rows=loader.count_frames(cfg.data, data, clip),
+        )  # fmt: skip
 
 
 def score(
@@ -113,9 +126,12 @@ def score(
     mesh: Mesh,
     is_stopping: Callable[[], bool] = lambda: False,
     after_batch: Callable[[], None] = lambda: None,
+    *,
+    rows: int = 1,
 ) -> Scores | None:
     """Scores every example in the batches; returns None if `is_stopping` before the last one.
 
+    An example of several `rows`, the frames of a video, has the mean of their logits.
     `batches` are this process's part of `evaluation_batches`; every process gets all the scores.
     The device computes one batch while the host reads the previous one.
     """
@@ -133,10 +149,19 @@ def score(
         raise DataError("the split has no image to evaluate; choose another split")
     read.append(_read_rows(*unread))
     scores = Scores(*(np.concatenate(fields) for fields in zip(*read, strict=True)))
-    order = np.argsort(scores.ids)
-    if (np.diff(scores.ids[order]) == 0).any():
-        raise RuntimeError("the loader gave an example twice")
-    return Scores(*(field[order] for field in scores))
+    order = np.argsort(scores.ids, kind="stable")
+    return average_rows(Scores(*(field[order] for field in scores)), rows)
+
+
+def average_rows(scores: Scores, rows: int) -> Scores:
+    """Averages the logits of the `rows` of each example, which lie one after the other."""
+    first = Scores(*(field[::rows] for field in scores))
+    if not np.array_equal(scores.ids, first.ids.repeat(rows)) or (np.diff(first.ids) == 0).any():
+        raise RuntimeError(f"the loader gave an example twice, or not in {rows} rows")
+    if rows == 1:
+        return scores
+    logits = scores.logits.reshape(-1, rows, scores.logits.shape[1])
+    return first._replace(logits=logits.mean(1, dtype=np.float64).astype(np.float32))
 
 
 def reorder_labels(scores: Scores, order: Sequence[int]) -> Scores:

@@ -53,18 +53,33 @@ class Setup:
 
     def map_size(self) -> tuple[int, int] | None:
         """Returns the rows and columns of the joint heatmaps; None without a pose branch."""
-        side = self.cfg.data.image_size_px
-        image = jax.ShapeDtypeStruct((1, side, side, 3), "float32")
+        side, frames = self.cfg.data.image_size_px, self.cfg.model.frames
+        clip = (frames,) if frames > 1 else ()
+        image = jax.ShapeDtypeStruct((1, *clip, side, side, 3), "float32")
         outputs, _ = jax.eval_shape(self.model.apply, self.target.variables, image)
-        return None if outputs.pose is None else outputs.pose.shape[1:3]
+        return None if outputs.pose is None else outputs.pose.shape[-3:-1]
 
 
 def check_clips(cfg: Config, data: Manifest) -> None:
-    """Refuses a network over frames for data of single images."""
-    if cfg.model.frames > 1:
+    """Refuses clips of single images, more frames than are stored, and maps of videos."""
+    if data.frames == 1:
+        if cfg.model.frames > 1:
+            raise ConfigError(
+                f"model.frames={cfg.model.frames} takes clips, and {data.name} holds pictures; "
+                "set model.frames=1, or feed the network yourself (docs/method.md)"
+            )
+        return
+    field = "data.eval_frames" if cfg.model.frames == 1 else "model.frames"
+    count = cfg.data.eval_frames if cfg.model.frames == 1 else cfg.model.frames
+    if count > data.frames:
         raise ConfigError(
-            f"model.frames={cfg.model.frames} takes clips, and {data.name} holds pictures; "
-            "set model.frames=1, or feed the network yourself (docs/method.md)"
+            f"{field}={count} and {data.name} holds {data.frames} frames of each video; set "
+            f"{field}={data.frames}, or prepare the data with more --frames-per-video"
+        )
+    if cfg.data.cache == "features":
+        raise ConfigError(
+            f"data.cache=features stores maps of images, and {data.name} holds videos; set "
+            "data.cache=none"
         )
 
 

@@ -143,7 +143,7 @@ def _group(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, ...]]:
     groups: dict[tuple[str, ...], dict[int, ReportedRun]] = {}
     for run in runs:
         seed = run.cfg.train.seed
-        first = groups.setdefault(tuple(_identify(run).values()), {}).setdefault(seed, run)
+        first = groups.setdefault(tuple(identify(run).values()), {}).setdefault(seed, run)
         if first is not run:
             raise ConfigError(
                 f"{first.root} and {run.root} are the same run: one config, {SEED}={seed}; "
@@ -152,7 +152,7 @@ def _group(runs: Sequence[ReportedRun]) -> list[tuple[ReportedRun, ...]]:
     return [tuple(group[seed] for seed in sorted(group)) for group in groups.values()]
 
 
-def _identify(run: ReportedRun) -> dict[str, str]:
+def identify(run: ReportedRun) -> dict[str, str]:
     """Returns the fields that define a method, as text; stored maps show other crops."""
     return {
         name: f"{name}={value}"
@@ -164,7 +164,7 @@ def _identify(run: ReportedRun) -> dict[str, str]:
 def _name(groups: Sequence[tuple[ReportedRun, ...]]) -> list[str]:
     """Names each method; methods of the same name get the fields that differ."""
     names = [_describe(group[0]) for group in groups]
-    fields_of = [_identify(group[0]) for group in groups]
+    fields_of = [identify(group[0]) for group in groups]
     unique: list[str] = []
     for name, own, group in zip(names, fields_of, groups, strict=True):
         alike = [each for each, other in zip(fields_of, names, strict=True) if other == name]

@@ -24,8 +24,12 @@ class EvaluatedImages:
     positions: tuple[int, ...]
 
     def config_of(self, run: ReportedRun) -> DataConfig:
-        """Returns a run's data config with the folder that holds the data now."""
-        return dataclasses.replace(run.cfg.data, root=str(self.folder), workers=0).resolved()
+        """Returns a run's data config with the folder that holds the data now.
+
+        A video is shown by its middle frame.
+        """
+        here = {"root": str(self.folder), "workers": 0, "eval_frames": 1}
+        return dataclasses.replace(run.cfg.data, **here).resolved()
 
     def rows_of(self, run: ReportedRun) -> Rows:
         """Returns the images with the preprocessing of a run."""

@@ -50,6 +50,14 @@ class ReportedRun:
 
 def read_runs(roots: Sequence[Path]) -> tuple[ReportedRun, ...]:
     """Reads runs that were scored on the same images, in the given order."""
+    runs = read_each(roots)
+    for run in runs[1:]:
+        _check_same_images(runs[0], run)
+    return runs
+
+
+def read_each(roots: Sequence[Path]) -> tuple[ReportedRun, ...]:
+    """Reads runs, each once, in the given order."""
     found: set[Path] = set()
     for root in roots:
         with files.reading(root, CheckpointError):
@@ -57,10 +65,7 @@ def read_runs(roots: Sequence[Path]) -> tuple[ReportedRun, ...]:
         if path in found:
             raise ConfigError(f"{root} is given twice; name each run once")
         found.add(path)
-    runs = tuple(_read_run(RunFolder(root)) for root in roots)
-    for run in runs[1:]:
-        _check_same_images(runs[0], run)
-    return runs
+    return tuple(_read_run(RunFolder(root)) for root in roots)
 
 
 def _read_run(run: RunFolder) -> ReportedRun:

@@ -10,7 +10,7 @@ from typing import Any
 
 from data_pipelines import records
 from data_pipelines.core import files
-from data_pipelines.core.errors import CannotWrite
+from data_pipelines.core.errors import CannotWrite, ConfigError
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.page import Thumbnail, embed, fill_template
@@ -42,6 +42,12 @@ def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> 
         is_folder = out.is_dir()
     if is_folder:
         raise CannotWrite(f"{out} is a folder; name a file with --out FILE.html")
+    for run in runs:
+        if run.cfg.model.frames > 1:
+            raise ConfigError(
+                f"{run.root} takes clips of {run.cfg.model.frames} frames, whose maps no page "
+                "shows; score it with gap_jax evaluate, or runs on several splits with --mean"
+            )
     images = open_images(runs[0], data)
     comparison = compare(runs)
     template = resources.files("gap_jax.report").joinpath(TEMPLATE).read_text("utf-8")

@@ -5,16 +5,13 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 
-import numpy as np
-from scipy import stats
-
 from data_pipelines.core import files
 from data_pipelines.core.errors import name_some
 from data_pipelines.pictures.page import Page, Table, fill_template
-from gap_jax.evaluation.metrics import Interval
 from gap_jax.report import tables
 from gap_jax.report.comparison import Comparison, Method, compare, percent
 from gap_jax.report.runs import read_runs
+from gap_jax.report.splits import interval_over_runs
 from gap_jax.report.tables import UNKNOWN
 from gap_jax.report.write import describe_data
 from gap_jax.sweep.figure import Summary, draw_figure
@@ -31,7 +28,6 @@ SUMMARY_COLUMNS = (
     "row", "learning_rate", "mAP", "images_low", "images_high", "seeds_low", "seeds_high",
     "accuracy", "seeds", "published_mAP_percent", "remark",
 )  # fmt: skip
-LEVEL = 0.95
 NOTE = (
     "mAP is the mean over the seeds of a row. Its interval over images covers 95 % of other test "
     "sets of this size with these trained models (bootstrap); that over seeds is Student's 95 % "
@@ -39,19 +35,6 @@ NOTE = (
 )
 
 Value = str | int | float
-
-
-def interval_over_seeds(scores: Sequence[float]) -> Interval:
-    """Returns the mean of runs that differ in their seed, with Student's 95 % interval of it.
-
-    Scores, and so the ends of the interval, lie between 0 and 1.
-    """
-    mean, count = float(np.mean(scores)), len(scores)
-    if count < 2:
-        return Interval(mean, math.nan, math.nan)
-    error = float(np.std(scores, ddof=1)) / math.sqrt(count)
-    half = float(stats.t.ppf((1 + LEVEL) / 2, count - 1)) * error
-    return Interval(mean, max(mean - half, 0.0), min(mean + half, 1.0))
 
 
 def write_results(plan: Plan) -> list[str]:
@@ -98,7 +81,7 @@ def _summarise(
         row,
         by_row[row.name][0].cfg.optim.learning_rate,
         method.mean_ap,
-        interval_over_seeds(method.by_seed),
+        interval_over_runs(method.by_seed),
         method.by_seed,
         method.accuracy,
     )

@@ -49,7 +49,7 @@ OFFERS: dict[str, list[str]] = {
     "gap_jax train --config=mine.py:": [],
     "gap_jax train --config.train.ste": ["--config.train.steps="],
     "gap_jax train --config.train.steps=": [],
-    "gap_jax demo --config.data.eval_f": ["--config.data.eval_flip="],
+    "gap_jax demo --config.data.eval_fl": ["--config.data.eval_flip="],
     "gap_jax demo --config.data.eval_flip=": [
         f"--config.data.eval_flip={value}" for value in ("true", "false")
     ],

@@ -6,14 +6,25 @@ import pytest
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.flags import read_config
-from gap_jax.variants import METHODS, list_configs
+from gap_jax.variants import METHODS, SPLITS, list_configs
 
 
 def test_every_shipped_config_resolves() -> None:
-    assert list_configs() == ["gap_pose", "hico", "photos"]
+    assert list_configs() == ["gap_pose", "hico", "hmdb51", "photos"]
     for name in list_configs():
         cfg = read_config(name)
-        assert cfg == cfg.resolved() and cfg.data.directory == Path("data") / cfg.data.name
+        folder = {"hmdb51": "hmdb51_split1"}.get(cfg.data.name, cfg.data.name)
+        assert cfg == cfg.resolved() and cfg.data.directory == Path("data") / folder
+
+
+@pytest.mark.parametrize("split", ["", *SPLITS])
+@pytest.mark.parametrize("method", ["", *METHODS])
+def test_every_variant_of_hmdb51_resolves(method: str, split: str) -> None:
+    cfg = read_config(f"hmdb51:{method},{split}")
+    assert (cfg.data.name, cfg.data.eval_split, cfg.data.eval_frames) == ("hmdb51", "test", 25)
+    assert cfg.data.root == f"data/hmdb51_{split or 'split1'}"
+    assert cfg.model.pooling == (method or "attention").removesuffix("_pose")
+    assert cfg.model.frames == 1 and cfg.data.train_split == "train"
 
 
 @pytest.mark.parametrize("training", ["", "frozen", "full"])

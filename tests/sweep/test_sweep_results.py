@@ -14,11 +14,12 @@ import pytest
 from gap_jax.config import Config
 from gap_jax.evaluation import evaluate, metrics
 from gap_jax.evaluation.metrics import Interval
+from gap_jax.report.splits import interval_over_runs
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.sweep.execute import execute
 from gap_jax.sweep.figure import LEFT, RIGHT, Summary, draw_figure
 from gap_jax.sweep.plan import Cell, Plan
-from gap_jax.sweep.results import interval_over_seeds, write_results
+from gap_jax.sweep.results import write_results
 from gap_jax.sweep.rows import Row
 from tests.support.swept import Recorder, make_plan
 from tests.support.tiny_data import prepare_tiny_people, quiet
@@ -58,20 +59,20 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Swept:
 @pytest.mark.parametrize("count", STUDENT)
 def test_interval_over_seeds_is_students(count: int) -> None:
     scores = np.random.default_rng(count).uniform(0.2, 0.8, count).tolist()
-    found = interval_over_seeds(scores)
+    found = interval_over_runs(scores)
     mean = statistics.fmean(scores)
     half = STUDENT[count] * statistics.stdev(scores) / count**0.5
     assert found == pytest.approx((mean, max(mean - half, 0), min(mean + half, 1)), rel=1e-4)
 
 
 def test_one_seed_has_no_interval_over_seeds() -> None:
-    mean, low, high = interval_over_seeds([0.25])
+    mean, low, high = interval_over_runs([0.25])
     assert mean == 0.25 and math.isnan(low) and math.isnan(high)
 
 
 def test_interval_over_seeds_covers_the_mean_of_all_seeds() -> None:
     rng = np.random.default_rng(0)
-    found = [interval_over_seeds(rng.normal(0.5, 0.02, 5).tolist()) for _ in range(600)]
+    found = [interval_over_runs(rng.normal(0.5, 0.02, 5).tolist()) for _ in range(600)]
     hits = [low <= 0.5 <= high for _, low, high in found]
     assert 0.92 < np.mean(hits) < 0.98
 
@@ -103,7 +104,7 @@ def test_a_row_is_the_mean_over_its_seeds_with_both_intervals(swept: Swept) -> N
             return np.mean([metrics.resampled_map(*each, counts=counts) for each in ranked], axis=0)
 
         images = metrics.resample(mean, 40).interval()
-        seeds = interval_over_seeds(by_seed)
+        seeds = interval_over_runs(by_seed)
         found = [float(row[name]) for name in ("mAP", "images_low", "images_high")]
         assert found == pytest.approx(images)
         found = [float(row[name]) for name in ("mAP", "seeds_low", "seeds_high")]

@@ -2,6 +2,7 @@
 
 import math
 
+from data_pipelines.loader import count_frames
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.runtime.reporting.progress import duration
@@ -19,7 +20,8 @@ def forecast(cfg: Config, data: Manifest, step: int, step_s: float) -> str:
     images = min(stored, cfg.eval.max_examples or stored)
     evals = math.ceil(cfg.train.steps / every) - step // every
     share = 1.0 if cfg.optim.freezes_backbone else FORWARD_SHARE
-    batches = evals * images * cfg.data.eval_views / cfg.train.batch_size
+    frames = count_frames(cfg.data, data, cfg.model.frames)
+    batches = evals * images * cfg.data.eval_views * frames / cfg.train.batch_size
     evaluating_s = batches * share * step_s
     return (
         f"about {duration(left * step_s + evaluating_s)} to the end: {left:,} steps of "
