@@ -6,6 +6,7 @@ from pathlib import Path
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.commands.arguments import Parser, local_path, parse
+from gap_jax.report.label_errors import csv_path
 from gap_jax.report.runs import read_each
 from gap_jax.report.splits import describe_mean
 from gap_jax.report.write import default_path, write_report
@@ -13,8 +14,8 @@ from gap_jax.runtime.bucket.store import is_address
 from gap_jax.runtime.bucket.workdir import open_for_reading
 
 DESCRIPTION = """Writes one self-contained HTML page: the scores of the last evaluation of each run
-with their intervals, paired differences, curves, classes, confusions, and attention maps. Runs that
-differ in train.seed only count as one method."""
+with their intervals, paired differences, curves, classes, confusions, likely label errors, and
+attention maps. Runs that differ in train.seed only count as one method."""
 
 
 def run(words: Sequence[str]) -> None:
@@ -48,4 +49,6 @@ def run(words: Sequence[str]) -> None:
             return
         out = options.out or default_path(folders)
         print(write_report(folders, out, options.data))
+        if (path := csv_path(out)).exists():
+            print(f"likely label errors: {workdirs[0].display(str(path))}")
         print(f"report: {workdirs[0].display(str(out))}")

@@ -91,8 +91,14 @@ def find_label_errors(runs: Sequence[ReportedRun]) -> LabelErrors:
 def name_errors(found: LabelErrors, classes: Sequence[str], images: EvaluatedImages) -> Table:
     """Lists the first images for the page, with their names in the data set."""
     rows = [
-        [name, label, suggested, f"{each.margin:.2f}"]
-        + [f"{100 * each.label_probability:.1f}", f"{100 * each.suggested_probability:.1f}"]
+        [
+            name,
+            label,
+            suggested,
+            f"{each.margin:.2f}",
+            f"{100 * each.label_probability:.1f}",
+            f"{100 * each.suggested_probability:.1f}",
+        ]
         for name, label, suggested, each in _name(found.errors[:MOST_SHOWN], classes, images)
     ]
     columns = ["image", "label", "suggested class", "margin", "label %", "suggested %"]
@@ -107,7 +113,7 @@ def csv_path(page: Path) -> Path:
 def write_csv(
     page: Path, found: LabelErrors, classes: Sequence[str], images: EvaluatedImages
 ) -> None:
-    """Writes the whole list beside the page, or removes that of an earlier page if there is none."""
+    """Writes the whole list beside the page; an empty one removes that of an earlier page."""
     path = csv_path(page)
     if not found.errors:
         with files.writing(path):

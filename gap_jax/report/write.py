@@ -16,11 +16,12 @@ from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.page import Thumbnail, embed, fill_template
 from gap_jax.evaluation import evaluate
 from gap_jax.prediction.attention import LOWEST_JOINT_PEAK
-from gap_jax.report import gallery, maps, measure, tables
+from gap_jax.report import gallery, label_errors, maps, measure, tables
 from gap_jax.report.comparison import Comparison, Method, compare
 from gap_jax.report.confusions import Confusion, build_matrices, find_confusions
 from gap_jax.report.curves import FRAME, draw_chart
 from gap_jax.report.images import EvaluatedImages, open_images
+from gap_jax.report.label_errors import LabelErrors
 from gap_jax.report.runs import ReportedRun, read_runs
 from gap_jax.saved.model import open_model
 
@@ -35,7 +36,10 @@ def default_path(roots: Sequence[Path]) -> Path:
 
 
 def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> Comparison:
-    """Compares runs on one page at `out`; `data` is the folder of their images, if it moved."""
+    """Compares runs on one page at `out`; `data` is the folder of their images, if it moved.
+
+    Likely label errors are listed in a CSV file beside it.
+    """
     runs = read_runs(roots)
     with files.writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -51,15 +55,19 @@ def write_report(roots: Sequence[Path], out: Path, data: Path | None = None) -> 
     images = open_images(runs[0], data)
     comparison = compare(runs)
     template = resources.files("gap_jax.report").joinpath(TEMPLATE).read_text("utf-8")
-    page = _build_page(comparison, images)
+    found = label_errors.find_label_errors(comparison.methods[-1].runs)
+    page = _build_page(comparison, images, found)
     html = fill_template(
         TEMPLATE, {TEMPLATE: template}, page=page, frame=FRAME, unknown=tables.UNKNOWN
     )
     files.write_atomically(out, html)
+    label_errors.write_csv(out, found, runs[0].classes, images)
     return comparison
 
 
-def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str, Any]:
+def _build_page(
+    comparison: Comparison, images: EvaluatedImages, found: LabelErrors
+) -> Mapping[str, Any]:
     """Returns the contents of report.html."""
     methods = comparison.methods
     runs = [run for method in methods for run in method.runs]
@@ -92,6 +100,10 @@ def _build_page(comparison: Comparison, images: EvaluatedImages) -> Mapping[str,
             for pair in find_confusions(methods)
         ],
         "matrices": [tables.list_confusions(each) for each in build_matrices(methods)],
+        "label_errors": found,
+        "label_error_table": label_errors.name_errors(found, shown_run.classes, images),
+        "most_label_errors": label_errors.MOST_SHOWN,
+        "csv_suffix": label_errors.CSV_SUFFIX,
         "images": images,
         "mask_file": masks.name,
         "measured_images": next((each.images for each in attention.values()), 0),

@@ -149,6 +149,16 @@ def test_page_shows_scores_differences_and_warnings(page: tuple[Reader, Comparis
     assert shown.count("mean pooling predicts") == 6
 
 
+def test_likely_label_errors_are_listed_beside_the_page(
+    made: Path, page: tuple[Reader, Comparison, str]
+) -> None:
+    lines = (made / "page.label_errors.csv").read_text("utf-8").splitlines()
+    shown = page[0].text()
+    assert f"{len(lines) - 1} of 6 evaluated images, by confident learning with the" in shown
+    assert "CSV file beside this page" in shown and "It is no proof" in shown
+    assert all(line.split(",")[0] in shown for line in lines[1:])
+
+
 @pytest.mark.slow
 def test_report_of_one_run_without_masks(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -173,10 +183,12 @@ def test_report_of_one_run_without_masks(
     assert cli.main(["report", str(run), "--data", str(tmp_path / "moved")]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"report: {run / 'report.html'}"
+    assert not (run / "report.label_errors.csv").exists()
     shown = Reader((run / "report.html").read_text("utf-8")).text()
     assert "Not measured: people in " in shown and "has no masks" in shown
     assert "No run has a metrics.jsonl with numbers to draw" in shown
     assert "None: every image is classified correctly" in shown
+    assert "None: no score places one of the 6 labelled images confidently" in shown
     assert "Differences" not in shown and "Worth a look" not in shown
     assert f"run {EVIL}" in shown and "devices: count 8" in shown and "jax 0.0.7" in shown
 
