@@ -21,8 +21,8 @@ from data_pipelines.photographs.duplicates import (
 )
 from data_pipelines.photographs.examine import Log, count_images
 from data_pipelines.photographs.exif import UPRIGHT, find_orientation
-from data_pipelines.photographs.intake import classes_of
-from data_pipelines.pictures.sheet import contact_sheet
+from data_pipelines.photographs.intake import make_member
+from data_pipelines.pictures.sheet import Annotations, contact_sheet
 from data_pipelines.prepare import FEW_IMAGES
 
 MAX_NAMED = 10  # in a message
@@ -55,7 +55,9 @@ def check(directory: Path, *, html: Path | None, log: Log = print) -> Manifest:
         log(f"warning: {oddity}")
     if html:
         conflicts = [group for group in duplicates if is_conflict(group)]
-        page = contact_sheet(directory, stated, inspection.first_classes, oddities, conflicts)
+        page = contact_sheet(
+            directory, stated, inspection.first_classes, oddities, conflicts, inspection.annotations
+        )
         files.write_atomically(html, page)
         log(f"contact sheet: {html}")
     return stated
@@ -84,6 +86,7 @@ class _Inspection:
     def __init__(self, stated: Manifest, log: Log) -> None:
         self.faults: list[str] = []
         self.tallies = {name: Tally(len(stated.classes), stated.frames) for name in stated.splits}
+        self.annotations = {name: Annotations() for name in stated.splits}
         self.first_classes: dict[str, list[int | None]] = {name: [] for name in stated.splits}
         self._stated = stated
         self._log = log
@@ -108,9 +111,10 @@ class _Inspection:
                 continue
             people = record["frame_keypoints"].reshape(-1, *record["keypoints"].shape[1:])
             self.tallies[split].add(record["id"], record["label"], people)
-            classes = classes_of(record["label"])
-            self.first_classes[split].append(classes[0] if classes else None)
-            self._members.append(Member(split, record["id"], classes, position))
+            self.annotations[split].add(record)
+            member = make_member(split, record["id"], record["label"], position)
+            self.first_classes[split].append(member.label[0] if member.label else None)
+            self._members.append(member)
             self._sketches.append(sketch(images[len(images) // 2]))
             self._note_oddities(named, record)
 

@@ -7,7 +7,7 @@ candidates: of 3 differing bits at least one band has none.
 """
 
 import itertools
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -36,12 +36,17 @@ class Sketch(NamedTuple):
 
 
 class Member(NamedTuple):
-    """Names an image of a group; `label` is None without one, `position` that in its split."""
+    """Names an image of a group; `position` is that in its split.
+
+    `label` holds the ids of its classes, None without a label; bit k of `unknown` says that it is
+    not known whether the image is of class k.
+    """
 
     split: str
     name: str
-    label: Hashable
+    label: tuple[int, ...] | None
     position: int = 0
+    unknown: int = 0
 
 
 def sketch(image: UInt8[np.ndarray, "h w 3"]) -> Sketch:
@@ -128,22 +133,34 @@ def list_conflicts(groups: Sequence[Sequence[Member]]) -> dict[str, list[str]]:
     }
     across_splits, across_labels = found.values()
     for group in groups:
-        labelled = [member for member in group if member.label is not None]
-        for members, attribute, lines in (
-            (group, "split", across_splits),
-            (labelled, "label", across_labels),
+        for pair, lines in (
+            (_find_other_split(group), across_splits),
+            (_find_disagreement(group), across_labels),
         ):
-            pair = _find_difference(members, attribute)
             if pair:
                 lines.append(" and ".join(f"{each.split} {each.name!r}" for each in pair))
     return found
 
 
-def _find_difference(members: Sequence[Member], attribute: str) -> tuple[Member, Member] | None:
-    """Returns the first member and the first other that differs from it, or None."""
+def _find_other_split(members: Sequence[Member]) -> tuple[Member, Member] | None:
+    """Returns the first member and the first of another split, or None."""
     for other in members[1:]:
-        if getattr(other, attribute) != getattr(members[0], attribute):
+        if other.split != members[0].split:
             return members[0], other
+    return None
+
+
+def _find_disagreement(members: Sequence[Member]) -> tuple[Member, Member] | None:
+    """Returns a member of some class and one that is known not to be of it, or None."""
+    labelled = [(at, each) for at, each in enumerate(members) if each.label is not None]
+    first_of: dict[int, tuple[int, Member]] = {}  # by class
+    for at, each in labelled:
+        for k in each.label or ():
+            first_of.setdefault(k, (at, each))
+    for k, (at, each) in first_of.items():
+        for other_at, other in labelled:
+            if k not in (other.label or ()) and not other.unknown >> k & 1:
+                return (each, other) if at < other_at else (other, each)
     return None
 
 

@@ -1,10 +1,13 @@
 """Decides which listed images become records, and groups the near-duplicates among them."""
 
+import numbers
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from data_pipelines import records
-from data_pipelines.example import Entry, RawData, Reject
+from data_pipelines.example import NEGATIVE, Entry, RawData, Reject
 from data_pipelines.manifest import is_labelled, list_classes
 from data_pipelines.photographs.duplicates import Member, find_groups
 from data_pipelines.photographs.examine import Examined, Log, examine
@@ -68,9 +71,18 @@ def group_duplicates(accepted: Sequence[Accepted]) -> list[list[int]]:
 def list_members(accepted: Sequence[Accepted], group: Sequence[int]) -> list[Member]:
     """Names the members of a group for a report."""
     return [
-        Member(each.split, each.entry.id, classes_of(each.entry.label))
+        make_member(each.split, each.entry.id, each.entry.label)
         for each in (accepted[position] for position in group)
     ]
+
+
+def make_member(split: str, name: str, label: Any, position: int = 0) -> Member:
+    """Makes a member of a group from a label; ambiguous and unknown classes are not known."""
+    unknown = 0
+    if not isinstance(label, numbers.Integral):
+        bits = np.packbits(np.asarray(label) < NEGATIVE, bitorder="little")
+        unknown = int.from_bytes(bits.tobytes(), "little")
+    return Member(split, name, classes_of(label), position, unknown)
 
 
 def classes_of(label: object) -> tuple[int, ...] | None:

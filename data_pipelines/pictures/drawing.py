@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from data_pipelines.example import (
+    AMBIGUOUS,
     BONES,
     HIDDEN,
     JOINTS,
@@ -18,7 +19,7 @@ from data_pipelines.example import (
     HostBatch,
     Keypoints,
 )
-from data_pipelines.manifest import list_classes
+from data_pipelines.manifest import is_labelled, list_classes
 from data_pipelines.transforms import View, resize
 
 RGB = tuple[int, int, int]
@@ -90,8 +91,21 @@ def shorten(text: str) -> str:
 
 
 def label_text(label: object, classes: Sequence[str]) -> str:
-    """Joins the names of a label's classes, shortened."""
-    return shorten(", ".join(classes[each] for each in list_classes(label))) or "no label"
+    """Joins the names of a label's classes, shortened; "no class" if it is known to have none."""
+    names = shorten(", ".join(classes[each] for each in list_classes(label)))
+    return names or ("no class" if is_labelled(label) else "no label")
+
+
+def count_not_known(label: object) -> list[str]:
+    """Counts the ambiguous and the unknown classes of a label; empty if it has none."""
+    values = np.asarray(label)
+    if not values.ndim:
+        return []
+    counts = {
+        "ambiguous": int((values == AMBIGUOUS).sum()),
+        "unknown": int((values < AMBIGUOUS).sum()),
+    }
+    return [f"{count:,} {name}" for name, count in counts.items() if count]
 
 
 def first_joint_inside(keypoints: Keypoints, image: Picture) -> Float[np.ndarray, " 3"] | None:

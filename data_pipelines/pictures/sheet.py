@@ -1,14 +1,24 @@
 """Makes the contact sheet of prepared data: numbers, classes and a sample of the images."""
 
+import collections
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from data_pipelines import decode, records
-from data_pipelines.manifest import Manifest
+from data_pipelines.example import (
+    AMBIGUOUS,
+    HIDDEN,
+    NEGATIVE,
+    NOT_ANNOTATED,
+    OBJECT_ABSENT,
+    POSITIVE,
+    UNKNOWN,
+)
+from data_pipelines.manifest import Manifest, list_classes
 from data_pipelines.photographs.duplicates import Member
-from data_pipelines.pictures.drawing import label_text, shorten
+from data_pipelines.pictures.drawing import count_not_known, label_text, shorten
 from data_pipelines.pictures.page import Figure, Gallery, Page, Table, fill_template, thumbnail
 from data_pipelines.transforms import View
 
@@ -16,9 +26,42 @@ MAX_PER_CLASS, MAX_EXAMPLES = 8, 96
 MAX_CONFLICTS, MAX_PER_CONFLICT = 24, 4  # groups of near-duplicates, images of one
 MIN_PER_GALLERY = 4  # examples of a class that has its own gallery
 SEED = 0
+MANY_CLASSES = 10  # of an image; those with more share a row
+LABELS = {
+    POSITIVE: "positive",
+    NEGATIVE: "negative",
+    AMBIGUOUS: "ambiguous",
+    UNKNOWN: "unknown",
+    OBJECT_ABSENT: "unknown, object in no label",
+}
 
 Position = tuple[str, int]  # a split and the position of a record in it
 Sample = Mapping[int | None, Sequence[Position]]  # by class id, None for unlabelled
+
+
+class Annotations:
+    """Counts the labels and joints of a split; of a video the joints of all its stored frames."""
+
+    def __init__(self) -> None:
+        self.images_by_classes = collections.Counter[int]()
+        self.labels = collections.Counter[int]()  # by value, if images have several
+        self.people = self.joints = self.hidden = self.outside = self.images_outside = 0
+
+    def add(self, record: records.Record) -> None:
+        self.images_by_classes[min(len(list_classes(record["label"])), MANY_CLASSES)] += 1
+        if np.ndim(record["label"]):
+            values, counts = np.unique(record["label"], return_counts=True)
+            self.labels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+        keypoints = record["frame_keypoints"]
+        seen = keypoints[..., 2] != NOT_ANNOTATED
+        size = np.array([record["width_px"], record["height_px"]])
+        xy = keypoints[..., :2]
+        outside = int((seen & ((xy < 0) | (xy >= size)).any(axis=-1)).sum())
+        self.people += int(seen.any(axis=-1).sum())
+        self.joints += int(seen.sum())
+        self.hidden += int((keypoints[..., 2] == HIDDEN).sum())
+        self.outside += outside
+        self.images_outside += outside > 0
 
 
 def contact_sheet(
@@ -27,10 +70,12 @@ def contact_sheet(
     first_classes: Mapping[str, Sequence[int | None]],
     warnings: Sequence[str],
     conflicts: Sequence[Sequence[Member]] = (),
+    annotations: Mapping[str, Annotations] = {},
 ) -> str:
     """Renders the page; `first_classes` has each record's first class by split in record order.
 
-    `conflicts` are groups of near-duplicates that are shown side by side.
+    `conflicts` are groups of near-duplicates that are shown side by side; `annotations` are counts
+    by split.
     """
     examples = sum(split.examples for split in manifest.splits.values())
     page = Page(
@@ -43,7 +88,11 @@ def contact_sheet(
         ],
         facts_heading="Provenance",
         facts=_list_facts(directory, manifest),
-        tables=[_tabulate_splits(manifest), _tabulate_classes(manifest)],
+        tables=[
+            _tabulate_splits(manifest),
+            _tabulate_classes(manifest),
+            *_tabulate_annotations(manifest, annotations),
+        ],
         warnings=warnings,
     )
     return fill_template(page=page)
@@ -107,7 +156,8 @@ def _make_galleries(directory: Path, manifest: Manifest, sample: Sample) -> list
         return [Gallery("Examples", note, [each for group in figures.values() for each in group])]
     galleries: list[Gallery] = []
     for each, group in figures.items():
-        heading = "No label" if each is None else shorten(manifest.classes[each])
+        nothing = "No label" if manifest.label_kind == "single" else "No class"
+        heading = nothing if each is None else shorten(manifest.classes[each])
         galleries.append(Gallery(heading, "" if galleries else note, group))
     return galleries
 
@@ -118,7 +168,8 @@ def _make_figure(split: str, record: records.Record, manifest: Manifest) -> Figu
     image = decode.decode(record["image"], upright=manifest.exif_applied)
     view = View(image, record["keypoints"], 0.0)
     alt = f"{label}, with {people} annotated {'person' if people == 1 else 'people'}"
-    return Figure(record["id"], f"{split} \u00b7 {label}", [thumbnail(view, alt=alt)])
+    details = " \u00b7 ".join([split, label, *count_not_known(record["label"])])
+    return Figure(record["id"], details, [thumbnail(view, alt=alt)])
 
 
 def _tabulate_splits(manifest: Manifest) -> Table:
@@ -146,6 +197,59 @@ def _tabulate_classes(manifest: Manifest) -> Table:
         ],
         bars=[round(100 * counts[shown][each] / most, 1) for each in order],
     )
+
+
+def _tabulate_annotations(
+    manifest: Manifest, annotations: Mapping[str, Annotations]
+) -> list[Table]:
+    """Tabulates the labels of images that can have several, and the joints of data with joints."""
+    tables: list[Table] = []
+    splits = {name: each for name, each in annotations.items() if each.images_by_classes}
+    if splits and manifest.label_kind == "multi":
+        most = max(max(each.images_by_classes) for each in splits.values())
+        first = next(iter(splits.values())).images_by_classes
+        rows = [
+            (
+                f"{count:,}" + " or more" * (count == MANY_CLASSES),
+                *(f"{each.images_by_classes[count]:,}" for each in splits.values()),
+            )
+            for count in range(most + 1)
+        ]
+        bars = [round(100 * first[count] / max(first.values()), 1) for count in range(most + 1)]
+        note = f"Images by the number of their classes; bars show {next(iter(splits))}."
+        tables.append(Table("Labels of an image", note, ("classes", *splits), rows, bars))
+        rows = [
+            (text, *(f"{each.labels[value]:,}" for each in splits.values()))
+            for value, text in LABELS.items()
+            if any(each.labels[value] for each in splits.values())
+        ]
+        note = "A label for each image and class; ambiguous and unknown ones are no disagreement."
+        tables.append(Table("Labels", note, ("label", *splits), rows))
+    if any(each.joints for each in splits.values()):
+        columns = ("split", "people", "joints", "hidden", "outside the image", "images with one")
+        rows = [
+            (
+                name,
+                *(
+                    f"{count:,}"
+                    for count in (
+                        each.people,
+                        each.joints,
+                        each.hidden,
+                        each.outside,
+                        each.images_outside,
+                    )
+                ),
+            )
+            for name, each in splits.items()
+        ]
+        note = "Annotated people and joints, and images with a joint outside."
+        if manifest.frames > 1:
+            note = (
+                f"People and joints of all {manifest.frames} frames, and videos with one outside."
+            )
+        tables.append(Table("Joints", note, columns, rows))
+    return tables
 
 
 def _list_facts(directory: Path, manifest: Manifest) -> list[tuple[str, str]]:

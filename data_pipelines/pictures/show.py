@@ -9,7 +9,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.core import files
 from data_pipelines.example import PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest
-from data_pipelines.pictures.drawing import label_text
+from data_pipelines.pictures.drawing import count_not_known, label_text
 from data_pipelines.pictures.page import Figure, Gallery, Page, fill_template, thumbnail
 from data_pipelines.transforms import View
 
@@ -67,5 +67,6 @@ def _make_figure(batch: HostBatch, row: int, record: records.Record, stated: Man
         height_px, width_px, _ = view.image.shape
         size = f"{width_px} \u00d7 {height_px} px"
         thumbnails.append(thumbnail(view, alt=f"{label}, {kind}", caption=size))
-    details = f"{record['id']} \u00b7 record {batch.id[row]}{weight}"
+    named = f"{record['id']} \u00b7 record {batch.id[row]}{weight}"
+    details = " \u00b7 ".join([named, *count_not_known(record["label"])])
     return Figure(label, details, thumbnails)

@@ -162,7 +162,9 @@ def test_a_batch_becomes_a_grid_with_names() -> None:
         (np.int64(1), "b"),
         (-1, "no label"),
         (np.array([1, 0, 1], np.int8), "a, c"),
-        (np.zeros(3, np.int8), "no label"),
+        (np.zeros(3, np.int8), "no class"),
+        (np.array([0, -1, -2], np.int8), "no class"),
+        (np.array([-3, -1, -2], np.int8), "no label"),
     ],
 )
 def test_texts_of_labels(label: object, text: str) -> None:

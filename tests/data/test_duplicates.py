@@ -16,8 +16,10 @@ from data_pipelines.photographs.duplicates import (
     describe_groups,
     find_groups,
     is_conflict,
+    list_conflicts,
     sketch,
 )
+from data_pipelines.photographs.intake import make_member
 from data_pipelines.photographs.split import choose_val
 
 
@@ -120,6 +122,26 @@ def test_conflicts_are_named() -> None:
     ]
     assert [is_conflict(group) for group in groups] == [True, True, True, False]
     assert list(describe_groups([])) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "pair"),
+    [
+        ([(1, 0, -1), (1, -2, 1)], None),
+        ([(1, 0, -1), (1, -2, 0)], None),
+        ([(1, 0, -3), (0, -1, 1), (1, 0, 1)], "train '0' and train '1'"),
+        ([(0, -2, -2), (-2, 1, 0), (-1, 0, -1)], "train '1' and train '2'"),
+        ([(-1, -1, -2), (0, 0, 0), (-1, -2, 1)], "train '1' and train '2'"),
+        ([(-1, -2, -3), (0, 1, 1)], None),
+        ([3, 3, -1], None),
+        ([-1, 2, 3], "train '1' and train '2'"),
+    ],
+)
+def test_only_known_labels_disagree(labels: list[int | tuple[int, ...]], pair: str | None) -> None:
+    stored = [np.array(each, np.int8) if isinstance(each, tuple) else each for each in labels]
+    group = [make_member("train", str(index), each) for index, each in enumerate(stored)]
+    (_, lines) = list_conflicts([group]).values()
+    assert lines == [pair] * (pair is not None)
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])

@@ -114,6 +114,40 @@ def test_the_contact_sheet_shows_the_numbers(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_pages_count_several_labels_and_joints_outside(tmp_path: Path) -> None:
+    raw = tiny_data(tmp_path / "in", sizes={"train": 9, "val": 4}, label_kind="multi")
+    train, val = (raw.splits[name].entries for name in ("train", "val"))
+    train[0] = dataclasses.replace(train[0], label=(0, -1, -2))
+    train[1] = dataclasses.replace(train[1], label=(-3, -1, 0))
+    people = train[2].keypoints.copy()
+    people[0, :3, 0] = -0.5, 60, 59.5  # of 60 px; two lie outside
+    train[2] = dataclasses.replace(train[2], keypoints=people)
+    val[0] = dataclasses.replace(val[0], label=(1, 1, 1))
+    build(tmp_path / "out", raw)
+    text = checked_page(tmp_path / "out").text()
+    numbers = [
+        [sum(label.count(1) == each for label in labels) for each in range(4)]
+        for labels in ([entry.label for entry in entries] for entries in (train, val))
+    ]
+    table = " ".join(f"{each} {numbers[0][each]} {numbers[1][each]}" for each in range(4))
+    assert f"classes train val {table} Labels" in text
+    positives = [sum(entry.label.count(1) for entry in entries) for entries in (train, val)]
+    negatives = [sum(entry.label.count(0) for entry in entries) for entries in (train, val)]
+    assert (
+        f"label train val positive {positives[0]} {positives[1]} negative {negatives[0]} "
+        f"{negatives[1]} ambiguous 2 0 unknown 1 0 unknown, object in no label 1 0 Joints"
+    ) in text
+    assert "images with one train 9 135 9 2 1 val 3 45 3 0 0" in text
+    assert "train · no class · 1 ambiguous · 1 unknown" in text and "No class" in text
+    cfg = DataConfig(
+        name="people", root=str(tmp_path / "out"), image_size_px=32, short_side_px=36,
+        limit_width_px=0,
+    )  # fmt: skip
+    show(cfg, seed=0, batch_size=9, html=tmp_path / "batch.html", log=quiet)
+    shown = Reader((tmp_path / "batch.html").read_text("utf-8")).text()
+    assert "train_000.jpg · record 0 · 1 ambiguous · 1 unknown" in shown
+
+
 def test_examples_are_spread_evenly_and_chosen_the_same_every_time() -> None:
     few = {"train": [0] * 50 + [1] * 3 + [None] * 20, "val": [5] * 30}
     chosen = sheet.sample_records(few)
