@@ -55,10 +55,11 @@ def test_list_is_that_of_a_count_by_hand() -> None:
             [0.6, 0.55, 0.0],  # off the diagonal, margin -0.05
             [0.45, 0.5, 0.05],  # it reaches no threshold
             [0.0, 0.9, 0.1],  # without a label
+            [0.52, 0.0, 0.53],  # class 2: its threshold, 0.53, is reached
         ]
     )
-    labels = np.array([0, 0, 0, 0, 1, 1, 1, -1])
-    scores = with_labels(draw_scores(np.zeros(8, int), 3, skill=0), labels)
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, -1, 2])
+    scores = with_labels(draw_scores(np.zeros(9, int), 3, skill=0), labels)
     first, second = rank_errors(chances, scores)
     assert first == LabelError(2, 0, 1, pytest.approx(-0.6), 0.1, 0.7)
     assert second == LabelError(5, 1, 0, pytest.approx(-0.05), 0.55, 0.6)

@@ -45,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("seed 1", "gap_pose,demo", ("train.seed=1",)),
     ):
         cfg = tiny_config(folder / "data", STAGE, *words, parts=parts)
-        evaluate_run(folder / name, cfg, data, {10: 3.0, 20: 1.0})
+        evaluate_run(folder / name, cfg, data, {10: 3.0, 20: 0.6})
     return folder
 
 
