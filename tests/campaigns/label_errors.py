@@ -2,9 +2,9 @@
 
     python -m tests.campaigns.label_errors [--out DIR]
 
-Draws people, gives 5 % of the images of train another class at random, trains the demo's GAP + pose,
-and ranks the images of val as gap_jax report does, after the same share of them was given another
-class: 200 times, each with other images. Means over the draws are printed.
+Draws people, gives 5 % of the images of train another class at random, trains the demo's GAP +
+pose, and ranks the images of val as gap_jax report does, after the same share of them was given
+another class: 200 times, each with other images. Means over the draws are printed.
 """
 
 import argparse

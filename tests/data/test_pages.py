@@ -125,14 +125,11 @@ def test_pages_count_several_labels_and_joints_outside(tmp_path: Path) -> None:
     val[0] = dataclasses.replace(val[0], label=(1, 1, 1))
     build(tmp_path / "out", raw)
     text = checked_page(tmp_path / "out").text()
-    numbers = [
-        [sum(label.count(1) == each for label in labels) for each in range(4)]
-        for labels in ([entry.label for entry in entries] for entries in (train, val))
-    ]
+    labels = [np.array([entry.label for entry in entries]) for entries in (train, val)]
+    numbers = [np.bincount((each == 1).sum(1), minlength=4).tolist() for each in labels]
     table = " ".join(f"{each} {numbers[0][each]} {numbers[1][each]}" for each in range(4))
     assert f"classes train val {table} Labels" in text
-    positives = [sum(entry.label.count(1) for entry in entries) for entries in (train, val)]
-    negatives = [sum(entry.label.count(0) for entry in entries) for entries in (train, val)]
+    positives, negatives = ([(each == k).sum() for each in labels] for k in (1, 0))
     assert (
         f"label train val positive {positives[0]} {positives[1]} negative {negatives[0]} "
         f"{negatives[1]} ambiguous 2 0 unknown 1 0 unknown, object in no label 1 0 Joints"

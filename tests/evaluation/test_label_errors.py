@@ -61,8 +61,8 @@ def test_list_is_that_of_a_count_by_hand() -> None:
     labels = np.array([0, 0, 0, 0, 1, 1, 1, -1, 2])
     scores = with_labels(draw_scores(np.zeros(9, int), 3, skill=0), labels)
     first, second = rank_errors(chances, scores)
-    assert first == LabelError(2, 0, 1, pytest.approx(-0.6), 0.1, 0.7)
-    assert second == LabelError(5, 1, 0, pytest.approx(-0.05), 0.55, 0.6)
+    assert first == pytest.approx(LabelError(2, 0, 1, -0.6, 0.1, 0.7))
+    assert second == pytest.approx(LabelError(5, 1, 0, -0.05, 0.55, 0.6))
 
 
 @pytest.mark.parametrize("seed", range(3))
