@@ -155,7 +155,7 @@ def test_likely_label_errors_are_listed_beside_the_page(
 ) -> None:
     _, *rows = csv.reader((made / "page.label_errors.csv").read_text("utf-8").splitlines())
     shown = page[0].text()
-    assert f"{len(rows)} of 6 evaluated images, by confident learning with the" in shown
+    assert f"{len(rows)} of 6 labelled images, by confident learning with the" in shown
     assert "CSV file beside this page" in shown and "It is no proof" in shown
     assert rows and all(name in shown for name, *_ in rows)
 
