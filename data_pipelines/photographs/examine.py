@@ -1,5 +1,6 @@
 """Reads and decodes image files in threads, once each; a fault becomes the reason of a reject."""
 
+import datetime
 import stat
 import time
 import zlib
@@ -76,10 +77,12 @@ def read_file(path: Path) -> bytes:
 
 
 def count_images(split: str, total: int, log: Log, done_to: str = "read") -> Iterator[int]:
-    """Yields the positions of a split's images and logs the progress at intervals."""
-    logged_at = time.monotonic()
+    """Yields the positions of a split's images; logs progress and the time left at intervals."""
+    started = logged_at = time.monotonic()
     for done in range(total):
-        if time.monotonic() - logged_at > PROGRESS_INTERVAL_S:
-            logged_at = time.monotonic()
-            log(f"{split}: {done:,} of {total:,} images {done_to}")
+        now = time.monotonic()
+        if done and now - logged_at > PROGRESS_INTERVAL_S:
+            logged_at = now
+            left = datetime.timedelta(seconds=round((now - started) / done * (total - done)))
+            log(f"{split}: {done:,} of {total:,} images {done_to}, about {left} left")
         yield done

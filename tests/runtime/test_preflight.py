@@ -137,6 +137,16 @@ def test_held_out_images_are_not_trained_on() -> None:
     assert "40 training images of 3 classes are few" in text
 
 
+def test_evaluated_images_that_are_trained_on_are_named() -> None:
+    cfg = Config()
+    cfg.data.train_split = "trainval"
+    assert "15,205 images in trainval, 6,987 in val, which are trained on (see data.held_out);" in (
+        row(describe_run(cfg).render(), "data")
+    )
+    cfg.data.held_out = 0.1
+    assert "trained on" not in row(describe_run(cfg).render(), "data")
+
+
 def test_batches_losses_and_frozen_statistics_are_described() -> None:
     cfg = Config()
     cfg.train.batch_size, cfg.train.accumulate, cfg.model.norm_group_size = 8, 1, 16
