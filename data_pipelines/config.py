@@ -22,7 +22,9 @@ class DataConfig(Settings, group="data"):
 
     name: str = setting("mpii", "data set that was prepared", choices=DATASETS)
     root: str = setting("", "folder of the prepared records; empty means data/NAME")
-    train_split: str = setting("train", "split to train on")
+    train_split: str = setting(
+        "train", "split to train on; trainval is train and val of any data set that has both"
+    )
     eval_split: str = setting("val", "split to evaluate on")
     held_out: float = setting(
         0.0,

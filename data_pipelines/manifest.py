@@ -24,6 +24,7 @@ from data_pipelines.example import (
 FORMAT_VERSION = 1
 MOST_FRAMES = 100  # of a video in a record
 MANIFEST = "manifest.json"
+TRAINVAL = "trainval"
 EXIF_IGNORED = "ignored: annotations refer to the stored pixels"
 EXIF_APPLIED = "applied: images are turned upright after decoding"
 
@@ -80,6 +81,27 @@ class Manifest:
     def exif_applied(self) -> bool:
         """Tells whether stored images are decoded upright, by their EXIF orientation."""
         return self.exif == EXIF_APPLIED
+
+    def list_parts(self, split: str) -> list[str]:
+        """Lists the stored splits that make up a split; `trainval` is train, then val."""
+        if split == TRAINVAL and split not in self.splits:
+            parts = ["train", "val"]
+            return parts if all(part in self.splits for part in parts) else []
+        return [split] if split in self.splits else []
+
+    def find_split(self, name: str) -> Split:
+        """Describes a split, `trainval` by the sums over its parts; raises KeyError without it."""
+        parts = [self.splits[part] for part in self.list_parts(name) or [name]]
+        if len(parts) == 1:
+            return parts[0]
+        return Split(
+            examples=sum(part.examples for part in parts),
+            labelled=sum(part.labelled for part in parts),
+            with_joints=sum(part.with_joints for part in parts),
+            class_counts=tuple(map(sum, zip(*(part.class_counts for part in parts), strict=True))),
+            ids_sha256=digest_ids(part.ids_sha256 for part in parts),
+            shards=tuple(shard for part in parts for shard in part.shards),
+        )
 
 
 def is_labelled(label: Any) -> bool:

@@ -30,6 +30,7 @@ from data_pipelines.photographs.crops import cut_boxes
 from data_pipelines.photographs.duplicates import describe_groups
 from data_pipelines.photographs.examine import Log, count_images, read_file
 from data_pipelines.photographs.intake import Accepted, accept, group_duplicates, list_members
+from data_pipelines.photographs.journal import open_journal
 from data_pipelines.photographs.split import derive_val
 from data_pipelines.transforms import View, resize
 
@@ -60,9 +61,12 @@ def build(
     with files.locked(out):
         _refuse_existing(out, overwrite)
         reject_list = out.with_name(f"{out.name}.{REJECTS}")
-        with files.fresh_folder(out) as partial:
+        left = out.with_name(f".{out.name}.examined")
+        with open_journal(left) as journal, files.fresh_folder(out) as partial:
+            if journal:
+                log(f"{len(journal):,} images were decoded by a command that was killed")
             raw = cut_boxes(_read_source(source, partial), partial / CROPS)
-            accepted, rejects = accept(raw, log)
+            accepted, rejects = accept(raw, log, journal)
             table = files.csv_table(Reject._fields, rejects)
             if fault := _find_excess(raw, rejects, max_rejects, reject_list):
                 files.write_atomically(reject_list, table)

@@ -197,11 +197,37 @@ class RecordSource:
         }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Joined:
+    """Reads several sources as one, in their order."""
+
+    sources: tuple[Any, ...]
+
+    def __len__(self) -> int:
+        return sum(map(len, self.sources))
+
+    def __getitem__(self, index: int) -> Any:
+        for source in self.sources:
+            if index < len(source):
+                return source[index]
+            index -= len(source)
+        raise IndexError(index)
+
+
 def open_split(directory: Path, split: str, manifest: Manifest) -> RecordSource:
     """Opens a split after checking that its shards exist with the sizes of the manifest."""
-    if split not in manifest.splits:
+    parts = manifest.list_parts(split)
+    if not parts:
         known = ", ".join(name for name, each in manifest.splits.items() if each.examples)
         raise DataError(f"{directory} has no split {split!r}; it has {known}")
+    opened = [_open_stored(directory, part, manifest) for part in parts]
+    if len(opened) == 1:
+        return opened[0]
+    joined = _Joined(tuple(each.source for each in opened))
+    return RecordSource(joined, f"split {split!r} in {directory}", manifest.frames)
+
+
+def _open_stored(directory: Path, split: str, manifest: Manifest) -> RecordSource:
     contents = manifest.splits[split]
     if not contents.examples:
         raise DataError(f"split {split!r} of {directory} is empty; choose another split")

@@ -90,7 +90,7 @@ def _unpack(archive: Path, wanted: set[str], spool: Path) -> dict[str, Path]:
                 content = cast(IO[bytes], tar.extractfile(member)).read()
                 unpacked[folded] = spool / name
                 with writing(spool / name):
-                    (spool / name).write_bytes(content)
+                    _write_if_changed(spool / name, content)
             while stream.read(2**20):  # the CRC of a .gz is checked at its end
                 pass
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
@@ -99,6 +99,13 @@ def _unpack(archive: Path, wanted: set[str], spool: Path) -> dict[str, Path]:
             "download it again, or unpack it and pass the folder"
         ) from error
     return {path.name: path for path in unpacked.values()}
+
+
+def _write_if_changed(path: Path, content: bytes) -> None:
+    """Leaves a file of the same bytes as it is, with its time of change."""
+    is_kept = path.is_file() and path.stat().st_size == len(content)
+    if not is_kept or path.read_bytes() != content:
+        path.write_bytes(content)
 
 
 def _members(

@@ -1,16 +1,17 @@
 """Reads and decodes image files in threads, once each; a fault becomes the reason of a reject."""
 
+import datetime
 import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.decode import decode
-from data_pipelines.photographs.duplicates import Sketch, sketch
+from data_pipelines.photographs.duplicates import sketch
+from data_pipelines.photographs.journal import Examined, Journal, make_key
 from data_pipelines.workers import MAX_THREADS, available_cores
 
 MAX_FILE_BYTES = 256 * 2**20
@@ -19,22 +20,27 @@ PROGRESS_INTERVAL_S = 15.0
 Log = Callable[[str], None]
 
 
-class Examined(NamedTuple):
-    """Holds what is known of the image files of a record, which were decoded.
+def examine(
+    split: str,
+    paths: Sequence[Sequence[Path]],
+    *,
+    upright: bool,
+    log: Log,
+    journal: Journal,
+) -> list[Examined | DataError]:
+    """Examines the files of each record of a split in their order; all have one size.
 
-    `crc32` is that of their bytes, one after the other; the sketch is that of the middle frame.
+    Files in the journal are not read again.
     """
 
-    width_px: int
-    height_px: int
-    crc32: int
-    sketch: Sketch
-
-
-def examine(
-    split: str, paths: Sequence[Sequence[Path]], *, upright: bool, log: Log
-) -> list[Examined | DataError]:
-    """Examines the files of each record of a split in their order; all have one size."""
+    def recall_or_examine(frames: Sequence[Path]) -> Examined | DataError:
+        key = make_key(frames, upright=upright)
+        found = journal.find(key) if key else None
+        if found is None:
+            found = examine_one(frames)
+            if key and isinstance(found, Examined):
+                journal.add(key, found)
+        return found
 
     def examine_one(frames: Sequence[Path]) -> Examined | DataError:
         sizes: set[tuple[int, int]] = set()
@@ -54,7 +60,7 @@ def examine(
 
     with ThreadPoolExecutor(min(MAX_THREADS, available_cores())) as threads:
         try:
-            found = threads.map(examine_one, paths)
+            found = threads.map(recall_or_examine, paths)
             return [next(found) for _ in count_images(split, len(paths), log)]
         finally:
             threads.shutdown(cancel_futures=True)
@@ -76,10 +82,12 @@ def read_file(path: Path) -> bytes:
 
 
 def count_images(split: str, total: int, log: Log, done_to: str = "read") -> Iterator[int]:
-    """Yields the positions of a split's images and logs the progress at intervals."""
-    logged_at = time.monotonic()
+    """Yields the positions of a split's images; logs progress and the time left at intervals."""
+    started = logged_at = time.monotonic()
     for done in range(total):
-        if time.monotonic() - logged_at > PROGRESS_INTERVAL_S:
-            logged_at = time.monotonic()
-            log(f"{split}: {done:,} of {total:,} images {done_to}")
+        now = time.monotonic()
+        if done and now - logged_at > PROGRESS_INTERVAL_S:
+            logged_at = now
+            left = datetime.timedelta(seconds=round((now - started) / done * (total - done)))
+            log(f"{split}: {done:,} of {total:,} images {done_to}, about {left} left")
         yield done

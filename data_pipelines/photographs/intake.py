@@ -10,7 +10,8 @@ from data_pipelines import records
 from data_pipelines.example import NEGATIVE, Entry, RawData, Reject
 from data_pipelines.manifest import is_labelled, list_classes
 from data_pipelines.photographs.duplicates import Member, find_groups
-from data_pipelines.photographs.examine import Examined, Log, examine
+from data_pipelines.photographs.examine import Log, examine
+from data_pipelines.photographs.journal import Examined, Journal
 
 
 class Accepted(NamedTuple):
@@ -21,14 +22,14 @@ class Accepted(NamedTuple):
     image: Examined
 
 
-def accept(raw: RawData, log: Log) -> tuple[list[Accepted], list[Reject]]:
+def accept(raw: RawData, log: Log, journal: Journal) -> tuple[list[Accepted], list[Reject]]:
     """Divides the entries into those that can be used and rejects with their reasons."""
     rejects = list(raw.rejects)
     accepted: list[Accepted] = []
     split_of: dict[str, str] = {}  # by id
     for split, listed in raw.splits.items():
         paths = [entry.files for entry in listed.entries]
-        images = examine(split, paths, upright=raw.upright, log=log)
+        images = examine(split, paths, upright=raw.upright, log=log, journal=journal)
         for entry, image in zip(listed.entries, images, strict=True):
             fault = _find_fault(entry, raw, split_of)
             split_of.setdefault(entry.id, split)

@@ -1,7 +1,7 @@
 """Parses the arguments of all commands but train; a mistake ends in one line and code 64."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -57,6 +57,17 @@ def local_path(text: str) -> Path:
     if "://" in text:
         raise argparse.ArgumentTypeError(f"{text} is an address; name a path, and copy it there")
     return Path(text)
+
+
+def path_ending(suffix: str) -> Callable[[str], Path]:
+    """Returns a parser of paths with that suffix; a photograph named by mistake stays untouched."""
+
+    def parse_path(text: str) -> Path:
+        if not text.lower().endswith(suffix):
+            raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}")
+        return local_path(text)
+
+    return parse_path
 
 
 def natural(text: str, lowest: int = 0) -> int:

@@ -15,8 +15,8 @@ from data_pipelines import manifest as data_manifest
 from data_pipelines.config import CROPS
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError
-from gap_jax.commands.arguments import Parser, checkpoint, parse
-from gap_jax.evaluation import evaluate
+from gap_jax.commands.arguments import Parser, checkpoint, parse, path_ending
+from gap_jax.evaluation import evaluate, submission
 from gap_jax.flags import read_config
 from gap_jax.learning.setup import check_clips
 from gap_jax.learning.sharding import evaluation_mesh, replicated
@@ -28,7 +28,8 @@ from gap_jax.saved.model import Opened, open_model, open_weights
 
 DESCRIPTION = """Scores every image of a split, without the limit eval.max_examples, with averaged
 parameters if the run keeps an average. The last line printed is one JSON object. The scores and a
-table of the classes are written to --out, for a run to RUN/eval if that can be written."""
+table of the classes are written to --out, for a run to RUN/eval if that can be written. With
+--submission only that file is written, and the split needs no labels."""
 
 
 def run(
@@ -67,7 +68,13 @@ def run(
         "--out", type=Path, metavar="DIR",
         help="new folder for the scores and the table; default: of a run, one under RUN/eval",
     )  # fmt: skip
+    parser.add_argument(
+        "--submission", type=path_ending(".mat"), metavar="FILE.mat",
+        help="new file for the probabilities of every image, as MPII's organisers take them",
+    )  # fmt: skip
     options = parse(parser, words)
+    if options.submission and options.out:
+        raise ConfigError("--out has no effect with --submission; remove one of them")
     with open_for_reading(options.model, processes) as workdir:
         options.model = workdir.folder
         examine(workdir.folder)
@@ -87,6 +94,9 @@ def _evaluate(
     opened = dataclasses.replace(opened, cfg=dataclasses.replace(opened.cfg, data=views))
     protocol = evaluate.Protocol.of(opened.cfg)
     place, data = _open_data(opened, options.data)
+    if options.submission:
+        _submit(options.submission, opened, split, place, data, processes, display)
+        return
     is_other = data.fingerprint != origin.fingerprint
     default = None
     if options.config is None and not opened.is_exported:
@@ -97,11 +107,11 @@ def _evaluate(
             default = default.with_name(f"{default.name}-{data.fingerprint}")
     folder = options.out or default
     with ExitStack() as held:
-        is_new = options.out is not None
+        option = "--out" if options.out is not None else ""
         is_kept = processes.broadcast(
-            "out", lambda: folder is not None and _lock(folder, held, display, is_new=is_new)
+            "out", lambda: folder is not None and _lock(folder, held, display, option=option)
         )
-        scores, summary = _score(opened, split, place, data, processes)
+        scores, summary = _summarise(opened, split, place, data, processes)
         if not processes.is_first:
             return
         skipped = data_manifest.describe_skipped(
@@ -121,17 +131,44 @@ def _evaluate(
             print(json.dumps(summary, allow_nan=False))
 
 
-def _lock(folder: Path, held: ExitStack, display: Callable[[str], str], *, is_new: bool) -> bool:
-    """Locks the folder of the scores before scoring; returns False if a default cannot be kept."""
+def _submit(
+    path: Path,
+    opened: Opened,
+    split: str,
+    place: Path,
+    data: data_manifest.Manifest,
+    processes: Processes,
+    display: Callable[[str], str],
+) -> None:
+    """Writes the predictions of every image of a split, labelled or not, for MPII's organisers."""
+    with ExitStack() as held:
+        processes.broadcast("submission", lambda: _lock(path, held, display, option="--submission"))
+        sample_ids = submission.read_sample_ids(place, split, data)
+        scores = _score(opened, split, place, data, processes)
+        if not processes.is_first:
+            return
+        submission.write(path, sample_ids[scores.ids], opened.classes, scores.logits)
+    examples, classes = scores.logits.shape
+    print(
+        f"{display(str(opened.source))}: step {opened.origin.step:,}, {opened.origin.weights} "
+        f"weights; predictions for {examples:,} images of {split} of {place} are in {path}"
+    )
+    views = evaluate.Protocol.of(opened.cfg).views
+    summary = {"submission": str(path), "examples": examples, "classes": classes, "views": views}
+    print(json.dumps(summary))
+
+
+def _lock(folder: Path, held: ExitStack, display: Callable[[str], str], *, option: str) -> bool:
+    """Locks the output before scoring; without an `option` returns False if it cannot be kept."""
     try:
         held.enter_context(files.locked(folder))
     except CannotWrite as refusal:
-        if is_new:
+        if option:
             raise
         print(f"warning: the scores will not be kept ({display(str(refusal))}), or set --out DIR")
         return False
-    if is_new and os.path.lexists(folder):
-        raise CannotWrite(f"{folder} exists already and stays untouched; choose another --out")
+    if option and os.path.lexists(folder):
+        raise CannotWrite(f"{folder} exists already and stays untouched; choose another {option}")
     return True
 
 
@@ -161,7 +198,7 @@ def score_model(
     opened: Opened, split: str, directory: Path | None = None
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
     """Returns the scores of a split and their summary; by default of the model's own data."""
-    return _score(opened, split, *_open_data(opened, directory))
+    return _summarise(opened, split, *_open_data(opened, directory))
 
 
 def _open_data(opened: Opened, directory: Path | None) -> tuple[Path, data_manifest.Manifest]:
@@ -173,7 +210,7 @@ def _open_data(opened: Opened, directory: Path | None) -> tuple[Path, data_manif
     return place, data
 
 
-def _score(
+def _summarise(
     opened: Opened,
     split: str,
     place: Path,
@@ -181,6 +218,17 @@ def _score(
     processes: Processes = ALONE,
 ) -> tuple[evaluate.Scores, dict[str, Any]]:
     """Scores a split; of data other than the model's own the summary has the fingerprint."""
+    scores = _score(opened, split, place, data, processes)
+    summary = evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
+    if data.fingerprint != opened.origin.fingerprint:
+        summary["fingerprint"] = data.fingerprint
+    return scores, summary
+
+
+def _score(
+    opened: Opened, split: str, place: Path, data: data_manifest.Manifest, processes: Processes
+) -> evaluate.Scores:
+    """Scores every image of a split; labels are named by the classes of the model."""
     own = opened.cfg.data
     settings = dataclasses.replace(own, eval_split=split, held_out=0.0, root=str(place)).resolved()
     mesh = evaluation_mesh(opened.cfg, processes.count)
@@ -196,8 +244,4 @@ def _score(
     )
     if scores is None:
         raise AssertionError("without is_stopping nothing ends an evaluation early")
-    scores = evaluate.reorder_labels(scores, [opened.classes.index(name) for name in data.classes])
-    summary = evaluate.summarise(scores, evaluate.Protocol.of(opened.cfg))
-    if data.fingerprint != opened.origin.fingerprint:
-        summary["fingerprint"] = data.fingerprint
-    return scores, summary
+    return evaluate.reorder_labels(scores, [opened.classes.index(name) for name in data.classes])

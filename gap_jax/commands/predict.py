@@ -9,13 +9,20 @@ import re
 import sys
 import time
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from data_pipelines.parallel import map_ahead
-from gap_jax.commands.arguments import Parser, checkpoint, local_path, parse, positive
+from gap_jax.commands.arguments import (
+    Parser,
+    checkpoint,
+    local_path,
+    parse,
+    path_ending,
+    positive,
+)
 from gap_jax.prediction import rows as table
 from gap_jax.prediction.answer import Answer, find_class
 from gap_jax.prediction.predictor import Predictor, load
@@ -54,10 +61,13 @@ def run(words: Sequence[str]) -> None:
         help="class whose maps are drawn; default: the most probable one of each image",
     )  # fmt: skip
     parser.add_argument(
-        "--json", type=_named(".json"), metavar="FILE.json", help="write the answers, replacing it"
+        "--json",
+        type=path_ending(".json"),
+        metavar="FILE.json",
+        help="write the answers, replacing it",
     )
     parser.add_argument(
-        "--csv", type=_named(".csv"), metavar="FILE.csv", help="write a table, replacing it"
+        "--csv", type=path_ending(".csv"), metavar="FILE.csv", help="write a table, replacing it"
     )
     parser.add_argument(
         "--overlay", type=local_path, metavar="DIR",
@@ -76,17 +86,6 @@ def run(words: Sequence[str]) -> None:
         if options.overlay:
             held.enter_context(files.locked(options.overlay / "predict"))
         _predict(options, load(options.model, checkpoint=options.checkpoint))
-
-
-def _named(suffix: str) -> Callable[[str], Path]:
-    """Returns a parser of paths with that suffix; a photograph named by mistake stays untouched."""
-
-    def parse_path(text: str) -> Path:
-        if not text.lower().endswith(suffix):
-            raise argparse.ArgumentTypeError(f"{text!r} must end in {suffix}")
-        return local_path(text)
-
-    return parse_path
 
 
 def _seconds(text: str) -> float:

@@ -82,6 +82,23 @@ class MeanPrecision(NamedTuple):
     counted: int
 
 
+def check_finite(logits: Scores) -> None:
+    """Refuses logits that are not finite."""
+    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"scores of {bad.size} of {len(logits)} images are not finite, first in row {bad[0]}; "
+            "evaluate a checkpoint from before training diverged"
+        )
+
+
+def softmax(logits: Float[np.ndarray, "*n k"]) -> Float[np.ndarray, "*n k"]:
+    """Computes the probabilities of single labels in float64."""
+    scores = logits.astype(np.float64)
+    powers = np.exp(scores - scores.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
+
+
 def ranking_scores(
     logits: Scores, labels: Labels, ranking: Ranking = "softmax"
 ) -> Float[np.ndarray, "n k"]:
@@ -92,12 +109,7 @@ def ranking_scores(
     """
     if not len(logits):
         raise DataError("no labelled image was scored; evaluate a split that has labels")
-    bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"scores of {bad.size} of {len(logits)} images are not finite, first in row {bad[0]}; "
-            "evaluate a checkpoint from before training diverged"
-        )
+    check_finite(logits)
     scores = logits.astype(np.float64)
     if labels.ndim == 2 or ranking == "logits":
         return scores

@@ -136,7 +136,7 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
     shardings = sharding.state_shardings(abstract, mesh)
     weights = None
     if cfg.train.class_weights == "balanced":
-        counts = data.splits[cfg.data.train_split].class_counts
+        counts = data.find_split(cfg.data.train_split).class_counts
         weights = jnp.asarray(losses.balanced_class_weights(counts))
     folded, _ = state.describe_folded(model, shapes)
     train_step = steps.build_train_step(cfg, model, optimizer, mesh, weights)

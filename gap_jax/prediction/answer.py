@@ -14,6 +14,7 @@ from jaxtyping import Float
 from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError, nearest
 from data_pipelines.pictures.drawing import Picture
+from gap_jax.evaluation import metrics
 from gap_jax.models.cells import Grid
 from gap_jax.prediction import overlay
 from gap_jax.prediction.attention import ClassMaps, Map, find_joints
@@ -70,11 +71,9 @@ class Answer:
     @property
     def probabilities(self) -> Float[np.ndarray, " k"]:
         """Softmax over the classes; a sigmoid of each if images have several labels."""
-        logits = self.logits.astype(np.float64)
         if self.is_multi_label:
-            return np.exp(-np.logaddexp(0, -logits))
-        powers = np.exp(logits - logits.max())
-        return powers / powers.sum()
+            return np.exp(-np.logaddexp(0, -self.logits.astype(np.float64)))
+        return metrics.softmax(self.logits)
 
     def top(self, count: int = SHOWN_CLASSES) -> list[tuple[str, float]]:
         """Returns the classes of the highest probabilities, highest first."""

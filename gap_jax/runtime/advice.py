@@ -17,9 +17,9 @@ UNEVEN = 3  # times as many images of a class as of another
 
 def advise(cfg: Config, data: Manifest) -> Iterator[str]:
     """Yields a line for each weakness of the data, with what to do about it."""
-    train, settings = data.splits[cfg.data.train_split], cfg.data
+    train, settings = data.find_split(cfg.data.train_split), cfg.data
     images = settings.count_trained(train.examples)
-    evaluated = settings.count_evaluated(data.splits[settings.evaluated_split].examples)
+    evaluated = settings.count_evaluated(data.find_split(settings.evaluated_split).examples)
     shown = "held-out images" if settings.held_out else f"images in {settings.eval_split}"
     counts = dict(zip(data.classes, train.class_counts, strict=True))
     rare = [f"{quote(name)} ({n:,})" for name, n in counts.items() if 0 < n < FEW_OF_CLASS]
@@ -52,7 +52,7 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
 
 def describe_length(cfg: Config, data: Manifest) -> str:
     """Describes the resolved steps, and which field of `train` decided them."""
-    train, images = cfg.train, data.splits[cfg.data.train_split].examples
+    train, images = cfg.train, data.find_split(cfg.data.train_split).examples
     wanted = count_steps(train, cfg.data.count_trained(images))
     made = f"train.epochs={train.epochs:g} would make {wanted:,}"
     why = f"train.epochs={train.epochs:g}"

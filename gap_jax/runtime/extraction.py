@@ -139,7 +139,7 @@ def _describe(
     image = jax.ShapeDtypeStruct((1, side, side, 3), "uint8")
     shape = jax.eval_shape(setup.model.extract, setup.target.variables, image).shape[1:]
     row_type = make_row_type(data, views, shape, cfg.feature_dtype)
-    rows = data.splits[split].examples
+    rows = data.find_split(split).examples
     return FeatureMaps(cfg.directory, json.loads(json.dumps(origin)), row_type, rows)
 
 

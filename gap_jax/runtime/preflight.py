@@ -84,16 +84,18 @@ def _start(run: Preflight) -> str:
 
 def _data(run: Preflight) -> str:
     data, cfg = run.setup.data, run.setup.cfg.data
-    train = data.splits[cfg.train_split]
+    train = data.find_split(cfg.train_split)
     ranked = sorted(zip(train.class_counts, data.classes, strict=True))
     (fewest, rarest), (most, commonest) = ranked[0], ranked[-1]
     if cfg.held_out:
         held, skipped = cfg.count_held_out(train.examples), ""  # the classes of a part are unknown
         evaluated = f"{held:,} of them held out and evaluated instead of {cfg.eval_split}"
     else:
-        val = data.splits[cfg.eval_split]
+        val = data.find_split(cfg.eval_split)
         skipped = describe_skipped(data.classes, val.class_counts, cfg.eval_split)
         evaluated = f"{val.examples:,} in {cfg.eval_split}"
+        if set(data.list_parts(cfg.eval_split)) & set(data.list_parts(cfg.train_split)):
+            evaluated += ", which are trained on (see data.held_out)"
     return (
         f"{data.name} in {cfg.directory} (fingerprint {data.fingerprint}): {train.examples:,} "
         f"images in {cfg.train_split}, {evaluated}; "
@@ -210,7 +212,7 @@ def _warnings(run: Preflight) -> Iterable[str]:
 
 
 def _train_split(run: Preflight) -> Split:
-    return run.setup.data.splits[run.setup.cfg.data.train_split]
+    return run.setup.data.find_split(run.setup.cfg.data.train_split)
 
 
 def _plural(count: int, one: str, many: str = "") -> str:

@@ -278,7 +278,7 @@ class Plan:
 
 def _count_evaluated(cell: Cell, data: Manifest) -> int:
     cfg = cell.cfg.data
-    images = cfg.count_evaluated(data.splits[cfg.evaluated_split].examples)
+    images = cfg.count_evaluated(data.find_split(cfg.evaluated_split).examples)
     return min(images, cell.cfg.eval.max_examples or images) * cfg.eval_views
 
 

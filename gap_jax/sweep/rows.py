@@ -161,11 +161,11 @@ def _make_row(
                 f"model.pooling={cfg.model.pooling} would replace the row's; leave it out"
             )
         for split in (cfg.data.train_split, cfg.data.eval_split):
-            if split not in data.splits:
+            if not data.list_parts(split):
                 raise ConfigError(f"{data.name} has no split {split!r}; choose another split")
     except ConfigError as error:
         raise ConfigError(f"row {name}: {error}") from error
-    if cfg.pose.branch and not data.splits[cfg.data.train_split].with_joints:
+    if cfg.pose.branch and not data.find_split(cfg.data.train_split).with_joints:
         return Row(name, spec, None, f"{data.name} has no joints")
     return Row(name, spec, cfg, base=base)
 

@@ -52,6 +52,7 @@ COMMANDS: Mapping[str, str] = {
     "train --mode=evaluate": "train --mode=evaluate --config={config} --workdir={run} {fields}",
     "evaluate": "evaluate {run} --data={data}",
     "evaluate --out": "evaluate {run} --data={data} --out={work}/scores",
+    "evaluate --submission": "evaluate {run} --data={data} --submission={work}/answers.mat",
     "evaluate --data": "evaluate {run} --data={other} --out={work}/scores",
     "predict": "predict {photos} --model={run} --json={work}/answers.json --overlay={work}/looks",
     SERVE: "serve {run} --port={port}",

@@ -167,7 +167,7 @@ def test_the_next_run_removes_the_folder_of_a_killed_run(tmp_path: Path, plan: s
         check=False,
     )
     assert killed.returncode == -9
-    assert names_in(tmp_path) == [".out.lock", ".out.partial"]
+    assert names_in(tmp_path) == [".out.examined", ".out.lock", ".out.partial"]
     assert prepare_tiny_people(out).splits["train"].examples == SIZES["train"]
     assert names_in(tmp_path) == ["out"]
 

@@ -59,11 +59,11 @@ def test_second_evaluation_into_a_folder_is_refused(
     folder = tmp_path / "out" if named else run / "eval" / "val" / "step_00000002"
     score = evaluate.score
 
-    def score_twice(*arguments: Any) -> evaluate.Scores | None:
+    def score_twice(*arguments: Any, **options: Any) -> evaluate.Scores | None:
         with monkeypatch.context() as patch:
             patch.setattr(evaluate, "score", pytest.fail)
             assert cli.main(command) == 77
-        return score(*arguments)
+        return score(*arguments, **options)
 
     monkeypatch.setattr(evaluate, "score", score_twice)
     capsys.readouterr()

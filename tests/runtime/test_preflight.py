@@ -131,6 +131,11 @@ def test_held_out_images_are_not_trained_on() -> None:
     cfg.data.held_out, cfg.train.epochs = 0.2, 200.0
     text = describe_run(cfg).render()
     assert "12,000 steps = 233.6 epochs" in row(text, "lr")  # 128 x 12,000 images of 6,574
+    assert "trained on" not in row(text, "data")
+    joined = Config()
+    joined.data.train_split = "trainval"
+    both = "15,205 images in trainval, 6,987 in val, which are trained on (see data.held_out);"
+    assert both in row(describe_run(joined).render(), "data")
     few = mpii(examples=50, labelled=50, with_joints=0)
     text = describe_run(cfg, few).render()
     assert "warning   : 10 held-out images: one is 10.0 points of accuracy" in text

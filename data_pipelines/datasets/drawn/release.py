@@ -5,15 +5,14 @@ visibility, every seventh image writes its visibilities as characters, every fif
 of its bystanders, and test people have only a scale and a position.
 """
 
-import io
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 
+from data_pipelines.core.mat_file import format_mat
 from data_pipelines.datasets.drawn.scene import Person
 
 _POINT_ORDER = (6, 7, 8, 9, 0, 1, 2, 3, 4, 5, 10, 11, 12, 13, 14, 15)
@@ -21,7 +20,6 @@ _HEAD_JOINTS = (8, 9)
 _HEIGHT_OF_SCALE_1_PX = 200
 _EMPTY = np.zeros((0, 0))
 _NO_ACT = {"cat_name": _EMPTY, "act_name": _EMPTY, "act_id": -1}
-_UNDATED_HEADER = b"MATLAB 5.0 MAT-file, drawn".ljust(116)  # equal annotations give equal files
 
 
 class Activity(NamedTuple):
@@ -54,9 +52,7 @@ def save(path: Path, rows: Sequence[Row]) -> None:
         "act": _structs([row.activity._asdict() if row.activity else _NO_ACT for row in rows]).T,
         "video_list": _cells(videos).T,
     }
-    content = io.BytesIO()
-    scipy.io.savemat(content, {"RELEASE": _structs([release])}, do_compression=True)
-    path.write_bytes(_UNDATED_HEADER + content.getvalue()[len(_UNDATED_HEADER) :])
+    path.write_bytes(format_mat({"RELEASE": _structs([release])}, "drawn"))
 
 
 def _structs(elements: Sequence[dict[str, Any]]) -> np.ndarray:

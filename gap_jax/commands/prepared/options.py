@@ -2,7 +2,8 @@
 
 import argparse
 import functools
-import tempfile
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,10 +50,20 @@ def prepare_data(options: argparse.Namespace) -> None:
     )
 
 
-def prepare_unpacked(options: argparse.Namespace) -> None:
-    """Prepares with a temporary folder, for the files of an archive, as `read`'s first argument."""
+def prepare_unpacked(options: argparse.Namespace, *, is_resumed: bool = True) -> None:
+    """Prepares with a temporary folder, for the files of an archive, as `read`'s first argument.
+
+    A command that is killed leaves the folder to the next one, which compares the files if
+    `is_resumed` and else removes them.
+    """
     with files.writing(options.out):
-        near = files.existing_ancestor(options.out)
-    with files.writing(near), tempfile.TemporaryDirectory(prefix=".unpacked", dir=near) as spool:
-        options.read = functools.partial(options.read, Path(spool))
-        prepare_data(options)
+        out = Path(os.path.realpath(options.out))
+    spool = out.with_name(f".{out.name}.unpacked")
+    with files.locked(spool):
+        try:
+            if not is_resumed:
+                shutil.rmtree(spool, ignore_errors=True)
+            options.read = functools.partial(options.read, spool)
+            prepare_data(options)
+        finally:
+            shutil.rmtree(spool, ignore_errors=True)

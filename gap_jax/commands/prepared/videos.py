@@ -44,7 +44,7 @@ def add_data_sets(names: Any) -> None:
 
 def _prepare_hmdb51(options: argparse.Namespace) -> None:
     options.out = options.out or Path("data", f"hmdb51_split{options.split}")
-    prepare_unpacked(options)
+    prepare_unpacked(options, is_resumed=False)
 
 
 def _read_hmdb51(spool: Path, options: argparse.Namespace, folder: Path) -> RawData:

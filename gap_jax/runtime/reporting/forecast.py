@@ -16,7 +16,7 @@ def forecast(cfg: Config, data: Manifest, step: int, step_s: float) -> str:
     An image costs as much in evaluation as in training if the backbone is frozen, else a third.
     """
     left, every = cfg.train.steps - step, cfg.eval.every_steps or cfg.train.steps
-    stored = cfg.data.count_evaluated(data.splits[cfg.data.evaluated_split].examples)
+    stored = cfg.data.count_evaluated(data.find_split(cfg.data.evaluated_split).examples)
     images = min(stored, cfg.eval.max_examples or stored)
     evals = math.ceil(cfg.train.steps / every) - step // every
     share = 1.0 if cfg.optim.freezes_backbone else FORWARD_SHARE

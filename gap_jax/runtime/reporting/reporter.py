@@ -58,7 +58,7 @@ class Reporter(AbstractContextManager["Reporter"]):
         self._devices = devices
         self._pace = Pace(clock)
         self.timing = self._pace.timing
-        split = data.splits[cfg.data.train_split]
+        split = data.find_split(cfg.data.train_split)
         self._images = cfg.data.count_trained(split.examples)
         baseline = compute_baseline(split, data.label_kind, cfg.train)
         self._baseline = BaselineCheck(baseline, cfg.train)
