@@ -75,13 +75,13 @@ def set_up(task: Task) -> Setup:
     classes = tuple(map(str, range(task.classes)))
     cfg = configure(task)
     setup = assemble(cfg, Manifest("mpii", "single", classes, 1, {}, {}), jax.devices()[:1])
-    if task.one_by_one == "dot" and task.recomputed != "norms":
-        return setup
     model = setup.model
     if task.one_by_one == "conv":
         model = _with_convolutions(model, setup.target.variables)
     if task.recomputed == "norms":
         model = _WithRecomputedNorms(model.graph)
+    if model is setup.model:
+        return setup
     train_step = steps.build_train_step(cfg, model, setup.optimizer, setup.mesh)
     return dataclasses.replace(
         setup,

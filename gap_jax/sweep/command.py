@@ -14,7 +14,7 @@ from gap_jax.flags import read_config
 from gap_jax.runtime import preemption
 from gap_jax.sweep import batch, execute, results
 from gap_jax.sweep.plan import HELD_OUT, SEEDS, SWEEP, Plan
-from gap_jax.sweep.rows import KINDS, check_overrides, make_rates, make_rows, parse_over
+from gap_jax.sweep.rows import KINDS, TUNE, check_overrides, make_rates, make_rows, parse_over
 from gap_jax.weights import named
 
 DESCRIPTION = """Runs the rows of a table or figure of the papers, or a grid, on one data set. The
@@ -23,7 +23,6 @@ each row is trained with several seeds and scored on the evaluation split. A com
 stopped or killed goes on where it stopped. The kind tune searches the values of fields instead, by
 runs that are scored on the held-out part."""
 log = partial(print, flush=True)  # also into a file, so that a long sweep can be followed
-TUNE = "tune"
 ALL_KINDS = {**KINDS, TUNE: "the best values of chosen fields, searched by Optuna"}
 EPILOG = "kinds: " + "; ".join(f"{name}: {text}" for name, text in ALL_KINDS.items())
 

@@ -26,6 +26,7 @@ KINDS = {
     "ranks": "the rank P of attentional pooling",
     "grid": "all combinations of the values of chosen fields",
 }
+TUNE = "tune"  # a search, not rows: its module needs Optuna
 TABLE1: Mapping[str, tuple[str, dict[str, str]]] = {  # the method and fields of each row
     "mean": ("mean", {}),
     "max": ("max", {}),

@@ -18,11 +18,10 @@ from data_pipelines.core.errors import ConfigError, DataError, Diverged, InUse
 from gap_jax.config import Config, fields
 from gap_jax.sweep import execute
 from gap_jax.sweep.plan import RUNS, Cell, Plan, list_extractions
-from gap_jax.sweep.rows import CHOSEN_BY_SWEEP, make_rows, parse_over
+from gap_jax.sweep.rows import CHOSEN_BY_SWEEP, RATE, make_rows, parse_over
 
-KIND, JOURNAL, CSV = "tune", "optuna.jsonl", "trials.csv"
+JOURNAL, CSV = "optuna.jsonl", "trials.csv"
 CREATING_S = 0.05  # between looks at a trial that another process is creating
-RATE = "optim.learning_rate"
 RANGE = re.compile(r"(.+?)\.\.(.+?)(:log)?")
 
 

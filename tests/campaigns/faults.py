@@ -7,7 +7,6 @@ kept in DIR/verdicts.jsonl: a campaign that is stopped continues with the next c
 writes its table into docs/reliability.md, and the exit code is 1 if any case diverged.
 """
 
-import argparse
 import json
 import shutil
 import sys
@@ -36,14 +35,13 @@ from tests.campaigns.cases import (
     list_files,
     run_case,
 )
-from tests.campaigns.kept import identify, judge
+from tests.campaigns.kept import identify, judge, make_parser
 from tests.campaigns.table import write_table
 from tests.support.compiling import keep_compiled
 from tests.support.tiny_data import prepare_tiny_people
-from tests.support.tiny_training import ROOT, SPEC, STEPS, Proof, overrides, prove, train
+from tests.support.tiny_training import SPEC, STEPS, Proof, overrides, prove, train
 
 PROGRAM = "tests.campaigns.faults"
-PAGE = ROOT / "docs" / "reliability.md"
 LOADS = 20  # damages of a saved step that are tried in place, for each killed run
 
 
@@ -56,11 +54,8 @@ class Unbroken(NamedTuple):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the campaign, or the rest of it."""
-    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser = make_parser(PROGRAM, __doc__)
     parser.add_argument("--kills", type=int, default=28, help="runs that are killed")
-    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
     keep_compiled(out / "compiled")

@@ -7,7 +7,6 @@ verdicts are kept in DIR/verdicts.jsonl: a campaign that is stopped continues wi
 its end it writes its table into docs/reliability.md; the exit code is 1 if any case diverged.
 """
 
-import argparse
 import contextlib
 import hashlib
 import json
@@ -25,8 +24,7 @@ import numpy as np
 
 from data_pipelines.core import files
 from tests.campaigns.cases import Verdict
-from tests.campaigns.faults import PAGE
-from tests.campaigns.kept import identify, judge
+from tests.campaigns.kept import identify, judge, make_parser
 from tests.campaigns.table import render, replace_marked
 from tests.support.compiling import FAST_COMPILING, keep_compiled
 from tests.support.tiny_data import prepare_tiny_people
@@ -109,11 +107,8 @@ JOBS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the campaign, or the rest of it."""
-    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser = make_parser(PROGRAM, __doc__)
     parser.add_argument("--kills", type=int, default=10, help="cases of each job")
-    parser.add_argument("--seed", type=int, default=0, help="of the random moments")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
     keep_compiled(out / "compiled")

@@ -1,5 +1,6 @@
-"""Saves the results of a campaign, so that a stopped one continues with the next case."""
+"""The options of a campaign; its results, so that a stopped one continues with the next case."""
 
+import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,19 @@ from gap_jax.runtime.environment import find_revision
 from tests.support.tiny_training import ROOT
 
 NAME = "verdicts.jsonl"
+PAGE = ROOT / "docs" / "reliability.md"
 
 Case = TypeVar("Case", bound=Any)
 Verdict = TypeVar("Verdict", bound=Any)
+
+
+def make_parser(program: str, description: str | None) -> argparse.ArgumentParser:
+    """Makes a parser with the options that the campaigns of random faults share."""
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=description)
+    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
+    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
+    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
+    return parser
 
 
 def identify(**options: Any) -> dict[str, Any]:

@@ -7,33 +7,28 @@ DIR/verdicts.jsonl: a campaign that is stopped continues with the next case. It 
 in docs/reliability.md, and the exit code is 1 if any case broke a promise.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.campaigns.cases import Site
-from tests.campaigns.kept import identify, judge
+from tests.campaigns.kept import identify, judge, make_parser
 from tests.campaigns.processes_cases import Verdict, draw_cases, run_case
 from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
 from tests.support.processes import begin_processes, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
-from tests.support.tiny_training import ROOT, prove
+from tests.support.tiny_training import prove
 
 PROGRAM = "tests.campaigns.processes"
-PAGE = ROOT / "docs" / "reliability.md"
 AT_ONCE = 2  # most cases wait most of the time
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the campaign, or the rest of it."""
-    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser = make_parser(PROGRAM, __doc__)
     parser.add_argument("--faults", type=int, default=20, help="of each kind")
     parser.add_argument("--terminations", type=int, default=20, help="runs that get a SIGTERM")
-    parser.add_argument("--seed", type=int, default=0, help="of the random faults")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="where the table goes")
     asked = parser.parse_args(arguments)
     out = asked.out.absolute()
     numbers = {name: getattr(asked, name) for name in ("faults", "terminations", "seed")}

@@ -20,8 +20,8 @@ from data_pipelines import manifest
 from gap_jax import cli
 from gap_jax.sweep import execute
 from gap_jax.sweep.plan import Cell
-from gap_jax.sweep.rows import make_rates, make_rows
-from gap_jax.sweep.tune import CSV, KIND, Search, Study, parse_axis
+from gap_jax.sweep.rows import TUNE, make_rates, make_rows
+from gap_jax.sweep.tune import CSV, Search, Study, parse_axis
 from tests.support.swept import SPEC, Recorder, words_of
 
 RATE, DECAY, RANK = "optim.learning_rate", "optim.weight_decay", "model.rank"
@@ -30,9 +30,9 @@ OVER = (f"{RATE}=1e-4..1e-1:log", f"{RANK}=1..3", f"{DECAY}=0.0,0.1")
 
 def make_study(data: Path, out: Path, *fields: str, over: Sequence[str] = OVER) -> Study:
     stated, given = manifest.load(data), tuple(words_of(data, *fields))
-    (row,) = make_rows(KIND, SPEC, given, stated)
+    (row,) = make_rows(TUNE, SPEC, given, stated)
     rates, axes = {row.name: make_rates(row, ())}, tuple(map(parse_axis, over))
-    return Study(KIND, out, (row,), rates, 1, 0.2, stated, axes, given)
+    return Study(TUNE, out, (row,), rates, 1, 0.2, stated, axes, given)
 
 
 def words(
@@ -41,7 +41,7 @@ def words(
     """The arguments of `gap_jax sweep`."""
     given = [word for text in over for word in ("--over", text)]
     given += ["--trials", str(trials), f"--config={SPEC}", "--out", str(out)]
-    return [KIND, *given, *words_of(data), *options]
+    return [TUNE, *given, *words_of(data), *options]
 
 
 class Scorer:
