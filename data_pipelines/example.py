@@ -32,6 +32,7 @@ PADDING_ID = -1  # the id of a padding row
 
 LabelKind = Literal["single", "multi"]
 Keypoints = Float[np.ndarray, "people 16 3"]
+NO_PEOPLE: Keypoints = np.zeros((0, len(JOINTS), 3), np.float32)
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are outside
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.datasets.still.mat_file import (
+from data_pipelines.core.mat_file import (
     as_number,
     as_struct,
     as_text,

@@ -15,7 +15,7 @@ from data_pipelines.datasets.drawn import image_store
 from data_pipelines.datasets.drawn.compositor import SceneSettings, compose_scene
 from data_pipelines.datasets.drawn.scene import PERSON, Scene
 from data_pipelines.datasets.drawn.things import KINDS
-from data_pipelines.example import Entry, RawData, RawSplit
+from data_pipelines.example import NO_PEOPLE, Entry, RawData, RawSplit
 
 LABELS = "labels.json"
 CLASSES = (*KINDS, PERSON)
@@ -24,7 +24,6 @@ SIZES = {"train": 1920, "val": 240}
 _CODES = {"train": 5, "val": 6}
 _SETTINGS = SceneSettings(height=(0.5, 0.8), things=(1, 6), clutter=(2, 7), bystander_share=0.5)
 _MIN_VISIBLE_SHARE = 0.4
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 def draw_scene(seed: int, split: str, index: int) -> Scene:
@@ -42,7 +41,7 @@ def draw(folder: Path, *, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> Ra
             objects[split][f"{name}.jpg"] = sorted(visible)
             label = tuple(int(each in visible) for each in CLASSES)
             image = folder / image_store.IMAGES / f"{name}.jpg"
-            entries[split].append(Entry(name, image, label, _NO_PEOPLE))
+            entries[split].append(Entry(name, image, label, NO_PEOPLE))
         text = json.dumps({"classes": CLASSES, "splits": objects}, indent=1)
         (partial / LABELS).write_text(text + "\n", "utf-8")
     splits = {split: RawSplit(size, size, size, entries[split]) for split, size in sizes.items()}

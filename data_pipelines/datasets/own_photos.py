@@ -12,6 +12,7 @@ from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.core.files import quote, sha256
 from data_pipelines.datasets import joints as joints_file
 from data_pipelines.example import (
+    NO_PEOPLE,
     UNLABELLED,
     DerivedVal,
     Entry,
@@ -26,7 +27,6 @@ SPLIT_NAMES = {
 }  # fmt: skip
 MAX_NAMED = 5  # classes, in the summary
 _ORDER = ("train", "val", "test")
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 class Photo(NamedTuple):
@@ -78,7 +78,7 @@ def to_raw(
     for photo in photos:
         numbers = [number[label] for label in photo.labels]
         label = _multi_label(numbers, len(classes)) if is_multi else [*numbers, UNLABELLED][0]
-        people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
+        people, size_px = annotated.get(photo.id, (NO_PEOPLE, None))
         entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))
     absent = Counter(each.split for each in rejects)
     splits = {

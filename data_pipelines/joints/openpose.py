@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.core.errors import DataError, name_some
-from data_pipelines.example import JOINTS, VISIBLE, Keypoints
+from data_pipelines.example import JOINTS, NO_PEOPLE, VISIBLE, Keypoints
 
 KEYPOINTS = 18
 MAX_BYTES = 2**20
@@ -29,7 +29,6 @@ SOURCES = {  # OpenPose's keypoint for each joint of MPII
 }  # fmt: skip
 FORMS = (("bodies", "joints"), ("people", "pose_keypoints_2d"), ("people", "pose_keypoints"))
 _TO, _FROM = [JOINTS.index(name) for name in SOURCES], list(SOURCES.values())
-NOBODY = np.zeros((0, len(JOINTS), 3), np.float32)
 
 
 class JointFiles:
@@ -54,7 +53,7 @@ class JointFiles:
             self.absent.append(str(path))
         except DataError as error:
             self.unreadable.append(f"{path}: {error}")
-        return NOBODY
+        return NO_PEOPLE
 
     def describe(self) -> list[str]:
         """Returns a line for the summary if files are absent or cannot be read."""
@@ -78,7 +77,7 @@ def read(path: Path) -> Keypoints:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError("it is no JSON that can be read") from error
     people = [map_keypoints(each) for each in _list_people(content)]
-    return np.stack(people) if people else NOBODY
+    return np.stack(people) if people else NO_PEOPLE
 
 
 def _list_people(content: Any) -> list[np.ndarray]:

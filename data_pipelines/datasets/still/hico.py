@@ -21,6 +21,7 @@ from data_pipelines.datasets.still import hico_mat
 from data_pipelines.example import (
     AMBIGUOUS,
     NEGATIVE,
+    NO_PEOPLE,
     OBJECT_ABSENT,
     POSITIVE,
     UNKNOWN,
@@ -35,7 +36,6 @@ GET_HICO = (
     "its folder images/, or the archive"
 )
 _VALUES = dict(zip(hico_mat.CODES, (POSITIVE, NEGATIVE, AMBIGUOUS, UNKNOWN), strict=True))
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 class ListedSplit(NamedTuple):
@@ -85,7 +85,7 @@ def read(
             if name not in paths:
                 rejects.append(Reject(split, name, "has no file among the images"))
                 continue
-            keypoints, size_px = people.get(name, (_NO_PEOPLE, None))
+            keypoints, size_px = people.get(name, (NO_PEOPLE, None))
             label = listed.labels[row]
             entries.append(Entry(name, paths[name], label, keypoints, row + 1, size_px))
         splits[split] = RawSplit(len(listed.names), len(listed.names), len(entries), entries)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.datasets.still.mat_file import as_struct, as_text, elements, load_variables
+from data_pipelines.core.mat_file import as_struct, as_text, elements, load_variables
 
 CODES = "+-0?"
 SPLITS = ("train", "test")

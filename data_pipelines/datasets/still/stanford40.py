@@ -2,22 +2,19 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.core.files import quote
 from data_pipelines.datasets.image_files import find_images
 from data_pipelines.datasets.mpii_splits import digest_list
 from data_pipelines.datasets.still.lists import read_rows
 from data_pipelines.datasets.still.voc_xml import read_people
-from data_pipelines.example import Box, Entry, RawData, RawSplit, Reject
+from data_pipelines.example import NO_PEOPLE, Box, Entry, RawData, RawSplit, Reject
 
 IMAGES, LISTS, BOXES = "JPEGImages", "ImageSplits", "XMLAnnotations"
 GET_STANFORD40 = (
     "get Stanford40_{JPEGImages,ImageSplits,XMLAnnotations}.zip from "
     "http://vision.stanford.edu/Datasets/40actions.html and unpack them into one folder"
 )
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 def read(root: Path, *, crop_people: bool = False) -> RawData:
@@ -40,7 +37,7 @@ def read(root: Path, *, crop_people: bool = False) -> RawData:
                 box, fault = _read_box(root / BOXES / f"{Path(name).stem}.xml", action)
             if fault is None:
                 label = classes.index(action)
-                entries.append(Entry(name, paths[name], label, _NO_PEOPLE, box_px=box))
+                entries.append(Entry(name, paths[name], label, NO_PEOPLE, box_px=box))
             else:
                 rejects.append(Reject(split, name, fault))
         splits[split] = RawSplit(len(actions), len(actions), len(entries), entries)

@@ -17,6 +17,7 @@ from data_pipelines.datasets.still.voc_xml import Person, read_people
 from data_pipelines.example import (
     AMBIGUOUS,
     NEGATIVE,
+    NO_PEOPLE,
     POSITIVE,
     UNKNOWN,
     Entry,
@@ -32,7 +33,6 @@ GET_VOC = (
 )
 VALUES = {"1": POSITIVE, "-1": NEGATIVE, "0": AMBIGUOUS}
 LEFT_OUT = "other"  # not among the ten actions that are scored
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 PersonId = tuple[str, int]
 Labels = dict[PersonId, Int8[np.ndarray, " k"]]
@@ -72,7 +72,7 @@ def read(root: Path) -> RawData:
                 rejects.append(Reject(split, name, fault))
             else:
                 box = objects[number - 1].box
-                entries.append(Entry(name, path, label, _NO_PEOPLE, number, box_px=box))
+                entries.append(Entry(name, path, label, NO_PEOPLE, number, box_px=box))
         splits[split] = RawSplit(len(people), len(people), len(entries), entries)
     digests = [
         f"{path.name} {sha256(path)}"

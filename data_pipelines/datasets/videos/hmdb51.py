@@ -19,13 +19,12 @@ from data_pipelines.datasets.videos.sources import (
     has_pyav,
     open_decoders,
 )
-from data_pipelines.example import Entry, Keypoints, RawData, RawSplit, Reject
+from data_pipelines.example import NO_PEOPLE, Entry, Keypoints, RawData, RawSplit, Reject
 
 FRAMES = 25  # stored of each video: those that the papers evaluate
 MAX_THREADS = 8
 PROGRESS_INTERVAL_S = 15.0
 SPLITS = (1, 2, 3)
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 FindJoints = Callable[[str, int], Keypoints]  # of a video's id and the number of a frame
 Log = Callable[[str], None]
@@ -110,7 +109,7 @@ def _read(
             frames = find(video, options.frames_per_video)
         except DataError as error:
             return error
-        people = [_NO_PEOPLE] * options.frames_per_video
+        people = [NO_PEOPLE] * options.frames_per_video
         if options.find_joints is not None:
             people = [options.find_joints(video.id, each) for each in frames.numbers]
         return Entry(
