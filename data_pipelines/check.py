@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from data_pipelines import decode, manifest, records
 from data_pipelines.core import files
 from data_pipelines.core.errors import DataError, name_some
+from data_pipelines.core.progress import Log, count_items
 from data_pipelines.example import NOT_ANNOTATED
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.photographs.duplicates import (
@@ -19,7 +20,6 @@ from data_pipelines.photographs.duplicates import (
     list_conflicts,
     sketch,
 )
-from data_pipelines.photographs.examine import Log, count_images
 from data_pipelines.photographs.exif import UPRIGHT, find_orientation
 from data_pipelines.photographs.intake import make_member
 from data_pipelines.pictures.sheet import Annotations, contact_sheet
@@ -97,7 +97,7 @@ class _Inspection:
         self._short: list[str] = []  # videos that repeat frames
 
     def inspect_split(self, split: str, source: records.RecordSource) -> None:
-        for position in count_images(split, len(source), self._log):
+        for position in count_items(split, len(source), self._log):
             record = source[position]
             named = f"{split} {record['id']!r}"
             try:

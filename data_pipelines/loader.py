@@ -17,15 +17,14 @@ from absl import flags
 
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.parallel import MAX_THREADS, available_cores
 from data_pipelines.example import PADDING_ID, HostBatch
 from data_pipelines.feature_maps import FeatureMaps, FeatureRows
 from data_pipelines.manifest import Manifest
 from data_pipelines.rows import Rows, RowSpec
 from data_pipelines.workers import (
     BUFFERED_BATCHES,
-    MAX_THREADS,
     ImageBlocks,
-    available_cores,
     refuse_lost_worker,
     start_worker,
 )

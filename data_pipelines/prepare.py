@@ -15,6 +15,7 @@ import simplejpeg
 from data_pipelines import decode, records
 from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
+from data_pipelines.core.progress import Log, count_items
 from data_pipelines.example import RawData, Reject
 from data_pipelines.manifest import (
     EXIF_APPLIED,
@@ -28,7 +29,7 @@ from data_pipelines.manifest import (
 )
 from data_pipelines.photographs.crops import cut_boxes
 from data_pipelines.photographs.duplicates import describe_groups
-from data_pipelines.photographs.examine import Log, count_images, read_file
+from data_pipelines.photographs.examine import read_file
 from data_pipelines.photographs.intake import Accepted, accept, group_duplicates, list_members
 from data_pipelines.photographs.journal import open_journal
 from data_pipelines.photographs.split import derive_val
@@ -159,7 +160,7 @@ def _write(
 
     def make_records(split: str) -> Iterator[records.Record]:
         chosen = [each for each in accepted if each.split == split]
-        for position in count_images(split, len(chosen), log, "written"):
+        for position in count_items(split, len(chosen), log, "images written"):
             faults.point("prepare.entry")
             record = _make_record(chosen[position], raw, max_width_px)
             entry = chosen[position].entry

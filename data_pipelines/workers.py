@@ -1,4 +1,4 @@
-"""Counts the cores, and starts and ends the processes that decode and share memory with them."""
+"""Starts and ends the processes that decode and share memory with them."""
 
 import math
 import multiprocessing
@@ -15,7 +15,6 @@ from jaxtyping import UInt8
 
 from data_pipelines.core.errors import ConfigError, WorkerLost
 
-MAX_THREADS = 8  # that decode: with more, waiting for the GIL costs more than another one gains
 BUFFERED_BATCHES = 1  # finished batches that wait in each worker, at most
 SHARED_MEMORY = Path("/dev") / "shm"
 BLOCKS_PER_WORKER = 2 * BUFFERED_BATCHES + 3  # filling, queued, fetched, queued again, copied out
@@ -23,12 +22,6 @@ _FREE, _FILLED = 0, 1
 _WORKER_ENDED = "Worker process was terminated unexpectedly"
 
 _worker = 0  # index of this worker process
-
-
-def available_cores() -> int:
-    """Counts the processor cores that this process may use."""
-    known = hasattr(os, "sched_getaffinity")  # not on macOS
-    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
 
 
 def start_worker(index: int, _count: int) -> None:

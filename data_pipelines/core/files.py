@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from data_pipelines.core import faults
-from data_pipelines.core.errors import CannotWrite, InUse, Refusal
+from data_pipelines.core.errors import CannotWrite, DataError, InUse, Refusal
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _GONE = {errno.ENOENT, errno.ESTALE}
@@ -46,6 +47,23 @@ def is_file(path: Path, refusal: type[Refusal]) -> bool:
     """Tells whether `path` is a file; refuses a path that cannot be looked up."""
     with reading(path, refusal):
         return path.is_file()
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Reads a regular file; a DataError gives the reason why it cannot be read."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("it is not a regular file")
+        if status.st_size > most_bytes:
+            raise DataError(f"its file has {status.st_size:,} bytes, more than {most_bytes:,}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("it has no file") from error
+    except OSError as error:
+        raise DataError(f"its file cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise DataError("its name holds a zero byte") from error
 
 
 @contextlib.contextmanager

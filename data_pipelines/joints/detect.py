@@ -13,12 +13,13 @@ from jaxtyping import Float, UInt8
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from data_pipelines.core.listing import walk
+from data_pipelines.core.progress import Log, count_items
 from data_pipelines.datasets.joints import DERIVED
 from data_pipelines.decode import SUFFIXES, decode
 from data_pipelines.example import JOINTS, NOT_ANNOTATED
 from data_pipelines.joints.detector import Landmarks
 from data_pipelines.joints.landmarks import map_landmarks
-from data_pipelines.photographs.examine import Log, count_images, read_file
+from data_pipelines.photographs.examine import read_file
 
 DETECTOR_PX = 640  # of the longer side; the detector shrinks further itself
 
@@ -37,7 +38,7 @@ def detect(root: Path, out: Path, find: Find, *, detector: str, log: Log = print
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
     refused: list[dict[str, str]] = []
-    for done in count_images("joints", len(names), log):
+    for done in count_items("joints", len(names), log):
         name = names[done]
         try:
             picture = decode(read_file(root / name), upright=True)

@@ -7,13 +7,13 @@ neck; pelvis and thorax are not annotated. A point with a number of 0 or less is
 """
 
 import json
-import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.core.errors import DataError, name_some
+from data_pipelines.core.files import read_bounded
 from data_pipelines.example import JOINTS, NO_PEOPLE, VISIBLE, Keypoints
 
 KEYPOINTS = 18
@@ -42,21 +42,31 @@ class JointFiles:
             raise DataError(f"--joints {root} is no folder; pass that of OpenPose's JSON files")
         self.absent: list[str] = []
         self.unreadable: list[str] = []
-        self._root = root
+        self._root, self._is_empty = root, True
 
     def find(self, name: str, number: int = 1) -> Keypoints:
         """Returns the people of a frame of a video, or of an image, which counts as frame 1."""
         path = self._root / name / f"image_{number:05}.json"
+        if not path.exists():
+            self.absent.append(str(path))
+            return NO_PEOPLE
+        self._is_empty = False
         try:
             return read(path)
-        except FileNotFoundError:
-            self.absent.append(str(path))
         except DataError as error:
             self.unreadable.append(f"{path}: {error}")
         return NO_PEOPLE
 
     def describe(self) -> list[str]:
-        """Returns a line for the summary if files are absent or cannot be read."""
+        """Returns lines for the summary on files that are absent or cannot be read.
+
+        It refuses a folder without a file for any image.
+        """
+        if self.absent and self._is_empty:
+            raise DataError(
+                f"--joints {self._root} holds no file of the {len(self.absent):,} images, such as "
+                f"{min(self.absent)}; pass the folder of OpenPose's JSON files"
+            )
         return [
             f"joints: {len(names):,} images without people, as their file {what}: "
             f"{name_some(sorted(names))}"
@@ -68,13 +78,8 @@ class JointFiles:
 def read(path: Path) -> Keypoints:
     """Reads a file; a DataError gives the reason why it cannot be read."""
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise DataError(f"it is no file of at most {MAX_BYTES:,} bytes")
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(read_bounded(path, MAX_BYTES))
+    except (ValueError, RecursionError) as error:
         raise DataError("it is no JSON that can be read") from error
     people = [map_keypoints(each) for each in _list_people(content)]
     return np.stack(people) if people else NO_PEOPLE

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines import records
+from data_pipelines.core.progress import Log
 from data_pipelines.example import NEGATIVE, Entry, RawData, Reject
 from data_pipelines.manifest import is_labelled, list_classes
 from data_pipelines.photographs.duplicates import Member, find_groups
-from data_pipelines.photographs.examine import Log, examine
+from data_pipelines.photographs.examine import examine
 from data_pipelines.photographs.journal import Examined, Journal
 
 

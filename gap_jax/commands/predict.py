@@ -14,7 +14,7 @@ from pathlib import Path
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
-from data_pipelines.parallel import map_ahead
+from data_pipelines.core.parallel import map_ahead
 from gap_jax.commands.arguments import (
     Parser,
     checkpoint,

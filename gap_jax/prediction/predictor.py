@@ -13,9 +13,9 @@ import numpy as np
 
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.parallel import map_ahead
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
-from data_pipelines.parallel import map_ahead
 from data_pipelines.pictures.drawing import Picture
 from gap_jax.learning.sharding import evaluation_mesh, globalise, replicated
 from gap_jax.learning.steps import jit_eval_step

@@ -17,9 +17,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float, UInt8
 
 from data_pipelines.core.errors import ConfigError, Preempted
+from data_pipelines.core.parallel import map_ahead
 from data_pipelines.feature_maps import MAP_TYPES, FeatureMaps, fill_row
 from data_pipelines.manifest import Shard
-from data_pipelines.parallel import map_ahead
 from data_pipelines.rows import Rows
 from data_pipelines.transforms import View, evaluation_views, feature_views
 from gap_jax import hardware

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import manifest, prepare
-from data_pipelines.core import files
+from data_pipelines.core import files, progress
 from data_pipelines.core.errors import CannotWrite, DataError
 from data_pipelines.example import Entry, RawData
-from data_pipelines.photographs import examine
 from tests.support.file_limit import files_no_larger_than
 from tests.support.tiny_data import (
     SIZES,
@@ -143,7 +142,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path) -> None:
         raise KeyboardInterrupt(line)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(examine, "PROGRESS_INTERVAL_S", -1.0)
+        patch.setattr(progress, "INTERVAL_S", -1.0)
         build(tmp_path / "out", raw, log=interrupt)
     assert names_in(tmp_path) == ["in"]
 

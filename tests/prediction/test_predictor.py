@@ -10,9 +10,9 @@ from jax.sharding import Mesh
 import gap_jax
 from data_pipelines import manifest, records
 from data_pipelines.core.errors import CheckpointError, ConfigError, DataError
+from data_pipelines.core.parallel import map_ahead
 from data_pipelines.decode import decode
 from data_pipelines.example import HostBatch
-from data_pipelines.parallel import map_ahead
 from gap_jax.batch import Batch
 from gap_jax.commands.evaluate import score_model
 from gap_jax.config import Config

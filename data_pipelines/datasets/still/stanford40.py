@@ -6,8 +6,8 @@ from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.core.files import quote
 from data_pipelines.datasets.image_files import find_images
 from data_pipelines.datasets.mpii_splits import digest_list
-from data_pipelines.datasets.still.lists import read_rows
 from data_pipelines.datasets.still.voc_xml import read_people
+from data_pipelines.datasets.text_lists import read_rows
 from data_pipelines.example import NO_PEOPLE, Box, Entry, RawData, RawSplit, Reject
 
 IMAGES, LISTS, BOXES = "JPEGImages", "ImageSplits", "XMLAnnotations"
@@ -58,7 +58,7 @@ def _read_split(lists: Path, split: str) -> dict[str, str]:
     action_of: dict[str, str] = {}
     for path in sorted(lists.glob(f"*{suffix}")):
         action = path.name.removesuffix(suffix)
-        for (name,) in read_rows(path, (1,), GET_STANFORD40):
+        for (name,) in read_rows(path, 1, GET_STANFORD40):
             if action_of.setdefault(name, action) != action:
                 raise DataError(
                     f"{path} lists {quote(name)}, which is already in the list of "
@@ -67,7 +67,7 @@ def _read_split(lists: Path, split: str) -> dict[str, str]:
     whole = lists / f"{split}.txt"
     if not whole.exists():
         return action_of
-    names = [name for (name,) in read_rows(whole, (1,), GET_STANFORD40)]
+    names = [name for (name,) in read_rows(whole, 1, GET_STANFORD40)]
     if different := sorted(set(names) ^ set(action_of)):
         raise DataError(
             f"{whole} and the lists of its actions differ in {len(different):,} images: "

@@ -12,8 +12,8 @@ from jaxtyping import Int8
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import quote, sha256
 from data_pipelines.datasets.image_files import find_images
-from data_pipelines.datasets.still.lists import read_rows
 from data_pipelines.datasets.still.voc_xml import Person, read_people
+from data_pipelines.datasets.text_lists import read_rows
 from data_pipelines.example import (
     AMBIGUOUS,
     NEGATIVE,
@@ -50,7 +50,7 @@ def read(root: Path) -> RawData:
     labels = {split: _read_labels(lists, split, classes) for split in ("train", "val")}
     if (lists / "test.txt").exists():
         unknown = np.full(len(classes), UNKNOWN, np.int8)
-        rows = read_rows(lists / "test.txt", (2,), GET_VOC)
+        rows = read_rows(lists / "test.txt", 2, GET_VOC)
         labels["test"] = {_person_id(lists / "test.txt", *row): unknown for row in rows}
     names = {f"{image}.jpg" for people in labels.values() for image, _ in people}
     paths = find_images(root / IMAGES, names, None)
@@ -87,7 +87,7 @@ def _read_labels(lists: Path, split: str, classes: tuple[str, ...]) -> Labels:
     labels: Labels = {}
     for index, action in enumerate(classes):
         path = lists / f"{action}_{split}.txt"
-        for image, number, value in read_rows(path, (3,), GET_VOC):
+        for image, number, value in read_rows(path, 3, GET_VOC):
             person = _person_id(path, image, number)
             if value not in VALUES:
                 raise DataError(f"{path} gives {image} {number} the label {quote(value)}, not ±1")

@@ -1,16 +1,16 @@
 """Reads HMDB51: split lists, and videos or folders of frames, into entries of several frames."""
 
+import contextlib
 import functools
-import os
-import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.parallel import MAX_THREADS, map_ahead
+from data_pipelines.core.progress import Log, count_items
 from data_pipelines.datasets.videos import decoder, lists
 from data_pipelines.datasets.videos.lists import Listed, Lists
 from data_pipelines.datasets.videos.sources import (
@@ -22,12 +22,10 @@ from data_pipelines.datasets.videos.sources import (
 from data_pipelines.example import NO_PEOPLE, Entry, Keypoints, RawData, RawSplit, Reject
 
 FRAMES = 25  # stored of each video: those that the papers evaluate
-MAX_THREADS = 8
-PROGRESS_INTERVAL_S = 15.0
+AHEAD = 2 * MAX_THREADS
 SPLITS = (1, 2, 3)
 
 FindJoints = Callable[[str, int], Keypoints]  # of a video's id and the number of a frame
-Log = Callable[[str], None]
 
 
 class Options(NamedTuple):
@@ -118,31 +116,17 @@ def _read(
         )  # fmt: skip
 
     found: dict[str, tuple[RawSplit, list[Reject]]] = {}
-    with ThreadPoolExecutor(min(MAX_THREADS, os.cpu_count() or 1)) as threads:
-        try:
-            for split, videos in listed.splits.items():
-                entries, rejects = [], []
-                results = threads.map(read_one, videos)
-                for video in _log_progress(videos, split, log):
-                    result = next(results)
-                    if isinstance(result, Entry):
-                        entries.append(result)
-                    else:
-                        rejects.append(Reject(split, video.id, str(result)))
-                counts = len(videos), len(videos), len(entries)
-                found[split] = RawSplit(*counts, entries), rejects
-        finally:
-            threads.shutdown(cancel_futures=True)
+    for split, videos in listed.splits.items():
+        entries, rejects = [], []
+        with contextlib.closing(map_ahead(read_one, videos, AHEAD)) as results:
+            for position in count_items(split, len(videos), log, "videos read"):
+                result = next(results)
+                if isinstance(result, Entry):
+                    entries.append(result)
+                else:
+                    rejects.append(Reject(split, videos[position].id, str(result)))
+        found[split] = RawSplit(len(videos), len(videos), len(entries), entries), rejects
     return found
-
-
-def _log_progress(videos: Sequence[Listed], split: str, log: Log) -> Iterator[Listed]:
-    logged_at = time.monotonic()
-    for done, video in enumerate(videos):
-        if time.monotonic() - logged_at > PROGRESS_INTERVAL_S:
-            logged_at = time.monotonic()
-            log(f"{split}: frames of {done:,} of {len(videos):,} videos found")
-        yield video
 
 
 def stack_frames(people: Sequence[np.ndarray]) -> Keypoints:

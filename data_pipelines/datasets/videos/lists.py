@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import quote, reading
+from data_pipelines.datasets.text_lists import read_lines
 
 SPLIT_OF_TAG = {"1": "train", "2": "test"}
 UNUSED = "0"
-MAX_BYTES = 2**20  # of a list
 MAX_CLASSES = 1000
 SOURCE = (
     "pass the unpacked folder testTrainMulti_7030_splits of HMDB51's test_train_splits.rar, with "
@@ -61,45 +61,34 @@ def read(folder: Path, split: int) -> Lists:
     digest = hashlib.sha256()
     unused = 0
     for label in sorted(found):
-        content = _read_bytes(folder / found[label])
-        digest.update(label.encode("utf-8", "surrogateescape") + b"\0" + content + b"\0")
-        for name, tag in _parse(folder / found[label], content):
+        for name, tag in _parse(folder / found[label]):
+            digest.update(f"{label}\0{name}\0{tag}\n".encode("utf-8", "surrogateescape"))
             if tag == UNUSED:
                 unused += 1
             else:
                 splits[SPLIT_OF_TAG[tag]].append(Listed(label, name))
+    if not any(splits.values()):
+        raise DataError(f"{folder} lists no video of train or test for split {split}; {SOURCE}")
     return Lists(tuple(sorted(found)), splits, unused, digest.hexdigest())
 
 
-def _read_bytes(path: Path) -> bytes:
-    with reading(path, DataError):
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} has more than {MAX_BYTES:,} bytes, too many for a list")
-        return path.read_bytes()
-
-
-def _parse(path: Path, content: bytes) -> list[tuple[str, str]]:
+def _parse(path: Path) -> list[tuple[str, str]]:
     """Returns the name and the tag of each video; refuses names that lead elsewhere."""
-    try:
-        lines = content.decode("utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; {SOURCE}") from error
-    rows: dict[str, str] = {}
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, _, tag = line.strip().rpartition(" ")
+    rows: dict[str, tuple[str, str]] = {}
+    for number, line in read_lines(path, SOURCE):
+        name, _, tag = line.rpartition(" ")
         name = name.strip()
         if tag not in (*SPLIT_OF_TAG, UNUSED) or not name:
             raise DataError(
                 f"{path}, line {number}: {quote(line)} is not the name of a video and 0, 1 or 2; "
                 f"{SOURCE}"
             )
-        if "/" in name or "\0" in name or strip_suffix(name) in ("", ".", ".."):
+        stem = strip_suffix(name)
+        if "/" in name or "\0" in name or stem in ("", ".", ".."):
             raise DataError(f"{path}, line {number}: {quote(name)} is no file name; {SOURCE}")
-        if strip_suffix(name) in map(strip_suffix, rows):
+        if stem in rows:
             raise DataError(f"{path}, line {number}: {quote(name)} is listed twice; keep one")
-        rows[name] = tag
+        rows[stem] = name, tag
     if not rows:
         raise DataError(f"{path} lists no video; {SOURCE}")
-    return list(rows.items())
+    return list(rows.values())

@@ -1,20 +1,27 @@
 """Applies a function in threads, in order, with a bounded number of results in memory."""
 
 import collections
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-from data_pipelines.workers import MAX_THREADS, available_cores
+MAX_THREADS = 8  # that decode: with more, waiting for the GIL costs more than another one gains
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 
-def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Iterator[R]:
+def available_cores() -> int:
+    """Counts the processor cores that this process may use."""
+    known = hasattr(os, "sched_getaffinity")  # not on macOS
+    return len(os.sched_getaffinity(0)) if known else os.cpu_count() or 1
+
+
+def map_ahead(function: Callable[[T], R], items: Iterable[T], ahead: int) -> Generator[R]:
     """Yields function(item) for each item in order; computes at most `ahead` before they are used.
 
-    An error of the function is raised in its place.
+    An error of the function is raised in its place. Closing it waits for what is being computed.
     """
     waiting = collections.deque[Future[R]]()
     pool = ThreadPoolExecutor(min(MAX_THREADS, available_cores()))
