@@ -12,7 +12,7 @@ Unknown and ambiguous labels add no loss; with `reference` they are negatives an
 used (the other is unweighted: train.positive_weight=1). A masked loss never shows a class images
 without its object, so it suits the known-object setting: --config.eval.unknown=known_object. AP's
 code also squeezes each image into 256 x 340 pixels first, which is not offered here.
-attention_pose needs joints: `gap_jax data prepare hico ... --joints FILE.json`.
+attention_pose needs joints: `gap_jax data prepare hico ... --joints FILE.json`, or a folder.
 """
 
 from gap_jax.config import Config

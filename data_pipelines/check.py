@@ -10,7 +10,7 @@ from data_pipelines import decode, manifest, records
 from data_pipelines.core import files
 from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.core.progress import Log, count_items
-from data_pipelines.example import NOT_ANNOTATED
+from data_pipelines.example import NOT_ANNOTATED, Keypoints
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.photographs.duplicates import (
     Member,
@@ -106,10 +106,10 @@ class _Inspection:
             except DataError as error:
                 self.faults.append(f"{named}: {error}")
                 continue
-            if fault := self._find_fault(record, images):
+            people = np.concatenate(record["frame_keypoints"])
+            if fault := self._find_fault(record, people, images):
                 self.faults.append(f"{named}: {fault}")
                 continue
-            people = record["frame_keypoints"].reshape(-1, *record["keypoints"].shape[1:])
             self.tallies[split].add(record["id"], record["label"], people)
             self.annotations[split].add(record)
             member = make_member(split, record["id"], record["label"], position)
@@ -119,14 +119,17 @@ class _Inspection:
             self._note_oddities(named, record)
 
     def _find_fault(
-        self, record: records.Record, images: Sequence[UInt8[np.ndarray, "h w 3"]]
+        self,
+        record: records.Record,
+        people: Keypoints,
+        images: Sequence[UInt8[np.ndarray, "h w 3"]],
     ) -> str | None:
         stated = f"{record['width_px']} x {record['height_px']}"
         for height_px, width_px, _ in (each.shape for each in images):
             if (found := f"{width_px} x {height_px}") != stated:
                 return f"it is {found} pixels, its record says {stated}"
         kind, classes = self._stated.label_kind, len(self._stated.classes)
-        return records.find_fault(record["label"], record["keypoints"], kind, classes)
+        return records.find_fault(record["label"], people, kind, classes)
 
     def _note_oddities(self, named: str, record: records.Record) -> None:
         keypoints = record["frame_keypoints"]

@@ -12,6 +12,7 @@ VIDEOS = ("hmdb51",)  # data sets whose records hold frames of videos
 DATASETS = (
     "mpii", "people", "objects", "hico", "stanford40", "voc_action", *OWN_PHOTOS, *VIDEOS
 )  # fmt: skip
+TRAINVAL = "trainval"  # train, then val, of data that store no such split
 RANDOM_VIEWS = 4  # that a refusal proposes
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
 
@@ -146,6 +147,13 @@ class DataConfig(Settings, group="data"):
     def scored_split(self) -> str:
         """The name of the evaluated images: a split, or the held-out part of the training split."""
         return f"{self.train_split}-held_out" if self.held_out else self.eval_split
+
+    @property
+    def scores_trained(self) -> bool:
+        """Tells whether evaluated images are among those that are trained on."""
+        pair = {self.train_split, self.eval_split}
+        is_part = TRAINVAL in pair and pair <= {TRAINVAL, "train", "val"}
+        return not self.held_out and (len(pair) == 1 or is_part)
 
     def count_held_out(self, stored: int) -> int:
         """Returns how many of the `stored` images of the training split are held out."""

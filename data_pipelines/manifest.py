@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from data_pipelines.config import TRAINVAL
 from data_pipelines.core.errors import DataError, first_line, name_some
 from data_pipelines.core.files import is_file, quote, write_atomically
 from data_pipelines.example import (
@@ -24,7 +25,6 @@ from data_pipelines.example import (
 FORMAT_VERSION = 1
 MOST_FRAMES = 100  # of a video in a record
 MANIFEST = "manifest.json"
-TRAINVAL = "trainval"
 EXIF_IGNORED = "ignored: annotations refer to the stored pixels"
 EXIF_APPLIED = "applied: images are turned upright after decoding"
 

@@ -6,6 +6,7 @@ become MPII's joints as in that release: its `head top` is OpenPose's nose and i
 neck; pelvis and thorax are not annotated. A point with a number of 0 or less is not annotated.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import numpy as np
 
 from data_pipelines.core.errors import DataError, name_some
 from data_pipelines.core.files import read_bounded
-from data_pipelines.example import JOINTS, NO_PEOPLE, VISIBLE, Keypoints
+from data_pipelines.example import JOINTS, NO_PEOPLE, VISIBLE, Keypoints, RawData
 
 KEYPOINTS = 18
 MAX_BYTES = 2**20
@@ -57,8 +58,8 @@ class JointFiles:
             self.unreadable.append(f"{path}: {error}")
         return NO_PEOPLE
 
-    def describe(self) -> list[str]:
-        """Returns lines for the summary on files that are absent or cannot be read.
+    def add_notes(self, raw: RawData) -> RawData:
+        """Adds lines on people that were found, and on files that are absent or cannot be read.
 
         It refuses a folder without a file for any image.
         """
@@ -67,12 +68,20 @@ class JointFiles:
                 f"--joints {self._root} holds no file of the {len(self.absent):,} images, such as "
                 f"{min(self.absent)}; pass the folder of OpenPose's JSON files"
             )
-        return [
-            f"joints: {len(names):,} images without people, as their file {what}: "
-            f"{name_some(sorted(names))}"
-            for what, names in (("is absent", self.absent), ("cannot be read", self.unreadable))
-            if names
+        entries = [entry for split in raw.splits.values() for entry in split.entries]
+        shown = sum(len(entry.keypoints) > 0 for entry in entries)
+        kind = "images" if raw.frames == 1 else "videos"
+        lines = [
+            f"joints: people in {shown:,} of {len(entries):,} {kind}",
+            *(
+                f"joints: {len(names):,} images without people, as their file {what}: "
+                f"{name_some(sorted(names))}"
+                for what, names in (("is absent", self.absent), ("cannot be read", self.unreadable))
+                if names
+            ),
         ]
+        provenance = {**raw.provenance, "joints": self._root.name}
+        return dataclasses.replace(raw, notes=[*raw.notes, *lines], provenance=provenance)
 
 
 def read(path: Path) -> Keypoints:

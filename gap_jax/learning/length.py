@@ -14,12 +14,10 @@ def resolve_length(cfg: Config, data: Manifest) -> Config:
     spread evenly, one for each epoch, but no further apart than the config says. The same data give
     the same numbers, and a resolved config does not change; without epochs no config does.
     """
-    train = cfg.train
-    if not train.epochs or not data.list_parts(
-        cfg.data.train_split
-    ):  # opening the split refuses its absence
+    train, split = cfg.train, cfg.data.train_split
+    if not train.epochs or not data.list_parts(split):  # opening the split refuses its absence
         return cfg
-    images = cfg.data.count_trained(data.find_split(cfg.data.train_split).examples)
+    images = cfg.data.count_trained(data.find_split(split).examples)
     steps = min(max(count_steps(train, images), train.min_steps), train.steps)
     every = math.ceil(steps / max(round(train.epochs), 1))
     return dataclasses.replace(

@@ -82,8 +82,9 @@ def find_label_errors(runs: Sequence[ReportedRun]) -> LabelErrors:
     count = int(scores.is_labelled.sum())
     if scores.labels.ndim > 1:
         return LabelErrors((), count, "the images have several labels each")
-    if data.evaluated_split == data.train_split and not data.held_out:
-        return LabelErrors((), count, f"the scores are of {data.train_split}, which was trained on")
+    if data.scores_trained:
+        reason = f"the scores are of {data.eval_split}, and {data.train_split} was trained on"
+        return LabelErrors((), count, reason)
     chances = [softmax(run.scores.logits.astype(np.float64), axis=1) for run in runs]
     return LabelErrors(rank_errors(np.mean(chances, axis=0), scores), count)
 

@@ -142,6 +142,12 @@ def list_warnings(comparison: Comparison, saved_steps: Mapping[Path, int]) -> li
     ]
     if len({run.step for run in runs}) > 1:
         found.append("The runs were evaluated after different numbers of steps")
+    found += [
+        f"{run.root} was trained on {run.cfg.data.train_split}, which holds evaluated images: its "
+        "scores are not those of other images"
+        for run in runs
+        if run.cfg.data.scores_trained
+    ]
     if any(run.cfg.eval.max_examples for run in runs):
         found.append("The evaluations leave images of the split out (eval.max_examples)")
     found += [

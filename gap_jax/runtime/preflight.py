@@ -94,7 +94,7 @@ def _data(run: Preflight) -> str:
         val = data.find_split(cfg.eval_split)
         skipped = describe_skipped(data.classes, val.class_counts, cfg.eval_split)
         evaluated = f"{val.examples:,} in {cfg.eval_split}"
-        if set(data.list_parts(cfg.eval_split)) & set(data.list_parts(cfg.train_split)):
+        if cfg.scores_trained:
             evaluated += ", which are trained on (see data.held_out)"
     return (
         f"{data.name} in {cfg.directory} (fingerprint {data.fingerprint}): {train.examples:,} "

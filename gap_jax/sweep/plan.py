@@ -10,6 +10,7 @@ from typing import Any
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError, name_some
+from data_pipelines.loader import count_frames
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.evaluation.evaluate import METRICS_FILE
@@ -279,7 +280,8 @@ class Plan:
 def _count_evaluated(cell: Cell, data: Manifest) -> int:
     cfg = cell.cfg.data
     images = cfg.count_evaluated(data.find_split(cfg.evaluated_split).examples)
-    return min(images, cell.cfg.eval.max_examples or images) * cfg.eval_views
+    rows = count_frames(cfg, data, cell.cfg.model.frames) * cfg.eval_views
+    return min(images, cell.cfg.eval.max_examples or images) * rows
 
 
 def _list_differences(name: str, held: Any, own: Any) -> Iterator[str]:

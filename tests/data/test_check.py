@@ -212,6 +212,18 @@ def test_damaged_records_are_collected_and_counted(tmp_path: Path) -> None:
         assert fault in refusal
 
 
+def test_every_frame_of_a_video_is_checked(tmp_path: Path) -> None:
+    nowhere = np.full((1, 16, 3), np.inf, np.float32)
+    people = standing_people(1, 30, 20)
+    video = record(0, keypoints=np.concatenate([people, people, nowhere]), source_frames=3)
+    video["frames"] = [video.pop("image")] * 3
+    shards = records.write(tmp_path, "single", 2, {"train": [video]}, 3)["train"]
+    split = Split(1, 1, 1, (1, 0), "0" * 64, tuple(shards))
+    made = Manifest("hmdb51", "single", ("a", "b"), 1, {"train": split}, {}, frames=3)
+    manifest.save(made, tmp_path)
+    assert "'image 0': a keypoint is not finite" in refusal_of(tmp_path)
+
+
 def test_oddities_are_reported(tmp_path: Path) -> None:
     raw = tiny_data(tmp_path / "in", sizes={"train": 9, "val": 4})
     train = raw.splits["train"].entries

@@ -16,6 +16,7 @@ from data_pipelines.core.errors import DataError
 from data_pipelines.datasets.still import hico, hico_mat
 from data_pipelines.example import AMBIGUOUS, JOINTS, NEGATIVE, OBJECT_ABSENT, POSITIVE, UNKNOWN
 from data_pipelines.loader import training_batches
+from gap_jax import cli
 from tests.support.mat_fixtures import cell_array, struct_array
 from tests.support.still_data import PAIRS, draw_hico_labels, hico_names, write_hico
 from tests.support.tiny_data import build
@@ -99,6 +100,36 @@ def test_joints_of_a_file_belong_to_their_images(tmp_path: Path) -> None:
     assert len(found[0]) == 0 and found[1].tolist() == [[point] * 16]
 
 
+def test_openpose_joints_go_from_their_files_to_the_records(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = write_hico(tmp_path, draw_hico_labels(0, 2), TEST)
+    words = ["data", "prepare", "hico", *(str(each) for pair in given.items() for each in pair)]
+    words += ["--joints", str(tmp_path / "joints"), "--out", str(tmp_path / "out")]
+    people = {"train2015_00000002": 2, "test2015_00000001": 1, "test2015_00000002": 0}
+    (tmp_path / "joints").mkdir()
+    assert cli.main(words) == 65
+    assert "--joints" in (line := capsys.readouterr().err) and "holds no file of the 4" in line
+    for name, count in people.items():
+        path = tmp_path / "joints" / f"HICO_{name}" / "image_00001.json"
+        path.parent.mkdir()
+        bodies = [{"joints": [float(10 * number + 1)] * 54} for number in range(count)]
+        path.write_text(json.dumps({"bodies": bodies}), "utf-8")
+    assert cli.main(words) == 0
+    told = capsys.readouterr().out
+    assert "joints: people in 2 of 4 images" in told
+    assert "1 images without people, as their file is absent" in told
+    prepared = manifest.load(tmp_path / "out")
+    assert prepared.max_people == 2 and prepared.provenance["joints"] == "joints"
+    for split, (first, second) in {"train": (0, 2), "test": (1, 0)}.items():
+        source = records.open_split(tmp_path / "out", split, prepared)
+        assert [len(source[index]["keypoints"]) for index in (0, 1)] == [first, second]
+    shown = records.open_split(tmp_path / "out", "train", prepared)[1]["keypoints"]
+    unmapped = [JOINTS.index("pelvis"), JOINTS.index("thorax")]
+    assert not shown[:, unmapped].any()
+    assert (np.delete(shown, unmapped, axis=1) == [[[1, 1, 2]], [[11, 11, 2]]]).all()
+
+
 def variables(path: Path) -> dict[str, Any]:
     found = scipy.io.loadmat(path)
     return {name: value for name, value in found.items() if not name.startswith("__")}
@@ -121,6 +152,7 @@ DAMAGES = {
     "anno_train(2,1) is 2, not 1, -1, 0 or NaN": put(
         anno_train=np.array([[1, 1], [2, 1], *[[0, NAN]] * 4])
     ),
+    "list_action is empty": put(list_action=np.zeros((0, 0)), anno_train=np.zeros((0, 2))),
     "anno_train has shape (2, 6)": put(anno_train=np.ones((2, 6))),
     "anno_train is no matrix of numbers": put(anno_train="text"),
     "list_test is np.float64(3.0), not text": put(list_test=cell_array([3.0, 4.0])),

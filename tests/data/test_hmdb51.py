@@ -245,14 +245,23 @@ def test_openpose_joints_lie_with_their_frames(tmp_path: Path) -> None:
         (folder / f"image_{number:05}.json").write_text(text)
     (folder / "image_00005.json").write_text("[" * 100_000)
     files = JointFiles(tmp_path / "joints")
-    made = prepare_videos(tmp_path, find_joints=files.find)
+    lines: list[str] = []
+    chosen = hmdb51.Options(1, frames=tmp_path / "frames", find_joints=files.find)
+    made = build(
+        tmp_path / "out",
+        files.add_notes(hmdb51.read(tmp_path / "lists", chosen, tmp_path / "spool", log=quiet)),
+        max_rejects=99,
+        log=lines.append,
+    )
     assert made.max_people == 2 and made.splits["train"].with_joints == 1
     record = records.open_split(tmp_path / "out", "train", made)[0]
     first, second, third = record["frame_keypoints"][:3]
     assert first[0, 0].tolist() == [1, 1, 2] and not first[1].any()
     assert (second[:, 9] == [2, 2, 2]).all() and not third.any()
     assert len(files.unreadable) == 1 and "image_00005.json: it is no JSON" in files.unreadable[0]
-    assert "joints: 1 images without people, as their file cannot be read" in files.describe()[1]
+    told = "\n".join(lines)
+    assert "people in 1 of 6 videos" in told
+    assert "joints: 1 images without people, as their file cannot be read" in told
     cfg = DataConfig(name="hmdb51", root=str(tmp_path / "out"), eval_split="test").resolved()
     with loader.evaluation_batches(cfg, made, batch_size=2) as batches:
         assert next(batches).keypoints.shape == (2, 2, 16, 3)

@@ -11,6 +11,7 @@ import pytest
 from data_pipelines.core.errors import DataError
 from data_pipelines.example import JOINTS
 from data_pipelines.joints import openpose
+from tests.support.tiny_data import tiny_data
 
 # MPII's joint for each keypoint of OpenPose's COCO model, as its release lists them
 RELEASE = {9: 0, 8: 1, 12: 2, 11: 3, 10: 4, 13: 5, 14: 6, 15: 7, 2: 8, 1: 9, 0: 10, 3: 11, 4: 12,
@@ -89,7 +90,11 @@ def test_unreadable_and_absent_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="is no folder"):
         openpose.JointFiles(tmp_path / "none")
     files = openpose.JointFiles(tmp_path)
-    assert files.describe() == []
+    raw = tiny_data(tmp_path / "in", sizes={"train": 3})
+    assert list(files.add_notes(raw).notes) == ["joints: people in 2 of 3 images"]
+    assert len(files.find("absent", 7)) == 0
+    with pytest.raises(DataError, match=r"holds no file of the 1 images, such as .*image_00007"):
+        files.add_notes(raw)
     for name, make in (("large", None), ("pipe", os.mkfifo)):
         (tmp_path / name).mkdir()
         path = tmp_path / name / "image_00001.json"
@@ -98,8 +103,7 @@ def test_unreadable_and_absent_files_are_named(tmp_path: Path) -> None:
         else:
             make(path)
         assert len(files.find(name)) == 0
-    assert len(files.find("absent", 7)) == 0
-    absent, unreadable = files.describe()
+    _, absent, unreadable = files.add_notes(raw).notes
     assert "1 images without people, as their file is absent" in absent
     assert "absent/image_00007.json" in absent
     assert "2 images without people, as their file cannot be read" in unreadable

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from data_pipelines import manifest
-from data_pipelines.core.errors import DataError
+from data_pipelines.core.errors import CannotWrite, DataError
 from data_pipelines.datasets import people
 from data_pipelines.decode import decode
 from data_pipelines.photographs import examine
 from data_pipelines.photographs.duplicates import sketch
-from data_pipelines.photographs.journal import Examined, make_key, open_journal
+from data_pipelines.photographs.journal import Examined, Journal, make_key, open_journal
 from gap_jax import cli
 from tests.support.tiny_data import build, names_in, tiny_data, write_photo
 
@@ -105,6 +105,15 @@ def test_journal_gives_back_what_it_was_given(tmp_path: Path) -> None:
     os.utime(image, ns=(0, 0))
     assert make_key([image], upright=False) != key
     assert make_key([tmp_path / "absent.jpg"], upright=False) is None
+
+
+def test_full_disk_is_named(tmp_path: Path) -> None:
+    write_photo(tmp_path / "a.jpg", 1)
+    found = Examined(60, 44, 123, sketch(decode((tmp_path / "a.jpg").read_bytes())))
+    with Path("/dev/full").open("ab", buffering=0) as full:
+        journal = Journal(tmp_path / "journal", full, {})
+        with pytest.raises(CannotWrite, match=r"no room to write .*journal"):
+            journal.add(b"0" * 64, found)
 
 
 def test_file_that_is_not_what_the_journal_says_is_refused_once(tmp_path: Path) -> None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from data_pipelines import records
+from data_pipelines.config import TRAINVAL
 from data_pipelines.core.errors import DataError
 from data_pipelines.loader import evaluation_batches, training_batches
-from data_pipelines.manifest import TRAINVAL
 from tests.support.loader_data import take
 from tests.support.saved_runs import tiny_config
 from tests.support.tiny_data import SIZES, build, prepare_tiny_people, tiny_data

@@ -110,8 +110,16 @@ def test_probabilities_of_seeds_are_averaged() -> None:
 
 def test_without_scores_of_other_images_there_is_no_list() -> None:
     scores, _ = flipped_scores(0)
-    trained = find_label_errors([make_run(scores, "data.eval_split=train")])
-    assert trained == LabelErrors((), 600, "the scores are of train, which was trained on")
+    for evaluated, trained in (
+        ("train", "train"), ("val", "trainval"), ("train", "trainval"), ("trainval", "train"),
+        ("trainval", "val"), ("trainval", "trainval"),
+    ):  # fmt: skip
+        run = make_run(scores, f"data.eval_split={evaluated}", f"data.train_split={trained}")
+        reason = f"the scores are of {evaluated}, and {trained} was trained on"
+        assert find_label_errors([run]) == LabelErrors((), 600, reason)
+    for evaluated, trained in (("val", "train"), ("train", "val"), ("test", "trainval")):
+        run = make_run(scores, f"data.eval_split={evaluated}", f"data.train_split={trained}")
+        assert find_label_errors([run]).errors
     held_out = make_run(scores, "data.eval_split=train", "data.held_out=0.2")
     assert find_label_errors([held_out]).errors and not find_label_errors([held_out]).reason
     several = scores._replace(labels=np.eye(8, dtype=np.int8)[scores.labels])

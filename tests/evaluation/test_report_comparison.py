@@ -244,10 +244,12 @@ def test_ticks_are_few_and_enclose_the_range(low: float, high: float) -> None:
     assert f"{ticks[1] - ticks[0]:.2e}".partition("e")[0] in ("1.00", "2.00", "5.00")
 
 
-def test_report_warns_of_omitted_images() -> None:
+def test_report_warns_of_omitted_and_of_trained_images() -> None:
     part = compare([run_of(0.2, "eval.max_examples=8")])
     assert "leave images of the split out (eval.max_examples)" in " ".join(list_warnings(part, {}))
     assert not list_warnings(compare([run_of(0.2)]), {})
+    (warning,) = list_warnings(compare([run_of(0.2, "data.train_split=trainval")]), {})
+    assert "was trained on trainval, which holds evaluated images" in warning
 
 
 def test_shared_environment_values_are_listed_once() -> None:

@@ -280,6 +280,9 @@ def test_the_baseline_is_the_best_constant_prediction() -> None:
     )
     half = people((5, 5)).splits["train"]  # of ten images
     assert compute_baseline(half, "multi", train_cfg) == pytest.approx((math.log(2), 0.5))
+    tripled = config(train__positive_weight=3.0).train  # the best constant prediction is 3/4
+    expected = 1.5 * math.log(4 / 3) + 0.5 * math.log(4)
+    assert compute_baseline(half, "multi", tripled) == pytest.approx((expected, 0.5))
     assert all(np.isfinite(compute_baseline(people((0, 0)).splits["train"], "multi", train_cfg)))
     assert all(np.isfinite(compute_baseline(people((0, 0)).splits["train"], "single", train_cfg)))
 

@@ -5,7 +5,7 @@ The classes are pairs of a verb and an object in the order of the file. A label 
 no label of the image is known for any class of the same object: nobody saw that object in it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import sha256
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
+from data_pipelines.datasets.joints import Annotated
 from data_pipelines.datasets.own_photos import read_joints
 from data_pipelines.datasets.still import hico_mat
 from data_pipelines.example import (
@@ -26,6 +27,7 @@ from data_pipelines.example import (
     POSITIVE,
     UNKNOWN,
     Entry,
+    Keypoints,
     RawData,
     RawSplit,
     Reject,
@@ -36,6 +38,8 @@ GET_HICO = (
     "its folder images/, or the archive"
 )
 _VALUES = dict(zip(hico_mat.CODES, (POSITIVE, NEGATIVE, AMBIGUOUS, UNKNOWN), strict=True))
+
+FindJoints = Callable[[str], Keypoints]  # by an image's name without its suffix
 
 
 class ListedSplit(NamedTuple):
@@ -61,12 +65,16 @@ class Annotations(NamedTuple):
 
 
 def read(
-    annotations: Path, images: Path, joints: Path | None = None, *, spool: Path | None = None
+    annotations: Path,
+    images: Path,
+    joints: Path | FindJoints | None = None,
+    *,
+    spool: Path | None = None,
 ) -> RawData:
     """Reads the whole data set.
 
     `images` holds train2015/ and test2015/ or all images, or is an archive whose listed images are
-    unpacked into `spool`.
+    unpacked into `spool`. `joints` is a file of all people, or finds those of an image.
     """
     if not annotations.is_file():
         raise DataError(f"no annotation file {annotations}; {GET_HICO}")
@@ -77,7 +85,11 @@ def read(
     if not paths:
         raise DataError(f"none of the listed images is in {images}; {GET_HICO}")
     names = [name for split in found.splits.values() for name in split.names]
-    people, lines, given = read_joints(joints, names)
+    if joints is None or isinstance(joints, Path):
+        people, lines, given = read_joints(joints, names)
+    else:
+        found_people = {name: Annotated(joints(Path(name).stem), None) for name in paths}
+        people, lines, given = found_people, [], {}
     splits, rejects = {}, []
     for split, listed in found.splits.items():
         entries = []

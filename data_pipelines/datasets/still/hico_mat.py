@@ -24,6 +24,8 @@ def parse(path: Path) -> dict[str, Any]:
         variables = load_variables(path, names, FIX)
         actions = [as_struct(each) for each in elements(variables["list_action"])]
         classes = [_class(number, action) for number, action in enumerate(actions, 1)]
+        if not classes:
+            raise ValueError("list_action is empty")
         splits = {
             split: _split(split, variables[f"list_{split}"], variables[f"anno_{split}"], classes)
             for split in SPLITS

@@ -52,8 +52,7 @@ def read(splits: Path, options: Options, spool: Path, log: Log = print) -> RawDa
     else:
         with open_decoders(root, spool, options.decoder) as decoders:
             raw, name = _read(listed, decoders.find, options, log), decoders.name
-    entries = [entry for split in raw.values() for entry in split[0].entries]
-    if not entries:
+    if not any(split.entries for split, _ in raw.values()):
         raise DataError(
             f"none of the {sum(map(len, listed.splits.values())):,} listed videos can be read in "
             f"{root}, first {_name_first(raw)}; pass the folder with a folder for each class"
@@ -71,7 +70,7 @@ def read(splits: Path, options: Options, spool: Path, log: Log = print) -> RawDa
             "source": root.name,
             "decoder": f"{name}, JPEG quality {decoder.JPEG_QUALITY}" if name else "none",
         },
-        notes=[*_describe_decoder(name, options), *_describe_joints(entries, options)],
+        notes=list(_describe_decoder(name, options)),
         frames=options.frames_per_video,
     )
 
@@ -88,12 +87,6 @@ def _describe_decoder(name: str, options: Options) -> Iterator[str]:
         return
     install = "" if has_pyav() or options.decoder else "; the extra `video` installs PyAV"
     yield f"{frames}, decoded by {name}{install}"
-
-
-def _describe_joints(entries: Sequence[Entry], options: Options) -> Iterator[str]:
-    if options.find_joints is not None:
-        shown = sum(bool(len(entry.keypoints)) for entry in entries)
-        yield f"joints: people in {shown:,} of {len(entries):,} videos"
 
 
 def _read(

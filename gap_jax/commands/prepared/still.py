@@ -6,6 +6,7 @@ from typing import Any
 
 from data_pipelines.datasets.still import hico, stanford40, voc_action
 from data_pipelines.example import RawData
+from data_pipelines.joints.openpose import JointFiles
 from gap_jax.commands.prepared.options import (
     add_max_width,
     add_output_options,
@@ -28,8 +29,9 @@ def add_data_sets(names: Any) -> None:
     pairs.add_argument("--anno", type=Path, required=True, metavar="FILE.mat", help="anno.mat")
     pairs.add_argument("--images", type=Path, required=True, metavar="DIR|TAR")
     pairs.add_argument(
-        "--joints", type=Path, metavar="FILE.json", help="people's joints, COCO's 17 or our 16"
-    )
+        "--joints", type=Path, metavar="FILE.json|DIR",
+        help="people's joints: COCO's 17 or our 16, or OpenPose's DIR/NAME/image_00001.json",
+    )  # fmt: skip
     add_max_width(pairs)
     add_output_options(pairs, command=prepare_unpacked, read=_read_hico)
     actions = names.add_parser(
@@ -51,7 +53,10 @@ def add_data_sets(names: Any) -> None:
 
 def _read_hico(spool: Path, options: argparse.Namespace, folder: Path) -> RawData:
     del folder  # keep no raw files, as they are the user's
-    return hico.read(options.anno, options.images, options.joints, spool=spool)
+    if options.joints is None or not options.joints.is_dir():
+        return hico.read(options.anno, options.images, options.joints, spool=spool)
+    files = JointFiles(options.joints)
+    return files.add_notes(hico.read(options.anno, options.images, files.find, spool=spool))
 
 
 def _read_stanford40(options: argparse.Namespace, folder: Path) -> RawData:

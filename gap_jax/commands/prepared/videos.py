@@ -1,7 +1,6 @@
 """`gap_jax data prepare hmdb51`."""
 
 import argparse
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -56,4 +55,4 @@ def _read_hmdb51(spool: Path, options: argparse.Namespace, folder: Path) -> RawD
     find = joints and joints.find
     chosen = hmdb51.Options(options.split, options.videos, options.frames, count, find_joints=find)
     raw = hmdb51.read(options.splits, chosen, spool)
-    return dataclasses.replace(raw, notes=[*raw.notes, *(joints.describe() if joints else ())])
+    return joints.add_notes(raw) if joints else raw

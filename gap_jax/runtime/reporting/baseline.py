@@ -27,8 +27,10 @@ def compute_baseline(split: Split, label_kind: LabelKind, train: TrainConfig) ->
     counts = np.array(split.class_counts, np.float64)
     if label_kind == "multi":
         share = np.clip(counts / max(split.labelled, 1), 1e-12, 1 - 1e-12)
-        entropy = -share * np.log(share) - (1 - share) * np.log1p(-share)
-        return Baseline(float(entropy.mean()), float(share.max()))
+        weighted = train.positive_weight * share
+        best = weighted / (weighted + 1 - share)
+        loss = -weighted * np.log(best) - (1 - share) * np.log1p(-best)
+        return Baseline(float(loss.mean()), float(share.max()))
     share = counts / max(counts.sum(), 1)
     target = (counts > 0) / max((counts > 0).sum(), 1) if train.class_weights != "none" else share
     target = (1 - train.label_smoothing) * target + train.label_smoothing / len(counts)
