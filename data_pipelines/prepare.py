@@ -66,7 +66,7 @@ def build(
         with open_journal(left) as journal, files.fresh_folder(out) as partial:
             if journal:
                 log(f"{len(journal):,} images were decoded by a command that was killed")
-            raw = cut_boxes(_read_source(source, partial), partial / CROPS)
+            raw = cut_boxes(_read_source(source, partial), partial / CROPS, log)
             accepted, rejects = accept(raw, log, journal)
             table = files.csv_table(Reject._fields, rejects)
             if fault := _find_excess(raw, rejects, max_rejects, reject_list):

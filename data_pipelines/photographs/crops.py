@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import writing
+from data_pipelines.core.progress import Log, count_items
 from data_pipelines.decode import decode
 from data_pipelines.example import Box, Entry, RawData, Reject
 from data_pipelines.photographs.examine import read_file
@@ -16,7 +17,7 @@ from data_pipelines.photographs.examine import read_file
 JPEG_QUALITY = 95
 
 
-def cut_boxes(raw: RawData, folder: Path) -> RawData:
+def cut_boxes(raw: RawData, folder: Path, log: Log) -> RawData:
     """Writes the box of each entry that has one into `folder`; such an entry refers to that file.
 
     A damaged image, or a box without pixels, becomes a reject.
@@ -24,7 +25,8 @@ def cut_boxes(raw: RawData, folder: Path) -> RawData:
     splits, rejects = {}, list(raw.rejects)
     for split, listed in raw.splits.items():
         entries = []
-        for position, entry in enumerate(listed.entries):
+        for position in count_items(split, len(listed.entries), log, "boxes cut"):
+            entry = listed.entries[position]
             try:
                 entries.append(_cut_entry(entry, raw, folder / f"{split}-{position}.jpg"))
             except DataError as error:
