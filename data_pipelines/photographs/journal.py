@@ -36,8 +36,8 @@ class Examined(NamedTuple):
 class Journal:
     """Holds examined files by their paths, sizes and times of change; adds lines to a file."""
 
-    def __init__(self, path: Path, file: IO[bytes], known: dict[bytes, Examined]) -> None:
-        self._path, self._file, self._known = path, file, known
+    def __init__(self, file: IO[bytes], known: dict[bytes, Examined]) -> None:
+        self._file, self._known = file, known
 
     def __len__(self) -> int:
         return len(self._known)
@@ -53,8 +53,7 @@ class Journal:
         line = b"%b %b %016x %b" % (
             key, numbers.encode(), int(found.sketch.hash), thumbnail.encode(),
         )  # fmt: skip
-        with files.writing(self._path):
-            self._file.write(b"%b %08x\n" % (line, zlib.crc32(line)))
+        self._file.write(b"%b %08x\n" % (line, zlib.crc32(line)))
 
 
 def make_key(paths: Sequence[Path], *, upright: bool) -> bytes | None:
@@ -78,7 +77,7 @@ def open_journal(path: Path) -> Iterator[Journal]:
         file = path.open("ab", buffering=0)
     try:
         with file:
-            yield Journal(path, file, known)
+            yield Journal(file, known)
     finally:
         path.unlink(missing_ok=True)
 

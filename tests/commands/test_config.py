@@ -13,7 +13,7 @@ from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import list_choices
 from gap_jax.config import Config, OptimConfig, TrainConfig, differences, fields
 from gap_jax.flags import parse, read_config, resolve
-from gap_jax.variants import METHODS, SCALES, WITHOUT_JOINTS, locate, parse_variant
+from gap_jax.variants import METHODS, SCALES, WITHOUT_JOINTS, WITHOUT_VAL, locate, parse_variant
 
 ROOT = Path(__file__).parents[2]
 GAP_POSE = str(ROOT / "configs/gap_pose.py")
@@ -51,7 +51,7 @@ def test_every_variant_resolves(method: str, data: str, scale: str) -> None:
     cfg = read_config(words)
     assert cfg.data.name == data
     assert cfg.pose.branch == ("pose" in method and data not in WITHOUT_JOINTS)
-    assert cfg.data.eval_split == ("test" if data in ("hico", "stanford40") else "val")
+    assert cfg.data.eval_split == ("test" if data in WITHOUT_VAL else "val")
     assert cfg.model.pooling == method.removesuffix("_pose")
     assert (cfg.model.backbone == "small") == (scale == "demo")
 

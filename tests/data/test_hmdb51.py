@@ -205,6 +205,11 @@ def test_lists_of_another_split_are_not_read(tmp_path: Path) -> None:
     write_lists(tmp_path, split=2)
     assert lists.read(tmp_path, 2).splits == lists.read(tmp_path, 1).splits
     assert lists.read(tmp_path, 1).unused == 1
+    write_lists(tmp_path, {label: dict.fromkeys(videos, 0) for label, videos in TAGS.items()})
+    with pytest.raises(DataError, match="lists no video of train or test for split 1"):
+        lists.read(tmp_path, 1)
+    write_lists(tmp_path, {"jump": {f"{number}.avi": 1 for number in range(50_000)}})
+    assert len(lists.read(tmp_path, 1).splits["train"]) == 50_000, "in linear time"
 
 
 @pytest.mark.parametrize("split", hmdb51.SPLITS)

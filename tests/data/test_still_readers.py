@@ -1,5 +1,6 @@
 """Stanford40's and Pascal VOC's lists, boxes and XML, whole, odd and hostile."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +86,11 @@ def test_contradicting_lists_of_stanford40_are_refused(tmp_path: Path) -> None:
     (lists / f"{ACTIONS[2]}_train.txt").write_bytes(b"\xff\xfe\n")
     with pytest.raises(DataError, match="is not UTF-8 text; get Stanford40"):
         stanford40.read(tmp_path)
+    (lists / f"{ACTIONS[2]}_train.txt").unlink()
+    os.mkfifo(lists / f"{ACTIONS[2]}_train.txt")
+    with pytest.raises(DataError, match=r"it is not a regular file\); get Stanford40"):
+        stanford40.read(tmp_path)
+    (lists / f"{ACTIONS[2]}_train.txt").unlink()
     (lists / f"{ACTIONS[2]}_train.txt").write_text("a b c\n")
     with pytest.raises(DataError, match=r"line 1 of .* has 3 words, not 1; get Stanford40"):
         stanford40.read(tmp_path)
@@ -132,6 +138,12 @@ def test_odd_lines_of_voc_are_refused(line: str, message: str, tmp_path: Path) -
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_a_pipe_is_no_annotation(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.xml")
+    with pytest.raises(DataError, match="it is not a regular file"):
+        read_people(tmp_path / "a.xml")
+
+
 def test_a_name_that_no_file_can_have_is_a_reject(tmp_path: Path) -> None:
     write_voc(tmp_path, PEOPLE)
     for action in VOC_ACTIONS:
@@ -153,7 +165,7 @@ def test_a_name_that_no_file_can_have_is_a_reject(tmp_path: Path) -> None:
         (box_xml([((1, 1, 1, 1), "")]).replace("<ymax>1", "<ymax>1e99").encode(), "ymax of a"),
         (box_xml([((1, 1, 1, 1), "")]).replace("<ymax>1", "<ymax>one").encode(), "'one'"),
         (b"<annotation><object/></annotation>", "the xmin of a box is ''"),
-        (b" " * (MAX_BYTES + 1), "more than 1,048,576 bytes"),
+        (b" " * (MAX_BYTES + 1), "has 1,048,577 bytes, more than 1,048,576"),
     ],
 )
 def test_hostile_annotations_are_refused(content: bytes, reason: str, tmp_path: Path) -> None:
