@@ -7,8 +7,10 @@ from gap_jax.flags import read_config
 from gap_jax.variants import METHODS
 
 
-@pytest.mark.parametrize("recipe", ["", "ours", "reference"])
-@pytest.mark.parametrize("method", ["", *METHODS])
+@pytest.mark.parametrize(
+    ("method", "recipe"),
+    [*((method, "reference") for method in METHODS), ("", ""), ("attention_pose", "ours")],
+)
 def test_every_variant_of_hico_resolves(method: str, recipe: str) -> None:
     cfg = read_config(f"hico:{recipe},{method}")
     assert (cfg.data.name, cfg.data.eval_split) == ("hico", "test")

@@ -17,8 +17,10 @@ def test_every_shipped_config_resolves() -> None:
         assert cfg == cfg.resolved() and cfg.data.directory == Path("data") / folder
 
 
-@pytest.mark.parametrize("split", ["", *SPLITS])
-@pytest.mark.parametrize("method", ["", *METHODS])
+@pytest.mark.parametrize(
+    ("method", "split"),
+    [*((method, "split2") for method in METHODS), *(("", split) for split in ("", *SPLITS))],
+)
 def test_every_variant_of_hmdb51_resolves(method: str, split: str) -> None:
     cfg = read_config(f"hmdb51:{method},{split}")
     assert (cfg.data.name, cfg.data.eval_split, cfg.data.eval_frames) == ("hmdb51", "test", 25)
