@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from scipy.special import softmax
 
 from data_pipelines.core import files
+from gap_jax.evaluation import metrics
 from gap_jax.evaluation.evaluate import Scores
 from gap_jax.report.images import EvaluatedImages
 from gap_jax.report.runs import ReportedRun
@@ -85,7 +85,7 @@ def find_label_errors(runs: Sequence[ReportedRun]) -> LabelErrors:
     if data.scores_trained:
         reason = f"the scores are of {data.eval_split}, and {data.train_split} was trained on"
         return LabelErrors((), count, reason)
-    chances = [softmax(run.scores.logits.astype(np.float64), axis=1) for run in runs]
+    chances = [metrics.softmax(run.scores.logits) for run in runs]
     return LabelErrors(rank_errors(np.mean(chances, axis=0), scores), count)
 
 
