@@ -26,7 +26,6 @@ SPLIT_NAMES = {
 }  # fmt: skip
 MAX_NAMED = 5  # classes, in the summary
 _ORDER = ("train", "val", "test")
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 class Photo(NamedTuple):
@@ -78,8 +77,10 @@ def to_raw(
     for photo in photos:
         numbers = [number[label] for label in photo.labels]
         label = _multi_label(numbers, len(classes)) if is_multi else [*numbers, UNLABELLED][0]
-        people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
-        entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))
+        people, size_px, boxes = annotated.get(photo.id, joints_file.NOBODY)
+        entries[photo.split].append(
+            Entry(photo.id, photo.path, label, people, photo.line, size_px, boxes=boxes)
+        )
     absent = Counter(each.split for each in rejects)
     splits = {
         split: RawSplit(len(listed) + absent[split], len(listed), len(listed), listed)
