@@ -10,7 +10,7 @@ from data_pipelines.core.settings import Settings, setting
 OWN_PHOTOS = ("folder", "csv")  # either is a data set of one's own photographs
 VIDEOS = ("hmdb51",)  # data sets whose records hold frames of videos
 DATASETS = (
-    "mpii", "people", "objects", "hico", "stanford40", "voc_action", *OWN_PHOTOS, *VIDEOS
+    "mpii", "people", "objects", "crowd", "hico", "stanford40", "voc_action", *OWN_PHOTOS, *VIDEOS
 )  # fmt: skip
 RANDOM_VIEWS = 4  # that a refusal proposes
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation

@@ -1,8 +1,8 @@
 """Stores the maps of a frozen backbone, a row for each record, and fills batches with them.
 
 A shard is an .npy file of rows; a row holds the maps, joints, boxes and disc radius of each stored
-view and the labels, so that training opens no record. Its name ends in its digest, so that an unfinished
-store can be continued; manifest.json completes it.
+view and the labels, so that training opens no record. Its name ends in its digest, so that an
+unfinished store can be continued; manifest.json completes it.
 """
 
 import dataclasses

@@ -3,8 +3,10 @@
 A resize is bilinear by one of three rules (`data.resize`). `opencv` and `antialias` move a point at
 x to (x + 0.5) * scale - 0.5, the latter with a window that grows as the image shrinks (Pillow's and
 torchvision's); `legacy` (TensorFlow 1's) moves it to x * scale. With `opencv`, `modern` averages
-areas if an image shrinks to half or less, as bilinear would skip pixels: the rule `area`. Boxes have
-their edges half a pixel beyond joints on the same pixels (core/boxes.py), and are clipped.
+areas if an image shrinks to half or less, as bilinear would skip pixels: the rule `area`.
+
+The edges of a box lie half a pixel beyond joints on the same pixels (core/boxes.py). Boxes are
+clipped to their image.
 """
 
 import math
