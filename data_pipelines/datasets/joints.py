@@ -3,8 +3,8 @@
 A category of people names its keypoints, in any order, or is called person; an annotation belongs
 to one person. Its box is `bbox`, or else that around its joints; one with neither is left out.
 
-Twelve of our joints are COCO's; the others are derived and count as hidden. With s the middle of the shoulders
-and f the middle of the annotated points of the face (nose, eyes, ears):
+Twelve of our joints are COCO's; the others are derived and count as hidden. With s the middle of
+the shoulders and f the middle of the annotated points of the face (nose, eyes, ears):
 
     pelvis     = middle of the hips        upper neck = (s + f) / 2
     thorax     = s                         head top   = upper neck + 2.4 (f - upper neck)

@@ -156,7 +156,7 @@ def test_proposed_data_set_is_accepted(found: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["people", "objects"])
+@pytest.mark.parametrize("name", ["people", "objects", "crowd"])
 def test_proposed_command_prepares_the_data(name: str, tmp_path: Path) -> None:
     words = [f"--config.data.root={tmp_path / 'a folder'}"]
     spec = f"{GAP_POSE}:{name},demo"

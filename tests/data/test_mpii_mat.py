@@ -65,11 +65,14 @@ def test_the_real_sample(tmp_path: Path) -> None:
         single=np.array([[1], [2]], np.uint8),
     )
     rows = parse(write_mat(tmp_path / "a.mat", [*tests, sample]))
-    assert rows[0] == Annotation(1, "037454012.jpg", [], "", -1, "", False, 0, 0)
-    row = rows[4]
-    assert row._replace(people=[]) == Annotation(
-        5, "015601864.jpg", [], "curling", 1, "sports", True, 1660, 2
+    assert rows[0] == Annotation(
+        1, "037454012.jpg", [[None] * 16], "", -1, "", False, 0, 0, [(39, 49, 700)]
     )
+    row = rows[4]
+    assert row._replace(people=[], places=[]) == Annotation(
+        5, "015601864.jpg", [], "curling", 1, "sports", True, 1660, 2, []
+    )
+    assert row.places[0] == (593, 256, pytest.approx(604.2092))
     assert annotated(row.people[0]) == list(range(16))
     assert [row.people[0][joint] for joint in (6, 7, 8, 9, 0)] == [
         (609, 186, False),

@@ -206,11 +206,17 @@ def test_the_batch_shown_is_the_batch_that_trains(tmp_path: Path) -> None:
     show(data, seed=3, batch_size=8, html=html, log=lines.append)
     assert lines == [f"batches: {html}"]
     found = Reader(html.read_text("utf-8"))
-    with loader.training_batches(data, made, seed=3, batch_size=8) as batches:
+    with loader.training_batches(data, made, seed=3, batch_size=8, with_people=True) as batches:
         batch = next(batches)
+    assert batch.people is not None and batch.people.boxes.any()
     assert len(found.images) == 2 * 8 + 2 * 4
     for row in range(8):
-        crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]))
+        crop = View(
+            batch.image[row],
+            batch.keypoints[row],
+            float(batch.disc_radius[row]),
+            batch.people.boxes[row],
+        )
         assert found.images[2 * row + 1]["src"] == page.thumbnail(crop, alt="").source
         assert f"record {batch.id[row]}" in found.text()
     assert "4 more rows are padding" in found.text()
