@@ -6,16 +6,16 @@ A box without area is absent, and holds zeros.
 import numpy as np
 from jaxtyping import Float
 
-Boxes = Float[np.ndarray, "*people 4"]
+Boxes = Float[np.ndarray, "... 4"]
 JOINTS_MARGIN = 0.1  # on each side of a person's joints, of the longer side of their extent
 
 
-def find_areas(boxes: Boxes) -> Float[np.ndarray, "*people"]:
+def find_areas(boxes: Boxes) -> Float[np.ndarray, "..."]:
     """Computes the areas of boxes; that of a reversed one is 0."""
     return np.maximum(boxes[..., 2:] - boxes[..., :2], 0).prod(-1)
 
 
-def clip(boxes: Boxes, width_px: float, height_px: float) -> Boxes:
+def clip(boxes: Boxes, width_px: int, height_px: int) -> Boxes:
     """Clips boxes to an image; one that is cut to nothing becomes absent."""
     inside = np.clip(boxes, 0, np.array([width_px, height_px] * 2, boxes.dtype))
     return np.where(find_areas(inside)[..., None] > 0, inside, 0)
@@ -45,9 +45,7 @@ def around_joints(
     return np.where(has_joints, extent + grown * (-1, -1, 1, 1), 0).astype(np.float32)
 
 
-def find_overlaps(
-    boxes: Float[np.ndarray, "*people 4"], others: Float[np.ndarray, "*people 4"]
-) -> Float[np.ndarray, "*people"]:
+def find_overlaps(boxes: Boxes, others: Boxes) -> Float[np.ndarray, "..."]:
     """Computes intersection over union of boxes and others, broadcast; 0 if both are absent."""
     low = np.maximum(boxes[..., :2], others[..., :2])
     high = np.minimum(boxes[..., 2:], others[..., 2:])

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from data_pipelines.core.files import sha256
 from data_pipelines.datasets.drawn import image_store
@@ -23,7 +23,6 @@ from data_pipelines.example import (
     HIDDEN,
     VISIBLE,
     Entry,
-    Keypoints,
     RawData,
     RawSplit,
 )
@@ -79,7 +78,7 @@ def draw(folder: Path, *, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> Ra
     return RawData("crowd", "multi", CLASSES, splits, [], provenance)
 
 
-def _keypoints(person: Person) -> Keypoints:
+def _keypoints(person: Person) -> Float[np.ndarray, "16 3"]:
     visibility = np.where(person.visible, VISIBLE, HIDDEN)
     return np.concatenate([person.joints, visibility[:, None]], 1).astype(np.float32)
 

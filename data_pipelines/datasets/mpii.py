@@ -121,7 +121,7 @@ def _read_split(
         else:
             label = labels.get(row.act_name, example.UNLABELLED)
             keypoints = stack_people(row.people)
-            boxes = join(around_joints(keypoints, margin=0), place_boxes(row.places))
+            boxes = join(around_joints(keypoints, margin=0.0), place_boxes(row.places))
             entries.append(
                 Entry(
                     stem, paths[row.name], label, keypoints, row.source_index,

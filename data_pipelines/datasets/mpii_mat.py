@@ -129,4 +129,4 @@ def _place(rect: np.void | None) -> Place | None:
     scale, x, y = numbers
     height_px = SCALE_PX * scale
     is_within = max(abs(x), abs(y)) < MAX_POSITION_PX and 0 < height_px < MAX_POSITION_PX
-    return (x - 1, y - 1, height_px) if is_within else None
+    return [x - 1, y - 1, height_px] if is_within else None

@@ -10,7 +10,7 @@ import pytest
 from data_pipelines import records
 from data_pipelines.core.boxes import JOINTS_MARGIN, around_joints, clip
 from data_pipelines.core.errors import DataError
-from data_pipelines.datasets import folder, mpii, mpii_mat, people
+from data_pipelines.datasets import folder, joints, mpii, mpii_mat, people
 from data_pipelines.datasets.own_photos import Options
 from data_pipelines.datasets.still import stanford40, voc_action
 from data_pipelines.datasets.still.voc_xml import MAX_OBJECTS, read_people
@@ -18,6 +18,13 @@ from data_pipelines.example import RawData
 from tests.support.mat_fixtures import EMPTY, Image, point, rect, struct_array, write_mat
 from tests.support.still_data import ACTIONS, box_xml, write_stanford40, write_voc
 from tests.support.tiny_data import build, standing_people, tiny_data, write_photo
+
+
+@pytest.fixture(autouse=True)
+def parse_in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parses files in this process, as a child takes most of a second to start."""
+    for reader, parser in ((mpii, mpii_mat), (joints, joints)):
+        monkeypatch.setattr(reader, "parse_in_child", lambda _, path, use=parser: use.parse(path))
 
 
 def place(x: float, y: float, scale: Any) -> dict[str, Any]:
@@ -42,12 +49,13 @@ def test_mpii_joins_a_square_around_the_place_with_the_joints(tmp_path: Path) ->
         rect(None, **place(500, 500, 0.05)),  # beyond the image
         rect(None, **place(2, 12, np.inf)),
     ]
-    write_mat(tmp_path / "a.mat", [Image("000000001.jpg", rects)])
-    write_photo(tmp_path / "images" / "000000001.jpg", 0)
+    names = {"train": "000000001", "val": "000000002", "test": "000000003"}
+    images = [Image(f"{name}.jpg", rects) for name in names.values()]
+    write_mat(tmp_path / "a.mat", images)
     (tmp_path / "lists").mkdir()
-    for split in ("train", "val", "test"):
-        text = "000000001\n" if split == "train" else ""
-        (tmp_path / "lists" / f"images_mpii_{split}.txt").write_text(text)
+    for index, (split, name) in enumerate(names.items()):
+        write_photo(tmp_path / "images" / f"{name}.jpg", index)
+        (tmp_path / "lists" / f"images_mpii_{split}.txt").write_text(f"{name}\n")
     raw = mpii.read(tmp_path / "a.mat", tmp_path / "images", tmp_path / "lists")
     (entry,) = raw.splits["train"].entries
     assert entry.boxes is not None and len(entry.keypoints) == 4
@@ -84,7 +92,7 @@ def test_drawn_people_lie_in_their_boxes(tmp_path: Path) -> None:
             left, top, right, bottom = clip(entry.boxes, width, height)[0]
             rows, columns = np.nonzero(scene.owner == 1)
             inside = (columns >= left) & (columns < right) & (rows >= top) & (rows < bottom)
-            assert inside.mean() > 0.95
+            assert inside.mean() > (0.8 if split == "test" else 0.95)  # feet without joints
             assert right - left > scene.people[0].height_px / 2
         assert number == size - 1
 
@@ -161,7 +169,7 @@ def test_boxes_around_joints_shrink_with_the_image(tmp_path: Path) -> None:
     joints = standing_people(2, 60, 44)
     grown = around_joints(joints)
     np.testing.assert_allclose(wide[2]["boxes"], clip(grown, 60, 44), rtol=1e-6)
-    extent = around_joints(joints, margin=0)
+    extent = around_joints(joints, margin=0.0)
     longer = (extent[:, 2:] - extent[:, :2]).max(1)
     np.testing.assert_allclose(extent[:, 0] - grown[:, 0], JOINTS_MARGIN * longer, rtol=1e-5)
     np.testing.assert_allclose(narrow[2]["boxes"], wide[2]["boxes"] / 2, rtol=1e-6)
