@@ -250,9 +250,9 @@ def _read_box(numbers: list[Any], where: str) -> list[float] | None:
     if len(numbers) != 4:
         raise _Fault(f"{where} has a bbox of {len(numbers)} numbers, not x, y, width, height")
     _check_pixels(numbers, where)
-    left, top, width, height = numbers
+    left, top, width, height = map(float, numbers)
     if min(width, height) < 0:
-        raise _Fault(f"{where} has a bbox of {width} x {height} pixels")
+        raise _Fault(f"{where} has a bbox of {width:g} x {height:g} pixels")
     return [left, top, left + width, top + height] if width and height else None
 
 

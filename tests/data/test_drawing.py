@@ -115,7 +115,7 @@ def test_a_box_is_outlined_on_the_border_of_its_pixels() -> None:
     drawn = drawing.draw_boxes(image, np.array([[10, 5, 50, 30], [0, 0, 0, 0]], np.float32))
     rows, columns = np.nonzero(np.abs(drawn.astype(int) - drawing.BOX).max(-1) < 90)
     assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 30, 9, 50)
-    assert (drawn[8:27, 13:47] == 90).all() and (drawn[0] == 90).all()
+    assert (drawn[9:26, 14:46] == 90).all() and (drawn[0] == 90).all()
     assert not np.array_equal(drawn, image) and (image == 90).all()
 
 
