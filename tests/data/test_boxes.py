@@ -183,6 +183,19 @@ def test_boxes_stay_on_a_planted_square(data: DataConfig, size: tuple[int, int],
         check_square(view, 1.0 + side / 40)  # a pixel of the image may be several of the crop
 
 
+def test_crops_and_mirror_images_are_exact() -> None:
+    data = config(image_size_px=40, short_side_px=60, limit_width_px=0, eval_crops="five",
+                  eval_flip=True)  # fmt: skip
+    shown = 0
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        left, top = rng.integers(0, 50, 2).tolist()
+        whole = planted(80, 60, (left, top, left + 25, min(60, top + 20)), data)
+        views = [augment(whole, data, rng), *evaluation_views(whole, data)]
+        shown += sum(check_square(view, 0.0) for view in views)
+    assert shown > 200
+
+
 @pytest.mark.parametrize("rule", ["opencv", "legacy", "antialias", "area", "truncated"])
 @pytest.mark.parametrize("size", [(90, 90), (30, 30), (120, 40)])
 def test_a_resized_box_is_exact(rule: str, size: tuple[int, int]) -> None:
