@@ -190,7 +190,7 @@ def resize(view: View, width: int, height: int, rule: str = "opencv") -> View:
         image=image,
         keypoints=_move_joints(view.keypoints, xy),
         disc_radius=radius,
-        boxes=_move_boxes(view.boxes, boxes, width, height),
+        boxes=clip(boxes, width, height),
     )
 
 
@@ -205,19 +205,19 @@ def _crop_at(view: View, left: int, top: int, width: int, height: int) -> View:
     return view._replace(
         image=view.image[top : top + height, left : left + width],
         keypoints=_move_joints(view.keypoints, view.keypoints[..., :2] - (left, top)),
-        boxes=_move_boxes(view.boxes, view.boxes - (left, top, left, top), width, height),
+        boxes=clip(view.boxes - (left, top, left, top), width, height),
     )
 
 
 def _mirror(view: View, swap: bool) -> View:
-    width = view.image.shape[1]
+    height, width = view.image.shape[:2]
     flipped = view.keypoints[..., :2] * (-1, 1) + (width - 1, 0)
     boxes = view.boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
     keypoints = _move_joints(view.keypoints, flipped)
     if swap:
         keypoints = keypoints[:, MIRRORED_JOINTS]
-    boxes = _move_boxes(view.boxes, boxes, *view.image.shape[1::-1])
-    return view._replace(image=cv2.flip(view.image, 1), keypoints=keypoints, boxes=boxes)
+    image = cv2.flip(view.image, 1)
+    return view._replace(image=image, keypoints=keypoints, boxes=clip(boxes, width, height))
 
 
 def _erase(view: View, rng: np.random.Generator) -> View:
@@ -244,11 +244,6 @@ def _move_joints(keypoints: Keypoints, xy: Float[np.ndarray, "people 16 2"]) -> 
     """Moves the joints to `xy`; a joint that is not annotated stays (0, 0, 0)."""
     annotated = keypoints[..., 2:] != NOT_ANNOTATED
     return np.concatenate([np.where(annotated, xy, 0.0), keypoints[..., 2:]], axis=-1)
-
-
-def _move_boxes(boxes: Boxes, moved: Boxes, width: int, height: int) -> Boxes:
-    """Moves the boxes to `moved`, clipped to the image; an absent box stays absent."""
-    return clip(np.where(boxes.any(-1, keepdims=True), moved, 0.0), width, height)
 
 
 def _jitter_colours(
