@@ -96,6 +96,8 @@ def _to_coco(entries: list[Entry]) -> dict[str, Any]:
     images, annotations = [], []
     for number, entry in enumerate(entries):
         images.append({"id": number, "file_name": entry.path.name})
+        if entry.boxes is None or entry.person_labels is None:
+            continue
         for box, action in zip(entry.boxes, entry.person_labels, strict=True):
             left, top, right, bottom = box.tolist()
             bbox = [left, top, right - left, bottom - top]

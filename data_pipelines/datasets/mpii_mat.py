@@ -82,7 +82,8 @@ def _annotation(index: int, image: Any, is_train: Any, act: Any, single_person: 
     picture = as_struct(entry["image"])
     rects = [as_struct(each) for each in elements(entry["annorect"])]
     people = [(_person(each), _place(each)) for each in rects]
-    found = [(person or [None] * JOINT_COUNT, at) for person, at in people if person or at]
+    nothing: Person = [None] * JOINT_COUNT
+    found = [(person or nothing, place) for person, place in people if person or place]
     return Annotation(
         source_index=index,
         name=as_text("image.name", None if picture is None else picture["name"]),
@@ -120,13 +121,10 @@ def _person(rect: np.void | None) -> Person | None:
 
 def _place(rect: np.void | None) -> Place | None:
     position = as_struct(optional(rect, "objpos"))
-    numbers = [
-        as_number("scale", optional(rect, "scale")),
-        *(as_number(f"objpos.{axis}", optional(position, axis)) for axis in "xy"),
-    ]
-    if None in numbers:
+    scale = as_number("scale", optional(rect, "scale"))
+    x, y = (as_number(f"objpos.{axis}", optional(position, axis)) for axis in "xy")
+    if scale is None or x is None or y is None:
         return None
-    scale, x, y = numbers
     height_px = SCALE_PX * scale
     is_within = max(abs(x), abs(y)) < MAX_POSITION_PX and 0 < height_px < MAX_POSITION_PX
     return [x - 1, y - 1, height_px] if is_within else None

@@ -108,7 +108,7 @@ def test_regions_are_all_allowed_candidates_and_padding() -> None:
     person = np.array([[20, 24, 40, 44]], np.float32)
     candidates = regions.list_candidates(person.astype(float), 64)[0]
     expected = {
-        tuple(np.float32(each).tolist())
+        tuple(each.astype(np.float32).tolist())
         for each in candidates
         if 0.2 <= overlap(person[0].tolist(), each.tolist()) <= 0.75
     }

@@ -59,7 +59,8 @@ def test_the_files_hold_masks_boxes_and_actions(
     with np.load(folder / crowd.MASKS, allow_pickle=False) as masks:
         for entry in data.splits["val"].entries:
             boxes = found.images[entry.path.name].boxes
-            assert boxes is not None and np.array_equal(boxes, entry.boxes)
+            assert boxes is not None and entry.boxes is not None
+            assert np.array_equal(boxes, entry.boxes)
             for index, (left, top, right, bottom) in enumerate(boxes.astype(int)):
                 assert (masks[entry.id][top:bottom, left:right] == 1 + 2 * index).any()
             assert masks[entry.id].max() <= 2 * len(boxes)
