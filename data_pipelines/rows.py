@@ -93,7 +93,6 @@ def fill_people(
     """
     boxes = boxes.astype(np.float32)
     if (is_shown := find_areas(boxes) > 0).any():
-        people.boxes[row] = 0
         people.boxes[row, : len(boxes)] = boxes
         people.label[row, : len(boxes)] = np.where(is_shown, labels, UNLABELLED)
     if data.regions:

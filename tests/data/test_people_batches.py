@@ -16,7 +16,15 @@ from data_pipelines.loader import evaluation_batches, training_batches
 from data_pipelines.manifest import Manifest
 from data_pipelines.rows import Rows, RowSpec
 from data_pipelines.transforms import center_crop, make_view
-from tests.support.loader_data import ARGUMENTS, MOST_PEOPLE, assert_same, config, store, take
+from tests.support.loader_data import (
+    ARGUMENTS,
+    MOST_PEOPLE,
+    assert_same,
+    config,
+    photo,
+    store,
+    take,
+)
 
 STORED = 12
 
@@ -103,6 +111,17 @@ def test_regions_depend_on_seed_step_and_row_alone(folder: Path, stated: Manifes
     np.testing.assert_array_equal(joined, np.concatenate([people_of(each).regions for each in two]))
 
 
+def test_each_row_of_training_has_regions_of_its_own(tmp_path: Path) -> None:
+    stated = store(tmp_path, 1, images={0: photo(0, 18, 18)}, shown={0: 1})
+    data = config(tmp_path, regions=5, short_side_px=12, flip=False)  # every crop is the image
+    rows = Rows(data, stated, "train", with_people=True)
+    specs = [RowSpec(0, 7), RowSpec(0, 8), RowSpec(0, 7), RowSpec(0)]
+    found = people_of(rows.batch(specs, np.zeros((4, 12, 12, 3), np.uint8)))
+    assert found.boxes[:, 0].any(1).all() and (found.boxes == found.boxes[0]).all()
+    assert len({each.tobytes() for each in found.regions}) == 3
+    np.testing.assert_array_equal(found.regions[0], found.regions[2])
+
+
 def test_a_crop_without_people_is_its_own_person(tmp_path: Path) -> None:
     stated = store(tmp_path, 1, shown={0: 2})
     rows = Rows(config(tmp_path), stated, "train", with_people=True)
@@ -113,6 +132,10 @@ def test_a_crop_without_people_is_its_own_person(tmp_path: Path) -> None:
     found = people_of(batch)
     assert found.boxes[0].tolist() == [[0, 0, 12, 12], [0] * 4, [0] * 4]
     assert found.label[0].tolist() == [-1, -1, -1]
+    beside[1] = 3, 0, 12, 9
+    found = people_of(rows.batch([RowSpec(0)], np.zeros((1, 12, 12, 3), np.uint8)))
+    assert not found.boxes[0, 0].any() and found.boxes[0, 1].any()
+    assert found.label[0].tolist() == [-1, 1, -1]  # only the second is in the crop
 
 
 def test_workers_and_a_cache_change_no_byte(folder: Path, stated: Manifest) -> None:
