@@ -62,7 +62,10 @@ def test_the_files_hold_masks_boxes_and_actions(
             assert boxes is not None and entry.boxes is not None
             assert np.array_equal(boxes, entry.boxes)
             for index, (left, top, right, bottom) in enumerate(boxes.astype(int)):
-                assert (masks[entry.id][top:bottom, left:right] == 1 + 2 * index).any()
+                mask, label = masks[entry.id], (entry.person_labels or ())[index]
+                assert (mask[top:bottom, left:right] == 1 + 2 * index).any()
+                holds = ACTIONS[crowd.CLASSES[label]].grip is not None
+                assert (mask == 2 + 2 * index).any() == holds
             assert masks[entry.id].max() <= 2 * len(boxes)
     actions = [each["action"] for each in content["annotations"]]
     listed = [each for split in SIZES for each in data.splits[split].entries]
