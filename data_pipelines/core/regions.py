@@ -43,10 +43,14 @@ def draw_regions(
 
     None is drawn twice; where fewer are allowed, and for an absent person, the rest have no area.
     """
-    wide = boxes.astype(np.float64)
+    is_shown = find_areas(boxes) > 0
+    wide = boxes[is_shown].astype(np.float64)
     candidates = list_candidates(wide, side_px)
     overlaps = find_overlaps(wide[:, None], candidates)
     fits = (overlaps >= allowed[0]) & (overlaps <= allowed[1]) & (find_areas(candidates) > 0)
     order = np.where(fits, rng.random(fits.shape), 2.0).argsort(-1)[:, :count]
     drawn = np.take_along_axis(candidates, order[..., None], 1)
-    return np.where(np.take_along_axis(fits, order, 1)[..., None], drawn, 0).astype(np.float32)
+    regions = np.zeros((len(boxes), count, 4), np.float32)
+    allowed_ones = np.take_along_axis(fits, order, 1)[..., None]
+    regions[is_shown, : order.shape[1]] = np.where(allowed_ones, drawn, 0)
+    return regions

@@ -138,10 +138,15 @@ def test_a_crop_without_people_is_its_own_person(tmp_path: Path) -> None:
     assert found.label[0].tolist() == [-1, 1, -1]  # only the second is in the crop
 
 
-def test_workers_and_a_cache_change_no_byte(folder: Path, stated: Manifest) -> None:
+@pytest.mark.slow
+def test_a_worker_changes_no_byte(folder: Path, stated: Manifest) -> None:
+    expected = train(config(folder, regions=3), stated, 4)
+    assert_same(train(config(folder, regions=3, workers=1), stated, 4), expected)
+
+
+def test_a_cache_changes_no_byte(folder: Path, stated: Manifest) -> None:
     expected = train(config(folder, regions=3), stated, 4)
     assert_same(train(config(folder, regions=3, cache="ram"), stated, 4), expected)
-    assert_same(train(config(folder, regions=3, workers=1), stated, 4), expected)
     plain = train(config(folder), stated, 4, with_people=False)
     assert all(batch.people is None for batch in plain)
     assert_same([batch._replace(people=None) for batch in expected], plain)
