@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax._src import xla_bridge
 from PIL import Image
 
 from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
+from data_pipelines.core import boxes
 from data_pipelines.example import HostBatch, LabelKind
 from data_pipelines.loader import Batches
 from data_pipelines.rows import Rows, RowSpec
@@ -44,8 +46,13 @@ def store(
     labels: Mapping[int, Any] | None = None,
     images: Mapping[int, bytes] | None = None,
     shown: Mapping[int, int] | None = None,
+    has_boxes: bool = True,
 ) -> manifest.Manifest:
-    """Stores a training split of `count` records; labels, images and people can be replaced."""
+    """Stores a training split of `count` records; labels, images and people can be replaced.
+
+    Everybody's box is that around the joints; the i-th person of an image is of class i. Without
+    boxes the records are of format version 1.
+    """
     single = kind == "single"
     stored = [
         {
@@ -61,9 +68,14 @@ def store(
         }
         for index in range(count)
     ]
-    shards = records.write(folder, kind, len(CLASSES), {"train": stored})["train"]
-    split = manifest.Split(count, count, count, (count, 0, 0), "", tuple(shards))
-    described = manifest.Manifest("people", kind, CLASSES, MOST_PEOPLE, {"train": split}, {})
+    for each in stored if has_boxes else []:
+        each["boxes"] = boxes.clip(boxes.around_joints(each["keypoints"]), 24, 18)
+        each["person_labels"] = np.arange(len(each["keypoints"]))
+    shards = records.write(folder, kind, len(CLASSES), {"train": stored}, has_boxes=has_boxes)
+    split = manifest.Split(count, count, count, (count, 0, 0), "", tuple(shards["train"]))
+    described = manifest.Manifest(
+        "people", kind, CLASSES, MOST_PEOPLE, {"train": split}, {}, format_version=1 + has_boxes
+    )
     manifest.save(described, folder)
     return described
 
@@ -84,8 +96,9 @@ def assert_same(ours: Sequence[HostBatch], theirs: Sequence[HostBatch]) -> None:
     """Asserts that batches have equal bits, types and shapes."""
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
-        for name, array in one._asdict().items():
-            twin = getattr(other, name)
+        arrays, twins = jax.tree.leaves_with_path(one), jax.tree.leaves(other)
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        for (name, array), twin in zip(arrays, twins, strict=True):
             assert (array.dtype, array.shape) == (twin.dtype, twin.shape), name
             assert array.tobytes() == twin.tobytes(), name
 
@@ -94,7 +107,7 @@ def digest(batches: Sequence[HostBatch]) -> str:
     """Computes a digest of the batches' bytes."""
     state = hashlib.sha256()
     for batch in batches:
-        for array in batch:
+        for array in jax.tree.leaves(batch):
             state.update(array.tobytes())
     return state.hexdigest()
 
