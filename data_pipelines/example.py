@@ -150,13 +150,27 @@ def record_features(label_kind: LabelKind, classes: int, frames: int = 1) -> fea
     )
 
 
+class People(NamedTuple):
+    """Holds the people of a batch: a box, secondary regions and a class for each.
+
+    Boxes are (left, top, right, bottom) in pixels of the crop, where pixel i spans i to i + 1; an
+    absent person or region has zero area. `regions` are the secondary regions of each person;
+    `label` is the class of each person, -1 if unknown.
+    """
+
+    boxes: Float[np.ndarray, "b people 4"]
+    regions: Float[np.ndarray, "b people regions 4"]
+    label: Int32[np.ndarray, "b people"]
+
+
 class HostBatch(NamedTuple):
     """Holds a batch in host memory; the device normalises it and draws its heatmaps.
 
     `keypoints` are pixels of the crop (of the first view, if evaluation takes several), padded with
     people without joints; `disc_radius` is 5 % of the whole image's width, in pixels of the crop;
     `weight` is 0 for unlabelled and padding rows; `id` is the position in its split, -1 if padded.
-    The axes of views are those of crops in evaluation, then of the frames of a clip.
+    The axes of views are those of crops in evaluation, then of the frames of a clip. `people` is
+    None where the run reads no boxes.
     """
 
     image: UInt8[np.ndarray, "b *views h w 3"] | Float[np.ndarray, "b *views h w f"]
@@ -165,3 +179,4 @@ class HostBatch(NamedTuple):
     label: Int32[np.ndarray, " b"] | Int8[np.ndarray, "b k"]
     weight: Float[np.ndarray, " b"]
     id: Int64[np.ndarray, " b"]
+    people: People | None = None

@@ -14,6 +14,14 @@ from typing import NamedTuple
 from jaxtyping import Array, Float, Int, UInt8
 
 
+class People(NamedTuple):
+    """`data_pipelines.example.People` on the device, with the same fields."""
+
+    boxes: Float[Array, "b people 4"]
+    regions: Float[Array, "b people regions 4"]
+    label: Int[Array, "b people"]
+
+
 class Batch(NamedTuple):
     """`data_pipelines.example.HostBatch` on the device, with the same fields."""
 
@@ -23,6 +31,7 @@ class Batch(NamedTuple):
     label: Int[Array, " b"] | Int[Array, "b k"]
     weight: Float[Array, " b"]
     id: Int[Array, " b"]
+    people: People | None = None
 
 
 class AttentionMaps(NamedTuple):

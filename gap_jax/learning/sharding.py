@@ -13,7 +13,7 @@ from jaxtyping import Array, Int, PyTree
 
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.example import HostBatch
-from gap_jax.batch import Batch
+from gap_jax.batch import Batch, People
 from gap_jax.config import Config, MeshConfig
 
 SMALLEST_SHARDED = 2**12  # values; gathering a smaller array costs more than replicating it
@@ -79,7 +79,8 @@ def globalise(micro_batches: Sequence[HostBatch], mesh: Mesh) -> Batch:
         local = rows[0][None] if len(rows) == 1 else np.stack(rows)
         return jax.make_array_from_process_local_data(sharding, local)
 
-    return Batch(*(join(*fields) for fields in zip(*micro_batches, strict=True)))
+    *fields, people = jax.tree.map(join, *micro_batches)
+    return Batch(*fields, people=None if people is None else People(*people))
 
 
 @partial(jax.jit, static_argnums=1)

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -130,7 +131,7 @@ def test_processes_split_the_same_global_batches(
     whole = train(folder, stated, 12, batch_size=8)
     parts = [train(folder, stated, 12, batch_size=8, process=(i, count)) for i in range(count)]
     joined = [
-        HostBatch(*(np.concatenate(arrays) for arrays in zip(*step, strict=True)))
+        jax.tree.map(lambda *arrays: np.concatenate(arrays), *step)
         for step in zip(*parts, strict=True)
     ]
     assert_same(joined, whole)

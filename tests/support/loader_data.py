@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from jax._src import xla_bridge
 from PIL import Image
@@ -84,8 +85,9 @@ def assert_same(ours: Sequence[HostBatch], theirs: Sequence[HostBatch]) -> None:
     """Asserts that batches have equal bits, types and shapes."""
     assert len(ours) == len(theirs)
     for one, other in zip(ours, theirs, strict=True):
-        for name, array in one._asdict().items():
-            twin = getattr(other, name)
+        arrays, twins = jax.tree.leaves_with_path(one), jax.tree.leaves(other)
+        assert jax.tree.structure(one) == jax.tree.structure(other)
+        for (name, array), twin in zip(arrays, twins, strict=True):
             assert (array.dtype, array.shape) == (twin.dtype, twin.shape), name
             assert array.tobytes() == twin.tobytes(), name
 
@@ -94,7 +96,7 @@ def digest(batches: Sequence[HostBatch]) -> str:
     """Computes a digest of the batches' bytes."""
     state = hashlib.sha256()
     for batch in batches:
-        for array in batch:
+        for array in jax.tree.leaves(batch):
             state.update(array.tobytes())
     return state.hexdigest()
 

@@ -68,8 +68,11 @@ def draw_batch(seed: int, cfg: Config) -> list[HostBatch]:
         weight=(rng.random(images) < 0.9).astype(np.float32),
         id=np.arange(images, dtype=np.int64),
     )
-    pieces = [np.split(field, cfg.train.accumulate) for field in whole]
-    return [HostBatch(*fields) for fields in zip(*pieces, strict=True)]
+    parts, size = cfg.train.accumulate, images // cfg.train.accumulate
+    return [
+        jax.tree.map(lambda array, part=part: array[part * size : (part + 1) * size], whole)
+        for part in range(parts)
+    ]
 
 
 def begin(setup: Setup, variables: Variables | None = None) -> TrainState:
