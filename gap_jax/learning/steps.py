@@ -19,7 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
 
 from gap_jax import hardware
-from gap_jax.batch import Batch
+from gap_jax.batch import Batch, People
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim
 from gap_jax.learning.mixup import Mixed, mix
@@ -103,14 +103,17 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1, *, from_map: bool = 
     """
 
     def score(
-        variables: Variables, image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b h w f"]
+        variables: Variables,
+        image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b h w f"],
+        people: People | None = None,
     ) -> Float[Array, "b k"]:
-        return model.apply(variables, image, from_map=from_map)[0].logits
+        return model.apply(variables, image, people=people, from_map=from_map)[0].logits
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
         whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
         if views == 1:
-            logits = score(whole, batch.image[0])
+            people = jax.tree.map(operator.itemgetter(0), batch.people)
+            logits = score(whole, batch.image[0], people)
         elif hardware.is_cpu():
             logits = sum(score(whole, batch.image[0, :, i]) for i in range(views)) / views
         else:
@@ -136,18 +139,18 @@ def _build_micro_loss(
     def micro_loss(
         params: PyTree, stats: PyTree, micro: Micro, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Means, PyTree]]:
-        (image, keypoints, disc_radius, label, weight, _), mixed = micro
+        (image, keypoints, disc_radius, label, weight, _, people), mixed = micro
         params = optim.stop_frozen(params, cfg.optim.frozen)
-        outputs, stats = apply(Variables(params, stats), image, keys=keys)
+        outputs, stats = apply(Variables(params, stats), image, people=people, keys=keys)
         hits = losses.top1_hits(outputs.logits, label)
         if label.ndim == 1:
-            cross_entropy = functools.partial(
-                losses.softmax_cross_entropy,
-                outputs.logits,
-                smoothing=cfg.train.label_smoothing,
-                class_weights=class_weights,
-            )
+            rule = {"smoothing": cfg.train.label_smoothing, "class_weights": class_weights}
+            cross_entropy = functools.partial(losses.softmax_cross_entropy, outputs.logits, **rule)
             each = cross_entropy(label)
+            if outputs.person_logits is not None and people is not None:
+                each = losses.people_cross_entropy(
+                    outputs.person_logits, people.label, each, **rule
+                )
             if mixed is not None:
                 each = _blend(mixed.share, each, cross_entropy(mixed.label))
                 hits = _blend(mixed.share, hits, losses.top1_hits(outputs.logits, mixed.label))
