@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 from jaxtyping import Array
 
+from data_pipelines.config import DataConfig
 from gap_jax.batch import People
 from gap_jax.config import Config
 from gap_jax.model_config import ModelConfig, OverPeople, PoseConfig
@@ -150,10 +151,8 @@ def make(pooling: str, **fields: Any) -> Network:
         **({"T": 1, "widths": (6,)} if pooling == "gap" else {}), **fields,
     )  # fmt: skip
     pose = PoseConfig(branch=pooling == "pose_parts", hidden=(4,))
-    data = {"regions": 4} if pooling == "rstarcnn" else {}
-    cfg = Config(model=model, pose=pose)
-    for name, value in data.items():
-        setattr(cfg.data, name, value)
+    data = DataConfig(regions=4 if pooling == "rstarcnn" else 0)
+    cfg = Config(data=data, model=model, pose=pose)
     return drawn(lambda: build(cfg, K, 0))
 
 
@@ -199,8 +198,8 @@ def test_images_take_scores_and_maps_from_present_people(pooling: str, over: str
 
 @pytest.mark.parametrize("pooling", ["attention", "gap", "rcnn"])
 def test_image_without_people_is_one_person(pooling: str) -> None:
-    regions = "image" if pooling == "rcnn" else "people"
-    network, images = make(pooling, regions=regions, region_grow=1.0), draw_images()
+    fields = {} if pooling == "rcnn" else {"regions": "people", "region_grow": 1.0}
+    network, images = make(pooling, **fields), draw_images()
     box = jnp.broadcast_to(jnp.array([0.0, 0, SIDE_PX, SIDE_PX])[None, None], (ROWS, 1, 4))
     people = People(box, jnp.zeros((ROWS, 1, 0, 4)), jnp.zeros((ROWS, 1), jnp.int32))
     given, default = network(images, people=people), network(images)
@@ -209,7 +208,7 @@ def test_image_without_people_is_one_person(pooling: str) -> None:
 
 
 def test_pooling_in_a_box_is_that_of_the_part_and_of_the_picture() -> None:
-    """A 1x1 map below the box: its cells are the part's, the other half of the score the whole's."""
+    """Half of the score is the mean over the box, by interpolation, half that over the picture."""
     network, images = make("mean", regions="people", region_grow=1.0, region_side=5), draw_images()
     x = network.extract(images)  # 10 x 10 cells of 4 px, centred on pixel 4 i
     boxes = jnp.broadcast_to(jnp.array([4.5, 4.5, 24.5, 24.5])[None, None], (ROWS, 1, 4))

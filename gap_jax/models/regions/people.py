@@ -1,7 +1,7 @@
 """Scores of each person by any pooling of pictures, and an image's scores from its people's."""
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from gap_jax.batch import AttentionMaps, People
 from gap_jax.model_config import OverPeople
 from gap_jax.models.cells import Grid
-from gap_jax.models.pooling import Pooling
-from gap_jax.models.regions.pool import Boxes, find_samples, has_area, pool_mean
+from gap_jax.models.pooling import Pooling, SaliencyInput
+from gap_jax.models.regions.pool import Boxes, Cells, find_samples, has_area, pool_mean
 
 Map = Float[Array, "b h w c"]
 Keys = Key[Array, " b"] | None
@@ -79,7 +79,7 @@ def share(person_logits: Float[Array, "b m k"], boxes: Boxes, over: OverPeople) 
 def score_people(
     pooling: Pooling,
     x: Map,
-    read: Map | None,
+    read: SaliencyInput,
     boxes: Boxes,
     grid: Grid,
     size: tuple[int, int],
@@ -96,45 +96,53 @@ def score_people(
     Of the maps `combined` has the image's scores as its mean, with each person's cells laid on the
     cells of the picture; `bottom_up` is laid likewise and `top_down` is the picture's alone.
     """
-    b, m = boxes.shape[:2]
     cells = find_samples(grow(boxes, rule.grow, *size), grid, rule.side)
-
-    def cut(values: Map | None) -> Map | None:
-        if values is None:
-            return None
-        return pool_mean(values, cells).reshape(b * m, rule.side, rule.side, -1)
-
     own, of_people = keys, None
     if keys is not None:
-        split = jax.vmap(lambda key: jax.random.split(key, 1 + m))(keys)
-        own, of_people = split[:, 0], split[:, 1:].reshape(b * m)
-    parts: list[Any] = []
-    compute = pooling.maps if want_maps else pooling
-    for values, hidden, drawn in ((cut(x), cut(read), of_people), (x, read, own)):
-        parts.append(compute(values, hidden, keys=drawn))
-    person, picture = (each.logits if want_maps else each for each in parts)
-    logits = (person.reshape(b, m, -1) + picture[:, None]) / 2
-    if not want_maps:
-        return PeopleScores(logits, None, None)
-    shares = share(logits, boxes, rule.over)
-    rows, columns = cells.rows, cells.columns
+        people = 1 + boxes.shape[1]
+        split = jax.vmap(lambda key: jax.random.split(key, people))(keys)
+        own, of_people = split[:, 0], split[:, 1:].reshape(-1)
+    inside = _cut(x, cells), None if read is None else _cut(read, cells)
+    if want_maps:
+        person, picture = (
+            pooling.maps(*inside, keys=of_people), pooling.maps(x, read, keys=own),
+        )  # fmt: skip
+        logits = _add_context(person.logits, picture.logits)
+        shares = share(logits, boxes, rule.over)
+        return PeopleScores(logits, None, _lay_maps(person, picture, shares, cells))
+    person, picture = pooling(*inside, keys=of_people), pooling(x, read, keys=own)
+    return PeopleScores(_add_context(person, picture), None, None)
 
-    def lay(values: Float[Array, "bm p q k r"]) -> Float[Array, "b h w k r"]:
+
+def _cut(values: Map, cells: Cells) -> Float[Array, "n p q c"]:
+    """Pools the cells of all people of all images as one batch."""
+    pooled = pool_mean(values, cells)
+    return pooled.reshape(-1, *pooled.shape[2:])
+
+
+def _add_context(person: Float[Array, "n k"], picture: Float[Array, "b k"]) -> Shares:
+    return (person.reshape(len(picture), -1, picture.shape[1]) + picture[:, None]) / 2
+
+
+def _lay_maps(
+    person: AttentionMaps, picture: AttentionMaps, shares: Shares, cells: Cells
+) -> AttentionMaps:
+    """Adds the maps of people, by their shares in the scores, to those of the picture."""
+    b, m = shares.shape[:2]
+    present = shares.sum(1)[:, None, None]  # 1, or 0 in a row without people
+    scale = cells.rows.shape[3] * cells.columns.shape[3] / cells.rows.shape[2] ** 2
+
+    def lay(values: Float[Array, "n p q classes r"]) -> Float[Array, "b h w k r"]:
         """Spreads the cells of people over the picture's; the mean over cells stays."""
-        k = shares.shape[2]
-        values = jnp.broadcast_to(values, (*values.shape[:3], k, values.shape[4]))
-        values = values.reshape(b, m, *values.shape[1:]) * shares[:, :, None, None, :, None]
-        spread = jnp.einsum("bmpqkr,bmph,bmqw->bhwkr", values, rows, columns)
-        return spread * (rows.shape[3] * columns.shape[3] / rule.side**2)
+        each = values.reshape(b, m, *values.shape[1:]) * shares[:, :, None, None, :, None]
+        return jnp.einsum("bmpqkr,bmph,bmqw->bhwkr", each, cells.rows, cells.columns) * scale
 
-    def by_class(bottom_up: Float[Array, "..."]) -> Float[Array, "n h w k r"]:
+    def by_class(bottom_up: Float[Array, "..."]) -> Float[Array, "..."]:
         return bottom_up if bottom_up.ndim == 5 else bottom_up[:, :, :, None]
 
-    maps, around = parts
-    present = shares.sum(1)[:, None, None]  # 1, or 0 in a row without people
-    maps = AttentionMaps(
-        (lay(by_class(maps.bottom_up)) + by_class(around.bottom_up) * present[..., None]) / 2,
-        around.top_down,
-        (lay(maps.combined[..., None])[..., 0] + around.combined * present) / 2,
+    around = by_class(picture.bottom_up) * present[..., None]
+    return AttentionMaps(
+        (lay(by_class(person.bottom_up)) + around) / 2,
+        picture.top_down,
+        (lay(person.combined[..., None])[..., 0] + picture.combined * present) / 2,
     )
-    return PeopleScores(logits, None, maps)

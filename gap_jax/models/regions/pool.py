@@ -18,12 +18,13 @@ Both rules are separable, so a region needs weights of rows and of columns only,
 needs a scatter, which is slow on CPU.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, UInt16
 
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.saliency import EXACT
@@ -117,39 +118,64 @@ def _share(bins: Bool[Array, "b m p n"] | Float[Array, "b m p n"]) -> Float[Arra
 def _find_maxima(x: Float[Array, "b h w c"], cells: Cells) -> tuple[Pooled, Any]:
     """Returns the maxima and what their gradient needs: first over columns, then over rows.
 
-    This order finds the first of equal values in reading order. Indices come from argmax: where
-    XLA computes x again with other rounding, no value may equal the maximum.
+    This order finds the first of equal values in reading order.
     """
-    lowest = jnp.array(-jnp.inf, x.dtype)
-    of_columns = cells.columns[:, :, :, None, :, None]
-    across = jnp.where(of_columns, x[:, None, None], lowest)  # b m q h w c, never stored
-    column, across = across.argmax(4).astype(jnp.int16), across.max(4)
-    down = jnp.where(cells.rows[:, :, :, None, :, None], across[:, :, None], lowest)
-    row, largest = down.argmax(4).astype(jnp.int16), down.max(4)  # b m p q c
-    is_empty = _find_empty(cells)
-    return jnp.where(is_empty, 0, largest).astype(x.dtype), (row, column, cells)
+    across, column = _find_largest(x[:, None, None], cells.columns)  # b m q h c
+    largest, row = _find_largest(across[:, :, None], cells.rows)  # b m p q c
+    return jnp.where(_find_empty(cells), 0, largest).astype(x.dtype), (row, column, cells)
+
+
+def _find_largest(
+    values: Float[Array, "b m2 p2 a n c"], masks: Bool[Array, "b m p n"]
+) -> tuple[Float[Array, "b m p a c"], UInt16[Array, "b m p a c"]]:
+    """Returns the largest of the masked values along n, and the first index that has it.
+
+    A chain over slices, which XLA fuses; its reductions store all masked values and take ten times
+    as long on CPU.
+    """
+    lowest = jnp.array(-jnp.inf, values.dtype)
+    largest, index = lowest, jnp.uint16(0)
+    for number in range(masks.shape[-1]):
+        mask = masks[..., number, None, None]
+        value = jnp.where(mask, values[:, :, :, :, number], lowest)
+        index = jnp.where(value > largest, jnp.uint16(number), index)
+        largest = jnp.maximum(value, largest)
+    return largest, index
 
 
 def _find_empty(cells: Cells) -> Bool[Array, "b m p q 1"]:
-    filled = (each.any(-1) for each in cells)
-    rows, columns = filled
+    rows, columns = (each.any(-1) for each in cells)
     return ~(rows[:, :, :, None] & columns[:, :, None])[..., None]
 
 
 def _spread_gradient(kept: Any, gradient: Pooled) -> tuple[Float[Array, "b h w c"], None]:
-    """Adds the gradient of each bin to the cell that has its maximum."""
+    """Adds the gradient of each bin to the cell that has its maximum, one region after another.
+
+    Without loops XLA would compute the indices again for every cell.
+    """
     row, column, cells = kept
     h, w = (each.shape[-1] for each in cells)
     exact = jnp.where(_find_empty(cells), 0, gradient.astype(jnp.float32))
-    is_row = row[:, :, :, :, None] == _along_axis_4(h, row)
-    across = jnp.where(is_row, exact[:, :, :, :, None], 0).sum(2)  # b m q h c
-    is_column = column[:, :, :, :, None] == _along_axis_4(w, column)
-    spread = jnp.where(is_column, across[:, :, :, :, None], 0).sum((1, 2))
-    return spread.astype(gradient.dtype), None
+    exact, row, column = (jnp.moveaxis(each, 1, 0) for each in (exact, row, column))
+    across = jax.lax.map(lambda region: _place(*region, h), (exact, row))  # m b q h c
+
+    def add(total: Array, region: tuple[Array, Array]) -> tuple[Array, None]:
+        return total + _place(*region, w), None
+
+    zeros = jnp.zeros((len(gradient), h, w, gradient.shape[-1]))
+    return jax.lax.scan(add, zeros, (across, column))[0].astype(gradient.dtype), None
 
 
-def _along_axis_4(size: int, like: Int[Array, "..."]) -> Int[Array, "1 1 1 1 {size} 1"]:
-    return jnp.arange(size, dtype=like.dtype)[None, None, None, None, :, None]
+def _place(
+    values: Float[Array, "b p a c"], index: UInt16[Array, "b p a c"], size: int
+) -> Float[Array, "b a {size} c"]:
+    """Adds each value along p at its index."""
+    places = jnp.arange(size, dtype=index.dtype)[None, None, :, None]
+    pairs = (
+        jnp.where(index[:, p, :, None] == places, values[:, p, :, None], 0)
+        for p in range(values.shape[1])
+    )
+    return functools.reduce(jnp.add, pairs)
 
 
 pool_max.defvjp(_find_maxima, _spread_gradient)

@@ -6,6 +6,7 @@ score_jk = w_k . phi(box_j) + b_k                         R-CNN
 """
 
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -62,15 +63,13 @@ class RegionPooling(nnx.Module):
         self.features, self.side = features, side
         self.pool: RegionPool = pool
         self.dropout = dropout
-        self.reduce = None
-        if features > channels:
-            self.reduce = Conv(features, channels, bias=True, rngs=rngs)
+        wide = features > channels
+        self.reduce = Conv(features, channels, bias=True, rngs=rngs) if wide else None
         sizes = (side * side * min(features, channels), *widths)
         self.hidden = nnx.List(Dense(*pair, rngs=rngs) for pair in pairwise(sizes))
-        self.primary = Dense(sizes[-1], classes, init=CLASSIFIER, rngs=rngs)
-        self.secondary = None
-        if secondary:
-            self.secondary = Dense(sizes[-1], classes, init=CLASSIFIER, rngs=rngs)
+        scored: Any = {"init": CLASSIFIER, "rngs": rngs}
+        self.primary = Dense(sizes[-1], classes, **scored)
+        self.secondary = Dense(sizes[-1], classes, **scored) if secondary else None
 
     def __call__(
         self,
@@ -98,7 +97,7 @@ class RegionPooling(nnx.Module):
         primary = self.primary(phi[:, :, 0], exactly=True)
         if self.secondary is None:
             shares = share(primary, people.boxes, over)
-            maps = lay_terms([(shares, primary, cells)]) if want_maps else None
+            maps = lay_terms([Term(shares, primary, cells)]) if want_maps else None
             return PeopleScores(primary, None, maps)
         secondary = self.secondary(phi[:, :, 1:], exactly=True)
         is_winner = find_winners(secondary, people.regions)
@@ -110,8 +109,8 @@ class RegionPooling(nnx.Module):
         of_regions = jnp.where(is_winner, shares[:, :, None], 0)
         ours, theirs = _split(cells, m)
         terms = [
-            (of_regions.reshape(b, m * r, -1), secondary.reshape(b, m * r, -1), theirs),
-            (shares, primary, ours),
+            Term(of_regions.reshape(b, m * r, -1), secondary.reshape(b, m * r, -1), theirs),
+            Term(shares, primary, ours),
         ]
         return PeopleScores(logits, winner, lay_terms(terms))
 
@@ -134,6 +133,14 @@ class RegionPooling(nnx.Module):
         return values
 
 
+class Term(NamedTuple):
+    """A term of scores of n regions, and the shares of the regions in the image's scores."""
+
+    shares: Float[Array, "b n k"]
+    scores: Float[Array, "b n k"]
+    cells: Cells
+
+
 def find_winners(
     scores: Float[Array, "b m r k"], regions: Float[Array, "b m r 4"]
 ) -> Bool[Array, "b m r k"]:
@@ -142,12 +149,8 @@ def find_winners(
     return find_first_maximum(scores, is_present, 2)
 
 
-def lay_terms(terms: list[tuple[Shares, Float[Array, "b n k"], Cells]]) -> AttentionMaps:
-    """Lays the terms of the image's scores over the cells of their regions.
-
-    A term has the share of each region in the image's scores, the scores of the regions and their
-    cells.
-    """
+def lay_terms(terms: list[Term]) -> AttentionMaps:
+    """Lays the terms of the image's scores over the cells of their regions."""
     pairs = []
     for shares, scores, cells in terms:
         rows, columns = cover(cells)
