@@ -33,7 +33,7 @@ def get_config(variant: str = "") -> Config:
     cfg = Config()
     set_method(cfg, chosen.method)
     set_data(cfg, chosen.data)
-    if chosen.method in ("rcnn", "rstarcnn") and chosen.scale == "full":
+    if cfg.reads_boxes and chosen.scale == "full":
         set_region_recipe(cfg)
     if chosen.scale == "demo":
         _set_demo_scale(cfg, chosen)

@@ -53,7 +53,12 @@ def parse_variant(text: str, *, method: str) -> Variant:
             f"config variant {text!r}: the released code has no demo scale; leave out demo or "
             "reference"
         )
-    return Variant(chosen.get("method", method), data, scale, recipe)
+    method = chosen.get("method", method)
+    if method in HARD and recipe == "reference":
+        raise ConfigError(
+            f"config variant {text!r}: AP's released code has no {method}; leave out reference"
+        )
+    return Variant(method, data, scale, recipe)
 
 
 def parse_parts(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:

@@ -11,13 +11,13 @@ from flax import nnx
 from jaxtyping import Array
 
 from data_pipelines.config import DataConfig
-from gap_jax.batch import People
+from gap_jax.batch import Outputs, People
 from gap_jax.config import Config
 from gap_jax.model_config import ModelConfig, OverPeople, PoseConfig
 from gap_jax.models.build import build
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network
-from gap_jax.models.regions.people import PeopleRule, grow
+from gap_jax.models.regions.people import PeopleRule, PeopleScores, grow
 from gap_jax.models.regions.rcnn import RegionPooling
 from tests.support.literal_regions import Values, literal_person
 from tests.support.small_networks import UNOPTIMISED, by_path, drawn
@@ -116,7 +116,14 @@ def test_winner_changes_only_context_and_lies_in_the_maps() -> None:
     pooling, x = rstarcnn(), jnp.asarray(draw_map())[:1]
     regions = jnp.array([[[[0.0, 0, 40, 40], [60, 50, 112, 96]]]])
     people = People(jnp.array([[[0.0, 50, 40, 96]]]), regions, jnp.zeros((1, 1), jnp.int32))
-    found = pooling(x, people, GRID, keys=None, want_maps=True)
+    plain, empty = rstarcnn(secondary=False), people._replace(regions=jnp.zeros((1, 1, 0, 4)))
+
+    @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+    def compute() -> list[PeopleScores]:
+        found = pooling(x, people, GRID, keys=None, want_maps=True)
+        return [found, pooling(x, empty, GRID, keys=None), plain(x, people, GRID, keys=None)]
+
+    found, alone, without = compute()
     assert found.winner is not None and found.maps is not None
     for k in range(K):
         region = regions[0, 0, found.winner[0, 0, k]]
@@ -125,23 +132,30 @@ def test_winner_changes_only_context_and_lies_in_the_maps() -> None:
             across = np.flatnonzero(np.asarray(found.maps.bottom_up[0, :, :, k, pair]).sum(0))
             assert abs(inside[0] - top / 16) <= 1 and abs(inside[-1] + 1 - bottom / 16) <= 1
             assert abs(across[0] - left / 16) <= 1 and abs(across[-1] + 1 - right / 16) <= 1
-    plain = rstarcnn(secondary=False)
-    assert plain(x, people, GRID, keys=None).winner is None
-    alone = pooling(x, people._replace(regions=jnp.zeros((1, 1, 0, 4))), GRID, keys=None)
-    np.testing.assert_allclose(alone.logits, plain(x, people, GRID, keys=None).logits, rtol=1e-5)
+    assert without.winner is None
+    np.testing.assert_allclose(alone.logits, without.logits, rtol=1e-5)
     assert (np.asarray(alone.winner) == -1).all()
 
 
 def test_dropout_of_regions_needs_keys_and_follows_them() -> None:
     pooling, people, x = rstarcnn(dropout=0.5), draw_people(), jnp.asarray(draw_map())
     keys = jax.random.split(jax.random.key(0), ROWS)
-    score = jax.jit(lambda keys: pooling(x, people, GRID, keys=keys).logits)
-    one, same, plain = score(keys), score(keys), pooling(x, people, GRID, keys=None).logits
+    people = people._replace(boxes=people.boxes.at[:, 1].set(people.boxes[:, 0]))
+    people = people._replace(regions=people.regions.at[:, 1].set(people.regions[:, 0]))
+
+    @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+    def score(keys: Array, chosen: Array) -> tuple[Array, Array]:
+        drawn, plain = (pooling(x, people, GRID, keys=each).logits for each in (keys[chosen], None))
+        return drawn, plain
+
+    order = jnp.arange(ROWS)
+    (one, plain), (same, _), (turned, _) = (
+        score(keys, each) for each in (order, order, order[::-1])
+    )
     np.testing.assert_array_equal(one, same)
-    assert (one != plain).any() and (score(keys[::-1]) != one).any()
-    twins = people._replace(boxes=people.boxes.at[:, 1].set(people.boxes[:, 0]))
-    drawn_twice = pooling(x, twins, GRID, keys=keys).logits
-    assert (drawn_twice[:, 0] != drawn_twice[:, 1]).any(), "each region has its own mask"
+    assert (one != plain).any() and (turned != one).any()
+    np.testing.assert_array_equal(plain[:, 0], plain[:, 1])
+    assert (one[:, 0] != one[:, 1]).any(), "each region has its own mask"
 
 
 def make(pooling: str, **fields: Any) -> Network:
@@ -202,7 +216,12 @@ def test_image_without_people_is_one_person(pooling: str) -> None:
     network, images = make(pooling, **fields), draw_images()
     box = jnp.broadcast_to(jnp.array([0.0, 0, SIDE_PX, SIDE_PX])[None, None], (ROWS, 1, 4))
     people = People(box, jnp.zeros((ROWS, 1, 0, 4)), jnp.zeros((ROWS, 1), jnp.int32))
-    given, default = network(images, people=people), network(images)
+
+    @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
+    def score() -> list[Outputs]:
+        return [network(images, people=people), network(images)]
+
+    given, default = score()
     np.testing.assert_array_equal(given.logits, default.logits)
     np.testing.assert_array_equal(given.logits, given.person_logits[:, 0])
 
@@ -210,11 +229,11 @@ def test_image_without_people_is_one_person(pooling: str) -> None:
 def test_pooling_in_a_box_is_that_of_the_part_and_of_the_picture() -> None:
     """Half of the score is the mean over the box, by interpolation, half that over the picture."""
     network, images = make("mean", regions="people", region_grow=1.0, region_side=5), draw_images()
-    x = network.extract(images)  # 10 x 10 cells of 4 px, centred on pixel 4 i
+    x = jax.jit(network.extract)(images)  # 10 x 10 cells of 4 px, centred on pixel 4 i
     boxes = jnp.broadcast_to(jnp.array([4.5, 4.5, 24.5, 24.5])[None, None], (ROWS, 1, 4))
     people = People(boxes, jnp.zeros((ROWS, 1, 0, 4)), jnp.zeros((ROWS, 1), jnp.int32))
     kernel, bias = network.pooling.kernel[...][0], network.pooling.bias[...][0]
-    found = network(images, people=people).logits
+    found = jax.jit(lambda image: network(image, people=people).logits)(images)
     grid = Grid(network.backbone.locate(Axis(SIDE_PX)), network.backbone.locate(Axis(SIDE_PX)))
     cells = np.arange(10) * grid.rows.stride + grid.rows.first
     at = np.interp(4 + (np.arange(10) + 0.5) * 2, cells, np.arange(10))

@@ -88,7 +88,7 @@ def test_vgg16_has_caffes_scale_and_boxes_without_cells_are_zero() -> None:
     assert grid == GRID
     x = jnp.arange(1.0, 100.0).reshape(1, 9, 11, 1)
     boxes = jnp.array([[[16.0, 32, 113, 129], [190, 0, 200, 10]]])
-    pooled = pool.pool_max(x, pool.find_bins(boxes, grid, 7))
+    pooled = jax.jit(lambda x: pool.pool_max(x, pool.find_bins(boxes, grid, 7)))(x)
     np.testing.assert_array_equal(pooled[0, 0], x[0, 2:9, 1:8])
     assert not pooled[0, 1].any()
     whole = pool.find_samples(jnp.array([[[0.0, 0.0, 176.0, 144.0]]]), grid, 1)
@@ -98,6 +98,7 @@ def test_vgg16_has_caffes_scale_and_boxes_without_cells_are_zero() -> None:
 @pytest.mark.parametrize("find", [pool.find_bins, pool.find_samples])
 def test_shares_of_a_region_sum_to_1_and_lie_inside_it(find: Any) -> None:
     boxes = draw_boxes(np.random.default_rng(1))
+    find = jax.jit(find, static_argnums=(1, 2))
     cells = find(jnp.asarray(boxes), GRID, 7)
     for shares in pool.cover(cells):
         np.testing.assert_allclose(shares.sum(-1), 1, rtol=1e-5)
