@@ -1,4 +1,4 @@
-"""Runs `python -m benchmarks input|step|head|features|scaling|gpu` and prints the table."""
+"""Runs `python -m benchmarks input|step|head|regions|features|scaling|gpu` and prints the table."""
 
 import argparse
 import dataclasses
@@ -35,6 +35,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--side", type=int, default=15, help="cells along the map")
     command.add_argument("--features", type=int, default=2048)
     _add_turns(command, measure_head, turns=7)
+
+    command = commands.add_parser("regions", help="CPU s of a step that reads people's boxes")
+    command.add_argument("--rows", type=_split, help="rows of the table, such as 'rstarcnn,dense'")
+    command.add_argument("--backbone", default="vgg16")
+    command.add_argument("--px", type=int, default=224)
+    command.add_argument("--batch", type=int, default=2)
+    command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
+    _add_turns(command, measure_regions, turns=5)
 
     command = commands.add_parser("features", help="extraction of maps, and steps of heads on them")
     command.add_argument("--parts", type=_split, default=("extraction", "heads", "mpii"))
@@ -115,6 +123,19 @@ def measure_head(options: argparse.Namespace) -> None:
 
     result = head.measure(options.batch, options.side, options.pairs, options.features)
     _output(head.render(result), result._asdict(), options.json)
+
+
+def measure_regions(options: argparse.Namespace) -> None:
+    """Measures steps with people's boxes."""
+    from benchmarks import regions
+    from benchmarks.sides import TINY, Task
+
+    task = Task(backbone=options.backbone, px=options.px, batch=options.batch)
+    if options.tiny:
+        task = dataclasses.replace(task, **TINY)
+    result = regions.measure(task, options.pairs, options.rows)
+    numbers = {**result._asdict(), "task": dataclasses.asdict(task)}
+    _output(regions.render(result), numbers, options.json)
 
 
 def measure_features(options: argparse.Namespace) -> None:
