@@ -24,10 +24,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command = commands.add_parser("step", help="CPU s of a step, ours and PyTorch's")
     command.add_argument("--mode", choices=("train", "eval"), default="train")
     command.add_argument("--rows", type=_split, help="rows of the table, such as 'torch eager,gap'")
-    command.add_argument("--backbone", default="resnet101")
-    command.add_argument("--px", type=int, default=224)
-    command.add_argument("--batch", type=int, default=2)
-    command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
+    _add_task(command, backbone="resnet101")
     _add_turns(command, measure_step, turns=7)
 
     command = commands.add_parser("head", help="CPU ms of the pooling, in both orders")
@@ -38,10 +35,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     command = commands.add_parser("regions", help="CPU s of a step that reads people's boxes")
     command.add_argument("--rows", type=_split, help="rows of the table, such as 'rstarcnn,dense'")
-    command.add_argument("--backbone", default="vgg16")
-    command.add_argument("--px", type=int, default=224)
-    command.add_argument("--batch", type=int, default=2)
-    command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
+    _add_task(command, backbone="vgg16")
     _add_turns(command, measure_regions, turns=5)
 
     command = commands.add_parser("features", help="extraction of maps, and steps of heads on them")
@@ -78,6 +72,13 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--json", type=Path, help="file for a line of each row")
     command.set_defaults(run=measure_gpu)
     return parser.parse_args(arguments)
+
+
+def _add_task(command: argparse.ArgumentParser, *, backbone: str) -> None:
+    command.add_argument("--backbone", default=backbone)
+    command.add_argument("--px", type=int, default=224)
+    command.add_argument("--batch", type=int, default=2)
+    command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
 
 
 def _add_turns(command: argparse.ArgumentParser, run: Any, turns: int) -> None:
@@ -127,7 +128,7 @@ def measure_head(options: argparse.Namespace) -> None:
 
 def measure_regions(options: argparse.Namespace) -> None:
     """Measures steps with people's boxes."""
-    from benchmarks import regions
+    from benchmarks.region_steps import measure as regions
     from benchmarks.sides import TINY, Task
 
     task = Task(backbone=options.backbone, px=options.px, batch=options.batch)

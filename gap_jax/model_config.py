@@ -193,19 +193,7 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     readers = {name: model.pooling in poolings for name, poolings in READ_BY.items()}
     _refuse_ignored(model, readers, f"model.pooling={model.pooling}")
     _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
-    readers = {
-        "region_grow": model.regions == "people",
-        "region_side": model.reads_boxes,
-        "over_people": model.reads_boxes,
-    }
-    _refuse_ignored(
-        model, readers, f"model.pooling={model.pooling} and model.regions={model.regions}"
-    )
-    if model.regions == "people" and model.pooling in HARD:
-        raise ConfigError(
-            f"model.pooling={model.pooling} reads people's boxes itself, and model.regions=people "
-            "is for the other poolings; set model.regions=image"
-        )
+    _check_regions(model)
     if model.pooling == "pose_parts" and not pose.branch:
         raise ConfigError(
             "model.pooling=pose_parts pools by the pose branch's heatmaps; set pose.branch=true"
@@ -241,6 +229,21 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
             "model.saliency_input=pose reads the pose branch's hidden layer; set "
             "model.saliency_input=features, or pose.branch=true and "
             f"pose.hidden={_spell(pose.hidden or PoseConfig.hidden)}"
+        )
+
+
+def _check_regions(model: ModelConfig) -> None:
+    readers = {
+        "region_grow": model.regions == "people",
+        "region_side": model.reads_boxes,
+        "over_people": model.reads_boxes,
+    }
+    owner = f"model.pooling={model.pooling} and model.regions={model.regions}"
+    _refuse_ignored(model, readers, owner)
+    if model.regions == "people" and model.pooling in HARD:
+        raise ConfigError(
+            f"model.pooling={model.pooling} reads people's boxes itself, and model.regions=people "
+            "is for the other poolings; set model.regions=image"
         )
 
 

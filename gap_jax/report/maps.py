@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -46,7 +46,8 @@ def predict(
         places = [RowSpec(position) for position in chosen]
         places += [RowSpec(PADDING_ID)] * (BATCH_IMAGES - len(chosen))
         batch = rows.batch(places, np.empty(rows.image_shape(BATCH_IMAGES), np.uint8))
-        people = None if batch.people is None else People(*batch.people)
+        host: Any = batch.people
+        people = None if host is None else People(*host)
         maps = jax.device_get(compute(variables, batch.image, people=people))
         parts.append(Predictions(grid, batch.image, *maps).take(range(len(chosen))))
     return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)

@@ -43,11 +43,11 @@ def test_people_cross_entropy_is_mean_over_labelled_people() -> None:
     expected = [
         -2 * log_p[0, 0, 1], (-3 * log_p[1, 0, 3] - 0.5 * log_p[1, 1, 0]) / 2, 9.0,
     ]  # fmt: skip
-    given = [jnp.asarray(each) for each in (z, labels, otherwise)]
-    weighed = losses.people_cross_entropy(*given, class_weights=jnp.asarray(weights))
+    people, known, else_ = jnp.asarray(z), jnp.asarray(labels), jnp.asarray(otherwise)
+    weighed = losses.people_cross_entropy(people, known, else_, class_weights=jnp.asarray(weights))
     np.testing.assert_allclose(weighed, expected, rtol=1e-5)
-    smooth = losses.people_cross_entropy(*given, smoothing=0.1)
-    due = losses.softmax_cross_entropy(given[0][0, :1], given[1][0, :1], 0.1)
+    smooth = losses.people_cross_entropy(people, known, else_, smoothing=0.1)
+    due = losses.softmax_cross_entropy(people[0, :1], known[0, :1], 0.1)
     np.testing.assert_allclose(smooth[0], due[0], rtol=1e-6)
 
 

@@ -17,6 +17,7 @@ from gap_jax.model_config import ModelConfig, OverPeople, PoseConfig
 from gap_jax.models.build import build
 from gap_jax.models.cells import Axis, Grid
 from gap_jax.models.network import Network
+from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.regions.people import PeopleRule, PeopleScores, grow
 from gap_jax.models.regions.rcnn import RegionPooling
 from tests.support.literal_regions import Values, literal_person
@@ -47,7 +48,9 @@ def draw_people(seed: int = 0, *, size: tuple[int, int] = (96, 112)) -> People:
     own, regions = boxes(ROWS, 3), boxes(ROWS, 3, 4)
     own[:, 1] = regions[:, 2] = regions[:, 0, 1] = ABSENT
     label = np.array([[1, -1, 2], [-1, -1, -1]], np.int32)
-    return People(*(jnp.asarray(each, jnp.float32) for each in (own, regions)), jnp.asarray(label))
+    return People(
+        jnp.asarray(own, jnp.float32), jnp.asarray(regions, jnp.float32), jnp.asarray(label)
+    )
 
 
 def draw_map() -> np.ndarray:
@@ -83,6 +86,7 @@ def test_rstarcnn_matches_literal_loop(over: OverPeople) -> None:
         def total(state: nnx.State, x: Array) -> tuple[Array, Any]:
             pooling = nnx.merge(graph, state)
             found = pooling(x, people, GRID, over=over, keys=None, want_maps=True)
+            assert found.maps is not None
             return (found.maps.logits * weight).sum(), found
 
         return jax.grad(total, argnums=(0, 1), has_aux=True)(state, x)
@@ -158,7 +162,7 @@ def test_dropout_of_regions_needs_keys_and_follows_them() -> None:
     assert (one[:, 0] != one[:, 1]).any(), "each region has its own mask"
 
 
-def make(pooling: str, **fields: Any) -> Network:
+def make(pooling: Any, **fields: Any) -> Network:
     model = ModelConfig(
         backbone="small", pooling=pooling, stage=2, norm="frozen", dropout=0.0,
         **{"region_channels": 8, "region_widths": (6, 5)} if "rc" in pooling else {},
@@ -232,6 +236,7 @@ def test_pooling_in_a_box_is_that_of_the_part_and_of_the_picture() -> None:
     x = jax.jit(network.extract)(images)  # 10 x 10 cells of 4 px, centred on pixel 4 i
     boxes = jnp.broadcast_to(jnp.array([4.5, 4.5, 24.5, 24.5])[None, None], (ROWS, 1, 4))
     people = People(boxes, jnp.zeros((ROWS, 1, 0, 4)), jnp.zeros((ROWS, 1), jnp.int32))
+    assert isinstance(network.pooling, AttentionalPooling)
     kernel, bias = network.pooling.kernel[...][0], network.pooling.bias[...][0]
     found = jax.jit(lambda image: network(image, people=people).logits)(images)
     grid = Grid(network.backbone.locate(Axis(SIDE_PX)), network.backbone.locate(Axis(SIDE_PX)))

@@ -157,10 +157,10 @@ def _spread_gradient(kept: Any, gradient: Pooled) -> tuple[Float[Array, "b h w c
     h, w = (each.shape[-1] for each in cells)
     exact = jnp.where(_find_empty(cells), 0, gradient.astype(jnp.float32))
     exact, row, column = (jnp.moveaxis(each, 1, 0) for each in (exact, row, column))
-    across = jax.lax.map(lambda region: _place(*region, h), (exact, row))  # m b q h c
+    across = jax.lax.map(lambda each: _place(each[0], each[1], h), (exact, row))  # m b q h c
 
     def add(total: Array, region: tuple[Array, Array]) -> tuple[Array, None]:
-        return total + _place(*region, w), None
+        return total + _place(region[0], region[1], w), None
 
     zeros = jnp.zeros((len(gradient), h, w, gradient.shape[-1]))
     return jax.lax.scan(add, zeros, (across, column))[0].astype(gradient.dtype), None
