@@ -23,8 +23,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     command = commands.add_parser("step", help="CPU s of a step, ours and PyTorch's")
     command.add_argument("--mode", choices=("train", "eval"), default="train")
-    command.add_argument("--rows", type=_split, help="rows of the table, such as 'torch eager,gap'")
-    _add_task(command, backbone="resnet101")
+    _add_task(command, rows="torch eager,gap", backbone="resnet101")
     _add_turns(command, measure_step, turns=7)
 
     command = commands.add_parser("head", help="CPU ms of the pooling, in both orders")
@@ -34,8 +33,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     _add_turns(command, measure_head, turns=7)
 
     command = commands.add_parser("regions", help="CPU s of a step that reads people's boxes")
-    command.add_argument("--rows", type=_split, help="rows of the table, such as 'rstarcnn,dense'")
-    _add_task(command, backbone="vgg16")
+    _add_task(command, rows="rstarcnn,dense", backbone="vgg16")
     _add_turns(command, measure_regions, turns=5)
 
     command = commands.add_parser("features", help="extraction of maps, and steps of heads on them")
@@ -74,7 +72,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _add_task(command: argparse.ArgumentParser, *, backbone: str) -> None:
+def _add_task(command: argparse.ArgumentParser, *, rows: str, backbone: str) -> None:
+    command.add_argument("--rows", type=_split, help=f"rows of the table, such as '{rows}'")
     command.add_argument("--backbone", default=backbone)
     command.add_argument("--px", type=int, default=224)
     command.add_argument("--batch", type=int, default=2)

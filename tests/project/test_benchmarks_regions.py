@@ -19,6 +19,7 @@ def test_rows_read_boxes_but_mean(name: str) -> None:
         assert (batch.people.boxes >= 0).all() and (batch.people.boxes <= TASK.px).all()
 
 
+@pytest.mark.slow
 def test_step_runs_and_table_has_ratios() -> None:
     step = measure.build(TASK, "rstarcnn")
     assert step.prepare()["compile_s"] > 0 and step.time(1)["cpu"] >= 0
