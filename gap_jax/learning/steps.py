@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import optax
 from clu.metrics import Average, Collection, LastValue
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
 from gap_jax import hardware
 from gap_jax.batch import Batch, People
@@ -136,6 +136,8 @@ def _build_micro_loss(
         keep_units = jax.checkpoint_policies.save_only_these_names("unit")
         apply = jax.checkpoint(apply, policy=keep_units)
 
+    rule = choose_rule(cfg, class_weights, is_single=batch.label.ndim == 2)
+
     def micro_loss(
         params: PyTree, stats: PyTree, micro: Micro, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Means, PyTree]]:
@@ -144,19 +146,15 @@ def _build_micro_loss(
         outputs, stats = apply(Variables(params, stats), image, people=people, keys=keys)
         hits = losses.top1_hits(outputs.logits, label)
         if label.ndim == 1:
-            rule = {"smoothing": cfg.train.label_smoothing, "class_weights": class_weights}
-            cross_entropy = functools.partial(losses.softmax_cross_entropy, outputs.logits, **rule)
-            each = cross_entropy(label)
-            if outputs.person_logits is not None and people is not None:
-                each = losses.people_cross_entropy(
-                    outputs.person_logits, people.label, each, **rule
-                )
+            each = rule(outputs.logits, label)
             if mixed is not None:
-                each = _blend(mixed.share, each, cross_entropy(mixed.label))
+                each = _blend(mixed.share, each, rule(outputs.logits, mixed.label))
                 hits = _blend(mixed.share, hits, losses.top1_hits(outputs.logits, mixed.label))
         else:
             known = jnp.maximum(label, 0) if cfg.train.unknown == "negative" else label
             each = losses.sigmoid_cross_entropy(outputs.logits, known, cfg.train.positive_weight)
+        if outputs.person_logits is not None and people is not None:
+            each = losses.average_people(rule, outputs.person_logits, people.label, each)
         if counts_unlabelled:
             unlabelled = losses.unlabelled_cross_entropy(outputs.logits)
             each = jnp.where(weight > 0, each, unlabelled)
@@ -174,6 +172,24 @@ def _build_micro_loss(
         return loss, (Means(loss, action, pose, accuracy), stats)
 
     return micro_loss
+
+
+def choose_rule(
+    cfg: Config, class_weights: Float[Array, " k"] | None, *, is_single: bool
+) -> Callable[[Array, Array], Array]:
+    """The loss of logits with one label each: of images, and of people among several labels."""
+    if is_single:
+        return functools.partial(
+            losses.softmax_cross_entropy,
+            smoothing=cfg.train.label_smoothing,
+            class_weights=class_weights,
+        )
+
+    def rule(logits: Float[Array, "n k"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+        is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.int32)
+        return losses.sigmoid_cross_entropy(logits, is_label, cfg.train.positive_weight)
+
+    return rule
 
 
 def _blend(share: Float[Array, " b"], own: Array, other: Array) -> Array:

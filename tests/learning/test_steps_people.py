@@ -11,7 +11,7 @@ from data_pipelines.example import HostBatch, People
 from gap_jax import batch as on_device
 from gap_jax.config import Config
 from gap_jax.flags import read_config
-from gap_jax.learning import losses
+from gap_jax.learning import losses, steps
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import Variables
@@ -94,6 +94,18 @@ def test_step_reads_boxes_and_labels_of_people(name: str, labelled: bool) -> Non
         lambda a, b: bool((np.asarray(a) != b).any()), after.variables.params, variables.params
     )
     assert all(jax.tree.leaves(moved["pooling"]))
+
+
+def test_people_of_images_with_several_labels_have_one_each() -> None:
+    """The binary loss of a person, in which all other classes are negatives."""
+    setup, _ = set_up("rstarcnn", labelled=True)
+    rule = steps.choose_rule(setup.cfg, None, is_single=False)
+    z = np.random.default_rng(0).normal(size=(3, 4))
+    target = np.eye(4)[[2, 0, 3]]
+    p = 1 / (1 + np.exp(-z))
+    expected = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(1)
+    found = rule(jnp.asarray(z, jnp.float32), jnp.array([2, 0, 3]))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_full_size_recipe_has_published_shapes() -> None:
