@@ -214,18 +214,21 @@ def test_images_take_scores_and_maps_from_present_people(pooling: str, over: str
     assert (plain.winner is not None) == (pooling == "rstarcnn")
 
 
-@pytest.mark.parametrize("pooling", ["attention", "gap", "rcnn"])
+@pytest.mark.parametrize("pooling", ["attention", "gap", "rcnn", "rstarcnn"])
 def test_image_without_people_is_one_person(pooling: str) -> None:
-    fields = {} if pooling == "rcnn" else {"regions": "people", "region_grow": 1.0}
+    fields = {} if "rc" in pooling else {"regions": "people", "region_grow": 1.0}
     network, images = make(pooling, **fields), draw_images()
     box = jnp.broadcast_to(jnp.array([0.0, 0, SIDE_PX, SIDE_PX])[None, None], (ROWS, 1, 4))
     people = People(box, jnp.zeros((ROWS, 1, 0, 4)), jnp.zeros((ROWS, 1), jnp.int32))
 
     @functools.partial(jax.jit, compiler_options=UNOPTIMISED)
     def score() -> list[Outputs]:
-        return [network(images, people=people), network(images)]
+        return [network(images, people=people), network(images), network(images, want_maps=True)]
 
-    given, default = score()
+    given, default, mapped = score()
+    assert mapped.maps is not None
+    scale = float(jnp.abs(default.logits).max())
+    np.testing.assert_allclose(mapped.maps.logits, default.logits, rtol=1e-4, atol=1e-4 * scale)
     np.testing.assert_array_equal(given.logits, default.logits)
     np.testing.assert_array_equal(given.logits, given.person_logits[:, 0])
 

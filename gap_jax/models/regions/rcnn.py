@@ -5,6 +5,7 @@ score_jk = w_k . phi(box_j) + b_k                         R-CNN
          + max over s of w'_k . phi(region_js) + b'_k     R*CNN
 """
 
+import math
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -108,8 +109,9 @@ class RegionPooling(nnx.Module):
         shares = share(logits, people.boxes, over)
         of_regions = jnp.where(is_winner, shares[:, :, None], 0)
         ours, theirs = _split(cells, m)
+        flat = b, m * r, logits.shape[2]  # -1 would be ambiguous without regions
         terms = [
-            Term(of_regions.reshape(b, m * r, -1), secondary.reshape(b, m * r, -1), theirs),
+            Term(of_regions.reshape(flat), secondary.reshape(flat), theirs),
             Term(shares, primary, ours),
         ]
         return PeopleScores(logits, winner, lay_terms(terms))
@@ -173,5 +175,7 @@ def _split(cells: Cells, people: int) -> tuple[Cells, Cells]:
     """Splits the cells of the boxes from those of the secondary regions."""
     each = [bins.reshape(len(bins), people, -1, *bins.shape[2:]) for bins in cells]
     ours = Cells(*(bins[:, :, 0] for bins in each))
-    theirs = (bins[:, :, 1:] for bins in each)
-    return ours, Cells(*(bins.reshape(len(bins), -1, *bins.shape[3:]) for bins in theirs))
+    rest = [bins[:, :, 1:] for bins in each]
+    return ours, Cells(
+        *(bins.reshape(len(bins), math.prod(bins.shape[1:3]), *bins.shape[3:]) for bins in rest)
+    )
