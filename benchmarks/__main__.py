@@ -1,4 +1,4 @@
-"""Runs `python -m benchmarks input|step|head|features|scaling|gpu` and prints the table."""
+"""Runs `python -m benchmarks input|step|head|regions|features|scaling|gpu` and prints the table."""
 
 import argparse
 import dataclasses
@@ -23,11 +23,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
     command = commands.add_parser("step", help="CPU s of a step, ours and PyTorch's")
     command.add_argument("--mode", choices=("train", "eval"), default="train")
-    command.add_argument("--rows", type=_split, help="rows of the table, such as 'torch eager,gap'")
-    command.add_argument("--backbone", default="resnet101")
-    command.add_argument("--px", type=int, default=224)
-    command.add_argument("--batch", type=int, default=2)
-    command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
+    _add_task(command, rows="torch eager,gap", backbone="resnet101")
     _add_turns(command, measure_step, turns=7)
 
     command = commands.add_parser("head", help="CPU ms of the pooling, in both orders")
@@ -35,6 +31,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--side", type=int, default=15, help="cells along the map")
     command.add_argument("--features", type=int, default=2048)
     _add_turns(command, measure_head, turns=7)
+
+    command = commands.add_parser("regions", help="CPU s of a step that reads people's boxes")
+    _add_task(command, rows="rstarcnn,dense", backbone="vgg16")
+    _add_turns(command, measure_regions, turns=5)
 
     command = commands.add_parser("features", help="extraction of maps, and steps of heads on them")
     command.add_argument("--parts", type=_split, default=("extraction", "heads", "mpii"))
@@ -70,6 +70,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     command.add_argument("--json", type=Path, help="file for a line of each row")
     command.set_defaults(run=measure_gpu)
     return parser.parse_args(arguments)
+
+
+def _add_task(command: argparse.ArgumentParser, *, rows: str, backbone: str) -> None:
+    command.add_argument("--rows", type=_split, help=f"rows of the table, such as '{rows}'")
+    command.add_argument("--backbone", default=backbone)
+    command.add_argument("--px", type=int, default=224)
+    command.add_argument("--batch", type=int, default=2)
+    command.add_argument("--tiny", action="store_true", help="tiny sizes, for a test")
 
 
 def _add_turns(command: argparse.ArgumentParser, run: Any, turns: int) -> None:
@@ -115,6 +123,19 @@ def measure_head(options: argparse.Namespace) -> None:
 
     result = head.measure(options.batch, options.side, options.pairs, options.features)
     _output(head.render(result), result._asdict(), options.json)
+
+
+def measure_regions(options: argparse.Namespace) -> None:
+    """Measures steps with people's boxes."""
+    from benchmarks.region_steps import measure as regions
+    from benchmarks.sides import TINY, Task
+
+    task = Task(backbone=options.backbone, px=options.px, batch=options.batch)
+    if options.tiny:
+        task = dataclasses.replace(task, **TINY)
+    result = regions.measure(task, options.pairs, options.rows)
+    numbers = {**result._asdict(), "task": dataclasses.asdict(task)}
+    _output(regions.render(result), numbers, options.json)
 
 
 def measure_features(options: argparse.Namespace) -> None:

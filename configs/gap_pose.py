@@ -4,10 +4,12 @@
     python -m gap_jax.main --config=configs/gap_pose.py:attention         # another row
     python -m gap_jax.main --config=configs/gap_pose.py:attention,demo    # drawn people, 96 px
     python -m gap_jax.main --config=configs/gap_pose.py:attention_pose,reference  # as AP's code
+    python -m gap_jax.main --config=configs/gap_pose.py:rstarcnn          # hard attention, VGG16
 
 Published for MPII val (mAP / accuracy); not yet run here:
     mean 26.2 / 33.5 · attention 30.3 / 37.2 · attention_pose 30.6 / 37.8 (the AP release)
     gap 30.6 / 36.0 · gap_pose 31.6 / 36.9 (the GAP paper, which quotes AP at 35.3 and 35.7)
+    rcnn 16.5 · rstarcnn 21.7 (mAP alone)
 
 Assumptions where the GAP paper gives no details: its recipe is AP's; its widths are halved, so
 that T = 3 means 4096, 2048, 1024; its pose weight 1e-6 multiplies the squared error summed over
@@ -15,7 +17,14 @@ joints and cells, halved, per image (0.0036 on the AP release's scale at 15 x 15
 """
 
 from gap_jax.config import Config
-from gap_jax.variants import Variant, parse_variant, set_data, set_method, set_reference_recipe
+from gap_jax.variants import (
+    Variant,
+    parse_variant,
+    set_data,
+    set_method,
+    set_reference_recipe,
+    set_region_recipe,
+)
 
 
 def get_config(variant: str = "") -> Config:
@@ -24,6 +33,8 @@ def get_config(variant: str = "") -> Config:
     cfg = Config()
     set_method(cfg, chosen.method)
     set_data(cfg, chosen.data)
+    if cfg.reads_boxes and chosen.scale == "full":
+        set_region_recipe(cfg)
     if chosen.scale == "demo":
         _set_demo_scale(cfg, chosen)
     if chosen.recipe == "reference":
@@ -37,6 +48,8 @@ def _set_demo_scale(cfg: Config, chosen: Variant) -> None:
     data.image_size_px, data.short_side_px, data.limit_width_px = 96, 104, 0
     data.brightness, data.cache = 0.2, "ram"  # decoding takes a quarter of the time
     model.backbone = "small"
+    if model.reads_boxes:
+        model.region_channels, model.region_widths = 32, (128, 128)
     if model.pooling == "gap":  # others have no factored layers
         model.T, model.widths = 2, (128, 64)
     model.dropout, model.gate_init = 0.0, "one"

@@ -5,6 +5,7 @@
     n  positions of a map, h * w      j  joints of a body
     c  channels of any map            s  channels of the saliency's input
     f  channels of the pooled map     r  width of a layer in a factored saliency
+    m  people of an image
 
 `*spatial` stands for any number of map axes: every pooling takes sequences, pictures and volumes.
 """
@@ -51,8 +52,14 @@ class AttentionMaps(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """The outputs of a network; `pose` is None without a branch, `maps` without `want_maps`."""
+    """The outputs of a network; `pose` is None without a branch, `maps` without `want_maps`.
+
+    A network that reads boxes has scores of each person, which mean nothing for absent people, and
+    R*CNN the index of the winning region of each person and class, -1 for a person without one.
+    """
 
     logits: Float[Array, "b k"]
     pose: Float[Array, "b *frames h w j"] | None
     maps: AttentionMaps | None
+    person_logits: Float[Array, "b m k"] | None = None
+    winner: Int[Array, "b m k"] | None = None

@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any, Literal
 
-from data_pipelines.config import DataConfig
+from data_pipelines.config import CROPS, VIDEOS, DataConfig
 from data_pipelines.core.errors import ConfigError
 from data_pipelines.core.settings import Settings, setting
 from gap_jax.model_config import InitConfig, ModelConfig, PoseConfig, check_model
@@ -33,6 +33,9 @@ class OptimConfig(Settings, group="optim"):
     weight_decay: float = setting(5e-4, "on convolution-like weights only", low=0)
     clip_norm: float = setting(0.0, "largest gradient norm; 0 is off", low=0)
     multipliers: tuple[str, ...] = setting((), "learning-rate factors by path, as 'backbone=0.1'")
+    bias_multiplier: float = setting(
+        1.0, "another factor of the rate, of every parameter named bias (Fast R-CNN: 2)", low=0
+    )
     frozen: tuple[str, ...] = setting((), "paths whose parameters and statistics do not change")
 
     @property
@@ -150,8 +153,14 @@ class Config(Settings, group="config"):
         """Checks fields that depend on each other; each group checks its own fields."""
         check_model(self.model, self.pose)
         _check_batches(self)
+        _check_boxes(self)
         if self.data.cache == "features":
             _check_features(self)
+
+    @property
+    def reads_boxes(self) -> bool:
+        """Returns whether batches hold the boxes of people."""
+        return self.model.reads_boxes
 
     def resolved(self) -> "Config":
         """Returns a frozen copy whose groups were checked again."""
@@ -196,6 +205,38 @@ def _check_features(cfg: Config) -> None:
             raise ConfigError(
                 f"data.cache=features stores maps that no step changes, and {field}={value} "
                 f"changes them; set {field}={fit} or data.cache=none"
+            )
+
+
+def _check_boxes(cfg: Config) -> None:
+    """Refuses what boxes do not go with, and secondary regions without a reader, or the reverse."""
+    data, model = cfg.data, cfg.model
+    reader = f"model.pooling={model.pooling}"
+    if data.regions and model.pooling != "rstarcnn":
+        raise ConfigError(
+            f"data.regions={data.regions} has no effect with {reader}; set data.regions=0"
+        )
+    if not data.regions and model.pooling == "rstarcnn":
+        raise ConfigError(
+            f"{reader} chooses among secondary regions, and data.regions=0 draws none; set "
+            "data.regions=10 or model.pooling=rcnn"
+        )
+    if not cfg.reads_boxes:
+        return
+    if model.regions == "people":
+        reader = "model.regions=people"
+    for is_fit, field, value, fit in (
+        (data.name not in VIDEOS, "data.name", data.name, "people"),
+        (CROPS[data.eval_crops] == 1, "data.eval_crops", data.eval_crops, "center"),
+        (not data.eval_flip, "data.eval_flip", "true", "false"),
+        (data.cache != "features", "data.cache", data.cache, "none"),
+        (not cfg.train.mixup, "train.mixup", f"{cfg.train.mixup:g}", "0"),
+        (model.frames == 1, "model.frames", model.frames, "1"),
+    ):
+        if not is_fit:
+            raise ConfigError(
+                f"{reader} reads boxes of one view of a picture, which {field}={value} does not "
+                f"give; set {field}={fit}"
             )
 
 

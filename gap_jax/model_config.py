@@ -16,12 +16,18 @@ GateInit = Literal["paper", "one"]
 Space = Literal["activation", "weight"]
 Strides = Literal["slim", "caffe", "v1_5"]
 PoolingName = Literal[
-    "mean", "max", "attention", "gap", "second_order", "compact_bilinear", "pose_parts"
-]
+    "mean", "max", "attention", "gap", "second_order", "compact_bilinear", "pose_parts",
+    "rcnn", "rstarcnn",
+]  # fmt: skip
+Regions = Literal["image", "people"]
+RegionPool = Literal["max", "align"]
+OverPeople = Literal["max", "mean"]
 BACKBONES = (
     "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3",
     "inception_v3_torch", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "small",
 )  # fmt: skip
+SALIENT = ("attention", "gap")
+HARD = ("rcnn", "rstarcnn")
 Colours = tuple[float, float, float]
 INPUTS: dict[str, tuple[Colours, Colours]] = {  # mean and scale of RGB
     "reference": ((128.0, 128.0, 128.0), (1.0, 1.0, 1.0)),
@@ -29,6 +35,7 @@ INPUTS: dict[str, tuple[Colours, Colours]] = {  # mean and scale of RGB
     "torchvision": ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     "inception": ((127.5, 127.5, 127.5), (127.5, 127.5, 127.5)),
     "efficientnet_lite": ((127.0, 127.0, 127.0), (128.0, 128.0, 128.0)),
+    "fast_rcnn": ((122.7717, 115.9465, 102.9801), (1.0, 1.0, 1.0)),
 }
 
 
@@ -62,7 +69,27 @@ class ModelConfig(Settings, group="model"):
     pooling: PoolingName = setting(
         "gap",
         "mean; max; attention: linear saliency; gap: factored saliency; second_order: all of "
-        "X^T X; compact_bilinear: a sketch of it; pose_parts: joint heatmaps as attention",
+        "X^T X; compact_bilinear: a sketch of it; pose_parts: joint heatmaps as attention; rcnn: "
+        "people's boxes; rstarcnn: and the best of their secondary regions (data.regions)",
+    )
+    regions: Regions = setting(
+        "image", "what is pooled: the image, or people, each in their box and in the whole image"
+    )
+    region_grow: float = setting(
+        1.5, "people: factor of a box's sides, about its centre", above=0, high=100
+    )
+    region_pool: RegionPool = setting(
+        "max", "rcnn: RoI max pooling with Caffe's rounding, or align: RoIAlign"
+    )
+    region_side: int = setting(7, "rcnn, people: cells along each side of a region", low=1, high=32)
+    region_channels: int = setting(
+        512, "rcnn: a map of more channels is reduced to these by a 1x1 convolution", low=1
+    )
+    region_widths: tuple[int, ...] = setting(
+        (4096, 4096), "rcnn: widths of the dense layers; VGG16's fc6 and fc7 fill 4096, 4096", low=1
+    )
+    over_people: OverPeople = setting(
+        "max", "scores of an image from those of its people: the largest, or the mean"
     )
     frames: int = setting(1, "frames of a clip, pooled separately; 1: images", low=1, high=64)
     temporal: Literal["mean", "attention"] = setting(
@@ -99,6 +126,11 @@ class ModelConfig(Settings, group="model"):
         return INPUTS[self.input][1]
 
     @property
+    def reads_boxes(self) -> bool:
+        """Returns whether the network reads the boxes of people."""
+        return self.regions == "people" or self.pooling in HARD
+
+    @property
     def factored_widths(self) -> tuple[int, ...]:
         """Returns the widths of the factored layers; by default 4096, halved T - 1 times."""
         return self.widths or tuple(4096 >> t for t in range(self.T))
@@ -133,13 +165,13 @@ class InitConfig(Settings, group="init"):
     allow_random: bool = setting(False, "use a random backbone if the weights are absent")
 
 
-SALIENT = ("attention", "gap")
 READ_BY: Mapping[str, tuple[str, ...]] = {  # the poolings that read a field
     "rank": ("mean", *SALIENT),
     **dict.fromkeys(("rank_form", "per_class", "saliency_activation", "saliency_input"), SALIENT),
     "dropout_where": ("mean", *SALIENT, "pose_parts"),
     **dict.fromkeys(("T", "widths", "space"), ("gap",)),
     **dict.fromkeys(("sketch_features", "sketch_normalisation"), ("compact_bilinear",)),
+    **dict.fromkeys(("region_pool", "region_channels", "region_widths"), HARD),
 }
 
 
@@ -161,6 +193,7 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
     readers = {name: model.pooling in poolings for name, poolings in READ_BY.items()}
     _refuse_ignored(model, readers, f"model.pooling={model.pooling}")
     _refuse_ignored(model, {"temporal": model.frames > 1}, f"model.frames={model.frames}")
+    _check_regions(model)
     if model.pooling == "pose_parts" and not pose.branch:
         raise ConfigError(
             "model.pooling=pose_parts pools by the pose branch's heatmaps; set pose.branch=true"
@@ -196,6 +229,21 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
             "model.saliency_input=pose reads the pose branch's hidden layer; set "
             "model.saliency_input=features, or pose.branch=true and "
             f"pose.hidden={_spell(pose.hidden or PoseConfig.hidden)}"
+        )
+
+
+def _check_regions(model: ModelConfig) -> None:
+    readers = {
+        "region_grow": model.regions == "people",
+        "region_side": model.reads_boxes,
+        "over_people": model.reads_boxes,
+    }
+    owner = f"model.pooling={model.pooling} and model.regions={model.regions}"
+    _refuse_ignored(model, readers, owner)
+    if model.regions == "people" and model.pooling in HARD:
+        raise ConfigError(
+            f"model.pooling={model.pooling} reads people's boxes itself, and model.regions=people "
+            "is for the other poolings; set model.regions=image"
         )
 
 

@@ -7,11 +7,13 @@ from typing import NamedTuple
 from data_pipelines.config import DATASETS
 from data_pipelines.core.errors import ConfigError, nearest
 from gap_jax.config import Config
+from gap_jax.model_config import HARD
 
 METHODS = (
     "mean", "attention", "attention_pose", "gap", "gap_pose",
-    "max", "second_order", "compact_bilinear", "pose_parts",
+    "max", "second_order", "compact_bilinear", "pose_parts", *HARD,
 )  # fmt: skip
+OF_VIDEOS = tuple(each for each in METHODS if each not in HARD)
 SCALES = ("full", "demo")
 RECIPES = ("ours", "reference")
 TRAININGS = ("frozen", "full")
@@ -21,7 +23,7 @@ PARTS = {  # of the package's configs: the parts after the colon, by kind
     "gap_pose": KINDS,
     "hico": {"method": METHODS, "recipe": RECIPES},
     "photos": {"method": METHODS, "training": TRAININGS},
-    "hmdb51": {"method": METHODS, "split": SPLITS},
+    "hmdb51": {"method": OF_VIDEOS, "split": SPLITS},
 }
 
 WITHOUT_JOINTS = ("objects", "hico", "stanford40", "voc_action")
@@ -51,7 +53,12 @@ def parse_variant(text: str, *, method: str) -> Variant:
             f"config variant {text!r}: the released code has no demo scale; leave out demo or "
             "reference"
         )
-    return Variant(chosen.get("method", method), data, scale, recipe)
+    method = chosen.get("method", method)
+    if method in HARD and recipe == "reference":
+        raise ConfigError(
+            f"config variant {text!r}: AP's released code has no {method}; leave out reference"
+        )
+    return Variant(method, data, scale, recipe)
 
 
 def parse_parts(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -84,6 +91,9 @@ def set_method(cfg: Config, method: str) -> None:
         case "pose_parts":
             model.pooling, model.dropout_where = "pose_parts", "pooled"
             pose.weight, pose.reduction = 1.0, "reference"
+        case "rcnn" | "rstarcnn":
+            model.pooling, model.dropout, pose.branch = method, 0.5, False
+            cfg.data.regions = 10 if method == "rstarcnn" else 0
         case _:
             pass  # the defaults are gap_pose
 
@@ -100,6 +110,19 @@ def set_data(cfg: Config, name: str, *, keeps_pose: bool = False) -> None:
         cfg.pose.branch, cfg.model.saliency_input = False, "features"
     if name == "hico":
         cfg.eval.average_precision, cfg.eval.unknown = "voc2007", "negative"
+
+
+def set_region_recipe(cfg: Config) -> None:
+    """Sets the recipe of R*CNN's released code, as far as it fits (docs/method.md)."""
+    data, model, optim, train = cfg.data, cfg.model, cfg.optim, cfg.train
+    data.image_size_px = data.short_side_px = 600
+    data.limit_width_px = 1000
+    model.backbone, model.input = "vgg16", "fast_rcnn"
+    cfg.init.weights = "weights/vgg16.safetensors"
+    optim.learning_rate, optim.bias_multiplier = 1e-4, 2.0
+    optim.decay_factor, optim.decay_every_steps = 0.1, 30_000
+    optim.frozen = ("backbone/stages/0", "backbone/stages/1")
+    train.steps, train.batch_size, train.accumulate = 40_000, 2, 1
 
 
 def set_reference_recipe(cfg: Config) -> None:

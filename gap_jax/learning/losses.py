@@ -1,6 +1,6 @@
 """Losses with one value per example, and their weighted mean."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -42,6 +42,20 @@ def softmax_cross_entropy(
     targets = optax.losses.smooth_labels(is_label, smoothing)
     loss = optax.losses.softmax_cross_entropy(logits.astype(jnp.float32), targets)
     return loss if class_weights is None else loss * (is_label * class_weights).sum(axis=-1)
+
+
+def average_people(
+    rule: Callable[[Array, Array], Array],
+    person_logits: Float[Array, "b m k"],
+    labels: Int[Array, "b m"],
+    otherwise: Float[Array, " b"],
+) -> Float[Array, " b"]:
+    """The mean loss of an image's labelled people by a rule; `otherwise` if none is labelled."""
+    is_known = labels >= 0
+    each = rule(person_logits.reshape(-1, person_logits.shape[-1]), labels.reshape(-1))
+    known = jnp.where(is_known, each.reshape(labels.shape), 0).sum(axis=1)
+    count = is_known.sum(axis=1)
+    return jnp.where(count > 0, known / jnp.maximum(count, 1), otherwise)
 
 
 def unlabelled_cross_entropy(logits: Float[Array, "b k"]) -> Float[Array, " b"]:

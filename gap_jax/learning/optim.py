@@ -142,11 +142,12 @@ def name_path(path: tuple[Any, ...]) -> str:
 def _scale_by_rate(
     cfg: OptimConfig, steps: int, factors: Mapping[str, float]
 ) -> optax.GradientTransformationExtraArgs:
-    """Multiplies by -rate(step) and by the factor of the longest path above a parameter."""
+    """Multiplies by -rate(step), the factor of the longest path above a parameter, and a bias's."""
 
     def factor(name: str) -> float:
         above = [path for path in factors if f"{name}/".startswith(f"{path}/")]
-        return factors[max(above, key=len)] if above else 1.0
+        own = cfg.bias_multiplier if name.split("/")[-1] == "bias" else 1.0
+        return own * (factors[max(above, key=len)] if above else 1.0)
 
     def update(
         updates: PyTree, state: optax.OptState, params: PyTree = None, **extra_args: Any

@@ -11,7 +11,7 @@ from clu import parameter_overview
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PyTree, UInt8
 
-from gap_jax.batch import Outputs
+from gap_jax.batch import Outputs, People
 from gap_jax.config import Config
 from gap_jax.models.build import build
 from gap_jax.models.cells import Axis, Grid
@@ -61,6 +61,7 @@ class Model:
         variables: Variables,
         image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b *frames h w f"],
         *,
+        people: People | None = None,
         train: bool = False,
         keys: Key[Array, " b"] | None = None,
         want_maps: bool = False,
@@ -68,7 +69,9 @@ class Model:
     ) -> tuple[Outputs, PyTree]:
         """Returns the network's outputs and its updated running statistics."""
         network = self.merge(variables)
-        outputs = network(image, train=train, keys=keys, want_maps=want_maps, from_map=from_map)
+        outputs = network(
+            image, people=people, train=train, keys=keys, want_maps=want_maps, from_map=from_map
+        )
         return outputs, nnx.state(network, nnx.BatchStat)
 
     def extract(self, variables: Variables, image: UInt8[Array, "b h w 3"]) -> Array:

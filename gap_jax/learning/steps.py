@@ -16,10 +16,10 @@ import jax.numpy as jnp
 import optax
 from clu.metrics import Average, Collection, LastValue
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Key, PyTree, UInt8
+from jaxtyping import Array, Bool, Float, Int, Key, PyTree, UInt8
 
 from gap_jax import hardware
-from gap_jax.batch import Batch
+from gap_jax.batch import Batch, People
 from gap_jax.config import Config
 from gap_jax.learning import losses, optim
 from gap_jax.learning.mixup import Mixed, mix
@@ -103,14 +103,17 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1, *, from_map: bool = 
     """
 
     def score(
-        variables: Variables, image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b h w f"]
+        variables: Variables,
+        image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b h w f"],
+        people: People | None = None,
     ) -> Float[Array, "b k"]:
-        return model.apply(variables, image, from_map=from_map)[0].logits
+        return model.apply(variables, image, people=people, from_map=from_map)[0].logits
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
         whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
         if views == 1:
-            logits = score(whole, batch.image[0])
+            people = jax.tree.map(operator.itemgetter(0), batch.people)
+            logits = score(whole, batch.image[0], people)
         elif hardware.is_cpu():
             logits = sum(score(whole, batch.image[0, :, i]) for i in range(views)) / views
         else:
@@ -133,27 +136,25 @@ def _build_micro_loss(
         keep_units = jax.checkpoint_policies.save_only_these_names("unit")
         apply = jax.checkpoint(apply, policy=keep_units)
 
+    rule = choose_rule(cfg, class_weights, is_single=batch.label.ndim == 2)
+
     def micro_loss(
         params: PyTree, stats: PyTree, micro: Micro, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Means, PyTree]]:
-        (image, keypoints, disc_radius, label, weight, *_), mixed = micro
+        (image, keypoints, disc_radius, label, weight, _, people), mixed = micro
         params = optim.stop_frozen(params, cfg.optim.frozen)
-        outputs, stats = apply(Variables(params, stats), image, keys=keys)
+        outputs, stats = apply(Variables(params, stats), image, people=people, keys=keys)
         hits = losses.top1_hits(outputs.logits, label)
         if label.ndim == 1:
-            cross_entropy = functools.partial(
-                losses.softmax_cross_entropy,
-                outputs.logits,
-                smoothing=cfg.train.label_smoothing,
-                class_weights=class_weights,
-            )
-            each = cross_entropy(label)
+            each = rule(outputs.logits, label)
             if mixed is not None:
-                each = _blend(mixed.share, each, cross_entropy(mixed.label))
+                each = _blend(mixed.share, each, rule(outputs.logits, mixed.label))
                 hits = _blend(mixed.share, hits, losses.top1_hits(outputs.logits, mixed.label))
         else:
             known = jnp.maximum(label, 0) if cfg.train.unknown == "negative" else label
             each = losses.sigmoid_cross_entropy(outputs.logits, known, cfg.train.positive_weight)
+        if outputs.person_logits is not None and people is not None:
+            each = losses.average_people(rule, outputs.person_logits, people.label, each)
         if counts_unlabelled:
             unlabelled = losses.unlabelled_cross_entropy(outputs.logits)
             each = jnp.where(weight > 0, each, unlabelled)
@@ -171,6 +172,24 @@ def _build_micro_loss(
         return loss, (Means(loss, action, pose, accuracy), stats)
 
     return micro_loss
+
+
+def choose_rule(
+    cfg: Config, class_weights: Float[Array, " k"] | None, *, is_single: bool
+) -> Callable[[Array, Array], Array]:
+    """The loss of logits with one label each: of images, and of people among several labels."""
+    if is_single:
+        return functools.partial(
+            losses.softmax_cross_entropy,
+            smoothing=cfg.train.label_smoothing,
+            class_weights=class_weights,
+        )
+
+    def rule(logits: Float[Array, "n k"], labels: Int[Array, " n"]) -> Float[Array, " n"]:
+        is_label = jax.nn.one_hot(labels, logits.shape[-1], dtype=jnp.int32)
+        return losses.sigmoid_cross_entropy(logits, is_label, cfg.train.positive_weight)
+
+    return rule
 
 
 def _blend(share: Float[Array, " b"], own: Array, other: Array) -> Array:

@@ -25,6 +25,8 @@ from gap_jax.models.layers import HE, SMALL, Norm
 from gap_jax.models.network import Backbone, Network, SaliencySource
 from gap_jax.models.pooling import AttentionalPooling, Pooling
 from gap_jax.models.pose import PoseBranch
+from gap_jax.models.regions.people import PeopleRule
+from gap_jax.models.regions.rcnn import RegionPooling
 from gap_jax.models.saliency import (
     ChainedSaliency,
     FactoredSaliency,
@@ -65,10 +67,18 @@ def build(cfg: Config, classes: int, seed: int) -> Network:
         pose,
         saliency_source=source,
         over_frames=_weight_frames(cfg.model, classes, rngs),
+        people_rule=_rule_people(cfg.model),
         mean=cfg.model.input_mean,
         scale=cfg.model.input_scale,
         dtype=backbone_dtype(cfg.model),
     )
+
+
+def _rule_people(model: ModelConfig) -> PeopleRule | None:
+    """Returns the rule of a network that reads boxes, None for others."""
+    if not model.reads_boxes:
+        return None
+    return PeopleRule(model.over_people, model.region_grow, model.region_side)
 
 
 def _weight_frames(model: ModelConfig, classes: int, rngs: nnx.Rngs) -> Saliency | None:
@@ -129,9 +139,21 @@ def _build_backbone(model: ModelConfig, rngs: nnx.Rngs) -> Backbone:
 
 def _build_pooling(
     model: ModelConfig, features: int, classes: int, saliency: Saliency | None, rngs: nnx.Rngs
-) -> Pooling:
+) -> Pooling | RegionPooling:
     """A pooling of maps with `features` channels."""
     match model.pooling:
+        case "rcnn" | "rstarcnn":
+            return RegionPooling(
+                features,
+                classes,
+                widths=model.region_widths,
+                side=model.region_side,
+                pool=model.region_pool,
+                channels=model.region_channels,
+                secondary=model.pooling == "rstarcnn",
+                dropout=model.dropout,
+                rngs=rngs,
+            )
         case "max":
             return MaxPooling(features, classes, dropout=model.dropout, rngs=rngs)
         case "second_order":

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
 
 from data_pipelines.example import NOT_ANNOTATED, VISIBLE
+from gap_jax.batch import People
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.cells import Axis, Grid
 
@@ -35,9 +36,13 @@ def compute_maps(
     variables: Variables,
     image: UInt8[Array, "b y x 3"],
     of_class: Int[Array, " b"] | None = None,
+    people: People | None = None,
 ) -> ClassMaps:
-    """Computes the maps of the given class of each image; by default of the predicted class."""
-    outputs, _ = model.apply(variables, image, want_maps=True)
+    """Computes the maps of the given class of each image; by default of the predicted class.
+
+    A model that reads boxes takes an image without `people` as the box of one person.
+    """
+    outputs, _ = model.apply(variables, image, people=people, want_maps=True)
     if outputs.maps is None:
         raise AssertionError("the network returned no maps")
     bottom_up, top_down, combined = outputs.maps

@@ -25,6 +25,8 @@ POOLINGS = {
     "second_order": "second-order pooling",
     "compact_bilinear": "compact bilinear pooling",
     "pose_parts": "pooling by pose parts",
+    "rcnn": "R-CNN",
+    "rstarcnn": "R*CNN",
 }
 MOST_NAMED_FIELDS = 3  # of those that differ; beyond these the folder names a method
 NOTHING_SHOWN = "interval straddles 0: no difference shown"
@@ -180,6 +182,8 @@ def _name(groups: Sequence[tuple[ReportedRun, ...]]) -> list[str]:
 def _describe(run: ReportedRun) -> str:
     model = run.cfg.model
     name = f"GAP-CNN (T={model.T})" if model.pooling == "gap" else POOLINGS[model.pooling]
+    if model.regions == "people":
+        name = f"{name} of people"
     return f"{name} + pose" if run.cfg.pose.branch and model.pooling != "pose_parts" else name
 
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 
 from data_pipelines.example import PADDING_ID
 from data_pipelines.rows import Rows, RowSpec
+from gap_jax.batch import People
 from gap_jax.learning.state import Model, Variables
 from gap_jax.models.cells import Grid
 from gap_jax.prediction.attention import compute_maps
@@ -45,6 +46,8 @@ def predict(
         places = [RowSpec(position) for position in chosen]
         places += [RowSpec(PADDING_ID)] * (BATCH_IMAGES - len(chosen))
         batch = rows.batch(places, np.empty(rows.image_shape(BATCH_IMAGES), np.uint8))
-        maps = jax.device_get(compute(variables, batch.image))
+        host: Any = batch.people
+        people = None if host is None else People(*host)
+        maps = jax.device_get(compute(variables, batch.image, people=people))
         parts.append(Predictions(grid, batch.image, *maps).take(range(len(chosen))))
     return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)

@@ -26,6 +26,11 @@ MOST_GROUPS, MOST_LETTERS = 8, 40  # groups of arrays that a line lists, and let
 DIGESTS = "sha256"  # in the safetensors metadata: a JSON object with the digest of each array
 BACKBONE = "backbone/"  # prefix of the backbone's arrays
 VARIANCE = "/norm/var"  # suffix of running variances
+DENSE = {  # R-CNN's dense layers on a VGG16, and the files' fc6 and fc7, which are convolutions
+    f"pooling/hidden/{layer}/{name}": f"backbone/stages/{layer + 5}/0/{name}"
+    for layer in (0, 1)
+    for name in ("kernel", "bias")
+}
 
 
 class Form(NamedTuple):
@@ -123,11 +128,15 @@ def fill_backbone(
 
     The file must hold every array of this backbone, as finite float32 of the right shape. Of its
     other arrays `parts="all"` also loads those with the name and the shape of an array here, such
-    as a classifier; the rest, such as later stages, is left out and reported.
+    as a classifier; R-CNN's dense layers on a VGG16 are its fc6 and fc7 where they have their
+    sizes. The rest, such as later stages, is left out and reported.
     """
     named = name_arrays(variables)
-    wanted = {name: leaf for name, leaf in named.items() if name.startswith(BACKBONE)}
     notes = compare(source, contents.metadata, model)
+    contents, dense = _rename_dense(contents, named, model)
+    wanted = {
+        name: leaf for name, leaf in named.items() if name.startswith(BACKBONE) or name in dense
+    }
     forms = contents.forms
     sizes = {name: math.prod(form.shape) for name, form in forms.items()}
     if parts == "all":
@@ -154,6 +163,30 @@ def fill_backbone(
         notes=notes,
     )
     return replace_arrays(variables, sharded), report
+
+
+def _rename_dense(
+    contents: Contents, named: Mapping[str, Any], model: ModelConfig
+) -> tuple[Contents, Collection[str]]:
+    """Gives a VGG16's fc6 and fc7 the names and shapes of R-CNN's dense layers; returns those."""
+    forms = dict(contents.forms)
+    dense = {
+        ours: theirs
+        for ours, theirs in DENSE.items()
+        if model.backbone == "vgg16"
+        and ours in named.keys() - forms.keys()
+        and theirs in forms.keys() - named.keys()
+        and forms[theirs].shape[-1:] == named[ours].shape[-1:]
+        and math.prod(forms[theirs].shape) == named[ours].size
+    }
+    for ours, theirs in dense.items():
+        forms[ours] = Form(forms.pop(theirs).dtype, named[ours].shape)
+
+    def read(names: Collection[str]) -> Arrays:
+        arrays = contents.read([dense.get(name, name) for name in names])
+        return {name: arrays[dense.get(name, name)].reshape(forms[name].shape) for name in names}
+
+    return contents._replace(forms=forms, read=read), dense
 
 
 def read_metadata(source: Path) -> Metadata:

@@ -6,7 +6,7 @@ import pytest
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.flags import read_config
-from gap_jax.variants import METHODS, SPLITS, list_configs
+from gap_jax.variants import METHODS, OF_VIDEOS, SPLITS, list_configs
 
 
 def test_every_shipped_config_resolves() -> None:
@@ -19,7 +19,7 @@ def test_every_shipped_config_resolves() -> None:
 
 @pytest.mark.parametrize(
     ("method", "split"),
-    [*((method, "split2") for method in METHODS), *(("", split) for split in ("", *SPLITS))],
+    [*((method, "split2") for method in OF_VIDEOS), *(("", split) for split in ("", *SPLITS))],
 )
 def test_every_variant_of_hmdb51_resolves(method: str, split: str) -> None:
     cfg = read_config(f"hmdb51:{method},{split}")
@@ -45,7 +45,13 @@ def test_every_variant_of_photos_resolves(method: str, training: str) -> None:
 
 
 def test_parts_of_another_config_are_refused() -> None:
-    for parts in ("photos:demo", "photos:people", "photos:reference", "gap_pose:frozen"):
+    for parts in (
+        "hmdb51:rcnn",
+        "photos:demo",
+        "photos:people",
+        "photos:reference",
+        "gap_pose:frozen",
+    ):
         with pytest.raises(ConfigError, match=f"variant '{parts.split(':')[1]}' is unknown"):
             read_config(parts)
     with pytest.raises(ConfigError, match="names two trainings, frozen and full; keep one"):

@@ -51,6 +51,26 @@ MISTAKES = [
     "model.pooling=mean model.rank_form=chained",
     "model.pooling=attention model.T=2",
     "model.sketch_features=64",
+    "data.regions=10",
+    "model.pooling=rcnn data.regions=10",
+    "model.pooling=rstarcnn",
+    "model.pooling=rcnn model.regions=people",
+    "model.pooling=rcnn model.region_grow=2",
+    "model.region_side=5",
+    "model.over_people=mean",
+    "model.pooling=gap model.region_pool=align",
+    "model.regions=people model.region_widths=(8,4)",
+    *(
+        f"model.pooling=rcnn {mistake}"
+        for mistake in (
+            "data.name=hmdb51",
+            "data.eval_crops=five",
+            "data.eval_flip=true",
+            "data.cache=features",
+            "train.mixup=0.2",
+            "model.frames=2 pose.weight=0",
+        )
+    ),
     "data.short_side_px=440",
     "data.image_size_px=600",
     "data.area_range=(0.9,0.1)",

@@ -1,5 +1,7 @@
 """Compares losses and their weighted mean with formulas in float64."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -34,6 +36,19 @@ def test_softmax_cross_entropy_matches_formula(smoothing: float) -> None:
         jnp.asarray(z), jnp.asarray(labels), smoothing, jnp.asarray(weights)
     )
     np.testing.assert_allclose(weighed, expected * [0.5, 7, 1, 1, 2, 0], rtol=1e-5, atol=1e-6)
+
+
+def test_loss_of_people_is_mean_over_labelled_people() -> None:
+    z, labels = _logits(6, 4).reshape(3, 2, 4), np.array([[1, -1], [3, 0], [-1, -1]], np.int32)
+    weights, otherwise = np.array([0.5, 2, 1, 3], np.float32), np.array([7, 8, 9], np.float32)
+    log_p = _log_softmax(z.reshape(6, 4)).reshape(z.shape)
+    expected = [
+        -2 * log_p[0, 0, 1], (-3 * log_p[1, 0, 3] - 0.5 * log_p[1, 1, 0]) / 2, 9.0,
+    ]  # fmt: skip
+    people, known, else_ = jnp.asarray(z), jnp.asarray(labels), jnp.asarray(otherwise)
+    rule = functools.partial(losses.softmax_cross_entropy, class_weights=jnp.asarray(weights))
+    weighed = losses.average_people(rule, people, known, else_)
+    np.testing.assert_allclose(weighed, expected, rtol=1e-5)
 
 
 @pytest.mark.slow

@@ -119,6 +119,17 @@ def test_optimiser_matches_numpy_loop(name: Any, clip_norm: float) -> None:
     _assert_close(ours, _literal(cfg, factors, rates))
 
 
+def test_biases_have_a_rate_of_their_own() -> None:
+    """Fast R-CNN's recipe: twice the rate, without decay, besides the factors of paths."""
+    cfg = OptimConfig(
+        learning_rate=0.1, weight_decay=0.05, bias_multiplier=2.0, multipliers=("pooling=0.5",)
+    )
+    factors = {name: 0.5 for name in _flat(_tree(0)) if name.startswith("pooling")}
+    factors["pooling/bias"] = 1.0
+    ours, _ = _run(cfg, GRADIENTS, list(range(STEPS)))
+    _assert_close(ours, _literal(cfg, factors, [0.1] * STEPS))
+
+
 def test_schedule_advances_over_skipped_update() -> None:
     """Step 2 was skipped: no update, but the rates advance."""
     cfg = OptimConfig(learning_rate=0.1, decay_every_steps=2)

@@ -8,6 +8,7 @@ from data_pipelines.core.errors import ConfigError
 from gap_jax import cli
 from gap_jax.config import differences, fields
 from gap_jax.flags import read_config
+from gap_jax.model_config import HARD
 from gap_jax.variants import METHODS
 
 GAP_POSE = "configs/gap_pose.py"
@@ -68,6 +69,10 @@ def test_every_switch_matches_released_code(method: str) -> None:
 
 def test_recipe_accepts_any_method_and_data_but_not_demo() -> None:
     for method in METHODS:
+        if method in HARD:
+            with pytest.raises(ConfigError, match=f"released code has no {method}; leave out"):
+                read_config(f"{GAP_POSE}:people,reference,{method}")
+            continue
         assert read_config(f"{GAP_POSE}:people,reference,{method}").data.resize == "legacy"
         assert not differences(*(read_config(f"{GAP_POSE}:{method}{x}") for x in ("", ",ours")))
     for parts, line in (

@@ -121,7 +121,7 @@ def test_training_step_has_no_1x1_convolution() -> None:
 
     def loss(parameters: nnx.State, statistics: nnx.State, image: Array) -> tuple[Array, Any]:
         network = nnx.merge(graph, parameters, statistics, copy=True)
-        logits, heatmaps, _ = network(image, train=True, keys=keys)
+        logits, heatmaps, *_ = network(image, train=True, keys=keys)
         assert heatmaps is not None
         moved = nnx.state(network, nnx.BatchStat)
         return jnp.square(logits).sum() + jnp.square(heatmaps).sum(), moved

@@ -12,13 +12,13 @@ from flax import nnx
 from jaxtyping import Array, Key
 
 from gap_jax.config import Config
-from gap_jax.model_config import DropoutWhere, ModelConfig, PoolingName
+from gap_jax.model_config import HARD, DropoutWhere, ModelConfig, PoolingName
 from gap_jax.models.build import build
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.saliency import FactoredSaliency, LinearSaliency, UniformSaliency
 from tests.support.small_networks import UNOPTIMISED, by_path, drawn
 
-POOLINGS = get_args(PoolingName)
+POOLINGS = [each for each in get_args(PoolingName) if each not in HARD]
 
 
 def random_map(*shape: int, seed: int = 0) -> Array:

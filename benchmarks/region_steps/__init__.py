@@ -1,0 +1,1 @@
+"""Steps that read boxes of people, beside mean pooling."""
