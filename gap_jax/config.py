@@ -162,6 +162,11 @@ class Config(Settings, group="config"):
         """Returns whether batches hold the boxes of people."""
         return self.model.reads_boxes
 
+    @property
+    def map_of_px(self) -> int | None:
+        """The side of the crops whose stored maps take the place of images; None without."""
+        return self.data.image_size_px if self.data.cache == "features" else None
+
     def resolved(self) -> "Config":
         """Returns a frozen copy whose groups were checked again."""
         groups = {f.name: getattr(self, f.name).resolved() for f in dataclasses.fields(self)}
@@ -229,7 +234,6 @@ def _check_boxes(cfg: Config) -> None:
         (data.name not in VIDEOS, "data.name", data.name, "people"),
         (CROPS[data.eval_crops] == 1, "data.eval_crops", data.eval_crops, "center"),
         (not data.eval_flip, "data.eval_flip", "true", "false"),
-        (data.cache != "features", "data.cache", data.cache, "none"),
         (not cfg.train.mixup, "train.mixup", f"{cfg.train.mixup:g}", "0"),
         (model.frames == 1, "model.frames", model.frames, "1"),
     ):

@@ -180,6 +180,7 @@ class Trainer:
             process=self.processes.index_and_count,
             maps=self.maps.training if self.maps else None,
             clip=cfg.model.frames,
+            with_people=cfg.reads_boxes,
         ) as batches, profile:  # fmt: skip
             train_step, unreported = None, None
             while not self._is_over(step):

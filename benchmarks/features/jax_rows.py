@@ -147,8 +147,12 @@ class HeadSteps:
 
     def logits(self) -> Float[np.ndarray, "b k"]:
         """Returns the logits of the first batch of maps as in evaluation."""
-        apply = jax.jit(self.setup.model.apply, static_argnames="from_map")
-        return np.asarray(apply(self.variables, self._first.image[0], from_map=True)[0].logits)
+        apply = jax.jit(self.setup.model.apply, static_argnames="map_of_px")
+        return np.asarray(
+            apply(self.variables, self._first.image[0], map_of_px=self.setup.cfg.map_of_px)[
+                0
+            ].logits
+        )
 
     def losses(self, steps: int) -> list[float]:
         """Returns the losses of the next steps."""

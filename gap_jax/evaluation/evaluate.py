@@ -112,6 +112,7 @@ def score_split(
         process=process,
         maps=maps,
         clip=clip,
+        with_people=cfg.reads_boxes,
     ) as batches:
         return score(
             eval_step, variables, batches, mesh, is_stopping, after_batch,

@@ -153,7 +153,5 @@ def assemble(cfg: Config, data: Manifest, devices: Sequence[Any] | None = None) 
             out_shardings=sharding.replicated(mesh),
             compiler_options=hardware.ONE_RUN_OPTIONS,  # `Opened.fold` gives the same bits
         ),
-        eval_step=steps.jit_eval_step(
-            folded, mesh, cfg.data.eval_views, from_map=cfg.data.cache == "features"
-        ),
+        eval_step=steps.jit_eval_step(folded, mesh, cfg.data.eval_views, map_of_px=cfg.map_of_px),
     )

@@ -65,12 +65,12 @@ class Model:
         train: bool = False,
         keys: Key[Array, " b"] | None = None,
         want_maps: bool = False,
-        from_map: bool = False,
+        map_of_px: int | None = None,
     ) -> tuple[Outputs, PyTree]:
         """Returns the network's outputs and its updated running statistics."""
         network = self.merge(variables)
         outputs = network(
-            image, people=people, train=train, keys=keys, want_maps=want_maps, from_map=from_map
+            image, people=people, train=train, keys=keys, want_maps=want_maps, map_of_px=map_of_px
         )
         return outputs, nnx.state(network, nnx.BatchStat)
 

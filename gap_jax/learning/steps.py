@@ -96,7 +96,7 @@ def build_train_step(
     return train_step
 
 
-def jit_eval_step(model: Model, mesh: Mesh, views: int = 1, *, from_map: bool = False) -> Any:
+def jit_eval_step(model: Model, mesh: Mesh, views: int = 1, *, map_of_px: int | None = None) -> Any:
     """Builds (variables, batch of one micro-batch) -> logits, replicated; not yet compiled.
 
     With several `views` along axis 1 of the images, logits are averaged over views.
@@ -107,7 +107,7 @@ def jit_eval_step(model: Model, mesh: Mesh, views: int = 1, *, from_map: bool = 
         image: UInt8[Array, "b *frames h w 3"] | Float[Array, "b h w f"],
         people: People | None = None,
     ) -> Float[Array, "b k"]:
-        return model.apply(variables, image, people=people, from_map=from_map)[0].logits
+        return model.apply(variables, image, people=people, map_of_px=map_of_px)[0].logits
 
     def eval_step(variables: Variables, batch: Batch) -> Float[Array, "b k"]:
         whole = jax.lax.with_sharding_constraint(variables, replicated(mesh))
@@ -130,7 +130,7 @@ def _build_micro_loss(
     labelled = batch.weight.sum()
     counts_unlabelled = cfg.train.unlabelled == "reference" and batch.label.ndim == 2
     images = jnp.float32(batch.id.size)
-    apply = functools.partial(model.apply, train=True, from_map=cfg.data.cache == "features")
+    apply = functools.partial(model.apply, train=True, map_of_px=cfg.map_of_px)
     side = cfg.data.image_size_px
     if cfg.model.remat:
         keep_units = jax.checkpoint_policies.save_only_these_names("unit")

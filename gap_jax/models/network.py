@@ -94,11 +94,11 @@ class Network(nnx.Module):
         train: bool = False,
         keys: Key[Array, " b"] | None = None,
         want_maps: bool = False,
-        from_map: bool = False,
+        map_of_px: int | None = None,
     ) -> Outputs:
         """Computes logits, heatmaps and, with `want_maps`, attention maps.
 
-        With `from_map` the image is the map that the backbone computed of it.
+        With `map_of_px` the image is the map that the backbone computed of a square of such a side.
         `train` uses and updates batch statistics. `keys`, one for each row, draw the dropout masks.
         With `over_frames` an image is a clip, and heatmaps and maps have its axis of frames.
         With `people_rule` a call without `people` takes each image as the box of one person.
@@ -109,8 +109,10 @@ class Network(nnx.Module):
         if people is not None and self.people_rule is None:
             raise ValueError("this network reads no boxes; leave out `people`")
         if self.over_frames is None:
-            x = image.astype(self.dtype) if from_map else self.extract(image, train=train)
-            boxed = None if self.people_rule is None else self._place(image, people)
+            x = image.astype(self.dtype) if map_of_px else self.extract(image, train=train)
+            height, width = (map_of_px, map_of_px) if map_of_px else image.shape[1:3]
+            size = height, width
+            boxed = None if self.people_rule is None else self._place(len(image), size, people)
             return self._read(x, train, keys, want_maps, boxed)
         b, t = image.shape[:2]
         if keys is not None:
@@ -126,11 +128,10 @@ class Network(nnx.Module):
             normalise(image, self.mean, self.scale).astype(self.dtype), train=train
         )
 
-    def _place(self, image: Picture, people: People | None) -> Placed:
+    def _place(self, rows: int, size: tuple[int, int], people: People | None) -> Placed:
         """Adds the axes of the map and the size of the image; by default the image is a person."""
-        height, width = image.shape[1:3]
-        grid = Grid(self.backbone.locate(Axis(height)), self.backbone.locate(Axis(width)))
-        return Placed(people or whole_picture(len(image), height, width), grid, (height, width))
+        grid = Grid(*(self.backbone.locate(Axis(pixels)) for pixels in size))
+        return Placed(people or whole_picture(rows, *size), grid, size)
 
     def _read(
         self,

@@ -33,7 +33,8 @@ class EvaluatedImages:
 
     def rows_of(self, run: ReportedRun) -> Rows:
         """Returns the images with the preprocessing of a run."""
-        return Rows(self.config_of(run), self.data, run.cfg.data.evaluated_split)
+        data, split = self.config_of(run), run.cfg.data.evaluated_split
+        return Rows(data, self.data, split, with_people=run.cfg.reads_boxes)
 
     def record(self, row: int) -> records.Record:
         """Returns the stored record of a row of the scores."""
