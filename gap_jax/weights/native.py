@@ -168,25 +168,27 @@ def fill_backbone(
 def _rename_dense(
     contents: Contents, named: Mapping[str, Any], model: ModelConfig
 ) -> tuple[Contents, Collection[str]]:
-    """Gives a VGG16's fc6 and fc7 the names and shapes of R-CNN's dense layers; returns those."""
+    """Gives a VGG16's fc6 and fc7 the names and shapes of R-CNN's dense layers; returns those.
+
+    All four arrays must fit: fc7 is of no use above another fc6.
+    """
     forms = dict(contents.forms)
-    dense = {
-        ours: theirs
-        for ours, theirs in DENSE.items()
-        if model.backbone == "vgg16"
-        and ours in named.keys() - forms.keys()
-        and theirs in forms.keys() - named.keys()
-        and forms[theirs].shape[-1:] == named[ours].shape[-1:]
-        and math.prod(forms[theirs].shape) == named[ours].size
-    }
-    for ours, theirs in dense.items():
+
+    def fits(ours: str, theirs: str) -> bool:
+        if ours not in named or ours in forms or theirs not in forms or theirs in named:
+            return False
+        return math.prod(forms[theirs].shape) == math.prod(named[ours].shape)
+
+    if model.backbone != "vgg16" or not all(fits(*pair) for pair in DENSE.items()):
+        return contents, ()
+    for ours, theirs in DENSE.items():
         forms[ours] = Form(forms.pop(theirs).dtype, named[ours].shape)
 
     def read(names: Collection[str]) -> Arrays:
-        arrays = contents.read([dense.get(name, name) for name in names])
-        return {name: arrays[dense.get(name, name)].reshape(forms[name].shape) for name in names}
+        arrays = contents.read([DENSE.get(name, name) for name in names])
+        return {name: arrays[DENSE.get(name, name)].reshape(forms[name].shape) for name in names}
 
-    return contents._replace(forms=forms, read=read), dense
+    return contents._replace(forms=forms, read=read), DENSE.keys()
 
 
 def read_metadata(source: Path) -> Metadata:

@@ -20,7 +20,7 @@ from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.regions.people import PeopleRule, PeopleScores, grow
 from gap_jax.models.regions.rcnn import RegionPooling
-from tests.support.literal_regions import Values, literal_person
+from tests.support.literal_regions import Values, bin_edges, literal_person
 from tests.support.small_networks import UNOPTIMISED, by_path, drawn
 
 F, K, SIDE, ROWS, SIDE_PX = 5, 4, 2, 2, 40
@@ -116,7 +116,7 @@ def test_rstarcnn_matches_literal_loop(over: OverPeople) -> None:
 
 
 def test_winner_changes_only_context_and_lies_in_the_maps() -> None:
-    """The first pair of maps covers the winning region of the class, the second the box."""
+    """The maps cover the box and the winning region of each class, and no other cell."""
     pooling, x = rstarcnn(), jnp.asarray(draw_map())[:1]
     regions = jnp.array([[[[0.0, 0, 40, 40], [60, 50, 112, 96]]]])
     people = People(jnp.array([[[0.0, 50, 40, 96]]]), regions, jnp.zeros((1, 1), jnp.int32))
@@ -131,11 +131,14 @@ def test_winner_changes_only_context_and_lies_in_the_maps() -> None:
     assert found.winner is not None and found.maps is not None
     for k in range(K):
         region = regions[0, 0, found.winner[0, 0, k]]
-        for pair, (left, top, right, bottom) in enumerate((region, people.boxes[0, 0])):
-            inside = np.flatnonzero(np.asarray(found.maps.bottom_up[0, :, :, k, pair]).sum(1))
-            across = np.flatnonzero(np.asarray(found.maps.bottom_up[0, :, :, k, pair]).sum(0))
-            assert abs(inside[0] - top / 16) <= 1 and abs(inside[-1] + 1 - bottom / 16) <= 1
-            assert abs(across[0] - left / 16) <= 1 and abs(across[-1] + 1 - right / 16) <= 1
+        covered = np.zeros((6, 7), bool)
+        for left, top, right, bottom in np.asarray([region, people.boxes[0, 0]]).tolist():
+            rows, columns = (
+                bin_edges(*ends, axis, SIDE)
+                for ends, axis in zip(((top, bottom), (left, right)), GRID, strict=True)
+            )
+            covered[rows[0].start : rows[-1].stop, columns[0].start : columns[-1].stop] = True
+        np.testing.assert_array_equal(found.maps.bottom_up[0, :, :, k, 0] > 0, covered)
     assert without.winner is None
     np.testing.assert_allclose(alone.logits, without.logits, rtol=1e-5)
     assert (np.asarray(alone.winner) == -1).all()

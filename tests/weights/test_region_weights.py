@@ -71,7 +71,9 @@ def test_fc6_and_fc7_fill_the_dense_layers(tmp_path: Path) -> None:
     ("fields", "dense"),
     [
         ({}, {}),
-        ({"region_side": 3}, {name: DENSE[name] for name in DENSE if "/5/0/kernel" in name}),
+        ({}, {name: DENSE[name] for name in DENSE if "/6/" in name}),
+        ({"region_side": 3}, DENSE),
+        ({"region_widths": (5, 6)}, DENSE),
         ({"region_widths": (8, 8)}, DENSE),
         ({"pooling": "mean", "region_widths": (4096, 4096)}, DENSE),
     ],

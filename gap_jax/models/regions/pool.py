@@ -74,9 +74,10 @@ def pool_max(x: Float[Array, "b h w c"], cells: Cells) -> Pooled:
 
 
 def cover(cells: Cells) -> tuple[Float[Array, "b m h"], Float[Array, "b m w"]]:
-    """Returns the share of each row and each column in a region: the mean over its bins.
+    """Returns the share of each row and each column in a region.
 
-    The shares of a region sum to 1; one without a cell of the map has equal shares.
+    They are equal for all cells of RoI max pooling, and follow the weights of RoIAlign. The shares
+    of a region sum to 1; one without a cell of the map has equal shares everywhere.
     """
     return _share(cells.rows), _share(cells.columns)
 
@@ -109,8 +110,7 @@ def _weigh(
 
 
 def _share(bins: Bool[Array, "b m p n"] | Float[Array, "b m p n"]) -> Float[Array, "b m n"]:
-    weights = bins.astype(jnp.float32)
-    shares = (weights / jnp.maximum(weights.sum(-1, keepdims=True), 1)).sum(2)
+    shares = bins.any(2).astype(jnp.float32) if bins.dtype == bool else bins.sum(2)
     total = shares.sum(-1, keepdims=True)
     return jnp.where(total > 0, shares / jnp.where(total > 0, total, 1), 1 / bins.shape[-1])
 

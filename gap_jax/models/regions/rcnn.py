@@ -20,7 +20,7 @@ from gap_jax.models.arguments import check_channels, check_choice, check_counts,
 from gap_jax.models.cells import Grid
 from gap_jax.models.layers import Conv, Dense
 from gap_jax.models.pooling import drop
-from gap_jax.models.regions.people import Keys, Map, PeopleScores, Shares, find_first_maximum, share
+from gap_jax.models.regions.people import Keys, Map, PeopleScores, find_first_maximum, share
 from gap_jax.models.regions.pool import (
     Boxes,
     Cells,
@@ -84,9 +84,9 @@ class RegionPooling(nnx.Module):
     ) -> PeopleScores:
         """Scores people; the mean of the maps' `combined` over cells is the image's score.
 
-        The maps lay each term over the cells of its region: `bottom_up` is the region's share of
-        each cell times their number, `top_down` the term. With `secondary` the first pair is that
-        of the winning region, the second that of the box.
+        The maps lay each term over the cells of its region, the box and the winning one:
+        `bottom_up` adds the shares that regions have in a cell, times the number of cells;
+        `top_down` is the mean of their terms there.
         """
         check_channels(x, self.features)
         b, m, r = people.regions.shape[:3]
@@ -153,22 +153,18 @@ def find_winners(
 
 def lay_terms(terms: list[Term]) -> AttentionMaps:
     """Lays the terms of the image's scores over the cells of their regions."""
-    pairs = []
+    bottom_up = combined = jnp.zeros(())
     for shares, scores, cells in terms:
         rows, columns = cover(cells)
         count = rows.shape[-1] * columns.shape[-1]
-
-        def lay(
-            weights: Shares, rows: Array = rows, columns: Array = columns, count: int = count
-        ) -> Float[Array, "b h w k"]:
-            return jnp.einsum("bnk,bnh,bnw->bhwk", weights, rows, columns) * count
-
-        bottom_up, combined = lay(shares), lay(shares * scores)
-        is_inside = bottom_up > 0
-        top_down = jnp.where(is_inside, combined / jnp.where(is_inside, bottom_up, 1), 0)
-        pairs.append((bottom_up, top_down, combined))
-    bottom_up, top_down, combined = (jnp.stack(each, axis=-1) for each in zip(*pairs, strict=True))
-    return AttentionMaps(bottom_up, top_down, combined.sum(-1))
+        inside, weighted = (
+            jnp.einsum("bnk,bnh,bnw->bhwk", each, rows, columns) * count
+            for each in (shares, shares * scores)
+        )
+        bottom_up, combined = bottom_up + inside, combined + weighted
+    is_inside = bottom_up > 0
+    top_down = jnp.where(is_inside, combined / jnp.where(is_inside, bottom_up, 1), 0)
+    return AttentionMaps(bottom_up[..., None], top_down[..., None], combined)
 
 
 def _split(cells: Cells, people: int) -> tuple[Cells, Cells]:
