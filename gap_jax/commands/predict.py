@@ -25,6 +25,7 @@ from gap_jax.commands.arguments import (
 )
 from gap_jax.prediction import rows as table
 from gap_jax.prediction.answer import Answer, find_class
+from gap_jax.prediction.people import find_people
 from gap_jax.prediction.predictor import Predictor, load
 from gap_jax.prediction.rows import Row
 from gap_jax.prediction.sources import Refused, find_sources
@@ -74,6 +75,11 @@ def run(words: Sequence[str]) -> None:
         help=f"write a picture NAME{SUFFIX} of the maps and joints of each image",
     )  # fmt: skip
     parser.add_argument(
+        "--people", type=Path, metavar="FILE.json",
+        help="answer for each person in this file of boxes or joints in COCO's form, such as "
+        "`gap_jax data joints` writes; the model must read boxes",
+    )  # fmt: skip
+    parser.add_argument(
         "--every", type=_seconds, default=1.0, metavar="SECONDS",
         help="time between the frames of a video; default: 1",
     )  # fmt: skip
@@ -106,12 +112,15 @@ def _predict(options: argparse.Namespace, model: Predictor) -> None:
     sources = find_sources(
         options.paths, listed=listed, every_s=options.every, left_out=left_out.append
     )
+    if options.people:
+        model.check_reads_boxes()
+        sources = find_people(sources, options.people)
     count = min(options.top, len(model.classes))
     found: list[Row] = []
     width = 0
     for row in _show_progress(_describe_all(model.predict_each(sources), options, count)):
         found.append(row)
-        name = files.escape_control(row.name)
+        name = files.escape_control(row.shown_name)
         width = max(width, min(len(name), LONGEST_STEM))
         print(f"{name:<{width}}  {files.escape_control(str(row))}")
     if options.json:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError, nearest
-from data_pipelines.pictures.drawing import Picture
+from data_pipelines.pictures.drawing import Picture, draw_boxes
 from gap_jax.evaluation import metrics
 from gap_jax.models.cells import Grid
 from gap_jax.prediction import overlay
@@ -49,7 +49,8 @@ class Answer:
     """The answer of a model about one image.
 
     `crop` is what the network sees in its centre view; `placement` and `grid` relate its pixels
-    to those of the upright image and to the cells of maps.
+    to those of the upright image and to the cells of maps. With a `box` it is about that person,
+    the `person`-th of the image.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Answer:
     grid: Grid
     load: Callable[[], Picture]
     compute: Callable[[Picture, int], ClassMaps]
+    person: int | None = None
+    box: tuple[float, ...] | None = None
     _computed: dict[int, ClassMaps] = dataclasses.field(default_factory=dict)
 
     @property
@@ -105,8 +108,10 @@ class Answer:
         """Draws the photograph with its joints, and the maps of a class over it."""
         k = self._find(name)
         label = f"{self.classes[k]} {100 * self.probabilities[k]:.1f} %"
-        maps = self.maps(self.classes[k])._asdict()
-        return overlay.draw(self.image, self.placement, self.grid, maps, self.joints, label)
+        maps, image = self.maps(self.classes[k])._asdict(), self.image
+        if self.box is not None:
+            image = draw_boxes(image, np.array([self.box], np.float32))
+        return overlay.draw(image, self.placement, self.grid, maps, self.joints, label)
 
     def save(self, path: str | os.PathLike[str], name: str | None = None) -> None:
         """Writes the picture of `draw` as a PNG."""

@@ -1,26 +1,30 @@
 """Opens a trained model for images: batches them, and computes answers in their order."""
 
+import dataclasses
 import functools
 import itertools
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, overload
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.parallel import map_ahead
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.pictures.drawing import Picture
+from gap_jax.batch import People
+from gap_jax.config import Config
 from gap_jax.learning.sharding import evaluation_mesh, globalise, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.prediction.answer import Answer
 from gap_jax.prediction.attention import ClassMaps, compute_maps
+from gap_jax.prediction.people import make_people
 from gap_jax.prediction.photograph import Prepared, prepare
 from gap_jax.prediction.sources import Refused, Source, open_source
 from gap_jax.runtime.bucket.workdir import open_for_reading
@@ -112,13 +116,34 @@ class Predictor:
             answers.append(found)
         return answers if isinstance(image, list) else answers[0]
 
+    def check_reads_boxes(self) -> None:
+        """Refuses a model that reads no boxes of people."""
+        model = self.opened.cfg.model
+        if not model.reads_boxes:
+            raise ConfigError(
+                f"{self.opened.source} reads no boxes of people (model.pooling={model.pooling}, "
+                f"model.regions={model.regions}); train with model.regions=people, rcnn or rstarcnn"
+            )
+
+    def predict_people(self, image: Input, boxes: Iterable[Sequence[float]]) -> list[Answer]:
+        """Answers for each person of an image, by boxes (left, top, right, bottom) in pixels."""
+        self.check_reads_boxes()
+        source = open_source(image)
+        return self.predict(
+            [
+                dataclasses.replace(source, person=number, box=tuple(box))
+                for number, box in enumerate(boxes, 1)
+            ]
+        )
+
     def predict_each(self, images: Iterable[Input | Refused]) -> Iterator[Answer | Refused]:
         """Answers for each image in order; images are decoded in threads and computed in batches.
 
         An image that cannot be read gives its reason, and the others their answers.
         """
-        batch_size = self.opened.cfg.eval.batch_size
-        ready = map_ahead(functools.partial(_prepare, self.opened.cfg.data), images, batch_size)
+        cfg = self.opened.cfg
+        batch_size = cfg.eval.batch_size
+        ready = map_ahead(functools.partial(_prepare, cfg), images, batch_size)
         first = list(itertools.islice(ready, batch_size))
         rows = self._choose_rows(len(first))
         batches = _cut(itertools.chain(first, ready), rows)
@@ -145,11 +170,16 @@ class Predictor:
     def _compute_logits(self, batch: list[_Ready | Refused], rows: int) -> jax.Array | None:
         """Starts to compute the logits of the images, padded to `rows`."""
         cfg = self.opened.cfg
-        views = [each.prepared.views for each in batch if not isinstance(each, Refused)]
-        if not views:
+        prepared = [each.prepared for each in batch if not isinstance(each, Refused)]
+        if not prepared:
             return None
+        views = [each.views for each in prepared]
         images = np.zeros((rows, *views[0].shape), np.uint8)
         np.stack(views, out=images[: len(views)])
+        people = None
+        if cfg.reads_boxes:
+            boxes = np.stack([each.box for each in prepared])
+            people = make_people(np.resize(boxes, (rows, 4)), cfg.data)
         host_batch = HostBatch(
             image=images[:, 0] if cfg.data.eval_views == 1 else images,
             keypoints=np.zeros((rows, 1, len(JOINTS), 3), np.float32),
@@ -157,6 +187,7 @@ class Predictor:
             label=np.zeros(rows, np.int32),
             weight=np.zeros(rows, np.float32),
             id=np.full(rows, PADDING_ID, np.int64),
+            people=people,
         )
         return self._score(self._variables, globalise([host_batch], self._mesh))
 
@@ -177,13 +208,19 @@ class Predictor:
                 placement=each.prepared.placement,
                 grid=self._grid,
                 load=each.source.load,
-                compute=self._compute_class,
+                compute=functools.partial(self._compute_class, each.prepared.box),
+                person=each.source.person,
+                box=each.source.box,
             )
 
-    def _compute_class(self, crop: Picture, k: int) -> ClassMaps:
-        return jax.device_get(
-            self._compute_maps(self._variables, crop[None], np.array([k], np.int32))
+    def _compute_class(self, box: np.ndarray, crop: Picture, k: int) -> ClassMaps:
+        cfg, people = self.opened.cfg, None
+        if cfg.reads_boxes:
+            people = People(*map(jnp.asarray, make_people(box[None], cfg.data)))
+        found = self._compute_maps(
+            self._variables, crop[None], np.array([k], np.int32), people=people
         )
+        return jax.device_get(found)
 
 
 def _cut(ready: Iterable[_Ready | Refused], images: int) -> Iterator[list[_Ready | Refused]]:
@@ -199,11 +236,11 @@ def _cut(ready: Iterable[_Ready | Refused], images: int) -> Iterator[list[_Ready
     yield batch
 
 
-def _prepare(data: DataConfig, image: Input | Refused) -> _Ready | Refused:
+def _prepare(cfg: Config, image: Input | Refused) -> _Ready | Refused:
     if isinstance(image, Refused):
         return image
     source = open_source(image)
     try:
-        return _Ready(source, prepare(source.load(), data))
+        return _Ready(source, prepare(source.load(), cfg.data, source.box))
     except DataError as refusal:
-        return Refused(source.name, str(refusal))
+        return Refused(source.name, str(refusal), source.person)

@@ -15,13 +15,15 @@ from gap_jax.saved.model import Opened
 
 FORMAT_VERSION = 1
 TOP_FIELDS = ("class", "probability", "logit")
+SIDES = ("left_px", "top_px", "right_px", "bottom_px")
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
     """The answer for one image: `top` holds (class, probability, logit), highest first.
 
-    A row with an `error` has no classes; `overlay` is the name of the picture of its maps.
+    A row with an `error` has no classes; `overlay` is the name of the picture of its maps. A row
+    about a person has their number in the image and their `box` in pixels.
     """
 
     name: str
@@ -30,6 +32,13 @@ class Row:
     top: tuple[tuple[str, float, float], ...] = ()
     overlay: str | None = None
     error: str | None = None
+    person: int | None = None
+    box: tuple[float, ...] | None = None
+
+    @property
+    def shown_name(self) -> str:
+        """The image's name, with the number of the person."""
+        return self.name if self.person is None else f"{self.name} person {self.person}"
 
     def __str__(self) -> str:
         """Returns the classes with their probabilities, or the error."""
@@ -41,9 +50,9 @@ class Row:
 def describe(answer: Answer | Refused, count: int) -> Row:
     """Describes an answer by its `count` highest classes."""
     if isinstance(answer, Refused):
-        return Row(answer.name, error=answer.error)
+        return Row(answer.name, error=answer.error, person=answer.person)
     placement, probabilities = answer.placement, answer.probabilities
-    size = Row(answer.name, placement.width, placement.height)
+    size = Row(answer.name, placement.width, placement.height, person=answer.person, box=answer.box)
     if not np.isfinite(answer.logits).all():
         return dataclasses.replace(size, error="the model's scores are not finite")
     top = tuple(
@@ -79,12 +88,13 @@ def to_json(rows: Sequence[Row], opened: Opened) -> str:
 
 def to_csv(rows: Sequence[Row], count: int) -> bytes:
     """Formats a line for each row with its `count` highest classes."""
-    ranks = range(1, count + 1)
-    header = ["name", "width_px", "height_px", "error"]
+    ranks, has_people = range(1, count + 1), any(row.person is not None for row in rows)
+    header = ["name", *["person", *SIDES] * has_people, "width_px", "height_px", "error"]
     header += [column for rank in ranks for column in (f"class_{rank}", f"probability_{rank}")]
     lines = []
     for row in rows:
-        cells = [row.name, row.width_px or "", row.height_px or "", row.error or ""]
+        of_person = [row.person or "", *(row.box or [""] * 4)] if has_people else []
+        cells = [row.name, *of_person, row.width_px or "", row.height_px or "", row.error or ""]
         cells += [cell for name, probability, _ in row.top for cell in (name, probability)]
         lines.append(cells + [""] * (len(header) - len(cells)))
     return files.csv_table(header, lines)

@@ -24,10 +24,16 @@ STDIN = "-"
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """The name of an image, and the function that reads its upright pixels."""
+    """The name of an image, and the function that reads its upright pixels.
+
+    With a `box` (left, top, right, bottom) in pixels it asks about that person alone, the
+    `person`-th of the image.
+    """
 
     name: str
     load: Callable[[], Picture]
+    person: int | None = None
+    box: tuple[float, ...] | None = None
 
 
 class Refused(NamedTuple):
@@ -35,6 +41,7 @@ class Refused(NamedTuple):
 
     name: str
     error: str
+    person: int | None = None
 
 
 def find_sources(

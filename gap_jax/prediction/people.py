@@ -1,0 +1,55 @@
+"""Finds the people of images in a file of boxes or joints, and gives a network their boxes."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from data_pipelines.config import DataConfig
+from data_pipelines.core.boxes import find_areas
+from data_pipelines.core.regions import draw_regions
+from data_pipelines.datasets import joints
+from data_pipelines.example import UNLABELLED, People
+from gap_jax.prediction.sources import Refused, Source
+
+Boxes = Float[np.ndarray, "b 4"]
+
+
+def find_people(sources: Iterable[Source | Refused], path: Path) -> Iterator[Source | Refused]:
+    """Yields each image once for each of its people in the file; one without any is refused.
+
+    The file has COCO's form, as `gap_jax data joints` writes it. A person's box is `bbox`, or else
+    that around the joints.
+    """
+    listed = list(sources)
+    names = [each.name for each in listed if isinstance(each, Source)]
+    matched = joints.match(path, joints.read(path), names)
+    for source in listed:
+        if isinstance(source, Refused):
+            yield source
+            continue
+        found = matched.get(source.name, joints.NOBODY).boxes
+        boxes = [] if found is None else found[find_areas(found) > 0].tolist()
+        if not boxes:
+            yield Refused(source.name, f"{path} has no person of it")
+        for number, box in enumerate(boxes, 1):
+            yield dataclasses.replace(source, person=number, box=tuple(box))
+
+
+def make_people(boxes: Boxes, data: DataConfig) -> People:
+    """Makes one person for each image, with secondary regions that depend on the box alone."""
+    regions = [
+        draw_regions(box[None], data.image_size_px, data.regions, data.region_iou, _begin())
+        for box in boxes.astype(np.float32)
+    ]
+    return People(
+        boxes.astype(np.float32)[:, None],
+        np.stack(regions) if data.regions else np.zeros((len(boxes), 1, 0, 4), np.float32),
+        np.full((len(boxes), 1), UNLABELLED, np.int32),
+    )
+
+
+def _begin() -> np.random.Generator:
+    return np.random.default_rng(0)
