@@ -36,6 +36,9 @@ TABLE1: Mapping[str, tuple[str, dict[str, str]]] = {  # the method and fields of
     "gap": ("gap", {}),
     "gap_weight_space": ("gap", {"model.space": "weight", "model.gate_init": "paper"}),
     "gap_pose": ("gap_pose", {}),
+    "rcnn": ("rcnn", {}),
+    "rstarcnn": ("rstarcnn", {}),
+    "attention_people": ("attention", {"model.regions": "people"}),
 }
 REDUCTIONS = ("reference", "mean", "sum_per_image")
 POSE_WEIGHTS = tuple(float(f"1e-{power}") for power in range(9))
@@ -46,7 +49,7 @@ LAYERS, RANKS = range(6), range(1, 6)
 PUBLISHED = {
     "table1": {
         "mean": 26.2, "attention": 30.3, "attention_pose": 30.6, "gap": 30.6, "gap_pose": 31.6,
-        "R-CNN (VGG16)": 16.5, "R*CNN (VGG16)": 21.7,
+        "rcnn": 16.5, "rstarcnn": 21.7,
     },
     "ranks": {"P=1": 30.3, "P=2": 29.2, "P=5": 30.0},
 }  # fmt: skip
@@ -168,6 +171,8 @@ def _make_row(
         raise ConfigError(f"row {name}: {error}") from error
     if cfg.pose.branch and not data.find_split(cfg.data.train_split).with_joints:
         return Row(name, spec, None, f"{data.name} has no joints")
+    if cfg.reads_boxes and not data.has_boxes:
+        return Row(name, spec, None, f"the records of {data.name} have no boxes of people")
     return Row(name, spec, cfg, base=base)
 
 
