@@ -59,13 +59,16 @@ def prepare(
     Labels are of the first classes.
     """
     drawn = list(_photos(kilobytes, images, seed))
-    shards = records.write(folder, "single", len(classes), {"train": drawn * copies})["train"]
+    written = records.write(
+        folder, "single", len(classes), {"train": drawn * copies}, has_boxes=False
+    )
     tally = manifest.Tally(len(classes))
     for index in range(images * copies):
         tally.add(str(index), index % len(CLASSES), _person())
     described = manifest.Manifest(
-        "objects", "single", tuple(classes), 1, {"train": tally.split(shards)}, {"seed": seed}
-    )
+        "objects", "single", tuple(classes), 1, {"train": tally.split(written["train"])},
+        {"seed": seed}, format_version=1,
+    )  # fmt: skip
     manifest.save(described, folder)
     return described
 

@@ -8,8 +8,9 @@ from jaxtyping import UInt8
 
 from data_pipelines import decode, manifest, records
 from data_pipelines.core import files
+from data_pipelines.core.boxes import clip
 from data_pipelines.core.errors import DataError, name_some
-from data_pipelines.example import NOT_ANNOTATED
+from data_pipelines.example import NOT_ANNOTATED, find_box_fault
 from data_pipelines.manifest import Manifest, Split, Tally
 from data_pipelines.photographs.duplicates import (
     Member,
@@ -126,7 +127,15 @@ class _Inspection:
             if (found := f"{width_px} x {height_px}") != stated:
                 return f"it is {found} pixels, its record says {stated}"
         kind, classes = self._stated.label_kind, len(self._stated.classes)
-        return records.find_fault(record["label"], record["keypoints"], kind, classes)
+        keypoints, boxes = record["keypoints"], record["boxes"]
+        if fault := records.find_fault(record["label"], keypoints, kind, classes):
+            return fault
+        if not self._stated.has_boxes:
+            return None
+        if fault := find_box_fault(boxes, record["person_labels"], len(keypoints), classes):
+            return fault
+        size = record["width_px"], record["height_px"]
+        return None if (clip(boxes, *size) == boxes).all() else "a box reaches beyond its image"
 
     def _note_oddities(self, named: str, record: records.Record) -> None:
         keypoints = record["frame_keypoints"]

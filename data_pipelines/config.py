@@ -10,7 +10,7 @@ from data_pipelines.core.settings import Settings, setting
 OWN_PHOTOS = ("folder", "csv")  # either is a data set of one's own photographs
 VIDEOS = ("hmdb51",)  # data sets whose records hold frames of videos
 DATASETS = (
-    "mpii", "people", "objects", "hico", "stanford40", "voc_action", *OWN_PHOTOS, *VIDEOS
+    "mpii", "people", "objects", "crowd", "hico", "stanford40", "voc_action", *OWN_PHOTOS, *VIDEOS
 )  # fmt: skip
 RANDOM_VIEWS = 4  # that a refusal proposes
 CROPS = {"center": 1, "full": 1, "three": 3, "five": 5}  # crops of an image in evaluation
@@ -80,6 +80,16 @@ class DataConfig(Settings, group="data"):
         low=1,
         high=100,
     )
+    regions: int = setting(
+        0,
+        "models that read boxes: secondary regions drawn for each person (R*CNN trains with 10); 0 "
+        "draws none",
+        low=0,
+        high=1000,
+    )
+    region_iou: tuple[float, float] = setting(
+        (0.2, 0.75), "intersection over union of a secondary region and its person", above=0, high=1
+    )
     flip: bool = setting(True, "mirror half of the training images")
     swap_on_flip: bool = setting(True, "a mirrored left wrist becomes a right one (AP: off)")
     brightness: float = setting(0.0, "factor drawn from 1 - x .. 1 + x", low=0, high=1)
@@ -97,7 +107,7 @@ class DataConfig(Settings, group="data"):
                 f"data.image_size_px={self.image_size_px}; set data.short_side_px="
                 f"{self.image_size_px} or data.image_size_px={self.short_side_px}"
             )
-        for name in ("area_range", "aspect_range"):
+        for name in ("area_range", "aspect_range", "region_iou"):
             low, high = getattr(self, name)
             if low > high:
                 raise ConfigError(

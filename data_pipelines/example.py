@@ -28,10 +28,12 @@ VISIBILITIES = NOT_ANNOTATED, HIDDEN, VISIBLE = 0, 1, 2  # the third number of a
 UNLABELLED = -1  # a missing single label; such an image trains with weight 0
 # of a multi-label; the last: unknown, and no known label of the image names the class's object
 LABEL_VALUES = POSITIVE, NEGATIVE, AMBIGUOUS, UNKNOWN, OBJECT_ABSENT = 1, 0, -1, -2, -3
+MAX_POSITION_PX = 2**24  # above it float32 cannot represent every pixel
 PADDING_ID = -1  # the id of a padding row
 
 LabelKind = Literal["single", "multi"]
 Keypoints = Float[np.ndarray, "people 16 3"]
+Boxes = Float[np.ndarray, "people 4"]  # see core/boxes.py; zeros: no box
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels; right and bottom are outside
 
 
@@ -46,6 +48,9 @@ class Entry:
 
     Of a video `frames` are the files of the frames to store, equally many for every video, of
     `source_frames` in all; `keypoints` are those of all frames in turn, equally many for each.
+
+    `boxes` are those of the people of `keypoints`, in pixels as `People` has them; without them,
+    those around the joints. `person_labels` are the people's class ids, UNLABELLED if unknown.
     """
 
     id: str
@@ -57,6 +62,8 @@ class Entry:
     box_px: Box | None = None
     frames: tuple[Path, ...] = ()
     source_frames: int = 1
+    boxes: Boxes | None = None
+    person_labels: tuple[int, ...] | None = None
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -127,7 +134,27 @@ def find_class_fault(classes: Sequence[str]) -> str | None:
     return None
 
 
-def record_features(label_kind: LabelKind, classes: int, frames: int = 1) -> features.FeaturesDict:
+def find_box_fault(
+    boxes: np.ndarray, person_labels: Sequence[int] | np.ndarray, people: int, classes: int
+) -> str | None:
+    """Returns the first fault of the boxes and labels of an image's people, or None."""
+    if boxes.shape != (people, 4):
+        return f"its boxes have shape {boxes.shape}, not ({people}, 4)"
+    if not (np.abs(boxes) <= MAX_POSITION_PX).all():
+        return f"a box is not finite or reaches beyond {MAX_POSITION_PX:,} pixels"
+    if (boxes[:, 2:] < boxes[:, :2]).any():
+        return "a box ends before it begins"
+    labels = np.asarray(person_labels)
+    if labels.shape != (people,):
+        return f"its labels of people have shape {labels.shape}, not ({people},)"
+    if ((labels < UNLABELLED) | (labels >= classes)).any():
+        return f"a person's label is outside {UNLABELLED}..{classes - 1}"
+    return None
+
+
+def record_features(
+    label_kind: LabelKind, classes: int, frames: int = 1, *, has_boxes: bool
+) -> features.FeaturesDict:
     """Returns the TFDS features of a stored record: the image file's bytes and annotation.
 
     A record of a video holds the bytes of `frames` image files, and how many frames the video has.
@@ -136,6 +163,10 @@ def record_features(label_kind: LabelKind, classes: int, frames: int = 1) -> fea
     person = features.Tensor(shape=(len(JOINTS), 3), dtype=np.float32)
     multi_label = features.Tensor(shape=(classes,), dtype=np.int8)
     images = {"image": features.Image(shape=(None, None, 3), encoding_format="jpeg")}
+    people = {
+        "boxes": features.Sequence(features.Tensor(shape=(4,), dtype=np.float32)),
+        "person_labels": features.Sequence(integer),
+    }
     videos = {"frames": features.Sequence(features.Text()), "source_frames": integer}
     return features.FeaturesDict(
         {
@@ -146,6 +177,7 @@ def record_features(label_kind: LabelKind, classes: int, frames: int = 1) -> fea
             "label": integer if label_kind == "single" else multi_label,
             "keypoints": features.Sequence(person),
             "source_index": integer,
+            **(people if has_boxes else {}),
         }
     )
 

@@ -1,8 +1,8 @@
 """Stores the maps of a frozen backbone, a row for each record, and fills batches with them.
 
-A shard is an .npy file of rows; a row holds the maps, joints and disc radius of each stored view
-and the label, so that training opens no record. Its name ends in its digest, so that an unfinished
-store can be continued; manifest.json completes it.
+A shard is an .npy file of rows; a row holds the maps, joints, boxes and disc radius of each stored
+view and the labels, so that training opens no record. Its name ends in its digest, so that an
+unfinished store can be continued; manifest.json completes it.
 """
 
 import dataclasses
@@ -19,11 +19,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from data_pipelines.config import DataConfig
 from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CheckpointError, name_some
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.manifest import MANIFEST, Manifest, Shard
-from data_pipelines.rows import RowSpec, blank_batch, label_row
+from data_pipelines.rows import RowSpec, blank_batch, blank_people, fill_people, label_row
 from data_pipelines.transforms import View
 
 FOLDER = "features"
@@ -41,13 +42,15 @@ def make_row_type(
 ) -> np.dtype:
     """Returns the type of a row: of one record with `views` views."""
     is_single = manifest.label_kind == "single"
-    people = (views, manifest.max_people, len(JOINTS), 3)
+    most = manifest.max_people
+    boxes = [("boxes", "<f4", (views, most, 4)), ("person_labels", "<i4", (most,))]
     return np.dtype(
         [
             ("maps", STORED_TYPES[map_type], (views, *map_shape)),
-            ("keypoints", "<f4", people),
+            ("keypoints", "<f4", (views, most, len(JOINTS), 3)),
             ("disc_radius", "<f4", (views,)),
             ("label", "<i4" if is_single else "<i1", () if is_single else len(manifest.classes)),
+            *(boxes if manifest.has_boxes else []),
         ]
     )
 
@@ -58,6 +61,9 @@ def fill_row(row: Any, views: Sequence[View], label: Any, maps: np.ndarray) -> N
     for index, view in enumerate(views):
         row["keypoints"][index, : len(view.keypoints)] = view.keypoints
         row["disc_radius"][index] = view.disc_radius
+        if "boxes" in row.dtype.names:
+            row["boxes"][index, : len(view.boxes)] = view.boxes
+            row["person_labels"][: len(view.boxes)] = view.person_labels
     row["label"] = label
 
 
@@ -236,8 +242,16 @@ class FeatureMaps:
 class FeatureRows:
     """Fills batches with stored maps; training draws a view of each, evaluation takes them all."""
 
-    def __init__(self, maps: FeatureMaps, manifest: Manifest) -> None:
-        self._maps, self._manifest = maps, manifest
+    def __init__(
+        self,
+        data: DataConfig,
+        maps: FeatureMaps,
+        manifest: Manifest,
+        *,
+        with_people: bool = False,
+    ) -> None:
+        self._data, self._maps, self._manifest = data, maps, manifest
+        self._with_people = with_people
         self._shards = maps.open()
         self._map_shape = maps.row_type["maps"].shape
         self.image_type = np.dtype(MAP_TYPES[maps.origin["dtype"]])
@@ -252,7 +266,9 @@ class FeatureRows:
 
     def batch(self, specs: Sequence[RowSpec], images: np.ndarray) -> HostBatch:
         """Fills a batch whose maps lie in the given memory."""
-        batch = blank_batch(self._manifest, images)
+        data, manifest = self._data, self._manifest
+        people = blank_people(manifest, len(images), data) if self._with_people else None
+        batch = blank_batch(manifest, images, people)
         for row, spec in enumerate(specs):
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
@@ -266,5 +282,8 @@ class FeatureRows:
             batch.image[row] = maps if images.ndim > maps.ndim else maps[view]
             batch.keypoints[row] = stored["keypoints"][view]
             batch.disc_radius[row] = stored["disc_radius"][view]
+            if people:
+                boxes, labels = stored["boxes"][view], stored["person_labels"]
+                fill_people(people, row, boxes, labels, spec, data)
             label_row(batch, row, spec.position, stored["label"])
         return batch

@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 
 from data_pipelines.config import DataConfig
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.example import PADDING_ID, HostBatch
 from data_pipelines.feature_maps import FeatureMaps, FeatureRows
 from data_pipelines.manifest import Manifest
@@ -81,18 +81,22 @@ def training_batches(
     process: tuple[int, int] = (0, 1),
     maps: FeatureMaps | None = None,
     clip: int = 1,
+    with_people: bool = False,
 ) -> Batches:
     """Makes the endless batches of this process (index, count) from step `start_step` on.
 
     With `maps` their images are maps of the backbone, each of a view that is drawn. No batch shows
     a record that `data.held_out` holds out. A row shows one random frame of a video, or `clip` of
-    them, one from each of as many parts.
+    them, one from each of as many parts. `with_people` fills the boxes of people and draws their
+    secondary regions; records without boxes are refused.
     """
+    if with_people:
+        check_boxes(data, manifest)
     row_count = _rows_per_process("train.batch_size", batch_size, process[1])
     if maps:
-        rows: AnyRows = FeatureRows(maps, manifest)
+        rows: AnyRows = FeatureRows(data, maps, manifest, with_people=with_people)
     else:
-        rows = Rows(data, manifest, data.train_split, clip=clip)
+        rows = Rows(data, manifest, data.train_split, clip=clip, with_people=with_people)
         if data.cache == "ram":
             rows.cache_decoded()
     kept, _ = split_held_out(data, len(rows))
@@ -110,6 +114,7 @@ def evaluation_batches(
     process: tuple[int, int] = (0, 1),
     maps: FeatureMaps | None = None,
     clip: int = 1,
+    with_people: bool = False,
 ) -> Batches:
     """Makes batches with every record once, or `max_examples` spread evenly over the split.
 
@@ -117,14 +122,23 @@ def evaluation_batches(
     Each process gets equally many full batches; rows with id -1 and weight 0 pad the last ones. If
     `data.eval_views` is above 1, images have an axis of views after the batch axis. With `maps`
     their images are maps of the backbone. A video gives `count_frames` rows, one after the other,
-    or one with a `clip` of frames.
+    or one with a `clip` of frames. `with_people` is as in training, of one view of an image.
     """
+    if with_people:
+        check_boxes(data, manifest, views=data.eval_views)
     row_count = _rows_per_process("eval.batch_size", batch_size, process[1])
     rows: AnyRows
     if maps:
-        rows = FeatureRows(maps, manifest)
+        rows = FeatureRows(data, maps, manifest, with_people=with_people)
     else:
-        rows = Rows(data, manifest, data.evaluated_split, views=data.eval_views, clip=clip)
+        rows = Rows(
+            data,
+            manifest,
+            data.evaluated_split,
+            views=data.eval_views,
+            clip=clip,
+            with_people=with_people,
+        )
     positions = split_held_out(data, len(rows))[1] if data.held_out else range(len(rows))
     examples = min(len(positions), max_examples or len(positions))
     frames = count_frames(data, manifest, clip)
@@ -132,6 +146,27 @@ def evaluation_batches(
     spread = functools.partial(_spread_evenly, examples, positions, frames)
     specs = grain.MapDataset.range(padded).map(spread)
     return _make_batches(specs, rows, data, row_count, process, 0)
+
+
+def check_boxes(data: DataConfig, manifest: Manifest, *, views: int = 1) -> None:
+    """Refuses data without boxes of people, and images of which a batch holds several views."""
+    if manifest.frames > 1:
+        raise DataError(
+            f"{data.directory} holds videos of data set {manifest.name}, whose records have no "
+            "boxes of people; choose a model that reads none, or images"
+        )
+    if not manifest.has_boxes:
+        raise DataError(
+            f"the records of {data.directory} hold no boxes of people (format version "
+            f"{manifest.format_version}); prepare them again with `gap_jax data prepare "
+            f"{manifest.name} --out {data.directory} --overwrite` and the options of the first time"
+        )
+    if views > 1:
+        shown = f"data.eval_crops={data.eval_crops} and data.eval_flip={data.eval_flip}"
+        raise ConfigError(
+            f"a model that reads boxes sees one view of an image, and {shown} make {views}; set "
+            "data.eval_crops=center (or full) and data.eval_flip=false"
+        )
 
 
 def count_frames(data: DataConfig, manifest: Manifest, clip: int = 1) -> int:

@@ -21,7 +21,8 @@ from data_pipelines.example import (
     find_class_fault,
 )
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, FORMAT_VERSION)  # records of version 1 hold no boxes of people
 MOST_FRAMES = 100  # of a video in a record
 MANIFEST = "manifest.json"
 TRAINVAL = "trainval"
@@ -76,6 +77,11 @@ class Manifest:
         if self.frames == 1:
             del content["frames"]
         return content
+
+    @property
+    def has_boxes(self) -> bool:
+        """Tells whether records hold boxes of people; those of videos hold none."""
+        return self.format_version > 1 and self.frames == 1
 
     @property
     def exif_applied(self) -> bool:
@@ -185,9 +191,9 @@ def load(directory: Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
     version = content.get("format_version") if isinstance(content, dict) else None
-    if version != FORMAT_VERSION:
+    if version not in READABLE_VERSIONS:
         raise DataError(
-            f"{path} has format_version={version!r} and this gap_jax reads {FORMAT_VERSION}; "
+            f"{path} has format_version={version!r} and this gap_jax reads up to {FORMAT_VERSION}; "
             "prepare the data again"
         )
     try:

@@ -8,12 +8,14 @@ import shutil
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import simplejpeg
 
 from data_pipelines import decode, records
 from data_pipelines.core import faults, files
+from data_pipelines.core.boxes import clip
 from data_pipelines.core.errors import CannotWrite, DataError, name_some
 from data_pipelines.example import RawData, Reject
 from data_pipelines.manifest import (
@@ -29,7 +31,14 @@ from data_pipelines.manifest import (
 from data_pipelines.photographs.crops import cut_boxes
 from data_pipelines.photographs.duplicates import describe_groups
 from data_pipelines.photographs.examine import Log, count_images, read_file
-from data_pipelines.photographs.intake import Accepted, accept, group_duplicates, list_members
+from data_pipelines.photographs.intake import (
+    Accepted,
+    accept,
+    boxes_of,
+    group_duplicates,
+    list_members,
+    person_labels_of,
+)
 from data_pipelines.photographs.journal import open_journal
 from data_pipelines.photographs.split import derive_val
 from data_pipelines.transforms import View, resize
@@ -167,7 +176,14 @@ def _write(
             yield record
 
     written = {name: make_records(name) for name in raw.splits}
-    shards = records.write(folder, raw.label_kind, len(raw.classes), written, raw.frames)
+    shards = records.write(
+        folder,
+        raw.label_kind,
+        len(raw.classes),
+        written,
+        raw.frames,
+        has_boxes=raw.frames == 1,
+    )
     writers = ("tensorflow-datasets", "array-record")
     versions = {name: importlib.metadata.version(name) for name in writers}
     return Manifest(
@@ -194,16 +210,19 @@ def _make_record(accepted: Accepted, raw: RawData, max_width_px: int) -> records
         raise DataError(changed)
     content = frames[0]
     width_px, height_px, keypoints = image.width_px, image.height_px, entry.keypoints
+    boxes = clip(boxes_of(entry), width_px, height_px)
     if 0 < max_width_px < width_px and raw.frames == 1:
         height_px = max(1, round(height_px * max_width_px / width_px))
         width_px = max_width_px
-        view = View(decode.decode(content, upright=raw.upright), keypoints, 0.0)
+        view = View(decode.decode(content, upright=raw.upright), keypoints, 0.0, boxes)
         view = resize(view, width_px, height_px, "area")
         content = simplejpeg.encode_jpeg(view.image, quality=JPEG_QUALITY)
-        keypoints = view.keypoints
-    stored = {"image": content}
+        keypoints, boxes = view.keypoints, view.boxes
+    stored: dict[str, Any] = {"image": content}
     if raw.frames > 1:
         stored = {"frames": frames, "source_frames": entry.source_frames}
+    else:
+        stored |= {"boxes": boxes.astype(np.float32), "person_labels": person_labels_of(entry)}
     return {
         "id": entry.id,
         **stored,

@@ -71,12 +71,14 @@ def write(
     classes: int,
     splits: Mapping[str, Iterable[Record]],
     frames: int = 1,
+    *,
+    has_boxes: bool,
 ) -> dict[str, list[Shard]]:
     """Streams every split into shards and describes them.
 
     TFDS's own builders hold a whole split in memory, and need TensorFlow beyond 1 GB.
     """
-    features = record_features(label_kind, classes, frames)
+    features = record_features(label_kind, classes, frames, has_boxes=has_boxes)
     target = folder.absolute() / FOLDER
     target.mkdir(parents=True)
     naming = tfds.core.ShardedFileTemplate(
@@ -159,7 +161,8 @@ def _fill_shard(path: Path, examples: Iterator[bytes]) -> int:
 class RecordSource:
     """Reads the records of a split by index; a record's `image` is the bytes of the image file.
 
-    TFDS's lists are turned into arrays, and its errors into refusals. A record of a video has all
+    TFDS's lists are turned into arrays, and its errors into refusals. In records that hold no boxes
+    everybody's box is absent and label unknown. A record of a video has all
     its `frames`, and `frame_keypoints` of each; its `image` is the middle frame, with its people as
     `keypoints`. Of an image both hold one.
     """
@@ -187,11 +190,16 @@ class RecordSource:
                 f"people, and its manifest says {self.frames} frames; prepare the data again"
             )
         of_frame = keypoints.reshape(self.frames, -1, len(JOINTS), 3)
+        people = of_frame[self.frames // 2]
+        boxes = record.get("boxes", np.zeros((len(people), 4)))
+        labels = record.get("person_labels", np.full(len(people), UNLABELLED))
         return {
             **record,
             "id": record["id"].decode(),
             "image": frames[self.frames // 2],
-            "keypoints": of_frame[self.frames // 2],
+            "keypoints": people,
+            "boxes": np.asarray(boxes, np.float32).reshape(-1, 4),
+            "person_labels": np.asarray(labels, np.int64).reshape(-1),
             "frames": frames,
             "frame_keypoints": of_frame,
         }
@@ -233,7 +241,12 @@ def _open_stored(directory: Path, split: str, manifest: Manifest) -> RecordSourc
         raise DataError(f"split {split!r} of {directory} is empty; choose another split")
     for shard in contents.shards:
         check_shard_size(directory, shard)
-    features = record_features(manifest.label_kind, len(manifest.classes), manifest.frames)
+    features = record_features(
+        manifest.label_kind,
+        len(manifest.classes),
+        manifest.frames,
+        has_boxes=manifest.has_boxes,
+    )
     stored_bytes = {"image": tfds.decode.SkipDecoding()} if manifest.frames == 1 else {}
     try:
         folder = (directory / contents.shards[0].file).parent

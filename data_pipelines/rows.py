@@ -11,15 +11,25 @@ from jaxtyping import UInt8
 from data_pipelines import records
 from data_pipelines.config import DataConfig
 from data_pipelines.core import faults
+from data_pipelines.core.boxes import find_areas
 from data_pipelines.core.errors import ConfigError, DataError
+from data_pipelines.core.regions import draw_regions
 from data_pipelines.core.spread import spread_frames
 from data_pipelines.decode import decode
-from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
+from data_pipelines.example import (
+    JOINTS,
+    PADDING_ID,
+    UNLABELLED,
+    HostBatch,
+    People,
+    find_box_fault,
+)
 from data_pipelines.manifest import Manifest, is_labelled
 from data_pipelines.transforms import View, augment, evaluation_views, make_view
 
 SAMPLED_IMAGES = 32  # to estimate the size of all decoded images
-FRAME_STREAM = 1  # of a row's random numbers; the crop has those of its seed alone
+# streams of a row's random numbers; the crop has those of its seed alone
+FRAME_STREAM, REGION_STREAM, EVAL_REGION_STREAM = 1, 2, 3
 
 
 class RowSpec(NamedTuple):
@@ -42,7 +52,7 @@ def available_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def blank_batch(manifest: Manifest, images: np.ndarray) -> HostBatch:
+def blank_batch(manifest: Manifest, images: np.ndarray, people: People | None = None) -> HostBatch:
     """Returns a batch of padding rows whose images lie in the given memory."""
     count, is_single = len(images), manifest.label_kind == "single"
     multi_labels = count, len(manifest.classes)
@@ -53,7 +63,49 @@ def blank_batch(manifest: Manifest, images: np.ndarray) -> HostBatch:
         label=np.zeros(count, np.int32) if is_single else np.zeros(multi_labels, np.int8),
         weight=np.zeros(count, np.float32),
         id=np.full(count, PADDING_ID, np.int64),
+        people=people,
     )
+
+
+def blank_people(manifest: Manifest, rows: int, data: DataConfig) -> People:
+    """Returns rows whose one person, of unknown class, is the whole crop."""
+    most = max(1, manifest.max_people)
+    people = People(
+        boxes=np.zeros((rows, most, 4), np.float32),
+        regions=np.zeros((rows, most, data.regions, 4), np.float32),
+        label=np.full((rows, most), UNLABELLED, np.int32),
+    )
+    people.boxes[:, 0, 2:] = data.image_size_px
+    return people
+
+
+def fill_people(
+    people: People,
+    row: int,
+    boxes: np.ndarray,
+    labels: np.ndarray,
+    spec: RowSpec,
+    data: DataConfig,
+) -> None:
+    """Writes the people of a crop into a row and draws their secondary regions.
+
+    A row without a box in the crop keeps the whole crop as its person.
+    """
+    boxes = boxes.astype(np.float32)
+    if (is_shown := find_areas(boxes) > 0).any():
+        people.boxes[row, : len(boxes)] = boxes
+        people.label[row, : len(boxes)] = np.where(is_shown, labels, UNLABELLED)
+    if data.regions:
+        stream = (EVAL_REGION_STREAM, spec.position)
+        if spec.seed is not None:
+            stream = (REGION_STREAM, spec.seed)
+        people.regions[row] = draw_regions(
+            people.boxes[row],
+            data.image_size_px,
+            data.regions,
+            data.region_iou,
+            np.random.default_rng(stream),
+        )
 
 
 def label_row(batch: HostBatch, row: int, position: int, label: Any) -> None:
@@ -74,12 +126,21 @@ class Rows:
     """Decodes and crops the records of a split into rows of batches.
 
     With a `clip` above 1 an image is so many frames of a video, on an axis after that of views.
+    `with_people` fills the boxes of people and their secondary regions, of the one view.
     """
 
     def __init__(
-        self, data: DataConfig, manifest: Manifest, split: str, *, views: int = 1, clip: int = 1
+        self,
+        data: DataConfig,
+        manifest: Manifest,
+        split: str,
+        *,
+        views: int = 1,
+        clip: int = 1,
+        with_people: bool = False,
     ) -> None:
         self._data = data
+        self._with_people = with_people
         self._clip = clip
         self._axes = (*((views,) if views > 1 else ()), *((clip,) if clip > 1 else ()))
         self._manifest = manifest
@@ -111,7 +172,9 @@ class Rows:
         self, specs: Sequence[RowSpec], images: UInt8[np.ndarray, "b *views h w 3"]
     ) -> HostBatch:
         """Fills a batch whose images lie in the given memory."""
-        batch = blank_batch(self._manifest, images)
+        data, manifest = self._data, self._manifest
+        people = blank_people(manifest, len(images), data) if self._with_people else None
+        batch = blank_batch(manifest, images, people)
         for row, spec in enumerate(specs):
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
@@ -123,6 +186,8 @@ class Rows:
             view = views[0][len(frames) // 2]
             batch.keypoints[row, : len(view.keypoints)] = view.keypoints
             batch.disc_radius[row] = view.disc_radius
+            if people:
+                fill_people(people, row, view.boxes, view.person_labels, spec, data)
             label_row(batch, row, spec.position, label)
         return batch
 
@@ -169,11 +234,14 @@ class Rows:
 
     def _decode(self, record: records.Record, frame: int) -> tuple[View, Any]:
         label, people = record["label"], record["frame_keypoints"][frame]
+        boxes, person_labels = record["boxes"], record["person_labels"]
         manifest, most = self._manifest, self._manifest.max_people
         fault = records.find_label_fault(label, manifest.label_kind, len(manifest.classes))
         if fault is None and len(people) > most:
             fault = f"it shows {len(people)} people and the manifest says at most {most}"
+        if fault is None and manifest.has_boxes:
+            fault = find_box_fault(boxes, person_labels, len(people), len(manifest.classes))
         if fault:
             raise DataError(fault)
         image = decode(record["frames"][frame], upright=manifest.exif_applied)
-        return make_view(image, people, self._data), label
+        return make_view(image, people, self._data, boxes, person_labels), label

@@ -1,9 +1,12 @@
-"""Crops, resizes, mirrors and recolours images, and moves the joints with their pixels.
+"""Crops, resizes, mirrors and recolours images, and moves joints and boxes with their pixels.
 
 A resize is bilinear by one of three rules (`data.resize`). `opencv` and `antialias` move a point at
 x to (x + 0.5) * scale - 0.5, the latter with a window that grows as the image shrinks (Pillow's and
 torchvision's); `legacy` (TensorFlow 1's) moves it to x * scale. With `opencv`, `modern` averages
 areas if an image shrinks to half or less, as bilinear would skip pixels: the rule `area`.
+
+The edges of a box lie half a pixel beyond joints on the same pixels (core/boxes.py). Boxes are
+clipped to their image.
 """
 
 import math
@@ -11,33 +14,51 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from PIL import Image
 
 from data_pipelines.config import DataConfig
-from data_pipelines.example import HIDDEN, MIRRORED_JOINTS, NOT_ANNOTATED, VISIBLE, Keypoints
+from data_pipelines.core.boxes import clip
+from data_pipelines.example import (
+    HIDDEN,
+    MIRRORED_JOINTS,
+    NOT_ANNOTATED,
+    VISIBLE,
+    Boxes,
+    Keypoints,
+)
 
 DISC_SHARE = 0.05  # of the whole image's width
 LONGEST_ASPECT = 16  # a longer strip would need too much memory with a short side of 480 px
 ERASED_AREA = (0.02, 0.33)  # share of the crop, and height / width: those of random erasing's paper
 ERASED_ASPECT = (0.3, 1 / 0.3)
+NO_BOXES, NO_LABELS = np.zeros((0, 4)), np.zeros(0, np.int64)
 _GREY = np.array([0.299, 0.587, 0.114])
 
 cv2.setNumThreads(1)  # images are processed in parallel; more threads in one only add cost
 
 
 class View(NamedTuple):
-    """Holds an image with its people; joints and the disc's radius are in pixels of the image."""
+    """Holds an image with its people; joints, radius and boxes are in pixels of the image."""
 
     image: UInt8[np.ndarray, "h w 3"]
     keypoints: Keypoints
     disc_radius: float
+    boxes: Boxes = NO_BOXES
+    person_labels: Int64[np.ndarray, " people"] = NO_LABELS
 
 
-def make_view(image: UInt8[np.ndarray, "h w 3"], keypoints: Keypoints, data: DataConfig) -> View:
+def make_view(
+    image: UInt8[np.ndarray, "h w 3"],
+    keypoints: Keypoints,
+    data: DataConfig,
+    boxes: Boxes = NO_BOXES,
+    person_labels: Int64[np.ndarray, " people"] = NO_LABELS,
+) -> View:
     """Makes the view of a whole image, in `reference` no wider than its limit; it may be cached."""
     height, width = image.shape[:2]
-    view = View(image, keypoints.astype(np.float64), DISC_SHARE * width)
+    joints, wide_boxes = keypoints.astype(np.float64), boxes.astype(np.float64)
+    view = View(image, joints, DISC_SHARE * width, wide_boxes, person_labels)
     limit = data.limit_width_px
     if data.preprocessing == "modern" or not limit or width <= limit:
         return view
@@ -144,9 +165,11 @@ def resize(view: View, width: int, height: int, rule: str = "opencv") -> View:
     image, size = view.image, (width, height)
     scale = np.array([width / image.shape[1], height / image.shape[0]])
     xy = (view.keypoints[..., :2] + 0.5) * scale - 0.5
+    boxes = view.boxes * np.tile(scale, 2)
     match rule:
         case "legacy" | "truncated":
             xy = view.keypoints[..., :2] * scale
+            boxes = (view.boxes - 0.5) * np.tile(scale, 2) + 0.5
             image = cv2.warpAffine(
                 image if rule == "legacy" else image.astype(np.float32),
                 np.diag(1 / scale) @ np.eye(2, 3),
@@ -163,7 +186,12 @@ def resize(view: View, width: int, height: int, rule: str = "opencv") -> View:
         case _:
             image = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
     radius = view.disc_radius * math.sqrt(scale.prod())
-    return View(image, _move_joints(view.keypoints, xy), radius)
+    return view._replace(
+        image=image,
+        keypoints=_move_joints(view.keypoints, xy),
+        disc_radius=radius,
+        boxes=clip(boxes, width, height),
+    )
 
 
 def _crop(view: View, width: int, height: int, rng: np.random.Generator | None) -> View:
@@ -177,15 +205,19 @@ def _crop_at(view: View, left: int, top: int, width: int, height: int) -> View:
     return view._replace(
         image=view.image[top : top + height, left : left + width],
         keypoints=_move_joints(view.keypoints, view.keypoints[..., :2] - (left, top)),
+        boxes=clip(view.boxes - (left, top, left, top), width, height),
     )
 
 
 def _mirror(view: View, swap: bool) -> View:
-    flipped = view.keypoints[..., :2] * (-1, 1) + (view.image.shape[1] - 1, 0)
+    height, width = view.image.shape[:2]
+    flipped = view.keypoints[..., :2] * (-1, 1) + (width - 1, 0)
+    boxes = view.boxes[:, [2, 1, 0, 3]] * (-1, 1, -1, 1) + (width, 0, width, 0)
     keypoints = _move_joints(view.keypoints, flipped)
     if swap:
         keypoints = keypoints[:, MIRRORED_JOINTS]
-    return view._replace(image=cv2.flip(view.image, 1), keypoints=keypoints)
+    image = cv2.flip(view.image, 1)
+    return view._replace(image=image, keypoints=keypoints, boxes=clip(boxes, width, height))
 
 
 def _erase(view: View, rng: np.random.Generator) -> View:

@@ -1,8 +1,10 @@
-"""Reads joints from a JSON file in COCO's form, with COCO's 17 keypoints or our own 16.
+"""Reads joints and boxes from a JSON file in COCO's form, with COCO's 17 keypoints or our own 16.
 
-A category names its keypoints, in any order; an annotation belongs to one person. Twelve of our
-joints are COCO's; the others are derived and count as hidden. With s the middle of the shoulders
-and f the middle of the annotated points of the face (nose, eyes, ears):
+A category of people names its keypoints, in any order, or is called person; an annotation belongs
+to one person. Its box is `bbox`, or else that around its joints; one with neither is left out.
+
+Twelve of our joints are COCO's; the others are derived and count as hidden. With s the middle of
+the shoulders and f the middle of the annotated points of the face (nose, eyes, ears):
 
     pelvis     = middle of the hips        upper neck = (s + f) / 2
     thorax     = s                         head top   = upper neck + 2.4 (f - upper neck)
@@ -18,15 +20,24 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from data_pipelines.core.boxes import around_joints
 from data_pipelines.core.errors import DataError, first_line, name_some
 from data_pipelines.core.files import quote
 from data_pipelines.datasets.child import parse_in_child
-from data_pipelines.example import HIDDEN, JOINTS, NOT_ANNOTATED, VISIBILITIES, Keypoints
+from data_pipelines.example import (
+    HIDDEN,
+    JOINTS,
+    NOT_ANNOTATED,
+    VISIBILITIES,
+    Boxes,
+    Keypoints,
+)
 
 MAX_BYTES = 512 * 2**20
 MAX_PEOPLE = 100  # in an image
 MAX_COORDINATE_PX = 1e5
 
+PERSON = "person"  # name of a category
 FACE = ("nose", "left eye", "right eye", "left ear", "right ear")
 COCO = (
     *FACE,
@@ -37,14 +48,21 @@ DERIVED = ("pelvis", "thorax", "upper neck", "head top")
 HEAD_TOP_RATIO = 2.4
 
 Person = Float[np.ndarray, "16 3"]
-Row = tuple[str, list[int] | None, list[Any]]  # file name, width and height, people
+Row = tuple[str, list[int] | None, list[Any]]  # file name, width and height, people and boxes
 
 
 class Annotated(NamedTuple):
-    """Holds the people of an image, and its width and height if the file states them."""
+    """Holds the people of an image, and its width and height if the file states them.
+
+    Without `boxes` they are those around the joints.
+    """
 
     keypoints: Keypoints
     size_px: tuple[int, int] | None
+    boxes: Boxes | None = None
+
+
+NOBODY = Annotated(np.zeros((0, len(JOINTS), 3), np.float32), None)
 
 
 class Joints(NamedTuple):
@@ -57,12 +75,12 @@ class Joints(NamedTuple):
 def read(path: Path) -> Joints:
     """Reads the file in a child process with limits of time and memory."""
     derived, rows = parse_in_child(__name__, path)
-    images = {
-        name: Annotated(
-            np.array(people, np.float32).reshape(-1, len(JOINTS), 3), size and (size[0], size[1])
-        )
-        for name, size, people in rows
-    }
+    images = {}
+    for name, size, people in rows:
+        joints = np.array([each for each, _ in people], np.float32).reshape(-1, len(JOINTS), 3)
+        given = np.array([box or [0] * 4 for _, box in people], np.float32).reshape(-1, 4)
+        boxes = np.where(given.any(1, keepdims=True), given, around_joints(joints))
+        images[name] = Annotated(joints, size and (size[0], size[1]), boxes)
     return Joints(images, derived)
 
 
@@ -105,9 +123,11 @@ def _ends_with(one: Sequence[str], other: Sequence[str]) -> bool:
 
 def describe(path: Path, found: Joints, matched: Mapping[str, Annotated], total: int) -> list[str]:
     """Returns lines for the summary: how many people were found, and which joints are derived."""
-    people = sum(len(each.keypoints) for each in matched.values())
-    shown = sum(bool(len(each.keypoints)) for each in matched.values())
-    line = f"joints: {people:,} people in {shown:,} of {total:,} photographs"
+    shown = [(each.keypoints[..., 2] != NOT_ANNOTATED).any(1) for each in matched.values()]
+    people, images = sum(map(np.sum, shown)), sum(map(np.any, shown))
+    line = f"joints: {people:,} people in {images:,} of {total:,} photographs"
+    if only_boxes := sum(map(len, shown)) - people:
+        line += f"; {only_boxes:,} more people have a box without joints"
     if found.derived:
         line += f"; {', '.join(found.derived)} are derived from other joints"
     lines = [line]
@@ -140,7 +160,7 @@ class _Fault(Exception):
 
 def _parse_content(content: Any) -> tuple[list[str], list[Row]]:
     orders = _read_categories(content)
-    if len({len(order) for order in orders.values()}) > 1:
+    if len({len(order) for order in orders.values() if order}) > 1:
         raise _Fault("its categories mix COCO's keypoints and our own")
     is_coco = any(len(order) == len(COCO) for order in orders.values())
     derived: list[str] = [*DERIVED] if is_coco else _read_derived(content)
@@ -157,15 +177,19 @@ def _parse_content(content: Any) -> tuple[list[str], list[Row]]:
     for index, annotation in enumerate(_field(content, "annotations", list, "the file")):
         where = f"annotations[{index}]"
         order = orders.get(_field(annotation, "category_id", (int, str), where))
-        if order is None or "keypoints" not in annotation:
-            continue  # an object without keypoints
+        if order is None or annotation.get("iscrowd") == 1:
+            continue  # an object, or a group of people
         number = _field(annotation, "image_id", (int, str), where)
         if number not in rows:
             raise _Fault(f"{where} has image_id={number!r}, which is no image's id")
-        person = _read_person(_field(annotation, "keypoints", list, where), order, where)
+        person, box = np.zeros((len(JOINTS), 3)), None
+        if order and "keypoints" in annotation:
+            person = _read_person(_field(annotation, "keypoints", list, where), order, where)
+        if "bbox" in annotation:
+            box = _read_box(_field(annotation, "bbox", list, where), where)
         people = rows[number][2]
-        if (person[:, 2] != NOT_ANNOTATED).any():
-            people.append(person.tolist())
+        if box or (person[:, 2] != NOT_ANNOTATED).any():
+            people.append([person.tolist(), box])
         if len(people) > MAX_PEOPLE:
             raise _Fault(f"{rows[number][0]!r} shows more than {MAX_PEOPLE} people")
     return derived, list(rows.values())
@@ -180,12 +204,14 @@ def _read_derived(content: Mapping[str, Any]) -> list[str]:
 
 
 def _read_categories(content: Any) -> dict[Any, list[int]]:
-    """Returns for each category with keypoints the position of each known keypoint in its list."""
+    """Returns for each category of people the position of each known keypoint in its list."""
     orders: dict[Any, list[int]] = {}
     for index, category in enumerate(_field(content, "categories", list, "the file")):
         where = f"categories[{index}]"
         number = _field(category, "id", (int, str), where)
         if "keypoints" not in category:
+            if category.get("name") == PERSON:
+                orders[number] = []
             continue
         listed = _field(category, "keypoints", list, where)
         names = [str(name).lower().replace("_", " ") for name in listed]
@@ -195,7 +221,7 @@ def _read_categories(content: Any) -> dict[Any, list[int]]:
                          f"{len(COCO)} nor our {len(JOINTS)}")  # fmt: skip
         orders[number] = [names.index(name) for name in known]
     if not orders:
-        raise _Fault("no category names its keypoints")
+        raise _Fault(f"no category names its keypoints or is called {PERSON}")
     return orders
 
 
@@ -211,15 +237,30 @@ def _read_size(image: Mapping[str, Any], where: str) -> list[int] | None:
 def _read_person(numbers: list[Any], order: Sequence[int], where: str) -> Person:
     if len(numbers) != 3 * len(order):
         raise _Fault(f"{where} has {len(numbers)} numbers, not {3 * len(order)}")
-    for number in numbers:
-        is_number = isinstance(number, int | float) and not isinstance(number, bool)
-        if not is_number or not abs(number) <= MAX_COORDINATE_PX:
-            raise _Fault(f"{where} holds {str(number)[:40]!r}, which is no pixel")
+    _check_pixels(numbers, where)
     points = np.array(numbers, float).reshape(-1, 3)[list(order)]
     if not np.isin(points[:, 2], VISIBILITIES).all():
         raise _Fault(f"{where} has a visibility that is not 0, 1 or 2")
     points[points[:, 2] == NOT_ANNOTATED] = 0
     return from_coco(points) if len(order) == len(COCO) else points
+
+
+def _read_box(numbers: list[Any], where: str) -> list[float] | None:
+    """Returns left, top, right and bottom; None for a box without area."""
+    if len(numbers) != 4:
+        raise _Fault(f"{where} has a bbox of {len(numbers)} numbers, not x, y, width, height")
+    _check_pixels(numbers, where)
+    left, top, width, height = map(float, numbers)
+    if min(width, height) < 0:
+        raise _Fault(f"{where} has a bbox of {width:g} x {height:g} pixels")
+    return [left, top, left + width, top + height] if width and height else None
+
+
+def _check_pixels(numbers: Sequence[Any], where: str) -> None:
+    for number in numbers:
+        is_number = isinstance(number, int | float) and not isinstance(number, bool)
+        if not is_number or not abs(number) <= MAX_COORDINATE_PX:
+            raise _Fault(f"{where} holds {str(number)[:40]!r}, which is no pixel")
 
 
 def from_coco(points: Float[np.ndarray, "17 3"]) -> Person:

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 
 from data_pipelines import example
+from data_pipelines.core.boxes import around_joints, join
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import sha256
 from data_pipelines.datasets import mpii_mat, mpii_splits
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
-from data_pipelines.datasets.mpii_mat import Annotation, Person
+from data_pipelines.datasets.mpii_mat import Annotation, Person, Place
 from data_pipelines.datasets.mpii_splits import strip_suffix
 from data_pipelines.example import Entry, RawData, RawSplit, Reject
 
@@ -120,7 +121,13 @@ def _read_split(
         else:
             label = labels.get(row.act_name, example.UNLABELLED)
             keypoints = stack_people(row.people)
-            entries.append(Entry(stem, paths[row.name], label, keypoints, row.source_index))
+            boxes = join(around_joints(keypoints, margin=0.0), place_boxes(row.places))
+            entries.append(
+                Entry(
+                    stem, paths[row.name], label, keypoints, row.source_index,
+                    boxes=np.clip(boxes, -example.MAX_POSITION_PX, example.MAX_POSITION_PX),
+                )
+            )  # fmt: skip
     annotated = sum(stem in by_stem for stem in stems)
     return RawSplit(len(stems), annotated, len(entries), entries), rejects
 
@@ -136,6 +143,17 @@ def stack_people(people: Sequence[Person]) -> example.Keypoints:
                 x, y, is_visible = joint
                 stacked[index] = x, y, example.VISIBLE if is_visible else example.HIDDEN
     return keypoints
+
+
+def place_boxes(places: Sequence[Place | None]) -> example.Boxes:
+    """Returns squares as high as each person, around the middle; absent without a place."""
+    boxes = np.zeros((len(places), 4), np.float32)
+    for box, place in zip(boxes, places, strict=True):
+        if place is not None:
+            x, y, height_px = place
+            box[:2] = x + 0.5 - height_px / 2, y + 0.5 - height_px / 2
+            box[2:] = box[:2] + height_px
+    return boxes
 
 
 def _count_shared_videos(

@@ -6,7 +6,8 @@ It imports no heavy module, because a child starts for each file. Rules:
   of or below the image is kept;
 - `is_visible` may be a number, the character '0' or '1', empty or absent; only 1 means visible.
   An unknown visibility counts as hidden, and the position is used;
-- of two points with one joint id the later is used; a person without points is left out;
+- of two points with one joint id the later is used; a person is left out who has neither a point
+  nor a place, which is `objpos` with a `scale` above 0 (the person's height over 200 pixels);
 - text is not changed: actions contain commas, double spaces and truncated ends.
 """
 
@@ -29,10 +30,12 @@ from data_pipelines.datasets.still.mat_file import (
 
 JOINT_COUNT = 16
 MAX_POSITION_PX = 2**24  # above it float32 cannot represent every pixel
+SCALE_PX = 200  # a person's height at scale 1
 FIX = "pass mpii_human_pose_v1_u12_1.mat as MPII publishes it"
 
 Joint: TypeAlias = Sequence[float | bool]  # x, y, is visible
 Person: TypeAlias = list[Joint | None]
+Place: TypeAlias = Sequence[float]  # x and y of the middle, the height in pixels
 
 
 class Annotation(NamedTuple):
@@ -47,6 +50,7 @@ class Annotation(NamedTuple):
     is_train: bool
     vididx: int
     single_people: int
+    places: list[Place | None]  # of the people
 
 
 def parse(path: Path) -> list[Annotation]:
@@ -76,17 +80,21 @@ def _annotation(index: int, image: Any, is_train: Any, act: Any, single_person: 
     if entry is None:
         raise ValueError("the entry is empty")
     picture = as_struct(entry["image"])
-    people = [_person(person) for person in map(as_struct, elements(entry["annorect"]))]
+    rects = [as_struct(each) for each in elements(entry["annorect"])]
+    people = [(_person(each), _place(each)) for each in rects]
+    nothing: Person = [None] * JOINT_COUNT
+    found = [(person or nothing, place) for person, place in people if person or place]
     return Annotation(
         source_index=index,
         name=as_text("image.name", None if picture is None else picture["name"]),
-        people=[person for person in people if person is not None],
+        people=[person for person, _ in found],
         act_name=as_text("act_name", optional(action, "act_name")),
         act_id=as_whole("act_id", optional(action, "act_id"), -1),
         cat_name=as_text("cat_name", optional(action, "cat_name")),
         is_train=as_whole("img_train", is_train, 0) != 0,
         vididx=as_whole("vididx", optional(entry, "vididx"), 0),
         single_people=np.size(single_person),
+        places=[place for _, place in found],
     )
 
 
@@ -109,3 +117,14 @@ def _person(rect: np.void | None) -> Person | None:
             is_visible = as_number("is_visible", optional(point, "is_visible")) == 1
             person[joint] = (x - 1, y - 1, is_visible)
     return person
+
+
+def _place(rect: np.void | None) -> Place | None:
+    position = as_struct(optional(rect, "objpos"))
+    scale = as_number("scale", optional(rect, "scale"))
+    x, y = (as_number(f"objpos.{axis}", optional(position, axis)) for axis in "xy")
+    if scale is None or x is None or y is None:
+        return None
+    height_px = SCALE_PX * scale
+    is_within = max(abs(x), abs(y)) < MAX_POSITION_PX and 0 < height_px < MAX_POSITION_PX
+    return [x - 1, y - 1, height_px] if is_within else None

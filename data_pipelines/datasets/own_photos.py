@@ -26,7 +26,6 @@ SPLIT_NAMES = {
 }  # fmt: skip
 MAX_NAMED = 5  # classes, in the summary
 _ORDER = ("train", "val", "test")
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 class Photo(NamedTuple):
@@ -78,8 +77,8 @@ def to_raw(
     for photo in photos:
         numbers = [number[label] for label in photo.labels]
         label = _multi_label(numbers, len(classes)) if is_multi else [*numbers, UNLABELLED][0]
-        people, size_px = annotated.get(photo.id, (_NO_PEOPLE, None))
-        entries[photo.split].append(Entry(photo.id, photo.path, label, people, photo.line, size_px))
+        people = annotated.get(photo.id, joints_file.NOBODY)
+        entries[photo.split].append(_make_entry(photo, label, people))
     absent = Counter(each.split for each in rejects)
     splits = {
         split: RawSplit(len(listed) + absent[split], len(listed), len(listed), listed)
@@ -110,6 +109,13 @@ def to_raw(
         derived_val=derived,
         notes=[f"classes by name: {name_some([*map(quote, classes)], MAX_NAMED)}", *notes, *lines],
     )
+
+
+def _make_entry(
+    photo: Photo, label: int | Int8[np.ndarray, " k"], people: joints_file.Annotated
+) -> Entry:
+    joints, size_px, boxes = people
+    return Entry(photo.id, photo.path, label, joints, photo.line, size_px, boxes=boxes)
 
 
 def read_joints(

@@ -42,7 +42,8 @@ def _cut_entry(entry: Entry, raw: RawData, target: Path) -> Entry:
         target.parent.mkdir(exist_ok=True)
         target.write_bytes(content)
     corner = np.array((*np.maximum(entry.box_px[:2], 0), 0), np.float32)
-    return dataclasses.replace(entry, path=target, keypoints=entry.keypoints - corner, box_px=None)
+    keypoints = entry.keypoints - corner
+    return dataclasses.replace(entry, path=target, keypoints=keypoints, box_px=None, boxes=None)
 
 
 def cut(image: UInt8[np.ndarray, "h w 3"], box: Box) -> UInt8[np.ndarray, "h2 w2 3"]:

@@ -7,7 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from data_pipelines import records
-from data_pipelines.example import NEGATIVE, Entry, RawData, Reject
+from data_pipelines.core.boxes import around_joints
+from data_pipelines.example import (
+    MAX_POSITION_PX,
+    NEGATIVE,
+    UNLABELLED,
+    Entry,
+    RawData,
+    Reject,
+    find_box_fault,
+)
 from data_pipelines.manifest import is_labelled, list_classes
 from data_pipelines.photographs.duplicates import Member, find_groups
 from data_pipelines.photographs.examine import Log, examine
@@ -50,7 +59,23 @@ def _find_fault(entry: Entry, raw: RawData, split_of: Mapping[str, str]) -> str 
     if name in split_of:
         return f"its name is already listed in split {split_of[name]!r}; list it once"
     kind, classes = raw.label_kind, len(raw.classes)
-    return records.find_fault(entry.label, entry.keypoints, kind, classes, raw.frames)
+    fault = records.find_fault(entry.label, entry.keypoints, kind, classes, raw.frames)
+    people = len(entry.keypoints)
+    return fault or find_box_fault(boxes_of(entry), person_labels_of(entry), people, classes)
+
+
+def boxes_of(entry: Entry) -> np.ndarray:
+    """Returns the boxes of an entry's people, or those around their joints."""
+    if entry.boxes is not None:
+        return entry.boxes
+    return np.clip(around_joints(entry.keypoints), -MAX_POSITION_PX, MAX_POSITION_PX)
+
+
+def person_labels_of(entry: Entry) -> Sequence[int]:
+    """Returns the class ids of an entry's people, unknown where it has none."""
+    return (
+        (UNLABELLED,) * len(entry.keypoints) if entry.person_labels is None else entry.person_labels
+    )
 
 
 def _find_size_fault(entry: Entry, image: Examined) -> str | None:

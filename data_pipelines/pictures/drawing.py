@@ -1,4 +1,7 @@
-"""Draws skeletons on images and batches as grids; blue is a person's left, orange the right."""
+"""Draws skeletons and boxes on images, and batches as grids.
+
+Blue is a person's left, orange the right; boxes are yellow.
+"""
 
 import io
 import math
@@ -9,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from data_pipelines.core.boxes import find_areas
 from data_pipelines.example import (
     AMBIGUOUS,
     BONES,
@@ -16,11 +20,12 @@ from data_pipelines.example import (
     JOINTS,
     NOT_ANNOTATED,
     PADDING_ID,
+    Boxes,
     HostBatch,
     Keypoints,
 )
 from data_pipelines.manifest import is_labelled, list_classes
-from data_pipelines.transforms import View, resize
+from data_pipelines.transforms import NO_BOXES, View, resize
 
 RGB = tuple[int, int, int]
 Picture = UInt8[np.ndarray, "h w 3"]
@@ -28,6 +33,7 @@ Picture = UInt8[np.ndarray, "h w 3"]
 LEFT, RIGHT, CENTRE = (0, 142, 255), (255, 140, 0), (240, 240, 240)
 CASING = (24, 24, 24)  # a dark edge, so that lines are visible on any background
 DISC = (255, 255, 255)
+BOX = (250, 220, 40)
 PAPER, INK = (255, 255, 255), (30, 30, 30)
 SUBPIXEL_BITS = 4
 GAP_PX, CAPTION_PX, TEXT_PX = 8, 22, 14
@@ -60,6 +66,17 @@ def draw_skeletons(image: Picture, keypoints: Keypoints) -> Picture:
             for grown, paint, line in layers:
                 size, centre = round(radius + grown * 2**SUBPIXEL_BITS), _fixed(person[joint])
                 cv2.circle(canvas, centre, size, paint, line, cv2.LINE_AA, SUBPIXEL_BITS)
+    return canvas
+
+
+def draw_boxes(image: Picture, boxes: Boxes) -> Picture:
+    """Draws the outlines of people's boxes, within the image; an absent one is not drawn."""
+    canvas = np.ascontiguousarray(image).copy()
+    thickness = max(1, round(max(image.shape[:2]) / 200))
+    for box in boxes[find_areas(boxes) > 0]:
+        start, end = (_fixed(corner) for corner in (box[:2] - 0.5, box[2:] - 0.5))
+        for paint, extra in ((CASING, 2), (BOX, 0)):
+            cv2.rectangle(canvas, start, end, paint, thickness + extra, cv2.LINE_AA, SUBPIXEL_BITS)
     return canvas
 
 
@@ -127,8 +144,9 @@ def draw_batch(batch: HostBatch, classes: Sequence[str], *, side_px: int = 240) 
     for index in range(count):
         left, top = GAP_PX + index % columns * wide, GAP_PX + index // columns * high
         clip = batch.image[index].reshape(-1, *batch.image.shape[-3:])  # of a picture one frame
-        view = fit(View(clip[len(clip) // 2], batch.keypoints[index], 0.0), side_px)
-        drawn = draw_skeletons(view.image, view.keypoints)
+        boxes = batch.people.boxes[index] if batch.people else NO_BOXES
+        view = fit(View(clip[len(clip) // 2], batch.keypoints[index], 0.0, boxes), side_px)
+        drawn = draw_skeletons(draw_boxes(view.image, view.boxes), view.keypoints)
         sheet.paste(Image.fromarray(drawn), (left, top))
         text = label_text(batch.label[index], classes) if batch.weight[index] else "no label"
         if batch.id[index] == PADDING_ID:

@@ -77,14 +77,16 @@ def fill_template(name: str = TEMPLATE, templates: Mapping[str, str] = {}, **val
         lstrip_blocks=True,
     )
     template = environment.get_template(name)
-    text = template.render(left=f"rgb{drawing.LEFT}", right=f"rgb{drawing.RIGHT}", **values)
+    colours = {"left": drawing.LEFT, "right": drawing.RIGHT, "box": drawing.BOX}
+    text = template.render(**{name: f"rgb{rgb}" for name, rgb in colours.items()}, **values)
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def thumbnail(view: View, *, alt: str, caption: str = "") -> Thumbnail:
-    """Shrinks the view, then draws its skeletons and, around one joint, a disc of its radius."""
+    """Shrinks the view, then draws its people and, around one joint, a disc of its radius."""
     small = drawing.fit(view, THUMBNAIL_PX)
-    drawn = drawing.draw_skeletons(small.image, small.keypoints)
+    drawn = drawing.draw_boxes(small.image, small.boxes)
+    drawn = drawing.draw_skeletons(drawn, small.keypoints)
     joint = drawing.first_joint_inside(small.keypoints, drawn) if small.disc_radius else None
     if joint is not None:
         drawn = drawing.draw_disc(drawn, joint, small.disc_radius)

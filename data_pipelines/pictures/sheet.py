@@ -164,9 +164,9 @@ def _make_galleries(directory: Path, manifest: Manifest, sample: Sample) -> list
 
 def _make_figure(split: str, record: records.Record, manifest: Manifest) -> Figure:
     label = label_text(record["label"], manifest.classes)
-    people = len(record["keypoints"])
+    people = int((record["keypoints"][..., 2] != NOT_ANNOTATED).any(-1).sum())
     image = decode.decode(record["image"], upright=manifest.exif_applied)
-    view = View(image, record["keypoints"], 0.0)
+    view = View(image, record["keypoints"], 0.0, record["boxes"])
     alt = f"{label}, with {people} annotated {'person' if people == 1 else 'people'}"
     details = " \u00b7 ".join([split, label, *count_not_known(record["label"])])
     return Figure(record["id"], details, [thumbnail(view, alt=alt)])

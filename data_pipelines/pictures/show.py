@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from data_pipelines import decode, loader, manifest, records
 from data_pipelines.config import DataConfig
@@ -11,7 +12,7 @@ from data_pipelines.example import PADDING_ID, HostBatch
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.drawing import count_not_known, label_text
 from data_pipelines.pictures.page import Figure, Gallery, Page, fill_template, thumbnail
-from data_pipelines.transforms import View
+from data_pipelines.transforms import NO_BOXES, View
 
 
 def show(
@@ -24,9 +25,10 @@ def show(
     """
     stated = manifest.load(data.directory)
     centre = dataclasses.replace(data, eval_crops="center", eval_flip=False, eval_frames=1)
-    with loader.training_batches(data, stated, seed=seed, batch_size=batch_size) as batches:
+    both: dict[str, Any] = {"batch_size": batch_size, "with_people": stated.has_boxes}
+    with loader.training_batches(data, stated, seed=seed, **both) as batches:
         training = next(batches)
-    with loader.evaluation_batches(centre, stated, batch_size=batch_size) as batches:
+    with loader.evaluation_batches(centre, stated, **both) as batches:
         evaluation = next(batches)
     page = Page(
         title=f"{stated.name}: input of a model",
@@ -60,8 +62,9 @@ def _make_figure(batch: HostBatch, row: int, record: records.Record, stated: Man
     label = label_text(record["label"], stated.classes)
     weight = "" if batch.weight[row] else " \u00b7 weight 0"
     image = decode.decode(record["image"], upright=stated.exif_applied)
-    whole = View(image, record["keypoints"], 0.0)
-    crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]))
+    whole = View(image, record["keypoints"], 0.0, record["boxes"])
+    boxes = batch.people.boxes[row] if batch.people else NO_BOXES
+    crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]), boxes)
     thumbnails = []
     for view, kind in ((whole, "as stored"), (crop, "as input of a model")):
         height_px, width_px, _ = view.image.shape

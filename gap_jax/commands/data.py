@@ -10,7 +10,7 @@ from typing import Any
 from data_pipelines import check
 from data_pipelines.core import files
 from data_pipelines.core.errors import ConfigError
-from data_pipelines.datasets import folder, mpii, objects, people, photo_list
+from data_pipelines.datasets import crowd, folder, mpii, objects, people, photo_list
 from data_pipelines.datasets.own_photos import Options
 from data_pipelines.example import RawData
 from data_pipelines.joints.detect import detect, list_images, refuse_existing
@@ -94,6 +94,8 @@ def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
     drawn.add_argument("--difficulty", choices=tuple(people.DIFFICULTIES), default="default")
     scenes = names.add_parser("objects", help="draw scenes labelled with their objects")
     _add_drawing_options(scenes, objects.SIZES, _draw_objects)
+    crowd_parser = names.add_parser("crowd", help="draw pictures of 2 to 4 people doing 8 actions")
+    _add_drawing_options(crowd_parser, crowd.SIZES, _draw_crowd)
     real = names.add_parser("mpii", help="prepare the published MPII", description=MPII_HELP)
     real.add_argument("--annotations", type=Path, required=True, metavar="FILE.mat")
     real.add_argument("--images", type=Path, required=True, metavar="DIR|TAR")
@@ -157,6 +159,10 @@ def _draw_people(options: argparse.Namespace, folder: Path) -> RawData:
 
 def _draw_objects(options: argparse.Namespace, folder: Path) -> RawData:
     return objects.draw(folder / "raw", **_drawing(options))
+
+
+def _draw_crowd(options: argparse.Namespace, folder: Path) -> RawData:
+    return crowd.draw(folder / "raw", **_drawing(options))
 
 
 def _drawing(options: argparse.Namespace) -> dict[str, Any]:

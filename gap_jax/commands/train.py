@@ -45,6 +45,7 @@ PREPARE = {
     "--splits lists",
     "people": "gap_jax data prepare people",
     "objects": "gap_jax data prepare objects",
+    "crowd": "gap_jax data prepare crowd",
     "hico": "gap_jax data prepare hico --anno anno.mat --images images",
     "stanford40": "gap_jax data prepare stanford40 --root Stanford40",
     "voc_action": "gap_jax data prepare voc_action --root VOCdevkit/VOC2012",

@@ -136,7 +136,7 @@ def _build_micro_loss(
     def micro_loss(
         params: PyTree, stats: PyTree, micro: Micro, keys: Key[Array, " b"]
     ) -> tuple[Array, tuple[Means, PyTree]]:
-        (image, keypoints, disc_radius, label, weight, _), mixed = micro
+        (image, keypoints, disc_radius, label, weight, *_), mixed = micro
         params = optim.stop_frozen(params, cfg.optim.frozen)
         outputs, stats = apply(Variables(params, stats), image, keys=keys)
         hits = losses.top1_hits(outputs.logits, label)

@@ -55,6 +55,7 @@ MISTAKES = [
     "data.image_size_px=600",
     "data.area_range=(0.9,0.1)",
     "data.aspect_range=(1.5,1.25)",
+    "data.region_iou=(0.8,0.2)",
     "data.cache=ram data.workers=2",
     "data.cache=features optim.frozen=('backbone',)",
     "data.cache=features optim.frozen=('backbone',) model.norm=frozen data.erasing=0.5",
@@ -156,7 +157,7 @@ def test_proposed_data_set_is_accepted(found: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["people", "objects"])
+@pytest.mark.parametrize("name", ["people", "objects", "crowd"])
 def test_proposed_command_prepares_the_data(name: str, tmp_path: Path) -> None:
     words = [f"--config.data.root={tmp_path / 'a folder'}"]
     spec = f"{GAP_POSE}:{name},demo"

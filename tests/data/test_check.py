@@ -181,6 +181,8 @@ def record(position: int, **changes: Any) -> dict[str, Any]:
         "label": 0,
         "keypoints": standing_people(1, 30, 20),
         "source_index": 0,
+        "boxes": [(2, 3, 30, 20)],
+        "person_labels": [1],
         **changes,
     }
 
@@ -195,7 +197,7 @@ def test_damaged_records_are_collected_and_counted(tmp_path: Path) -> None:
         *(record(position, label=-2) for position in range(4, 12)),
         record(12),
     ]
-    shards = records.write(tmp_path, "single", 2, {"train": bad})["train"]
+    shards = records.write(tmp_path, "single", 2, {"train": bad}, has_boxes=True)["train"]
     split = Split(13, 13, 13, (13, 0), "0" * 64, tuple(shards))
     manifest.save(Manifest("people", "single", ("a", "b"), 1, {"train": split}, {}), tmp_path)
     refusal = refusal_of(tmp_path)
@@ -208,6 +210,31 @@ def test_damaged_records_are_collected_and_counted(tmp_path: Path) -> None:
         "'image 2': it is no image; JPEG, PNG, WebP, GIF, BMP are read;",
         "'image 3': a keypoint is not finite;",
         "'image 9': its label -2 is outside 0..1 and 2 more; prepare",
+    ):
+        assert fault in refusal
+
+
+def test_damaged_boxes_are_found(tmp_path: Path) -> None:
+    changes: list[dict[str, Any]] = [
+        {"boxes": [(2, 3, 30.5, 20)]},
+        {"boxes": [(2, 3, 1, 20)]},
+        {"boxes": [(np.nan, 3, 30, 20)]},
+        {"boxes": [(2, 3, 30, 20)] * 2},
+        {"person_labels": [2]},
+        {"person_labels": []},
+    ]
+    bad = [record(position, **each) for position, each in enumerate(changes)]
+    shards = records.write(tmp_path, "single", 2, {"train": bad}, has_boxes=True)["train"]
+    split = Split(6, 6, 6, (6, 0), "0" * 64, tuple(shards))
+    manifest.save(Manifest("people", "single", ("a", "b"), 1, {"train": split}, {}), tmp_path)
+    refusal = refusal_of(tmp_path)
+    for fault in (
+        "'image 0': a box reaches beyond its image;",
+        "'image 1': a box ends before it begins;",
+        "'image 2': a box is not finite or reaches beyond 16,777,216 pixels;",
+        "'image 3': its boxes have shape (2, 4), not (1, 4);",
+        "'image 4': a person's label is outside -1..1;",
+        "'image 5': its labels of people have shape (0,), not (1,);",
     ):
         assert fault in refusal
 

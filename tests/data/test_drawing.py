@@ -110,6 +110,15 @@ def test_a_disc_has_the_radius_of_the_target() -> None:
     assert (drawn == drawing.CASING).all(-1).sum() > 200, "the dark edge shows on both sides"
 
 
+def test_a_box_is_outlined_on_the_border_of_its_pixels() -> None:
+    image = np.full((40, 60, 3), 90, np.uint8)
+    drawn = drawing.draw_boxes(image, np.array([[10, 5, 50, 30], [0, 0, 0, 0]], np.float32))
+    rows, columns = np.nonzero(np.abs(drawn.astype(int) - drawing.BOX).max(-1) < 90)
+    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (4, 30, 9, 50)
+    assert (drawn[9:26, 14:46] == 90).all() and (drawn[0] == 90).all()
+    assert not np.array_equal(drawn, image) and (image == 90).all()
+
+
 def test_fitting_keeps_joints_and_disc_on_the_picture() -> None:
     image = np.zeros((40, 100, 3), np.uint8)
     fitted = drawing.fit(View(image, one_joint(0, 99.5, 19.5, 2).astype(float), 10.0), 250)

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from data_pipelines.datasets import objects, people
+from data_pipelines.datasets import crowd, objects, people
 from data_pipelines.datasets.drawn.scene import Scene
 
 GOLDEN = Path(__file__).parents[1] / "goldens" / "drawn.json"
 CELLS = 4  # of an image's rows and columns, each with its mean colour
-SCENES = {"people easy": 8, "people default": 16, "people hard": 8, "objects": 12}
+SCENES = {"people easy": 8, "people default": 16, "people hard": 8, "objects": 12, "crowd": 8}
 
 
 def draw(name: str) -> Iterator[Scene]:
@@ -25,6 +25,8 @@ def draw(name: str) -> Iterator[Scene]:
     for index in range(SCENES[name]):
         if data_set == "people":
             yield people.draw_scene(0, "train", index, difficulty)
+        elif data_set == "crowd":
+            yield crowd.draw_scene(0, "train", index)
         else:
             yield objects.draw_scene(0, "train", index)
 

@@ -53,7 +53,11 @@ def parsed(tmp_path: Path, content: Any) -> Joints:
     derived, rows = joints.parse(written(tmp_path, content))
     return Joints(
         {
-            name: Annotated(np.reshape(people, (-1, 16, 3)), (size[0], size[1]) if size else None)
+            name: Annotated(
+                np.reshape([person for person, _ in people], (-1, 16, 3)),
+                (size[0], size[1]) if size else None,
+                np.array([box or [0] * 4 for _, box in people]).reshape(-1, 4),
+            )
             for name, size, people in rows
         },
         derived,
@@ -63,7 +67,7 @@ def parsed(tmp_path: Path, content: Any) -> Joints:
 def test_coco_keypoints_become_our_joints(tmp_path: Path) -> None:
     found = parsed(tmp_path, coco())
     assert found.derived == list(DERIVED) and list(found.images) == ["cat/1.jpg"]
-    people, size = found.images["cat/1.jpg"]
+    people, size, _ = found.images["cat/1.jpg"]
     assert size == (100, 120) and len(people) == 2  # nobody is annotated in the third
     points = dict(zip(COCO, STANDING, strict=True))
     for joint, (x, y, visibility) in zip(JOINTS, people[0], strict=True):
@@ -106,8 +110,40 @@ def test_our_own_joints_are_read_in_any_order(tmp_path: Path) -> None:
 
 
 def test_the_file_is_read_in_a_child(tmp_path: Path) -> None:
-    people, size = joints.read(written(tmp_path, coco())).images["cat/1.jpg"]
+    people, size, boxes = joints.read(written(tmp_path, coco())).images["cat/1.jpg"]
     assert people.shape == (2, 16, 3) and people.dtype == np.float32 and size == (100, 120)
+    assert boxes is not None and boxes.shape == (2, 4)
+
+
+def test_boxes_are_those_of_the_file_or_around_the_joints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(joints, "parse_in_child", lambda _, path: joints.parse(path))
+    content = coco()
+    first, second, third, dog = content["annotations"]
+    first["bbox"] = [10, 20.5, 30, 40]
+    second["bbox"] = [10, 20, 0, 40]  # no area
+    third["bbox"] = [1, 2, 3, 4]
+    group = {**third, "iscrowd": 1}
+    alone = {"image_id": 7, "category_id": 5, "bbox": [5, 6, 7, 8], "keypoints": "not read"}
+    content["annotations"] = [first, second, third, dog, group, alone]
+    content["categories"].append({"id": 5, "name": "person"})
+    people, _, boxes = joints.read(written(tmp_path, content)).images["cat/1.jpg"]
+    assert boxes is not None and len(people) == 4
+    assert people[:2].any((1, 2)).all() and not people[2:].any()
+    xy = people[1, :, :2]
+    extent = np.array([*xy.min(0), *(xy.max(0) + 1)])
+    margin = 0.1 * (extent[2:] - extent[:2]).max()
+    expected = [[10, 20.5, 40, 60.5], extent + margin * np.array([-1, -1, 1, 1]),
+                [1, 2, 4, 6], [5, 6, 12, 14]]  # fmt: skip
+    np.testing.assert_allclose(boxes, expected, rtol=1e-6)
+    only = coco(categories=[{"id": 5, "name": "person"}], annotations=[alone])
+    found = joints.read(written(tmp_path, only))
+    assert not found.derived and found.images["cat/1.jpg"].keypoints.shape == (1, 16, 3)
+    lines = joints.describe(tmp_path, found, found.images, 3)
+    assert lines[0].endswith(
+        "0 people in 0 of 3 photographs; 1 more people have a box without joints"
+    )
 
 
 def changed(value: Any, *path: str | int) -> Callable[[dict[str, Any]], Any]:
@@ -149,7 +185,13 @@ HOSTILE: dict[str, tuple[Any, str]] = {
         },
         "derived holds \"['x']\", which is no joint",
     ),
-    "no names": (changed([{"id": 1}], "categories"), "no category names its keypoints"),
+    "a short box": (changed([1, 2, 3], "annotations", 0, "bbox"), "a bbox of 3 numbers, not x"),
+    "a reversed box": (changed([1, 2, -3, 4], "annotations", 0, "bbox"), "a bbox of -3 x 4 pix"),
+    "an endless box": (
+        changed([1, 2, float("inf"), 4], "annotations", 0, "bbox"),
+        "holds 'inf', which is no pixel",
+    ),
+    "no names": (changed([{"id": 1}], "categories"), "names its keypoints or is called per"),
     "a crowd": (
         lambda content: changed(content["annotations"][:1] * 101, "annotations")(content),
         "'cat/1.jpg' shows more than 100 people",
@@ -195,7 +237,7 @@ def test_an_equal_name_fits_alone() -> None:
 
 
 def test_file_names_that_fit_none_or_two_are_refused() -> None:
-    one = Annotated(np.zeros((1, 16, 3), np.float32), None)
+    one = Annotated(np.ones((1, 16, 3), np.float32), None)
     ids = ["cat/1.jpg", "dog/1.jpg"]
     with pytest.raises(DataError, match=r"'1.jpg' fits 'cat/1.jpg' and 'dog/1.jpg'; write its"):
         joints.match(Path("j"), Joints({"1.jpg": one}), ids)

@@ -50,7 +50,7 @@ def test_a_batch_has_its_documented_types_and_shapes(folder: Path, stated: Manif
         *train(folder, stated, 1),
         *take(evaluation_batches(config(folder), stated, batch_size=4), 1),
     ):
-        assert [(array.dtype.name, array.shape) for array in batch] == [
+        assert [(array.dtype.name, array.shape) for array in jax.tree.leaves(batch)] == [
             ("uint8", (4, 12, 12, 3)),
             ("float32", (4, MOST_PEOPLE, 16, 3)),
             ("float32", (4,)),
@@ -58,7 +58,8 @@ def test_a_batch_has_its_documented_types_and_shapes(folder: Path, stated: Manif
             ("float32", (4,)),
             ("int64", (4,)),
         ]
-        assert all(array.flags.c_contiguous and array.flags.writeable for array in batch)
+        arrays = jax.tree.leaves(batch)
+        assert all(array.flags.c_contiguous and array.flags.writeable for array in arrays)
 
 
 def test_evaluation_rows_are_centre_crops_of_their_records(folder: Path, stated: Manifest) -> None:
@@ -157,7 +158,7 @@ def test_evaluation_counts_each_record_once(
         ]
         assert [len(part) for part in parts] == [-(-length // batch_size)] * count
         rows = [batch for part in parts for batch in part]
-        assert all(len(array) == batch_size // count for batch in rows for array in batch)
+        assert all(len(array) == batch_size // count for array in jax.tree.leaves(rows))
         positions = np.concatenate([batch.id for batch in rows])
         assert sorted(positions[positions >= 0]) == list(range(length))
         assert (positions[positions < 0] == -1).all()

@@ -99,9 +99,9 @@ def test_reading_through_the_child(source: Source) -> None:
     assert labels(raw, "test") == {"d": UNLABELLED}
     first = raw.splits["train"].entries[2]
     assert (first.path, first.source_index) == (source.folder / "images" / "a.jpg", 4)
-    assert first.keypoints.shape == (2, 16, 3) and first.keypoints.dtype == np.float32
+    assert first.keypoints.shape == (3, 16, 3) and first.keypoints.dtype == np.float32
     assert first.keypoints[0, 0].tolist() == [10, 20, VISIBLE]
-    assert first.keypoints[1, 15].tolist() == [0, 0, HIDDEN]
+    assert first.keypoints[2, 15].tolist() == [0, 0, HIDDEN]
     assert np.count_nonzero(first.keypoints[..., 2]) == 2
     assert raw.splits["val"].entries[0].keypoints.shape == (0, 16, 3)
 

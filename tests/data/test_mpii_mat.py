@@ -65,11 +65,14 @@ def test_the_real_sample(tmp_path: Path) -> None:
         single=np.array([[1], [2]], np.uint8),
     )
     rows = parse(write_mat(tmp_path / "a.mat", [*tests, sample]))
-    assert rows[0] == Annotation(1, "037454012.jpg", [], "", -1, "", False, 0, 0)
-    row = rows[4]
-    assert row._replace(people=[]) == Annotation(
-        5, "015601864.jpg", [], "curling", 1, "sports", True, 1660, 2
+    assert rows[0] == Annotation(
+        1, "037454012.jpg", [[None] * 16], "", -1, "", False, 0, 0, [[39, 49, 700]]
     )
+    row = rows[4]
+    assert row._replace(people=[], places=[]) == Annotation(
+        5, "015601864.jpg", [], "curling", 1, "sports", True, 1660, 2, []
+    )
+    assert row.places[0] == [593, 256, pytest.approx(604.2092)]
     assert annotated(row.people[0]) == list(range(16))
     assert [row.people[0][joint] for joint in (6, 7, 8, 9, 0)] == [
         (609, 186, False),
@@ -147,21 +150,22 @@ def test_any_number_of_people(tmp_path: Path, count: int, as_cells: bool) -> Non
     assert [person[0] for person in row.people] == [(index, 0, False) for index in range(count)]
 
 
-def test_people_without_points_are_left_out(tmp_path: Path, as_cells: bool) -> None:
+def test_people_without_points_and_place_are_left_out(tmp_path: Path, as_cells: bool) -> None:
     rects = [
-        rect(None),
+        rect(None, scale=EMPTY),
         rect([point(1, 2, 2)]),
-        rect([]),
-        rect(None, annopoints=EMPTY),
+        rect([], objpos=EMPTY),
+        rect(None, annopoints=EMPTY, scale=0.0),
         rect([point(4, 5, 5)], scale=EMPTY, objpos=EMPTY),
     ]
     row = parse_one(tmp_path, Image(rects=rects), as_cells=as_cells)
     assert [annotated(person) for person in row.people] == [[1], [4]]
+    assert row.places == [[39, 49, 700], None]
 
 
 def test_annorect_without_annopoints_at_all(tmp_path: Path, as_cells: bool) -> None:
     row = parse_one(tmp_path, Image(rects=[rect(None), rect(None)]), as_cells=as_cells)
-    assert row.people == []
+    assert row.people == [[None] * 16] * 2 and row.places == [[39, 49, 700]] * 2
 
 
 def test_extra_fields_of_text(tmp_path: Path) -> None:

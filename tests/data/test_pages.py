@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_pipelines import check, loader
+from data_pipelines import check, loader, records
 from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import CannotWrite, DataError
+from data_pipelines.decode import decode
 from data_pipelines.pictures import drawing, page, sheet
 from data_pipelines.pictures.show import show
 from data_pipelines.transforms import View
@@ -206,16 +207,38 @@ def test_the_batch_shown_is_the_batch_that_trains(tmp_path: Path) -> None:
     show(data, seed=3, batch_size=8, html=html, log=lines.append)
     assert lines == [f"batches: {html}"]
     found = Reader(html.read_text("utf-8"))
-    with loader.training_batches(data, made, seed=3, batch_size=8) as batches:
+    with loader.training_batches(data, made, seed=3, batch_size=8, with_people=True) as batches:
         batch = next(batches)
+    assert batch.people is not None and batch.people.boxes.any()
     assert len(found.images) == 2 * 8 + 2 * 4
     for row in range(8):
-        crop = View(batch.image[row], batch.keypoints[row], float(batch.disc_radius[row]))
+        crop = View(
+            batch.image[row],
+            batch.keypoints[row],
+            float(batch.disc_radius[row]),
+            batch.people.boxes[row],
+        )
         assert found.images[2 * row + 1]["src"] == page.thumbnail(crop, alt="").source
         assert f"record {batch.id[row]}" in found.text()
     assert "4 more rows are padding" in found.text()
     assert "data.image_size_px 40" in found.text()
     assert drawing.label_text(batch.label[0], made.classes) in (found.images[1]["alt"] or "")
+
+
+def test_pages_draw_boxes_on_stored_images(tmp_path: Path) -> None:
+    made = prepare_tiny_people(tmp_path / "out")
+    record = records.open_split(tmp_path / "out", "train", made)[1]
+    assert record["boxes"].shape == (1, 4) and record["boxes"].any()
+    image = decode(record["image"])
+    drawn, bare = (
+        page.thumbnail(View(image, record["keypoints"], 0.0, boxes), alt="").source
+        for boxes in (record["boxes"], 0 * record["boxes"])
+    )
+    assert drawn != bare
+    assert sheet._make_figure("train", record, made).thumbnails[0].source == drawn
+    data = DataConfig(name="people", root=str(tmp_path / "out"), image_size_px=40, short_side_px=44)
+    show(data.resolved(), seed=3, batch_size=8, html=tmp_path / "batch.html", log=quiet)
+    assert drawn in {each["src"] for each in Reader((tmp_path / "batch.html").read_text()).images}
 
 
 def test_missing_data_and_unwritable_pages_are_refused(tmp_path: Path) -> None:

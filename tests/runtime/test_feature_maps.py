@@ -94,6 +94,36 @@ def picture_batch(batch: HostBatch, stored: np.ndarray, views: list[list[View]])
     return batch._replace(image=images)
 
 
+def test_maps_have_the_boxes_of_their_view(made: Made) -> None:
+    cfg, stored = made.setup.cfg, np.concatenate(made.maps.training.open())
+    views, data = list_views(made, cfg), dataclasses.replace(cfg.data, regions=3)
+    drawn = set[int]()
+    with loader.training_batches(
+        data, made.setup.data, seed=3, batch_size=8, maps=made.maps.training, with_people=True
+    ) as batches:
+        for batch in (next(batches), next(batches)):
+            assert batch.people is not None
+            for row, position in enumerate(batch.id):
+                maps = stored[position]["maps"]
+                view = [np.array_equal(each, batch.image[row]) for each in maps].index(True)
+                boxes = views[position][view].boxes.astype(np.float32)
+                whole = np.array([[0, 0, *[data.image_size_px] * 2]], np.float32)
+                expected = boxes if boxes.any() else whole
+                assert np.array_equal(batch.people.boxes[row, : len(expected)], expected)
+                regions = batch.people.regions[row, : len(expected)]
+                assert regions.shape[1:] == (3, 4) and regions.any((1, 2)).all()
+                drawn.add(view)
+    assert len(drawn) > 2
+    with loader.evaluation_batches(
+        data, made.setup.data, batch_size=4, maps=made.maps.evaluation, with_people=True
+    ) as batches:
+        people = next(batches).people
+    with loader.evaluation_batches(
+        dataclasses.replace(data, cache="none"), made.setup.data, batch_size=4, with_people=True
+    ) as batches:
+        jax.tree.map(np.testing.assert_array_equal, people, next(batches).people)
+
+
 def test_twenty_steps_on_maps_equal_those_on_their_images(made: Made) -> None:
     setups = [made.setup, assemble(configure(made.data, "data.cache=none"), made.setup.data)]
     states = [each.start(jax.tree.map(jax.numpy.copy, made.variables)) for each in setups]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_pipelines import manifest, records
 from data_pipelines.config import DataConfig
+from data_pipelines.core import boxes
 from data_pipelines.example import HostBatch, LabelKind
 from data_pipelines.loader import Batches
 from data_pipelines.rows import Rows, RowSpec
@@ -45,8 +46,13 @@ def store(
     labels: Mapping[int, Any] | None = None,
     images: Mapping[int, bytes] | None = None,
     shown: Mapping[int, int] | None = None,
+    has_boxes: bool = True,
 ) -> manifest.Manifest:
-    """Stores a training split of `count` records; labels, images and people can be replaced."""
+    """Stores a training split of `count` records; labels, images and people can be replaced.
+
+    Everybody's box is that around the joints; the i-th person of an image is of class i. Without
+    boxes the records are of format version 1.
+    """
     single = kind == "single"
     stored = [
         {
@@ -62,9 +68,14 @@ def store(
         }
         for index in range(count)
     ]
-    shards = records.write(folder, kind, len(CLASSES), {"train": stored})["train"]
-    split = manifest.Split(count, count, count, (count, 0, 0), "", tuple(shards))
-    described = manifest.Manifest("people", kind, CLASSES, MOST_PEOPLE, {"train": split}, {})
+    for each in stored if has_boxes else []:
+        each["boxes"] = boxes.clip(boxes.around_joints(each["keypoints"]), 24, 18)
+        each["person_labels"] = np.arange(len(each["keypoints"]))
+    shards = records.write(folder, kind, len(CLASSES), {"train": stored}, has_boxes=has_boxes)
+    split = manifest.Split(count, count, count, (count, 0, 0), "", tuple(shards["train"]))
+    described = manifest.Manifest(
+        "people", kind, CLASSES, MOST_PEOPLE, {"train": split}, {}, format_version=1 + has_boxes
+    )
     manifest.save(described, folder)
     return described
 

@@ -1,3 +1,3 @@
 """Renders the embedded data sets: people and things drawn from random numbers."""
 
-DRAWN_DATA = ("people", "objects")  # names of data sets
+DRAWN_DATA = ("people", "objects", "crowd")  # names of data sets

@@ -5,6 +5,7 @@ only if they are too near to the actor's body, so only the actor shows the actio
 """
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ _SIZES_PX = ((192, 192), (144, 192), (192, 144), (192, 288), (256, 192))  # heig
 _SIZE_SHARES = (0.95, 0.0125, 0.0125, 0.0125, 0.0125)
 _MARGIN, _BYSTANDER_MARGIN = 0.04, 0.3  # shares of the picture without centres of things
 _MAX_TRIES = 20
+CROWD, CROWD_SIDE_PX = 200, 256  # the first owner of a crowd's people; side of its picture
 
 
 class SceneSettings(NamedTuple):
@@ -66,15 +68,36 @@ def compose_scene(
         complex(x * width_px, y * height_px), unit_px * rng.uniform(*settings.height)
     )
     size = complex(width_px, height_px)
-    compositor = _Compositor(rng, settings, canvas, size, unit_px, position if action else None)
-    for _ in range(rng.integers(*settings.clutter, endpoint=True)):
-        compositor.add_clutter()
-    for _ in range(rng.integers(*settings.things, endpoint=True)):
-        compositor.add_thing()
+    compositor = _Compositor(rng, settings, canvas, size, unit_px, [position] if action else [])
+    compositor.add_surroundings()
     if rng.random() < settings.bystander_share:
         compositor.add_bystander()
     if action:
         compositor.add_person(ACTOR, position, action.pose, action.grip)
+    scene = compositor.finish()
+    return scene.mirrored() if mirrored else scene
+
+
+def compose_crowd(
+    rng: np.random.Generator, settings: SceneSettings, actions: Sequence[Action]
+) -> Scene:
+    """Draws a scene of up to four actors, each in a quarter of its own, the upper ones first.
+
+    Person i has the pixels of owner CROWD + 2 i, and the held thing those of the next owner.
+    """
+    canvas = Canvas(draw_background(rng, CROWD_SIDE_PX, CROWD_SIDE_PX))
+    mirrored = rng.random() < 0.5
+    quarters = np.sort(rng.permutation(4)[: len(actions)])
+    positions = []
+    for quarter in quarters:
+        x, y = (0.25, 0.27) + 0.5 * np.array([quarter % 2, quarter // 2])
+        x, y = CROWD_SIDE_PX * (np.array([x, y]) + rng.uniform(-0.03, 0.03, 2))
+        positions.append(BodyPosition(complex(x, y), CROWD_SIDE_PX * rng.uniform(*settings.height)))
+    size = complex(CROWD_SIDE_PX, CROWD_SIDE_PX)
+    compositor = _Compositor(rng, settings, canvas, size, CROWD_SIDE_PX, positions)
+    compositor.add_surroundings()
+    for index, (position, action) in enumerate(zip(positions, actions, strict=True)):
+        compositor.add_person(CROWD + 2 * index, position, action.pose, action.grip)
     scene = compositor.finish()
     return scene.mirrored() if mirrored else scene
 
@@ -86,9 +109,15 @@ class _Compositor:
     canvas: Canvas
     size: complex
     unit_px: int
-    actor: BodyPosition | None
+    actors: Sequence[BodyPosition]
     people: dict[int, tuple[BodyPosition, body.Joints]] = dataclasses.field(default_factory=dict)
     items: list[tuple[str, int]] = dataclasses.field(default_factory=list)  # with their pixels
+
+    def add_surroundings(self) -> None:
+        for _ in range(self.rng.integers(*self.settings.clutter, endpoint=True)):
+            self.add_clutter()
+        for _ in range(self.rng.integers(*self.settings.things, endpoint=True)):
+            self.add_thing()
 
     def add_clutter(self) -> None:
         rng = self.rng
@@ -135,7 +164,7 @@ class _Compositor:
     def find_free_spot(self, reach_px: float, margin_y: float = _MARGIN) -> complex | None:
         for _ in range(_MAX_TRIES):
             spot = self.draw_spot(margin_y)
-            if self.actor is None or not self.actor.covers(spot, reach_px):
+            if not any(actor.covers(spot, reach_px) for actor in self.actors):
                 return spot
         return None
 
@@ -149,7 +178,7 @@ class _Compositor:
             (body.shape_arms(joints), clothes, owner),
         ]
         if grip:
-            thing = grip.place_thing(joints, rng), things.draw_palette(rng), OBJECT
+            thing = grip.place_thing(joints, rng), things.draw_palette(rng), owner + 1
             layers.insert(grip.layer, thing)
         for shapes, palette, layer_owner in layers:
             self.canvas.paint(shapes, palette, layer_owner, *position)

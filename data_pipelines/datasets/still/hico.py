@@ -16,6 +16,7 @@ from data_pipelines.core.errors import DataError
 from data_pipelines.core.files import sha256
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
+from data_pipelines.datasets.joints import NOBODY
 from data_pipelines.datasets.own_photos import read_joints
 from data_pipelines.datasets.still import hico_mat
 from data_pipelines.example import (
@@ -35,7 +36,6 @@ GET_HICO = (
     "its folder images/, or the archive"
 )
 _VALUES = dict(zip(hico_mat.CODES, (POSITIVE, NEGATIVE, AMBIGUOUS, UNKNOWN), strict=True))
-_NO_PEOPLE = np.zeros((0, 16, 3), np.float32)
 
 
 class ListedSplit(NamedTuple):
@@ -85,9 +85,11 @@ def read(
             if name not in paths:
                 rejects.append(Reject(split, name, "has no file among the images"))
                 continue
-            keypoints, size_px = people.get(name, (_NO_PEOPLE, None))
+            keypoints, size_px, boxes = people.get(name, NOBODY)
             label = listed.labels[row]
-            entries.append(Entry(name, paths[name], label, keypoints, row + 1, size_px))
+            entries.append(
+                Entry(name, paths[name], label, keypoints, row + 1, size_px, boxes=boxes)
+            )
         splits[split] = RawSplit(len(listed.names), len(listed.names), len(entries), entries)
     return RawData(
         "hico",

@@ -6,11 +6,11 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.example import Box
+from data_pipelines.example import MAX_POSITION_PX, Box
 
 MAX_BYTES = 2**20
 MAX_DEPTH = 16
-MAX_POSITION_PX = 2**24
+MAX_OBJECTS = 100
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -30,7 +30,10 @@ def read_people(path: Path) -> list[Person]:
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise DataError(f"cannot read {path} ({error}); get it again") from error
     try:
-        return [_person(texts) for texts in _Reader().read(content)]
+        objects = _Reader().read(content)
+        if len(objects) > MAX_OBJECTS:
+            raise ValueError(f"it has {len(objects):,} objects, more than {MAX_OBJECTS}")
+        return [_person(texts) for texts in objects]
     except (ValueError, expat.ExpatError) as error:
         raise DataError(f"{path} is no annotation of Pascal VOC's form: {error}") from error
 
