@@ -49,6 +49,8 @@ def test_loss_of_people_is_mean_over_labelled_people() -> None:
     rule = functools.partial(losses.softmax_cross_entropy, class_weights=jnp.asarray(weights))
     weighed = losses.average_people(rule, people, known, else_)
     np.testing.assert_allclose(weighed, expected, rtol=1e-5)
+    first = losses.average_people(lambda logits, _: logits[:, 0], people, known, else_)
+    np.testing.assert_allclose(first, [z[0, 0, 0], z[1, :, 0].mean(), 9], rtol=1e-5)
 
 
 @pytest.mark.slow
