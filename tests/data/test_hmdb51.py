@@ -13,6 +13,7 @@ from PIL import Image
 
 from data_pipelines import check, loader, manifest, records
 from data_pipelines.config import DataConfig
+from data_pipelines.core import parallel
 from data_pipelines.core.errors import DataError
 from data_pipelines.core.spread import spread_frames
 from data_pipelines.datasets.videos import hmdb51, lists, sources
@@ -76,8 +77,11 @@ def test_frames_are_kept_as_they_are(of_frames: Path) -> None:
 
 
 @pytest.mark.parametrize("decoder", ["OpenCV", "PyAV"])
-def test_videos_are_decoded_twice_to_the_same_bytes(decoder: str, tmp_path: Path) -> None:
+def test_videos_are_decoded_twice_to_the_same_bytes(
+    decoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _skip_without(decoder)
+    monkeypatch.setattr(parallel, "MAX_THREADS", 1)  # each starts a child
     write_lists(tmp_path / "lists")
     write_videos(tmp_path / "videos")
     lines: list[str] = []
