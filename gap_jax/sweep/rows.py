@@ -93,9 +93,7 @@ def make_rows(
     published = PUBLISHED.get(kind, {})
     if not published or not all(_is_of_paper(row.cfg, data) for row in rows if row.cfg):
         return rows
-    rows = [row._replace(published=published.get(row.name)) for row in rows]
-    others = [name for name in published if name not in {row.name for row in rows}]
-    return [*rows, *(Row(name, spec, None, "the paper's", published[name]) for name in others)]
+    return [row._replace(published=published.get(row.name)) for row in rows]
 
 
 def _list_rows(

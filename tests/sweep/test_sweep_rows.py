@@ -192,7 +192,13 @@ def test_published_values_only_stand_beside_their_data_and_metric(
     rows = rows_of(folder, paper, "table1")
     assert rows["mean"].published == 26.2 and rows["gap_pose"].published == 31.6
     assert rows["max"].published is None
-    assert rows["R*CNN (VGG16)"] == Row("R*CNN (VGG16)", SPEC, None, "the paper's", 21.7)
+    assert rows["rcnn"].published == 16.5 and rows["rstarcnn"].published == 21.7
+    rows = rows_of(folder, dataclasses.replace(paper, format_version=1), "table1")
+    reason = "the records of mpii have no boxes of people"
+    assert rows["rstarcnn"] == Row("rstarcnn", rows["rstarcnn"].spec, None, reason, 21.7)
+    assert [name for name, row in rows.items() if row.cfg is None] == [
+        "rcnn", "rstarcnn", "attention_people",
+    ]  # fmt: skip
     assert [
         row.published for row in rows_of(folder, paper, "ranks").values()
     ] == [30.3, 29.2, None, None, 30.0]  # fmt: skip
