@@ -152,7 +152,7 @@ def _describe_all(
         for answer in answers:
             if isinstance(answer, Answer):
                 answer.maps(options.named)  # here, as threads would compile it several times
-            yield answer, options.overlay / name_picture(answer.name, taken)
+            yield answer, options.overlay / name_picture(answer.name, taken, answer.person)
 
     def draw(named: tuple[Answer | Refused, Path]) -> Row:
         answer, path = named
@@ -168,13 +168,14 @@ def _describe_all(
     yield from map_ahead(draw, name_all(), DRAWN_AHEAD)
 
 
-def name_picture(name: str, taken: set[str]) -> str:
+def name_picture(name: str, taken: set[str], person: int | None = None) -> str:
     """Returns a safe file name for the picture of an image, and adds it to `taken`.
 
     Names differ even where a file system ignores case.
     """
     stem = re.sub(r"[^\w.-]+", "_", Path(name).with_suffix("").as_posix()).strip("._-")
     stem = unicodedata.normalize("NFC", stem)[-LONGEST_STEM:] or "image"
+    stem += f"-person-{person}" if person else ""
     for number in itertools.count(1):
         picture = f"{stem}{f'-{number}' if number > 1 else ''}{SUFFIX}"
         if picture.casefold() not in taken:
