@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from data_pipelines.core.errors import DataError, first_line, name_some
-from data_pipelines.core.files import is_file, quote, write_atomically
+from data_pipelines.core.files import is_file, quote, read_bounded, write_atomically
 from data_pipelines.example import (
     NEGATIVE,
     NOT_ANNOTATED,
@@ -22,6 +22,7 @@ from data_pipelines.example import (
 )
 
 FORMAT_VERSION = 1
+MAX_BYTES = 256 * 2**20
 MOST_FRAMES = 100  # of a video in a record
 MANIFEST = "manifest.json"
 TRAINVAL = "trainval"
@@ -179,7 +180,7 @@ def load(directory: Path) -> Manifest:
     """Reads and validates manifest.json; refuses an absent or invalid one and other versions."""
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text("utf-8"))
+        content = json.loads(read_bounded(path, MAX_BYTES))
     except FileNotFoundError as error:
         raise DataError(f"no prepared data in {directory}: it holds no {MANIFEST}") from error
     except (OSError, ValueError, RecursionError) as error:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -29,6 +30,17 @@ _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and par
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Reads a file of someone else; an OSError says that it is a pipe or device, or too large."""
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
+    if status.st_size > most_bytes:
+        size = f"it has {status.st_size:,} bytes, more than {most_bytes:,}"
+        raise OSError(errno.EINVAL, size, str(path))
+    return path.read_bytes()
 
 
 @contextlib.contextmanager

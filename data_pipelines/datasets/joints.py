@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float
 
 from data_pipelines.core.errors import DataError, first_line, name_some
-from data_pipelines.core.files import quote
+from data_pipelines.core.files import quote, read_bounded
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.example import HIDDEN, JOINTS, NOT_ANNOTATED, VISIBILITIES, Keypoints
 
@@ -119,13 +119,11 @@ def describe(path: Path, found: Joints, matched: Mapping[str, Annotated], total:
 def parse(path: Path) -> tuple[list[str], list[Row]]:
     """Parses the file into the derived joints and a row for each image."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(
-                f"{path} has more than {MAX_BYTES // 2**20} MiB; keep its keypoints only"
-            )
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_bounded(path, MAX_BYTES))
     except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; pass a JSON file") from error
+        raise DataError(
+            f"cannot read {path}: {error.strerror}; pass a JSON file of keypoints only"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({first_line(error)}); get it again") from error
     try:

@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.files import read_bounded
 from data_pipelines.datasets.mpii_mat import Annotation
 
 SPLITS = ("train", "val", "test")
+MAX_BYTES = 16 * 2**20  # of a list
 TRAIN_SHARE = 8219 / (8219 + 6988)
 OFFICIAL_SHA256 = {
     "train": "9b364f8c7c4a3f306c787e2b057afcbafd44ad991cd6e31a1026a3f7ce774042",
@@ -47,7 +49,7 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = read_bounded(path, MAX_BYTES).decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise DataError(f"{path} cannot be read ({reason}); {SOURCE}") from error

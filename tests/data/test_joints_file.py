@@ -177,7 +177,7 @@ def test_mixed_forms_large_and_absent_files_are_refused(
     with pytest.raises(DataError, match=r"cannot read .*No such file"):
         joints.parse(tmp_path / "absent.json")
     monkeypatch.setattr(joints, "MAX_BYTES", 100)
-    with pytest.raises(DataError, match="keep its keypoints only"):
+    with pytest.raises(DataError, match=r"more than 100; pass a JSON file of keypoints only"):
         joints.parse(tmp_path / "joints.json")
 
 

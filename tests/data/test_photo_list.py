@@ -121,5 +121,5 @@ def test_absent_and_large_lists_and_absent_roots_are_refused(
     with pytest.raises(DataError, match="is no folder; pass the folder where the paths begin"):
         photo_list.read(root / "a.jpg", root / "none", Options())
     monkeypatch.setattr(photo_list, "MAX_BYTES", 5)
-    with pytest.raises(DataError, match="is it the list"):
+    with pytest.raises(DataError, match="more than 5; pass a CSV file"):
         listed(root, "a.jpg,cat\n")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.files import read_bounded
 
 MAX_BYTES = 16 * 2**20
 
@@ -11,9 +12,7 @@ MAX_BYTES = 16 * 2**20
 def read_rows(path: Path, columns: Sequence[int], advice: str) -> list[list[str]]:
     """Reads the words of each line; a line may have one of the given numbers of words."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} has more than {MAX_BYTES // 2**20} MiB; is it a list?")
-        lines = path.read_text("utf-8-sig").splitlines()
+        lines = read_bounded(path, MAX_BYTES).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; {advice}") from error
     except UnicodeDecodeError as error:

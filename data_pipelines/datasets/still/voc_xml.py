@@ -6,6 +6,7 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.files import read_bounded
 from data_pipelines.example import Box
 
 MAX_BYTES = 2**20
@@ -24,9 +25,7 @@ class Person(NamedTuple):
 def read_people(path: Path) -> list[Person]:
     """Reads the objects of an annotation in their order; a position in the file counts from 1."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} has more than {MAX_BYTES:,} bytes; is it an annotation?")
-        content = path.read_bytes()
+        content = read_bounded(path, MAX_BYTES)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
         raise DataError(f"cannot read {path} ({error}); get it again") from error
     try:

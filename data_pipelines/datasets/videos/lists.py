@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.files import quote, reading
+from data_pipelines.core.files import quote, read_bounded, reading
 
 SPLIT_OF_TAG = {"1": "train", "2": "test"}
 UNUSED = "0"
@@ -61,7 +61,8 @@ def read(folder: Path, split: int) -> Lists:
     digest = hashlib.sha256()
     unused = 0
     for label in sorted(found):
-        content = _read_bytes(folder / found[label])
+        with reading(folder / found[label], DataError):
+            content = read_bounded(folder / found[label], MAX_BYTES)
         digest.update(label.encode("utf-8", "surrogateescape") + b"\0" + content + b"\0")
         for name, tag in _parse(folder / found[label], content):
             if tag == UNUSED:
@@ -69,13 +70,6 @@ def read(folder: Path, split: int) -> Lists:
             else:
                 splits[SPLIT_OF_TAG[tag]].append(Listed(label, name))
     return Lists(tuple(sorted(found)), splits, unused, digest.hexdigest())
-
-
-def _read_bytes(path: Path) -> bytes:
-    with reading(path, DataError):
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(f"{path} has more than {MAX_BYTES:,} bytes, too many for a list")
-        return path.read_bytes()
 
 
 def _parse(path: Path, content: bytes) -> list[tuple[str, str]]:

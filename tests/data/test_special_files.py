@@ -1,0 +1,76 @@
+"""Pipes, devices and huge files in place of a data set's own are refused at once."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_pipelines import manifest
+from data_pipelines.core.errors import DataError
+from data_pipelines.datasets import joints, mpii_splits, photo_list
+from data_pipelines.datasets.image_files import find_images
+from data_pipelines.datasets.own_photos import Options
+from data_pipelines.datasets.still import hico_mat
+from data_pipelines.datasets.still.lists import read_rows
+from data_pipelines.datasets.still.voc_xml import read_people
+from data_pipelines.datasets.videos import lists
+from data_pipelines.joints import openpose
+from data_pipelines.photographs.examine import read_file
+
+HUGE_BYTES = 2**40  # takes no room
+MIB = 2**20
+
+
+def read_hmdb51(path: Path) -> None:
+    for label in "ab":
+        os.link(path, path.with_name(f"{label}_test_split1.txt"))
+    lists.read(path.parent, 1)
+
+
+READERS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "image": ("a.jpg", read_file),
+    "MPII's list": ("images_mpii_train.txt", lambda path: mpii_splits.read_lists(path.parent)),
+    "list of words": ("list.txt", lambda path: read_rows(path, (1,), "get it")),
+    "XML": ("a.xml", read_people),
+    "HMDB51's list": ("list.txt", read_hmdb51),
+    "CSV": ("a.csv", lambda path: photo_list.read(path, path.parent, Options())),
+    "COCO's joints": ("a.json", joints.parse),
+    "OpenPose's joints": ("a.json", openpose.read),
+    "manifest": (manifest.MANIFEST, lambda path: manifest.load(path.parent)),
+}
+
+
+@pytest.mark.parametrize("kind", READERS)
+@pytest.mark.parametrize("special", ["pipe", "huge"])
+def test_special_files_are_refused_unread(tmp_path: Path, kind: str, special: str) -> None:
+    name, read = READERS[kind]
+    path = tmp_path / name
+    if special == "pipe":
+        os.mkfifo(path)
+    else:
+        path.touch()
+        os.truncate(path, HUGE_BYTES)
+    with pytest.raises(DataError, match="not a regular file" if special == "pipe" else "more than"):
+        read(path)
+
+
+def test_a_huge_matlab_file_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "anno.mat").touch()
+    os.truncate(tmp_path / "anno.mat", HUGE_BYTES)
+    with pytest.raises(DataError, match="more than 1024 MiB"):
+        hico_mat.parse(tmp_path / "anno.mat")
+
+
+def test_what_follows_an_archive_is_bounded(tmp_path: Path) -> None:
+    """The CRC of a .gz follows its last byte, so the rest is read."""
+    archive = tmp_path / "images.tar"
+    for size, message in ((32 * MIB, None), (HUGE_BYTES, "bytes after its last member")):
+        archive.touch()
+        os.truncate(archive, size)
+        if message is None:
+            assert find_images(archive, ["a.jpg"], tmp_path / "spool") == {}
+        else:
+            with pytest.raises(DataError, match=message):
+                find_images(archive, ["a.jpg"], tmp_path / "spool")
