@@ -7,7 +7,6 @@ The table is written to docs/reliability.md; the exit code is 1 if any case ende
 undocumented code, with a traceback, or without its one line.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -32,7 +31,7 @@ from tests.campaigns.kept import identify, judge, make_parser
 from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
 from tests.support.tiny_data import prepare_tiny_people, write_photo
-from tests.support.tiny_training import ROOT, train
+from tests.support.tiny_training import train
 
 PROGRAM = "tests.campaigns.commands"
 # takes the place of a Python with mediapipe, and finds nobody

@@ -26,7 +26,7 @@ from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
 from tests.support.processes import begin_processes, distance, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
-from tests.support.tiny_training import ROOT, End
+from tests.support.tiny_training import End
 
 PROGRAM = "tests.campaigns.processes_meshes"
 SETTINGS = ((2, 2), (2, 4), (4, 2), (4, 4))  # processes, devices of each

@@ -4,7 +4,6 @@ import os
 import resource
 import shutil
 import sys
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from gap_jax import process
 REFUSALS = (DataError.exit_code, CheckpointError.exit_code)
 OUTCOMES = ("refused", "accepted", "crash")
 MESSAGE_CHARS = 300
+LONGEST_CPU_S = 60.0
 
 T = TypeVar("T")
 
@@ -54,12 +54,17 @@ class Verdict(NamedTuple):
     @property
     def fails(self) -> bool:
         """Returns whether the case breaks a promise."""
-        return self.outcome == "crash" or bool(self.damage)
+        return self.outcome == "crash" or bool(self.damage) or self.seconds > LONGEST_CPU_S
 
 
 def choose(rng: Rng, options: Sequence[T]) -> T:
     """Chooses one of the options; numpy would turn them into an array."""
     return options[int(rng.integers(len(options)))]
+
+
+def cpu_seconds() -> float:
+    """Returns the CPU time of this process and of the processes that it waited for."""
+    return sum(os.times()[:4])
 
 
 def judge(group: str, number: int, kind: str, made: Case, stderr: IO[bytes]) -> Verdict:
@@ -70,10 +75,10 @@ def judge(group: str, number: int, kind: str, made: Case, stderr: IO[bytes]) -> 
     given: list[Any] = []
     stderr.truncate(0)
     stderr.seek(0)
-    start = time.monotonic()
+    start = cpu_seconds()
     with warnings.catch_warnings(action="always"):
         code = process.exit_code(lambda: given.append(made.read()))
-    seconds = time.monotonic() - start
+    seconds = cpu_seconds() - start
     sys.stderr.flush()
     stderr.seek(0)
     printed = stderr.read().decode("utf-8", "replace")
@@ -82,7 +87,8 @@ def judge(group: str, number: int, kind: str, made: Case, stderr: IO[bytes]) -> 
     message = printed if outcome == "refused" else f"{code}: {printed[-MESSAGE_CHARS:]}"
     damage = made.find_damage(given[0]) if outcome == "accepted" else ""
     peak_kib = max(
-        resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+        resource.getrusage(who).ru_maxrss
+        for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
     )
     return Verdict(
         group, number, kind, made.mutation, outcome,

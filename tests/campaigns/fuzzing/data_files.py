@@ -94,7 +94,7 @@ def coco_joints(names: Sequence[str], keypoints: Sequence[str]) -> str:
 
 def write_stanford40_data(folder: Path) -> None:
     listed = {
-        split: [(f"{name}_{split}.jpg", done) for name, done in zip("abcd", (*ACTIONS, ACTIONS[0]))]
+        split: [(f"{name}_{split}.jpg", ACTIONS[i % 3]) for i, name in enumerate("abcd")]
         for split in ("train", "test")
     }
     write_stanford40(folder, listed)

@@ -6,6 +6,7 @@ written. Training reads no digest, so a valid record in another's place is found
 
 import dataclasses
 import functools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,11 @@ FIRST_BYTES = 64  # of a shard, before its first record
 
 
 def write_images(folder: Path) -> None:
-    build(folder, tiny_data(folder / "raw", sizes={SPLIT: RECORDS}))
+    build(folder, tiny_data(folder.with_suffix(".raw"), sizes={SPLIT: RECORDS}))
 
 
 def write_multi(folder: Path) -> None:
-    build(folder, tiny_data(folder / "raw", sizes={SPLIT: RECORDS}, label_kind="multi"))
+    build(folder, tiny_data(folder.with_suffix(".raw"), sizes={SPLIT: RECORDS}, label_kind="multi"))
 
 
 def write_videos(folder: Path) -> None:
@@ -50,11 +51,12 @@ def write_videos(folder: Path) -> None:
 
 def write_equally_long(folder: Path) -> None:
     """Writes records of noise, which are equally long."""
-    (folder / "raw").mkdir()
+    raw = folder.with_suffix(".raw")
+    raw.mkdir()
     entries = []
     for index in range(RECORDS):
         noise = np.random.default_rng(index).integers(0, 256, (24, 24, 3), dtype=np.uint8)
-        path = folder / "raw" / f"{index}.bmp"
+        path = raw / f"{index}.bmp"
         Image.fromarray(noise).save(path)
         entries.append(Entry(path.name, path, index % 3, standing_people(1, 24, 24), index + 1))
     split = RawSplit(RECORDS, RECORDS, RECORDS, entries)
@@ -75,16 +77,18 @@ def move_bytes(data: bytes, rng: Rng) -> bytes:
     return rest[:to] + part + rest[to:]
 
 
-def keep_size(data: bytes, rng: Rng, mutate: Mutate) -> bytes:
-    """Mutates and keeps the size, which is checked first."""
-    return mutate(data, rng)[: len(data)].ljust(len(data), b"\0")
+MUTATIONS: dict[str, Mutate] = {**BYTES, "block of zeros": zero_block, "bytes moved": move_bytes}
 
 
-SAME_SIZE: dict[str, Mutate] = {
-    **{name: functools.partial(keep_size, mutate=mutate) for name, mutate in BYTES.items()},
-    "block of zeros": zero_block,
-    "bytes moved": move_bytes,
-}
+def mutate(data: bytes, rng: Rng, name: str, *, keeps_size: bool) -> bytes:
+    """Mutates one part between the long paddings of zeros, by its length."""
+    parts = re.split(rb"(\0{512,})", data)
+    sizes = np.array([len(part) * (index % 2 == 0) for index, part in enumerate(parts)])
+    at = int(rng.choice(len(parts), p=sizes / sizes.sum()))
+    size = len(parts[at])
+    changed = MUTATIONS[name](parts[at], rng)
+    parts[at] = changed[:size].ljust(size, b"\0") if keeps_size else changed
+    return b"".join(parts)
 
 
 @functools.cache
@@ -133,16 +137,13 @@ def find_damage(folder: Path, is_found: bool, differing: Sequence[int]) -> str:
     return "its SHA-256 is not compared" if is_found else ""
 
 
-def make_case(
-    write: Callable[[Path], None], is_restated: bool, rng: Rng, folder: Path
-) -> Case:
+def make_case(write: Callable[[Path], None], is_restated: bool, rng: Rng, folder: Path) -> Case:
     """Mutates the shard; if `is_restated` the manifest has its new size and digest."""
     originals = read_original(write_once(folder, write))
     data = copy_original(folder, write)
     path, before = find_shard(data)
-    mutations = BYTES if is_restated else SAME_SIZE
-    name = choose(rng, [*mutations])
-    after = mutations[name](before, rng)
+    name = choose(rng, [*MUTATIONS])
+    after = mutate(before, rng, name, keeps_size=not is_restated)
     path.write_bytes(after)
     if is_restated:
         restate(data)
@@ -157,18 +158,18 @@ def make_exchange(rng: Rng, folder: Path) -> Case:
     """Copies a record over another one that is as long; both keep their own checksums."""
     data = copy_original(folder, write_equally_long)
     path, content = find_shard(data)
-    first, second, *_ = (
-        content.index(each["image"][100:]) for each in read_original(write_once(folder, write_equally_long))
-    )
+    originals = read_original(write_once(folder, write_equally_long))
+    first, second = (content.index(each["image"][100:]) for each in originals[:2])
     length = second - first
     to, source = (FIRST_BYTES + length * int(each) for each in rng.permutation(RECORDS)[:2])
     part = content[source : source + length]
     path.write_bytes(content[:to] + part + content[to + length :])
-    return Case(
-        "records exchanged",
-        functools.partial(check.check, data, html=None, log=quiet),
-        lambda _: "data check accepts it",
-    )
+
+    def read() -> None:
+        assert read_all(data, originals) == [(to - FIRST_BYTES) // length]
+        check.check(data, html=None, log=quiet)
+
+    return Case("records exchanged", read, lambda _: "data check accepts it")
 
 
 def find_shard(folder: Path) -> tuple[Path, bytes]:

@@ -44,7 +44,10 @@ def write_numpy(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 WEIGHTS: dict[str, tuple[Callable[[Path, Arrays], Any], bool]] = {  # whether it has checksums
     "torch zip": (lambda path, arrays: path.write_bytes(foreign.torch_zip(arrays)), True),
-    "torch before 1.6": (lambda path, arrays: path.write_bytes(foreign.torch_legacy(arrays)), False),
+    "torch before 1.6": (
+        lambda path, arrays: path.write_bytes(foreign.torch_legacy(arrays)),
+        False,
+    ),
     "safetensors": (lambda path, arrays: path.write_bytes(safetensors.numpy.save(arrays)), False),
     "TensorFlow bundle": (foreign.bundle, True),
     "TensorFlow file": (lambda path, arrays: path.write_bytes(foreign.single(arrays)), True),
@@ -77,14 +80,16 @@ def make_weights(kind: str, rng: Rng, folder: Path) -> Case:
 
 def make_bomb(rng: Rng, folder: Path) -> Case:
     """Makes a small file of weights that states or unpacks to huge ones."""
-    zeros = {"0": np.zeros(2**int(rng.integers(20, 27)), np.float32)}
+    zeros = {"0": np.zeros(2 ** int(rng.integers(20, 27)), np.float32)}
     pickle = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
     size = int(rng.integers(2**20, 2**62))
     bombs: dict[str, Callable[[], bytes]] = {
         "compressed zeros": lambda: foreign.zipped(pickle, zeros, method=zipfile.ZIP_DEFLATED),
         "stated header": lambda: size.to_bytes(8, "little") + b"{" + bytes(99),
         "stated memo": lambda: foreign.zipped(foreign.pickled(b"Nr\xff\xff\xff\x7f"), {}),
-        "nested pairs": lambda: foreign.zipped(foreign.pickled(b"}(K\x01" + b"2\x86" * 60 + b"K\x02u"), {}),
+        "nested pairs": lambda: foreign.zipped(
+            foreign.pickled(b"}(K\x01" + b"2\x86" * 60 + b"K\x02u"), {}
+        ),
         "nested brackets": lambda: foreign.pickled(b"(" * 10**6 + b"t" * 10**6),
         "growing names": lambda: foreign.tabled({b"a" * n: b"" for n in range(1, MANY)}),
         "nested header": lambda: (2 * 10**6).to_bytes(8, "little") + b'{"a":' * 400_000,
