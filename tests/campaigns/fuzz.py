@@ -5,9 +5,9 @@
 Four groups: images, shards of records, the files of data sets, and hostile archives, folders and
 weights. Each case must end in time and within the limit of memory, either accepted or refused by
 one line and the exit code 65 or 66; what is accepted is judged by another reader or check, named
-in `fuzzing`. Cases are read in worker processes, which are killed after LONGEST_S; on CPU a case may take LONGEST_CPU_S. The verdicts
-are stored in DIR/verdicts.jsonl, so that a stopped campaign resumes. The table is written to
-docs/reliability.md; the exit code is 1 on any failure.
+in `fuzzing`. A worker process reads a case and is killed after LONGEST_S; of CPU time a case may
+take LONGEST_CPU_S. The verdicts are stored in DIR/verdicts.jsonl, so that a stopped campaign
+resumes. The table is written to docs/reliability.md; the exit code is 1 on any failure.
 """
 
 import contextlib
