@@ -72,7 +72,9 @@ def read(path: Path) -> Keypoints:
         content = json.loads(read_bounded(path, MAX_BYTES))
     except FileNotFoundError:
         raise
-    except (OSError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise DataError(f"it cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
         raise DataError("it is no JSON that can be read") from error
     people = [map_keypoints(each) for each in _list_people(content)]
     return np.stack(people) if people else NOBODY

@@ -77,6 +77,8 @@ def judge(group: str, number: int, kind: str, made: Case, stderr: IO[bytes]) -> 
     stderr.seek(0)
     start = cpu_seconds()
     with warnings.catch_warnings(action="always"):
+        for hidden in (DeprecationWarning, ResourceWarning):  # from users, by Python's own filters
+            warnings.simplefilter("ignore", hidden)
         code = process.exit_code(lambda: given.append(made.read()))
     seconds = cpu_seconds() - start
     sys.stderr.flush()
