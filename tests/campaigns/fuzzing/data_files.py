@@ -171,7 +171,7 @@ def run(words: Sequence[str], folder: Path) -> Path:
         return folder
     out = folder.with_suffix(".out")
     filled = [word.format(folder) for word in words]
-    data_command.run(["prepare", *filled, "--out", str(out), "--max-rejects", "99"])
+    data_command.run(["prepare", *filled, "--out", str(out), "--max-rejects", "99", "--overwrite"])
     return out
 
 

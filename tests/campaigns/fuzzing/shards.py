@@ -52,7 +52,7 @@ def write_videos(folder: Path) -> None:
 def write_equally_long(folder: Path) -> None:
     """Writes records of noise, which are equally long."""
     raw = folder.with_suffix(".raw")
-    raw.mkdir()
+    raw.mkdir(exist_ok=True)
     entries = []
     for index in range(RECORDS):
         noise = np.random.default_rng(index).integers(0, 256, (24, 24, 3), dtype=np.uint8)
