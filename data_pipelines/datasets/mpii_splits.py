@@ -61,7 +61,9 @@ def _read_list(path: Path) -> list[str]:
 
 def digest_list(names: Sequence[str]) -> str:
     """Computes the SHA-256 of a list in its published form: one stem per line."""
-    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
+    ).hexdigest()
 
 
 def is_official(lists: Mapping[str, Sequence[str]]) -> bool:

@@ -1,5 +1,6 @@
 """Stanford40's and Pascal VOC's lists, boxes and XML, whole, odd and hostile."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -132,6 +133,14 @@ def test_odd_lines_of_voc_are_refused(line: str, message: str, tmp_path: Path) -
     assert message in str(refusal.value) and "\n" not in str(refusal.value)
 
 
+def test_an_action_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    write_stanford40(tmp_path, LISTED)
+    lists = tmp_path / "ImageSplits"
+    (lists / f"{ACTIONS[0]}_train.txt").rename(lists / os.fsdecode(b"\xff_train.txt"))
+    with pytest.raises(DataError, match="control character"):
+        stanford40.read(tmp_path)
+
+
 def test_a_name_that_no_file_can_have_is_a_reject(tmp_path: Path) -> None:
     write_voc(tmp_path, PEOPLE)
     for action in VOC_ACTIONS:
@@ -153,7 +162,7 @@ def test_a_name_that_no_file_can_have_is_a_reject(tmp_path: Path) -> None:
         (box_xml([((1, 1, 1, 1), "")]).replace("<ymax>1", "<ymax>1e99").encode(), "ymax of a"),
         (box_xml([((1, 1, 1, 1), "")]).replace("<ymax>1", "<ymax>one").encode(), "'one'"),
         (b"<annotation><object/></annotation>", "the xmin of a box is ''"),
-        (b" " * (MAX_BYTES + 1), "more than 1,048,576 bytes"),
+        (b" " * (MAX_BYTES + 1), "1,048,577 bytes, more than 1,048,576"),
     ],
 )
 def test_hostile_annotations_are_refused(content: bytes, reason: str, tmp_path: Path) -> None:
