@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from data_pipelines import manifest
+from data_pipelines import manifest, records
 from data_pipelines.core.errors import DataError
 from data_pipelines.datasets import joints, mpii_splits, photo_list
 from data_pipelines.datasets.image_files import find_images
@@ -18,6 +18,7 @@ from data_pipelines.datasets.still.voc_xml import read_people
 from data_pipelines.datasets.videos import lists
 from data_pipelines.joints import openpose
 from data_pipelines.photographs.examine import read_file
+from tests.support.tiny_data import build, tiny_data
 
 HUGE_BYTES = 2**40  # takes no room
 MIB = 2**20
@@ -54,6 +55,15 @@ def test_special_files_are_refused_unread(tmp_path: Path, kind: str, special: st
         os.truncate(path, HUGE_BYTES)
     with pytest.raises(DataError, match="not a regular file" if special == "pipe" else "more than"):
         read(path)
+
+
+@pytest.mark.parametrize("name", records.METADATA)
+def test_special_metadata_of_records_are_refused_unread(tmp_path: Path, name: str) -> None:
+    stated = build(tmp_path / "out", tiny_data(tmp_path, sizes={"train": 2}))
+    (tmp_path / "out" / records.FOLDER / name).unlink()
+    os.mkfifo(tmp_path / "out" / records.FOLDER / name)
+    with pytest.raises(DataError, match="not a regular file"):
+        records.open_split(tmp_path / "out", "train", stated)
 
 
 def test_a_huge_matlab_file_is_refused_unread(tmp_path: Path) -> None:
