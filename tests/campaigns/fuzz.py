@@ -28,7 +28,7 @@ from tests.support.tiny_training import ROOT
 
 PROGRAM = "tests.campaigns.fuzz"
 COMMAND = [sys.executable, "-m", worker.__name__]
-COUNTS = {"images": 10_000, "shards": 500, "files": 500, "hostile": 200}
+COUNTS = {"shards": 500, "files": 500, "hostile": 200, "images": 10_000}
 COLUMNS = ("cases", "refused", "accepted", "accepted though damaged", "crashes", "slowest")
 BATCH = 250  # cases between two writes of the verdicts
 START_S, LONGEST_S = 600.0, 300.0  # for a worker and for one case, on a busy machine
