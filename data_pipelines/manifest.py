@@ -180,10 +180,12 @@ def load(directory: Path) -> Manifest:
     """Reads and validates manifest.json; refuses an absent or invalid one and other versions."""
     path = directory / MANIFEST
     try:
+        if not path.exists():
+            raise FileNotFoundError
         content = json.loads(read_bounded(path, MAX_BYTES))
     except FileNotFoundError as error:
         raise DataError(f"no prepared data in {directory}: it holds no {MANIFEST}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, DataError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version != FORMAT_VERSION:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from data_pipelines.core import faults
-from data_pipelines.core.errors import CannotWrite, InUse, Refusal
+from data_pipelines.core.errors import CannotWrite, DataError, InUse, Refusal
 
 _DISK_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _GONE = {errno.ENOENT, errno.ESTALE}
@@ -30,17 +30,6 @@ _CONTROL = {"Cc", "Cs", "Zl", "Zp"}  # Unicode: control, surrogate, line and par
 def sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def read_bounded(path: Path, most_bytes: int) -> bytes:
-    """Reads a file of someone else; an OSError says that it is a pipe or device, or too large."""
-    status = path.stat()
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "it is not a regular file", str(path))
-    if status.st_size > most_bytes:
-        size = f"it has {status.st_size:,} bytes, more than {most_bytes:,}"
-        raise OSError(errno.EINVAL, size, str(path))
-    return path.read_bytes()
 
 
 @contextlib.contextmanager
@@ -58,6 +47,23 @@ def is_file(path: Path, refusal: type[Refusal]) -> bool:
     """Tells whether `path` is a file; refuses a path that cannot be looked up."""
     with reading(path, refusal):
         return path.is_file()
+
+
+def read_bounded(path: Path, most_bytes: int) -> bytes:
+    """Reads a regular file; a DataError gives the reason why it cannot be read."""
+    try:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("it is not a regular file")
+        if status.st_size > most_bytes:
+            raise DataError(f"its file has {status.st_size:,} bytes, more than {most_bytes:,}")
+        return path.read_bytes()
+    except FileNotFoundError as error:
+        raise DataError("it has no file") from error
+    except OSError as error:
+        raise DataError(f"its file cannot be read ({error.strerror or error})") from error
+    except ValueError as error:
+        raise DataError("its name holds a zero byte") from error
 
 
 @contextlib.contextmanager

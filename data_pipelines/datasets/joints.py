@@ -120,9 +120,9 @@ def parse(path: Path) -> tuple[list[str], list[Row]]:
     """Parses the file into the derived joints and a row for each image."""
     try:
         content = json.loads(read_bounded(path, MAX_BYTES))
-    except OSError as error:
+    except DataError as error:
         raise DataError(
-            f"cannot read {path}: {error.strerror}; pass a JSON file of keypoints only"
+            f"cannot read {path} ({error}); pass a JSON file of keypoints only"
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({first_line(error)}); get it again") from error

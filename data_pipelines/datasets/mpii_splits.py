@@ -50,8 +50,8 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
 def _read_list(path: Path) -> list[str]:
     try:
         lines = read_bounded(path, MAX_BYTES).decode("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+    except (DataError, UnicodeDecodeError) as error:
+        reason = error if isinstance(error, DataError) else "not UTF-8 text"
         raise DataError(f"{path} cannot be read ({reason}); {SOURCE}") from error
     names = [strip_suffix(line.strip()) for line in lines if line.strip()]
     if not names:

@@ -73,8 +73,8 @@ def _read_rows(listing: Path) -> list[Row]:
     """Reads the rows that are not empty; refuses one with another number of columns."""
     try:
         text = read_bounded(listing, MAX_BYTES).decode("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {listing}: {error.strerror}; pass a CSV file") from error
+    except DataError as error:
+        raise DataError(f"cannot read {listing} ({error}); pass a CSV file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{listing} is not UTF-8 text; save it as CSV in UTF-8") from error
     try:

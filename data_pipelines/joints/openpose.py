@@ -7,13 +7,13 @@ neck; pelvis and thorax are not annotated. A point with a number of 0 or less is
 """
 
 import json
+import stat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_pipelines.core.errors import DataError, name_some
-from data_pipelines.core.files import read_bounded
 from data_pipelines.example import JOINTS, VISIBLE, Keypoints
 
 KEYPOINTS = 18
@@ -69,12 +69,13 @@ class JointFiles:
 def read(path: Path) -> Keypoints:
     """Reads a file; a DataError gives the reason why it cannot be read."""
     try:
-        content = json.loads(read_bounded(path, MAX_BYTES))
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            raise DataError(f"it is no file of at most {MAX_BYTES:,} bytes")
+        content = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise
-    except OSError as error:
-        raise DataError(f"it cannot be read ({error.strerror})") from error
-    except (ValueError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError("it is no JSON that can be read") from error
     people = [map_keypoints(each) for each in _list_people(content)]
     return np.stack(people) if people else NOBODY

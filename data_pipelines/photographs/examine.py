@@ -1,6 +1,7 @@
 """Reads and decodes image files in threads, once each; a fault becomes the reason of a reject."""
 
 import datetime
+import stat
 import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -8,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.files import read_bounded
 from data_pipelines.decode import decode
 from data_pipelines.photographs.duplicates import sketch
 from data_pipelines.photographs.journal import Examined, Journal, make_key
@@ -69,7 +69,12 @@ def examine(
 def read_file(path: Path) -> bytes:
     """Reads a regular file of bounded size; a DataError gives the reason why it cannot be read."""
     try:
-        return read_bounded(path, MAX_FILE_BYTES)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise DataError("it is not a regular file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise DataError(f"its file has {status.st_size:,} bytes, too many for an image")
+        return path.read_bytes()
     except FileNotFoundError as error:
         raise DataError("it has no file") from error
     except OSError as error:

@@ -117,11 +117,11 @@ def damaged_entries(folder: Path) -> Iterator[tuple[Entry, str]]:
     text.write_text("no picture")
     for path, reason in (
         (folder / "absent.jpg", "it has no file"),
-        (folder, "its file cannot be read (it is not a regular file)"),
+        (folder, "it is not a regular file"),
         (cut, "it is damaged or cut off"),
         (empty, "it is empty"),
         (text, "it is no image"),
-        (Path("/dev/zero"), "its file cannot be read (it is not a regular file)"),
+        (Path("/dev/zero"), "it is not a regular file"),
         (loop, "its file cannot be read (Too many levels of symbolic links)"),
         (folder / ("n" * 300), "its file cannot be read (File name too long)"),
     ):

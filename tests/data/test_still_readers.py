@@ -162,7 +162,7 @@ def test_a_name_that_no_file_can_have_is_a_reject(tmp_path: Path) -> None:
         (box_xml([((1, 1, 1, 1), "")]).replace("<ymax>1", "<ymax>1e99").encode(), "ymax of a"),
         (box_xml([((1, 1, 1, 1), "")]).replace("<ymax>1", "<ymax>one").encode(), "'one'"),
         (b"<annotation><object/></annotation>", "the xmin of a box is ''"),
-        (b" " * (MAX_BYTES + 1), "1,048,577 bytes, more than 1,048,576"),
+        (b" " * (MAX_BYTES + 1), "has 1,048,577 bytes, more than 1,048,576"),
     ],
 )
 def test_hostile_annotations_are_refused(content: bytes, reason: str, tmp_path: Path) -> None:

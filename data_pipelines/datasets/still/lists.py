@@ -13,8 +13,8 @@ def read_rows(path: Path, columns: Sequence[int], advice: str) -> list[list[str]
     """Reads the words of each line; a line may have one of the given numbers of words."""
     try:
         lines = read_bounded(path, MAX_BYTES).decode("utf-8-sig").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; {advice}") from error
+    except DataError as error:
+        raise DataError(f"cannot read {path} ({error}); {advice}") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text; {advice}") from error
     rows = []

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from xml.parsers import expat
 
 from data_pipelines.core.errors import DataError
-from data_pipelines.core.files import read_bounded, reading
+from data_pipelines.core.files import read_bounded
 from data_pipelines.example import Box
 
 MAX_BYTES = 2**20
@@ -25,9 +25,8 @@ class Person(NamedTuple):
 def read_people(path: Path) -> list[Person]:
     """Reads the objects of an annotation in their order; a position in the file counts from 1."""
     try:
-        with reading(path, DataError):
-            content = read_bounded(path, MAX_BYTES)
-    except ValueError as error:  # a name with a zero byte
+        content = read_bounded(path, MAX_BYTES)
+    except DataError as error:
         raise DataError(f"cannot read {path} ({error}); get it again") from error
     try:
         return [_person(texts) for texts in _Reader().read(content)]

@@ -61,8 +61,11 @@ def read(folder: Path, split: int) -> Lists:
     digest = hashlib.sha256()
     unused = 0
     for label in sorted(found):
-        with reading(folder / found[label], DataError):
+        try:
             content = read_bounded(folder / found[label], MAX_BYTES)
+        except DataError as error:
+            path = folder / found[label]
+            raise DataError(f"cannot read {path} ({error}); {SOURCE}") from error
         digest.update(label.encode("utf-8", "surrogateescape") + b"\0" + content + b"\0")
         for name, tag in _parse(folder / found[label], content):
             if tag == UNUSED:
