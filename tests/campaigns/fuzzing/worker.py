@@ -55,7 +55,8 @@ def main(seed: str, scratch: str) -> None:
     print(json.dumps("ready"), file=answers, flush=True)
     with os.fdopen(os.dup(2), "r+b", buffering=0) as stderr:
         for line in sys.stdin.buffer:
-            verdict = judge_case(int(seed), *json.loads(line), Path(scratch), stderr)
+            group, number = json.loads(line)
+            verdict = judge_case(int(seed), group, number, Path(scratch), stderr)
             print(json.dumps(verdict._asdict()), file=answers, flush=True)
 
 
