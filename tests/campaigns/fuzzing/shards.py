@@ -65,7 +65,7 @@ def write_equally_long(folder: Path) -> None:
 
 def zero_block(data: bytes, rng: Rng) -> bytes:
     """Overwrites up to a disk's sector with zeros, as a hole in a file has them."""
-    start = 512 * int(rng.integers(len(data) // 512))
+    start = 512 * int(rng.integers(1 + len(data) // 512))
     return data[:start] + bytes(min(512, len(data) - start)) + data[start + 512 :]
 
 
