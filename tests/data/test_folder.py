@@ -229,14 +229,6 @@ def test_names_are_escaped_wherever_they_are_shown(tmp_path: Path) -> None:
     assert "train,'@x/=1+1.jpg," in (tmp_path / "out" / "rejects.csv").read_text()
 
 
-def test_a_file_whose_name_is_not_utf8_is_a_reject(tmp_path: Path) -> None:
-    root = photographs(tmp_path / "in", *TWELVE)
-    (root / "ant" / "0.jpg").rename(root / "ant" / os.fsdecode(b"\xff.jpg"))
-    lines: list[str] = []
-    prepared(root, lines)
-    assert any("not valid UTF-8" in line for line in lines)
-
-
 def test_composed_and_decomposed_names_are_one_class(tmp_path: Path) -> None:
     root = photographs(
         tmp_path / "in", "train/caf\u00e9/1.jpg", "val/cafe\u0301/1.jpg", "train/bar/1.jpg"

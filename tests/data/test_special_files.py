@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from data_pipelines import manifest, records
+from data_pipelines import manifest, prepare, records
 from data_pipelines.core.errors import DataError
-from data_pipelines.datasets import joints, mpii_splits, photo_list
+from data_pipelines.datasets import folder, joints, mpii_splits, photo_list
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.datasets.image_files import find_images
 from data_pipelines.datasets.own_photos import Options
@@ -17,7 +17,7 @@ from data_pipelines.datasets.still import stanford40
 from data_pipelines.datasets.still.voc_xml import read_people
 from data_pipelines.datasets.videos import lists
 from data_pipelines.photographs.examine import read_file
-from tests.support.tiny_data import build, tiny_data
+from tests.support.tiny_data import build, tiny_data, write_photo
 
 HUGE_BYTES = 2**40  # takes no room
 MIB = 2**20
@@ -83,3 +83,13 @@ def test_what_follows_an_archive_is_bounded(tmp_path: Path) -> None:
         else:
             with pytest.raises(DataError, match=message):
                 find_images(archive, ["a.jpg"], tmp_path / "spool")
+
+
+def test_a_photograph_whose_name_is_not_utf8_is_a_reject(tmp_path: Path) -> None:
+    for index, name in enumerate(("a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg")):
+        write_photo(tmp_path / "in" / name, index)
+    (tmp_path / "in" / "a" / "0.jpg").rename(tmp_path / "in" / "a" / os.fsdecode(b"\xff.jpg"))
+    lines: list[str] = []
+    options = {"max_rejects": 1, "log": lines.append}
+    prepare.build(tmp_path / "out", lambda _: folder.read(tmp_path / "in", Options()), **options)
+    assert any("not valid UTF-8" in line for line in lines)

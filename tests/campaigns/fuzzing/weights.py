@@ -81,10 +81,10 @@ def make_weights(kind: str, rng: Rng, folder: Path) -> Case:
 def make_bomb(rng: Rng, folder: Path) -> Case:
     """Makes a small file of weights that states or unpacks to huge ones."""
     zeros = {"0": np.zeros(2 ** int(rng.integers(20, 27)), np.float32)}
-    pickle = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
+    stored = foreign.mapping(a=foreign.tensor("0", zeros["0"]))
     size = int(rng.integers(2**20, 2**62))
     bombs: dict[str, Callable[[], bytes]] = {
-        "compressed zeros": lambda: foreign.zipped(pickle, zeros, method=zipfile.ZIP_DEFLATED),
+        "compressed zeros": lambda: foreign.zipped(stored, zeros, method=zipfile.ZIP_DEFLATED),
         "stated header": lambda: size.to_bytes(8, "little") + b"{" + bytes(99),
         "stated memo": lambda: foreign.zipped(foreign.pickled(b"Nr\xff\xff\xff\x7f"), {}),
         "nested pairs": lambda: foreign.zipped(
