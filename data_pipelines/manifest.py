@@ -12,7 +12,7 @@ import numpy as np
 
 from data_pipelines.config import TRAINVAL
 from data_pipelines.core.errors import DataError, first_line, name_some
-from data_pipelines.core.files import is_file, quote, write_atomically
+from data_pipelines.core.files import is_file, quote, read_bounded, write_atomically
 from data_pipelines.example import (
     NEGATIVE,
     NOT_ANNOTATED,
@@ -24,6 +24,7 @@ from data_pipelines.example import (
 
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, FORMAT_VERSION)  # records of version 1 hold no boxes of people
+MAX_BYTES = 256 * 2**20
 MOST_FRAMES = 100  # of a video in a record
 MANIFEST = "manifest.json"
 EXIF_IGNORED = "ignored: annotations refer to the stored pixels"
@@ -185,10 +186,12 @@ def load(directory: Path) -> Manifest:
     """Reads and validates manifest.json; refuses an absent or invalid one and other versions."""
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text("utf-8"))
+        if not path.exists():
+            raise FileNotFoundError
+        content = json.loads(read_bounded(path, MAX_BYTES))
     except FileNotFoundError as error:
         raise DataError(f"no prepared data in {directory}: it holds no {MANIFEST}") from error
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, DataError, ValueError, RecursionError) as error:
         raise DataError(f"{path} cannot be read ({error}); prepare the data again") from error
     version = content.get("format_version") if isinstance(content, dict) else None
     if version not in READABLE_VERSIONS:

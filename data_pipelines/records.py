@@ -15,7 +15,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from tensorflow_datasets.proto import tf_example_pb2
 
 from data_pipelines.core.errors import DataError, first_line
-from data_pipelines.core.files import sha256
+from data_pipelines.core.files import read_bounded, sha256
 from data_pipelines.example import (
     JOINTS,
     LABEL_VALUES,
@@ -30,6 +30,7 @@ Record = Mapping[str, Any]
 
 FOLDER = "records"
 SHARD_BYTES = 256 * 2**20
+METADATA, MAX_METADATA_BYTES = ("dataset_info.json", "features.json"), 64 * 2**20
 
 
 def find_label_fault(label: Any, label_kind: LabelKind, classes: int) -> str | None:
@@ -250,6 +251,8 @@ def _open_stored(directory: Path, split: str, manifest: Manifest) -> RecordSourc
     stored_bytes = {"image": tfds.decode.SkipDecoding()} if manifest.frames == 1 else {}
     try:
         folder = (directory / contents.shards[0].file).parent
+        for name in METADATA:  # TFDS would read a pipe or device for ever
+            read_bounded(folder / name, MAX_METADATA_BYTES)
         builder = cast(Any, tfds.builder_from_directory(folder))
         source = builder.as_data_source(split, decoders=stored_bytes)
         stored = builder.info.splits[split]

@@ -19,12 +19,15 @@ from data_pipelines.core.errors import DataError
 
 _SINGLE_THREADED = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}  # threads reserve memory
 _MAX_MESSAGE_CHARS = 400
+MAX_FILE_BYTES = 2**30
 
 
 def parse_in_child(
     module: str, path: Path, *, seconds: float = 300, memory_bytes: int = 4 * 2**30
 ) -> Any:
     """Runs `module.parse(path)` in a child, so that a crash or a hang ends only the child."""
+    if path.is_file() and path.stat().st_size > MAX_FILE_BYTES:
+        raise DataError(f"{path} has more than {MAX_FILE_BYTES // 2**20:,} MiB; get it again")
     search_path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
     command = [sys.executable, "-P", "-W", "ignore", "-X", "utf8", "-m", __name__]
     try:

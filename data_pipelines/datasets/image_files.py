@@ -91,14 +91,25 @@ def _unpack(archive: Path, wanted: set[str], spool: Path) -> dict[str, Path]:
                 unpacked[folded] = spool / name
                 with writing(spool / name):
                     _write_if_changed(spool / name, content)
-            while stream.read(2**20):  # the CRC of a .gz is checked at its end
-                pass
+            _read_rest(archive, stream)
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
         raise DataError(
             f"{archive} is not a complete .tar or .tar.gz archive ({error}); "
             "download it again, or unpack it and pass the folder"
         ) from error
     return {path.name: path for path in unpacked.values()}
+
+
+def _read_rest(archive: Path, stream: io.BufferedIOBase) -> None:
+    """Reads to the end, where the CRC of a .gz is checked; refuses more than a member's bytes."""
+    left = MAX_MEMBER_BYTES
+    while content := stream.read(2**20):
+        left -= len(content)
+        if left < 0:
+            raise DataError(
+                f"{archive} holds more than {MAX_MEMBER_BYTES:,} bytes after its last member; "
+                "unpack it yourself and pass the folder"
+            )
 
 
 def _write_if_changed(path: Path, content: bytes) -> None:

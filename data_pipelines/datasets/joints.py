@@ -22,7 +22,7 @@ from jaxtyping import Float
 
 from data_pipelines.core.boxes import around_joints
 from data_pipelines.core.errors import DataError, first_line, name_some
-from data_pipelines.core.files import quote
+from data_pipelines.core.files import quote, read_bounded
 from data_pipelines.datasets.child import parse_in_child
 from data_pipelines.example import (
     HIDDEN,
@@ -140,13 +140,11 @@ def describe(path: Path, found: Joints, matched: Mapping[str, Annotated], total:
 def parse(path: Path) -> tuple[list[str], list[Row]]:
     """Parses the file into the derived joints and a row for each image."""
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise DataError(
-                f"{path} has more than {MAX_BYTES // 2**20} MiB; keep its keypoints only"
-            )
-        content = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; pass a JSON file") from error
+        content = json.loads(read_bounded(path, MAX_BYTES))
+    except DataError as error:
+        raise DataError(
+            f"cannot read {path} ({error}); pass a JSON file of keypoints only"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({first_line(error)}); get it again") from error
     try:

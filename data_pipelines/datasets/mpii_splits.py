@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from data_pipelines.core.errors import DataError
+from data_pipelines.core.files import read_bounded
 from data_pipelines.datasets.mpii_mat import Annotation
 
 SPLITS = ("train", "val", "test")
+MAX_BYTES = 16 * 2**20  # of a list
 TRAIN_SHARE = 8219 / (8219 + 6988)
 OFFICIAL_SHA256 = {
     "train": "9b364f8c7c4a3f306c787e2b057afcbafd44ad991cd6e31a1026a3f7ce774042",
@@ -47,9 +49,9 @@ def read_lists(folder: Path) -> dict[str, list[str]]:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        lines = read_bounded(path, MAX_BYTES).decode("utf-8-sig").splitlines()
+    except (DataError, UnicodeDecodeError) as error:
+        reason = error if isinstance(error, DataError) else "not UTF-8 text"
         raise DataError(f"{path} cannot be read ({reason}); {SOURCE}") from error
     names = [strip_suffix(line.strip()) for line in lines if line.strip()]
     if not names:
@@ -59,7 +61,9 @@ def _read_list(path: Path) -> list[str]:
 
 def digest_list(names: Sequence[str]) -> str:
     """Computes the SHA-256 of a list in its published form: one stem per line."""
-    return hashlib.sha256("".join(f"{name}\n" for name in names).encode()).hexdigest()
+    return hashlib.sha256(
+        "".join(f"{name}\n" for name in names).encode("utf-8", "surrogateescape")
+    ).hexdigest()
 
 
 def is_official(lists: Mapping[str, Sequence[str]]) -> bool:

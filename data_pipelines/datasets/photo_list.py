@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from data_pipelines.core.errors import DataError, first_line
-from data_pipelines.core.files import quote, sha256
+from data_pipelines.core.files import quote, read_bounded, sha256
 from data_pipelines.datasets.own_photos import SPLIT_NAMES, Options, Photo, to_raw
 from data_pipelines.example import RawData, Reject
 
@@ -72,11 +72,9 @@ def _clean(label: str) -> str:
 def _read_rows(listing: Path) -> list[Row]:
     """Reads the rows that are not empty; refuses one with another number of columns."""
     try:
-        if listing.stat().st_size > MAX_BYTES:
-            raise DataError(f"{listing} has more than {MAX_BYTES // 2**20} MiB; is it the list?")
-        text = listing.read_text("utf-8-sig")
-    except OSError as error:
-        raise DataError(f"cannot read {listing}: {error.strerror}; pass a CSV file") from error
+        text = read_bounded(listing, MAX_BYTES).decode("utf-8-sig")
+    except DataError as error:
+        raise DataError(f"cannot read {listing} ({error}); pass a CSV file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"{listing} is not UTF-8 text; save it as CSV in UTF-8") from error
     try:

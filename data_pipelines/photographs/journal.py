@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import re
 import zlib
 from collections.abc import Iterator, Sequence
@@ -64,7 +65,8 @@ def make_key(paths: Sequence[Path], *, upright: bool) -> bytes | None:
             status = path.stat()
         except OSError:
             return None
-        digest.update(f"\0{path.absolute()}\0{status.st_size} {status.st_mtime_ns}".encode())
+        digest.update(b"\0%b\0" % os.fsencode(path.absolute()))
+        digest.update(f"{status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest().encode()
 
 

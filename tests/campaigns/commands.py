@@ -7,7 +7,6 @@ The table is written to docs/reliability.md; the exit code is 1 if any case ende
 undocumented code, with a traceback, or without its one line.
 """
 
-import argparse
 import functools
 import json
 import os
@@ -28,11 +27,11 @@ from tests.campaigns.command_cases import (
     draw_cases,
     try_case,
 )
-from tests.campaigns.kept import identify, judge
+from tests.campaigns.kept import identify, judge, make_parser
 from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
 from tests.support.tiny_data import prepare_tiny_people, write_photo
-from tests.support.tiny_training import ROOT, train
+from tests.support.tiny_training import train
 
 PROGRAM = "tests.campaigns.commands"
 # takes the place of a Python with mediapipe, and finds nobody
@@ -43,17 +42,13 @@ for line in sys.stdin.buffer:
     sys.stdin.buffer.read(3 * size["height"] * size["width"])
     print(json.dumps(None), flush=True)
 """
-PAGE = ROOT / "docs" / "reliability.md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the cases of the campaign that are left."""
-    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
+    parser = make_parser(PROGRAM, __doc__)
     parser.add_argument("--instants", type=int, default=10, help="random instants of each signal")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the instants")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="cases at a time")
-    parser.add_argument("--out", type=Path, required=True, help="folder for runs and verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page with the table")
     options = parser.parse_args(arguments)
     for number in SIGNALS.values():  # as background jobs of a shell ignore SIGINT
         signal.signal(number, signal.default_int_handler)

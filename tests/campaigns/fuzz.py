@@ -1,87 +1,63 @@
-"""Mutates image files and checks that decoding neither crashes nor warns nor accepts damage.
+"""Gives mutated and hostile input to every reader and checks that it is refused or read right.
 
-    python -m tests.campaigns.fuzz --cases 7500 --seed 0 --out DIR       make fuzz
+    python -m tests.campaigns.fuzz --seed 0 --out DIR       make fuzz
 
-Independent readers find the damage: binascii checks the chunks of a PNG; OpenCV's libjpeg, and
-djpeg if it is installed, print warnings for a JPEG. WebP, GIF and BMP have no checksum. A warning
-from Python counts as a crash. Files are decoded in a child process, so that a
-crash does not end the campaign. The verdicts are stored in DIR/verdicts.jsonl, so that a stopped
-campaign resumes. The table is written to docs/reliability.md; the exit code is 1 on any failure.
+Four groups: images, shards of records, the files of data sets, and hostile archives, folders and
+weights. Each case must end in time and within the limit of memory, either accepted or refused by
+one line and the exit code 65 or 66; what is accepted is judged by another reader or check, named
+in `fuzzing`. A worker process reads a case and is killed after LONGEST_S; of CPU time a case may
+take LONGEST_CPU_S. The verdicts are stored in DIR/verdicts.jsonl, so that a stopped campaign
+resumes. The table is written to docs/reliability.md; the exit code is 1 on any failure.
 """
 
-import argparse
-import binascii
+import contextlib
 import json
 import os
-import resource
-import shutil
-import subprocess
+import queue
 import sys
 import tempfile
-import time
-import warnings
-from collections.abc import Sequence
-from pathlib import Path
-from typing import IO, NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
-import cv2
-import numpy as np
-
-from data_pipelines.core.errors import DataError
-from data_pipelines.decode import decode
-from tests.campaigns.kept import identify, keep_rows, read_rows
-from tests.campaigns.mutations import JPEG_START, ORIGINALS, PNG_START, mutate
+from data_pipelines.core.child_process import ChildProcess, Lost
+from tests.campaigns.fuzzing import worker
+from tests.campaigns.fuzzing.case import OUTCOMES, Verdict
+from tests.campaigns.kept import identify, keep_rows, make_parser, read_rows
 from tests.campaigns.table import describe, replace_marked
 from tests.support.tiny_training import ROOT
 
 PROGRAM = "tests.campaigns.fuzz"
-PAGE = ROOT / "docs" / "reliability.md"
-BATCH = 500  # files of one child
-MEMORY_BYTES = 4 * 2**30  # address space of a child
-LONGEST_S = 20.0  # for one file
-OUTCOMES = ("refused", "accepted", "crash")
+COMMAND = [sys.executable, "-m", worker.__name__]
+COUNTS = {"shards": 500, "files": 500, "hostile": 200, "images": 10_000}
+COLUMNS = ("cases", "refused", "accepted", "accepted though damaged", "crashes", "slowest")
+BATCH = 250  # cases between two writes of the verdicts
+START_S, LONGEST_S = 600.0, 300.0  # for a worker and for one case, on a busy machine
 
-
-class Verdict(NamedTuple):
-    """The result of a file: one of OUTCOMES, and the damage that another reader finds."""
-
-    case: int
-    kind: str
-    mutation: str
-    outcome: str
-    message: str
-    damage: str
-    seconds: float
-    peak_mib: float
-
-    @property
-    def fails(self) -> bool:
-        """Returns whether the file breaks a promise."""
-        return self.outcome == "crash" or bool(self.damage) or self.seconds > LONGEST_S
+Key = tuple[str, int]  # group and number
+Judge = Callable[[Key], Verdict]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the files of the campaign that are left."""
-    parser = argparse.ArgumentParser(prog=f"python -m {PROGRAM}", description=__doc__)
-    parser.add_argument("--cases", type=int, default=7500, help="mutated files")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the mutations")
-    parser.add_argument("--out", type=Path, help="folder for the verdicts")
-    parser.add_argument("--page", type=Path, default=PAGE, help="page with the table")
-    parser.add_argument("--child", metavar="FROM", type=int, help=argparse.SUPPRESS)
+    """Runs the cases of the campaign that are left."""
+    parser = make_parser(PROGRAM, __doc__)
+    for group, count in COUNTS.items():
+        parser.add_argument(f"--{group}", type=int, default=count, help=f"cases; {count:,}")
+    parser.add_argument("--workers", type=int, default=1, help="processes; 1")
     options = parser.parse_args(arguments)
-    if options.child is not None:
-        return decode_all(options.seed, range(options.child, options.cases))
-    if options.out is None:
-        parser.error("--out is needed")
-    head = identify(cases=options.cases, seed=options.seed)
+    counts = {group: getattr(options, group) for group in COUNTS}
+    keys = [(group, number) for group, count in counts.items() for number in range(count)]
+    head = identify(**counts, seed=options.seed)
     verdicts = [Verdict(**row) for row in read_rows(options.out, head)]
-    while len(verdicts) < options.cases:
-        verdicts += run_child(
-            options.seed, len(verdicts), min(options.cases, len(verdicts) + BATCH)
-        )
-        keep_rows(options.out, head, [each._asdict() for each in verdicts])
-        print(f"{len(verdicts):,} of {options.cases:,} files", flush=True)
-    command = f"python -m {PROGRAM} --cases {options.cases} --seed {options.seed} --out DIR"
+    with (
+        open_pool(options.seed, options.workers) as judge,
+        ThreadPoolExecutor(options.workers) as threads,
+    ):
+        while left := keys[len(verdicts) : len(verdicts) + BATCH]:
+            verdicts += threads.map(judge, left)
+            keep_rows(options.out, head, [each._asdict() for each in verdicts])
+            print(f"{len(verdicts):,} of {len(keys):,} cases", flush=True)
+    words = [f"--{name} {count}" for name, count in counts.items() if count != COUNTS[name]]
+    command = " ".join([f"python -m {PROGRAM} --seed {options.seed}", *words, "--out DIR"])
     replace_marked(options.page, "fuzz", render(verdicts, command))
     failed = [each for each in verdicts if each.fails]
     for each in failed:
@@ -89,112 +65,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
-def run_child(seed: int, start: int, end: int) -> list[Verdict]:
-    """Returns the verdicts of a child; a child that dies crashed at the next file."""
-    command = [sys.executable, "-W", "ignore", "-m", PROGRAM, f"--seed={seed}"]
-    done = subprocess.run(
-        [*command, f"--child={start}", f"--cases={end}"],
-        env={**os.environ, "OPENCV_LOG_LEVEL": "SILENT"},
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        timeout=BATCH * LONGEST_S,
-        check=False,
-    )
-    verdicts = [Verdict(**json.loads(line)) for line in done.stdout.splitlines()]
-    if start + len(verdicts) < end:
-        kind, mutation, _ = mutate(seed, start + len(verdicts))
-        message = f"exit code {done.returncode}"
-        verdicts.append(
-            Verdict(start + len(verdicts), kind, mutation, "crash", message, "", 0.0, 0.0)
-        )
-    return verdicts
+@contextlib.contextmanager
+def open_pool(seed: int, count: int) -> Iterator[Judge]:
+    """Starts workers when they are needed; a lost one is a crash of its case."""
+    idle: queue.SimpleQueue[tuple[ChildProcess, str]] = queue.SimpleQueue()
+    with contextlib.ExitStack() as opened:
+        for _ in range(count):
+            scratch = opened.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
+            errors = opened.enter_context(tempfile.TemporaryFile())
+            command = [*COMMAND, str(seed), scratch]
+            environment = {**os.environ, "OPENCV_LOG_LEVEL": "SILENT", "PYTHONPATH": str(ROOT)}
+            child = ChildProcess(command, errors, environment)
+            opened.callback(child.stop)
+            idle.put((child, scratch))
+
+        def judge(key: Key) -> Verdict:
+            child, scratch = idle.get()
+            try:
+                if not child.is_running:
+                    child.start()
+                    child.ask(b"", START_S)
+                return Verdict(**child.ask(json.dumps(key).encode() + b"\n", LONGEST_S))
+            except Lost as error:
+                child.stop()
+                return lose(key, str(error))
+            finally:
+                idle.put((child, scratch))
+
+        yield judge
 
 
-def decode_all(seed: int, cases: range) -> int:
-    """Decodes files in the child and prints a verdict for each."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    with tempfile.TemporaryFile() as stderr:
-        os.dup2(stderr.fileno(), sys.stderr.fileno())
-        for case in cases:
-            print(json.dumps(judge(seed, case, stderr)._asdict()), flush=True)
-    return 0
-
-
-def judge(seed: int, case: int, stderr: IO[bytes]) -> Verdict:
-    """Decodes one file, and checks an accepted file with the other readers."""
-    kind, mutation, content = mutate(seed, case)
-    outcome, message, damage = "accepted", "", ""
-    start = time.monotonic()
-    try:
-        with warnings.catch_warnings(action="error"):
-            decode(content, upright=True)
-    except DataError as error:
-        outcome, message = "refused", str(error)
-    except Exception as error:  # a bug for the user, or a warning
-        outcome, message = "crash", repr(error)
-    seconds = time.monotonic() - start
-    if outcome == "accepted" and content.startswith(PNG_START):
-        damage = chunk_damage(content)
-    elif outcome == "accepted" and content.startswith(JPEG_START):
-        damage = libjpeg_warning(content, stderr)
-    peak_mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return Verdict(case, kind, mutation, outcome, message, damage, seconds, peak_mib)
-
-
-def chunk_damage(png: bytes) -> str:
-    """Describes damage in the chunks of a PNG up to its end, by its specification."""
-    rest = png.removeprefix(PNG_START)
-    while rest:
-        length = int.from_bytes(rest[:4], "big")
-        checked, crc, rest = (
-            rest[4 : 8 + length],
-            rest[8 + length : 12 + length],
-            rest[12 + length :],
-        )
-        if crc != binascii.crc32(checked).to_bytes(4, "big"):
-            return f"wrong CRC of {checked[:4]!r}"
-        if checked[:4] == b"IEND":
-            return ""
-    return "no IEND"
-
-
-def libjpeg_warning(jpeg: bytes, stderr: IO[bytes]) -> str:
-    """Returns the first warning of OpenCV's libjpeg or djpeg; `stderr` is redirected there."""
-    stderr.truncate(0)
-    stderr.seek(0)
-    cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if djpeg := shutil.which("djpeg"):
-        subprocess.run([djpeg], input=jpeg, stdout=subprocess.DEVNULL, check=False)
-    stderr.seek(0)
-    return stderr.read(400).decode("utf-8", "replace").partition("\n")[0]
+def lose(key: Key, reason: str) -> Verdict:
+    """Returns the verdict of a case that crashed its worker or took too long."""
+    return Verdict(*key, worker.find_kind(*key), "", "crash", reason, "", 0.0, 0.0)
 
 
 def render(verdicts: Sequence[Verdict], command: str) -> str:
-    """Renders a row for each kind of file, with the command and versions."""
-    rows = [(kind, [each for each in verdicts if each.kind == kind]) for kind in ORIGINALS]
-    judge = "OpenCV's libjpeg and djpeg" if shutil.which("djpeg") else "OpenCV's libjpeg"
-    peak_mib = max(each.peak_mib for each in verdicts)
-    return "\n".join(
-        [
-            describe(command, sum(each.seconds for each in verdicts)),
+    """Renders a table for each group, a row for each kind, with the command and versions."""
+    lines = [describe(command, sum(each.seconds for each in verdicts))]
+    for group in COUNTS:
+        found = [each for each in verdicts if each.group == group]
+        if not found:
+            continue
+        peak_mib = max(each.peak_mib for each in found)
+        rows = {
+            kind: [each for each in found if each.kind == kind] for kind in worker.GROUPS[group]
+        }
+        lines += [
             "",
-            f"Judges: binascii for the CRCs of PNGs, {judge} for the warnings of JPEGs. The "
-            f"process took at most {peak_mib:,.0f} MiB, with all that it imports.",
-            "",
-            "| file | mutated | refused | accepted | accepted though damaged | crashes | slowest |",
+            f"| {group} | {' | '.join(COLUMNS)} |",
             "|---|---|---|---|---|---|---|",
-            *(f"| {kind} | {_count(found)} |" for kind, found in rows if found),
-            f"| all | {_count(verdicts)} |",
+            *(f"| {kind} | {_count(each)} |" for kind, each in rows.items() if each),
+            f"| all, at most {peak_mib:,.0f} MiB in a process | {_count(found)} |",
         ]
-    )
+    return "\n".join(lines)
 
 
 def _count(found: Sequence[Verdict]) -> str:
-    ended = [sum(each.outcome == outcome for each in found) for outcome in OUTCOMES]
+    refused, accepted, crashed = (
+        sum(each.outcome == outcome for each in found) for outcome in OUTCOMES
+    )
     damaged = sum(bool(each.damage) for each in found)
-    refused, accepted, crashed = (f"{count:,}" for count in ended)
+    counts = (len(found), refused, accepted, damaged, crashed)
     slowest = f"{max(each.seconds for each in found):.1f} s"
-    return " | ".join([f"{len(found):,}", refused, accepted, f"{damaged:,}", crashed, slowest])
+    return " | ".join([*(f"{count:,}" for count in counts), slowest])
 
 
 if __name__ == "__main__":

@@ -31,13 +31,12 @@ from gap_jax.evaluation import evaluate
 from gap_jax.flags import read_config
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.state import Variables
-from tests.campaigns.kept import identify, keep_rows, read_rows
+from tests.campaigns.kept import PAGE, identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
 from tests.support.tiny_data import prepare_tiny_people
 from tests.support.tiny_training import ROOT, SPEC, overrides
 
 PROGRAM = "tests.campaigns.processes_evaluation"
-PAGE = ROOT / "docs" / "reliability.md"
 IMAGES, ROWS = range(1, 41), range(1, 9)
 DEVICES, PROCESSES = (1, 2, 4, 8), (1, 2)
 CLOSE = 1e-5

@@ -21,15 +21,14 @@ import numpy as np
 
 from gap_jax.evaluation.evaluate import load_scores
 from gap_jax.runtime.run_folder import RunFolder
-from tests.campaigns.kept import identify, keep_rows, read_rows
+from tests.campaigns.kept import PAGE, identify, keep_rows, read_rows
 from tests.campaigns.table import describe, replace_marked
 from tests.support.compiling import keep_compiled
 from tests.support.processes import begin_processes, distance, finish_processes
 from tests.support.tiny_data import prepare_tiny_people
-from tests.support.tiny_training import ROOT, End
+from tests.support.tiny_training import End
 
 PROGRAM = "tests.campaigns.processes_meshes"
-PAGE = ROOT / "docs" / "reliability.md"
 SETTINGS = ((2, 2), (2, 4), (4, 2), (4, 4))  # processes, devices of each
 STEPS, CLOSE = 50, 1e-5
 FIELDS = (

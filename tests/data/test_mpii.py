@@ -161,8 +161,8 @@ def test_unicode_names(tmp_path: Path) -> None:
     [
         ("train", b"a\nb2\na\n", "images_mpii_train.txt lists 'a', which is already in the train"),
         ("val", b"e\na.jpg\n", "images_mpii_val.txt lists 'a', which is already in the train"),
-        ("train", None, "images_mpii_train.txt cannot be read (No such file"),
-        ("val", None, "images_mpii_val.txt cannot be read (No such file"),
+        ("train", None, "images_mpii_train.txt cannot be read (it has no file"),
+        ("val", None, "images_mpii_val.txt cannot be read (it has no file"),
         ("test", b"\n\n", "images_mpii_test.txt lists no image"),
         ("val", b"\xff\xfe\x00", "images_mpii_val.txt cannot be read (not UTF-8 text)"),
     ],

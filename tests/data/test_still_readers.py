@@ -144,6 +144,14 @@ def test_a_pipe_is_no_annotation(tmp_path: Path) -> None:
         read_people(tmp_path / "a.xml")
 
 
+def test_an_action_whose_name_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    write_stanford40(tmp_path, LISTED)
+    lists = tmp_path / "ImageSplits"
+    (lists / f"{ACTIONS[0]}_train.txt").rename(lists / os.fsdecode(b"\xff_train.txt"))
+    with pytest.raises(DataError, match="control character"):
+        stanford40.read(tmp_path)
+
+
 def test_a_name_that_no_file_can_have_is_a_reject(tmp_path: Path) -> None:
     write_voc(tmp_path, PEOPLE)
     for action in VOC_ACTIONS:

@@ -5,24 +5,18 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
 from PIL import Image, PngImagePlugin
 
+from tests.campaigns.fuzzing.case import Mutate, Rng, choose
+from tests.campaigns.fuzzing.changes import BYTES, overwrite
+
 PNG_START, JPEG_START = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 WIDTH_PX, HEIGHT_PX = 97, 71
 SIDES = (0, 1, 7, 255, 4096, 7071, 65535)  # written to headers
-
-
-class Mutated(NamedTuple):
-    """A changed file."""
-
-    kind: str
-    mutation: str
-    content: bytes
 
 
 def picture() -> Image.Image:
@@ -113,43 +107,13 @@ def original(kind: str) -> bytes:
     return ORIGINALS[kind]()
 
 
-def mutate(seed: int, case: int) -> Mutated:
-    """Makes the file of a case: kinds alternate, seed and case determine the mutation."""
-    rng = np.random.default_rng([seed, case])
-    kind = list(ORIGINALS)[case % len(ORIGINALS)]
-    name = str(rng.choice(list(MUTATIONS)))
-    return Mutated(kind, name, MUTATIONS[name](original(kind), rng))
+def mutate(kind: str, rng: Rng) -> tuple[str, bytes]:
+    """Mutates the file of a kind; returns the name of the mutation and the file."""
+    name = choose(rng, list(MUTATIONS))
+    return name, MUTATIONS[name](original(kind), rng)
 
 
-def flip_bits(data: bytes, rng: np.random.Generator, most: int = 1) -> bytes:
-    """Flips up to `most` bits."""
-    changed = bytearray(data)
-    for place in rng.integers(8 * len(data), size=rng.integers(most) + 1):
-        changed[place // 8] ^= 1 << int(place % 8)
-    return bytes(changed)
-
-
-def truncate(data: bytes, rng: np.random.Generator) -> bytes:
-    """Cuts off the end."""
-    return data[: rng.integers(len(data))]
-
-
-def overwrite(data: bytes, rng: np.random.Generator) -> bytes:
-    """Overwrites bytes with random bytes, zeros or the end marker of a JPEG."""
-    start, count = int(rng.integers(len(data))), int(rng.integers(1, 40))
-    new = (rng.bytes(count), bytes(count), b"\xff\xd9")[rng.integers(3)]
-    return data[:start] + new + data[start + len(new) :]
-
-
-def drop_or_insert(data: bytes, rng: np.random.Generator) -> bytes:
-    """Deletes or inserts bytes."""
-    start, count = int(rng.integers(len(data))), int(rng.integers(1, 40))
-    if rng.random() < 0.5:
-        return data[:start] + data[start + count :]
-    return data[:start] + rng.bytes(count) + data[start:]
-
-
-def splice(data: bytes, rng: np.random.Generator) -> bytes:
+def splice(data: bytes, rng: Rng) -> bytes:
     """Deletes, repeats or moves a chunk or segment, or takes one from another file."""
     start, *parts = split(data)
     others = [kind for kind in ORIGINALS if original(kind)[:4] == data[:4]]
@@ -169,7 +133,7 @@ def splice(data: bytes, rng: np.random.Generator) -> bytes:
     return b"".join([start, *parts])
 
 
-def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
+def edit_header(data: bytes, rng: Rng) -> bytes:
     """Changes a field in the header; corrects the CRC of a PNG."""
     if not data.startswith((PNG_START, JPEG_START)):
         return edit_fields(data, rng)
@@ -188,14 +152,14 @@ def edit_header(data: bytes, rng: np.random.Generator) -> bytes:
     return b"".join([start, *parts[:at], bytes(header), *parts[at + 1 :]])
 
 
-def edit_fields(data: bytes, rng: np.random.Generator) -> bytes:
+def edit_fields(data: bytes, rng: Rng) -> bytes:
     """Overwrites a number of two or four bytes at the start of a WebP, GIF or BMP."""
     header, form = bytearray(data), ("<H", "<I")[rng.integers(2)]
     struct.pack_into(form, header, int(rng.integers(4, 60)), SIDES[rng.integers(len(SIDES))])
     return bytes(header)
 
 
-def recheck(data: bytes, rng: np.random.Generator) -> bytes:
+def recheck(data: bytes, rng: Rng) -> bytes:
     """Changes bytes inside a chunk or segment; corrects the CRC of a PNG."""
     start, *parts = split(data)
     at = int(rng.integers(len(parts)))
@@ -207,12 +171,8 @@ def recheck(data: bytes, rng: np.random.Generator) -> bytes:
     return b"".join([start, *parts])
 
 
-MUTATIONS: dict[str, Callable[[bytes, np.random.Generator], bytes]] = {
-    "one bit": flip_bits,
-    "bits": functools.partial(flip_bits, most=16),
-    "cut off": truncate,
-    "overwritten": overwrite,
-    "bytes less or more": drop_or_insert,
+MUTATIONS: dict[str, Mutate] = {
+    **BYTES,
     "chunks spliced": splice,
     "header edited": edit_header,
     "inside a chunk": recheck,
