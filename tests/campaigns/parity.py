@@ -110,7 +110,7 @@ def ask_ours(network: Network, image: Float[np.ndarray, "1 h w 3"]) -> Answer:
     def apply(variables: Variables, image: jax.Array) -> tuple[jax.Array, jax.Array]:
         ours = model.merge(variables)
         features = ours.backbone(image, train=False)
-        return features, ours.pooling(features, keys=None)
+        return features, ours(features, map_of_px=image.shape[1]).logits
 
     features, logits = jax.jit(apply, compiler_options=UNOPTIMISED)(variables, image)
     return Answer(np.asarray(features), np.asarray(logits))

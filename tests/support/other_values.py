@@ -8,6 +8,7 @@ from gap_jax.config import Config, fields
 
 OTHER_VALUES: dict[str, Any] = {
     "data.area_range": (0.5, 1.0), "data.aspect_range": (1.0, 1.5), "data.image_size_px": 440,
+    "data.region_iou": (0.3, 0.7), "model.region_widths": (64, 32),
     "model.widths": (8, 4, 2), "model.T": 2, "pose.hidden": (64,), "model.norm_group_size": 8,
     "optim.multipliers": ("backbone=0.1",), "optim.frozen": ("backbone",),
     "train.batch_size": 256, "train.accumulate": 4, "pose.kernel_size": 3,
@@ -18,6 +19,15 @@ COMPANIONS = {  # what a field needs to mean anything
     "model.temporal": {"model__frames": 2, "pose__weight": 0.0},
     "model.sketch_features": {"model__pooling": "compact_bilinear"},
     "model.sketch_normalisation": {"model__pooling": "compact_bilinear"},
+    "data.regions": {"model__pooling": "rstarcnn"},
+    **dict.fromkeys(
+        ("model.region_pool", "model.region_channels", "model.region_widths"),
+        {"model__pooling": "rcnn"},
+    ),
+    **dict.fromkeys(
+        ("model.region_grow", "model.region_side", "model.over_people"),
+        {"model__regions": "people"},
+    ),
 }
 
 
