@@ -13,7 +13,7 @@ from data_pipelines.config import DataConfig
 from data_pipelines.core import faults
 from data_pipelines.core.boxes import find_areas
 from data_pipelines.core.errors import ConfigError, DataError
-from data_pipelines.core.regions import draw_regions
+from data_pipelines.core.regions import draw_regions, fix_regions
 from data_pipelines.core.spread import spread_frames
 from data_pipelines.decode import decode
 from data_pipelines.example import (
@@ -29,7 +29,7 @@ from data_pipelines.transforms import View, augment, evaluation_views, make_view
 
 SAMPLED_IMAGES = 32  # to estimate the size of all decoded images
 # streams of a row's random numbers; the crop has those of its seed alone
-FRAME_STREAM, REGION_STREAM, EVAL_REGION_STREAM = 1, 2, 3
+FRAME_STREAM, REGION_STREAM = 1, 2
 
 
 class RowSpec(NamedTuple):
@@ -96,16 +96,12 @@ def fill_people(
         people.boxes[row, : len(boxes)] = boxes
         people.label[row, : len(boxes)] = np.where(is_shown, labels, UNLABELLED)
     if data.regions:
-        stream = (EVAL_REGION_STREAM, spec.position)
-        if spec.seed is not None:
-            stream = (REGION_STREAM, spec.seed)
-        people.regions[row] = draw_regions(
-            people.boxes[row],
-            data.image_size_px,
-            data.regions,
-            data.region_iou,
-            np.random.default_rng(stream),
-        )
+        drawn = people.boxes[row], data.image_size_px, data.regions, data.region_iou
+        if spec.seed is None:
+            people.regions[row] = fix_regions(*drawn)
+        else:
+            rng = np.random.default_rng([REGION_STREAM, spec.seed])
+            people.regions[row] = draw_regions(*drawn, rng)
 
 
 def label_row(batch: HostBatch, row: int, position: int, label: Any) -> None:

@@ -232,12 +232,17 @@ def check_model(model: ModelConfig, pose: PoseConfig) -> None:
         )
 
 
-def _check_regions(model: ModelConfig) -> None:
-    readers = {
+def find_region_readers(model: ModelConfig) -> dict[str, bool]:
+    """Tells for the fields of people's boxes whether the network reads them."""
+    return {
         "region_grow": model.regions == "people",
         "region_side": model.reads_boxes,
         "over_people": model.reads_boxes,
     }
+
+
+def _check_regions(model: ModelConfig) -> None:
+    readers = find_region_readers(model)
     owner = f"model.pooling={model.pooling} and model.regions={model.regions}"
     _refuse_ignored(model, readers, owner)
     if model.regions == "people" and model.pooling in HARD:

@@ -53,12 +53,7 @@ def parse_variant(text: str, *, method: str) -> Variant:
             f"config variant {text!r}: the released code has no demo scale; leave out demo or "
             "reference"
         )
-    method = chosen.get("method", method)
-    if method in HARD and recipe == "reference":
-        raise ConfigError(
-            f"config variant {text!r}: AP's released code has no {method}; leave out reference"
-        )
-    return Variant(method, data, scale, recipe)
+    return Variant(chosen.get("method", method), data, scale, recipe)
 
 
 def parse_parts(text: str, known: Mapping[str, Sequence[str]]) -> dict[str, str]:
@@ -128,6 +123,8 @@ def set_region_recipe(cfg: Config) -> None:
 def set_reference_recipe(cfg: Config) -> None:
     """Sets the recipe of AP's released code and checkpoints, including fields at their defaults."""
     data, model = cfg.data, cfg.model
+    if model.pooling in HARD:
+        raise ConfigError(f"AP's released code has no {model.pooling}; leave out reference")
     data.preprocessing, data.limit_width_px, data.resize = "reference", 512, "legacy"
     data.swap_on_flip, data.eval_crops, data.eval_flip = False, "center", False
     model.strides, model.stem_padding, model.dtype = "slim", "auto", "float32"

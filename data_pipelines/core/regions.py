@@ -54,3 +54,17 @@ def draw_regions(
     allowed_ones = np.take_along_axis(fits, order, 1)[..., None]
     regions[is_shown, : order.shape[1]] = np.where(allowed_ones, drawn, 0)
     return regions
+
+
+def fix_regions(
+    boxes: Float[np.ndarray, "people 4"],
+    side_px: int,
+    count: int,
+    allowed: tuple[float, float],
+) -> Float[np.ndarray, "people regions 4"]:
+    """Draws the regions of evaluation and prediction, which depend on a person's box alone."""
+    regions = np.zeros((len(boxes), count, 4), np.float32)
+    for index, box in enumerate(boxes):
+        rng = np.random.default_rng(0)
+        regions[index] = draw_regions(box[None], side_px, count, allowed, rng)[0]
+    return regions

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from data_pipelines.config import DataConfig
 from data_pipelines.core.boxes import find_areas
-from data_pipelines.core.regions import draw_regions
+from data_pipelines.core.regions import fix_regions
 from data_pipelines.datasets import joints
 from data_pipelines.example import UNLABELLED, People
 from gap_jax.prediction.sources import Refused, Source
@@ -39,17 +39,8 @@ def find_people(sources: Iterable[Source | Refused], path: Path) -> Iterator[Sou
 
 
 def make_people(boxes: Boxes, data: DataConfig) -> People:
-    """Makes one person for each image, with secondary regions that depend on the box alone."""
-    regions = [
-        draw_regions(box[None], data.image_size_px, data.regions, data.region_iou, _begin())
-        for box in boxes.astype(np.float32)
-    ]
-    return People(
-        boxes.astype(np.float32)[:, None],
-        np.stack(regions) if data.regions else np.zeros((len(boxes), 1, 0, 4), np.float32),
-        np.full((len(boxes), 1), UNLABELLED, np.int32),
-    )
-
-
-def _begin() -> np.random.Generator:
-    return np.random.default_rng(0)
+    """Makes one person for each image, with the secondary regions of evaluation."""
+    exact = boxes.astype(np.float32)
+    regions = fix_regions(exact, data.image_size_px, data.regions, data.region_iou)
+    label = np.full((len(boxes), 1), UNLABELLED, np.int32)
+    return People(exact[:, None], regions[:, None], label)

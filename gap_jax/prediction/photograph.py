@@ -64,15 +64,18 @@ def prepare(image: Picture, data: DataConfig, box: Sequence[float] | None = None
     probes[0, 1, :2] = PROBE_PX
     probes[0, :2, 2] = VISIBLE
     height, width = image.shape[:2]
-    boxes = np.array([(0, 0, width, height) if box is None else box], np.float32)
+    boxes = np.array([(0, 0, 0, 0) if box is None else box], np.float32)
     views = evaluation_views(make_view(image, probes, data, boxes), data)
     shown = views[CENTRE_VIEW.get(data.eval_crops, 0)]
     start, end = shown.keypoints[0, :2, :2]
     columns, rows = (
         Line(float(b - a) / PROBE_PX, float(a)) for a, b in zip(start, end, strict=True)
     )
-    if not find_areas(shown.boxes)[0]:
+    found = shown.boxes[0]
+    if box is None:  # the whole crop, as in evaluation; `legacy` would move the image's own box
+        found = np.array([0, 0, data.image_size_px, data.image_size_px], float)
+    elif not find_areas(shown.boxes)[0]:
         raise DataError("the person is outside the part of the image that the model sees")
     placement = Placement(height, width, data.image_size_px, rows, columns)
     crop = np.ascontiguousarray(shown.image)  # a copy, which keeps no larger image in memory
-    return Prepared(np.stack([each.image for each in views]), crop, placement, shown.boxes[0])
+    return Prepared(np.stack([each.image for each in views]), crop, placement, found)

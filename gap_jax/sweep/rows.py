@@ -15,7 +15,7 @@ from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, differences, fields
 from gap_jax.flags import OVERRIDE, name_field, read_unchecked, resolve
 from gap_jax.learning.length import resolve_length
-from gap_jax.model_config import READ_BY
+from gap_jax.model_config import HARD, READ_BY, ModelConfig, find_region_readers
 from gap_jax.runtime.run_folder import HARMLESS
 from gap_jax.variants import METHODS
 
@@ -82,7 +82,11 @@ def make_rows(
     data: Manifest,
     over: Sequence[Over] = (),
 ) -> list[Row]:
-    """Makes the rows of a kind from FILE[:parts] and overrides; a refused config names its row."""
+    """Makes the rows of a kind from FILE[:parts] and overrides; a refused config names its row.
+
+    A row of the table that reads boxes is only quoted where its config is refused, such as for
+    several views, which the other rows take.
+    """
     given = {name_field(word): word for word in overrides}
     read_base = functools.cache(read_unchecked)  # a method has many rows
     rows = [
@@ -154,8 +158,11 @@ def _make_row(
             )
         words = {**given, **{field: f"--{OVERRIDE}{field}={value}" for field, value in own.items()}}
         read_by = own.get("model.pooling", base.model.pooling)
+        wanted = read_unchecked(spec, [*words.values()]).model
         words = {
-            field: word for field, word in words.items() if field in own or _is_read(field, read_by)
+            field: word
+            for field, word in words.items()
+            if field in own or _is_read(field, read_by, wanted)
         }
         cfg = resolve(read_unchecked(spec, [*words.values()]))
         if method and cfg.model.pooling != pooling:
@@ -166,6 +173,8 @@ def _make_row(
             if not data.list_parts(split):
                 raise ConfigError(f"{data.name} has no split {split!r}; choose another split")
     except ConfigError as error:
+        if method in HARD or own.get("model.regions") == "people":
+            return Row(name, spec, None, str(error))
         raise ConfigError(f"row {name}: {error}") from error
     if cfg.pose.branch and not data.find_split(cfg.data.train_split).with_joints:
         return Row(name, spec, None, f"{data.name} has no joints")
@@ -197,10 +206,14 @@ def identify(cfg: Config) -> dict[str, Any]:
     return {**found, "data.cache=features": cfg.data.cache == "features"}
 
 
-def _is_read(field: str, pooling: str) -> bool:
-    """Tells whether the pooling of a row reads a field; overrides of the others are left out."""
+def _is_read(field: str, pooling: str, model: ModelConfig) -> bool:
+    """Tells whether the model of a row reads a field; overrides of the others are left out."""
     group, _, leaf = field.partition(".")
-    return group != "model" or pooling in READ_BY.get(leaf, (pooling,))
+    if field == "data.regions":
+        return pooling == "rstarcnn"
+    if group != "model":
+        return True
+    return find_region_readers(model).get(leaf, pooling in READ_BY.get(leaf, (pooling,)))
 
 
 def _is_of_paper(cfg: Config, data: Manifest) -> bool:

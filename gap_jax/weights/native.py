@@ -181,6 +181,8 @@ def _rename_dense(
 
     if model.backbone != "vgg16" or not all(fits(*pair) for pair in DENSE.items()):
         return contents, ()
+    if forms["backbone/stages/5/0/kernel"].shape[0] != model.region_side:  # other cells
+        return contents, ()
     for ours, theirs in DENSE.items():
         forms[ours] = Form(forms.pop(theirs).dtype, named[ours].shape)
 

@@ -70,8 +70,9 @@ def test_every_switch_matches_released_code(method: str) -> None:
 def test_recipe_accepts_any_method_and_data_but_not_demo() -> None:
     for method in METHODS:
         if method in HARD:
-            with pytest.raises(ConfigError, match=f"released code has no {method}; leave out"):
-                read_config(f"{GAP_POSE}:people,reference,{method}")
+            for spec in (f"{GAP_POSE}:people,", "hico:"):
+                with pytest.raises(ConfigError, match=f"released code has no {method}; leave out"):
+                    read_config(f"{spec}reference,{method}")
             continue
         assert read_config(f"{GAP_POSE}:people,reference,{method}").data.resize == "legacy"
         assert not differences(*(read_config(f"{GAP_POSE}:{method}{x}") for x in ("", ",ours")))

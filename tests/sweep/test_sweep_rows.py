@@ -63,6 +63,45 @@ def test_table_has_the_methods_of_the_config_parts(folder: Path, stated: Manifes
     assert config_of(rows["gap"]).model.widths == (8, 4)
 
 
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("data.regions=4", {"rstarcnn"}),
+        ("model.region_side=3", {"rcnn", "rstarcnn", "attention_people"}),
+        ("model.over_people=mean", {"rcnn", "rstarcnn", "attention_people"}),
+        ("model.region_grow=1.2", {"attention_people"}),
+    ],
+)
+def test_overrides_of_boxes_reach_the_rows_that_read_them(
+    field: str, expected: set[str], folder: Path, stated: Manifest
+) -> None:
+    group, name = field.partition("=")[0].split(".")
+    plain, changed = rows_of(folder, stated, "table1"), rows_of(folder, stated, "table1", field)
+    assert not [row.reason for row in changed.values() if row.cfg is None]
+    found = {
+        row
+        for row in changed
+        if getattr(getattr(config_of(changed[row]), group), name)
+        != getattr(getattr(config_of(plain[row]), group), name)
+    }
+    assert found == expected
+
+
+def test_rows_that_read_boxes_are_only_quoted_where_they_are_refused(
+    folder: Path, stated: Manifest
+) -> None:
+    rows = rows_of(folder, stated, "table1", "data.eval_flip=true")
+    quoted = {name: row.reason for name, row in rows.items() if row.cfg is None}
+    assert list(quoted) == ["rcnn", "rstarcnn", "attention_people"]
+    assert all("data.eval_flip=true" in reason for reason in quoted.values())
+    names = ("train", "val", "test")
+    splits = dict.fromkeys(names, stated.splits["train"])
+    video = dataclasses.replace(stated, name="hmdb51", frames=25, splits=splits)
+    words = [f"--config.data.root={folder}"]
+    rows = {row.name: row for row in make_rows("table1", "hmdb51", words, video)}
+    assert [name for name, row in rows.items() if row.cfg is None] == list(quoted)
+
+
 def test_pose_rows_without_joints_are_only_listed(folder: Path, stated: Manifest) -> None:
     rows = rows_of(folder, without_joints(stated), "table1")
     quoted = {name: row.reason for name, row in rows.items() if row.cfg is None}

@@ -73,6 +73,7 @@ def test_fc6_and_fc7_fill_the_dense_layers(tmp_path: Path) -> None:
         ({}, {}),
         ({}, {name: DENSE[name] for name in DENSE if "/6/" in name}),
         ({"region_side": 3}, DENSE),
+        ({"region_side": 14, "region_channels": 16}, DENSE),  # as many weights
         ({"region_widths": (5, 6)}, DENSE),
         ({"region_widths": (8, 8)}, DENSE),
         ({"pooling": "mean", "region_widths": (4096, 4096)}, DENSE),
