@@ -85,6 +85,8 @@ class Network(nnx.Module):
             raise ValueError(
                 f"saliency_source={source!r} is of the pose branch, and pose=None; pass one"
             )
+        if self.people_rule is not None and self.over_frames is not None:
+            raise ValueError("people_rule is for pictures, and over_frames for clips; pass one")
 
     def __call__(
         self,

@@ -1,7 +1,8 @@
 """Finds the people of images in a file of boxes or joints, and gives a network their boxes."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,11 @@ from jaxtyping import Float
 
 from data_pipelines.config import DataConfig
 from data_pipelines.core.boxes import find_areas
+from data_pipelines.core.errors import DataError
 from data_pipelines.core.regions import fix_regions
 from data_pipelines.datasets import joints
 from data_pipelines.example import UNLABELLED, People
+from data_pipelines.pictures.drawing import Picture
 from gap_jax.prediction.sources import Refused, Source
 
 Boxes = Float[np.ndarray, "b 4"]
@@ -21,7 +24,7 @@ def find_people(sources: Iterable[Source | Refused], path: Path) -> Iterator[Sou
     """Yields each image once for each of its people in the file; one without any is refused.
 
     The file has COCO's form, as `gap_jax data joints` writes it. A person's box is `bbox`, or else
-    that around the joints.
+    that around the joints. An image of another size than the file states is refused.
     """
     listed = list(sources)
     names = [each.name for each in listed if isinstance(each, Source)]
@@ -30,12 +33,24 @@ def find_people(sources: Iterable[Source | Refused], path: Path) -> Iterator[Sou
         if isinstance(source, Refused):
             yield source
             continue
-        found = matched.get(source.name, joints.NOBODY).boxes
+        _, size_px, found = matched.get(source.name, joints.NOBODY)
         boxes = [] if found is None else found[find_areas(found) > 0].tolist()
+        load = functools.partial(_load, source.load, size_px)
         if not boxes:
             yield Refused(source.name, f"{path} has no person of it")
         for number, box in enumerate(boxes, 1):
-            yield dataclasses.replace(source, person=number, box=tuple(box))
+            yield dataclasses.replace(source, load=load, person=number, box=tuple(box))
+
+
+def _load(load: Callable[[], Picture], size_px: tuple[int, int] | None) -> Picture:
+    image = load()
+    height_px, width_px = image.shape[:2]
+    if size_px is not None and size_px != (width_px, height_px):
+        raise DataError(
+            f"its people are for {size_px[0]} x {size_px[1]} pixels and it has {width_px} x "
+            f"{height_px}; annotate the image as it is"
+        )
+    return image
 
 
 def make_people(boxes: Boxes, data: DataConfig) -> People:

@@ -20,6 +20,7 @@ from gap_jax.models.network import Network
 from gap_jax.models.pooling import AttentionalPooling
 from gap_jax.models.regions.people import PeopleRule, PeopleScores, grow
 from gap_jax.models.regions.rcnn import RegionPooling
+from gap_jax.models.saliency import UniformSaliency
 from tests.support.literal_regions import Values, bin_edges, literal_person
 from tests.support.small_networks import UNOPTIMISED, by_path, drawn
 
@@ -267,4 +268,7 @@ def test_networks_without_rule_refuse_people_and_region_poolings() -> None:
     network.pooling = rstarcnn()
     with pytest.raises(ValueError, match="needs a people_rule"):
         network(draw_images())
-    assert PeopleRule() == PeopleRule("max", 1.5, 7)
+    with pytest.raises(ValueError, match="pass one"):
+        Network(
+            network.backbone, rstarcnn(), people_rule=PeopleRule(), over_frames=UniformSaliency()
+        )
