@@ -41,7 +41,8 @@ def draw_regions(
 ) -> Float[np.ndarray, "people regions 4"]:
     """Draws `count` candidates of each person whose intersection over union is `allowed`.
 
-    None is drawn twice; where fewer are allowed, and for an absent person, the rest have no area.
+    None is drawn twice, but two may be equal once clipped to the crop. Where fewer are allowed, and
+    for an absent person, the rest have no area.
     """
     is_shown = find_areas(boxes) > 0
     wide = boxes[is_shown].astype(np.float64)
