@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from gap_jax.prediction.sources import Source
 SIDE_PX = 12
 
 
-def configure(**fields: object) -> DataConfig:
+def configure(**fields: Any) -> DataConfig:
     return DataConfig(image_size_px=SIDE_PX, short_side_px=SIDE_PX, **fields).resolved()
 
 
