@@ -214,7 +214,7 @@ def test_an_image_without_people_is_one_person_with_secondary_regions(saved: Pat
 
 
 def test_bad_inputs_leave_the_other_answers(
-    saved: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+    saved: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (folder / "more" / "b.jpg").write_text("no image")
     code, out, err = predict(capsys, saved / "rcnn", "more/b.jpg", "a.jpg", "gone.jpg")
@@ -228,6 +228,13 @@ def test_bad_inputs_leave_the_other_answers(
     assert code == 65 and out == [f"a.jpg person {i}  error: {size}" for i in (1, 2)]
     write_people(folder / "people.json", BOXES, width=60, height=44)
     assert predict(capsys, saved / "rcnn", "a.jpg")[0] == 0
+
+    def remove(*_: object) -> None:
+        raise DataError("it was removed")
+
+    monkeypatch.setattr("gap_jax.prediction.answer.Answer.save", remove)
+    code, out, _ = predict(capsys, saved / "rcnn", "a.jpg", "--overlay", "looks")
+    assert code == 65 and out == [f"a.jpg person {i}  error: it was removed" for i in (1, 2)]
 
 
 @pytest.mark.parametrize(
