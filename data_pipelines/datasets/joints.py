@@ -104,8 +104,8 @@ def match(path: Path, found: Joints, ids: Sequence[str]) -> dict[str, Annotated]
         ]  # fmt: skip
         if len(fitting) > 1:
             named = " and ".join(map(quote, fitting[:2]))
-            raise DataError(f"{path}: file_name {quote(file_name)} fits {named}; write its whole "
-                            "path from --root")  # fmt: skip
+            raise DataError(f"{path}: file_name {quote(file_name)} fits {named}; write its path "
+                            "as one of these")  # fmt: skip
         if fitting and fitting[0] in matched:
             raise DataError(f"{path}: two images fit {quote(fitting[0])}, one of them "
                             f"{quote(file_name)}; keep one")  # fmt: skip

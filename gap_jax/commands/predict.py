@@ -162,7 +162,7 @@ def _describe_all(
         try:
             answer.save(path, options.named)
         except DataError as refusal:  # the file was removed since
-            return Row(answer.name, error=str(refusal))
+            return Row(answer.name, error=str(refusal), person=answer.person)
         return dataclasses.replace(row, overlay=path.name)
 
     yield from map_ahead(draw, name_all(), DRAWN_AHEAD)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +33,23 @@ def find_people(sources: Iterable[Source | Refused], path: Path) -> Iterator[Sou
         if isinstance(source, Refused):
             yield source
             continue
-        _, size_px, found = matched.get(source.name, joints.NOBODY)
-        boxes = [] if found is None else found[find_areas(found) > 0].tolist()
-        load = functools.partial(_load, source.load, size_px)
+        found = matched.get(source.name, joints.NOBODY)
+        boxes = [] if found.boxes is None else found.boxes[find_areas(found.boxes) > 0].tolist()
         if not boxes:
             yield Refused(source.name, f"{path} has no person of it")
+        load = functools.partial(_load, source, found.size_px)
         for number, box in enumerate(boxes, 1):
             yield dataclasses.replace(source, load=load, person=number, box=tuple(box))
 
 
-def _load(load: Callable[[], Picture], size_px: tuple[int, int] | None) -> Picture:
-    image = load()
+def _load(source: Source, size_px: tuple[int, int] | None) -> Picture:
+    """Reads an image whose boxes are for pixels of that width and height, if any are stated."""
+    image = source.load()
     height_px, width_px = image.shape[:2]
-    if size_px is not None and size_px != (width_px, height_px):
+    if size_px not in (None, (width_px, height_px)):
         raise DataError(
-            f"its people are for {size_px[0]} x {size_px[1]} pixels and it has {width_px} x "
-            f"{height_px}; annotate the image as it is"
+            f"its boxes are for {size_px[0]} x {size_px[1]} pixels and it has {width_px} x "
+            f"{height_px}; annotate the upright image"
         )
     return image
 

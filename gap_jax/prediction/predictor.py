@@ -50,7 +50,9 @@ def load(source: str | os.PathLike[str], *, checkpoint: Which = "best") -> "Pred
     >>> answer.save("look.png")
 
     `source` is a folder, an address in a bucket, or the name of a published classifier;
-    `checkpoint` is "best", "latest" or a step.
+    `checkpoint` is "best", "latest" or a step. `model.predict_people(image, boxes)` returns an
+    answer for each box (left, top, right, bottom; in pixels of the upright image), if the model
+    reads boxes.
     """
     return Predictor(find_model(source, checkpoint=checkpoint))
 

@@ -87,8 +87,10 @@ def test_answers_are_printed_and_written(
             for name, share in answer.top(2)
         ]
         rest = {key: value for key, value in row.items() if key != "top"}
-        sizes = {"width_px": 60, "height_px": 44}
-        assert rest == {"name": answer.name, **sizes, "overlay": picture, "error": None}
+        size, no_person = {"width_px": 60, "height_px": 44}, {"person": None, "box": None}
+        assert rest == {
+            "name": answer.name, **size, "overlay": picture, "error": None, **no_person
+        }  # fmt: skip
         with Image.open(folder / "looks" / picture) as drawn:
             np.testing.assert_array_equal(np.asarray(drawn), answer.draw())
     assert names_in(folder / "looks") == sorted(pictures), "no lock is left"
@@ -136,7 +138,7 @@ def test_one_bad_file_among_a_thousand_gives_one_row(
     assert [bool(row["top"]) for row in images] == [index != 124 for index in range(1000)]
     assert images[124] == {
         "name": "many/123x.jpg", "width_px": None, "height_px": None, "top": [], "overlay": None,
-        "error": "it is no image; JPEG, PNG, WebP, GIF, BMP are read",
+        "error": "it is no image; JPEG, PNG, WebP, GIF, BMP are read", "person": None, "box": None,
     }  # fmt: skip
     assert len({row["top"][0]["logit"] for row in images if row["top"]}) == 1
     assert len((folder / "answers.csv").read_text("utf-8").splitlines()) == 1001
