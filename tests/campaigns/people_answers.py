@@ -1,0 +1,150 @@
+"""Measures the answers of models for single people of a drawn crowd, and R*CNN's winning regions.
+
+    python -m tests.campaigns.people_answers RUN... --data data/crowd
+
+Accuracy is the share of people whose own class has the highest score. With secondary regions, two
+numbers of the winning region for a person's own class stand beside their mean over all regions
+that the person had to choose from: how often it holds at least half of what the person holds, and
+the share of its area that this thing covers. People who hold nothing, or whose thing is not in the
+crop, do not count there. Intervals are 95 % over images (bootstrap), with all runs together.
+"""
+
+import argparse
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from data_pipelines import manifest
+from data_pipelines.core.boxes import find_areas
+from data_pipelines.datasets.crowd import MASKS
+from data_pipelines.example import PADDING_ID
+from data_pipelines.records import open_split
+from data_pipelines.rows import Rows, RowSpec
+from data_pipelines.transforms import center_crop, make_view
+from gap_jax.batch import People
+from gap_jax.saved.model import Opened, open_model
+
+BATCH, RESAMPLES = 32, 2000
+HALF = 0.5
+Counts = Float[np.ndarray, "n 2"]  # of each image: a sum over its people, and their number
+
+
+class Found(NamedTuple):
+    """The sums and numbers of people of each image, by what is measured."""
+
+    right: Counts
+    hits: Counts
+    allowed_hits: Counts
+    density: Counts
+    allowed_density: Counts
+
+
+def main() -> None:
+    """Measures the runs and prints a line for each number."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
+    parser.add_argument("--data", type=Path, required=True)
+    options = parser.parse_args()
+    each = [measure(open_model(run), options.data) for run in options.runs]
+    for name, fields in zip(Found._fields, zip(*each, strict=True), strict=True):
+        if not sum(field[:, 1].sum() for field in fields):
+            continue
+        shares = ", ".join(f"{100 * _share(field):.1f}" for field in fields)
+        low, high = find_interval(np.concatenate(fields, axis=1))
+        print(f"{name}: {100 * _mean(fields):.1f} % ({low:.1f} to {high:.1f}); by run {shares}")
+
+
+def measure(opened: Opened, folder: Path) -> Found:
+    """Applies a run to the evaluated images of the data."""
+    cfg, data = opened.cfg, manifest.load(folder)
+    split = cfg.data.eval_split
+    rows = Rows(cfg.data, data, split, with_people=True)
+    records, masks = open_split(folder, split, data), np.load(folder / "raw" / MASKS)
+
+    def score(image: jax.Array, people: People) -> tuple[jax.Array, jax.Array]:
+        outputs, _ = opened.model.apply(opened.variables, image, people=people)
+        if outputs.person_logits is None:
+            raise AssertionError("the model gives people no scores")
+        winner = outputs.winner
+        none = jnp.full(outputs.person_logits.shape, -1)
+        return outputs.person_logits, none if winner is None else winner
+
+    compute = jax.jit(score)
+    found: list[list[tuple[float, float]]] = []
+    for start in range(0, len(rows), BATCH):
+        chosen = list(range(start, min(start + BATCH, len(rows))))
+        specs = [RowSpec(position) for position in chosen]
+        specs += [RowSpec(PADDING_ID)] * (BATCH - len(chosen))
+        batch = rows.batch(specs, np.empty(rows.image_shape(BATCH), np.uint8))
+        if batch.people is None:
+            raise AssertionError("the rows have no people")
+        people = People(*map(jnp.asarray, batch.people))
+        logits, winner = map(np.asarray, compute(jnp.asarray(batch.image), people))
+        for row, position in enumerate(chosen):
+            label = np.asarray(batch.people.label[row])
+            known = np.flatnonzero(label >= 0)
+            right = (logits[row, known].argmax(-1) == label[known]).astype(float)
+            mask = crop_mask(masks[records[position]["id"]], opened)
+            chosen_by = [
+                judge(mask == 2 + 2 * i, batch.people.regions[row, i], winner[row, i, label[i]])
+                for i in known
+            ]
+            counted = np.array([pair for pair in chosen_by if pair], float).reshape(-1, 4)
+            measured = (right, *counted.T)
+            found.append([(float(values.sum()), float(len(values))) for values in measured])
+    return Found(*np.array(found, float).transpose(1, 0, 2))
+
+
+def crop_mask(mask: Int[np.ndarray, "h w"], opened: Opened) -> Int[np.ndarray, "side side"]:
+    """Crops a mask as evaluation crops the image; cells of the resized one are never mixed."""
+    values = np.unique(mask)
+    layers = []
+    for value in values:
+        layer = np.repeat(np.where(mask == value, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
+        view = make_view(layer, np.zeros((0, 16, 3), np.float32), opened.cfg.data)
+        layers.append(center_crop(view, opened.cfg.data).image[..., 0])
+    return values[np.argmax(layers, axis=0)]
+
+
+def judge(
+    thing: Bool[np.ndarray, "side side"], regions: Float[np.ndarray, "r 4"], winner: int
+) -> tuple[float, float, float, float] | None:
+    """Returns hit and density of the winning region, each beside the mean of all allowed ones."""
+    is_allowed = find_areas(regions) > 0
+    if winner < 0 or not thing.any() or not is_allowed.any():
+        return None
+    sums = np.pad(thing, ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    left, top, right, bottom = np.rint(regions).astype(int).T
+    inside = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+    hits = inside >= HALF * thing.sum()
+    density = inside / np.maximum((bottom - top) * (right - left), 1)
+    return (
+        float(hits[winner]), float(hits[is_allowed].mean()),
+        float(density[winner]), float(density[is_allowed].mean()),
+    )  # fmt: skip
+
+
+def find_interval(counts: Float[np.ndarray, "n columns"]) -> tuple[float, float]:
+    """Returns the percentile interval over images of the mean share of all runs, in percent."""
+    rng = np.random.default_rng(0)
+    drawn = rng.integers(len(counts), size=(RESAMPLES, len(counts)))
+    totals = counts[drawn].sum(1).reshape(RESAMPLES, -1, 2)
+    shares = (totals[..., 0] / np.maximum(totals[..., 1], 1)).mean(1)
+    low, high = np.percentile(100 * shares, (2.5, 97.5))
+    return float(low), float(high)
+
+
+def _share(field: Counts) -> float:
+    return float(field[:, 0].sum() / max(field[:, 1].sum(), 1))
+
+
+def _mean(fields: tuple[Counts, ...]) -> float:
+    return float(np.mean([_share(field) for field in fields]))
+
+
+if __name__ == "__main__":
+    main()
