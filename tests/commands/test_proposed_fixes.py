@@ -66,7 +66,6 @@ MISTAKES = [
             "data.name=hmdb51",
             "data.eval_crops=five",
             "data.eval_flip=true",
-            "data.cache=features",
             "train.mixup=0.2",
             "model.frames=2 pose.weight=0",
         )

@@ -136,7 +136,9 @@ def test_pixels_are_found_where_they_are(tmp_path: Path) -> None:
     derived, rows = joints.parse(tmp_path / "out.json")
     assert tuple(derived) == DERIVED
     assert rows[0][:2] == ("a/one.png", [30, 20]) and rows[1][2] == []
-    np.testing.assert_array_equal(rows[0][2], [found["a/one.png"]])
+    ((keypoints, box),) = rows[0][2]
+    assert box is None
+    np.testing.assert_array_equal(keypoints, found["a/one.png"])
 
 
 @pytest.mark.parametrize("orientation", [1, 3, 6, 8])

@@ -20,14 +20,14 @@ COMPANIONS = {  # what a field needs to mean anything
     "model.sketch_features": {"model__pooling": "compact_bilinear"},
     "model.sketch_normalisation": {"model__pooling": "compact_bilinear"},
     "data.regions": {"model__pooling": "rstarcnn"},
-    **dict.fromkeys(
-        ("model.region_pool", "model.region_channels", "model.region_widths"),
-        {"model__pooling": "rcnn"},
-    ),
-    **dict.fromkeys(
-        ("model.region_grow", "model.region_side", "model.over_people"),
-        {"model__regions": "people"},
-    ),
+    **{
+        f"model.region_{each}": {"model__pooling": "rcnn"}
+        for each in ("pool", "channels", "widths")
+    },
+    **{
+        f"model.{each}": {"model__regions": "people"}
+        for each in ("region_grow", "region_side", "over_people")
+    },
 }
 
 

@@ -138,6 +138,6 @@ def test_a_dry_run_writes_nothing(
 ) -> None:
     assert cli.main(["sweep", *words(data, tmp_path / "out", "table1", "--dry-run")]) == 0
     out = capsys.readouterr().out
-    assert "24 runs choose a learning rate, 40 use it: 128 steps" in out
+    assert "33 runs choose a learning rate, 55 use it: 176 steps" in out
     assert "time: no estimate yet" in out and "--only search-0 instead of --dry-run" in out
     assert not (tmp_path / "out").exists()
