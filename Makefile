@@ -12,7 +12,7 @@ MAKEFLAGS += --jobs=2 # the type checker has one thread: `make check test` runs 
 unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX := $(abspath $(VENV))/bytecode
 
-.PHONY: help demo test test-fast check faults mutants commands parity learnability roundtrips fuzz docs-test wheel-test drawn-objects format clean
+.PHONY: help demo test test-fast check faults mutants commands parity learnability leaks roundtrips fuzz docs-test wheel-test drawn-objects format clean
 
 help:
 	@echo "make demo       draw people, train three heads on them, report scores and attention"
@@ -24,6 +24,7 @@ help:
 	@echo "make mutants    change one statement at a time; a test must fail; results to docs/reliability.md"
 	@echo "make parity     compare our networks' outputs with other libraries', where installed"
 	@echo "make learnability  train every pooling for 20 steps; results to docs/learnability.md"
+	@echo "make leaks      test that only the actor and the held thing of drawn people show the action"
 	@echo "make roundtrips convert files that other libraries write, and compare bit by bit"
 	@echo "make fuzz       read mutated images, shards and files, hostile archives; results to docs/reliability.md"
 	@echo "make docs-test  run every code block of README.md and docs/ in a copy of the checkout"
@@ -84,6 +85,9 @@ parity: $(VENV)/dev
 
 learnability: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.learnability
+
+leaks: $(VENV)/dev
+	$(BIN)/python -m pytest -n auto tests/campaigns/leaks.py
 
 roundtrips: $(VENV)/dev
 	$(BIN)/python -m tests.campaigns.roundtrips $(PYTHONS)

@@ -1,4 +1,6 @@
-"""Only the actor and the held thing show the action.
+"""Only the actor and the held thing show the action: run it after a change of the drawings.
+
+    python -m pytest tests/campaigns/leaks.py
 
 A linear model is trained on each feature that must not predict the action, on 800 pictures. Of the
 480 validation pictures 60 are right by chance, with a standard deviation of 7.2 (1.5 points):
@@ -22,8 +24,6 @@ from data_pipelines.datasets import people
 from data_pipelines.datasets.drawn.actions import ACTIONS
 from data_pipelines.datasets.drawn.scene import PERSON, Scene
 from data_pipelines.datasets.drawn.things import KINDS
-
-pytestmark = pytest.mark.slow
 
 SEED, SIZES = 0, {"train": 800, "val": 480}
 BOUND = 1 / len(ACTIONS) + 0.06
