@@ -4,12 +4,17 @@ import pytest
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.flags import read_config
+from gap_jax.model_config import HARD
 from gap_jax.variants import METHODS
 
 
 @pytest.mark.parametrize(
     ("method", "recipe"),
-    [*((method, "reference") for method in METHODS), ("", ""), ("attention_pose", "ours")],
+    [
+        *((method, "ours" if method in HARD else "reference") for method in METHODS),
+        ("", ""),
+        ("attention_pose", "ours"),
+    ],
 )
 def test_every_variant_of_hico_resolves(method: str, recipe: str) -> None:
     cfg = read_config(f"hico:{recipe},{method}")

@@ -59,7 +59,7 @@ def test_run_in_a_bucket_killed_and_resumed_ends_as_an_unbroken_one(
 def test_two_processes_save_and_resume_in_a_bucket(tiny_runs: Path, tmp_path: Path) -> None:
     bucket, data = tmp_path / "bucket" / "run", tiny_runs / "data"
     options: dict[str, Any] = {"program": PROGRAM, "devices": 1, "forked": True}
-    for code, faults in ((75, {1: "train.step:term@5"}), (0, {})):
+    for code, faults in ((75, {1: "train.step:term@2"}), (0, {})):
         begun = begin_processes(data, f"file://{bucket}", faults=faults, **options)
         processes = finish_processes(begun)
         assert [end.code for end in processes] == [code, code], processes
