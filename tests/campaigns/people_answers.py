@@ -10,6 +10,7 @@ crop, do not count there. Intervals are 95 % over images (bootstrap), with all r
 """
 
 import argparse
+import dataclasses
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,9 +61,9 @@ def main() -> None:
 
 def measure(opened: Opened, folder: Path) -> Found:
     """Applies a run to the evaluated images of the data."""
-    cfg, data = opened.cfg, manifest.load(folder)
-    split = cfg.data.eval_split
-    rows = Rows(cfg.data, data, split, with_people=True)
+    data, split = manifest.load(folder), opened.cfg.data.eval_split
+    here = dataclasses.replace(opened.cfg.data, root=str(folder), cache="none").resolved()
+    rows = Rows(here, data, split, with_people=True)
     records, masks = open_split(folder, split, data), np.load(folder / "raw" / MASKS)
 
     def score(image: jax.Array, people: People) -> tuple[jax.Array, jax.Array]:
