@@ -12,14 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array, Float
 
 from benchmarks.sides import LOSSES, WEIGHTS, Task, clock, draw_batch
 from configs.gap_pose import get_config
 from data_pipelines.example import HostBatch
 from data_pipelines.manifest import Manifest
-from gap_jax.batch import Batch
 from gap_jax.config import Config
 from gap_jax.learning import steps
 from gap_jax.learning.optim import name_path
@@ -150,7 +148,7 @@ class _OurStep:
         self.setup = setup
         self.variables = variables
         self.folder = folder
-        self.batch = _as_batch(task, setup.mesh)
+        self.batch = globalise([draw_host_batch(task)], setup.mesh)
 
     def run(self, steps: int) -> None:
         """Runs steps."""
@@ -234,10 +232,11 @@ class EvalStep(_OurStep):
         jax.block_until_ready([self.step(self.evaluated, self.batch) for _ in range(steps)])
 
 
-def _as_batch(task: Task, mesh: Mesh) -> Batch:
+def draw_host_batch(task: Task) -> HostBatch:
+    """Draws images with labels, and no people in them."""
     pictures, labels = draw_batch(task)
     rows = task.batch
-    host = HostBatch(
+    return HostBatch(
         image=pictures,
         keypoints=np.zeros((rows, 1, 16, 3), np.float32),
         disc_radius=np.ones(rows, np.float32),
@@ -245,7 +244,6 @@ def _as_batch(task: Task, mesh: Mesh) -> Batch:
         weight=np.ones(rows, np.float32),
         id=np.arange(rows),
     )
-    return globalise([host], mesh)
 
 
 def _describe(compiled: Any) -> dict[str, Any]:

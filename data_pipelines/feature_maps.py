@@ -24,7 +24,7 @@ from data_pipelines.core import faults, files
 from data_pipelines.core.errors import CheckpointError, name_some
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
 from data_pipelines.manifest import MANIFEST, Manifest, Shard
-from data_pipelines.rows import RowSpec, blank_batch, blank_people, fill_people, label_row
+from data_pipelines.rows import RowSpec, blank_batch, fill_people, label_row
 from data_pipelines.transforms import View
 
 FOLDER = "features"
@@ -267,8 +267,7 @@ class FeatureRows:
     def batch(self, specs: Sequence[RowSpec], images: np.ndarray) -> HostBatch:
         """Fills a batch whose maps lie in the given memory."""
         data, manifest = self._data, self._manifest
-        people = blank_people(manifest, len(images), data) if self._with_people else None
-        batch = blank_batch(manifest, images, people)
+        batch = blank_batch(manifest, images, data if self._with_people else None)
         for row, spec in enumerate(specs):
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
@@ -282,8 +281,8 @@ class FeatureRows:
             batch.image[row] = maps if images.ndim > maps.ndim else maps[view]
             batch.keypoints[row] = stored["keypoints"][view]
             batch.disc_radius[row] = stored["disc_radius"][view]
-            if people:
+            if batch.people:
                 boxes, labels = stored["boxes"][view], stored["person_labels"]
-                fill_people(people, row, boxes, labels, spec, data)
+                fill_people(batch.people, row, boxes, labels, spec, data)
             label_row(batch, row, spec.position, stored["label"])
         return batch

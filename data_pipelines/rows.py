@@ -52,7 +52,9 @@ def available_memory() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def blank_batch(manifest: Manifest, images: np.ndarray, people: People | None = None) -> HostBatch:
+def blank_batch(
+    manifest: Manifest, images: np.ndarray, with_people: DataConfig | None = None
+) -> HostBatch:
     """Returns a batch of padding rows whose images lie in the given memory."""
     count, is_single = len(images), manifest.label_kind == "single"
     multi_labels = count, len(manifest.classes)
@@ -63,11 +65,11 @@ def blank_batch(manifest: Manifest, images: np.ndarray, people: People | None = 
         label=np.zeros(count, np.int32) if is_single else np.zeros(multi_labels, np.int8),
         weight=np.zeros(count, np.float32),
         id=np.full(count, PADDING_ID, np.int64),
-        people=people,
+        people=with_people and _blank_people(manifest, count, with_people),
     )
 
 
-def blank_people(manifest: Manifest, rows: int, data: DataConfig) -> People:
+def _blank_people(manifest: Manifest, rows: int, data: DataConfig) -> People:
     """Returns rows whose one person, of unknown class, is the whole crop."""
     most = max(1, manifest.max_people)
     people = People(
@@ -169,8 +171,7 @@ class Rows:
     ) -> HostBatch:
         """Fills a batch whose images lie in the given memory."""
         data, manifest = self._data, self._manifest
-        people = blank_people(manifest, len(images), data) if self._with_people else None
-        batch = blank_batch(manifest, images, people)
+        batch = blank_batch(manifest, images, data if self._with_people else None)
         for row, spec in enumerate(specs):
             if spec.position == PADDING_ID:
                 batch.image[row] = 0
@@ -182,8 +183,8 @@ class Rows:
             view = views[0][len(frames) // 2]
             batch.keypoints[row, : len(view.keypoints)] = view.keypoints
             batch.disc_radius[row] = view.disc_radius
-            if people:
-                fill_people(people, row, view.boxes, view.person_labels, spec, data)
+            if batch.people:
+                fill_people(batch.people, row, view.boxes, view.person_labels, spec, data)
             label_row(batch, row, spec.position, label)
         return batch
 

@@ -12,7 +12,10 @@
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt8
+
+from data_pipelines import example
 
 
 class People(NamedTuple):
@@ -21,6 +24,11 @@ class People(NamedTuple):
     boxes: Float[Array, "b people 4"]
     regions: Float[Array, "b people regions 4"]
     label: Int[Array, "b people"]
+
+    @classmethod
+    def of(cls, host: example.People | None) -> "People | None":
+        """Puts the people of one process on the default device; None stays None."""
+        return None if host is None else cls(*map(jnp.asarray, host))
 
 
 class Batch(NamedTuple):

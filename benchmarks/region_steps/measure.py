@@ -122,23 +122,15 @@ class Step:
 
 def draw_rows(task: Task, regions: int, reads_boxes: bool) -> Any:
     """Draws images of coloured squares, and boxes that cover a tenth to the whole of each side."""
-    from data_pipelines.example import HostBatch, People
+    from benchmarks.jax_side import draw_host_batch
+    from data_pipelines.example import People
 
-    pictures, labels = sides.draw_batch(task)
     rng, rows = np.random.default_rng(1), task.batch
     size = rng.uniform(0.1, 1, (rows, 1, 1 + regions, 2)) * task.px
     corner = rng.uniform(0, 1, size.shape) * (task.px - size)
     boxes = np.concatenate([corner, corner + size], axis=-1).astype(np.float32)
     people = People(boxes[:, :, 0], boxes[:, :, 1:], np.full((rows, 1), -1, np.int32))
-    return HostBatch(
-        image=pictures,
-        keypoints=np.zeros((rows, 1, 16, 3), np.float32),
-        disc_radius=np.ones(rows, np.float32),
-        label=labels.astype(np.int32),
-        weight=np.ones(rows, np.float32),
-        id=np.arange(rows),
-        people=people if reads_boxes else None,
-    )
+    return draw_host_batch(task)._replace(people=people if reads_boxes else None)
 
 
 def render(result: Result) -> str:

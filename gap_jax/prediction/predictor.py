@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import NamedTuple, overload
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from data_pipelines.config import DataConfig
 from data_pipelines.core.errors import ConfigError, DataError
 from data_pipelines.core.parallel import map_ahead
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.example import JOINTS, PADDING_ID, HostBatch
+from data_pipelines.example import People as HostPeople
 from data_pipelines.pictures.drawing import Picture
 from gap_jax.batch import People
-from gap_jax.config import Config
 from gap_jax.learning.sharding import evaluation_mesh, globalise, replicated
 from gap_jax.learning.steps import jit_eval_step
 from gap_jax.prediction.answer import Answer
@@ -143,9 +143,8 @@ class Predictor:
 
         An image that cannot be read gives its reason, and the others their answers.
         """
-        cfg = self.opened.cfg
-        batch_size = cfg.eval.batch_size
-        ready = map_ahead(functools.partial(_prepare, cfg), images, batch_size)
+        batch_size = self.opened.cfg.eval.batch_size
+        ready = map_ahead(functools.partial(_prepare, self.opened.cfg.data), images, batch_size)
         first = list(itertools.islice(ready, batch_size))
         rows = self._choose_rows(len(first))
         batches = _cut(itertools.chain(first, ready), rows)
@@ -178,10 +177,7 @@ class Predictor:
         views = [each.views for each in prepared]
         images = np.zeros((rows, *views[0].shape), np.uint8)
         np.stack(views, out=images[: len(views)])
-        people = None
-        if cfg.reads_boxes:
-            boxes = np.stack([each.box for each in prepared])
-            people = make_people(np.resize(boxes, (rows, 4)), cfg.data)
+        boxes = np.stack([each.box for each in prepared])
         host_batch = HostBatch(
             image=images[:, 0] if cfg.data.eval_views == 1 else images,
             keypoints=np.zeros((rows, 1, len(JOINTS), 3), np.float32),
@@ -189,7 +185,7 @@ class Predictor:
             label=np.zeros(rows, np.int32),
             weight=np.zeros(rows, np.float32),
             id=np.full(rows, PADDING_ID, np.int64),
-            people=people,
+            people=self._make_people(np.resize(boxes, (rows, 4))),
         )
         return self._score(self._variables, globalise([host_batch], self._mesh))
 
@@ -216,13 +212,16 @@ class Predictor:
             )
 
     def _compute_class(self, box: np.ndarray, crop: Picture, k: int) -> ClassMaps:
-        cfg, people = self.opened.cfg, None
-        if cfg.reads_boxes:
-            people = People(*map(jnp.asarray, make_people(box[None], cfg.data)))
+        people = People.of(self._make_people(box[None]))
         found = self._compute_maps(
             self._variables, crop[None], np.array([k], np.int32), people=people
         )
         return jax.device_get(found)
+
+    def _make_people(self, boxes: np.ndarray) -> HostPeople | None:
+        """Makes the one person of each image, for a model that reads boxes."""
+        cfg = self.opened.cfg
+        return make_people(boxes, cfg.data) if cfg.reads_boxes else None
 
 
 def _cut(ready: Iterable[_Ready | Refused], images: int) -> Iterator[list[_Ready | Refused]]:
@@ -238,11 +237,11 @@ def _cut(ready: Iterable[_Ready | Refused], images: int) -> Iterator[list[_Ready
     yield batch
 
 
-def _prepare(cfg: Config, image: Input | Refused) -> _Ready | Refused:
+def _prepare(data: DataConfig, image: Input | Refused) -> _Ready | Refused:
     if isinstance(image, Refused):
         return image
     source = open_source(image)
     try:
-        return _Ready(source, prepare(source.load(), cfg.data, source.box))
+        return _Ready(source, prepare(source.load(), data, source.box))
     except DataError as refusal:
         return Refused(source.name, str(refusal), source.person)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -46,8 +46,6 @@ def predict(
         places = [RowSpec(position) for position in chosen]
         places += [RowSpec(PADDING_ID)] * (BATCH_IMAGES - len(chosen))
         batch = rows.batch(places, np.empty(rows.image_shape(BATCH_IMAGES), np.uint8))
-        host: Any = batch.people
-        people = None if host is None else People(*host)
-        maps = jax.device_get(compute(variables, batch.image, people=people))
+        maps = jax.device_get(compute(variables, batch.image, people=People.of(batch.people)))
         parts.append(Predictions(grid, batch.image, *maps).take(range(len(chosen))))
     return jax.tree.map(lambda *fields: np.concatenate(fields), *parts)

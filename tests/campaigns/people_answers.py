@@ -17,7 +17,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from data_pipelines import manifest
 from data_pipelines.core.boxes import find_areas
@@ -25,11 +25,13 @@ from data_pipelines.datasets.crowd import MASKS
 from data_pipelines.example import PADDING_ID
 from data_pipelines.records import open_split
 from data_pipelines.rows import Rows, RowSpec
-from data_pipelines.transforms import center_crop, make_view
 from gap_jax.batch import People
+from gap_jax.evaluation import metrics
+from gap_jax.report.comparison import percent
+from gap_jax.report.measure import crop_mask
 from gap_jax.saved.model import Opened, open_model
 
-BATCH, RESAMPLES = 32, 2000
+BATCH = 32
 HALF = 0.5
 Counts = Float[np.ndarray, "n 2"]  # of each image: a sum over its people, and their number
 
@@ -55,8 +57,7 @@ def main() -> None:
         if not sum(field[:, 1].sum() for field in fields):
             continue
         shares = ", ".join(f"{100 * _share(field):.1f}" for field in fields)
-        low, high = find_interval(np.concatenate(fields, axis=1))
-        print(f"{name}: {100 * _mean(fields):.1f} % ({low:.1f} to {high:.1f}); by run {shares}")
+        print(f"{name}: {percent(average(fields))}; by run {shares}")
 
 
 def measure(opened: Opened, folder: Path) -> Found:
@@ -83,32 +84,23 @@ def measure(opened: Opened, folder: Path) -> Found:
         batch = rows.batch(specs, np.empty(rows.image_shape(BATCH), np.uint8))
         if batch.people is None:
             raise AssertionError("the rows have no people")
-        people = People(*map(jnp.asarray, batch.people))
+        people = People.of(batch.people)
         logits, winner = map(np.asarray, compute(jnp.asarray(batch.image), people))
         for row, position in enumerate(chosen):
             label = np.asarray(batch.people.label[row])
             known = np.flatnonzero(label >= 0)
             right = (logits[row, known].argmax(-1) == label[known]).astype(float)
-            mask = crop_mask(masks[records[position]["id"]], opened)
+            mask = masks[records[position]["id"]]
+            regions, best = batch.people.regions[row], winner[row]
+            things = [crop_mask(mask == 2 + 2 * i, here) >= HALF for i in known]
             chosen_by = [
-                judge(mask == 2 + 2 * i, batch.people.regions[row, i], winner[row, i, label[i]])
-                for i in known
+                judge(thing, regions[i], best[i, label[i]])
+                for i, thing in zip(known, things, strict=True)
             ]
             counted = np.array([pair for pair in chosen_by if pair], float).reshape(-1, 4)
             measured = (right, *counted.T)
             found.append([(float(values.sum()), float(len(values))) for values in measured])
     return Found(*np.array(found, float).transpose(1, 0, 2))
-
-
-def crop_mask(mask: Int[np.ndarray, "h w"], opened: Opened) -> Int[np.ndarray, "side side"]:
-    """Crops a mask as evaluation crops the image; cells of the resized one are never mixed."""
-    values = np.unique(mask)
-    layers = []
-    for value in values:
-        layer = np.repeat(np.where(mask == value, np.uint8(255), np.uint8(0))[..., None], 3, axis=2)
-        view = make_view(layer, np.zeros((0, 16, 3), np.float32), opened.cfg.data)
-        layers.append(center_crop(view, opened.cfg.data).image[..., 0])
-    return values[np.argmax(layers, axis=0)]
 
 
 def judge(
@@ -129,22 +121,18 @@ def judge(
     )  # fmt: skip
 
 
-def find_interval(counts: Float[np.ndarray, "n columns"]) -> tuple[float, float]:
-    """Returns the percentile interval over images of the mean share of all runs, in percent."""
-    rng = np.random.default_rng(0)
-    drawn = rng.integers(len(counts), size=(RESAMPLES, len(counts)))
-    totals = counts[drawn].sum(1).reshape(RESAMPLES, -1, 2)
-    shares = (totals[..., 0] / np.maximum(totals[..., 1], 1)).mean(1)
-    low, high = np.percentile(100 * shares, (2.5, 97.5))
-    return float(low), float(high)
+def average(fields: tuple[Counts, ...]) -> metrics.Interval:
+    """Returns the mean share of all runs, with its interval over images."""
+    sums, numbers = np.stack(fields, axis=-1).transpose(1, 2, 0)  # of each run and image
+
+    def share(counts: metrics.Counts) -> Float[np.ndarray, " r"]:
+        return (sums @ counts / np.maximum(numbers @ counts, 1)).mean(axis=0)
+
+    return metrics.resample(share, sums.shape[1]).interval()
 
 
 def _share(field: Counts) -> float:
-    return float(field[:, 0].sum() / max(field[:, 1].sum(), 1))
-
-
-def _mean(fields: tuple[Counts, ...]) -> float:
-    return float(np.mean([_share(field) for field in fields]))
+    return float(field[:, 0].sum() / field[:, 1].sum())
 
 
 if __name__ == "__main__":

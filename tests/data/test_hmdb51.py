@@ -48,16 +48,6 @@ def _skip_without(decoder: str) -> None:
         pytest.importorskip("av", reason="the extra `video` is not installed")
 
 
-@pytest.fixture(scope="module")
-def of_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """HMDB51 prepared from folders of frames."""
-    folder = tmp_path_factory.mktemp("frames")
-    write_lists(folder / "lists")
-    write_frames(folder / "frames")
-    prepare_videos(folder)
-    return folder
-
-
 def test_frames_are_kept_as_they_are(of_frames: Path) -> None:
     stated = manifest.load(of_frames / "out")
     assert (stated.name, stated.classes, stated.frames) == ("hmdb51", ("brush_hair", "jump"), 25)

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from PIL import Image
 
 from data_pipelines import loader, manifest, records
@@ -13,17 +12,6 @@ from data_pipelines.config import DataConfig
 from data_pipelines.core.spread import spread_frames
 from data_pipelines.rows import Rows, draw_frames
 from data_pipelines.transforms import augment, make_view
-from tests.support.tiny_videos import prepare_videos, write_frames, write_lists
-
-
-@pytest.fixture(scope="module")
-def of_frames(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """HMDB51 prepared from folders of frames."""
-    folder = tmp_path_factory.mktemp("frames")
-    write_lists(folder / "lists")
-    write_frames(folder / "frames")
-    prepare_videos(folder)
-    return folder
 
 
 def config(folder: Path, **values: Any) -> DataConfig:
