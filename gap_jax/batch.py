@@ -13,9 +13,8 @@
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, UInt8
-
-from data_pipelines import example
 
 
 class People(NamedTuple):
@@ -26,8 +25,8 @@ class People(NamedTuple):
     label: Int[Array, "b people"]
 
     @classmethod
-    def of(cls, host: example.People | None) -> "People | None":
-        """Puts the people of one process on the default device; None stays None."""
+    def of(cls, host: tuple[np.ndarray, ...] | None) -> "People | None":
+        """Puts the host's people on the default device; None stays None."""
         return None if host is None else cls(*map(jnp.asarray, host))
 
 
