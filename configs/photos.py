@@ -41,6 +41,8 @@ def _set_network(cfg: Config) -> None:
     model.dropout, model.gate_init = 0.0, "one"
     if model.pooling == "gap":  # others have no factored layers
         model.T, model.widths = 2, (256, 128)
+    if model.reads_boxes:
+        model.region_channels, model.region_widths = 128, (256, 256)
     pose.hidden, pose.kernel_size = (256,), 3
     pose.weight, pose.reduction, pose.target = 0.1, "sum_per_image", "gaussian"
     cfg.init.weights = "efficientnet_lite0"

@@ -6,6 +6,7 @@ import pytest
 
 from data_pipelines.core.errors import ConfigError
 from gap_jax.flags import read_config
+from gap_jax.model_config import HARD
 from gap_jax.variants import METHODS, OF_VIDEOS, SPLITS, list_configs
 
 
@@ -42,6 +43,8 @@ def test_every_variant_of_photos_resolves(method: str, training: str) -> None:
     assert (cfg.model.norm, cfg.init.weights) == ("frozen", "efficientnet_lite0")
     assert 0 < cfg.train.min_steps < cfg.train.steps and cfg.train.epochs > 0
     assert (cfg.train.mixup, cfg.data.erasing) == (0, 0)
+    if cfg.model.pooling in HARD:  # fc6 and fc7 of VGG16 would have 120 million parameters
+        assert (cfg.model.region_channels, cfg.model.region_widths) == (128, (256, 256))
 
 
 def test_parts_of_another_config_are_refused() -> None:
