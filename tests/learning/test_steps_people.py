@@ -15,8 +15,6 @@ from gap_jax.learning import losses, steps
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.learning.state import Variables
-from gap_jax.weights.native import name_arrays
-from tests.campaigns import regions
 from tests.support.small_networks import UNOPTIMISED
 from tests.support.step_courses import PEOPLE, begin, draw_batch
 
@@ -106,28 +104,6 @@ def test_people_of_images_with_several_labels_have_one_each() -> None:
     expected = -(target * np.log(p) + (1 - target) * np.log(1 - p)).mean(1)
     found = rule(jnp.asarray(z, jnp.float32), jnp.array([2, 0, 3]))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-def test_full_size_recipe_has_published_shapes() -> None:
-    """VGG16 at 600 px, fc6 and fc7 of 4096, without computing values."""
-    setup = regions.set_up("rstarcnn")
-    cfg, sizes = setup.cfg, name_arrays(setup.target.variables)
-    assert sizes["pooling/hidden/0/kernel"].shape == (7 * 7 * 512, 4096)
-    assert sizes["pooling/hidden/1/kernel"].shape == (4096, 4096)
-    assert sizes["pooling/primary/kernel"].shape == sizes["pooling/secondary/kernel"].shape
-    assert not any("reduce" in name for name in sizes)
-    assert (cfg.data.regions, cfg.model.dropout, cfg.optim.weight_decay) == (10, 0.5, 5e-4)
-    leaves = jax.tree_util.tree_leaves_with_path(setup.target.opt_state)
-    momenta = {jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves}
-    assert any("stages/2/0" in name for name in momenta)
-    assert not any("stages/0/" in name or "stages/1/" in name for name in momenta)
-    batch = jax.tree.map(lambda leaf: leaf[None], regions.draw_batch(cfg, 3))
-    assert batch.people is not None
-    batch = on_device.Batch(*batch[:-1], people=on_device.People(*batch.people))
-    shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
-    after, metrics = jax.eval_shape(setup.train_step, setup.target, shapes)
-    assert jax.tree.structure(after) == jax.tree.structure(setup.target)
-    assert metrics.loss.total.shape == ()
 
 
 def test_evaluation_step_scores_people() -> None:
