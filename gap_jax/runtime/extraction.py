@@ -36,6 +36,13 @@ EVALUATION_FIELDS = ("eval_crops", "eval_flip")
 NETWORK_FIELDS = (
     "backbone", "strides", "stem_padding", "final_relu", "input", "stage", "norm_eps",
 )  # fmt: skip
+STORED_FIELDS = (
+    *IMAGE_FIELDS,
+    *TRAINING_FIELDS,
+    *EVALUATION_FIELDS,
+    "feature_views",
+    "feature_dtype",
+)
 IN_USE_ADVICE = "wait until it has computed these maps, and run the same command again"
 
 

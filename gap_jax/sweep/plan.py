@@ -17,7 +17,7 @@ from gap_jax.evaluation.evaluate import METRICS_FILE
 from gap_jax.flags import spell_overrides
 from gap_jax.learning.length import resolve_length
 from gap_jax.runtime import run_folder
-from gap_jax.runtime.extraction import NETWORK_FIELDS
+from gap_jax.runtime.extraction import NETWORK_FIELDS, STORED_FIELDS
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.sweep.rows import Row, identify
 
@@ -104,7 +104,8 @@ class Extraction(Cell):
     def identify(self) -> str:
         """Returns all that determines the maps; those of a held-out centre crop are in training."""
         cfg = self.cfg
-        data = {**dataclasses.asdict(cfg.data), "held_out": 0.0}
+        names = ("train_split", "eval_split", *STORED_FIELDS)
+        data = {name: getattr(cfg.data, name) for name in names}
         if cfg.data.eval_views > 1 or cfg.data.eval_crops != "center":
             data["held_out"] = cfg.data.held_out
         network = {name: getattr(cfg.model, name) for name in (*NETWORK_FIELDS, "dtype")}

@@ -205,6 +205,10 @@ def test_maps_are_extracted_once_before_the_runs(data: Path, tmp_path: Path) -> 
     assert not any("workdir" in word for word in only.command)
     flipped = two_rows(data, tmp_path, *fields, "init.weights=drawn_objects", "data.eval_flip=true")
     assert [each.is_search for each in flipped.list_extractions()] == [False, True]
+    overrides = (*fields, "init.weights=drawn_objects")
+    spec, over = "gap_pose:rstarcnn,demo", ["data.regions=2,3"]
+    regions = make_plan(data, tmp_path, "grid", *overrides, spec=spec, over=over)
+    assert len(regions.list_extractions()) == 1  # regions are drawn from the stored boxes
     runner = Recorder(plan.data, code=lambda cell: 66 * cell.name.startswith("features"))
     assert execute(plan, runner, quiet) == 66
     assert runner.started == [
