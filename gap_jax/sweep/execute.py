@@ -19,6 +19,7 @@ from gap_jax.runtime.run_folder import LOCK
 from gap_jax.sweep.plan import Cell, Plan
 
 POLL_S = 0.1
+RETRY_S = 5.0  # until a run that was in use is started again: a start takes some seconds of CPU
 PATIENCE_S = 60.0  # from a signal to the kill of a run that does not save and end
 ONLY = "--only"  # the option that makes one run
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
@@ -106,7 +107,7 @@ def run_children(
     """
     waiting, free, source = list(cells), list(slots), iter(more)
     running: list[Program] = []
-    awaited: list[Cell] = []
+    awaited: dict[str, float] = {}  # when those are started again that were in use
     try:
         while True:
             if stop_flag.is_stopping():
@@ -114,7 +115,8 @@ def run_children(
             for cell in list(waiting):
                 if not free:
                     break
-                if not _is_locked(cell.workdir):
+                due = awaited.get(cell.label, 0)
+                if time.monotonic() >= due and not _is_locked(cell.workdir):
                     waiting.remove(cell)
                     running.append(_start(cell, free.pop(0)))
             while len(free) > len(waiting) and (cell := next(source, None)):
@@ -128,9 +130,9 @@ def run_children(
                 running.remove(program)
                 free.append(program.slot)
                 if code == InUse.exit_code:
-                    if program.cell not in awaited:
+                    if program.cell.label not in awaited:
                         log(f"{program.cell.label} is in use; waiting for it")
-                    awaited.append(program.cell)
+                    awaited[program.cell.label] = time.monotonic() + RETRY_S
                     waiting.append(program.cell)
                 else:
                     _record(program, code)

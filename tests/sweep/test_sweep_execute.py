@@ -175,16 +175,22 @@ def test_maps_that_a_child_of_a_killed_sweep_computes_are_waited_for(
     orphan = ExitStack()
     orphan.enter_context(files.locked(folder))
     starts, lines = list[list[str]](), list[str]()
+    begins, ends = list[float](), list[float]()
 
     def start(command: list[str], **_: object) -> Called:
         starts.append(command)
+        begins.append(time.monotonic())
         if len(starts) == 3:
             orphan.close()
-        return Called(command)
+        called = Called(command)
+        ends.append(time.monotonic())
+        return called
 
     monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(execute, "RETRY_S", 0.3)
     assert list(run_children([extraction], [{}], StopFlag(), lines.append)) == [(extraction, 0)]
     assert starts == [extraction.command] * 3
+    assert all(begin - end > 0.3 for begin, end in zip(begins[1:], ends[:-1], strict=True))
     assert lines == ["P=1/features-seed-0 is in use; waiting for it"]
     assert capsys.readouterr().err.count("error 77: ") == 2
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == whole
