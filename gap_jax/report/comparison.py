@@ -126,12 +126,13 @@ def compare(runs: Sequence[ReportedRun], names: Sequence[str] = ()) -> Compariso
 
 
 def describe_difference(difference: Interval) -> str:
-    """Describes the sign of a difference if its interval excludes 0."""
+    """Describes the sign of a difference if its interval, as `percent` prints it, excludes 0."""
     if not math.isfinite(difference.low):
         return "too few images for an interval"
-    if difference.low > 0:
+    low, high = (round(100 * value, 1) for value in difference[1:])
+    if low > 0:
         return "higher"
-    return "lower" if difference.high < 0 else NOTHING_SHOWN
+    return "lower" if high < 0 else NOTHING_SHOWN
 
 
 def percent(interval: Interval, *, signed: bool = False) -> str:

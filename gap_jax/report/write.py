@@ -14,6 +14,7 @@ from data_pipelines.core.errors import CannotWrite, ConfigError
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.page import Thumbnail, embed, fill_template
+from gap_jax.config import Config
 from gap_jax.evaluation import evaluate
 from gap_jax.prediction.attention import LOWEST_JOINT_PEAK
 from gap_jax.report import gallery, label_errors, maps, measure, tables
@@ -87,7 +88,7 @@ def _build_page(
     return {
         "title": "Comparison of runs" if len(methods) > 1 else names[0],
         "lead": describe_data(comparison, images.data, split),
-        "warnings": list_warnings(comparison, steps),
+        "warnings": list_warnings(comparison, images.data, steps),
         "methods": names,
         "has_seeds": len(runs) > len(methods),
         "protocol": evaluate.Protocol.of(shown_run.cfg),
@@ -132,7 +133,9 @@ def describe_data(comparison: Comparison, data: Manifest, split: str) -> str:
     return text
 
 
-def list_warnings(comparison: Comparison, saved_steps: Mapping[Path, int]) -> list[str]:
+def list_warnings(
+    comparison: Comparison, data: Manifest, saved_steps: Mapping[Path, int]
+) -> list[str]:
     """Lists reasons to distrust the numbers."""
     runs = [run for method in comparison.methods for run in method.runs]
     found = [
@@ -148,7 +151,7 @@ def list_warnings(comparison: Comparison, saved_steps: Mapping[Path, int]) -> li
         for run in runs
         if run.cfg.data.scores_trained
     ]
-    if any(run.cfg.eval.max_examples for run in runs):
+    if any(_leaves_out(run.cfg, data) for run in runs):
         found.append("The evaluations leave images of the split out (eval.max_examples)")
     found += [
         f"{run.root} was evaluated at step {run.step:,} and its maps are of checkpoint {step:,}"
@@ -156,6 +159,11 @@ def list_warnings(comparison: Comparison, saved_steps: Mapping[Path, int]) -> li
         if (step := saved_steps.get(run.root, run.step)) != run.step
     ]
     return found
+
+
+def _leaves_out(cfg: Config, data: Manifest) -> bool:
+    stored = data.find_split(cfg.data.evaluated_split).examples
+    return 0 < cfg.eval.max_examples < cfg.data.count_evaluated(stored)
 
 
 def _show_example(

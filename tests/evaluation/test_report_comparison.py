@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from data_pipelines.core.errors import ConfigError
-from data_pipelines.manifest import Manifest
+from data_pipelines.manifest import Manifest, Split
 from gap_jax.evaluation import metrics
 from gap_jax.evaluation.metrics import Interval
 from gap_jax.report import tables
@@ -162,6 +162,9 @@ def test_methods_of_the_same_name_get_their_differing_fields() -> None:
         (-0.2, -0.01, "lower"),
         (-0.1, 0.1, NOTHING_SHOWN),
         (0.0, 0.1, NOTHING_SHOWN),
+        (0.0004, 0.1, NOTHING_SHOWN),
+        (-0.1, -0.0004, NOTHING_SHOWN),
+        (0.0006, 0.1, "higher"),
         (-0.1, 0.0, NOTHING_SHOWN),
         (math.nan, math.nan, "too few images for an interval"),
     ],
@@ -245,11 +248,19 @@ def test_ticks_are_few_and_enclose_the_range(low: float, high: float) -> None:
 
 
 def test_report_warns_of_omitted_and_of_trained_images() -> None:
-    part = compare([run_of(0.2, "eval.max_examples=8")])
-    assert "leave images of the split out (eval.max_examples)" in " ".join(list_warnings(part, {}))
-    assert not list_warnings(compare([run_of(0.2)]), {})
-    (warning,) = list_warnings(compare([run_of(0.2, "data.train_split=trainval")]), {})
+    split = Split(60, 60, 60, (20,) * 3, "", ())
+    data = Manifest("people", "single", CLASSES, 1, {"train": split, "val": split}, {})
+
+    def warn(*overrides: str) -> list[str]:
+        return list_warnings(compare([run_of(0.2, *overrides)]), data, {})
+
+    (warning,) = warn("eval.max_examples=59")
+    assert "leave images of the split out (eval.max_examples)" in warning
+    assert not warn() and not warn("eval.max_examples=60")
+    (warning,) = warn("data.train_split=trainval")
     assert "was trained on trainval, which holds evaluated images" in warning
+    (warning,) = warn("data.held_out=0.5", "eval.max_examples=29")
+    assert "leave images" in warning
 
 
 def test_shared_environment_values_are_listed_once() -> None:

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from data_pipelines.core.errors import ConfigError
 from gap_jax.config import OptimConfig
 from gap_jax.learning import optim
+from gap_jax.learning.state import count_parameters
 
 Tree = dict[str, Any]
 Flat = dict[str, Float[np.ndarray, "..."]]
@@ -235,3 +236,13 @@ def test_refusal_without_near_name_lists_top_paths() -> None:
     many = {f"part{i}": {"kernel": np.zeros(1), "bias": np.zeros(1)} for i in range(9)}
     with pytest.raises(ConfigError, match="'xyz'; known are part0, part1"):
         optim.check_paths("optim.frozen", ["xyz"], many)
+
+
+def test_parameters_are_counted_by_part() -> None:
+    class Network(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.backbone = nnx.Linear(3, 4, rngs=rngs)
+            self.head = nnx.List([nnx.Linear(4, 4, rngs=rngs)])
+
+    shapes = jax.eval_shape(lambda: nnx.state(Network(nnx.Rngs(0)), nnx.Param))
+    assert count_parameters(shapes) == {"backbone": 16, "head": 20}

@@ -15,7 +15,6 @@ from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
 from gap_jax.learning.length import resolve_length
 from gap_jax.learning.setup import Setup
-from gap_jax.learning.state import count_parameters
 from gap_jax.runtime.preflight import (
     Preflight,
     describe_memory,
@@ -161,10 +160,14 @@ def test_batches_losses_and_frozen_statistics_are_described() -> None:
 
 def test_warns_of_common_mistakes() -> None:
     assert "every parameter starts random; " in row(describe_run(loaded=()).render(), "warning")
-    for harmless in (describe_run(), describe_run(loaded=(), start=5)):
+    alone = dataclasses.replace(mpii(), max_people=0)
+    for harmless in (describe_run(), describe_run(loaded=(), start=5), describe_run(data=alone)):
         assert "warning" not in harmless.render()
     blind = describe_run(data=mpii(with_joints=0)).render()
     assert "no training image has a joint" in row(blind, "warning")
+    cfg = Config()
+    cfg.model.pooling = "rcnn"
+    assert "the whole crop is the one person" in describe_run(cfg, data=alone).render()
     assert "warning" not in describe_run(data=mpii(with_joints=0), pose_cells=None).render()
     gone = describe_run(data=mpii(class_counts=(0, 5, 0), labelled=8000)).render()
     assert "2 classes without training images: 'jumping'" in gone
@@ -280,16 +283,6 @@ def test_wrapping_loses_nothing() -> None:
     assert wrap("a bc def", 4) == ["a bc", "def"]
     assert wrap("a 模型模 b", 5) == ["a", "模型", "模 b"]
     assert wrap("abcdefgh i", 3) == ["abc", "def", "gh", "i"]
-
-
-def test_parameters_are_counted_by_part() -> None:
-    class Network(nnx.Module):
-        def __init__(self, rngs: nnx.Rngs) -> None:
-            self.backbone = nnx.Linear(3, 4, rngs=rngs)
-            self.head = nnx.List([nnx.Linear(4, 4, rngs=rngs)])
-
-    shapes = jax.eval_shape(lambda: nnx.state(Network(nnx.Rngs(0)), nnx.Param))
-    assert count_parameters(shapes) == {"backbone": 16, "head": 20}
 
 
 def test_memory_of_a_compiled_step_is_described() -> None:
