@@ -1,4 +1,4 @@
-"""Every test runs with shape-checked arrays, parsed flags and eight fake devices.
+"""Every test runs with parsed flags and eight fake devices; modules that state shapes check them.
 
 On the CPU XLA generates code without optimisation: a test compiles more than it computes. Compiled
 programs are shared by all processes of this call of pytest. No operation gets its lines of Python,
@@ -33,7 +33,9 @@ CHECKED = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts)
     for package in ("data_pipelines", "gap_jax")
     for path in (ROOT / package).rglob("*.py")
-    if path.stem != "__init__" and path.parent.name != "drawn"  # would draw ten times slower
+    if path.stem != "__init__"
+    and path.parent.name != "drawn"  # would draw ten times slower
+    and "from jaxtyping" in path.read_text("utf-8")
 ]
 install_import_hook(CHECKED, "beartype.beartype")
 

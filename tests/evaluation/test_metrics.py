@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Bool, Float, Int
-from sklearn import metrics as sklearn_metrics
 
 from data_pipelines.core.errors import DataError
 from gap_jax.config import Rule
 from gap_jax.evaluation import metrics
 from tests.support.reported_runs import interval_of, paired_interval
+from tests.support.scikit_learn import load_metrics
 
 Column = Float[np.ndarray, " n"]
 Positives = Bool[np.ndarray, " n"]
@@ -58,7 +58,7 @@ def test_precisions_without_ties_equal_the_devkits(n: int, positives: int) -> No
         eleven = metrics.average_precision(scores, is_positive, "eleven_point")
         assert area == pytest.approx(_voc_area(scores, is_positive), abs=1e-12)
         assert eleven == pytest.approx(_voc_eleven_points(scores, is_positive), abs=1e-12)
-        plain = sklearn_metrics.average_precision_score(is_positive, scores)
+        plain = load_metrics().average_precision_score(is_positive, scores)
         assert plain - 1e-12 <= area <= plain + 0.2
 
 
@@ -119,12 +119,12 @@ def test_equal_scores_are_one_threshold_as_in_scikit_learns_curve(seed: int, lev
     rng = np.random.default_rng(seed)
     scores, is_positive = rng.integers(0, levels, 25).astype(float), rng.random(25) < 0.4
     is_positive[0] = True
-    precision, recall, _ = sklearn_metrics.precision_recall_curve(is_positive, scores)
+    precision, recall, _ = load_metrics().precision_recall_curve(is_positive, scores)
     envelope = np.maximum.accumulate(precision[:-1])  # the curve runs from full recall to none
     expected = (envelope * -np.diff(recall)).sum()
     assert metrics.average_precision(scores, is_positive) == pytest.approx(expected, abs=1e-12)
     step = metrics.average_precision(scores, is_positive, "step")
-    expected = sklearn_metrics.average_precision_score(is_positive, scores)
+    expected = load_metrics().average_precision_score(is_positive, scores)
     assert step == pytest.approx(expected, abs=1e-12)
 
 
@@ -194,7 +194,7 @@ def test_accuracy_equals_scikit_learns(k: int) -> None:
     logits, labels = _case()
     scores = metrics.ranking_scores(logits, labels)
     if k < 7:
-        expected = sklearn_metrics.top_k_accuracy_score(labels, scores, k=k, labels=range(7))
+        expected = load_metrics().top_k_accuracy_score(labels, scores, k=k, labels=range(7))
     else:
         expected = 1.0
     assert metrics.accuracy(scores, labels, k) == pytest.approx(expected)
