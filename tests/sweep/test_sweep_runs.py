@@ -9,8 +9,9 @@ import pytest
 
 from gap_jax import cli
 from gap_jax.sweep import execute
+from gap_jax.sweep.plan import SWEEP
 from tests.support.forking import Forked
-from tests.support.swept import SIZES, train_here, words_of
+from tests.support.swept import SIZES, make_plan, train_here, words_of
 from tests.support.tiny_data import prepare_tiny_people
 
 CONFIG = "gap_pose:demo"
@@ -141,3 +142,15 @@ def test_a_dry_run_writes_nothing(
     assert "33 runs choose a learning rate, 55 use it: 176 steps" in out
     assert "time: no estimate yet" in out and "--only search-0 instead of --dry-run" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_refuses_the_folder_of_another_sweep(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_plan(data, tmp_path, "ranks").enter()
+    held = (tmp_path / SWEEP).read_bytes()
+    assert cli.main(["sweep", *words(data, tmp_path, "table1", "--dry-run")]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path} holds another sweep, kind: 'ranks' -> 'table1'" in line
+    assert [path.name for path in tmp_path.iterdir()] == [SWEEP]
+    assert (tmp_path / SWEEP).read_bytes() == held
