@@ -99,6 +99,22 @@ def test_proposed_commands_exist(name: str, capsys: pytest.CaptureFixture[str]) 
     assert all(word in printed for word in words if word.startswith("--"))
 
 
+@pytest.mark.parametrize(
+    ("name", "out"),
+    [
+        *((name, f"data/{name}") for name in DATASETS if name != "hmdb51"),
+        ("hmdb51", "data/hmdb51_splitN"),
+    ],
+)
+def test_help_describes_a_data_set_and_shows_its_folder(
+    name: str, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["data", "prepare", name, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert " Draws " in printed or " Reads " in printed
+    assert f"--out DIR folder of the records; {out} " in printed
+
+
 def test_wrong_or_missing_data_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
