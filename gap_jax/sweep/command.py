@@ -133,7 +133,12 @@ def _check_kind(options: argparse.Namespace) -> None:
 
 
 def _rates(text: str) -> tuple[float, ...]:
-    rates = sorted(float(each) for each in text.split(","))
+    try:
+        rates = sorted(map(float, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be numbers separated by commas, such as 0.001,0.01"
+        ) from error
     if len(set(rates)) < len(rates):
         raise argparse.ArgumentTypeError(f"{text} names a rate twice")
     return tuple(rates)

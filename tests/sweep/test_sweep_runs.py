@@ -89,6 +89,7 @@ def test_runs_are_child_processes(
         (["grid", "--over=model.T=1", "--over=model.T=2"], 64, "--over names a field twice"),
         (["grid", "--over", "model.Q=1"], 64, "config has no field 'model.Q'"),
         (["grid", "--over", "model.T=x"], 64, "row model.T=x: model.T='x' is not of type int"),
+        (["ranks", "--rates", "abc"], 64, "--rates: 'abc' must be numbers separated by commas"),
         (["ranks", "--rates", "0.1,0.1"], 64, "0.1,0.1 names a rate twice"),
         (["ranks", "--rates", "0.1,-1"], 64, "optim.learning_rate=-1.0 is out of range"),
         (["ranks", "--config.train.seed=3"], 64, "train.seed=3 is set by the sweep; use --seeds"),
