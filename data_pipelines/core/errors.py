@@ -63,10 +63,10 @@ def nearest(word: str, words: Sequence[str]) -> str:
     return propose(word, words) or known
 
 
-def propose(word: str, words: Sequence[str]) -> str:
+def propose(word: str, words: Sequence[str], prefix: str = "") -> str:
     """Returns the end of an error message: the nearest known word, or nothing if none is near."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
 
 
 def name_some(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:
