@@ -238,11 +238,11 @@ def _make_record(accepted: Accepted, raw: RawData, max_width_px: int) -> records
 def _summarise(
     out: Path, raw: RawData, manifest: Manifest, rejects: Sequence[Reject], notes: Sequence[str]
 ) -> Iterator[str]:
-    rows = [["split", "listed", "found", "on disk", "labelled", "with joints", "used"]]
+    rows = [["split", "listed", "found", "on disk", "used", "labelled", "with joints"]]
     for name, split in raw.splits.items():
         held = manifest.splits[name]
         found = split.listed, split.annotated, split.on_disk
-        used = held.labelled, held.with_joints, held.examples
+        used = held.examples, held.labelled, held.with_joints
         rows.append([name, *(f"{count:,}" for count in found + used)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for first, *others in rows:

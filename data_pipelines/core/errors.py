@@ -59,10 +59,14 @@ class PeerLost(Refusal, exit_code=PEER_LOST):
 
 def nearest(word: str, words: Sequence[str]) -> str:
     """Returns the end of an error message: the nearest known word, or all of at most 20 words."""
+    known = f"; known are {', '.join(words)}" if 0 < len(words) <= 20 else ""
+    return propose(word, words) or known
+
+
+def propose(word: str, words: Sequence[str], prefix: str = "") -> str:
+    """Returns the end of an error message: the nearest known word, or nothing if none is near."""
     close = difflib.get_close_matches(word, words, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]!r}?"
-    return f"; known are {', '.join(words)}" if 0 < len(words) <= 20 else ""
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""
 
 
 def name_some(names: Sequence[str], most: int = 3, separator: str = ", ") -> str:

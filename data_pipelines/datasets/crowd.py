@@ -75,7 +75,8 @@ def draw(folder: Path, *, seed: int = 0, sizes: Mapping[str, int] = SIZES) -> Ra
         np.savez_compressed(partial / MASKS, allow_pickle=False, **masks)
     splits = {split: RawSplit(size, size, size, entries[split]) for split, size in sizes.items()}
     provenance = {"people_sha256": sha256(folder / PEOPLE)}
-    return RawData("crowd", "multi", CLASSES, splits, [], provenance)
+    note = f"{folder.name}/{PEOPLE} has the box and the action of each person"
+    return RawData("crowd", "multi", CLASSES, splits, [], provenance, notes=[note])
 
 
 def _keypoints(person: Person) -> Float[np.ndarray, "16 3"]:

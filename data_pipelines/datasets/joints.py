@@ -142,8 +142,10 @@ def parse(path: Path) -> tuple[list[str], list[Row]]:
     try:
         content = json.loads(read_bounded(path, MAX_BYTES))
     except DataError as error:
+        is_absent = isinstance(error.__cause__, FileNotFoundError)
+        problem = f"there is no file {path}" if is_absent else f"cannot read {path} ({error})"
         raise DataError(
-            f"cannot read {path} ({error}); pass a JSON file of keypoints only"
+            f"{problem}; pass a JSON file of people's joints or boxes, as docs/photos.md describes"
         ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{path} is no JSON ({first_line(error)}); get it again") from error

@@ -1,25 +1,58 @@
 """Parses the arguments of all commands but train; a mistake ends in one line and code 64."""
 
 import argparse
+import itertools
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from data_pipelines.core.errors import ConfigError
+from data_pipelines.core.errors import ConfigError, propose
 
 OVERRIDES = ("--config.", "--noconfig.")
+OPTION = re.compile(r"--[A-Za-z][\w.-]*")
 DESCRIBE = ("\0",)  # for these words a command raises `Described` instead of doing anything
 
 
 class Parser(argparse.ArgumentParser):
-    """Refuses mistakes in one line, and abbreviations; `takes_config` allows overrides."""
+    """Refuses mistakes in one line, and abbreviations; `takes_config` allows overrides.
+
+    Proposes the nearest option or choice for one that does not exist.
+    """
 
     def __init__(self, *, takes_config: bool = False, **options: Any) -> None:
         super().__init__(**{"allow_abbrev": False, **options})
         self.set_defaults(takes_config=takes_config)
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
+        raise ConfigError(
+            message if message.endswith("?") else f"{message}; see {self.prog} --help"
+        )
+
+    def parse_known_args(self, *given: Any, **options: Any) -> tuple[Any, list[str]]:
+        """Refuses an unknown option before a required one that its typing error leaves out."""
+        words = given[0]
+        if self._subparsers is None and not {"-h", "--help"} & set(
+            words
+        ):  # subcommands check theirs
+            self._refuse_unknown(words)
+        return super().parse_known_args(*given, **options)
+
+    def _refuse_unknown(self, words: Sequence[str]) -> None:
+        known = [name for name in self._option_string_actions if name.startswith("--")]
+        for word in itertools.takewhile(lambda word: word != "--", words):
+            name = word.partition("=")[0]
+            is_override = self.get_default("takes_config") and word.startswith(OVERRIDES)
+            if OPTION.fullmatch(name) and name not in known and not is_override:
+                near = propose(name[2:], [each[2:] for each in known], prefix="--")
+                self.error(f"unknown argument {word!r}{near}")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += propose(str(value), [*map(str, action.choices or ())])
+            raise
 
 
 class Described(Exception):
@@ -38,7 +71,7 @@ def parse(parser: Parser, words: Sequence[str]) -> argparse.Namespace:
     overrides = [word for word in rest if options.takes_config and word.startswith(OVERRIDES)]
     unknown = [word for word in rest if word not in overrides]
     if unknown:
-        raise ConfigError(f"unknown argument {unknown[0]!r}; see {parser.prog} --help")
+        parser.error(f"unknown argument {unknown[0]!r}")
     options.overrides = overrides
     return options
 

@@ -40,6 +40,11 @@ gap_jax, so install it apart: {SETUP}."""
 FOLDER_HELP = """Reads photographs from ROOT/CLASS/* or ROOT/{train,val,test}/CLASS/* (also valid,
 validation). Without a folder for it, val is drawn from train: a share of each class, with
 near-duplicates kept together. docs/photos.md describes layouts, formats and joints."""
+PEOPLE_HELP = """Draws people doing 8 actions, one of them in each picture among distractors and
+bystanders, in MPII's format: a .mat of annotations, lists, and a test split without labels."""
+OBJECTS_HELP = """Draws scenes whose labels name their objects, to pre-train a backbone."""
+CROWD_HELP = """Draws pictures of 2 to 4 people, each doing another of 8 actions; the label names
+all of them, and raw/people.json in --out has the box and the action of each person."""
 CSV_HELP = """Reads the photographs that a CSV file lists, with a header or without; each line is
 path,label[;label...][,split]. docs/photos.md describes the file."""
 
@@ -89,12 +94,18 @@ def _find_joints(options: argparse.Namespace) -> None:
 
 def _add_data_sets(preparing: argparse.ArgumentParser) -> None:
     names = preparing.add_subparsers(metavar="NAME", required=True)
-    drawn = names.add_parser("people", help="draw people doing 8 actions, in MPII's format")
+    drawn = names.add_parser(
+        "people", help="draw people doing 8 actions, in MPII's format", description=PEOPLE_HELP
+    )
     _add_drawing_options(drawn, people.SIZES, _draw_people)
     drawn.add_argument("--difficulty", choices=tuple(people.DIFFICULTIES), default="default")
-    scenes = names.add_parser("objects", help="draw scenes labelled with their objects")
+    scenes = names.add_parser(
+        "objects", help="draw scenes labelled with their objects", description=OBJECTS_HELP
+    )
     _add_drawing_options(scenes, objects.SIZES, _draw_objects)
-    crowd_parser = names.add_parser("crowd", help="draw pictures of 2 to 4 people doing 8 actions")
+    crowd_parser = names.add_parser(
+        "crowd", help="draw pictures of 2 to 4 people doing 8 actions", description=CROWD_HELP
+    )
     _add_drawing_options(crowd_parser, crowd.SIZES, _draw_crowd)
     real = names.add_parser("mpii", help="prepare the published MPII", description=MPII_HELP)
     real.add_argument("--annotations", type=Path, required=True, metavar="FILE.mat")

@@ -87,11 +87,8 @@ def _evaluate(
     opened = _open(options)
     origin = opened.origin
     split = options.split or opened.cfg.data.eval_split
-    given = {"eval_crops": options.crops, "eval_flip": options.flip}
-    changed = {name: value for name, value in given.items() if value is not None}
     trained_on = opened.cfg.data
-    views = dataclasses.replace(trained_on, **changed)
-    opened = dataclasses.replace(opened, cfg=dataclasses.replace(opened.cfg, data=views))
+    opened = _choose_views(opened, options)
     protocol = evaluate.Protocol.of(opened.cfg)
     place, data = _open_data(opened, options.data)
     if options.submission:
@@ -101,7 +98,7 @@ def _evaluate(
     default = None
     if options.config is None and not opened.is_exported:
         default = RunFolder(opened.source).scores(split, origin.step)
-        if views != trained_on:
+        if opened.cfg.data != trained_on:
             default = default.with_name(f"{default.name}-{protocol.views}")
         if is_other:
             default = default.with_name(f"{default.name}-{data.fingerprint}")
@@ -129,6 +126,20 @@ def _evaluate(
                 print(f"scores, metrics and classes are in {display(str(folder))}")
         finally:  # even if the disk is full
             print(json.dumps(summary, allow_nan=False))
+
+
+def _choose_views(opened: Opened, options: argparse.Namespace) -> Opened:
+    """Applies --crops and --flip; refuses several views for a model that reads boxes of one."""
+    given = {"eval_crops": options.crops, "eval_flip": options.flip}
+    changed = {name: value for name, value in given.items() if value is not None}
+    views = dataclasses.replace(opened.cfg.data, **changed)
+    if opened.cfg.reads_boxes and views.eval_views > 1:
+        fix = [f"--crops {views.eval_crops}"] * (views.eval_crops != "center")
+        fix += ["--flip"] * views.eval_flip
+        raise ConfigError(
+            f"{opened.source} reads boxes of one view of a picture; leave out {' and '.join(fix)}"
+        )
+    return dataclasses.replace(opened, cfg=dataclasses.replace(opened.cfg, data=views))
 
 
 def _submit(

@@ -65,7 +65,7 @@ def find_model(source: str | os.PathLike[str], *, checkpoint: Which = "best") ->
             raise ConfigError(f"{name} is a published classifier: it has no --checkpoint to choose")
         return published.open_published(name)
     with open_for_reading(name) as workdir:
-        return open_model(workdir.folder, checkpoint=checkpoint)
+        return open_model(workdir.folder, checkpoint=checkpoint, names=tuple(published.SIDES_PX))
 
 
 class _Ready(NamedTuple):

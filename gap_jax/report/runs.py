@@ -21,7 +21,7 @@ from gap_jax.evaluation.evaluate import Scores
 from gap_jax.learning.state import describe_model
 from gap_jax.runtime import run_folder
 from gap_jax.runtime.run_folder import RunFolder
-from gap_jax.saved.model import PREPROCESSING
+from gap_jax.saved.model import PREPROCESSING, refuse_absent
 
 STEP = "step_"
 
@@ -69,6 +69,7 @@ def read_each(roots: Sequence[Path]) -> tuple[ReportedRun, ...]:
 
 
 def _read_run(run: RunFolder) -> ReportedRun:
+    refuse_absent(run.root)
     if not files.is_file(run.config, CheckpointError):
         raise CheckpointError(
             f"{run.root} is no run: it holds no {run.config.name}; name the folder of a run"

@@ -135,8 +135,11 @@ def _schedule(run: Preflight) -> str:
     images = run.setup.cfg.data.count_trained(_train_split(run).examples)
     epochs = train.steps * train.batch_size / max(images, 1)
     rule = f"momentum {optim.momentum:g}, " if optim.name == "sgd" else ""
+    has_stairs = optim.schedule == "staircase" and optim.decay_every_steps < train.steps
+    only_rises = optim.warmup_steps >= train.steps and not has_stairs
     return (
-        f"{optim.learning_rate:g}{_course(optim)}, {train.steps:,} steps = {epochs:,.1f} epochs; "
+        f"{optim.learning_rate:g}{_course(optim)}, {train.steps:,} steps = {epochs:,.1f} epochs"
+        f"{', all of them warm-up: the rate never falls' * only_rises}; "
         f"{optim.name}, {rule}weight decay {optim.weight_decay:g}"
     )
 

@@ -7,14 +7,14 @@ the digest of each of them in manifest.json.
 import dataclasses
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 
 from data_pipelines.core import files
-from data_pipelines.core.errors import CheckpointError, ConfigError, name_some
+from data_pipelines.core.errors import CheckpointError, ConfigError, name_some, propose
 from data_pipelines.example import LabelKind
 from data_pipelines.manifest import Manifest, list_moves
 from gap_jax import hardware
@@ -107,11 +107,19 @@ class Opened:
             )
 
 
-def open_model(path: Path, *, checkpoint: Which = "best", weights: Weights = "ema") -> Opened:
+def open_model(
+    path: Path,
+    *,
+    checkpoint: Which = "best",
+    weights: Weights = "ema",
+    names: Sequence[str] = (),
+) -> Opened:
     """Opens a checkpoint of the run in `path`, or the exported model there.
 
     `ema` takes the average of the parameters if the run keeps one, `raw` the parameters themselves.
+    If there is no such path, a near one of the `names` is proposed.
     """
+    refuse_absent(path, names)
     with files.reading(path, CheckpointError):
         is_export = (path / ARRAYS).is_dir() or (path / PREPROCESSING).is_file()
     if not is_export:
@@ -140,6 +148,14 @@ def open_weights(path: Path, cfg: Config, data: Manifest) -> Opened:
         )
     origin = Origin(path.name, 0, "raw", data.fingerprint, {}, data.label_kind)
     return Opened(path, cfg, data.classes, origin, model, variables, is_exported=False)
+
+
+def refuse_absent(path: Path, names: Sequence[str] = ()) -> None:
+    """Refuses a path that does not exist; proposes a near one of the `names` of other models."""
+    with files.reading(path, CheckpointError):
+        if not path.exists():
+            fix = propose(str(path), names) or "; name the folder of a run or an exported model"
+            raise CheckpointError(f"there is no file or folder {path}{fix}")
 
 
 def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:

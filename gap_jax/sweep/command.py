@@ -55,6 +55,7 @@ def run(words: Sequence[str]) -> int:
         raise ConfigError(f"no row of {options.kind} runs: {rows[0].reason}")
     slots = execute.choose_slots(options.jobs)
     if options.dry_run:
+        plan.check_folder()
         log(execute.estimate(plan.cells, len(slots)))
         return 0
     for row in plan.runnable:
@@ -107,6 +108,7 @@ def _tune(options: argparse.Namespace, data: Manifest) -> int:
     for line in plan.describe():
         log(line)
     if options.dry_run or row.cfg is None:
+        plan.check_folder()
         return 0
     named.resolve_weights(row.cfg.init)
     plan.enter()
@@ -131,7 +133,12 @@ def _check_kind(options: argparse.Namespace) -> None:
 
 
 def _rates(text: str) -> tuple[float, ...]:
-    rates = sorted(float(each) for each in text.split(","))
+    try:
+        rates = sorted(map(float, text.split(",")))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} must be numbers separated by commas, such as 0.001,0.01"
+        ) from error
     if len(set(rates)) < len(rates):
         raise argparse.ArgumentTypeError(f"{text} names a rate twice")
     return tuple(rates)

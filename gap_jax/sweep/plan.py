@@ -257,25 +257,30 @@ class Plan:
 
     def enter(self) -> None:
         """Writes sweep.json, or refuses a folder that holds another sweep."""
-        path, own = self.out / SWEEP, json.loads(json.dumps(self.identify()))
+        if not self.check_folder():
+            files.write_atomically(self.out / SWEEP, json.dumps(self.identify(), indent=1) + "\n")
+
+    def check_folder(self) -> bool:
+        """Returns whether the folder holds this sweep; refuses another sweep, or a run."""
+        path = self.out / SWEEP
         if not files.is_file(path, CannotWrite):
             with files.writing(self.out):
-                is_run = RunFolder(self.out).config.exists()
-            if is_run:
-                raise CannotWrite(f"{self.out} holds a run; choose another --out")
-            files.write_atomically(path, json.dumps(own, indent=1) + "\n")
-            return
+                if RunFolder(self.out).config.exists():
+                    raise CannotWrite(f"{self.out} holds a run; choose another --out")
+            return False
         try:
             held = json.loads(path.read_text("utf-8"))
             if not isinstance(held, dict):
                 raise ValueError(held)
         except (OSError, ValueError) as error:
             raise DataError(f"{path} is damaged; restore it, or choose another --out") from error
+        own = json.loads(json.dumps(self.identify()))
         if differing := list(_list_differences("", held, own)):
             raise ConfigError(
                 f"{self.out} holds another sweep, {name_some(differing, separator='; ')}; use its "
                 "values or another --out"
             )
+        return True
 
 
 def _count_evaluated(cell: Cell, data: Manifest) -> int:

@@ -99,6 +99,22 @@ def test_proposed_commands_exist(name: str, capsys: pytest.CaptureFixture[str]) 
     assert all(word in printed for word in words if word.startswith("--"))
 
 
+@pytest.mark.parametrize(
+    ("name", "out"),
+    [
+        *((name, f"data/{name}") for name in DATASETS if name != "hmdb51"),
+        ("hmdb51", "data/hmdb51_splitN"),
+    ],
+)
+def test_help_describes_a_data_set_and_shows_its_folder(
+    name: str, out: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["data", "prepare", name, "--help"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert " Draws " in printed or " Reads " in printed
+    assert f"--out DIR folder of the records; {out} " in printed
+
+
 def test_wrong_or_missing_data_are_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,7 +152,23 @@ def test_default_workdir_is_named_after_the_config() -> None:
         (["data", "prepare", "people", "--seed=-1"], "64: argument --seed: -1 must be 0 or more"),
         (["data", "prepare", "people", "--val=0"], "64: argument --val: 0 must be 1 or more"),
         (["data", "prepare", "people", "--seed=x"], "64: argument --seed: invalid"),
-        (["data", "prepare", "people", "--sed=1"], "64: unknown argument '--sed=1'"),
+        (
+            ["data", "prepare", "people", "--sed=1"],
+            "64: unknown argument '--sed=1'; did you mean '--seed'?",
+        ),
+        (
+            ["predict", "a.jpg", "--modle", "runs/a", "--", "--b"],
+            "64: unknown argument '--modle'; did you mean '--model'?",
+        ),
+        (
+            ["predict", "a.jpg", "--", "--modle"],
+            "64: the following arguments are required: --model",
+        ),
+        (["predict", "--zzz"], "64: unknown argument '--zzz'; see gap_jax predict --help"),
+        (
+            ["data", "show", "/nowhere", "--confg=x", "--config.data.seed=1"],
+            "64: unknown argument '--confg=x'; did you mean '--config'?",
+        ),
         (["data", "prepare", "people", "--config.data.name=x"], "64: unknown argument '--config"),
         (["data", "prepare", "mpii"], "64: the following arguments are required: --annotations"),
         (["data", "check", "/nowhere/at/all"], "65: no prepared data in /nowhere/at/all"),
@@ -145,7 +177,11 @@ def test_default_workdir_is_named_after_the_config() -> None:
             "64: config has no field",
         ),
         (["config", "show", "configs/none.py"], "64: config file configs/none.py does not exist"),
-        (["config", "shw", "x"], "64: argument action: invalid choice: 'shw'"),
+        (
+            ["config", "shw", "x"],
+            "64: argument action: invalid choice: 'shw' (choose from 'show', 'explain', 'diff'); "
+            "did you mean 'show'?",
+        ),
     ],
 )
 def test_commands_refuse_in_one_line(
@@ -155,6 +191,15 @@ def test_commands_refuse_in_one_line(
     message = refusal(capsys)
     assert message.startswith(line)
     assert message.startswith(f"{code}:")
+
+
+def test_a_near_data_set_is_proposed_and_help_takes_typing_errors(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(["data", "prepare", "foldr"]) == 64
+    assert refusal(capsys).endswith("; did you mean 'folder'?")
+    assert cli.main(["predict", "--modle", "--help"]) == 0
+    assert "--model MODEL" in capsys.readouterr().out
 
 
 def test_missing_mpii_files_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

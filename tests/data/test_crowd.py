@@ -74,7 +74,9 @@ def test_the_files_hold_masks_boxes_and_actions(
 
 
 def test_prepared_records_hold_them(data: RawData, tmp_path: Path) -> None:
-    made = build(tmp_path / "out", data)
+    lines: list[str] = []
+    made = build(tmp_path / "out", data, log=lines.append)
+    assert "crowd/people.json has the box and the action of each person" in lines
     assert made.has_boxes and made.max_people == 4
     source = records.open_split(tmp_path / "out", "train", manifest.load(tmp_path / "out"))
     for position, entry in enumerate(data.splits["train"].entries):

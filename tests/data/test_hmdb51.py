@@ -192,6 +192,17 @@ def test_faulty_lists_are_refused_in_one_line(line: str, message: str, tmp_path:
     assert "\n" not in str(refusal.value)
 
 
+def test_absent_folders_are_named_with_their_option(tmp_path: Path) -> None:
+    nope = tmp_path / "nope"
+    for splits, (videos, frames), message in (
+        (nope, (tmp_path, None), "--splits .*/nope is no folder; .*testTrainMulti_7030_splits"),
+        (tmp_path, (nope, None), "--videos .*/nope is no folder; .*hmdb51_org.rar"),
+        (tmp_path, (None, nope), "--frames .*/nope is no folder; .*image_00001.jpg"),
+    ):
+        with pytest.raises(DataError, match=message):
+            hmdb51.read(splits, hmdb51.Options(1, videos, frames), tmp_path, log=quiet)
+
+
 def test_lists_of_another_split_are_not_read(tmp_path: Path) -> None:
     write_lists(tmp_path)
     with pytest.raises(DataError, match="holds the lists of 0 classes for split 2"):

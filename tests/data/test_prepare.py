@@ -84,9 +84,9 @@ def test_the_numbers_of_images_are_printed_in_columns(tmp_path: Path) -> None:
     lines: list[str] = []
     made = build(tmp_path / "out", raw, log=lines.append)
     assert lines[:3] == [
-        "split  listed  found  on disk  labelled  with joints  used",
-        "train      12     12       12        11            8    12",
-        "val         4      4        4         4            2     4",
+        "split  listed  found  on disk  used  labelled  with joints",
+        "train      12     12       12    12        11            8",
+        "val         4      4        4     4         4            2",
     ]
     assert lines[3] == (
         "classes: 3, of which 3 have fewer than 5 images in train; people in an image: at most 2"

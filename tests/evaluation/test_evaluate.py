@@ -265,7 +265,7 @@ def test_evaluate_refuses_in_one_line(
     moved = ("waiting", "jumping", "flying")
     build(tmp_path / "moved", type(raw)(**{**vars(raw), "classes": moved}))
     for words, expected in (
-        ((str(tmp_path / "none"),), "66: {}none is neither a run nor an exported model"),
+        ((str(tmp_path / "none"),), "66: there is no file or folder {}none; name the folder of"),
         ((str(run / "config.json"),), f"66: {run}/config.json is a file; add the config"),
         ((str(run), "--checkpoint", "bets"), "64: argument --checkpoint: 'bets' must be best"),
         ((str(run), "--checkpoint", "4"), "66: no good checkpoint 4 in "),

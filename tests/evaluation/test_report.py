@@ -206,6 +206,7 @@ def test_folders_without_run_or_scores_are_refused(
     assert refused(capsys, tmp_path).startswith(
         f"66: {tmp_path} is no run: it holds no config.json"
     )
+    assert refused(capsys, tmp_path / "none").startswith("66: there is no file or folder ")
     for name in ("config.json", "preprocess.json"):
         (tmp_path / "export").mkdir(exist_ok=True)
         (tmp_path / "export" / name).touch()

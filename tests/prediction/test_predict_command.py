@@ -227,7 +227,14 @@ def test_missing_foreign_and_damaged_models_are_refused(
     damaged = folder / "exported" / "config.json"
     damaged.write_bytes(damaged.read_bytes()[:-2])
     for model, line in (
-        (folder / "none", "is neither a run nor an exported model"),
+        (
+            folder / "none",
+            f"there is no file or folder {folder / 'none'}; name the folder of a run",
+        ),
+        (
+            Path("efficientnet_lit0"),
+            "there is no file or folder efficientnet_lit0; did you mean 'efficientnet_lite0'?",
+        ),
         (folder, "is neither a run nor an exported model"),
         (folder / "a.jpg", "is a file"),
         (folder / "exported", "is damaged (config.json is changed); export the run again"),

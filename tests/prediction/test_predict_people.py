@@ -213,6 +213,16 @@ def test_an_image_without_people_is_one_person_with_secondary_regions(saved: Pat
     assert answer.person is None and answer.box is None and (first.logits != answer.logits).any()
 
 
+@pytest.mark.parametrize("views", ["--flip", "--crops five", "--crops three and --flip"])
+def test_evaluation_names_the_options_of_several_views(
+    saved: Path, views: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = views.replace(" and ", " ").split()
+    assert cli.main(["evaluate", str(saved / "rcnn"), *words]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"rcnn reads boxes of one view of a picture; leave out {views}")
+
+
 def test_bad_inputs_leave_the_other_answers(
     saved: Path, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from gap_jax import cli
 from gap_jax.sweep import execute
+from gap_jax.sweep.plan import SWEEP
 from tests.support.forking import Forked
-from tests.support.swept import SIZES, train_here, words_of
+from tests.support.swept import SIZES, make_plan, train_here, words_of
 from tests.support.tiny_data import prepare_tiny_people
 
 CONFIG = "gap_pose:demo"
@@ -82,12 +83,14 @@ def test_runs_are_child_processes(
 @pytest.mark.parametrize(
     ("options", "code", "problem"),
     [
-        (["table2"], 64, "invalid choice: 'table2'"),
+        (["tabel1"], 64, "'grid', 'tune'); did you mean 'table1'?"),
+        (["ranks", "--seed", "3"], 64, "unknown argument '--seed'; did you mean '--seeds'?"),
         (["grid"], 64, "grid and tune need --over FIELD=v1,v2, and the other kinds take none"),
         (["ranks", "--over", "model.T=1"], 64, "grid and tune need --over FIELD=v1,v2"),
         (["grid", "--over=model.T=1", "--over=model.T=2"], 64, "--over names a field twice"),
         (["grid", "--over", "model.Q=1"], 64, "config has no field 'model.Q'"),
         (["grid", "--over", "model.T=x"], 64, "row model.T=x: model.T='x' is not of type int"),
+        (["ranks", "--rates", "abc"], 64, "--rates: 'abc' must be numbers separated by commas"),
         (["ranks", "--rates", "0.1,0.1"], 64, "0.1,0.1 names a rate twice"),
         (["ranks", "--rates", "0.1,-1"], 64, "optim.learning_rate=-1.0 is out of range"),
         (["ranks", "--config.train.seed=3"], 64, "train.seed=3 is set by the sweep; use --seeds"),
@@ -141,3 +144,15 @@ def test_a_dry_run_writes_nothing(
     assert "33 runs choose a learning rate, 55 use it: 176 steps" in out
     assert "time: no estimate yet" in out and "--only search-0 instead of --dry-run" in out
     assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_refuses_the_folder_of_another_sweep(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_plan(data, tmp_path, "ranks").enter()
+    held = (tmp_path / SWEEP).read_bytes()
+    assert cli.main(["sweep", *words(data, tmp_path, "table1", "--dry-run")]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{tmp_path} holds another sweep, kind: 'ranks' -> 'table1'" in line
+    assert [path.name for path in tmp_path.iterdir()] == [SWEEP]
+    assert (tmp_path / SWEEP).read_bytes() == held

@@ -105,6 +105,8 @@ def test_another_study_and_a_damaged_one_are_refused(
         assert cli.main(["sweep", *words(data, tmp_path, over=over)]) == code
         (line,) = capsys.readouterr().err.splitlines()
         assert problem in line
+    assert cli.main(["sweep", *words(data, tmp_path, "--dry-run", over=(f"{RANK}=1..2",))]) == 64
+    assert "holds another sweep, over/" in capsys.readouterr().err
 
 
 def test_trials_are_a_number_of_tune_alone(

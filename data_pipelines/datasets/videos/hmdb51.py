@@ -24,6 +24,8 @@ from data_pipelines.example import NO_PEOPLE, Entry, Keypoints, RawData, RawSpli
 FRAMES = 25  # stored of each video: those that the papers evaluate
 AHEAD = 2 * MAX_THREADS
 SPLITS = (1, 2, 3)
+GET_VIDEOS = "pass the folder of hmdb51_org.rar and its 51 archives, unpacked: CLASS/VIDEO.avi"
+GET_FRAMES = "pass the folder of the videos' frames: CLASS/VIDEO/image_00001.jpg"
 
 FindJoints = Callable[[str, int], Keypoints]  # of a video's id and the number of a frame
 
@@ -44,8 +46,11 @@ def read(splits: Path, options: Options, spool: Path, log: Log = print) -> RawDa
     if (options.videos is None) == (options.frames is None):
         raise ConfigError("pass --videos DIR or --frames DIR, and not both")
     root = options.videos or options.frames
+    option, advice = ("--videos", GET_VIDEOS) if options.videos else ("--frames", GET_FRAMES)
     if root is None or not root.is_dir():
-        raise DataError(f"no folder {root}; pass the folder with a folder for each class")
+        raise DataError(f"{option} {root} is no folder; {advice}")
+    if not splits.is_dir():
+        raise DataError(f"--splits {splits} is no folder; {lists.SOURCE}")
     listed = lists.read(splits, options.split)
     if options.frames is not None:
         raw, name = _read(listed, functools.partial(find_in_folder, root), options, log), ""
@@ -55,7 +60,7 @@ def read(splits: Path, options: Options, spool: Path, log: Log = print) -> RawDa
     if not any(split.entries for split, _ in raw.values()):
         raise DataError(
             f"none of the {sum(map(len, listed.splits.values())):,} listed videos can be read in "
-            f"{root}, first {_name_first(raw)}; pass the folder with a folder for each class"
+            f"{option} {root}, first {_name_first(raw)}; {advice}"
         )
     return RawData(
         "hmdb51",

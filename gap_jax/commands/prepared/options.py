@@ -25,9 +25,14 @@ def add_max_width(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_output_options(parser: argparse.ArgumentParser, **defaults: object) -> None:
-    out = Path("data", parser.prog.rpartition(" ")[2])
-    parser.add_argument("--out", type=Path, default=out, metavar="DIR")
+def add_output_options(
+    parser: argparse.ArgumentParser, *, folder: str = "", **defaults: object
+) -> None:
+    """Adds --out, whose default is data/NAME or the given folder, and the options beside it."""
+    out = Path(folder or f"data/{parser.prog.rpartition(' ')[2]}")
+    parser.add_argument(
+        "--out", type=Path, default=out, metavar="DIR", help=f"folder of the records; {out}"
+    )
     parser.add_argument(
         "--max-rejects",
         type=natural,

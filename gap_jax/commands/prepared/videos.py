@@ -15,6 +15,7 @@ from gap_jax.commands.prepared.options import add_output_options, prepare_unpack
 HMDB51_HELP = """Reads HMDB51: the split lists of testTrainMulti_7030_splits and the unpacked videos
 (hmdb51_org.rar), or folders of frames. One of the three splits becomes splits train and test; the
 videos with tag 0 are in neither. Videos are decoded by PyAV if it is installed, else by OpenCV."""
+FOLDER = "data/hmdb51_split"  # and the number of the split
 
 
 def add_data_sets(names: Any) -> None:
@@ -37,12 +38,14 @@ def add_data_sets(names: Any) -> None:
     videos.add_argument(
         "--joints", type=Path, metavar="DIR", help="OpenPose's DIR/CLASS/VIDEO/image_00001.json"
     )
-    add_output_options(videos, command=_prepare_hmdb51, read=_read_hmdb51, max_width=0)
+    add_output_options(
+        videos, folder=FOLDER + "N", command=_prepare_hmdb51, read=_read_hmdb51, max_width=0
+    )
     videos.set_defaults(out=None)
 
 
 def _prepare_hmdb51(options: argparse.Namespace) -> None:
-    options.out = options.out or Path("data", f"hmdb51_split{options.split}")
+    options.out = options.out or Path(f"{FOLDER}{options.split}")
     prepare_unpacked(options, is_resumed=False)
 
 
