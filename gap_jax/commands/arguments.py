@@ -32,9 +32,8 @@ class Parser(argparse.ArgumentParser):
     def parse_known_args(self, *given: Any, **options: Any) -> tuple[Any, list[str]]:
         """Refuses an unknown option before a required one that its typing error leaves out."""
         words = given[0]
-        if self._subparsers is None and not {"-h", "--help"} & set(
-            words
-        ):  # subcommands check theirs
+        asks_help = not {"-h", "--help"}.isdisjoint(words)
+        if self._subparsers is None and not asks_help:  # a subcommand checks its own words
             self._refuse_unknown(words)
         return super().parse_known_args(*given, **options)
 

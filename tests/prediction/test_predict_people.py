@@ -252,7 +252,7 @@ def test_bad_inputs_leave_the_other_answers(
     [
         ("image", None, 64, "image reads no boxes of people (model.pooling=attention, model."),
         ("rcnn", b"{", 65, "people.json is no JSON"),
-        ("rcnn", b"gone", 65, "cannot read people.json"),
+        ("rcnn", b"gone", 65, "there is no file people.json"),
         ("rcnn", b"others", 65, "none of the 1 images of people.json is among the photographs"),
     ],
 )
