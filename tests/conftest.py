@@ -35,7 +35,7 @@ CHECKED = [
     for path in (ROOT / package).rglob("*.py")
     if path.stem != "__init__"
     and path.parent.name != "drawn"  # would draw ten times slower
-    and "from jaxtyping" in path.read_text("utf-8")
+    and "jaxtyping" in path.read_text("utf-8")
 ]
 install_import_hook(CHECKED, "beartype.beartype")
 

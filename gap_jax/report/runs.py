@@ -24,6 +24,7 @@ from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.saved.model import PREPROCESSING, refuse_absent
 
 STEP = "step_"
+FIX = "name the folder of a run"
 
 Row = Mapping[str, Any]
 
@@ -69,11 +70,9 @@ def read_each(roots: Sequence[Path]) -> tuple[ReportedRun, ...]:
 
 
 def _read_run(run: RunFolder) -> ReportedRun:
-    refuse_absent(run.root)
+    refuse_absent(run.root, fix=FIX)
     if not files.is_file(run.config, CheckpointError):
-        raise CheckpointError(
-            f"{run.root} is no run: it holds no {run.config.name}; name the folder of a run"
-        )
+        raise CheckpointError(f"{run.root} is no run: it holds no {run.config.name}; {FIX}")
     if files.is_file(run.root / PREPROCESSING, CheckpointError):
         raise CheckpointError(f"{run.root} is an exported model and holds no scores; name its run")
     cfg, classes = run_folder.load_config(run), run_folder.load_classes(run)

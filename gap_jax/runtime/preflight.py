@@ -205,7 +205,7 @@ def _warnings(run: Preflight) -> Iterable[str]:
     if run.setup.cfg.pose.branch and not train.with_joints:
         yield "no training image has a joint, so the pose branch learns nothing (pose.branch)"
     if run.setup.cfg.reads_boxes and not run.setup.data.max_people:
-        yield "no image has people with boxes, so the whole crop is the one person of each"
+        yield "no image has people, so the whole crop is the one person of each"
     absent = [name for name, n in zip(classes, train.class_counts, strict=True) if not n]
     if absent:
         count = _plural(len(absent), "class", "classes")

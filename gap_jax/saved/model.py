@@ -150,12 +150,17 @@ def open_weights(path: Path, cfg: Config, data: Manifest) -> Opened:
     return Opened(path, cfg, data.classes, origin, model, variables, is_exported=False)
 
 
-def refuse_absent(path: Path, names: Sequence[str] = ()) -> None:
+def refuse_absent(
+    path: Path,
+    names: Sequence[str] = (),
+    fix: str = "name the folder of a run or an exported model",
+) -> None:
     """Refuses a path that does not exist; proposes a near one of the `names` of other models."""
     with files.reading(path, CheckpointError):
         if not path.exists():
-            fix = propose(str(path), names) or "; name the folder of a run or an exported model"
-            raise CheckpointError(f"there is no file or folder {path}{fix}")
+            raise CheckpointError(
+                f"there is no file or folder {path}{propose(str(path), names) or f'; {fix}'}"
+            )
 
 
 def _open_run(run: RunFolder, checkpoint: Which, weights: Weights) -> Opened:

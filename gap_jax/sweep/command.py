@@ -101,13 +101,15 @@ def _tune(options: argparse.Namespace, data: Manifest) -> int:
         raise ConfigError("sweep tune needs Optuna: pip install 'gap_jax[tune]'") from error
     given = tuple(options.overrides)
     (row,) = make_rows(TUNE, options.config, given, data)
+    if row.cfg is None:
+        raise ConfigError(f"no trial can run: {row.reason}")
     rates = {row.name: make_rates(row, ())}
     axes = tuple(map(tune.parse_axis, options.over))
     plan = tune.Study(TUNE, options.out, (row,), rates, 1, options.held_out, data, axes, given)
     plan.check_values()
     for line in plan.describe():
         log(line)
-    if options.dry_run or row.cfg is None:
+    if options.dry_run:
         plan.check_folder()
         return 0
     named.resolve_weights(row.cfg.init)

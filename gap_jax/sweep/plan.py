@@ -104,7 +104,7 @@ class Extraction(Cell):
     def identify(self) -> str:
         """Returns all that determines the maps; those of a held-out centre crop are in training."""
         cfg = self.cfg
-        names = ("train_split", "eval_split", *STORED_FIELDS)
+        names = ("name", "root", "train_split", "eval_split", *STORED_FIELDS)
         data = {name: getattr(cfg.data, name) for name in names}
         if cfg.data.eval_views > 1 or cfg.data.eval_crops != "center":
             data["held_out"] = cfg.data.held_out

@@ -181,7 +181,7 @@ def _make_row(
     if cfg.reads_boxes and not data.has_boxes:
         return Row(name, spec, None, f"the records of {data.name} have no boxes of people")
     if cfg.reads_boxes and not data.max_people:
-        return Row(name, spec, None, f"no image of {data.name} has people with boxes or joints")
+        return Row(name, spec, None, f"no image of {data.name} has people")
     return Row(name, spec, cfg, base=base)
 
 

@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import optuna
@@ -18,7 +18,7 @@ from data_pipelines.core.errors import ConfigError, DataError, Diverged, InUse
 from gap_jax.config import Config, fields
 from gap_jax.sweep import execute
 from gap_jax.sweep.plan import RUNS, Cell, Plan, list_extractions
-from gap_jax.sweep.rows import CHOSEN_BY_SWEEP, RATE, make_rows, parse_over
+from gap_jax.sweep.rows import CHOSEN_BY_SWEEP, RATE, Row, make_rows, parse_over
 
 JOURNAL, CSV = "optuna.jsonl", "trials.csv"
 CREATING_S = 0.05  # between looks at a trial that another process is creating
@@ -78,17 +78,21 @@ class Study(Plan):
         """Refuses choices and ends of ranges that the config does not take."""
         for axis in self.axes:
             for text in axis.texts:
-                over = [(axis.field, (text,))]
-                make_rows("grid", self.rows[0].spec, self.overrides, self.data, over)
+                self._make_row([(axis.field, (text,))])
 
     def make_cell(self, trial: Trial | FrozenTrial, *, is_final: bool = False) -> Cell:
         """Makes the run of a trial: its search, or the one on the whole training split."""
         over = [(axis.field, (axis.suggest(trial),)) for axis in self.axes]
-        (row,) = make_rows("grid", self.rows[0].spec, self.overrides, self.data, over)
-        row = row._replace(name=f"trial-{trial.number}")
-        rate = row.cfg.optim.learning_rate if row.cfg else 0.0
+        row, cfg = self._make_row(over)
+        row, rate = row._replace(name=f"trial-{trial.number}"), cfg.optim.learning_rate
         plan = Plan(self.kind, self.out, (row,), {row.name: (rate,)}, 1, self.held_out, self.data)
         return plan.finals_of(row, rate)[0] if is_final else plan.search_of(row, rate)
+
+    def _make_row(self, over: Sequence[tuple[str, tuple[str, ...]]]) -> tuple[Row, Config]:
+        (row,) = make_rows("grid", self.rows[0].spec, self.overrides, self.data, over)
+        if row.cfg is None:
+            raise ConfigError(f"row {row.name}: {row.reason}")
+        return row, row.cfg
 
     def describe(self) -> Iterator[str]:
         """Describes the trials."""

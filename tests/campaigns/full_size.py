@@ -17,6 +17,7 @@ from data_pipelines.example import HostBatch, People
 from data_pipelines.manifest import Manifest, Split
 from gap_jax.config import Config
 from gap_jax.flags import read_config
+from gap_jax.learning.optim import mask_frozen
 from gap_jax.learning.setup import Setup, assemble
 from gap_jax.learning.sharding import globalise
 from gap_jax.runtime.digests import name_leaves
@@ -26,9 +27,10 @@ CLASSES, SQUARE_PX = 393, 16
 
 def configure(variant: str, images: int) -> Config:
     """Returns the config of the variant, with random weights."""
-    fields = {"init.weights": "", "init.allow_random": "true", "train.accumulate": 1}
-    if images:
-        fields |= {"train.batch_size": images, "eval.batch_size": images}
+    fields = {
+        "init.weights": "", "init.allow_random": "true", "train.accumulate": 1,
+        "train.batch_size": images, "eval.batch_size": images,
+    }  # fmt: skip
     words = [f"--config.{name}={value}" for name, value in fields.items()]
     return read_config(f"configs/gap_pose.py:{variant}", words)
 
@@ -70,7 +72,7 @@ def main() -> None:
     """Runs two steps; the first compiles."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("variant", nargs="?", default="")
-    parser.add_argument("images", nargs="?", type=int, default=0, help="of a batch (the config's)")
+    parser.add_argument("images", nargs="?", type=int, default=2, help="of a batch (2)")
     parser.add_argument("people", nargs="?", type=int, default=2, help="of an image (2)")
     asked = parser.parse_args()
     cfg = configure(asked.variant, asked.images)
@@ -94,8 +96,9 @@ def main() -> None:
     assert abs(losses[0] - math.log(CLASSES)) < 0.1, "the first scores are far from equal"
     momenta = jax.device_get(name_leaves(state.opt_state))
     still = [name for name, values in momenta.items() if not values.any()]
-    assert not still, f"no gradient reached {still}"
-    print(f"a gradient reached all {len(momenta)} arrays")
+    frozen = jax.tree.leaves(mask_frozen(state.variables.params, cfg.optim.frozen))
+    assert len(momenta) == frozen.count(False) and not still, f"no gradient reached {still}"
+    print(f"a gradient reached all {len(momenta)} arrays; {sum(frozen)} are frozen")
 
 
 if __name__ == "__main__":

@@ -177,11 +177,7 @@ def test_default_workdir_is_named_after_the_config() -> None:
             "64: config has no field",
         ),
         (["config", "show", "configs/none.py"], "64: config file configs/none.py does not exist"),
-        (
-            ["config", "shw", "x"],
-            "64: argument action: invalid choice: 'shw' (choose from 'show', 'explain', 'diff'); "
-            "did you mean 'show'?",
-        ),
+        (["config", "shw", "x"], "64: argument action: invalid choice: 'shw'"),
     ],
 )
 def test_commands_refuse_in_one_line(
@@ -191,6 +187,7 @@ def test_commands_refuse_in_one_line(
     message = refusal(capsys)
     assert message.startswith(line)
     assert message.startswith(f"{code}:")
+    assert "'shw'" not in message or message.endswith("; did you mean 'show'?")
 
 
 def test_a_near_data_set_is_proposed_and_help_takes_typing_errors(

@@ -13,7 +13,6 @@ from data_pipelines.core.errors import DataError
 from gap_jax.config import Rule
 from gap_jax.evaluation import metrics
 from tests.support.reported_runs import interval_of, paired_interval
-from tests.support.scikit_learn import load_metrics
 
 Column = Float[np.ndarray, " n"]
 Positives = Bool[np.ndarray, " n"]
@@ -52,13 +51,15 @@ def _ranking(seed: int, n: int, positives: int) -> tuple[Column, Positives]:
 
 @pytest.mark.parametrize(("n", "positives"), [(1, 1), (30, 1), (30, 7), (200, 11), (200, 200)])
 def test_precisions_without_ties_equal_the_devkits(n: int, positives: int) -> None:
+    from sklearn import metrics as sklearn_metrics  # not in every worker that collects tests
+
     for seed in range(5):
         scores, is_positive = _ranking(seed, n, positives)
         area = metrics.average_precision(scores, is_positive)
         eleven = metrics.average_precision(scores, is_positive, "eleven_point")
         assert area == pytest.approx(_voc_area(scores, is_positive), abs=1e-12)
         assert eleven == pytest.approx(_voc_eleven_points(scores, is_positive), abs=1e-12)
-        plain = load_metrics().average_precision_score(is_positive, scores)
+        plain = sklearn_metrics.average_precision_score(is_positive, scores)
         assert plain - 1e-12 <= area <= plain + 0.2
 
 
@@ -116,15 +117,17 @@ def test_row_order_and_monotone_score_changes_have_no_effect(
 @given(st.integers(0, 10_000), st.integers(2, 5))
 @settings(max_examples=30, deadline=None)
 def test_equal_scores_are_one_threshold_as_in_scikit_learns_curve(seed: int, levels: int) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     rng = np.random.default_rng(seed)
     scores, is_positive = rng.integers(0, levels, 25).astype(float), rng.random(25) < 0.4
     is_positive[0] = True
-    precision, recall, _ = load_metrics().precision_recall_curve(is_positive, scores)
+    precision, recall, _ = sklearn_metrics.precision_recall_curve(is_positive, scores)
     envelope = np.maximum.accumulate(precision[:-1])  # the curve runs from full recall to none
     expected = (envelope * -np.diff(recall)).sum()
     assert metrics.average_precision(scores, is_positive) == pytest.approx(expected, abs=1e-12)
     step = metrics.average_precision(scores, is_positive, "step")
-    expected = load_metrics().average_precision_score(is_positive, scores)
+    expected = sklearn_metrics.average_precision_score(is_positive, scores)
     assert step == pytest.approx(expected, abs=1e-12)
 
 
@@ -191,10 +194,12 @@ def test_scores_that_are_not_finite_or_absent_are_refused() -> None:
 
 @pytest.mark.parametrize("k", [1, 2, 5, 7, 9])
 def test_accuracy_equals_scikit_learns(k: int) -> None:
+    from sklearn import metrics as sklearn_metrics
+
     logits, labels = _case()
     scores = metrics.ranking_scores(logits, labels)
     if k < 7:
-        expected = load_metrics().top_k_accuracy_score(labels, scores, k=k, labels=range(7))
+        expected = sklearn_metrics.top_k_accuracy_score(labels, scores, k=k, labels=range(7))
     else:
         expected = 1.0
     assert metrics.accuracy(scores, labels, k) == pytest.approx(expected)

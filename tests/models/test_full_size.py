@@ -31,7 +31,7 @@ def test_paper_network_has_published_parameters() -> None:
 
 
 def test_r_star_cnn_has_published_shapes() -> None:
-    """VGG16 at 600 px, fc6 and fc7 of 4096, and a step on it, without computing values."""
+    """VGG16 at 600 px, fc6 and fc7 of 4096."""
     setup = set_up(configure("rstarcnn", 2))
     cfg, sizes = setup.cfg, name_arrays(setup.target.variables)
     assert sizes["pooling/hidden/0/kernel"].shape == (7 * 7 * 512, 4096)
@@ -42,9 +42,14 @@ def test_r_star_cnn_has_published_shapes() -> None:
     momenta = name_leaves(setup.target.opt_state)
     assert any("stages/2/0" in name for name in momenta)
     assert not any("stages/0/" in name or "stages/1/" in name for name in momenta)
-    batch = jax.tree.map(lambda leaf: leaf[None], draw_batch(cfg, 3))
-    assert batch.people is not None
-    batch = on_device.Batch(*batch[:-1], people=on_device.People(*batch.people))
+
+
+@pytest.mark.parametrize("variant", ["", "rstarcnn"])
+def test_a_step_keeps_the_shapes_of_the_state(variant: str) -> None:
+    setup = set_up(configure(variant, 2))
+    batch = jax.tree.map(lambda leaf: leaf[None], draw_batch(setup.cfg, 3))
+    people = on_device.People(*batch.people) if batch.people else None
+    batch = on_device.Batch(*batch[:-1], people=people)
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
     after, metrics = jax.eval_shape(setup.train_step, setup.target, shapes)
     assert jax.tree.structure(after) == jax.tree.structure(setup.target)

@@ -22,7 +22,7 @@ def train(folder: Path, workdir: Path, *fields: str, **options: Any) -> list[End
     return finish_processes(begin_processes(data, workdir, *fields, **options, forked=True))
 
 
-def test_run_moves_from_two_processes_to_one_and_back(tiny_runs: Path, tmp_path: Path) -> None:
+def test_run_moves_from_two_processes_to_one(tiny_runs: Path, tmp_path: Path) -> None:
     """Stopped by a signal to one of two it ends alone, as a run of one; two evaluate it."""
     unbroken, moved = tiny_runs / "unbroken", tmp_path / "moved"
     first = train(tiny_runs, moved, faults={1: "train.step:term@2"})

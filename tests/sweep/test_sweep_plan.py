@@ -209,6 +209,12 @@ def test_maps_are_extracted_once_before_the_runs(data: Path, tmp_path: Path) -> 
     spec, over = "gap_pose:rstarcnn,demo", ["data.regions=2,3"]
     regions = make_plan(data, tmp_path, "grid", *overrides, spec=spec, over=over)
     assert len(regions.list_extractions()) == 1  # regions are drawn from the stored boxes
+    for values in (
+        "data.resize=opencv,legacy", "data.swap_on_flip=true,false",
+        "data.feature_views=2,3", "data.feature_dtype=float16,float32", "model.stage=1,2",
+    ):  # fmt: skip
+        apart = make_plan(data, tmp_path, "grid", *overrides, over=[values])
+        assert len(apart.list_extractions()) == 2, values
     runner = Recorder(plan.data, code=lambda cell: 66 * cell.name.startswith("features"))
     assert execute(plan, runner, quiet) == 66
     assert runner.started == [

@@ -95,7 +95,7 @@ def test_rows_that_read_boxes_are_only_quoted_where_they_are_refused(
     assert list(quoted) == ["rcnn", "rstarcnn", "attention_people"]
     assert all("data.eval_flip=true" in reason for reason in quoted.values())
     rows = rows_of(folder, dataclasses.replace(stated, max_people=0), "table1")
-    reason = "no image of people has people with boxes or joints"
+    reason = "no image of people has people"
     assert {name: row.reason for name, row in rows.items() if row.cfg is None} == dict.fromkeys(
         quoted, reason
     )

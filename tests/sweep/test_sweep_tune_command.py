@@ -1,5 +1,6 @@
 """The arguments of `gap_jax sweep tune`, and what it refuses in one line."""
 
+import dataclasses
 import re
 import sys
 from pathlib import Path
@@ -7,13 +8,14 @@ from pathlib import Path
 import pytest
 
 import gap_jax.sweep
+from data_pipelines import manifest
 from data_pipelines.core.errors import ConfigError
 from gap_jax import cli
 from gap_jax.sweep import execute
 from gap_jax.sweep.tune import JOURNAL, Axis, parse_axis
 from tests.support.swept import SIZES, words_of
 from tests.support.tiny_data import prepare_tiny_people
-from tests.support.tuned import OVER, RANK, RATE, Scorer, make_study, read_table, words
+from tests.support.tuned import DECAY, OVER, RANK, RATE, Scorer, make_study, read_table, words
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +109,37 @@ def test_another_study_and_a_damaged_one_are_refused(
         assert problem in line
     assert cli.main(["sweep", *words(data, tmp_path, "--dry-run", over=(f"{RANK}=1..2",))]) == 64
     assert "holds another sweep, over/" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("spec", "over", "problem"),
+    [
+        ("gap_pose:rcnn,demo", f"{DECAY}=0.0,0.1", "no trial can run: no image of people has"),
+        (
+            "gap_pose:mean,demo",
+            "model.pooling=mean,rcnn",
+            "row model.pooling=rcnn: no image of people has people",
+        ),
+    ],
+)
+def test_trials_that_cannot_run_are_refused(
+    data: Path,
+    tmp_path: Path,
+    spec: str,
+    over: str,
+    problem: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stated = dataclasses.replace(manifest.load(data), max_people=0)
+    monkeypatch.setattr(manifest, "load", lambda _: stated)
+    unread = ("--config=", "--config.model.widths", "--config.pose")
+    given = words(data, tmp_path / "out", over=[over])
+    kept = [word for word in given if not word.startswith(unread)]
+    assert cli.main(["sweep", *kept, f"--config={spec}"]) == 64
+    (line,) = capsys.readouterr().err.splitlines()
+    assert problem in line
+    assert not (tmp_path / "out").exists()
 
 
 def test_trials_are_a_number_of_tune_alone(
