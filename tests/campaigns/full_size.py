@@ -1,8 +1,9 @@
 """Runs two training steps of configs/gap_pose.py at full size, on drawn images of 393 classes.
 
-`python -m tests.campaigns.full_size [VARIANT] [IMAGES] [PEOPLE]` prints losses, seconds and memory;
-it fails at a value that is not finite, a first loss far from ln 393, a parameter without gradient.
-Without VARIANT it is GAP + pose on ResNet-101 at 450 px; rstarcnn on VGG16 at 600 px needs 8 GB.
+`python -m tests.campaigns.full_size [VARIANT] [IMAGES] [PEOPLE]` prints losses, seconds and memory.
+It fails at a value that is not finite, a parameter without gradient, and a first loss far from
+ln 393, except of rcnn and rstarcnn: VGG16 without norms and with random weights has large scores.
+Without VARIANT it is GAP + pose on ResNet-101 at 450 px; two images take 3 GiB.
 """
 
 import argparse
@@ -93,7 +94,8 @@ def main() -> None:
             f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB",
             flush=True,
         )
-    assert abs(losses[0] - math.log(CLASSES)) < 0.1, "the first scores are far from equal"
+    is_near = abs(losses[0] - math.log(CLASSES)) < 0.1
+    assert is_near or cfg.reads_boxes, "the first scores are far from equal"
     momenta = jax.device_get(name_leaves(state.opt_state))
     still = [name for name, values in momenta.items() if not values.any()]
     frozen = jax.tree.leaves(mask_frozen(state.variables.params, cfg.optim.frozen))
