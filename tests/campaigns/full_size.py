@@ -87,6 +87,8 @@ def main() -> None:
         values = jax.device_get(metrics).compute()
         losses.append(values["loss_action"])
         assert all(map(math.isfinite, values.values())) and values["finite"] == 1, values
+        total = values["loss_action"] + cfg.pose.weight * values["loss_pose"]
+        assert math.isclose(values["loss"], total, rel_tol=1e-5) and values["grad_norm"] > 0, values
         print(
             f"step {number + 1}: loss of the action {losses[-1]:.4f} (ln {CLASSES} = "
             f"{math.log(CLASSES):.4f}), of the joints {values['loss_pose']:.4g}, gradient norm "

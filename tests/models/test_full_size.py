@@ -48,8 +48,7 @@ def test_r_star_cnn_has_published_shapes() -> None:
 def test_a_step_keeps_the_shapes_of_the_state(variant: str) -> None:
     setup = set_up(configure(variant, 2))
     batch = jax.tree.map(lambda leaf: leaf[None], draw_batch(setup.cfg, 3))
-    people = on_device.People(*batch.people) if batch.people else None
-    batch = on_device.Batch(*batch[:-1], people=people)
+    batch = on_device.Batch(*batch[:-1], people=on_device.People.of(batch.people))
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), batch)
     after, metrics = jax.eval_shape(setup.train_step, setup.target, shapes)
     assert jax.tree.structure(after) == jax.tree.structure(setup.target)
