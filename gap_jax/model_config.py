@@ -26,6 +26,7 @@ BACKBONES = (
     "resnet50", "resnet101", "resnet152", "vgg16", "bn_inception", "inception_v3",
     "inception_v3_torch", "efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2", "small",
 )  # fmt: skip
+WITHOUT_NORMS = ("vgg16",)
 SALIENT = ("attention", "gap")
 HARD = ("rcnn", "rstarcnn")
 Colours = tuple[float, float, float]

@@ -14,7 +14,15 @@ from gap_jax.flags import read_config
 from gap_jax.runtime import preemption
 from gap_jax.sweep import batch, execute, results
 from gap_jax.sweep.plan import HELD_OUT, SEEDS, SWEEP, Plan
-from gap_jax.sweep.rows import KINDS, TUNE, check_overrides, make_rates, make_rows, parse_over
+from gap_jax.sweep.rows import (
+    KINDS,
+    TUNE,
+    check_overrides,
+    choose_rows,
+    make_rates,
+    make_rows,
+    parse_over,
+)
 from gap_jax.weights import named
 
 DESCRIPTION = """Runs the rows of a table or figure of the papers, or a grid, on one data set. The
@@ -39,6 +47,7 @@ def run(words: Sequence[str]) -> int:
         return _tune(options, data)
     over = [parse_over(text) for text in options.over]
     rows = make_rows(options.kind, options.config, options.overrides, data, over)
+    rows = choose_rows(rows, options.rows)
     rates = {row.name: make_rates(row, options.rates) for row in rows}
     plan = Plan(
         options.kind,
@@ -125,6 +134,8 @@ def _check_kind(options: argparse.Namespace) -> None:
     is_tune = options.kind == TUNE
     if (options.kind in ("grid", TUNE)) != bool(options.over):
         raise ConfigError("grid and tune need --over FIELD=v1,v2, and the other kinds take none")
+    if options.rows and options.over:
+        raise ConfigError("grid and tune take no --rows; choose by the values of --over")
     if is_tune != bool(options.trials):
         raise ConfigError("tune needs --trials N, and the other kinds take none")
     if is_tune and (options.seeds or options.rates or options.write or options.only):
@@ -146,12 +157,20 @@ def _rates(text: str) -> tuple[float, ...]:
     return tuple(rates)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(text.split(","))
+
+
 def _make_parser() -> Parser:
     parser = Parser(prog="gap_jax sweep", description=DESCRIPTION, epilog=EPILOG, takes_config=True)
     add = parser.add_argument
     add("kind", choices=tuple(ALL_KINDS), help="what the rows differ in")
     add("--config", metavar="FILE[:parts]", required=True, help="the config of all rows")
     add("--out", type=local_path, metavar="DIR", required=True, help="folder of the sweep")
+    add(
+        "--rows", type=_names, default=(), metavar="NAME,NAME",
+        help="rows of a table or figure to run, by their names; default: all",
+    )  # fmt: skip
     add("--seeds", type=positive, metavar="N", help="final runs of a row (5)")
     add(
         "--rates", type=_rates, default=(), metavar="R,R",

@@ -100,6 +100,15 @@ def make_rows(
     return [row._replace(published=published.get(row.name)) for row in rows]
 
 
+def choose_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Returns the named rows in their order; all if none is named."""
+    known = [row.name for row in rows]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--rows {name}: there is no such row; use {', '.join(known)}")
+    return [row for row in rows if not names or row.name in names]
+
+
 def _list_rows(
     kind: str, spec: str, overrides: Sequence[str], over: Sequence[Over]
 ) -> Iterator[tuple[str, str, dict[str, str]]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from data_pipelines.core.errors import CheckpointError
-from gap_jax.model_config import BACKBONES, INPUTS, ModelConfig, Strides
+from gap_jax.model_config import BACKBONES, INPUTS, WITHOUT_NORMS, ModelConfig, Strides
 from gap_jax.models.backbones.resnet import BLOCKS, own_stem_padding
 from gap_jax.models.layers import Padding
 
@@ -135,7 +135,7 @@ def compare(source: Path, metadata: Metadata, model: ModelConfig) -> list[str]:
             f"set {fix}another init.weights"
         )
     notes = _compare_resnet(source, metadata, model)
-    if metadata.norm_eps != model.norm_eps:
+    if metadata.norm_eps != model.norm_eps and model.backbone not in WITHOUT_NORMS:
         if not abs(metadata.norm_eps - model.norm_eps) <= EPS_TOLERANCE * metadata.norm_eps:
             raise CheckpointError(
                 f"{source} was trained with eps {metadata.norm_eps:g} and model.norm_eps is "

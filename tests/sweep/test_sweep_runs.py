@@ -80,6 +80,16 @@ def test_runs_are_child_processes(
     assert "0 of 1 runs are left" in out and "time: about 0:00:00" in out
 
 
+def test_only_the_chosen_rows_are_planned(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["ranks", "--rows", "P=4,P=2", "--rates", "0.01", "--seeds", "1", "--dry-run"]
+    assert cli.main(["sweep", *words(data, tmp_path / "out", *options)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:-2]] == ["P=2", "P=4"]
+    assert "2 of 2 runs are left" in lines[-2]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "problem"),
     [
@@ -90,6 +100,8 @@ def test_runs_are_child_processes(
         (["grid", "--over=model.T=1", "--over=model.T=2"], 64, "--over names a field twice"),
         (["grid", "--over", "model.Q=1"], 64, "config has no field 'model.Q'"),
         (["grid", "--over", "model.T=x"], 64, "row model.T=x: model.T='x' is not of type int"),
+        (["ranks", "--rows", "P=1,P=6"], 64, "--rows P=6: there is no such row; use P=1, P=2, P=3"),
+        (["grid", "--over=model.T=1", "--rows=P=1"], 64, "grid and tune take no --rows"),
         (["ranks", "--rates", "abc"], 64, "--rates: 'abc' must be numbers separated by commas"),
         (["ranks", "--rates", "0.1,0.1"], 64, "0.1,0.1 names a rate twice"),
         (["ranks", "--rates", "0.1,-1"], 64, "optim.learning_rate=-1.0 is out of range"),

@@ -215,6 +215,12 @@ def test_harmless_differences_are_reported(
     assert len(notes) == bool(note) and note in "".join(notes)
 
 
+def test_eps_is_not_compared_of_a_backbone_without_norms() -> None:
+    model = ModelConfig(backbone="vgg16", norm_eps=1e-3, input="vgg")
+    metadata = Metadata("vgg16", "", "made", input_mean=model.input_mean, norm_eps=1e-5)
+    assert compare(Path("w"), metadata, model) == []
+
+
 @pytest.mark.parametrize(("there", "here"), [("v1_5", "slim"), ("caffe", "v1_5"), ("slim", "v1_5")])
 def test_strides_of_other_network_are_refused(there: str, here: str) -> None:
     metadata = dataclasses.replace(METADATA, strides=there)
