@@ -3,6 +3,7 @@
 import dataclasses
 import math
 
+from data_pipelines.loader import count_frames
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config, TrainConfig
 
@@ -28,6 +29,18 @@ def resolve_length(cfg: Config, data: Manifest) -> Config:
             cfg.checkpoint, every_steps=min(cfg.checkpoint.every_steps, every)
         ),
     ).resolved()
+
+
+def count_scored(cfg: Config, data: Manifest) -> int:
+    """Returns the images that each evaluation scores: `eval.max_examples` of them at most."""
+    images = cfg.data.count_evaluated(data.find_split(cfg.data.evaluated_split).examples)
+    return min(images, cfg.eval.max_examples or images)
+
+
+def count_views(cfg: Config, data: Manifest) -> int:
+    """Returns the views that each evaluation reads: those of all frames of the scored images."""
+    frames = count_frames(cfg.data, data, cfg.model.frames)
+    return count_scored(cfg, data) * frames * cfg.data.eval_views
 
 
 def count_steps(train: TrainConfig, images: int) -> int:

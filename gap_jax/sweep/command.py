@@ -47,21 +47,22 @@ def run(words: Sequence[str]) -> int:
         return _tune(options, data)
     over = [parse_over(text) for text in options.over]
     rows = make_rows(options.kind, options.config, options.overrides, data, over)
-    rows = choose_rows(rows, options.rows)
+    chosen, left_out = choose_rows(rows, options.rows)
     rates = {row.name: make_rates(row, options.rates) for row in rows}
     plan = Plan(
         options.kind,
         options.out,
-        tuple(rows),
+        chosen,
         rates,
         options.seeds or SEEDS,
         options.held_out,
         data,
+        left_out,
     )
     for line in plan.describe():
         log(line)
     if not plan.runnable:
-        raise ConfigError(f"no row of {options.kind} runs: {rows[0].reason}")
+        raise ConfigError(f"no row of {options.kind} runs: {chosen[0].reason}")
     slots = execute.choose_slots(options.jobs)
     if options.dry_run:
         plan.check_folder()
@@ -114,7 +115,9 @@ def _tune(options: argparse.Namespace, data: Manifest) -> int:
         raise ConfigError(f"no trial can run: {row.reason}")
     rates = {row.name: make_rates(row, ())}
     axes = tuple(map(tune.parse_axis, options.over))
-    plan = tune.Study(TUNE, options.out, (row,), rates, 1, options.held_out, data, axes, given)
+    plan = tune.Study(
+        TUNE, options.out, (row,), rates, 1, options.held_out, data, axes=axes, overrides=given
+    )
     plan.check_values()
     for line in plan.describe():
         log(line)

@@ -10,12 +10,11 @@ from typing import Any
 
 from data_pipelines.core import files
 from data_pipelines.core.errors import CannotWrite, ConfigError, DataError, name_some
-from data_pipelines.loader import count_frames
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
 from gap_jax.evaluation.evaluate import METRICS_FILE
 from gap_jax.flags import spell_overrides
-from gap_jax.learning.length import resolve_length
+from gap_jax.learning.length import count_views, resolve_length
 from gap_jax.runtime import run_folder
 from gap_jax.runtime.extraction import NETWORK_FIELDS, STORED_FIELDS
 from gap_jax.runtime.run_folder import RunFolder
@@ -133,7 +132,10 @@ def choose_rate(scores: Mapping[float, float]) -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """A sweep in the folder `out`: `rates` holds the learning rates of each row, by its name."""
+    """A sweep in the folder `out`: `rates` holds the learning rates of each row, by its name.
+
+    `left_out` holds the rows of the same table that are not chosen; the folder takes them later.
+    """
 
     kind: str
     out: Path
@@ -142,6 +144,7 @@ class Plan:
     seeds: int
     held_out: float
     data: Manifest
+    left_out: tuple[Row, ...] = ()
 
     @cached_property
     def runnable(self) -> tuple[Row, ...]:
@@ -191,7 +194,7 @@ class Plan:
                 yield f"{row.name}: not run: {row.reason}"
         steps = sum(cell.cfg.train.steps for cell in self.cells)
         trained = sum(cell.cfg.train.steps * cell.cfg.train.batch_size for cell in self.cells)
-        evaluated = sum(_count_evaluated(cell, self.data) for cell in self.cells)
+        evaluated = sum(count_views(cell.cfg, self.data) for cell in self.cells)
         left = sum(not cell.is_done() for cell in self.cells)
         yield (
             f"{len(self.searches):,} runs choose a learning rate, "
@@ -246,13 +249,14 @@ class Plan:
         return Cell(row, name, cfg, self.out / RUNS / row.name / name)
 
     def identify(self) -> dict[str, Any]:
-        """Returns all that determines the numbers of the sweep, but the number of seeds."""
+        """Returns all that determines the numbers of all rows, but the number of seeds."""
+        rows = {row.name: row.cfg for row in (*self.rows, *self.left_out) if row.cfg}
         return {
             "kind": self.kind,
             "data": self.data.fingerprint,
             "held_out": self.held_out,
-            "rates": {row.name: list(self.rates[row.name]) for row in self.runnable},
-            "rows": {row.name: identify(row.cfg) for row in self.runnable if row.cfg},
+            "rates": {name: list(self.rates[name]) for name in rows},
+            "rows": {name: identify(cfg) for name, cfg in rows.items()},
         }
 
     def enter(self) -> None:
@@ -281,13 +285,6 @@ class Plan:
                 "values or another --out"
             )
         return True
-
-
-def _count_evaluated(cell: Cell, data: Manifest) -> int:
-    cfg = cell.cfg.data
-    images = cfg.count_evaluated(data.find_split(cfg.evaluated_split).examples)
-    rows = count_frames(cfg, data, cell.cfg.model.frames) * cfg.eval_views
-    return min(images, cell.cfg.eval.max_examples or images) * rows
 
 
 def _list_differences(name: str, held: Any, own: Any) -> Iterator[str]:

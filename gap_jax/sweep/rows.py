@@ -100,13 +100,16 @@ def make_rows(
     return [row._replace(published=published.get(row.name)) for row in rows]
 
 
-def choose_rows(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
-    """Returns the named rows in their order; all if none is named."""
+def choose_rows(
+    rows: Sequence[Row], names: Sequence[str]
+) -> tuple[tuple[Row, ...], tuple[Row, ...]]:
+    """Returns the rows with these names and the others; without names all, and no others."""
     known = [row.name for row in rows]
     for name in names:
         if name not in known:
             raise ConfigError(f"--rows {name}: there is no such row; use {', '.join(known)}")
-    return [row for row in rows if not names or row.name in names]
+    chosen = tuple(row for row in rows if not names or row.name in names)
+    return chosen, tuple(row for row in rows if row not in chosen)
 
 
 def _list_rows(

@@ -20,7 +20,7 @@ from gap_jax.runtime import run_folder
 from gap_jax.runtime.run_folder import RunFolder
 from gap_jax.sweep import execute
 from gap_jax.sweep.plan import Cell, Plan
-from gap_jax.sweep.rows import make_rates, make_rows, parse_over
+from gap_jax.sweep.rows import choose_rows, make_rates, make_rows, parse_over
 from gap_jax.train import train
 from tests.support.reported_runs import draw_scores
 from tests.support.tiny_data import CLASSES
@@ -48,11 +48,13 @@ def make_plan(
     over: Sequence[str] = (),
     rates: Sequence[float] = (),
     seeds: int = 2,
+    names: Sequence[str] = (),
 ) -> Plan:
     stated = manifest.load(data)
     rows = make_rows(kind, spec, words_of(data, *fields), stated, [parse_over(x) for x in over])
-    chosen = {row.name: make_rates(row, rates) for row in rows}
-    return Plan(kind, out, tuple(rows), chosen, seeds, 0.2, stated)
+    by_row = {row.name: make_rates(row, rates) for row in rows}
+    chosen, left_out = choose_rows(rows, names)
+    return Plan(kind, out, chosen, by_row, seeds, 0.2, stated, left_out)
 
 
 def train_here(

@@ -32,7 +32,7 @@ def make_study(data: Path, out: Path, *fields: str, over: Sequence[str] = OVER) 
     stated, given = manifest.load(data), tuple(words_of(data, *fields))
     (row,) = make_rows(TUNE, SPEC, given, stated)
     rates, axes = {row.name: make_rates(row, ())}, tuple(map(parse_axis, over))
-    return Study(TUNE, out, (row,), rates, 1, 0.2, stated, axes, given)
+    return Study(TUNE, out, (row,), rates, 1, 0.2, stated, axes=axes, overrides=given)
 
 
 def words(

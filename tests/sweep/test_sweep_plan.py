@@ -148,6 +148,17 @@ def test_a_folder_of_another_sweep_is_refused(data: Path, tmp_path: Path) -> Non
         make_plan(data, tmp_path, "ranks").enter()
 
 
+def test_a_folder_takes_rows_that_were_left_out(data: Path, tmp_path: Path) -> None:
+    some = make_plan(data, tmp_path, "ranks", names=["P=4", "P=2"])
+    assert [row.name for row in some.runnable] == ["P=2", "P=4"]
+    assert {cell.row.name for cell in some.cells} == {"P=2", "P=4"}
+    some.enter()
+    make_plan(data, tmp_path, "ranks", names=["P=1"]).enter()
+    make_plan(data, tmp_path, "ranks").enter()
+    with pytest.raises(ConfigError, match=r"rows/P=1/train.steps: 3 -> 4"):
+        make_plan(data, tmp_path, "ranks", "train.steps=4", names=["P=2"]).enter()
+
+
 def test_a_damaged_or_foreign_folder_is_refused(data: Path, tmp_path: Path) -> None:
     plan = two_rows(data, tmp_path / "out")
     plan.enter()

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -19,10 +18,10 @@ from gap_jax.config import Config
 from gap_jax.learning.state import Variables, describe_model
 from gap_jax.model_config import ModelConfig, PoseConfig
 from gap_jax.models.backbones import resnet as backbones
-from gap_jax.weights import named, native
+from gap_jax.weights import native
 from gap_jax.weights.convert import convert
 from gap_jax.weights.formats import ForeignFile
-from gap_jax.weights.metadata import Metadata, compare, parse_metadata
+from gap_jax.weights.metadata import Metadata
 from gap_jax.weights.names import recognise, resnet
 from gap_jax.weights.names.forms import NameMap
 from tests.support.file_server import serve
@@ -194,74 +193,6 @@ def test_unknown_files_leave_no_output(tmp_path: Path, capsys: pytest.CaptureFix
         assert message in error and error.count("\n") == 1 and not out.exists()
 
 
-METADATA = Metadata("resnet50", "slim", "made", stem_padding="same")
-
-
-@pytest.mark.parametrize(
-    ("there", "here", "note"),
-    [
-        ({}, {}, ""),
-        ({"strides": "caffe", "stem_padding": "same"}, {}, "the same network with running"),
-        ({}, {"strides": "caffe", "stem_padding": "same"}, "the same network with running"),
-        ({"stem_padding": "symmetric"}, {}, "set model.stem_padding=symmetric"),
-        ({"norm_eps": 1.001e-5}, {}, "has eps 1.001e-05"),
-        ({"input_mean": (123.68, 116.78, 103.94)}, {}, "model.input=reference subtracts"),
-    ],
-)
-def test_harmless_differences_are_reported(
-    there: dict[str, Any], here: dict[str, Any], note: str
-) -> None:
-    notes = compare(Path("w"), dataclasses.replace(METADATA, **there), configure(**here).model)
-    assert len(notes) == bool(note) and note in "".join(notes)
-
-
-def test_eps_is_not_compared_of_a_backbone_without_norms() -> None:
-    model = ModelConfig(backbone="vgg16", norm_eps=1e-3, input="vgg")
-    metadata = Metadata("vgg16", "", "made", input_mean=model.input_mean, norm_eps=1e-5)
-    assert compare(Path("w"), metadata, model) == []
-
-
-@pytest.mark.parametrize(("there", "here"), [("v1_5", "slim"), ("caffe", "v1_5"), ("slim", "v1_5")])
-def test_strides_of_other_network_are_refused(there: str, here: str) -> None:
-    metadata = dataclasses.replace(METADATA, strides=there)
-    with pytest.raises(CheckpointError, match=rf"would be wrong; set model.strides={there} or"):
-        compare(Path("w"), metadata, configure(here).model)
-
-
-def test_files_of_version_1_are_readable() -> None:
-    metadata = native.read_metadata(named.shipped_path("drawn_objects"))
-    assert (
-        metadata.format_version == 1
-        and metadata.backbone == "small"
-        and metadata.stem_padding == ""
-    )
-    old = (
-        '{"backbone": "resnet50", "strides": "v1_5", "command": "x", "seed": 3, '
-        '"fingerprint": "f", "input_mean": [1, 2, 3], "input_scale": [1, 1, 1], '
-        '"format_version": 1}'
-    )
-    assert parse_metadata(Path("w"), {"gap_jax": old}).stem_padding == "symmetric"
-
-
-@pytest.mark.parametrize(
-    "lie",
-    [
-        {"backbone": 3}, {"backbone": "res\x1b[2Jnet"}, {"strides": "bogus"}, {"strides": ["slim"]},
-        {"stem_padding": "\n"}, {"colours": "BGR"}, {"colours": 3}, {"seed": "x"}, {"seed": True},
-        {"fingerprint": [1]}, {"command": None}, {"origin": {}}, {"norm_eps": True},
-        {"norm_eps": "1"}, {"norm_eps": -1.0}, {"norm_eps": math.nan}, {"norm_eps": 10**400},
-        {"input_mean": "123"}, {"input_mean": [1, 2]}, {"input_mean": [1, 2, math.inf]},
-        {"input_mean": 3}, {"input_scale": [0, 1, 1]}, {"input_scale": ["1", "1", "1"]},
-        {"format_version": None}, {"format_version": 3}, {"more": 1},
-    ],
-)  # fmt: skip
-def test_invalid_metadata_is_refused(lie: dict[str, Any]) -> None:
-    text = json.dumps(json.loads(METADATA.dump()) | lie)
-    with pytest.raises(CheckpointError) as refusal:
-        parse_metadata(Path("w"), {"gap_jax": text})
-    assert str(refusal.value).isprintable() and str(refusal.value).startswith("w ")
-
-
 @pytest.mark.usefixtures("tiny")
 def test_negative_variance_is_neither_written_nor_read(tmp_path: Path) -> None:
     cfg = configure("v1_5")
@@ -269,10 +200,10 @@ def test_negative_variance_is_neither_written_nor_read(tmp_path: Path) -> None:
     name = "backbone/conv1/norm/var"
     arrays = {path: np.asarray(leaf) for path, leaf in native.name_arrays(variables).items()}
     arrays[name] = -arrays[name]
+    metadata = Metadata("resnet50", "v1_5", "made", stem_padding="symmetric")
     with pytest.raises(CheckpointError, match=f"{name} is a variance and is negative"):
-        native.write(tmp_path / "w", arrays, METADATA)
+        native.write(tmp_path / "w", arrays, metadata)
     assert not (tmp_path / "w").exists()
-    metadata = dataclasses.replace(METADATA, strides="v1_5", stem_padding="symmetric")
     safetensors.numpy.save_file(arrays, tmp_path / "w", {"gap_jax": metadata.dump()})
     with pytest.raises(CheckpointError, match=f"{name} is a variance and is negative"):
         native.load_backbone(tmp_path / "w", variables, cfg.model)

@@ -2,9 +2,9 @@
 
 import math
 
-from data_pipelines.loader import count_frames
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
+from gap_jax.learning.length import count_scored, count_views
 from gap_jax.runtime.reporting.progress import duration
 
 FORWARD_SHARE = 1 / 3  # of a training step; the backward pass costs two forward passes
@@ -16,12 +16,10 @@ def forecast(cfg: Config, data: Manifest, step: int, step_s: float) -> str:
     An image costs as much in evaluation as in training if the backbone is frozen, else a third.
     """
     left, every = cfg.train.steps - step, cfg.eval.every_steps or cfg.train.steps
-    stored = cfg.data.count_evaluated(data.find_split(cfg.data.evaluated_split).examples)
-    images = min(stored, cfg.eval.max_examples or stored)
+    images = count_scored(cfg, data)
     evals = math.ceil(cfg.train.steps / every) - step // every
     share = 1.0 if cfg.optim.freezes_backbone else FORWARD_SHARE
-    frames = count_frames(cfg.data, data, cfg.model.frames)
-    batches = evals * images * cfg.data.eval_views * frames / cfg.train.batch_size
+    batches = evals * count_views(cfg, data) / cfg.train.batch_size
     evaluating_s = batches * share * step_s
     return (
         f"about {duration(left * step_s + evaluating_s)} to the end: {left:,} steps of "
