@@ -134,7 +134,7 @@ def _predict(options: argparse.Namespace, model: Predictor) -> None:
     if refused:
         first = refused[0]
         raise DataError(
-            f"{len(refused):,} of {len(found):,} inputs have no answer, first "
+            f"no answer for {len(refused):,} of {len(found):,} inputs; the first is "
             f"{files.quote(first.name)}: {first.error}"
         )
 

@@ -130,8 +130,8 @@ def test_one_bad_file_among_a_thousand_gives_one_row(
     code, out, err = predict(capsys, run, "many", "--json", "answers.json", "--csv", "answers.csv")
     assert code == 65 and len(out) == 1000 and len(err) == 1
     assert err[0] == (
-        "gap_jax: error 65: 1 of 1,000 inputs have no answer, first 'many/123x.jpg': it is no "
-        "image; JPEG, PNG, WebP, GIF, BMP are read"
+        "gap_jax: error 65: no answer for 1 of 1,000 inputs; the first is 'many/123x.jpg': it is "
+        "no image; JPEG, PNG, WebP, GIF, BMP are read"
     )
     assert out[124].startswith("many/123x.jpg  error: it is no image")
     images = json.loads((folder / "answers.json").read_text("utf-8"))["images"]
@@ -199,8 +199,12 @@ def test_names_of_pictures_are_unique_where_case_is_ignored() -> None:
         (["a.jpg", "--json", "a.jpg/x.json"], 73, "cannot write a.jpg/x.json"),
         (["a.jpg", "--csv", "made.csv"], 73, "made.csv is a folder; name a file"),
         (["a.jpg", "--overlay", "a.jpg"], 73, "cannot write a.jpg"),
-        (["empty"], 65, "1 of 1 inputs have no answer, first 'empty': it holds no image"),
-        (["gone.jpg"], 65, "1 of 1 inputs have no answer, first 'gone.jpg': there is no such"),
+        (["empty"], 65, "no answer for 1 of 1 inputs; the first is 'empty': it holds no image"),
+        (
+            ["gone.jpg"],
+            65,
+            "no answer for 1 of 1 inputs; the first is 'gone.jpg': there is no such",
+        ),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -268,4 +272,6 @@ def test_list_on_stdin_and_progress_on_a_terminal(
     shown = terminal.getvalue()
     assert "\r1 images\r2 images\r3 images\r4 images\r\x1b[K" in shown
     assert last == "left out, by their names no images: 'more/notes.txt'"
-    assert "1 of 4 inputs have no answer, first 'more/none.txt': there is no such file" in shown
+    assert (
+        "no answer for 1 of 4 inputs; the first is 'more/none.txt': there is no such file" in shown
+    )

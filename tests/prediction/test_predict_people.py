@@ -100,7 +100,7 @@ def test_each_person_has_an_answer_in_order(
     )  # fmt: skip
     nobody = "people.json has no person of it"
     outside = "the person is outside the part of the image that the model sees"
-    first = f"gap_jax: error 65: 2 of 5 inputs have no answer, first 'more/a.jpg': {nobody}"
+    first = f"gap_jax: error 65: no answer for 2 of 5 inputs; the first is 'more/a.jpg': {nobody}"
     assert (code, err) == (65, [first])
     model = open_once(str(saved / "rcnn"))
     answers = model.predict_people("a.jpg", BOXES["a.jpg"])
