@@ -169,10 +169,6 @@ class DataConfig(Settings, group="data"):
         """Returns how many of the `stored` images of the training split are held out."""
         return round(self.held_out * stored)
 
-    def count_evaluated(self, stored: int) -> int:
-        """Returns how many of the `stored` images of `evaluated_split` are evaluated."""
-        return self.count_held_out(stored) if self.held_out else stored
-
     def count_trained(self, stored: int) -> int:
         """Returns how many of the `stored` images of the training split are trained on."""
         return stored - self.count_held_out(stored)

@@ -31,9 +31,15 @@ def resolve_length(cfg: Config, data: Manifest) -> Config:
     ).resolved()
 
 
+def count_evaluated(cfg: Config, data: Manifest) -> int:
+    """Returns the images that evaluations may score: the evaluated split, or its held-out part."""
+    stored = data.find_split(cfg.data.evaluated_split).examples
+    return cfg.data.count_held_out(stored) if cfg.data.held_out else stored
+
+
 def count_scored(cfg: Config, data: Manifest) -> int:
     """Returns the images that each evaluation scores: `eval.max_examples` of them at most."""
-    images = cfg.data.count_evaluated(data.find_split(cfg.data.evaluated_split).examples)
+    images = count_evaluated(cfg, data)
     return min(images, cfg.eval.max_examples or images)
 
 

@@ -14,8 +14,8 @@ from data_pipelines.core.errors import CannotWrite, ConfigError
 from data_pipelines.datasets.drawn import DRAWN_DATA
 from data_pipelines.manifest import Manifest
 from data_pipelines.pictures.page import Thumbnail, embed, fill_template
-from gap_jax.config import Config
 from gap_jax.evaluation import evaluate
+from gap_jax.learning.length import count_evaluated, count_scored
 from gap_jax.prediction.attention import LOWEST_JOINT_PEAK
 from gap_jax.report import gallery, label_errors, maps, measure, tables
 from gap_jax.report.comparison import Comparison, Method, compare
@@ -151,7 +151,7 @@ def list_warnings(
         for run in runs
         if run.cfg.data.scores_trained
     ]
-    if any(_leaves_out(run.cfg, data) for run in runs):
+    if any(count_scored(run.cfg, data) < count_evaluated(run.cfg, data) for run in runs):
         found.append("The evaluations leave images of the split out (eval.max_examples)")
     found += [
         f"{run.root} was evaluated at step {run.step:,} and its maps are of checkpoint {step:,}"
@@ -159,11 +159,6 @@ def list_warnings(
         if (step := saved_steps.get(run.root, run.step)) != run.step
     ]
     return found
-
-
-def _leaves_out(cfg: Config, data: Manifest) -> bool:
-    stored = data.find_split(cfg.data.evaluated_split).examples
-    return 0 < cfg.eval.max_examples < cfg.data.count_evaluated(stored)
 
 
 def _show_example(

@@ -7,7 +7,7 @@ from data_pipelines.core.errors import name_some
 from data_pipelines.core.files import quote
 from data_pipelines.manifest import Manifest
 from gap_jax.config import Config
-from gap_jax.learning.length import count_steps
+from gap_jax.learning.length import count_evaluated, count_steps
 
 FEW_OF_CLASS = 5  # images; with fewer a class is hardly learned
 FEW_PER_CLASS = 20  # images on average
@@ -19,7 +19,7 @@ def advise(cfg: Config, data: Manifest) -> Iterator[str]:
     """Yields a line for each weakness of the data, with what to do about it."""
     train, settings = data.find_split(cfg.data.train_split), cfg.data
     images = settings.count_trained(train.examples)
-    evaluated = settings.count_evaluated(data.find_split(settings.evaluated_split).examples)
+    evaluated = count_evaluated(cfg, data)
     shown = "held-out images" if settings.held_out else f"images in {settings.eval_split}"
     counts = dict(zip(data.classes, train.class_counts, strict=True))
     rare = [f"{quote(name)} ({n:,})" for name, n in counts.items() if 0 < n < FEW_OF_CLASS]
